@@ -1,0 +1,110 @@
+"""How well signals are recovered, layer by layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.checks import Array, check_rows
+from cuista.errors import InputError
+from cuista.model import BATCH, Model
+
+
+@dataclass(frozen=True)
+class Report:
+    """Errors of the iterates x_0, …, x_T on a set of signals. All arrays begin with the axis of the T + 1 iterates.
+
+    Attributes
+    ----------
+    nmse_db
+        (T + 1,): 10·log10(Σ‖x_t − x*‖² / Σ‖x*‖²), sums over the whole set.
+    squared_error, support_size, false_positives, false_negatives
+        (T + 1, samples): ‖x_t − x*‖²; how many entries of x_t are non-zero; how many of them are zero in x*; how
+        many entries of x_t are zero that are not in x*.
+    """
+
+    nmse_db: Array
+    squared_error: Array
+    support_size: Array
+    false_positives: Array
+    false_negatives: Array
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a layer, counts as means over the samples."""
+        return [
+            {
+                "layer": t,
+                "nmse_db": float(self.nmse_db[t]),
+                "support_size": float(self.support_size[t].mean()),
+                "false_positives": float(self.false_positives[t].mean()),
+                "false_negatives": float(self.false_negatives[t].mean()),
+            }
+            for t in range(len(self.nmse_db))
+        ]
+
+    def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Write a `cuista-report` file, the per-sample counts included."""
+        storage.write(path, storage.Record("cuista-report", vars(self).copy(), attributes), overwrite=overwrite)
+
+
+def evaluate(model: Model, x: Array, y: Array) -> Report:
+    """Recover the signals x (samples, N) from y (samples, M) with a model, and report on every layer.
+
+    Raises
+    ------
+    InputError
+        If x and y do not fit the model or each other, or x is zero throughout.
+    """
+    x, y = check_rows(x, model.problem.N, "x"), check_rows(y, model.problem.M, "y")
+    to_numpy = model.network.ops.to_numpy
+    return report_on(lambda y: map(to_numpy, model.network.iterates(y)), x, y)
+
+
+def report_on(iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array) -> Report:
+    """The report on any method that maps measurements (batch, M) to its iterates x_1, x_2, … (batch, N)."""
+    if x.shape[0] != y.shape[0]:
+        raise InputError(f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected as many")
+    if not x.any():
+        raise InputError("the signals are all zero: their NMSE has no meaning")
+    parts = []
+    for first in range(0, x.shape[0], BATCH):
+        truth = x[first : first + BATCH]
+        support = truth != 0
+        columns = [_compare(np.zeros_like(truth), truth, support)]
+        columns += [_compare(iterate, truth, support) for iterate in iterates(y[first : first + BATCH])]
+        parts.append(np.stack(columns, axis=1))
+    error, size, positives, negatives = np.concatenate(parts, axis=2)
+    total = np.sum(np.square(x, dtype=np.float64))
+    with np.errstate(divide="ignore"):
+        nmse = 10 * np.log10(error.sum(axis=1) / total)
+    return Report(nmse, error, *(counts.astype(np.int64) for counts in (size, positives, negatives)))
+
+
+def nmse_db(model: Model, x: Array, y: Array, depth: int) -> float:
+    """The NMSE in dB after `depth` layers on signals x (samples, N), measured as y (samples, M)."""
+    error = 0.0
+    for first in range(0, x.shape[0], BATCH):
+        for iterate in islice(model.network.iterates(y[first : first + BATCH]), depth):
+            pass
+        error += 2 * model.network.ops.half_squared_error(iterate, x[first : first + BATCH])[0]
+    with np.errstate(divide="ignore"):
+        return float(10 * np.log10(error / np.sum(np.square(x, dtype=np.float64))))
+
+
+def _compare(estimate: Array, truth: Array, support: Array) -> Array:
+    """Squared error, support size, false positives and false negatives of each row, (4, batch)."""
+    found = estimate != 0
+    return np.stack(
+        [
+            np.sum(np.square(estimate - truth, dtype=np.float64), axis=1),
+            found.sum(axis=1),
+            (found & ~support).sum(axis=1),
+            (support & ~found).sum(axis=1),
+        ]
+    )

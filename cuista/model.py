@@ -1,0 +1,173 @@
+"""A trained network with all that it was made from: usable, resumable and auditable alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cuista import storage
+from cuista.checks import Array, check_rows
+from cuista.errors import FileError, InputError
+from cuista.networks import Alista
+from cuista.ops import ReferenceOps
+from cuista.problem import Problem
+from cuista.weights import Weight, WeightReport
+
+# Rows at a time when a model is applied: enough to fill the matrix products, few enough to stay in cache.
+BATCH = 256
+
+
+@dataclass
+class Model:
+    """A network, the problem and the weight it is for, and how it was trained.
+
+    Attributes
+    ----------
+    problem, weight, network
+        What it consists of.
+    training
+        How it came to be: recipe and its options, seed, `validation_nmse_db`, steps.
+    history
+        What was measured on the way, array by array; empty if it was not trained here.
+    """
+
+    problem: Problem
+    weight: Weight
+    network: Alista
+    training: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, Array] = field(default_factory=dict)
+
+    @classmethod
+    def new(
+        cls,
+        problem: Problem,
+        weight: Weight,
+        *,
+        layers: int = 16,
+        percent: float | None = None,
+        max_percent: float | None = None,
+        per_coordinate: bool = False,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+    ) -> Model:
+        """An untrained ALISTA for a problem.
+
+        Without `percent` and `max_percent` the support schedule follows the problem's sparsity s: 17·s percent a
+        layer up to 170·s percent, which is 1.7 and 17 for pnz 0.1. (The paper's are 1.2 and 13.)
+
+        Raises
+        ------
+        InputError
+            If the weight is of another matrix, or the schedule is out of range.
+        """
+        if weight.matrix_sha256 != problem.sha256:
+            raise InputError("the weight is not one of this problem's matrix: solve it for this matrix")
+        network = Alista(
+            problem.A,
+            weight.W,
+            layers=layers,
+            percent=round(17 * problem.sparsity, 6) if percent is None else percent,
+            max_percent=min(round(170 * problem.sparsity, 6), 100.0) if max_percent is None else max_percent,
+            per_coordinate=per_coordinate,
+            ops=ops,
+            dtype=dtype,
+        )
+        return cls(problem, weight, network)
+
+    def iterates(self, y: ArrayLike) -> Iterator[Array]:
+        """The network's x_1, …, x_T for measurements y (samples, M), one at a time."""
+        return self.network.iterates(check_rows(y, self.problem.M, "y"))
+
+    def recover(self, y: ArrayLike) -> Array:
+        """The sparse codes (samples, N) of measurements y (samples, M), in batches.
+
+        Raises
+        ------
+        InputError
+            If y has another shape, a NaN or an infinity.
+        """
+        y = check_rows(y, self.problem.M, "y")
+        x = np.empty((y.shape[0], self.problem.N), self.network.dtype)
+        for first in range(0, y.shape[0], BATCH):
+            for iterate in self.network.iterates(y[first : first + BATCH]):
+                pass
+            x[first : first + BATCH] = self.network.ops.to_numpy(iterate)
+        return x
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a `cuista-model` file."""
+        storage.write(path, self.record("cuista-model"), overwrite=overwrite)
+
+    def record(self, kind: str) -> storage.Record:
+        """All of this model as a file's record."""
+        network = self.network
+        record = storage.Record(kind)
+        self.problem.store(record)
+        record.arrays["W"] = self.weight.W
+        record.arrays.update({f"parameters/{name}": value for name, value in network.parameters.items()})
+        record.arrays.update({f"history/{name}": value for name, value in self.history.items()})
+        record.attributes.update(
+            net=network.name,
+            layers=network.layers,
+            percent=network.percent,
+            max_percent=network.max_percent,
+            support_schedule=list(network.support),
+            matrix_sha256=self.problem.sha256,
+            weight_sha256=storage.sha256(self.weight.W),
+            weight=json.dumps(asdict(self.weight.report)),
+            training=json.dumps(self.training),
+        )
+        return record
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype: Any = np.float32
+    ) -> Model:
+        """Read a `cuista-model` file."""
+        return cls.from_record(storage.read(path, "cuista-model"), path, ops=ops, dtype=dtype)
+
+    @classmethod
+    def from_record(
+        cls,
+        record: storage.Record,
+        path: str | os.PathLike[str],
+        *,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+    ) -> Model:
+        """The model in a file's record; `path` is for the error message."""
+        attributes, arrays = record.attributes, record.arrays
+        problem = Problem.from_record(record, path)
+        try:
+            if attributes["net"] != Alista.name:
+                raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know")
+            weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
+            model = cls.new(
+                problem,
+                weight,
+                layers=attributes["layers"],
+                percent=attributes["percent"],
+                max_percent=attributes["max_percent"],
+                per_coordinate=arrays["parameters/threshold"].ndim == 2,
+                ops=ops,
+                dtype=dtype,
+            )
+            model.training = json.loads(attributes["training"])
+            parameters = {name: arrays[f"parameters/{name}"] for name in model.network.parameters}
+        except KeyError as error:
+            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+        for name, value in parameters.items():
+            expected = model.network.parameters[name].shape
+            if value.shape != expected:
+                raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}; expected {expected}")
+        model.network.parameters = parameters
+        model.history = {
+            name.removeprefix("history/"): value for name, value in arrays.items() if name.startswith("history/")
+        }
+        return model

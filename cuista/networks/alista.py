@@ -1,0 +1,106 @@
+"""ALISTA: x_{t+1} = η(x_t + α_t Wᵀ(y − A x_t); θ_t, k_t), learning only the step sizes α_t and thresholds θ_t.
+
+Liu, Chen, Wang, Yin, ICLR 2019. W is the analytic weight and stays as it is. So Wᵀy is computed once for all layers,
+and unless N is far larger than M also WᵀA: a layer is then a single product with a sparse x, and so is its backward
+pass.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista.checks import Array
+from cuista.networks.base import Backprop, Gradients, Network, check_schedule, support_schedule
+from cuista.ops import ReferenceOps
+
+
+class Alista(Network):
+    """The network.
+
+    Parameters
+    ----------
+    A, W
+        Measurement matrix and analytic weight, (M, N).
+    layers
+        T.
+    percent, max_percent
+        The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t.
+    per_coordinate
+        One threshold per coordinate, (T, N), instead of one per layer, (T,).
+    ops, dtype
+        The engine, and the precision it computes in.
+
+    Raises
+    ------
+    InputError
+        If the schedule is out of range.
+    """
+
+    name: ClassVar[str] = "alista"
+
+    def __init__(
+        self,
+        A: Array,
+        W: Array,
+        *,
+        layers: int = 16,
+        percent: float = 1.2,
+        max_percent: float = 13.0,
+        per_coordinate: bool = False,
+        ops: ReferenceOps | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(ops=ops, dtype=dtype)
+        check_schedule(layers, percent, max_percent)
+        self.percent, self.max_percent = percent, max_percent
+        self.support = support_schedule(A.shape[1], layers, percent, max_percent)
+        # What takes x to −x AᵀW and d to −d WᵀA, factor by factor: the one that costs less when x is sparse.
+        self.W = self.ops.asarray(W, dtype)
+        chains = ((-(A.T @ W),), (-(W.T @ A),)) if A.shape[1] <= 8 * A.shape[0] else ((A.T, -W), (W.T, -A))
+        self._forward, self._backward = (
+            tuple(self.ops.asarray(factor, dtype) for factor in chain) for chain in chains
+        )
+        # θ = λ / (1.001 ‖A‖₂²) with λ = 0.4, the threshold of ISTA at its step size, is where the paper starts.
+        threshold = 0.4 / (1.001 * np.linalg.norm(A, ord=2) ** 2)
+        shape = (layers, A.shape[1]) if per_coordinate else (layers,)
+        self.parameters = {"step_size": np.ones(layers), "threshold": np.full(shape, threshold)}
+
+    @property
+    def size(self) -> int:
+        return int(self.W.shape[1])
+
+    def observe(self, y: Array) -> Array:
+        return self.ops.matmul(y, self.W)
+
+    def correction(self, x: Array, seen: Array) -> Array:
+        """u = Wᵀ(y − A x) for the rows of x, (batch, N)."""
+        u = self._through(self._forward, x)
+        u += seen
+        return u
+
+    def layer(self, t: int, x: Array, seen: Array, window: float = 0.0) -> tuple[Array, Backprop]:
+        ops = self.ops
+        alpha, theta = float(self.parameters["step_size"][t]), self.parameters["threshold"][t]
+        u = self.correction(x, seen)
+        x_next, code = ops.shrink_select(x, u, alpha, theta, self.support[t], window)
+
+        def backprop(delta: Array) -> tuple[Array, Gradients]:
+            # z = x + α (y W − x AᵀW), so ∂L/∂x = dz − α dz WᵀA; dz is sparse like x_next.
+            dz, d_alpha, d_theta = ops.shrink_select_backward(delta, code, x, u, alpha, theta, window)
+            gradients: Gradients = {"step_size": d_alpha, "threshold": d_theta}
+            if t > 0:  # x_0 = 0 depends on nothing
+                back = self._through(self._backward, dz)
+                back *= alpha
+                dz += back
+            return dz, gradients
+
+        return x_next, backprop
+
+    def _through(self, factors: tuple[Array, ...], rows: Array) -> Array:
+        product = self.ops.sparse_matmul(rows, factors[0])
+        for factor in factors[1:]:
+            product = self.ops.matmul(product, factor)
+        return product

@@ -1,0 +1,214 @@
+"""Every primitive defined in plain NumPy. An engine that computes faster must give these results.
+
+Samples are rows: x is (batch, N), y and residuals are (batch, M), the measurement matrix A and an analytic weight
+W are (M, N).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from cuista.checks import Array
+
+
+# What became of an entry in `shrink_select`: the low two bits of its code …
+OFF, PASSED, SHRUNK_UP, SHRUNK_DOWN = range(4)
+KIND = 3
+# … and a flag: among the k largest, and so close to the threshold that a small change of it decides its fate.
+NEAR = 4
+
+
+class Key(NamedTuple):
+    """Which random numbers: a pure function of these three, so that nothing about randomness is ever saved."""
+
+    seed: int
+    stream: int
+    step: int = 0
+
+
+class Normal(NamedTuple):
+    """Non-zero entries drawn from N(mean, std²)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+class Bernoulli(NamedTuple):
+    """Non-zero entries equal to v0 with probability q, else to v1."""
+
+    q: float = 0.5
+    v0: float = 1.0
+    v1: float = -1.0
+
+
+class ReferenceOps:
+    """The definitions."""
+
+    # -- arrays -------------------------------------------------------------------------------------------------
+
+    def asarray(self, array: Any, dtype: DTypeLike) -> Array:
+        """The array, contiguous, of this dtype, where this engine computes."""
+        return np.ascontiguousarray(array, dtype=dtype)
+
+    def to_numpy(self, array: Array) -> Array:
+        """The array in host memory."""
+        return np.asarray(array)
+
+    # -- products -----------------------------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array) -> Array:
+        """The product a b."""
+        return np.asarray(a @ b)
+
+    def sparse_matmul(self, a: Array, b: Array) -> Array:
+        """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
+        return self.matmul(a, b)
+
+    # -- thresholding with support selection --------------------------------------------------------------------
+
+    def shrink_select(
+        self, x: Array, u: Array, step_size: float, threshold: float | Array, k: int, window: float = 0.0
+    ) -> tuple[Array, Array]:
+        """One proximal step: soft thresholding of z = x + α u that lets the largest entries pass unshrunk.
+
+        With τ the (k+1)-th largest |z| of a row, an entry passes unchanged if |z| > θ and |z| > τ (both strict, so
+        that on ties fewer than k pass); every other entry becomes sign(z)·max(|z| − θ, 0), with sign(0) = 0. A
+        negative θ moves unselected entries outwards.
+
+        Parameters
+        ----------
+        x, u
+            (batch, N): the iterate and its correction Wᵀ(y − A x).
+        step_size
+            α.
+        threshold
+            θ: a number, or (N,) with one per coordinate.
+        k
+            How many entries may pass, in 0 … N − 1.
+        window
+            Mark as NEAR the entries among the k largest whose |z| is within `window`·θ of θ (none if 0).
+
+        Returns
+        -------
+        x_next : (batch, N)
+        code : (batch, N) int8
+            OFF, PASSED, SHRUNK_UP (z > 0) or SHRUNK_DOWN (z < 0), plus NEAR.
+
+        References
+        ----------
+        Chen, Liu, Wang, Yin, NeurIPS 2018: support selection.
+        """
+        theta = np.asarray(threshold, dtype=x.dtype)
+        z = x + np.asarray(step_size, dtype=x.dtype) * u
+        magnitude = np.abs(z)
+        rank = z.shape[1] - 1 - k
+        among_largest = magnitude > np.partition(magnitude, rank, axis=1)[:, rank, None]
+        above = magnitude > theta
+        passed = above & among_largest
+        x_next = np.where(passed, z, np.sign(z) * np.maximum(magnitude - theta, 0))
+        shrunk = above & ~passed & (z != 0)
+        code = np.where(passed, PASSED, np.where(shrunk, np.where(z > 0, SHRUNK_UP, SHRUNK_DOWN), OFF))
+        if window:
+            code |= np.where(among_largest & (np.abs(magnitude - theta) < window * theta), NEAR, 0)
+        return x_next, code.astype(np.int8)
+
+    def shrink_select_backward(
+        self,
+        delta: Array,
+        code: Array,
+        x: Array,
+        u: Array,
+        step_size: float,
+        threshold: float | Array,
+        window: float = 0.0,
+    ) -> tuple[Array, float, float | Array]:
+        """The backward pass of `shrink_select`, from δ = ∂L/∂x_next.
+
+        With the selection held fixed, ∂x_next/∂z is 1 where an entry passed or was shrunk and 0 where it is off,
+        and ∂x_next/∂θ is −sign(z) where it was shrunk. Hence dz = δ there, ∂L/∂α = Σ dz u, ∂L/∂θ = −Σ sign(z) δ.
+
+        That derivative does not see that an entry among the k largest *jumps* from 0 to z when |z| rises past θ,
+        though the expected loss, in which |z| has a density at θ, depends on it. A `window` h > 0 takes the jump
+        for a ramp: NEAR entries, those within h θ of θ, add δ |z| / (2 h θ) to dz and −δ z / (2 h θ) to ∂L/∂θ.
+
+        Parameters
+        ----------
+        delta
+            (batch, N).
+        code, x, u, step_size, threshold, window
+            What `shrink_select` took and gave.
+
+        Returns
+        -------
+        dz : (batch, N)
+            ∂L/∂z; also ∂L/∂x as far as this step goes.
+        d_step_size : float
+        d_threshold : float, or (N,) if the threshold is
+        """
+        kind = code & KIND
+        dz = np.where(kind != OFF, delta, 0)
+        sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN)
+        d_threshold = np.sum(-sign * delta, axis=0, dtype=np.float64)
+        theta = np.asarray(threshold, dtype=x.dtype)
+        if window:
+            # No entry is near a threshold of 0 or less.
+            slope = np.where(code & NEAR, delta / np.where(theta > 0, 2 * window * theta, 1), 0).astype(x.dtype)
+            z = x + np.asarray(step_size, dtype=x.dtype) * u
+            dz += slope * np.abs(z)
+            d_threshold -= np.sum(slope * z, axis=0, dtype=np.float64)
+        d_step_size = float(np.sum(dz * u, dtype=np.float64))
+        return dz, d_step_size, d_threshold if theta.ndim else float(d_threshold.sum())
+
+    # -- loss ---------------------------------------------------------------------------------------------------
+
+    def half_squared_error(self, x: Array, target: Array) -> tuple[float, Array]:
+        """The loss ½ Σ (x − x*)² over the batch, and its derivative x − x*."""
+        delta = x - target
+        return 0.5 * float(np.sum(np.square(delta, dtype=np.float64))), delta
+
+    # -- random numbers -----------------------------------------------------------------------------------------
+
+    def random_words(self, key: Key, purpose: int, count: int) -> NDArray[np.uint64]:
+        """The first `count` 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), a counter-based generator.
+
+        Its key is (seed, stream) and its counter (block, 0, step, purpose), with blocks of four words from 1 on.
+        """
+        generator = np.random.Philox(
+            key=np.array([key.seed, key.stream], dtype=np.uint64),
+            counter=np.array([0, 0, key.step, purpose], dtype=np.uint64),
+        )
+        return generator.random_raw(count)
+
+    def normal(self, key: Key, purpose: int, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """Standard normal numbers, entry e from word e."""
+        words = self.random_words(key, purpose, int(np.prod(shape)))
+        return self._box_muller(words, dtype).reshape(shape)
+
+    def sparse_codes(
+        self, key: Key, batch: int, probability: Array, magnitude: Normal | Bernoulli, dtype: DTypeLike
+    ) -> Array:
+        """Sparse codes x* (batch, N): entry i is non-zero with probability p_i, with a magnitude of the law given.
+
+        Entry e (sample · N + i) takes words 2e, for its support, and 2e + 1, for its magnitude.
+        """
+        size = probability.shape[0]
+        words = self.random_words(key, 0, 2 * batch * size).reshape(batch, size, 2)
+        limit = np.rint(np.asarray(probability, dtype=np.float64) * 2.0**53).astype(np.uint64)
+        support = (words[..., 0] >> np.uint64(11)) < limit
+        drawn = words[..., 1][support]
+        codes = np.zeros((batch, size), dtype=dtype)
+        if isinstance(magnitude, Normal):
+            codes[support] = magnitude.mean + magnitude.std * self._box_muller(drawn, dtype)
+        else:
+            first = (drawn >> np.uint64(11)) < np.uint64(round(magnitude.q * 2.0**53))
+            codes[support] = np.where(first, magnitude.v0, magnitude.v1)
+        return codes
+
+    def _box_muller(self, words: NDArray[np.uint64], dtype: DTypeLike) -> Array:
+        """A standard normal number from each word: √(−2 ln u)·cos 2πv, u in (0, 1] and v in [0, 1) its halves."""
+        u = ((words >> np.uint64(32)).astype(dtype) + 1) * np.asarray(2.0**-32, dtype)
+        v = (words & np.uint64(0xFFFFFFFF)).astype(dtype) * np.asarray(2.0**-32, dtype)
+        return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(np.asarray(2 * np.pi, dtype) * v))

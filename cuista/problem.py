@@ -1,0 +1,213 @@
+"""A sparse recovery problem: the measurement matrix, and the law of its signals and of their noise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista import storage
+from cuista.checks import Array, check_matrix
+from cuista.errors import FileError, InputError
+from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps
+
+# The streams of random numbers that a seed opens. Their numbers are part of what makes a run reproducible.
+MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING = range(6)
+# The purposes within a stream: random words for sparse codes, and for noise.
+_CODES, _NOISE = range(2)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Recover sparse codes x* from measurements y = A x* + ε.
+
+    Parameters
+    ----------
+    A
+        Measurement matrix (M, N), float64.
+    pnz
+        Probability that an entry of x* is non-zero: a number, or (N,) with one for each entry.
+    snr_db
+        Signal-to-noise ratio of the measurements in dB; `inf` for none. The noise of a sample is Gaussian with
+        standard deviation std(A x*)·10^(−SNR/20), std being the population standard deviation over its M entries.
+    magnitude
+        Law of the non-zero entries: `Normal(mean, std)` or `Bernoulli(q, v0, v1)`.
+    seed
+        Of every random number the problem gives.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range, or A has a zero column, a NaN or the wrong number of axes.
+    """
+
+    A: Array
+    pnz: float | Array = 0.1
+    snr_db: float = float("inf")
+    magnitude: Normal | Bernoulli = field(default_factory=Normal)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        A = check_matrix(self.A, "the measurement matrix")
+        object.__setattr__(self, "A", np.ascontiguousarray(A, dtype=np.float64))
+        probability = np.asarray(self.pnz, dtype=np.float64)
+        if probability.ndim and probability.shape != (self.N,):
+            raise InputError(f"pnz has shape {probability.shape}; expected a number or ({self.N},), one a column of A")
+        if not np.all((probability >= 0) & (probability <= 1)) or not probability.any():
+            raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0")
+        object.__setattr__(self, "pnz", probability if probability.ndim else float(probability))
+        if np.isnan(self.snr_db) or self.snr_db == -np.inf:
+            raise InputError(f"snr is {self.snr_db}; expected a number of dB, or inf for no noise")
+        if not np.all(np.isfinite(self.magnitude)):
+            raise InputError(f"the law of magnitudes is {self.magnitude}; expected finite numbers")
+        if isinstance(self.magnitude, Normal) and self.magnitude.std < 0:
+            raise InputError(f"the standard deviation of the magnitudes is {self.magnitude.std}; expected 0 or more")
+        if isinstance(self.magnitude, Bernoulli) and not 0 <= self.magnitude.q <= 1:
+            raise InputError(f"the probability of the magnitude v0 is {self.magnitude.q}; expected 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1")
+
+    @property
+    def M(self) -> int:
+        """Number of measurements of a signal."""
+        return int(self.A.shape[0])
+
+    @property
+    def N(self) -> int:
+        """Length of a sparse code."""
+        return int(self.A.shape[1])
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of A, by which weights and models know the matrix they are for."""
+        return storage.sha256(self.A)
+
+    @cached_property
+    def condition_number(self) -> float:
+        """Largest over smallest singular value of A, as it is; `inf` if A has not full rank."""
+        s = np.linalg.svd(self.A, compute_uv=False)
+        return float(s[0] / s[-1]) if s[-1] > s[0] * np.finfo(s.dtype).eps * max(self.A.shape) else float("inf")
+
+    @property
+    def normalized(self) -> bool:
+        """Whether the columns of A have unit ℓ2 norm."""
+        return bool(np.allclose(np.einsum("mn,mn->n", self.A, self.A), 1, rtol=1e-5))
+
+    @property
+    def sparsity(self) -> float:
+        """Expected share of non-zero entries."""
+        return float(np.mean(self.pnz))
+
+    def sample(
+        self,
+        batch: int,
+        *,
+        stream: int = TEST,
+        step: int = 0,
+        seed: int | None = None,
+        dtype: DTypeLike = np.float32,
+        ops: ReferenceOps | None = None,
+    ) -> tuple[Array, Array]:
+        """Draw signals: a pure function of (seed, stream, step), whatever was drawn before.
+
+        Returns
+        -------
+        x : (batch, N)
+        y : (batch, M)
+        """
+        if batch < 1:
+            raise InputError(f"the number of samples is {batch}; expected 1 or more")
+        ops = ops or CpuOps()
+        key = Key(self.seed if seed is None else seed, stream, step)
+        probability = np.broadcast_to(np.asarray(self.pnz), (self.N,))
+        x = ops.sparse_codes(key, batch, probability, self.magnitude, dtype)
+        return x, self.measure(x, key, ops)
+
+    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
+        """The measurements y (batch, M) = A x + ε of sparse codes x (batch, N), at the problem's SNR."""
+        ops = ops or CpuOps()
+        y = ops.sparse_matmul(x, self._transposed(x.dtype))
+        if self.snr_db < np.inf:
+            noise = ops.normal(key, _NOISE, y.shape, y.dtype)
+            noise *= y.std(axis=1, keepdims=True) * np.asarray(10 ** (-self.snr_db / 20), y.dtype)
+            y = y + noise
+        return y
+
+    def _transposed(self, dtype: np.dtype[Any]) -> Array:
+        cache: dict[str, Array] = self.__dict__.setdefault("_transposed_by_dtype", {})
+        if dtype.str not in cache:
+            cache[dtype.str] = np.ascontiguousarray(self.A.T, dtype=dtype)
+        return cache[dtype.str]
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a `cuista-problem` file."""
+        record = storage.Record("cuista-problem")
+        self.store(record)
+        record.attributes["con_num"] = self.condition_number
+        storage.write(path, record, overwrite=overwrite)
+
+    def store(self, record: storage.Record) -> None:
+        """Put all that makes this problem into a file's record."""
+        record.arrays["A"] = self.A
+        if isinstance(self.pnz, float):
+            record.attributes["pnz"] = self.pnz
+        else:
+            record.arrays["support_probability"] = self.pnz
+        record.attributes.update(
+            snr_db=self.snr_db,
+            normalized=self.normalized,
+            magnitude=type(self.magnitude).__name__.lower(),
+            seed=self.seed,
+            **{f"magnitude_{name}": value for name, value in self.magnitude._asdict().items()},
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Problem:
+        """Read a problem from a `cuista-problem` file, or the one that a `cuista-model` file carries."""
+        return cls.from_record(storage.read(path, "cuista-problem", "cuista-model"), path)
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Problem:
+        """The problem in a file's record; `path` is for the error message."""
+        attributes = record.attributes
+        try:
+            law = {"normal": Normal, "bernoulli": Bernoulli}[attributes["magnitude"]]
+            return cls(
+                A=record.arrays["A"],
+                pnz=record.arrays["support_probability"] if "support_probability" in record.arrays else attributes["pnz"],
+                snr_db=attributes["snr_db"],
+                magnitude=law(**{name: attributes[f"magnitude_{name}"] for name in law._fields}),
+                seed=attributes["seed"],
+            )
+        except KeyError as error:
+            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+
+
+def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Array:
+    """A Gaussian measurement matrix (M, N) with entries N(0, 1/M).
+
+    With `con_num` κ > 0 its singular values are replaced by `logspace(0, log10(1/κ), min(M, N))`, scaled so that
+    their squares sum to N. The columns are not normalised: see `normalize_columns`.
+    """
+    if M < 1 or N < 1:
+        raise InputError(f"the matrix is to be {M}×{N}; expected 1 or more rows and columns")
+    A = CpuOps().normal(Key(seed, MATRIX), _CODES, (M, N), np.float64) / np.sqrt(M)
+    return with_condition_number(A, con_num) if con_num else A
+
+
+def with_condition_number(A: Array, con_num: float) -> Array:
+    """The matrix with its singular values replaced by log-spaced ones of ratio `con_num` ≥ 1."""
+    if not 1 <= con_num < np.inf:
+        raise InputError(f"the condition number is {con_num}; expected 1 or more (or 0 to leave the matrix as it is)")
+    U, _, Vt = np.linalg.svd(A, full_matrices=False)
+    s = np.logspace(0, np.log10(1 / con_num), min(A.shape))
+    return np.asarray((U * (s * np.sqrt(A.shape[1]) / np.linalg.norm(s))) @ Vt)
+
+
+def normalize_columns(A: Array) -> Array:
+    """The matrix with every column scaled to unit ℓ2 norm."""
+    return np.asarray(check_matrix(A, "the matrix") / np.linalg.norm(A, axis=0))

@@ -1,0 +1,291 @@
+"""Files: the HDF5 schema of cuista, and arrays from and to .npy, .npz, .mat and .h5.
+
+Every file of ours has the root attributes `format`, `format_version`, `cuista_version`, `created` (UTC) and
+`command`, holds its arrays by name (`A`, `parameters/step_size`, …) each with a Fletcher-32 checksum, and is
+complete in itself. Nothing is ever unpickled. A file is written under a temporary name in its own folder and
+renamed when complete, so that no reader and no crash ever meets half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shlex
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+from cuista.checks import Array, as_real
+from cuista.errors import FileError
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Record:
+    """What one file of ours holds: its kind (`cuista-problem`, …), arrays by name, and attributes."""
+
+    kind: str
+    arrays: dict[str, Array] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` if the block succeeds, and is removed if it does not.
+
+    Raises
+    ------
+    FileError
+        If `path` exists and `overwrite` is false, is a folder, or its folder is missing or not writable.
+    """
+    target = Path(path)
+    check_writable(target, overwrite=overwrite)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise FileError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Raise FileError now if `path` could not be written later: long work should not end in that."""
+    target = Path(path)
+    if target.is_dir():
+        raise FileError(f"cannot write {target}: it is a folder; give a file name")
+    if target.exists() and not overwrite:
+        raise FileError(f"{target} exists already: choose another name, or overwrite it with --force")
+    folder = target.parent
+    if not folder.is_dir():
+        raise FileError(f"cannot write {target}: the folder {folder} does not exist; create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(f"cannot write {target}: the folder {folder} is not writable")
+
+
+def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = False) -> None:
+    """Write a file of ours, atomically. Numbers, strings and flat lists can be attributes.
+
+    Raises
+    ------
+    FileError
+        As `replacing`.
+    """
+    import h5py
+
+    from cuista import __version__
+
+    provenance = {
+        "format": record.kind,
+        "format_version": FORMAT_VERSION,
+        "cuista_version": __version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+    with replacing(path, overwrite=overwrite) as temporary, h5py.File(temporary, "w") as file:
+        for name, value in {**record.attributes, **provenance}.items():
+            file.attrs[name] = value
+        for name, array in record.arrays.items():
+            checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and these have none
+            file.create_dataset(name, data=array, fletcher32=checksum)
+
+
+def read(path: str | os.PathLike[str], *kinds: str) -> Record:
+    """Read a file of ours, checksums verified.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged, not ours, of a kind not in `kinds` (when any are given), or written by
+        a later format than this version knows.
+    """
+    import h5py
+
+    with _open_hdf5(path) as file:
+        kind = file.attrs.get("format")
+        if not isinstance(kind, str) or not kind.startswith("cuista-"):
+            raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
+        version = int(file.attrs.get("format_version", 0))
+        if version > FORMAT_VERSION:
+            raise FileError(
+                f"{path} has format version {version}, and this cuista reads up to {FORMAT_VERSION}: update cuista"
+            )
+        if kinds and kind not in kinds:
+            raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
+        record = Record(kind, attributes={name: _plain(value) for name, value in file.attrs.items()})
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                record.arrays[name] = node[()]
+
+        try:
+            file.visititems(visit)
+        except OSError as error:
+            raise FileError(f"{path} is damaged: {error}") from error
+    return record
+
+
+def is_hdf5(path: str | os.PathLike[str]) -> bool:
+    """Whether the file starts as an HDF5 file does."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+    except OSError:
+        return False
+
+
+def sha256(array: Array) -> str:
+    """The hash by which a matrix is recognised: of its shape and its float64 values, rows first."""
+    values = np.ascontiguousarray(array, dtype="<f8")
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+
+
+def load_array(path: str | os.PathLike[str], *names: str) -> Array:
+    """One array of numbers from .npy, .npz, .mat or .h5.
+
+    Parameters
+    ----------
+    path
+        The file; its content, not its name, says what it is.
+    names
+        The names to look for, in order, in a file that holds several arrays. A file with one array needs none.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged, of another kind, or has no such array (the message lists what it has).
+    InputError
+        If the array does not hold real numbers.
+    """
+    arrays = load_arrays(path)
+    found = next((name for name in names if name in arrays), None)
+    if found is None:
+        if len(arrays) != 1:
+            wanted = " or ".join(map(repr, names)) or "a single array"
+            raise FileError(f"{path} holds {_listed(arrays)}; expected {wanted}. Name the array with --key")
+        (found,) = arrays
+    return as_real(arrays[found], f"{path} ({found})")
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """All arrays of a .npy, .npz, .mat or .h5 file by name; that of a .npy file is called `array`.
+
+    Raises
+    ------
+    FileError
+        As `load_array`.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist") from None
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        if head.startswith(b"\x93NUMPY"):
+            return {"array": np.load(path, allow_pickle=False)}
+        if head.startswith(b"PK"):
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        if head.startswith(b"MATLAB 5.0"):
+            from scipy.io import loadmat
+
+            return {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+        if is_hdf5(path) or head.startswith(b"MATLAB 7.3"):
+            return _load_hdf5_arrays(path, transpose=head.startswith(b"MATLAB 7.3"))
+    except FileError:
+        raise
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "Object arrays" in str(error):
+            raise FileError(
+                f"{path} holds pickled Python objects, which could run any code: cuista never loads them. "
+                "Save plain arrays of numbers instead"
+            ) from error
+        raise FileError(f"{path} is damaged: {error}") from error
+    except (OSError, EOFError, zipfile.BadZipFile, TypeError, KeyError, NotImplementedError) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+    raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file")
+
+
+def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, overwrite: bool = False) -> None:
+    """Write arrays as .npy (one array), .npz, .mat or .h5, by the ending of the name, atomically.
+
+    Raises
+    ------
+    FileError
+        As `replacing`; or if the ending is none of these, or .npy is to hold several arrays.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".npy", ".npz", ".mat", ".h5"):
+        raise FileError(f"cannot tell what to write to {path}: expected a name ending in .npy, .npz, .mat or .h5")
+    if suffix == ".npy" and len(arrays) != 1:
+        raise FileError(f"{path}: a .npy file holds one array, and there are {_listed(arrays)}; write .npz or .mat")
+    with replacing(path, overwrite=overwrite) as temporary:
+        if suffix == ".h5":
+            import h5py
+
+            with h5py.File(temporary, "w") as hdf5:
+                for name, array in arrays.items():
+                    hdf5[name] = array
+            return
+        with open(temporary, "wb") as file:
+            if suffix == ".npy":
+                np.save(file, next(iter(arrays.values())), allow_pickle=False)
+            elif suffix == ".npz":
+                np.savez(file, allow_pickle=False, **arrays)
+            else:
+                from scipy.io import savemat
+
+                savemat(file, dict(arrays), oned_as="column")
+
+
+def _open_hdf5(path: str | os.PathLike[str]) -> Any:
+    import h5py
+
+    if not Path(path).exists():
+        raise FileError(f"{path} does not exist")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if is_hdf5(path):
+            raise FileError(f"{path} is damaged or cut short: {error}") from error
+        if not os.access(path, os.R_OK) or Path(path).is_dir():
+            raise FileError(f"cannot read {path}: {error}") from error
+        raise FileError(f"{path} is not an HDF5 file, so not one of cuista's") from error
+
+
+def _load_hdf5_arrays(path: str | os.PathLike[str], transpose: bool) -> dict[str, Array]:
+    import h5py
+
+    with _open_hdf5(path) as file:
+        arrays = {}
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                arrays[name] = node[()].T if transpose else node[()]  # MATLAB stores columns first
+
+        file.visititems(visit)
+    return arrays
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python's own type."""
+    return value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _listed(arrays: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {value.shape}" for name, value in arrays.items()) or "no arrays"

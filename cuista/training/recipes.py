@@ -1,0 +1,153 @@
+"""What is trained when: a recipe is a list of stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cuista.errors import InputError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of training with one loss, one optimiser state and one learning rate.
+
+    Attributes
+    ----------
+    title
+        For progress.
+    depth
+        The loss is taken after this many layers.
+    factors
+        By what each of these layers' gradients are multiplied before Adam; 0 freezes a layer.
+    steps
+        How many steps at most.
+    batch
+        Fresh signals in each step.
+    learning_rate
+        Of Adam.
+    validate_every
+        Steps between validations.
+    patience
+        Every `10 · validate_every` steps the stage ends if its best validation NMSE is older than this many
+        steps. None: it runs all its steps.
+    cosine
+        Whether the learning rate falls to 0 along half a cosine.
+    relative
+        Whether to descend on relative scales: see `FastRecipe`.
+    window
+        That of `ReferenceOps.shrink_select_backward`.
+    fit
+        Whether to begin by fitting the last layer's two parameters without derivatives.
+    """
+
+    title: str
+    depth: int
+    factors: tuple[float, ...]
+    steps: int
+    batch: int
+    learning_rate: float
+    validate_every: int
+    patience: int | None = None
+    cosine: bool = False
+    relative: bool = False
+    window: float = 0.0
+    fit: bool = False
+
+
+@dataclass(frozen=True)
+class PaperRecipe:
+    """The original's layer by layer training, to the letter.
+
+    For each layer: Adam at `learning_rate` on its new parameters alone, then at `learning_rate` times each of
+    `decays` on all so far, with the gradient of a parameter first trained j layers earlier multiplied by
+    `factor`^j. A stage ends when the best validation NMSE is older than `better_wait` steps (looked at every 100),
+    and at `max_steps`.
+    """
+
+    name: ClassVar[str] = "paper"
+    learning_rate: float = 5e-4
+    decays: tuple[float, ...] = (0.2, 0.02)
+    factor: float = 0.3
+    batch: int = 64
+    validation_batch: int = 1000
+    better_wait: int = 4000
+    max_steps: int = 200_000
+
+    def stages(self, layers: int) -> tuple[Stage, ...]:
+        """The 3·T stages (with two decays)."""
+        _check_positive(self, "learning_rate", "batch", "validation_batch", "better_wait", "max_steps", *self.decays)
+        stages = []
+        for t in range(layers):
+            joint = tuple(self.factor ** (t - layer) for layer in range(t + 1))
+            phases = [(1.0, (0.0,) * t + (1.0,)), *((decay, joint) for decay in self.decays)]
+            stages += [
+                Stage(
+                    title=f"layer {t + 1}/{layers}, lr {self.learning_rate * decay:g}",
+                    depth=t + 1,
+                    factors=factors,
+                    steps=self.max_steps,
+                    batch=self.batch,
+                    learning_rate=self.learning_rate * decay,
+                    validate_every=10,
+                    patience=self.better_wait,
+                )
+                for decay, factors in phases
+            ]
+        return tuple(stages)
+
+
+@dataclass(frozen=True)
+class FastRecipe:
+    """Train 2T parameters as what they are: few.
+
+    Layer after layer is added, its two parameters fitted without derivatives (Nelder-Mead on 512 fixed signals) and
+    then all so far trained jointly for `layer_steps`; at last all of them for `max_steps`. Three things make it fast:
+
+    - Relative scales. Thresholds are trained as logarithms. The loss L falls by seven orders of magnitude, so its
+      gradient is divided by √(L·L̄), L̄ being L's running mean: half way between descending E[log L], which is fast
+      but lets rare hard signals go, and log E[L], which the NMSE is and which they dominate.
+    - The jump. An entry that may pass jumps from 0 to z at the threshold. The derivative that ignores this
+      misleads the thresholds once few entries are shrunk; `window` takes the jump for a ramp.
+    - The learning rate falls along half a cosine in each stage.
+    """
+
+    name: ClassVar[str] = "fast"
+    learning_rate: float = 0.03
+    batch: int = 128
+    validation_batch: int = 4000
+    layer_steps: int = 40
+    max_steps: int = 600
+    window: float = 0.3
+
+    def stages(self, layers: int) -> tuple[Stage, ...]:
+        """One stage a layer, and the last one."""
+        _check_positive(self, "learning_rate", "batch", "validation_batch")
+
+        def stage(title: str, depth: int, steps: int, fit: bool) -> Stage:
+            return Stage(
+                title=title,
+                depth=depth,
+                factors=(1.0,) * depth,
+                steps=steps,
+                batch=self.batch,
+                learning_rate=self.learning_rate,
+                validate_every=max(steps, 1) if fit else 50,
+                cosine=True,
+                relative=True,
+                window=self.window,
+                fit=fit,
+            )
+
+        of_layers = (stage(f"layer {t}/{layers}", t, self.layer_steps, True) for t in range(1, layers + 1))
+        return (*of_layers, stage("all layers", layers, self.max_steps, False))
+
+
+Recipe = PaperRecipe | FastRecipe
+
+
+def _check_positive(recipe: Recipe, *names: str | float) -> None:
+    for name in names:
+        value = getattr(recipe, name) if isinstance(name, str) else name
+        if not value > 0:
+            raise InputError(f"{name if isinstance(name, str) else 'a decay'} is {value}; expected more than 0")

@@ -1,0 +1,300 @@
+"""The training loop: one for all recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.checks import Array
+from cuista.errors import DivergedError
+from cuista.evaluation import nmse_db
+from cuista.model import Model
+from cuista.problem import FITTING, TRAINING, VALIDATION
+from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
+from cuista.training.recipes import FastRecipe, Recipe, Stage
+
+# A validation NMSE above this many dB is no network any more.
+DIVERGED_DB = 30.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, for showing: the stage and its number, steps, and the last validation in dB."""
+
+    stage: Stage
+    stage_number: int
+    stages: int
+    step: int
+    nmse_db: float | None
+
+
+def train(
+    model: Model,
+    recipe: Recipe | None = None,
+    *,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 30.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Model:
+    """Train a model's network, in place, and keep the best parameters by validation of the recipe's last stage.
+
+    Parameters
+    ----------
+    model
+        From `Model.new`.
+    recipe
+        `FastRecipe()` if None.
+    seed
+        Of the training, validation and fitting signals. The same seed gives the same bits on the same machine.
+    out
+        Where to write the model. Every `checkpoint_seconds`, and when interrupted, the run's state is written to
+        `OUT.ckpt`, which is removed when `OUT` is complete.
+    resume
+        Continue from that checkpoint, if there is one.
+    overwrite
+        Whether `out` may exist.
+    progress
+        Called after every step.
+
+    Raises
+    ------
+    DivergedError
+        If the loss or a validation is NaN, infinite or beyond all bounds. The last good parameters have then been
+        saved, if `out` was given, beside it as `OUT.last-good.h5`.
+    KeyboardInterrupt
+        On SIGINT or SIGTERM, after the checkpoint was written.
+    FileError
+        If `out` cannot be written, or the checkpoint belongs to another run.
+    """
+    return _Run(model, recipe or FastRecipe(), seed, out, resume, overwrite, checkpoint_seconds, progress).train()
+
+
+def checkpoint_path(out: str | os.PathLike[str]) -> Path:
+    """Where a run that writes to `out` keeps its checkpoint."""
+    return Path(f"{os.fspath(out)}.ckpt")
+
+
+class _Run:
+    def __init__(
+        self,
+        model: Model,
+        recipe: Recipe,
+        seed: int,
+        out: str | os.PathLike[str] | None,
+        resume: bool,
+        overwrite: bool,
+        checkpoint_seconds: float,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.model, self.network, self.recipe, self.seed = model, model.network, recipe, seed
+        self.out, self.overwrite = out, overwrite
+        self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
+        self.stages = recipe.stages(self.network.layers)
+        self.state = TrainingState()
+        if out is not None:
+            storage.check_writable(out, overwrite=overwrite)
+            if resume and checkpoint_path(out).exists():
+                self.state = load_checkpoint(checkpoint_path(out), model, self._identity())
+        self.last_good = _copy(self.network.parameters)
+        self.last_nmse: float | None = None
+        self.validation = self._sample(recipe.validation_batch, VALIDATION)
+
+    def train(self) -> Model:
+        state = self.state
+        with _deferred_signals() as interrupted:
+            saved = time.monotonic()
+            while state.stage < len(self.stages):
+                stage = self.stages[state.stage]
+                if state.step == 0:
+                    self._begin(stage)
+                if state.step >= stage.steps or self._out_of_patience(stage):
+                    if state.stage == len(self.stages) - 1:
+                        break
+                    state.next_stage()
+                    continue
+                self._step(stage)
+                if self.progress:
+                    number = state.stage + 1
+                    self.progress(Progress(stage, number, len(self.stages), state.step, self.last_nmse))
+                if self.out is not None and (interrupted() or time.monotonic() - saved > self.checkpoint_seconds):
+                    save_checkpoint(checkpoint_path(self.out), self.model, state, self._identity())
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+        self._finish()
+        return self.model
+
+    def _begin(self, stage: Stage) -> None:
+        """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
+        if stage.fit:
+            x, y = self._sample(512, FITTING)
+            fit_layer(self.model, stage.depth - 1, x, y)
+        else:
+            self._validate(stage)
+
+    def _step(self, stage: Stage) -> None:
+        state, parameters = self.state, self.network.parameters
+        x, y = self._sample(stage.batch, TRAINING, state.total_steps)
+        loss, gradients = self.network.loss_and_gradients(y, x, stage.depth, stage.window)
+        if not np.isfinite(loss):
+            raise self._diverged(f"the loss became {loss}")
+        per_sample = loss / stage.batch
+        state.mean_loss = 0.99 * state.mean_loss + 0.01 * per_sample if state.mean_loss else per_sample
+        scale = 1.0
+        if stage.relative:
+            scale = 1 / (stage.batch * np.sqrt(max(per_sample * state.mean_loss, np.finfo(float).tiny)))
+        factors = np.zeros(self.network.layers)
+        factors[: stage.depth] = stage.factors
+        for name, gradient in gradients.items():
+            gradient *= scale * factors.reshape(-1, *[1] * (gradient.ndim - 1))
+            if stage.relative and name == "threshold":
+                gradient *= parameters[name]
+        rate = stage.learning_rate
+        if stage.cosine:
+            rate *= 0.5 * (1 + np.cos(np.pi * (state.step + 1) / stage.steps))
+        for name, change in state.adam.step(gradients, rate).items():
+            if stage.relative and name == "threshold":
+                parameters[name] = parameters[name] * np.exp(-change)
+            else:
+                parameters[name] = parameters[name] - change
+        state.step += 1
+        state.total_steps += 1
+        if state.step % stage.validate_every == 0 or state.step == stage.steps:
+            self._validate(stage)
+
+    def _validate(self, stage: Stage) -> None:
+        state = self.state
+        x, y = self.validation
+        result = nmse_db(self.model, x, y, stage.depth)
+        if not result < DIVERGED_DB:
+            raise self._diverged(f"the validation NMSE became {result:.4g} dB")
+        self.last_nmse = result
+        self.last_good = _copy(self.network.parameters)
+        state.history.append((state.stage, state.step, result))
+        if result < state.best_nmse_db:
+            state.best_nmse_db, state.best_step, state.best = result, state.step, self.last_good
+
+    def _out_of_patience(self, stage: Stage) -> bool:
+        due = self.state.step % (10 * stage.validate_every) == 0
+        return stage.patience is not None and due and self.state.step - self.state.best_step > stage.patience
+
+    def _finish(self) -> None:
+        state = self.state
+        self.network.parameters = state.best
+        self.model.history = state.history_arrays()
+        self.model.training = {
+            **self._identity(),
+            "validation_nmse_db": state.best_nmse_db,
+            "steps": state.total_steps,
+        }
+        if self.out is not None:
+            self.model.save(self.out, overwrite=self.overwrite)
+            checkpoint_path(self.out).unlink(missing_ok=True)
+
+    def _diverged(self, what: str) -> DivergedError:
+        state = self.state
+        where = f"in step {state.step + 1} of stage {state.stage + 1} ({self.stages[state.stage].title})"
+        message = f"training diverged {where}: {what}. Lower the learning rate"
+        if self.out is not None:
+            self.network.parameters = self.last_good
+            path = f"{os.fspath(self.out)}.last-good.h5"
+            self.model.training = {**self._identity(), "steps": state.total_steps, "diverged": what}
+            self.model.save(path, overwrite=True)
+            message += f"; the last good parameters are in {path}"
+        return DivergedError(message)
+
+    def _sample(self, batch: int, stream: int, step: int = 0) -> tuple[Array, Array]:
+        network = self.network
+        return self.model.problem.sample(
+            batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree with to be continued."""
+        model, network = self.model, self.network
+        problem = model.problem
+        return {
+            "net": network.name,
+            "recipe": self.recipe.name,
+            **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.recipe).items()},
+            "seed": self.seed,
+            "layers": network.layers,
+            "percent": network.percent,
+            "max_percent": network.max_percent,
+            "per_coordinate": network.parameters["threshold"].ndim == 2,
+            "dtype": network.dtype.name,
+            "matrix": problem.sha256,
+            "weight": storage.sha256(model.weight.W),
+            "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
+            "snr_db": problem.snr_db,
+            "magnitude": repr(problem.magnitude),
+        }
+
+
+def fit_layer(model: Model, t: int, x: Array, y: Array) -> None:
+    """Set layer t's step size and threshold to those that give the least error on signals x (batch, N), y (batch, M).
+
+    Nelder-Mead on (α, log θ), from the layer before and from two guesses made of the error so far.
+    """
+    from scipy.optimize import minimize
+
+    network = model.network
+    seen = network.observe(y)
+    before = network.start(y.shape[0])
+    for layer in range(t):
+        before, _ = network.layer(layer, before, seen)
+    u = network.correction(before, seen)
+    energy = float(np.vdot(x, x))
+
+    def error(point: Array) -> float:
+        alpha, log_theta = point
+        after, _ = network.ops.shrink_select(before, u, alpha, np.exp(log_theta), network.support[t])
+        return float(np.log(network.ops.half_squared_error(after, x)[0] / energy + np.finfo(float).tiny))
+
+    spread = np.log(np.sqrt(max(float(np.mean(np.square(before - x))), np.finfo(float).tiny)))
+    starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
+    if t > 0:
+        starts.append((network.parameters["step_size"][t - 1], np.log(np.mean(network.parameters["threshold"][t - 1]))))
+    fits = []
+    for alpha, log_theta in starts:
+        simplex = [(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)]
+        fits.append(minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex}))
+    alpha, log_theta = min(fits, key=lambda fit: float(fit.fun)).x
+    network.parameters["step_size"][t] = alpha
+    network.parameters["threshold"][t] = np.exp(log_theta)
+
+
+def _copy(parameters: Parameters) -> Parameters:
+    return {name: value.copy() for name, value in parameters.items()}
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM wait until the loop asks, so that neither ever meets a half-made step."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = {
+        number: signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
