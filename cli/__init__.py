@@ -1,0 +1,70 @@
+"""The command line: one file a command. Data goes to stdout, everything else to stderr.
+
+Exit status: 0 done; 1 an error, in one clear line; 2 wrong usage; 130 interrupted (a checkpoint was written if
+training was under way).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from cuista import __version__
+from cuista.cli import convert, gen_problem, info, quickstart, recover, solve_w, test, train
+from cuista.errors import CuistaError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, "-V", "--version", prog_name="cuista")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error. Accepted anywhere on the line.")
+def cli(debug: bool) -> None:
+    """Sparse recovery with ALISTA: unrolled networks whose weight is computed, not learned.
+
+    Begin with `cuista quickstart`. Every command explains itself with -h.
+    """
+
+
+for module in (quickstart, gen_problem, solve_w, train, test, recover, info, convert):
+    cli.add_command(module.command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        status = cli.main([word for word in arguments if word != "--debug"], "cuista", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as error:
+        status = error.exit_code
+    except click.Abort:
+        status = _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except CuistaError as error:
+        if debug:
+            raise
+        status = _fail(str(error), 1)
+    except KeyboardInterrupt:
+        status = _fail("interrupted", 130)
+    except BrokenPipeError:  # `cuista … | head`: nothing is wrong, and nobody is listening
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except MemoryError as error:
+        if debug:
+            raise
+        status = _fail(f"not enough memory: {error}", 1)
+    except Exception as error:
+        if debug:
+            raise
+        status = _fail(f"internal error: {type(error).__name__}: {error}. Please report it, with what --debug shows", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return status

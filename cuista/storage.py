@@ -147,6 +147,14 @@ def is_hdf5(path: str | os.PathLike[str]) -> bool:
         return False
 
 
+def is_cuista(path: str | os.PathLike[str]) -> bool:
+    """Whether the file is one of ours (or claims to be: `read` checks the rest)."""
+    if not is_hdf5(path):
+        return False
+    with _open_hdf5(path) as file:
+        return str(file.attrs.get("format", "")).startswith("cuista-")
+
+
 def sha256(array: Array) -> str:
     """The hash by which a matrix is recognised: of its shape and its float64 values, rows first."""
     values = np.ascontiguousarray(array, dtype="<f8")

@@ -102,7 +102,7 @@ class Weight:
         InputError
             If it is not a weight of A.
         """
-        if storage.is_hdf5(path):
+        if storage.is_cuista(path):
             record = storage.read(path, "cuista-weight")
             if record.attributes["matrix_sha256"] != storage.sha256(A):
                 raise InputError(f"{path} is the weight of another matrix: solve one for this matrix with cuista solve-w")

@@ -1,0 +1,199 @@
+"""What the commands share: option types, tables, progress, and where a problem comes from."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from cuista.errors import FileError, InputError
+
+if TYPE_CHECKING:
+    from cuista.checks import Array
+    from cuista.problem import Problem
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class OutputFile(click.ParamType):
+    """A file to write, whose ending says in which format."""
+
+    name = "file"
+
+    def __init__(self, *endings: str) -> None:
+        self.endings = endings
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.suffix.lower() not in self.endings:
+            advice = "; cuista convert writes other formats" if self.endings == (".h5",) else ""
+            self.fail(f"{value} must end in {' or '.join(self.endings)}{advice}", param, ctx)
+        return path
+
+
+class Decibels(click.ParamType):
+    """A number of dB, or inf."""
+
+    name = "dB|inf"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isnan(number) or number == -math.inf:
+            self.fail(f"{value!r} is neither a number of dB nor inf", param, ctx)
+        return number
+
+
+INPUT_FILE = click.Path(path_type=Path)
+H5_FILE = OutputFile(".h5")
+
+force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all random numbers.")
+key_option = click.option("--key", metavar="NAME", help="Name of the array in a file that holds several.")
+columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda:N",
+    help="Where to compute. This version has a CPU engine only.",
+    callback=lambda ctx, param, value: _device(value),
+)
+
+
+def _device(value: str) -> str:
+    from cuista.device import parse_device
+
+    return str(parse_device(value))
+
+
+def problem_options(function: F) -> F:
+    """The options that make a problem; None where not given."""
+    options = [
+        click.option("--m", type=click.IntRange(1), help="Number of measurements M. [250]"),
+        click.option("--n", type=click.IntRange(1), help="Length N of a sparse code. [500]"),
+        click.option(
+            "--pnz", metavar="P|FILE", help="Probability of a non-zero: a number, or a file with one per entry. [0.1]"
+        ),
+        click.option("--snr", type=Decibels(), help="Signal-to-noise ratio of the measurements. [inf]"),
+        click.option("--con-num", type=float, help="Condition number of the matrix; 0 leaves it as drawn. [0]"),
+        click.option("--normalize/--no-normalize", default=None, help="Scale columns to unit norm. [--normalize]"),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def probability(text: str | None) -> float | Array:
+    """The value of --pnz: a number, or the array in a file."""
+    if text is None:
+        return 0.1
+    try:
+        return float(text)
+    except ValueError:
+        from cuista.storage import load_array
+
+        if not Path(text).exists():
+            raise FileError(f"--pnz {text} is neither a number nor a file that exists") from None
+        return load_array(text, "pnz", "support_probability").ravel()
+
+
+def make_problem(
+    *,
+    m: int | None,
+    n: int | None,
+    pnz: str | None,
+    snr: float | None,
+    con_num: float | None,
+    normalize: bool | None,
+    seed: int,
+    load_a: Path | None = None,
+    key: str | None = None,
+    **law: Any,
+) -> Problem:
+    """The problem that the options ask for."""
+    from cuista.problem import Problem, normalize_columns, random_matrix, with_condition_number
+    from cuista.storage import load_array
+
+    if load_a is None:
+        A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed)
+    else:
+        A = load_array(load_a, *([key] if key else ("A", "D")))
+        if A.ndim != 2:
+            raise InputError(f"the array in {load_a} has shape {A.shape}; expected a matrix (M, N)")
+        for option, asked, found in (("--m", m, A.shape[0]), ("--n", n, A.shape[1])):
+            if asked not in (None, found):
+                raise InputError(f"{option} is {asked}, but the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}")
+    if con_num:
+        A = with_condition_number(A, con_num)
+    if normalize is not False:
+        A = normalize_columns(A)
+    return Problem(A, probability(pnz), math.inf if snr is None else snr, seed=seed, **law)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of right-aligned columns, numbers with two decimals."""
+    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (headers, *cells)]
+    return "\n".join(lines)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on stdout; what JSON has no number for (infinities) becomes null."""
+    click.echo(json.dumps(_jsonable(value), indent=2))
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+class ProgressLine:
+    """Progress on stderr: a bar on a terminal, else a plain line every ten seconds."""
+
+    WIDTH = 24
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = time.monotonic()
+        self._drawn = False
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._drawn:
+            click.echo("\r\033[K", nl=False, err=True)
+
+    def show(self, fraction: float, text: str) -> None:
+        """Say how far the work is, if it is time to."""
+        now = time.monotonic()
+        if now - self._shown < (0.1 if self._terminal else 10):
+            return
+        self._shown = now
+        if self._terminal:
+            full = round(self.WIDTH * fraction)
+            click.echo(f"\r\033[K[{'#' * full}{'.' * (self.WIDTH - full)}] {text}", nl=False, err=True)
+            self._drawn = True
+        else:
+            click.echo(f"{fraction:4.0%} {text}", err=True)
+
+
+def say(text: str) -> None:
+    """A line for the user that is no data: on stderr."""
+    click.echo(text, err=True)

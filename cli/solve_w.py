@@ -1,0 +1,83 @@
+"""cuista solve-w"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, force_option, json_option, key_option, print_json, say
+from cuista.cli.spellings import Command
+from cuista.errors import InputError
+
+if TYPE_CHECKING:
+    from cuista.problem import Problem
+    from cuista.weights import Weight
+
+
+@click.command("solve-w", cls=Command)
+@click.argument("source", type=INPUT_FILE)
+@click.option("--method", type=click.Choice(["exact", "pgd"]), default="exact", show_default=True, help="Closed form, or the paper's projected gradient.")
+@click.option("--ridge", default="0", show_default=True, metavar="λ|auto", help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.")
+@key_option
+@click.option("-o", "--out", type=H5_FILE, default="weight.h5", show_default=True, help="The weight file.")
+@json_option
+@force_option
+def command(source: Path, method: str, ridge: str, key: str | None, out: Path, as_json: bool, force: bool) -> None:
+    """Solve the analytic weight of a problem, or of a bare matrix (.npy, .npz, .mat, .h5).
+
+    Prints its objective, the mutual coherence of W and of A, how well it meets its constraint, and the time taken.
+    """
+    from cuista import storage
+    from cuista.problem import Problem
+    from cuista.weights import solve_exact, solve_pgd
+
+    storage.check_writable(out, overwrite=force)
+    problem = None
+    if storage.is_cuista(source):
+        problem = Problem.load(source)
+        A = problem.A
+    else:
+        A = storage.load_array(source, *([key] if key else ("A", "D")))
+    strength = parse_ridge(ridge)
+    with ProgressLine() as line:
+        if method == "pgd":
+            if strength != 0:
+                raise click.UsageError("--ridge needs --method exact: the paper's iteration has no ridge")
+            weight = solve_pgd(A, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}"))
+        elif strength is None:
+            if problem is None:
+                raise InputError(f"--ridge auto needs a problem file, for its SNR and sparsity; {source} is a bare matrix")
+            weight = find_ridge(problem)
+        else:
+            weight = solve_exact(A, ridge=strength)
+    weight.save(out, overwrite=force)
+    report = asdict(weight.report)
+    if as_json:
+        print_json(report)
+    else:
+        for name, value in report.items():
+            if value != "":
+                click.echo(f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}")
+    say(f"Wrote {out}.")
+
+
+def parse_ridge(text: str) -> float | None:
+    """The value of --ridge; None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--ridge") from None
+
+
+def find_ridge(problem: Problem, **options: Any) -> Weight:
+    """The weight of --ridge auto, telling what was tried."""
+    from cuista.training import choose_ridge
+
+    weight = choose_ridge(problem, progress=lambda ridge, nmse: say(f"  ridge {ridge:g}: {nmse:.2f} dB"), **options)
+    say(f"Ridge {weight.report.ridge:g} is best.")
+    return weight

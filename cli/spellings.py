@@ -1,0 +1,147 @@
+"""The original code's spellings, so that published command lines carry over: one table in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+# The original's option → ours, for every command that has ours.
+RENAMED = {
+    "--M": "--m",
+    "-M": "--m",
+    "--N": "--n",
+    "-N": "--n",
+    "-P": "--pnz",
+    "--SNR": "--snr",
+    "-S": "--snr",
+    "--con_num": "--con-num",
+    "-C": "--con-num",
+    "--load_A": "--load-a",
+    "-lA": "--load-a",
+    "--magdist": "--magnitude",
+    "-magdist": "--magnitude",
+    "--magnmean": "--mean",
+    "-nmean": "--mean",
+    "--magnstd": "--std",
+    "-nstd": "--std",
+    "--magbp": "--q",
+    "-bp": "--q",
+    "--magbv0": "--v0",
+    "-bv0": "--v0",
+    "--magbv1": "--v1",
+    "-bv1": "--v1",
+    "--supp_prob": "--pnz",
+    "-supp_prob": "--pnz",
+    "-n": "--net",
+    "--T": "--layers",
+    "--W": "--weight",
+    "-maxp": "--max-percent",
+    "--max_percent": "--max-percent",
+    "-c": "--coord",
+    "--better_wait": "--better-wait",
+    "-bw": "--better-wait",
+    "--maxit": "--max-steps",
+    "-mi": "--max-steps",
+    "--init_lr": "--learning-rate",
+    "-lr": "--learning-rate",
+    "--lr_decay": "--lr-decay",
+    "-ld": "--lr-decay",
+    "--decay_rate": "--decay-rate",
+    "-dr": "--decay-rate",
+    "--tbs": "--batch",
+    "-tbs": "--batch",
+    "--vbs": "--validation-batch",
+    "-vbs": "--validation-batch",
+    "--xtest": "--x",
+    "-xt": "--x",
+}
+
+# Options whose value decides what they become here.
+SWITCHES = {
+    option: {"true": "--normalize", "1": "--normalize", "false": "--no-normalize", "0": "--no-normalize"}
+    for option in ("--col_normalized", "--column_normalized", "-CN")
+}
+
+# Options that have a value and no meaning here: they are named on stderr and left out.
+IGNORED = {
+    "--scope": "name the output with -o",
+    "-sc": "name the output with -o",
+    "--exp_id": "name the output with -o",
+    "-id": "name the output with -o",
+    "--exp_folder": "name the output with -o",
+    "-ef": "name the output with -o",
+    "--res_folder": "name the output with -o",
+    "-rf": "name the output with -o",
+    "--prob_folder": "give the problem file as the argument",
+    "-pf": "give the problem file as the argument",
+    "--prob": "give the problem file as the argument",
+    "--L": "the validation set is drawn when training",
+    "-L": "the validation set is drawn when training",
+    "--fixval": "the validation set is always fixed",
+    "-fixval": "the validation set is always fixed",
+    "--val_step": "validation is every 10 steps in the paper recipe",
+    "-vs": "validation is every 10 steps in the paper recipe",
+    "-g": "this version computes on the CPU",
+    "--gpu": "this version computes on the CPU",
+}
+
+TASKS = ("--task_type", "-task")
+TESTING = ("-t", "--test")
+
+
+class Command(click.Command):
+    """A command that understands the original's spellings as well as its own."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        return super().parse_args(ctx, translate(args, known))
+
+
+def translate(arguments: list[str], known: set[str]) -> list[str]:
+    """The arguments in our spelling. An option in `known`, the command's own, is never touched.
+
+    Raises
+    ------
+    click.UsageError
+        If the original's option asks for something that is another command's business, or not in this version.
+    """
+    translated: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--":
+            return [*translated, word, *rest]
+        option, equals, value = word.partition("=")
+        if option in known or not option.startswith("-"):
+            translated.append(word)
+        elif RENAMED.get(option) in known:
+            translated.append(RENAMED[option] + equals + value)
+        elif option in SWITCHES and "--normalize" in known:
+            choice = value if equals else next(rest, "")
+            if choice.lower() not in SWITCHES[option]:
+                raise click.UsageError(f"{option} is {choice!r}; expected True or False")
+            translated.append(SWITCHES[option][choice.lower()])
+        elif option in TASKS:
+            task = value if equals else next(rest, "")
+            if task != "sc":
+                raise click.UsageError(f"{option} {task}: this version of cuista has sparse coding (sc) only")
+        elif option in IGNORED:
+            value = value if equals else next(rest, "")
+            click.echo(f"Note: {option} {value} is ignored: {IGNORED[option]}.", err=True)
+        elif option in TESTING:
+            raise click.UsageError(f"{option}: to test a model, use cuista test MODEL")
+        else:
+            translated.append(word)
+    return translated
+
+
+class Net(click.ParamType):
+    """The name of a network, in any case, with - or _."""
+
+    name = "net"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = str(value).lower().replace("_", "-")
+        if name != "alista":
+            self.fail(f"{value!r} is not a network of this version of cuista, which has: alista", param, ctx)
+        return name
