@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 import click
+from cuista.cli import convert, gen_problem, info, quickstart, recover, solve_w, test, train
 
 from cuista import __version__
-from cuista.cli import convert, gen_problem, info, quickstart, recover, solve_w, test, train
 from cuista.errors import CuistaError
 
 

@@ -21,43 +21,38 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class OutputFile(click.ParamType):
-    """A file to write, whose ending says in which format."""
+def output_file(*endings: str) -> Callable[[str], Path]:
+    """The option type of a file to write, whose ending says in which format."""
 
-    name = "file"
-
-    def __init__(self, *endings: str) -> None:
-        self.endings = endings
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+    def file(value: str) -> Path:
         path = Path(value)
-        if path.suffix.lower() not in self.endings:
-            advice = "; cuista convert writes other formats" if self.endings == (".h5",) else ""
-            self.fail(f"{value} must end in {' or '.join(self.endings)}{advice}", param, ctx)
+        if path.suffix.lower() not in endings:
+            advice = "; cuista convert writes other formats" if endings == (".h5",) else ""
+            raise click.BadParameter(f"{value} must end in {' or '.join(endings)}{advice}")
         return path
 
+    return file
 
-class Decibels(click.ParamType):
-    """A number of dB, or inf."""
 
-    name = "dB|inf"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isnan(number) or number == -math.inf:
-            self.fail(f"{value!r} is neither a number of dB nor inf", param, ctx)
-        return number
+def decibels(value: str) -> float:
+    """The option type of a number of dB, or inf."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number) or number == -math.inf:
+        raise click.BadParameter(f"{value!r} is neither a number of dB nor inf")
+    return number
 
 
 INPUT_FILE = click.Path(path_type=Path)
-H5_FILE = OutputFile(".h5")
+H5_FILE = output_file(".h5")
 
 force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-seed_option = click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all random numbers.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of all random numbers."
+)
 key_option = click.option("--key", metavar="NAME", help="Name of the array in a file that holds several.")
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
 device_option = click.option(
@@ -84,7 +79,7 @@ def problem_options(function: F) -> F:
         click.option(
             "--pnz", metavar="P|FILE", help="Probability of a non-zero: a number, or a file with one per entry. [0.1]"
         ),
-        click.option("--snr", type=Decibels(), help="Signal-to-noise ratio of the measurements. [inf]"),
+        click.option("--snr", type=decibels, metavar="dB|inf", help="Signal-to-noise ratio of the measurements. [inf]"),
         click.option("--con-num", type=float, help="Condition number of the matrix; 0 leaves it as drawn. [0]"),
         click.option("--normalize/--no-normalize", default=None, help="Scale columns to unit norm. [--normalize]"),
     ]

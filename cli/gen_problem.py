@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-
-from cuista.cli.common import H5_FILE, INPUT_FILE, force_option, key_option, make_problem, problem_options, say, seed_option
+from cuista.cli.common import (
+    H5_FILE,
+    INPUT_FILE,
+    force_option,
+    key_option,
+    make_problem,
+    problem_options,
+    say,
+    seed_option,
+)
 from cuista.cli.spellings import Command
 
 
@@ -15,7 +23,13 @@ from cuista.cli.spellings import Command
 @problem_options
 @click.option("--load-a", type=INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file (key A or D).")
 @key_option
-@click.option("--magnitude", type=click.Choice(["normal", "bernoulli"]), default="normal", show_default=True, help="Law of the non-zeros.")
+@click.option(
+    "--magnitude",
+    type=click.Choice(["normal", "bernoulli"]),
+    default="normal",
+    show_default=True,
+    help="Law of the non-zeros.",
+)
 @click.option("--mean", type=float, default=0.0, show_default=True, help="Mean of normal magnitudes.")
 @click.option("--std", type=float, default=1.0, show_default=True, help="Standard deviation of normal magnitudes.")
 @click.option("--q", type=float, default=0.5, show_default=True, help="Probability of the Bernoulli magnitude v0.")
@@ -27,7 +41,7 @@ from cuista.cli.spellings import Command
 def command(
     magnitude: str, mean: float, std: float, q: float, v0: float, v1: float, out: Path, force: bool, **options: Any
 ) -> None:
-    """Make a sparse recovery problem: a measurement matrix, and the law of signals and noise."""
+    """Make a problem: a measurement matrix, and the law of its signals and noise."""
     from cuista.ops import Bernoulli, Normal
     from cuista.storage import check_writable
 
@@ -35,4 +49,5 @@ def command(
     law = Normal(mean, std) if magnitude == "normal" else Bernoulli(q, v0, v1)
     problem = make_problem(magnitude=law, **options)
     problem.save(out, overwrite=force)
-    say(f"Wrote {out}: {problem.M}×{problem.N}, condition number {problem.condition_number:.4g}, SNR {problem.snr_db:g} dB.")
+    shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
+    say(f"Wrote {out}: {shape}, SNR {problem.snr_db:g} dB.")

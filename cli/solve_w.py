@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
 from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, force_option, json_option, key_option, print_json, say
 from cuista.cli.spellings import Command
+
 from cuista.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,16 +19,28 @@ if TYPE_CHECKING:
 
 @click.command("solve-w", cls=Command)
 @click.argument("source", type=INPUT_FILE)
-@click.option("--method", type=click.Choice(["exact", "pgd"]), default="exact", show_default=True, help="Closed form, or the paper's projected gradient.")
-@click.option("--ridge", default="0", show_default=True, metavar="λ|auto", help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.")
+@click.option(
+    "--method",
+    type=click.Choice(["exact", "pgd"]),
+    default="exact",
+    show_default=True,
+    help="Closed form, or the paper's projected gradient.",
+)
+@click.option(
+    "--ridge",
+    default="0",
+    show_default=True,
+    metavar="λ|auto",
+    help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.",
+)
 @key_option
 @click.option("-o", "--out", type=H5_FILE, default="weight.h5", show_default=True, help="The weight file.")
 @json_option
 @force_option
 def command(source: Path, method: str, ridge: str, key: str | None, out: Path, as_json: bool, force: bool) -> None:
-    """Solve the analytic weight of a problem, or of a bare matrix (.npy, .npz, .mat, .h5).
+    """Solve the analytic weight of a problem.
 
-    Prints its objective, the mutual coherence of W and of A, how well it meets its constraint, and the time taken.
+    SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5). Prints the weight's objective, the mutual coherence of W and of A, how well it meets its constraint, and the time taken.
     """
     from cuista import storage
     from cuista.problem import Problem
@@ -46,10 +58,14 @@ def command(source: Path, method: str, ridge: str, key: str | None, out: Path, a
         if method == "pgd":
             if strength != 0:
                 raise click.UsageError("--ridge needs --method exact: the paper's iteration has no ridge")
-            weight = solve_pgd(A, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}"))
+            weight = solve_pgd(
+                A, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}")
+            )
         elif strength is None:
             if problem is None:
-                raise InputError(f"--ridge auto needs a problem file, for its SNR and sparsity; {source} is a bare matrix")
+                raise InputError(
+                    f"--ridge auto needs a problem file, for its SNR and sparsity; {source} is a bare matrix"
+                )
             weight = find_ridge(problem)
         else:
             weight = solve_exact(A, ridge=strength)
@@ -60,7 +76,9 @@ def command(source: Path, method: str, ridge: str, key: str | None, out: Path, a
     else:
         for name, value in report.items():
             if value != "":
-                click.echo(f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}")
+                click.echo(
+                    f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}"
+                )
     say(f"Wrote {out}.")
 
 

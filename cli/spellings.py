@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 # The original's option → ours, for every command that has ours.
@@ -135,13 +133,9 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
     return translated
 
 
-class Net(click.ParamType):
-    """The name of a network, in any case, with - or _."""
-
-    name = "net"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        name = str(value).lower().replace("_", "-")
-        if name != "alista":
-            self.fail(f"{value!r} is not a network of this version of cuista, which has: alista", param, ctx)
-        return name
+def net(value: str) -> str:
+    """The option type of a network's name, in any case, with - or _."""
+    name = value.lower().replace("_", "-")
+    if name != "alista":
+        raise click.BadParameter(f"{value!r} is not a network of this version of cuista, which has: alista")
+    return name

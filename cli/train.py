@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-
 from cuista.cli.common import (
     H5_FILE,
     INPUT_FILE,
@@ -20,7 +19,8 @@ from cuista.cli.common import (
     seed_option,
 )
 from cuista.cli.solve_w import find_ridge, parse_ridge
-from cuista.cli.spellings import Command, Net
+from cuista.cli.spellings import Command, net
+
 from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
@@ -35,25 +35,57 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 
 @click.command("train", cls=Command)
 @click.argument("problem_file", metavar="[PROBLEM]", type=INPUT_FILE, required=False)
-@click.option("--net", type=Net(), default="alista", show_default=True, help="The network.")
-@click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="Its analytic weight: a file from solve-w, or a bare array. Solved if not given.")
+@click.option("--net", type=net, metavar="NAME", default="alista", show_default=True, help="The network.")
+@click.option(
+    "-W",
+    "--weight",
+    "weight_file",
+    type=INPUT_FILE,
+    help="Its analytic weight: a file from solve-w, or a bare array. Solved if not given.",
+)
 @click.option("--ridge", metavar="λ|auto", help="Ridge of a weight solved here. [0; auto if the problem is noisy]")
 @click.option("-T", "--layers", type=click.IntRange(1), default=16, show_default=True, help="Number of layers.")
-@click.option("-p", "--percent", type=float, help="Percent of entries that may pass unshrunk, more in each layer. [fast: 17 × sparsity; paper: 1.2]")
+@click.option(
+    "-p",
+    "--percent",
+    type=float,
+    help="Percent of entries that may pass unshrunk, more in each layer. [fast: 17 × sparsity; paper: 1.2]",
+)
 @click.option("--max-percent", type=float, help="… up to this. [fast: 170 × sparsity; paper: 13]")
 @click.option("--coord", is_flag=True, help="A threshold per coordinate instead of one per layer.")
-@click.option("--recipe", type=click.Choice(["fast", "paper"]), help="How to train. [fast, unless an option of the paper recipe is given]")
-@click.option("--max-steps", type=click.IntRange(0), help="Steps of the joint stage (fast: 600), or of each stage at most (paper: 200000).")
+@click.option(
+    "--recipe",
+    type=click.Choice(["fast", "paper"]),
+    help="How to train. [fast, unless an option of the paper recipe is given]",
+)
+@click.option(
+    "--max-steps",
+    type=click.IntRange(0),
+    help="Steps of the joint stage (fast: 600), or of each stage at most (paper: 200000).",
+)
 @click.option("--learning-rate", type=float, help="Adam's. [fast: 0.03; paper: 0.0005]")
 @click.option("--batch", type=click.IntRange(1), help="Signals in a step. [fast: 128; paper: 64]")
-@click.option("--validation-batch", type=click.IntRange(1), help="Signals in the validation set. [fast: 4000; paper: 1000]")
-@click.option("--better-wait", type=click.IntRange(1), help="Paper recipe: steps to wait for a better validation. [4000]")
-@click.option("--lr-decay", metavar="D,D…", help="Paper recipe: learning rates of the joint stages, relative. [0.2,0.02]")
+@click.option(
+    "--validation-batch", type=click.IntRange(1), help="Signals in the validation set. [fast: 4000; paper: 1000]"
+)
+@click.option(
+    "--better-wait", type=click.IntRange(1), help="Paper recipe: steps to wait for a better validation. [4000]"
+)
+@click.option(
+    "--lr-decay", metavar="D,D…", help="Paper recipe: learning rates of the joint stages, relative. [0.2,0.02]"
+)
 @click.option("--decay-rate", type=float, help="Paper recipe: gradient factor of a layer for each layer since. [0.3]")
 @seed_option
 @device_option
 @click.option("-o", "--out", type=H5_FILE, default="model.h5", show_default=True, help="The model file.")
-@click.option("--checkpoint-every", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS", help="How often the run's state is saved, in OUT.ckpt.")
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often the run's state is saved, in OUT.ckpt.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run, to the bit-identical result.")
 @force_option
 @problem_options
@@ -90,14 +122,18 @@ def command(
     if resume and not checkpoint.exists():
         say(f"No checkpoint {checkpoint}: starting afresh.")
     if checkpoint.exists() and not (resume or force):
-        raise FileError(f"{checkpoint} holds an unfinished run: continue it with --resume, or start afresh with --force")
+        raise FileError(
+            f"{checkpoint} holds an unfinished run: continue it with --resume, or start afresh with --force"
+        )
 
     chosen = choose_recipe(recipe, options)
     problem = choose_problem(problem_file, seed, options)
     if chosen.name == "paper":
         percent = 1.2 if percent is None else percent
         max_percent = 13.0 if max_percent is None else max_percent
-    weight = choose_weight(problem, weight_file, ridge, layers=layers, percent=percent, max_percent=max_percent, seed=seed)
+    weight = choose_weight(
+        problem, weight_file, ridge, layers=layers, percent=percent, max_percent=max_percent, seed=seed
+    )
     model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, per_coordinate=coord)
     with ProgressLine() as line:
         try:
@@ -114,7 +150,8 @@ def command(
         except KeyboardInterrupt:
             say(f"\nInterrupted. The run is saved in {checkpoint}: the same command with --resume continues it.")
             raise
-    say(f"Wrote {out}: validation NMSE {model.training['validation_nmse_db']:.2f} dB after {model.training['steps']} steps.")
+    nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
+    say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
 
 
 def choose_recipe(name: str | None, options: dict[str, Any]) -> Recipe:
@@ -163,7 +200,9 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
         ("pnz", pnz if isinstance(pnz, float) else None, problem.pnz),
     ):
         if value is not None and value != found:
-            raise InputError(f"--{name} is {value}, but {path} has {found}: leave the option out, or make another problem")
+            raise InputError(
+                f"--{name} is {value}, but {path} has {found}: leave the option out, or make another problem"
+            )
     return problem
 
 

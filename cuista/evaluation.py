@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -86,15 +85,21 @@ def report_on(iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array) 
     return Report(nmse, error, *(counts.astype(np.int64) for counts in (size, positives, negatives)))
 
 
-def nmse_db(model: Model, x: Array, y: Array, depth: int) -> float:
-    """The NMSE in dB after `depth` layers on signals x (samples, N), measured as y (samples, M)."""
-    error = 0.0
+def nmse_db(model: Model, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
+    """The NMSE in dB after `depth` layers on signals x (samples, N), measured as y (samples, M).
+
+    With `weights` (samples,) both of its sums are weighted by sample.
+    """
+    error, energy = 0.0, 0.0
+    ops = model.network.ops
     for first in range(0, x.shape[0], BATCH):
-        for iterate in islice(model.network.iterates(y[first : first + BATCH]), depth):
-            pass
-        error += 2 * model.network.ops.half_squared_error(iterate, x[first : first + BATCH])[0]
+        part = slice(first, first + BATCH)
+        iterate = model.network.output(y[part], depth)
+        weight = None if weights is None else weights[part]
+        error += ops.half_squared_error(iterate, x[part], weight)[0]
+        energy += ops.half_squared_error(np.zeros_like(x[part]), x[part], weight)[0]
     with np.errstate(divide="ignore"):
-        return float(10 * np.log10(error / np.sum(np.square(x, dtype=np.float64))))
+        return float(10 * np.log10(error / energy))
 
 
 def _compare(estimate: Array, truth: Array, support: Array) -> Array:

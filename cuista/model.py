@@ -95,9 +95,8 @@ class Model:
         y = check_rows(y, self.problem.M, "y")
         x = np.empty((y.shape[0], self.problem.N), self.network.dtype)
         for first in range(0, y.shape[0], BATCH):
-            for iterate in self.network.iterates(y[first : first + BATCH]):
-                pass
-            x[first : first + BATCH] = self.network.ops.to_numpy(iterate)
+            part = slice(first, first + BATCH)
+            x[part] = self.network.ops.to_numpy(self.network.output(y[part]))
         return x
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -126,9 +125,7 @@ class Model:
         return record
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype: Any = np.float32
-    ) -> Model:
+    def load(cls, path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype: Any = np.float32) -> Model:
         """Read a `cuista-model` file."""
         return cls.from_record(storage.read(path, "cuista-model"), path, ops=ops, dtype=dtype)
 
@@ -146,7 +143,9 @@ class Model:
         problem = Problem.from_record(record, path)
         try:
             if attributes["net"] != Alista.name:
-                raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know")
+                raise FileError(
+                    f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know"
+                )
             weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
             model = cls.new(
                 problem,

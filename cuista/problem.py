@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,10 @@ from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps
 MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING = range(6)
 # The purposes within a stream: random words for sparse codes, and for noise.
 _CODES, _NOISE = range(2)
+# The number added to a stream for its harder signals, and by how much denser they are.
+_HARD, _HARDER = 64, 1.4
+
+_LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,38 @@ class Problem:
         x = ops.sparse_codes(key, batch, probability, self.magnitude, dtype)
         return x, self.measure(x, key, ops)
 
+    def sample_weighted(
+        self, batch: int, hard: float, *, stream: int, step: int = 0, **options: Any
+    ) -> tuple[Array, Array, Array]:
+        """Draw signals of which a share is harder, with the weights that make means over them unbiased.
+
+        A share `hard` of the batch has its probabilities multiplied by 1.4. Importance sampling: with f the
+        problem's law and g that of the harder ones, a signal has weight f / ((1 − hard) f + hard g), at most
+        1 / (1 − hard). So rare dense signals, whose errors can be 10⁵ times the others' and rule the NMSE, are met
+        often and count for what they are.
+
+        Returns
+        -------
+        x : (batch, N)
+        y : (batch, M)
+        weights : (batch,), float64
+
+        See `sample` for the other options.
+        """
+        easy = batch - int(hard * batch)
+        p = np.broadcast_to(np.asarray(self.pnz), (self.N,))
+        p_hard = np.where(p < 1, np.minimum(p * _HARDER, (1 + p) / 2), p)
+        harder = replace(self, pnz=p_hard)
+        parts = [self.sample(easy, stream=stream, step=step, **options)]
+        if easy < batch:
+            parts.append(harder.sample(batch - easy, stream=stream + _HARD, step=step, **options))
+        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            present = np.where(p > 0, np.log(p_hard / p), 0)
+            absent = np.where(p < 1, np.log((1 - p_hard) / (1 - p)), 0)
+        log_ratio = (x != 0) @ (present - absent) + absent.sum()
+        return x, y, 1 / (1 - hard + hard * np.exp(log_ratio))
+
     def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
         """The measurements y (batch, M) = A x + ε of sparse codes x (batch, N), at the problem's SNR."""
         ops = ops or CpuOps()
@@ -175,10 +211,12 @@ class Problem:
         """The problem in a file's record; `path` is for the error message."""
         attributes = record.attributes
         try:
-            law = {"normal": Normal, "bernoulli": Bernoulli}[attributes["magnitude"]]
+            law: Any = _LAWS[attributes["magnitude"]]
             return cls(
                 A=record.arrays["A"],
-                pnz=record.arrays["support_probability"] if "support_probability" in record.arrays else attributes["pnz"],
+                pnz=record.arrays["support_probability"]
+                if "support_probability" in record.arrays
+                else attributes["pnz"],
                 snr_db=attributes["snr_db"],
                 magnitude=law(**{name: attributes[f"magnitude_{name}"] for name in law._fields}),
                 seed=attributes["seed"],

@@ -23,9 +23,8 @@ from typing import Any
 
 import numpy as np
 
-
 from cuista.checks import Array, as_real
-from cuista.errors import FileError
+from cuista.errors import FileError, InputError
 
 FORMAT_VERSION = 1
 
@@ -188,6 +187,33 @@ def load_array(path: str | os.PathLike[str], *names: str) -> Array:
     return as_real(arrays[found], f"{path} ({found})")
 
 
+@contextlib.contextmanager
+def opened_array(path: str | os.PathLike[str], *names: str) -> Iterator[Any]:
+    """One array of a file, as `load_array`, but read by slices where the format allows it (.npy, .h5).
+
+    Raises
+    ------
+    FileError, InputError
+        As `load_array`.
+    """
+    with contextlib.ExitStack() as stack:
+        array: Any
+        if is_hdf5(path):
+            array = stack.enter_context(_open_hdf5(path))
+            found = next((array[name] for name in names if name in array), None)
+            array = found if hasattr(found, "dtype") else load_array(path, *names)
+        elif Path(path).suffix.lower() == ".npy" and Path(path).is_file():
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (ValueError, OSError, EOFError):
+                array = load_array(path, *names)  # says what is wrong with it
+        else:
+            array = load_array(path, *names)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"{path} has dtype {array.dtype}; expected real numbers")
+        yield array
+
+
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     """All arrays of a .npy, .npz, .mat or .h5 file by name; that of a .npy file is called `array`.
 
@@ -258,7 +284,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
             else:
                 from scipy.io import savemat
 
-                savemat(file, dict(arrays), oned_as="column")
+                savemat(file, dict(arrays), oned_as="column")  # type: ignore[arg-type]
 
 
 def _open_hdf5(path: str | os.PathLike[str]) -> Any:

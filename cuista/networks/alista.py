@@ -60,9 +60,7 @@ class Alista(Network):
         # What takes x to −x AᵀW and d to −d WᵀA, factor by factor: the one that costs less when x is sparse.
         self.W = self.ops.asarray(W, dtype)
         chains = ((-(A.T @ W),), (-(W.T @ A),)) if A.shape[1] <= 8 * A.shape[0] else ((A.T, -W), (W.T, -A))
-        self._forward, self._backward = (
-            tuple(self.ops.asarray(factor, dtype) for factor in chain) for chain in chains
-        )
+        self._forward, self._backward = (tuple(self.ops.asarray(factor, dtype) for factor in chain) for chain in chains)
         # θ = λ / (1.001 ‖A‖₂²) with λ = 0.4, the threshold of ISTA at its step size, is where the paper starts.
         threshold = 0.4 / (1.001 * np.linalg.norm(A, ord=2) ** 2)
         shape = (layers, A.shape[1]) if per_coordinate else (layers,)
@@ -76,7 +74,7 @@ class Alista(Network):
         return self.ops.matmul(y, self.W)
 
     def correction(self, x: Array, seen: Array) -> Array:
-        """u = Wᵀ(y − A x) for the rows of x, (batch, N)."""
+        """U = Wᵀ(y − A x) for the rows of x, (batch, N)."""
         u = self._through(self._forward, x)
         u += seen
         return u

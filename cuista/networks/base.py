@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import ClassVar
 
 import numpy as np
@@ -81,10 +83,14 @@ class Network(ABC):
             x, _ = self.layer(t, x, seen)
             yield x
 
+    def output(self, y: Array, depth: int | None = None) -> Array:
+        """The last iterate, or x_depth, for measurements y (batch, M)."""
+        return deque(islice(self.iterates(y), depth), maxlen=1).pop()
+
     def loss_and_gradients(
-        self, y: Array, target: Array, depth: int, window: float = 0.0
+        self, y: Array, target: Array, depth: int, window: float = 0.0, weights: Array | None = None
     ) -> tuple[float, dict[str, Array]]:
-        """The loss ½ Σ (x_depth − x*)² over the batch, and its gradients.
+        """The loss ½ Σ_i w_i ‖x_depth − x*‖² over the batch, and its gradients.
 
         Parameters
         ----------
@@ -94,6 +100,8 @@ class Network(ABC):
             x*, (batch, N).
         depth
             How many layers to run.
+        weights
+            (batch,); 1 throughout if None.
 
         Returns
         -------
@@ -107,7 +115,7 @@ class Network(ABC):
         for t in range(depth):
             x, backprop = self.layer(t, x, seen, window)
             backward.append(backprop)
-        loss, delta = self.ops.half_squared_error(x, target)
+        loss, delta = self.ops.half_squared_error(x, target, weights)
         gradients = {name: np.zeros_like(value) for name, value in self.parameters.items()}
         for t in reversed(range(depth)):
             delta, of_layer = backward.pop()(delta)

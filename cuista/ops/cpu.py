@@ -112,7 +112,9 @@ class CpuOps(ReferenceOps):
             near = np.flatnonzero(np.greater_equal(code, NEAR, out=alive))
             column = near % size
             z = x.ravel()[near] + np.asarray(step_size, dtype=x.dtype) * u.ravel()[near]
-            slope = delta.ravel()[near] / (2 * np.asarray(window, dtype=x.dtype) * (theta if theta.ndim == 0 else theta[column]))
+            slope = delta.ravel()[near] / (
+                2 * np.asarray(window, dtype=x.dtype) * (theta if theta.ndim == 0 else theta[column])
+            )
             dz.ravel()[near] += slope * np.abs(z)
             columns.append(column)
             shares.append(-slope.astype(np.float64) * z)
@@ -122,9 +124,12 @@ class CpuOps(ReferenceOps):
         d_threshold = np.bincount(np.concatenate(columns), np.concatenate(shares), minlength=size)
         return dz, d_step_size, d_threshold
 
-    def half_squared_error(self, x: Array, target: Array) -> tuple[float, Array]:
-        delta = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
-        return 0.5 * float(np.vdot(delta, delta)), delta
+    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[float, Array]:
+        error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
+        if weights is None:
+            return 0.5 * float(np.vdot(error, error)), error
+        delta = np.multiply(error, weights.astype(x.dtype)[:, None], out=self._pool.empty(x.shape, x.dtype))
+        return 0.5 * float(np.vdot(error, delta)), delta
 
 
 class _Pool:

@@ -13,7 +13,6 @@ from numpy.typing import DTypeLike, NDArray
 
 from cuista.checks import Array
 
-
 # What became of an entry in `shrink_select`: the low two bits of its code …
 OFF, PASSED, SHRUNK_UP, SHRUNK_DOWN = range(4)
 KIND = 3
@@ -151,7 +150,7 @@ class ReferenceOps:
         kind = code & KIND
         dz = np.where(kind != OFF, delta, 0)
         sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN)
-        d_threshold = np.sum(-sign * delta, axis=0, dtype=np.float64)
+        d_threshold: Array = np.asarray(np.sum(-sign * delta, axis=0, dtype=np.float64))
         theta = np.asarray(threshold, dtype=x.dtype)
         if window:
             # No entry is near a threshold of 0 or less.
@@ -164,10 +163,14 @@ class ReferenceOps:
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
-    def half_squared_error(self, x: Array, target: Array) -> tuple[float, Array]:
-        """The loss ½ Σ (x − x*)² over the batch, and its derivative x − x*."""
-        delta = x - target
-        return 0.5 * float(np.sum(np.square(delta, dtype=np.float64))), delta
+    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[float, Array]:
+        """The loss ½ Σ_i w_i ‖x_i − x*_i‖² over the batch, and its derivative w_i (x_i − x*_i).
+
+        `weights` is (batch,), 1 throughout if None.
+        """
+        error = x - target
+        delta = error if weights is None else error * np.asarray(weights, dtype=x.dtype)[:, None]
+        return 0.5 * float(np.sum(error * delta, dtype=np.float64)), delta
 
     # -- random numbers -----------------------------------------------------------------------------------------
 

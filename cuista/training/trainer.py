@@ -140,15 +140,15 @@ class _Run:
     def _begin(self, stage: Stage) -> None:
         """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
         if stage.fit:
-            x, y = self._sample(512, FITTING)
+            x, y, _ = self._sample(512, FITTING)
             fit_layer(self.model, stage.depth - 1, x, y)
         else:
             self._validate(stage)
 
     def _step(self, stage: Stage) -> None:
         state, parameters = self.state, self.network.parameters
-        x, y = self._sample(stage.batch, TRAINING, state.total_steps)
-        loss, gradients = self.network.loss_and_gradients(y, x, stage.depth, stage.window)
+        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
+        loss, gradients = self.network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
         if not np.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
         per_sample = loss / stage.batch
@@ -177,8 +177,7 @@ class _Run:
 
     def _validate(self, stage: Stage) -> None:
         state = self.state
-        x, y = self.validation
-        result = nmse_db(self.model, x, y, stage.depth)
+        result = nmse_db(self.model, *self.validation[:2], stage.depth, self.validation[2])
         if not result < DIVERGED_DB:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
         self.last_nmse = result
@@ -216,11 +215,15 @@ class _Run:
             message += f"; the last good parameters are in {path}"
         return DivergedError(message)
 
-    def _sample(self, batch: int, stream: int, step: int = 0) -> tuple[Array, Array]:
-        network = self.network
-        return self.model.problem.sample(
-            batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
-        )
+    def _sample(self, batch: int, stream: int, step: int = 0) -> tuple[Array, Array, Array | None]:
+        """Signals, measurements, and the signals' weights if the recipe has a share of hard ones."""
+        network, problem = self.network, self.model.problem
+        if self.recipe.hard:
+            return problem.sample_weighted(
+                batch, self.recipe.hard, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
+            )
+        x, y = problem.sample(batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops)
+        return x, y, None
 
     def _identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with to be continued."""
@@ -271,7 +274,9 @@ def fit_layer(model: Model, t: int, x: Array, y: Array) -> None:
     fits = []
     for alpha, log_theta in starts:
         simplex = [(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)]
-        fits.append(minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex}))
+        fits.append(
+            minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
+        )
     alpha, log_theta = min(fits, key=lambda fit: float(fit.fun)).x
     network.parameters["step_size"][t] = alpha
     network.parameters["threshold"][t] = np.exp(log_theta)
@@ -297,4 +302,3 @@ def _deferred_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-

@@ -83,7 +83,8 @@ class Weight:
         report = describe(W, A, method=method)
         if report.constraint_residual > 1e-2:
             raise InputError(
-                f"the weight is not one of this matrix: w_iᵀa_i differs from 1 by up to {report.constraint_residual:.3g}. "
+                "the weight is not one of this matrix: "
+                f"w_iᵀa_i differs from 1 by up to {report.constraint_residual:.3g}. "
                 "Solve it for this matrix with cuista solve-w"
             )
         return cls(W.astype(np.float64), storage.sha256(A), report)
@@ -105,7 +106,9 @@ class Weight:
         if storage.is_cuista(path):
             record = storage.read(path, "cuista-weight")
             if record.attributes["matrix_sha256"] != storage.sha256(A):
-                raise InputError(f"{path} is the weight of another matrix: solve one for this matrix with cuista solve-w")
+                raise InputError(
+                    f"{path} is the weight of another matrix: solve one for this matrix with cuista solve-w"
+                )
             names = WeightReport.__dataclass_fields__
             report = WeightReport(**{name: record.attributes[name] for name in names})
             return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
@@ -148,7 +151,8 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
         W /= np.einsum("mn,mn->n", A, W)
     if not np.isfinite(W).all():
         raise NumericalError(
-            "the matrix is too badly scaled for an analytic weight: some columns are lost in the rounding of the others. "
+            "the matrix is too badly scaled for an analytic weight: "
+            "some columns are lost in the rounding of the others. "
             "Normalise its columns (gen-problem --load-a FILE --normalize)"
         )
     seconds = time.perf_counter() - start
@@ -186,8 +190,8 @@ def solve_pgd(
     norms = np.linalg.norm(A, axis=0)
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
-            f"the columns of the matrix have norms from {norms.min():.4g} to {norms.max():.4g}, and the pgd method needs 1: "
-            "use --method exact, which takes any, or normalise them"
+            f"the columns of the matrix have norms from {norms.min():.4g} to {norms.max():.4g}, "
+            "and the pgd method needs 1: use --method exact, which takes any, or normalise them"
         )
     start = time.perf_counter()
     G = A @ A.T
@@ -203,8 +207,8 @@ def solve_pgd(
         if not objective_next <= 10 * first + 1:
             largest = float(np.linalg.eigvalsh(G)[-1])
             raise NumericalError(
-                f"projected gradient diverged at step {step}: λmax(AAᵀ) is {largest:.4g}, and its step size of 0.1 needs "
-                "at most 20. Use --method exact"
+                f"projected gradient diverged at step {step}: λmax(AAᵀ) is {largest:.4g}, "
+                "and its step size of 0.1 needs at most 20. Use --method exact"
             )
         if progress:
             progress(step, max_steps, objective_next)

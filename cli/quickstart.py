@@ -1,0 +1,41 @@
+"""cuista quickstart"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+from cuista.cli.common import INPUT_FILE, say
+from cuista.cli.spellings import Command
+
+from cuista.errors import FileError
+
+
+@click.command("quickstart", cls=Command)
+@click.argument("folder", type=INPUT_FILE, default="quickstart")
+@click.option("--force", is_flag=True, help="Overwrite the files of an earlier quickstart.")
+def command(folder: Path, force: bool) -> None:
+    """See all of it at work, in about a minute.
+
+    Makes a problem, solves its weight, trains ALISTA and tests it beside ISTA and FISTA, all in FOLDER [quickstart].
+    Shows each command as it runs, for you to go on from.
+    """
+    from cuista.cli import cli
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {folder}: {error.strerror}") from error
+    problem, weight, model, report = (str(folder / f"{name}.h5") for name in ("problem", "weight", "model", "report"))
+    commands = [
+        ["gen-problem", "--m", "250", "--n", "500", "--pnz", "0.1", "--snr", "inf", "-o", problem],
+        ["solve-w", problem, "-o", weight],
+        ["train", problem, "--net", "alista", "-W", weight, "-T", "16", "-o", model],
+        ["test", model, "--baselines", "-o", report],
+    ]
+    for words in commands:
+        say(f"\n$ {shlex.join(['cuista', *words])}")
+        cli.main([*words, *(["--force"] if force else [])], "cuista", standalone_mode=False)
+    say(f"\nThe files are in {folder}. Go on with your own measurements, a sample a row:")
+    say(f"$ {shlex.join(['cuista', 'recover', model, 'y.npy', '-o', 'x.npy'])}")

@@ -1,0 +1,58 @@
+"""cuista recover"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from cuista.cli.common import (
+    INPUT_FILE,
+    ProgressLine,
+    columns_option,
+    device_option,
+    force_option,
+    key_option,
+    output_file,
+    say,
+)
+from cuista.cli.spellings import Command
+
+
+@click.command("recover", cls=Command)
+@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
+@click.argument("measurements", metavar="Y", type=INPUT_FILE)
+@click.option(
+    "-o",
+    "--out",
+    type=output_file(".npy", ".h5"),
+    default="x.npy",
+    show_default=True,
+    help="The sparse codes, .npy or .h5 (as x), float32.",
+)
+@key_option
+@columns_option
+@device_option
+@force_option
+def command(
+    model_file: Path, measurements: Path, out: Path, key: str | None, columns: bool, force: bool, **_: Any
+) -> None:
+    """Recover the sparse codes of your own measurements.
+
+    Y is a .npy, .npz, .mat or .h5 file (key y), a sample a row. Works in batches: from .npy and .h5, whose rows need not be in memory at once, in constant memory.
+    """
+    from cuista.model import Model
+    from cuista.streaming import recover_file
+
+    model = Model.load(model_file)
+    with ProgressLine() as line:
+        samples = recover_file(
+            model,
+            measurements,
+            out,
+            key=key,
+            columns=columns,
+            overwrite=force,
+            progress=lambda done, total: line.show(done / total, f"{done} of {total} samples"),
+        )
+    say(f"Wrote {out}: {samples} samples.")

@@ -1,0 +1,117 @@
+"""cuista test"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from cuista.cli.common import (
+    H5_FILE,
+    INPUT_FILE,
+    columns_option,
+    device_option,
+    force_option,
+    json_option,
+    key_option,
+    print_json,
+    say,
+    seed_option,
+    table,
+)
+from cuista.cli.spellings import Command
+
+if TYPE_CHECKING:
+    from cuista.evaluation import Report
+
+
+@click.command("test", cls=Command)
+@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
+@click.option("--samples", type=click.IntRange(1), default=10_000, show_default=True, help="How many fresh signals.")
+@click.option("--x", "signals", type=INPUT_FILE, help="Take the signals from a file instead; they are measured here.")
+@key_option
+@columns_option
+@click.option("--baselines", is_flag=True, help="Beside ISTA and FISTA, each with the λ that is best for it.")
+@seed_option
+@device_option
+@click.option("-o", "--out", type=H5_FILE, help="Write the report, per-sample counts included.")
+@json_option
+@force_option
+def command(
+    model_file: Path,
+    samples: int,
+    signals: Path | None,
+    key: str | None,
+    columns: bool,
+    baselines: bool,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
+    force: bool,
+    **_: Any,
+) -> None:
+    """Test a model on fresh signals, layer by layer."""
+    from cuista import storage
+    from cuista.baselines import Lasso, tune_lambda
+    from cuista.checks import check_rows
+    from cuista.evaluation import evaluate, report_on
+    from cuista.model import Model
+    from cuista.ops import Key
+    from cuista.problem import TEST
+
+    if out:
+        storage.check_writable(out, overwrite=force)
+    model = Model.load(model_file)
+    problem = model.problem
+    if signals is None:
+        x, y = problem.sample(samples, stream=TEST, seed=seed)
+    else:
+        x = storage.load_array(signals, *([key] if key else ("x",)))
+        x = check_rows(x.T if columns else x, problem.N, f"{signals}").astype(model.network.dtype)
+        y = problem.measure(x, Key(seed, TEST))
+    reports = {model.network.name: evaluate(model, x, y)}
+    lambdas = {}
+    if baselines:
+        lasso, layers = Lasso(problem.A), model.network.layers
+        for name, solver in (("ista", lasso.ista), ("fista", lasso.fista)):
+            lam = lambdas[name] = tune_lambda(problem, solver, layers)
+            reports[name] = report_on(partial(solver, lam=lam, iterations=layers), x, y)
+    if out:
+        reports[model.network.name].save(
+            out, {"model": str(model_file), "samples": len(x), "seed": seed}, overwrite=force
+        )
+    if as_json:
+        nets = {name: report.rows() for name, report in reports.items()}
+        print_json({"samples": len(x), "snr_db": problem.snr_db, "lambda": lambdas, "layers": nets})
+    else:
+        click.echo(layer_table(reports))
+        for name, lam in lambdas.items():
+            say(f"{name.upper()} has λ = {lam:.3g}, the best of 24 for its last iterate's NMSE.")
+    if out:
+        say(f"Wrote {out}.")
+
+
+def layer_table(reports: dict[str, Report]) -> str:
+    """NMSE by layer of each method, and the supports of the first."""
+    (first, report), *others = reports.items()
+    headers = [
+        "layer",
+        f"{first.upper()} dB",
+        *(f"{name.upper()} dB" for name, _ in others),
+        "support",
+        "false +",
+        "false −",
+    ]
+    rows = [
+        [
+            row["layer"],
+            row["nmse_db"],
+            *(float(other.nmse_db[row["layer"]]) for _, other in others),
+            row["support_size"],
+            row["false_positives"],
+            row["false_negatives"],
+        ]
+        for row in report.rows()
+    ]
+    return table(headers, rows)

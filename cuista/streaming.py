@@ -1,0 +1,91 @@
+"""Applying a model to files larger than memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.errors import InputError
+from cuista.model import Model
+
+# Rows at a time from a file to a file.
+ROWS = 4096
+
+
+def recover_file(
+    model: Model,
+    measurements: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    columns: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Recover the sparse codes of the measurements in a file, and write them to another. Returns how many.
+
+    Parameters
+    ----------
+    measurements
+        .npy, .h5, .npz or .mat, (samples, M); the first two are read piece by piece.
+    out
+        .npy, or .h5 with dataset `x`; written piece by piece, under a temporary name until complete.
+    key
+        Name of the array in a file that holds several; `y` if None.
+    columns
+        Samples are columns, in the input and in the output.
+    progress
+        Called with (samples done, samples in all).
+
+    Raises
+    ------
+    FileError, InputError
+        If a file is not what it must be, or the measurements do not fit the model or are not finite.
+    """
+    storage.check_writable(out, overwrite=overwrite)
+    M, N = model.problem.M, model.problem.N
+    with storage.opened_array(measurements, *([key] if key else ["y"])) as stored:
+        y = stored
+        samples = y.shape[-1] if columns else y.shape[0]
+        length = y.shape[0] if columns else y.shape[-1]
+        if len(y.shape) != 2 or length != M:
+            axes = f"({M}, samples)" if columns else f"(samples, {M})"
+            other = "without --columns" if columns else "with --columns"
+            hint = f"; it would fit {other}" if len(y.shape) == 2 and samples == M else ""
+            raise InputError(f"{measurements} has shape {tuple(y.shape)}; the model expects {axes}{hint}")
+        shape = (N, samples) if columns else (samples, N)
+        with storage.replacing(out, overwrite=overwrite) as temporary, _created(temporary, Path(out), shape) as x:
+            for first in range(0, samples, ROWS):
+                part = slice(first, min(first + ROWS, samples))
+                rows = np.asarray(y[:, part]).T if columns else np.asarray(y[part])
+                try:
+                    codes = model.recover(rows)
+                except InputError as error:
+                    raise InputError(f"{measurements}, samples {part.start} to {part.stop - 1}: {error}") from error
+                if columns:
+                    x[:, part] = codes.T
+                else:
+                    x[part] = codes
+                if progress:
+                    progress(part.stop, samples)
+    return int(samples)
+
+
+@contextmanager
+def _created(temporary: Path, target: Path, shape: tuple[int, int]) -> Iterator[Any]:
+    """An array on disk to write into by slices."""
+    if target.suffix.lower() == ".h5":
+        import h5py
+
+        with h5py.File(temporary, "w") as file:
+            yield file.create_dataset("x", shape, dtype=np.float32)
+    else:
+        x = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        yield x
+        x.flush()
