@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.ops.reference import KIND, NEAR, SHRUNK_UP, ReferenceOps
+from cuista.ops.reference import KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP, ReferenceOps
 
 # Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 500, one thread).
 SPARSE_DENSITY = 0.2
@@ -33,13 +33,14 @@ class CpuOps(ReferenceOps):
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if a.dtype != b.dtype or not a.flags.c_contiguous:
             return self.matmul(a, b)
-        rows, columns = a.shape
         flat = a.ravel()
-        where = np.flatnonzero(np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_)))
-        if where.size > SPARSE_DENSITY * flat.size:
+        nonzero = np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_))
+        if np.count_nonzero(nonzero) > SPARSE_DENSITY * flat.size:
             return self.matmul(a, b)
         from scipy.sparse import csr_array
 
+        rows, columns = a.shape
+        where = np.flatnonzero(nonzero)
         starts = np.searchsorted(where, np.arange(rows + 1) * columns)
         compressed = (flat[where], (where % columns).astype(np.int32), starts.astype(np.int32))
         return np.asarray(csr_array(compressed, shape=a.shape) @ b)
@@ -98,31 +99,30 @@ class CpuOps(ReferenceOps):
     ) -> tuple[Array, float, float | Array]:
         empty = self._pool.empty
         kind = np.bitwise_and(code, np.int8(KIND), out=empty(code.shape, np.int8))
-        alive = np.not_equal(kind, 0, out=empty(code.shape, np.bool_))
-        dz = np.multiply(delta, alive, out=empty(delta.shape, delta.dtype))
+        flags = np.not_equal(kind, 0, out=empty(code.shape, np.bool_))
+        dz = np.multiply(delta, flags, out=empty(delta.shape, delta.dtype))
 
-        # Only entries that were shrunk or are near the threshold have a say in ∂L/∂θ, and they are few.
-        size = delta.shape[1]
-        shrunk = np.flatnonzero(np.greater(kind, 1, out=alive))
-        share = delta.ravel()[shrunk].astype(np.float64)
-        np.negative(share, out=share, where=kind.ravel()[shrunk] == SHRUNK_UP)
-        columns, shares = [shrunk % size], [share]
+        sign = np.equal(kind, SHRUNK_DOWN, out=flags).astype(np.int8)
+        sign -= np.equal(kind, SHRUNK_UP, out=flags).view(np.int8)
+        minus_sign = empty(delta.shape, delta.dtype)
+        minus_sign[...] = sign
         theta = np.asarray(threshold, dtype=x.dtype)
-        if window:
-            near = np.flatnonzero(np.greater_equal(code, NEAR, out=alive))
-            column = near % size
-            z = x.ravel()[near] + np.asarray(step_size, dtype=x.dtype) * u.ravel()[near]
-            slope = delta.ravel()[near] / (
-                2 * np.asarray(window, dtype=x.dtype) * (theta if theta.ndim == 0 else theta[column])
-            )
-            dz.ravel()[near] += slope * np.abs(z)
-            columns.append(column)
-            shares.append(-slope.astype(np.float64) * z)
-        d_step_size = float(np.vdot(dz, u))
+        d_threshold: Array
         if theta.ndim == 0:
-            return dz, d_step_size, float(sum(part.sum() for part in shares))
-        d_threshold = np.bincount(np.concatenate(columns), np.concatenate(shares), minlength=size)
-        return dz, d_step_size, d_threshold
+            d_threshold = np.asarray(np.vdot(minus_sign, delta), dtype=np.float64)
+        else:
+            d_threshold = np.einsum("bn,bn->n", minus_sign, delta).astype(np.float64)
+        if window:  # few entries are near
+            near = np.flatnonzero(np.greater_equal(code, NEAR, out=flags))
+            column = near % delta.shape[1]
+            z = x.ravel()[near] + np.asarray(step_size, dtype=x.dtype) * u.ravel()[near]
+            width = 2 * np.asarray(window, dtype=x.dtype) * (theta if theta.ndim == 0 else theta[column])
+            slope = delta.ravel()[near] / width
+            dz.ravel()[near] += slope * np.abs(z)
+            jump = slope.astype(np.float64) * z
+            d_threshold -= jump.sum() if theta.ndim == 0 else np.bincount(column, jump, minlength=delta.shape[1])
+        d_step_size = float(np.vdot(dz, u))
+        return dz, d_step_size, d_threshold if theta.ndim else float(d_threshold)
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[float, Array]:
         error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from cuista.errors import InputError, NumericalError
 
 # Columns at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
-# Beyond this condition number of A Aᵀ (or A Aᵀ + λI) a Cholesky solution has lost half its digits.
+# Beyond this condition number of A Aᵀ (or A Aᵀ + λI) a solution with it has lost half its digits.
 MAX_GRAM_CONDITION = 1e8
 
 
@@ -140,6 +139,8 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     A = check_matrix(A, "the matrix").astype(np.float64)
     if not 0 <= ridge < np.inf:
         raise InputError(f"ridge is {ridge}; expected a number of 0 or more")
+    import scipy.linalg  # noqa: F401  (so that its import is not counted)
+
     start = time.perf_counter()
     W = None
     note = ""
@@ -194,15 +195,15 @@ def solve_pgd(
             "and the pgd method needs 1: use --method exact, which takes any, or normalise them"
         )
     start = time.perf_counter()
-    G = A @ A.T
+    G = _product(A, A.T)
     W = A.copy()
-    GW = G @ W
+    GW = _product(G, W)
     objective = first = _off_diagonal(W, GW, A)
     note = f"stopped at its cap of {max_steps} steps, not converged: --method exact gives the limit"
     for step in range(1, max_steps + 1):
         W_next = W - 0.1 * (GW - A)
         W_next += A * (1 - np.einsum("mn,mn->n", A, W_next))
-        GW = G @ W_next
+        GW = _product(G, W_next)
         objective_next = _off_diagonal(W_next, GW, A)
         if not objective_next <= 10 * first + 1:
             largest = float(np.linalg.eigvalsh(G)[-1])
@@ -229,11 +230,11 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
     for first in range(0, N, BLOCK):
         block = slice(first, min(first + BLOCK, N))
         diagonal = (np.arange(block.start, block.stop), np.arange(block.stop - block.start))
-        product = W.T @ A[:, block]
+        product = _product(W.T, A[:, block])
         product[diagonal] = 0
-        objective += float(np.vdot(product, product))
+        objective += float(np.einsum("mn,mn->", product, product))
         coherence = max(coherence, float(np.abs(product).max()))
-        product = A.T @ (A[:, block] / norms[block])
+        product = _product(A.T, A[:, block] / norms[block])
         product /= norms[:, None]
         product[diagonal] = 0
         matrix_coherence = max(matrix_coherence, float(np.abs(product).max()))
@@ -250,24 +251,31 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
 
 def _solve_cholesky(A: Array, ridge: float) -> Array | None:
     """G⁻¹A by one Cholesky factorisation, or None if G is not safely positive definite."""
-    from scipy.linalg import cho_factor, cho_solve
-    from scipy.linalg.lapack import dpocon
+    from scipy.linalg.lapack import dpocon, dpotrf, dpotrs
 
-    G = A @ A.T
+    G = _product(A, A.T)
     G.flat[:: G.shape[0] + 1] += ridge
     norm = float(np.abs(G).sum(axis=0).max())
-    try:
-        factor: tuple[Any, bool] = cho_factor(G, lower=True, overwrite_a=True, check_finite=False)
-    except np.linalg.LinAlgError:
+    factor, failed = dpotrf(G, lower=1)
+    if failed or dpocon(factor, norm, uplo="L")[0] * MAX_GRAM_CONDITION < 1:
         return None
-    reciprocal, _ = dpocon(factor[0], norm, uplo="L")
-    if reciprocal * MAX_GRAM_CONDITION < 1:
-        return None
-    W = np.empty_like(A)
-    for first in range(0, A.shape[1], BLOCK):
-        block = slice(first, first + BLOCK)
-        W[:, block] = cho_solve(factor, A[:, block], check_finite=False)
-    return W
+    solution, _ = dpotrs(factor, A, lower=1)
+    return np.ascontiguousarray(solution)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The product a b of float64 matrices.
+
+    By SciPy's BLAS, as SciPy's LAPACK does the rest here: NumPy has a BLAS of its own, and for a while after each
+    product the threads of one are in the way of the other's, which made the closed form ten times slower.
+    """
+    from scipy.linalg.blas import dgemm
+
+    # (a b)ᵀ = bᵀ aᵀ, where mᵀ is m read in the other order if m lies in rows.
+    (left, transpose_left), (right, transpose_right) = (
+        (m.T, 0) if m.flags.c_contiguous else (m, 1) for m in (b, a)
+    )
+    return np.asarray(dgemm(1.0, left, right, trans_a=transpose_left, trans_b=transpose_right)).T
 
 
 def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
@@ -290,4 +298,4 @@ def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
 
 def _off_diagonal(W: Array, GW: Array, A: Array) -> float:
     diagonal = np.einsum("mn,mn->n", W, A)
-    return float(np.vdot(W, GW) - np.vdot(diagonal, diagonal))
+    return float(np.einsum("mn,mn->", W, GW) - np.einsum("n,n->", diagonal, diagonal))

@@ -1,0 +1,20 @@
+"""ALISTA in PyTorch, as one would write it there: what the benchmarks compare with."""
+
+from __future__ import annotations
+
+import torch
+
+
+def forward(
+    y: torch.Tensor, A: torch.Tensor, W: torch.Tensor, alpha: torch.Tensor, theta: torch.Tensor, support: tuple[int, ...]
+) -> torch.Tensor:
+    """The last iterate for measurements y (batch, M)."""
+    x = None
+    for t, k in enumerate(support):
+        z = alpha[t] * (y @ W) if x is None else x + alpha[t] * ((y - x @ A.T) @ W)
+        magnitude = z.abs()
+        cutoff = torch.topk(magnitude.detach(), k + 1, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+        passed = (magnitude > theta[t]) & (magnitude > cutoff)
+        x = torch.where(passed, z, torch.sign(z) * torch.relu(magnitude - theta[t]))
+    assert x is not None
+    return x
