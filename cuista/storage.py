@@ -230,11 +230,10 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     try:
-        if head.startswith(b"\x93NUMPY"):
-            return {"array": np.load(path, allow_pickle=False)}
-        if head.startswith(b"PK"):
-            with np.load(path, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+        if head.startswith((b"\x93NUMPY", b"PK")):
+            with open(path, "rb") as file:
+                loaded = np.load(file, allow_pickle=False)
+                return {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         if head.startswith(b"MATLAB 5.0"):
             from scipy.io import loadmat
 

@@ -1,0 +1,87 @@
+"""Fixtures that the tests share, and the --slow option."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cuista
+from cuista.cli import main
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: give --slow"))
+
+
+@pytest.fixture(scope="session")
+def small_problem() -> cuista.Problem:
+    """20×40, two non-zeros on average."""
+    return cuista.Problem(cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1)), pnz=0.05, seed=1)
+
+
+@pytest.fixture(scope="session")
+def small_weight(small_problem: cuista.Problem) -> cuista.Weight:
+    return cuista.solve_exact(small_problem.A)
+
+
+@pytest.fixture
+def small_model(small_problem: cuista.Problem, small_weight: cuista.Weight) -> cuista.Model:
+    """An untrained ALISTA of four layers."""
+    return cuista.Model.new(small_problem, small_weight, layers=4)
+
+
+@pytest.fixture(scope="session")
+def quick_recipe() -> cuista.FastRecipe:
+    """A fast recipe of a second."""
+    return cuista.FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=60)
+
+
+class Cuista:
+    """Runs the command line in this process, in a folder of its own."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: object, fails: int = 0) -> str:
+        """Run a command, expect its exit status, and return stdout; stderr is left in `errors`."""
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        out, self.errors = self.capsys.readouterr()
+        assert exit_.value.code == fails, self.errors
+        assert "Traceback" not in self.errors
+        return out
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cuista:
+    monkeypatch.chdir(tmp_path)
+    return Cuista(capsys)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start a command in a process of its own."""
+
+    def start(*words: object) -> subprocess.Popen[str]:
+        code = "from cuista.cli import main; main()"
+        command = [sys.executable, "-c", code, *map(str, words)]
+        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,144 @@
+"""Reports, baselines, recovery from files, and the original's files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cuista
+from cuista import original
+from cuista.baselines import Lasso, tune_lambda
+from cuista.errors import FileError, InputError
+from cuista.evaluation import nmse_db, report_on
+from cuista.streaming import recover_file
+
+
+def test_a_report_counts_what_it_says():
+    x = np.array([[1.0, 0, 2, 0], [0, 0, 3, 0]])
+    estimate = np.array([[1.0, 1, 0, 0], [0, 0, 2, 0]])
+    report = report_on(lambda y: iter([estimate[: len(y)]]), x, np.zeros((2, 3)))
+    np.testing.assert_allclose(report.squared_error, [[5, 9], [5, 1]])
+    np.testing.assert_allclose(report.nmse_db, [0, 10 * np.log10(6 / 14)])
+    assert report.support_size.tolist() == [[0, 0], [2, 1]]
+    assert report.false_positives.tolist() == [[0, 0], [1, 0]]
+    assert report.false_negatives.tolist() == [[2, 1], [1, 0]]
+    assert report.rows()[1]["support_size"] == 1.5
+
+
+def test_nmse_is_the_same_in_and_out_of_training_and_across_batches(small_model):
+    x, y = small_model.problem.sample(700)
+    report = cuista.evaluate(small_model, x, y)
+    for depth in (1, 4):
+        assert nmse_db(small_model, x, y, depth) == pytest.approx(report.nmse_db[depth], abs=1e-4)
+    weights = np.repeat([1.0, 0.0], 350)
+    half = cuista.evaluate(small_model, x[:350], y[:350])
+    assert nmse_db(small_model, x, y, 4, weights) == pytest.approx(half.nmse_db[-1], abs=1e-4)
+
+
+def test_a_report_survives_its_file(small_model, tmp_path):
+    from cuista import storage
+
+    report = cuista.evaluate(small_model, *small_model.problem.sample(20))
+    report.save(tmp_path / "r.h5", {"samples": 20})
+    record = storage.read(tmp_path / "r.h5", "cuista-report")
+    np.testing.assert_array_equal(record.arrays["false_negatives"], report.false_negatives)
+
+
+@pytest.mark.parametrize("shape", [(3, 39), (39, 3), (40, 3)])
+def test_signals_that_do_not_fit_are_refused(small_model, shape):
+    with pytest.raises(InputError, match="looks transposed" if shape == (40, 3) else "expected"):
+        cuista.evaluate(small_model, np.ones(shape), np.ones((3, 20)))
+
+
+def test_recovery_agrees_with_the_iterates_and_refuses_nan(small_model):
+    _, y = small_model.problem.sample(600)
+    *_, last = small_model.iterates(y)
+    np.testing.assert_allclose(small_model.recover(y), last, atol=1e-5)
+    y[5, 3] = np.nan
+    with pytest.raises(InputError, match=r"NaN.*\(5, 3\)"):
+        small_model.recover(y)
+
+
+def test_ista_and_fista_go_down_to_the_lasso_solution(small_problem):
+    _, y = small_problem.sample(5, dtype=np.float64)
+    A, lam = small_problem.A, 0.02
+
+    def objective(x):
+        return 0.5 * np.sum((y - x @ A.T) ** 2) + lam * np.abs(x).sum()
+
+    lasso = Lasso(A, np.float64)
+    values = [objective(x) for x in lasso.ista(y, lam, 200)]
+    assert all(b <= a + 1e-12 for a, b in zip(values, values[1:], strict=False))
+    *_, solution = lasso.fista(y, lam, 5000)
+    assert objective(solution) <= values[-1]
+    residual = (y - solution @ A.T) @ A  # optimality: |Aᵀr| ≤ λ, with equality and the sign of x on the support
+    assert np.abs(residual).max() < lam * (1 + 1e-6)
+    on = np.abs(solution) > 1e-8
+    np.testing.assert_allclose(residual[on], lam * np.sign(solution[on]), rtol=1e-4)
+
+
+def test_the_tuned_lambda_is_best_of_its_neighbours(small_problem):
+    lasso = Lasso(small_problem.A)
+    lam = tune_lambda(small_problem, lasso.ista, 16)
+    x, y = small_problem.sample(3000)
+
+    def nmse(value):
+        return report_on(lambda batch: lasso.ista(batch, value, 16), x, y).nmse_db[-1]
+
+    assert nmse(lam) < min(nmse(lam * 3), nmse(lam / 3))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+@pytest.mark.parametrize("columns", [False, True])
+def test_files_are_recovered_piece_by_piece(small_model, tmp_path, suffix, columns, monkeypatch):
+    from cuista import storage
+
+    monkeypatch.setattr("cuista.streaming.ROWS", 100)
+    _, y = small_model.problem.sample(250)
+    source, target = tmp_path / f"y{suffix}", tmp_path / f"x{suffix}"
+    storage.save_arrays(source, {"y": y.T if columns else y})
+    seen = []
+    count = recover_file(small_model, source, target, columns=columns, progress=lambda *a: seen.append(a))
+    x = storage.load_array(target, "x")
+    np.testing.assert_allclose(x.T if columns else x, small_model.recover(y), atol=1e-5)
+    assert count == 250
+    assert seen == [(100, 250), (200, 250), (250, 250)]
+
+
+def test_a_nan_in_a_file_leaves_no_output(small_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("cuista.streaming.ROWS", 100)
+    _, y = small_model.problem.sample(250)
+    y[170, 2] = np.inf
+    np.save(tmp_path / "y.npy", y)
+    with pytest.raises(InputError, match=r"samples 100 to 199.*\(70, 2\)"):
+        recover_file(small_model, tmp_path / "y.npy", tmp_path / "x.npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["y.npy"]
+
+
+@pytest.mark.parametrize("per_coordinate", [False, True])
+def test_the_originals_variables_go_out_and_come_back(small_problem, small_weight, per_coordinate):
+    model = cuista.Model.new(small_problem, small_weight, layers=3, per_coordinate=per_coordinate)
+    model.network.parameters["step_size"][:] = [0.5, 1.5, 1.25]
+    arrays = original.write_model(model, "ALISTA")
+    assert set(arrays) == {f"ALISTA/{name}_{t}:0" for name in ("alpha", "theta") for t in (1, 2, 3)}
+    assert arrays["ALISTA/theta_2:0"].shape == ((40, 1) if per_coordinate else ())
+    again = original.read_model(arrays, small_problem, small_weight, percent=1.2, max_percent=13)
+    for name, value in model.network.parameters.items():
+        np.testing.assert_allclose(again.network.parameters[name], value, rtol=1e-6)
+    del arrays["ALISTA/theta_2:0"]
+    with pytest.raises(FileError, match="theta_2"):
+        original.read_model(arrays, small_problem, small_weight, percent=1.2, max_percent=13)
+    arrays["other/alpha_1:0"] = np.ones(())
+    with pytest.raises(FileError, match="--scope"):
+        original.read_model(arrays, small_problem, small_weight, percent=1.2, max_percent=13)
+
+
+def test_the_originals_problem_goes_out_and_comes_back(small_problem):
+    arrays = original.write_problem(small_problem)
+    assert arrays["x"].shape == (40, 1000)
+    np.testing.assert_allclose(arrays["A"] @ arrays["x"], arrays["y"], atol=1e-5)
+    again = original.read_problem(arrays, "prob.npz")
+    np.testing.assert_array_equal(again.A, small_problem.A)
+    assert (again.pnz, again.snr_db) == (0.05, float("inf"))
+    with pytest.raises(FileError, match="expected a matrix A"):
+        original.read_problem({"B": small_problem.A, "C": small_problem.A}, "prob.npz")

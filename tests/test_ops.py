@@ -1,0 +1,238 @@
+"""The primitives: the definition against the words of the paper, and the engine against the definition."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps
+from cuista.ops.cpu import _Pool
+from cuista.ops.reference import NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
+
+REFERENCE, CPU = ReferenceOps(), CpuOps()
+DENORMAL = 1e-40
+
+# Few different values make ties; zeros, denormals and large numbers are in.
+ENTRIES = st.sampled_from([0.0, -0.0, 0.5, -0.5, 0.25, 1.0, -1.0, 3.0, -7.5, DENORMAL, -DENORMAL, 1e20]) | st.floats(
+    -4, 4, width=32
+)
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> dict[str, object]:
+    """The arguments of a shrink_select step, every edge in."""
+    batch, size = draw(st.integers(1, 4)), draw(st.integers(1, 70))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    arrays = hnp.arrays(dtype, (batch, size), elements=ENTRIES.map(lambda value: float(np.float32(value))))
+    theta: object = draw(st.sampled_from([0.0, 0.25, 0.5, 1.0, -0.5, 1e-3]))
+    if draw(st.booleans()):
+        theta = draw(hnp.arrays(np.float64, size, elements=st.sampled_from([0.0, 0.25, 0.5, 2.0, -0.25])))
+    return {
+        "x": draw(arrays),
+        "u": draw(arrays),
+        "step_size": draw(st.sampled_from([1.0, 0.5, -1.0, 0.0, 1.7])),
+        "threshold": theta,
+        "k": draw(st.sampled_from([0, size - 1, (size - 1) // 2, min(3, size - 1)])),
+        "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
+    }
+
+
+@given(steps())
+def test_shrink_select_is_what_the_paper_says(step):
+    x_next, code = REFERENCE.shrink_select(**step)
+    z = step["x"] + step["x"].dtype.type(step["step_size"]) * step["u"]
+    theta = np.broadcast_to(np.asarray(step["threshold"], z.dtype), z.shape)
+    for row in range(z.shape[0]):
+        tau = sorted(np.abs(z[row]), reverse=True)[step["k"]]  # the (k + 1)-th largest
+        passed = 0
+        for value, threshold, result, what in zip(z[row], theta[row], x_next[row], code[row] & ~NEAR, strict=True):
+            if abs(value) > threshold and abs(value) > tau:
+                passed += 1
+                assert result == value
+                assert what == PASSED
+            else:
+                assert result == np.sign(value) * max(abs(value) - threshold, 0)
+                shrunk = abs(value) > threshold and value != 0
+                assert what == ((SHRUNK_UP if value > 0 else SHRUNK_DOWN) if shrunk else OFF)
+        assert passed <= step["k"]
+
+
+@given(steps())
+@settings(max_examples=300)
+def test_the_cpu_engine_shrinks_as_the_definition_does(step):
+    expected, expected_code = REFERENCE.shrink_select(**step)
+    x_next, code = CPU.shrink_select(**step)
+    np.testing.assert_array_equal(x_next, expected)
+    np.testing.assert_array_equal(code, expected_code)
+    assert x_next.dtype == expected.dtype
+    assert code.dtype == expected_code.dtype == np.int8
+
+
+@given(steps(), st.integers(0, 2**32))
+def test_the_cpu_engine_goes_back_as_the_definition_does(step, seed):
+    _, code = REFERENCE.shrink_select(**step)
+    delta = np.random.default_rng(seed).standard_normal(code.shape).astype(step["x"].dtype)
+    arguments = {name: step[name] for name in ("x", "u", "step_size", "threshold", "window")}
+    dz, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
+    dz_cpu, d_step_cpu, d_threshold_cpu = CPU.shrink_select_backward(delta, code, **arguments)
+    tolerance = 1e-5 if delta.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(dz_cpu, dz, rtol=tolerance, atol=tolerance)
+    largest = float(np.abs(dz * step["u"].astype(np.float64)).sum())
+    np.testing.assert_allclose(d_step_cpu, d_step, atol=tolerance * (1 + largest))
+    spread = float(np.abs(dz * (1 + np.abs(step["x"].astype(np.float64)) + np.abs(step["u"]))).sum())
+    np.testing.assert_allclose(d_threshold_cpu, d_threshold, atol=tolerance * (1 + spread) * 1e2)
+    assert np.shape(d_threshold_cpu) == np.shape(step["threshold"])
+
+
+def test_ties_let_fewer_than_k_pass():
+    x = np.array([[2.0, 2.0, 2.0, 1.0]])
+    x_next, code = REFERENCE.shrink_select(x, np.zeros_like(x), 1.0, 0.5, 2)
+    np.testing.assert_array_equal(code, [[SHRUNK_UP] * 4])
+    np.testing.assert_array_equal(x_next, x - 0.5)
+
+
+def test_a_negative_threshold_moves_unselected_entries_outwards_and_leaves_zeros():
+    x = np.array([[3.0, -1.0, 0.0]])
+    x_next, code = REFERENCE.shrink_select(x, np.zeros_like(x), 1.0, -0.5, 1)
+    np.testing.assert_array_equal(x_next, [[3.0, -1.5, 0.0]])
+    np.testing.assert_array_equal(code, [[PASSED, SHRUNK_DOWN, OFF]])
+
+
+@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+def test_nan_is_passed_on_and_never_hidden(ops):
+    x = np.full((1, 5), np.nan, np.float32)
+    assert np.isnan(ops.shrink_select(x, np.ones_like(x), 1.0, 0.1, 2)[0]).all()
+
+
+@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@pytest.mark.parametrize("theta", [0.3, -0.2, np.linspace(0.1, 0.5, 12)])
+def test_the_step_gradient_matches_central_differences(ops, theta, rng):
+    x, u, weights = rng.standard_normal((3, 5, 12))
+    alpha, k, h = 0.8, 4, 1e-6
+
+    def loss(x, alpha, theta):
+        return float(np.sum(weights * ops.shrink_select(x, u, alpha, theta, k)[0]))
+
+    _, code = ops.shrink_select(x, u, alpha, theta, k)
+    dz, d_alpha, d_theta = ops.shrink_select_backward(weights, code, x, u, alpha, theta)
+    assert d_alpha == pytest.approx((loss(x, alpha + h, theta) - loss(x, alpha - h, theta)) / (2 * h), rel=1e-6)
+    numeric = (loss(x, alpha, theta + h) - loss(x, alpha, theta - h)) / (2 * h)
+    assert np.sum(d_theta) == pytest.approx(numeric, rel=1e-6)
+    bump = np.zeros_like(x)
+    for index in np.ndindex(*x.shape):
+        bump[index] = h
+        assert dz[index] == pytest.approx((loss(x + bump, alpha, theta) - loss(x - bump, alpha, theta)) / (2 * h), abs=1e-6)
+        bump[index] = 0
+
+
+def test_the_window_gives_the_derivative_of_an_expected_loss_that_the_fixed_selection_misses(rng):
+    # z ~ N(0, 1), x* = z + noise: E[½(x_next − x*)²] depends on θ only by the jump, as all but one may pass.
+    z = rng.standard_normal((20_000, 20))
+    target = z + 0.5 * rng.standard_normal(z.shape)
+    zero, theta, k, h = np.zeros_like(z), 0.7, 19, 0.02
+
+    def loss(theta):
+        return REFERENCE.half_squared_error(REFERENCE.shrink_select(zero, z, 1.0, theta, k)[0], target)[0]
+
+    def gradient(window):
+        x_next, code = REFERENCE.shrink_select(zero, z, 1.0, theta, k, window)
+        return REFERENCE.shrink_select_backward(x_next - target, code, zero, z, 1.0, theta, window)[2]
+
+    numeric = (loss(theta + h) - loss(theta - h)) / (2 * h)
+    assert gradient(0.05) == pytest.approx(numeric, rel=0.08)  # its bias is of the order of the window
+    assert abs(gradient(0.0)) < 0.05 * abs(numeric)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sparse_products_are_products(density, dtype, rng):
+    a = (rng.standard_normal((33, 70)) * (rng.random((33, 70)) < density)).astype(dtype)
+    b = rng.standard_normal((70, 41)).astype(dtype)
+    result = CPU.sparse_matmul(a, b)
+    np.testing.assert_allclose(result, a @ b, rtol=1e-4, atol=1e-4 if dtype == np.float32 else 1e-12)
+    assert result.dtype == dtype
+
+
+def test_weights_count_samples_in_the_loss(rng):
+    x, target = rng.standard_normal((2, 4, 6))
+    weights = np.array([1.0, 0.0, 2.0, 0.5])
+    for ops in (REFERENCE, CPU):
+        loss, delta = ops.half_squared_error(x, target, weights)
+        assert loss == pytest.approx(0.5 * np.sum(weights * np.sum((x - target) ** 2, axis=1)))
+        np.testing.assert_allclose(delta, weights[:, None] * (x - target))
+
+
+def test_the_engines_have_the_same_names_and_signatures():
+    for name, function in inspect.getmembers(ReferenceOps, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.signature(getattr(CpuOps, name)) == inspect.signature(function), name
+    public = {name for name in dir(CpuOps) if not name.startswith("_")}
+    assert public == {name for name in dir(ReferenceOps) if not name.startswith("_")}
+
+
+def test_the_pool_never_hands_out_an_array_that_somebody_holds():
+    pool = _Pool()
+    held = pool.empty((3, 4), np.float32)
+    view = pool.empty((3, 4), np.float32)[1:]
+    address = held.ctypes.data
+    others = [pool.empty((3, 4), np.float32) for _ in range(3)]
+    assert all(not np.shares_memory(held, other) and not np.shares_memory(view, other) for other in others)
+    del held
+    assert pool.empty((3, 4), np.float32).ctypes.data == address
+
+
+# -- random numbers -----------------------------------------------------------------------------------------------------
+
+
+def philox_block(counter, key):
+    """Philox4x64-10 as its authors define it."""
+    mask = 2**64 - 1
+    for _ in range(10):
+        high0, low0 = divmod(counter[0] * 0xD2E7470EE14C6C93, 2**64)
+        high1, low1 = divmod(counter[2] * 0xCA5A826395121157, 2**64)
+        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
+    return counter
+
+
+def test_random_words_are_philox_of_the_counter():
+    words = REFERENCE.random_words(Key(seed=12345, stream=3, step=7), purpose=1, count=12)
+    expected = [word for block in (1, 2, 3) for word in philox_block([block, 0, 7, 1], [12345, 3])]
+    assert words.tolist() == expected
+
+
+def test_sparse_codes_are_a_pure_function_and_a_longer_batch_begins_like_a_shorter_one():
+    p = np.full(50, 0.2)
+    key = Key(1, 2, 3)
+    codes = REFERENCE.sparse_codes(key, 8, p, Normal(), np.float32)
+    np.testing.assert_array_equal(codes, CPU.sparse_codes(key, 8, p, Normal(), np.float32))
+    np.testing.assert_array_equal(codes[:3], REFERENCE.sparse_codes(key, 3, p, Normal(), np.float32))
+    for other in (Key(2, 2, 3), Key(1, 3, 3), Key(1, 2, 4)):
+        assert not np.array_equal(codes, REFERENCE.sparse_codes(other, 8, p, Normal(), np.float32))
+
+
+def test_sparse_codes_follow_their_law():
+    p = np.linspace(0, 1, 20)
+    codes = REFERENCE.sparse_codes(Key(0, 0), 40_000, p, Normal(2.0, 0.5), np.float64)
+    np.testing.assert_allclose((codes != 0).mean(axis=0), p, atol=0.01)
+    values = codes[codes != 0]
+    assert values.mean() == pytest.approx(2.0, abs=0.01)
+    assert values.std() == pytest.approx(0.5, abs=0.01)
+    codes = REFERENCE.sparse_codes(Key(0, 0), 40_000, p, Bernoulli(0.3, 1.5, -2.0), np.float64)
+    values = codes[codes != 0]
+    assert set(values) == {1.5, -2.0}
+    assert (values == 1.5).mean() == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_normal_numbers_are_normal(dtype):
+    from scipy.stats import kstest
+
+    numbers = REFERENCE.normal(Key(5, 6), 0, (100_000,), dtype)
+    assert numbers.dtype == dtype
+    assert kstest(numbers, "norm").pvalue > 0.01

@@ -1,0 +1,124 @@
+"""Problems: matrices, and signals as a pure function."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import cuista
+from cuista import Bernoulli, Normal, Problem, normalize_columns, random_matrix
+from cuista.errors import FileError, InputError
+from cuista.problem import TRAINING, with_condition_number
+
+A = normalize_columns(random_matrix(50, 100, seed=4))
+
+
+def test_a_random_matrix_is_gaussian_with_variance_one_over_m():
+    matrix = random_matrix(200, 300, seed=1)
+    assert matrix.std() == pytest.approx(1 / np.sqrt(200), rel=0.01)
+    np.testing.assert_array_equal(matrix, random_matrix(200, 300, seed=1))
+    assert not np.array_equal(matrix, random_matrix(200, 300, seed=2))
+
+
+@pytest.mark.parametrize("kappa", [5.0, 50.0])
+def test_the_condition_number_is_set_by_log_spaced_singular_values(kappa):
+    s = np.linalg.svd(random_matrix(60, 100, con_num=kappa), compute_uv=False)
+    assert s[0] / s[-1] == pytest.approx(kappa)
+    np.testing.assert_allclose(np.diff(np.log(s)), np.diff(np.log(s))[0])
+    assert np.sum(s**2) == pytest.approx(100)
+
+
+def test_normalising_moves_the_condition_number_a_little_as_published():
+    problem = Problem(normalize_columns(random_matrix(250, 500, con_num=30)))
+    assert problem.condition_number == pytest.approx(29.5, abs=0.3)
+    assert problem.normalized
+
+
+def test_signals_depend_on_seed_stream_and_step_and_on_nothing_else():
+    problem = Problem(A, snr_db=20, seed=3)
+    x, y = problem.sample(6, stream=TRAINING, step=5)
+    problem.sample(9)
+    again, y_again = Problem(A, snr_db=20, seed=3).sample(6, stream=TRAINING, step=5)
+    np.testing.assert_array_equal(x, again)
+    np.testing.assert_array_equal(y, y_again)
+    assert not np.array_equal(x, problem.sample(6, stream=TRAINING, step=6)[0])
+
+
+@pytest.mark.parametrize("snr", [0.0, 20.0, 40.0])
+def test_noise_has_the_snr_asked_for_sample_by_sample(snr):
+    x, y = Problem(A, snr_db=snr).sample(2000, dtype=np.float64)
+    clean = x @ A.T
+    ratio = 10 * np.log10(np.var(clean, axis=1) / np.mean((y - clean) ** 2, axis=1))
+    assert ratio.mean() == pytest.approx(snr, abs=0.2)
+    assert np.abs(ratio - snr).max() < 4  # 50 noise values a sample
+
+
+def test_without_noise_measurements_are_exact():
+    x, y = Problem(A).sample(10, dtype=np.float64)
+    np.testing.assert_allclose(y, x @ A.T, atol=1e-12)
+
+
+def test_hard_signals_leave_weighted_means_what_they_are():
+    problem = Problem(A, pnz=np.linspace(0.05, 0.15, 100))
+    x, _, weights = problem.sample_weighted(40_000, 0.5, stream=TRAINING)
+    assert weights.max() <= 2
+    size = (x != 0).sum(axis=1)
+    assert weights.mean() == pytest.approx(1, abs=0.02)
+    assert np.average(size, weights=weights) == pytest.approx(10, rel=0.02)
+    plain = (problem.sample(40_000)[0] != 0).sum(axis=1)
+    dense = plain > 17
+    assert np.mean(weights * (size > 17)) == pytest.approx(dense.mean(), rel=0.15)
+    assert (size > 17).mean() > 3 * dense.mean()
+
+
+def test_hard_signals_of_certain_or_impossible_entries_have_finite_weights():
+    p = np.array([0.0, 1.0, *[0.5] * 98])
+    _, _, weights = Problem(A, pnz=p).sample_weighted(100, 0.5, stream=TRAINING)
+    assert np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(A, pnz=0.2, snr_db=30, seed=9),
+        Problem(A, pnz=np.linspace(0, 1, 100), magnitude=Normal(1, 2)),
+        Problem(A, magnitude=Bernoulli(0.2, 3, -1)),
+    ],
+)
+def test_a_problem_survives_its_file(problem, tmp_path):
+    problem.save(tmp_path / "p.h5")
+    again = Problem.load(tmp_path / "p.h5")
+    for name in ("A", "pnz", "snr_db", "magnitude", "seed"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(problem, name))
+    with pytest.raises(FileError, match="exists already"):
+        problem.save(tmp_path / "p.h5")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pnz": 1.5}, "0 to 1"),
+        ({"pnz": 0.0}, "not all 0"),
+        ({"pnz": float("nan")}, "0 to 1"),
+        ({"pnz": np.ones(7)}, "shape"),
+        ({"snr_db": float("nan")}, "snr"),
+        ({"snr_db": float("-inf")}, "snr"),
+        ({"magnitude": Normal(0, -1)}, "standard deviation"),
+        ({"magnitude": Normal(0, float("inf"))}, "finite"),
+        ({"magnitude": Bernoulli(2, 1, 1)}, "0 to 1"),
+        ({"seed": -1}, "seed"),
+        ({"A": np.zeros((3, 4))}, "column 0"),
+        ({"A": np.ones(4)}, "shape"),
+        ({"A": np.ones((2, 2), dtype=complex)}, "real"),
+        ({"A": np.array([["a"]])}, "real"),
+    ],
+)
+def test_a_problem_that_cannot_be_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Problem(**{"A": A, **options})
+
+
+def test_matrices_that_cannot_be_are_refused():
+    for call in (lambda: random_matrix(0, 4), lambda: with_condition_number(A, 0.5), lambda: Problem(A).sample(0)):
+        with pytest.raises(cuista.CuistaError, match="expected"):
+            call()

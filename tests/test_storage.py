@@ -1,0 +1,149 @@
+"""Files: atomic, checked, and never unpickled."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from cuista import storage
+from cuista.errors import FileError, InputError
+
+ARRAY = np.arange(2000.0).reshape(40, 50)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file.h5"
+    storage.write(path, storage.Record("cuista-problem", {"A": ARRAY, "deep/b": np.ones(3)}, {"pnz": 0.1, "k": [1, 2]}))
+    return path
+
+
+def test_a_record_comes_back_with_its_provenance(file):
+    record = storage.read(file, "cuista-problem")
+    np.testing.assert_array_equal(record.arrays["A"], ARRAY)
+    np.testing.assert_array_equal(record.arrays["deep/b"], 1)
+    assert record.attributes["pnz"] == 0.1
+    assert record.attributes["k"] == [1, 2]
+    assert {"format", "format_version", "cuista_version", "created", "command"} <= set(record.attributes)
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(file):
+    before = file.read_bytes()
+    with pytest.raises(RuntimeError), storage.replacing(file, overwrite=True) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_is_in_the_way_or_not_there_is_said(file, tmp_path):
+    for path, message in (
+        (file, "--force"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "no" / "f.h5", "does not exist"),
+    ):
+        with pytest.raises(FileError, match=message):
+            storage.check_writable(path)
+
+
+@pytest.mark.parametrize("keep", [0.99, 0.5, 0.01])
+def test_a_truncated_file_is_called_damaged(file, keep):
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(FileError, match="damaged"):
+        storage.read(file)
+
+
+def test_a_flipped_bit_in_the_data_is_found(file):
+    data = bytearray(file.read_bytes())
+    where = data.find(ARRAY[20].tobytes())
+    data[where + 3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(FileError, match="damaged"):
+        storage.read(file)
+
+
+def test_other_files_are_named_as_what_they_are(file, tmp_path):
+    import h5py
+
+    foreign = tmp_path / "foreign.h5"
+    with h5py.File(foreign, "w") as hdf5:
+        hdf5["A"] = ARRAY
+    text = tmp_path / "text.h5"
+    text.write_text("not HDF5 at all")
+    newer = tmp_path / "newer.h5"
+    storage.write(newer, storage.Record("cuista-problem"))
+    with h5py.File(newer, "a") as hdf5:
+        hdf5.attrs["format_version"] = 99
+    for path, message in (
+        (foreign, "not one of cuista's"),
+        (text, "not an HDF5 file"),
+        (newer, "update cuista"),
+        (tmp_path / "missing.h5", "does not exist"),
+        (tmp_path, "cannot read"),
+    ):
+        with pytest.raises(FileError, match=message):
+            storage.read(path)
+    with pytest.raises(FileError, match=r"is a cuista-problem file; expected cuista-weight"):
+        storage.read(file, "cuista-weight")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".h5"])
+def test_arrays_go_out_and_come_back(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    storage.save_arrays(path, {"A": ARRAY})
+    np.testing.assert_array_equal(storage.load_array(path, "A", "D"), ARRAY)
+    with storage.opened_array(path, "A") as array:
+        np.testing.assert_array_equal(array[3:5], ARRAY[3:5])
+
+
+def test_the_key_decides_among_several_arrays(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, first=ARRAY, D=ARRAY + 1, other=ARRAY + 2)
+    assert storage.load_array(path, "A", "D")[0, 0] == 1
+    assert storage.load_array(path, "other")[0, 0] == 2
+    with pytest.raises(FileError, match=r"holds first .40, 50.*--key"):
+        storage.load_array(path, "A")
+
+
+def test_a_matlab_7_3_file_is_read_with_its_axes_turned(tmp_path):
+    import h5py
+
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w", userblock_size=512) as hdf5:
+        hdf5["D"] = ARRAY.T
+    with open(path, "r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file")
+    np.testing.assert_array_equal(storage.load_array(path, "D"), ARRAY)
+
+
+def test_pickles_are_never_loaded(tmp_path):
+    for path in (tmp_path / "p.npy", tmp_path / "p.npz"):
+        bad = np.array([{"a": 1}], dtype=object)
+        np.save(path, bad, allow_pickle=True) if path.suffix == ".npy" else np.savez(path, x=bad)
+        with pytest.raises(FileError, match="pickled"):
+            storage.load_arrays(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat"])
+def test_truncated_arrays_are_called_damaged(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    storage.save_arrays(path, {"A": ARRAY})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(FileError, match="damaged"):
+        storage.load_array(path, "A")
+
+
+def test_text_and_other_things_are_refused(tmp_path):
+    (tmp_path / "a.npy").write_text("hello")
+    with pytest.raises(FileError, match="is not a"):
+        storage.load_arrays(tmp_path / "a.npy")
+    savemat(tmp_path / "s.mat", {"A": "words"})
+    with pytest.raises(InputError, match="real numbers"):
+        storage.load_array(tmp_path / "s.mat")
+    with pytest.raises(FileError, match="ending in"):
+        storage.save_arrays(tmp_path / "a.txt", {"A": ARRAY})
+    with pytest.raises(FileError, match="one array"):
+        storage.save_arrays(tmp_path / "b.npy", {"A": ARRAY, "B": ARRAY})

@@ -1,0 +1,211 @@
+"""Training: the recipes, the optimiser, and runs that are interrupted, resumed or go astray."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import pytest
+
+import cuista
+from cuista import FastRecipe, PaperRecipe, train
+from cuista.errors import DivergedError, FileError, InputError
+from cuista.training import checkpoint_path
+from cuista.training.adam import Adam
+
+QUICK_PAPER = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_steps=150)
+
+
+def same(model, other):
+    """Whether two models have the same bits, history included."""
+    parameters = [(model.network.parameters[name], other.network.parameters[name]) for name in model.network.parameters]
+    history = [(model.history[name], other.history[name]) for name in model.history]
+    return all(np.array_equal(a, b) for a, b in parameters + history) and model.training == other.training
+
+
+def fresh(small_model):
+    return cuista.Model.new(small_model.problem, small_model.weight, layers=4)
+
+
+def test_adam_is_tensorflows():
+    adam, value, m, v = Adam(), 1.0, 0.0, 0.0
+    for t in range(1, 30):
+        gradient = np.sin(t) * 1e-7  # small enough for ε to matter
+        value -= adam.step({"p": np.array([gradient, 0.0])}, 0.01)["p"][0]
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        expected = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
+        step = adam.step({"q": np.zeros(1)}, 0.0)  # other parameters do not interfere, but count as an update
+        adam.updates -= 1
+        assert step["q"] == 0
+        assert value == pytest.approx(value)
+        assert adam.mean["p"][0] == pytest.approx(m)
+        rate = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        assert rate * adam.mean["p"][0] / (np.sqrt(adam.square["p"][0]) + 1e-8) == pytest.approx(expected)
+
+
+def test_a_parameter_with_no_gradient_stays():
+    adam = Adam()
+    assert adam.step({"p": np.array([1.0, 0.0])}, 0.1)["p"][1] == 0
+
+
+def test_the_paper_recipe_is_the_papers():
+    stages = PaperRecipe().stages(16)
+    assert len(stages) == 48
+    first, second, third = stages[6:9]  # layer 3
+    assert [stage.depth for stage in (first, second, third)] == [3, 3, 3]
+    np.testing.assert_allclose([s.learning_rate for s in (first, second, third)], [5e-4, 1e-4, 1e-5])
+    assert first.factors == (0, 0, 1)
+    assert second.factors == third.factors == pytest.approx((0.09, 0.3, 1))
+    assert {(s.batch, s.validate_every, s.patience, s.steps, s.window) for s in stages} == {(64, 10, 4000, 200_000, 0)}
+    assert not any(s.cosine or s.relative or s.fit for s in stages)
+
+
+def test_the_paper_recipe_moves_only_what_a_stage_trains(small_model):
+    moved = []
+    start = {name: value.copy() for name, value in small_model.network.parameters.items()}
+
+    def watch(progress):
+        if progress.stage_number == 4:  # layer 2 alone
+            moved.append(small_model.network.parameters["step_size"] != before)
+
+    before = None
+
+    def progress(p):
+        nonlocal before
+        if p.stage_number == 3:
+            before = small_model.network.parameters["step_size"].copy()
+        watch(p)
+
+    train(small_model, QUICK_PAPER, progress=progress)
+    assert np.array_equal(np.any(moved, axis=0), [False, True, False, False])
+    assert small_model.network.parameters["step_size"][3] != start["step_size"][3]
+
+
+def test_a_paper_stage_ends_when_its_best_validation_is_old(small_model):
+    last_step = {}
+    train(small_model, QUICK_PAPER, progress=lambda p: last_step.update({p.stage_number: p.step}))
+    stage, step, nmse = (small_model.history[name] for name in ("stage", "step", "nmse_db"))
+    for number, last in last_step.items():
+        of_stage = stage == number - 1
+        best = step[of_stage][np.argmin(nmse[of_stage])]
+        assert last == 150 or (last % 100 == 0 and last - best > 40)
+
+
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+def test_the_model_is_the_best_by_validation_of_the_last_stage(small_model, recipe, quick_recipe):
+    train(small_model, quick_recipe if recipe == "fast" else QUICK_PAPER)
+    last = small_model.history["stage"] == small_model.history["stage"].max()
+    assert small_model.training["validation_nmse_db"] == small_model.history["nmse_db"][last].min()
+
+
+def test_fast_training_recovers_what_it_was_trained_for(small_model, quick_recipe):
+    x, y = small_model.problem.sample(2000)
+    before = cuista.evaluate(small_model, x, y).nmse_db[-1]
+    train(small_model, quick_recipe)
+    after = cuista.evaluate(small_model, x, y).nmse_db[-1]
+    assert after < min(before, -7) - 3
+
+
+def test_a_threshold_per_coordinate_trains_too(small_problem, small_weight, quick_recipe):
+    model = cuista.Model.new(small_problem, small_weight, layers=3, per_coordinate=True)
+    train(model, quick_recipe)
+    threshold = model.network.parameters["threshold"]
+    assert threshold.shape == (3, 40)
+    assert np.ptp(threshold, axis=1).all()
+    train(cuista.Model.new(small_problem, small_weight, layers=2, per_coordinate=True), QUICK_PAPER)
+
+
+def test_a_seed_gives_the_same_bits_and_another_does_not(small_model, quick_recipe):
+    models = [train(fresh(small_model), quick_recipe, seed=seed) for seed in (7, 7, 8)]
+    assert same(models[0], models[1])
+    assert not same(models[0], models[2])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("recipe", ["fast", "paper"])
+def test_an_interrupted_run_resumes_to_the_same_bits(small_model, tmp_path, recipe, number, quick_recipe):
+    recipe = quick_recipe if recipe == "fast" else QUICK_PAPER
+    expected = train(fresh(small_model), recipe, seed=3)
+    out = tmp_path / "model.h5"
+    done, interruptions = 0, 0
+
+    def interrupt(progress):
+        nonlocal done
+        done += 1
+        if done in (1, 40, 75, 130):  # the first step, and steps in and at the end of stages
+            os.kill(os.getpid(), number)
+
+    while not out.exists():
+        model = fresh(small_model)
+        try:
+            train(model, recipe, seed=3, out=out, resume=True, progress=interrupt)
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert checkpoint_path(out).exists()
+    assert interruptions >= 2
+    assert not checkpoint_path(out).exists()
+    assert same(model, expected)
+    assert same(cuista.Model.load(out), expected)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_says_why(small_model, tmp_path, quick_recipe):
+    out = tmp_path / "model.h5"
+
+    def interrupt(progress):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(small_model), quick_recipe, seed=3, out=out, progress=interrupt)
+    with pytest.raises(FileError, match=r"seed \(then 3, now 4\)"):
+        train(fresh(small_model), quick_recipe, seed=4, out=out, resume=True)
+    data = checkpoint_path(out).read_bytes()
+    checkpoint_path(out).write_bytes(data[: len(data) // 2])
+    with pytest.raises(FileError, match="damaged"):
+        train(fresh(small_model), quick_recipe, seed=3, out=out, resume=True)
+
+
+def test_divergence_stops_with_the_last_good_parameters_saved(small_model, tmp_path):
+    out = tmp_path / "model.h5"
+    with pytest.raises(DivergedError, match=r"diverged.*learning rate.*last-good"):
+        train(small_model, PaperRecipe(learning_rate=1e4, validation_batch=50), out=out)
+    assert not out.exists()
+    good = cuista.Model.load(tmp_path / "model.h5.last-good.h5")
+    x, y = good.problem.sample(100)
+    assert cuista.evaluate(good, x, y).nmse_db[-1] < 30
+
+
+def test_nan_in_training_is_divergence(small_model):
+    small_model.network.parameters["step_size"][0] = np.nan
+    with pytest.raises(DivergedError, match="nan"):
+        train(small_model, QUICK_PAPER)
+
+
+def test_recipes_that_cannot_be_are_refused(small_model):
+    for recipe in (FastRecipe(learning_rate=0), FastRecipe(batch=0), PaperRecipe(decays=(0.2, -1))):
+        with pytest.raises(InputError, match="more than 0"):
+            train(fresh(small_model), recipe)
+
+
+def test_the_weight_must_be_the_matrixs(small_problem):
+    other = cuista.solve_exact(cuista.normalize_columns(cuista.random_matrix(20, 40, seed=5)))
+    with pytest.raises(InputError, match="not one of this problem"):
+        cuista.Model.new(small_problem, other)
+
+
+def test_a_noisy_problem_gets_a_ridge_and_a_clean_one_none(small_problem):
+    tried = []
+    assert cuista.choose_ridge(small_problem, layers=6, progress=lambda *a: tried.append(a)).report.ridge == 0
+    assert [ridge for ridge, _ in tried] == [0, 0.1]
+    noisy = cuista.Problem(small_problem.A, pnz=0.05, snr_db=15)
+    assert cuista.choose_ridge(noisy, layers=6).report.ridge > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("snr", "goal"), [(float("inf"), -75), (40, -43.5), (30, -33), (20, -22.7)])
+def test_the_published_problem_is_solved_to_the_goal(snr, goal):
+    problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500, seed=11)), snr_db=snr, seed=11)
+    weight = cuista.solve_exact(problem.A) if snr == float("inf") else cuista.choose_ridge(problem)
+    model = train(cuista.Model.new(problem, weight))
+    x, y = problem.sample(10_000)
+    assert cuista.evaluate(model, x, y).nmse_db[-1] < goal
