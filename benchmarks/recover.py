@@ -33,7 +33,9 @@ def nmse_db(estimate: np.ndarray, samples: int = SAMPLES) -> float:
 
 
 A, W = (torch.tensor(matrix, dtype=torch.float32) for matrix in (problem.A, model.weight.W))
-alpha, theta = (torch.tensor(model.network.parameters[name], dtype=torch.float32) for name in ("step_size", "threshold"))
+alpha, theta = (
+    torch.tensor(model.network.parameters[name], dtype=torch.float32) for name in ("step_size", "threshold")
+)
 y_torch = torch.from_numpy(y)
 
 
@@ -44,7 +46,9 @@ def torch_recover(batch: int) -> np.ndarray:
 
 
 # PyTorch at the batch size that suits it best.
-trial = {batch: side_by_side({"": lambda b=batch: torch_recover(b)}, runs=1, warmup=0)[""][0] for batch in (256, 1024, 4096)}
+trial = {
+    batch: side_by_side({"": lambda b=batch: torch_recover(b)}, runs=1, warmup=0)[""][0] for batch in (256, 1024, 4096)
+}
 best_batch = min(trial, key=lambda batch: trial[batch])
 assert abs(nmse_db(torch_recover(best_batch)) - nmse_db(model.recover(y))) < 0.5
 
@@ -64,7 +68,9 @@ def fista() -> np.ndarray:
     return last
 
 
-seconds = side_by_side({"cuista": lambda: model.recover(y), "torch": lambda: torch_recover(best_batch)}, runs=5, warmup=1)
+seconds = side_by_side(
+    {"cuista": lambda: model.recover(y), "torch": lambda: torch_recover(best_batch)}, runs=5, warmup=1
+)
 beside = side_by_side({"cuista": lambda: model.recover(y[:FISTA_SAMPLES]), "fista": fista}, runs=3, warmup=1)
 save(
     "recover",

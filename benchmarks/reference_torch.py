@@ -6,7 +6,12 @@ import torch
 
 
 def forward(
-    y: torch.Tensor, A: torch.Tensor, W: torch.Tensor, alpha: torch.Tensor, theta: torch.Tensor, support: tuple[int, ...]
+    y: torch.Tensor,
+    A: torch.Tensor,
+    W: torch.Tensor,
+    alpha: torch.Tensor,
+    theta: torch.Tensor,
+    support: tuple[int, ...],
 ) -> torch.Tensor:
     """The last iterate for measurements y (batch, M)."""
     x = None

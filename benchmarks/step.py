@@ -34,7 +34,10 @@ trained = {name: value.copy() for name, value in network.parameters.items()}
 x, y = problem.sample(64)
 A, W = (torch.tensor(matrix, dtype=torch.float32) for matrix in (problem.A, model.weight.W))
 x_torch, y_torch = torch.from_numpy(x), torch.from_numpy(y)
-figures: dict[str, object] = {"work": "training step, T = 16, batch 64, 250x500, float32, one thread", "torch": torch.__version__}
+figures: dict[str, object] = {
+    "work": "training step, T = 16, batch 64, 250x500, float32, one thread",
+    "torch": torch.__version__,
+}
 
 for state, parameters in (("trained", trained), ("untrained", untrained)):
     network.parameters = parameters

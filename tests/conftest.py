@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cuista.cli import main
 
 import cuista
-from cuista.cli import main
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

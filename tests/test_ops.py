@@ -126,7 +126,9 @@ def test_the_step_gradient_matches_central_differences(ops, theta, rng):
     bump = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
         bump[index] = h
-        assert dz[index] == pytest.approx((loss(x + bump, alpha, theta) - loss(x - bump, alpha, theta)) / (2 * h), abs=1e-6)
+        assert dz[index] == pytest.approx(
+            (loss(x + bump, alpha, theta) - loss(x - bump, alpha, theta)) / (2 * h), abs=1e-6
+        )
         bump[index] = 0
 
 

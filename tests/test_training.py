@@ -29,19 +29,12 @@ def fresh(small_model):
 
 
 def test_adam_is_tensorflows():
-    adam, value, m, v = Adam(), 1.0, 0.0, 0.0
+    adam, m, v = Adam(), 0.0, 0.0
     for t in range(1, 30):
         gradient = np.sin(t) * 1e-7  # small enough for ε to matter
-        value -= adam.step({"p": np.array([gradient, 0.0])}, 0.01)["p"][0]
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         expected = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
-        step = adam.step({"q": np.zeros(1)}, 0.0)  # other parameters do not interfere, but count as an update
-        adam.updates -= 1
-        assert step["q"] == 0
-        assert value == pytest.approx(value)
-        assert adam.mean["p"][0] == pytest.approx(m)
-        rate = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
-        assert rate * adam.mean["p"][0] / (np.sqrt(adam.square["p"][0]) + 1e-8) == pytest.approx(expected)
+        assert adam.step({"p": np.array([gradient])}, 0.01)["p"][0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_parameter_with_no_gradient_stays():
@@ -62,24 +55,14 @@ def test_the_paper_recipe_is_the_papers():
 
 
 def test_the_paper_recipe_moves_only_what_a_stage_trains(small_model):
-    moved = []
-    start = {name: value.copy() for name, value in small_model.network.parameters.items()}
-
-    def watch(progress):
-        if progress.stage_number == 4:  # layer 2 alone
-            moved.append(small_model.network.parameters["step_size"] != before)
-
-    before = None
+    ends = {}
 
     def progress(p):
-        nonlocal before
-        if p.stage_number == 3:
-            before = small_model.network.parameters["step_size"].copy()
-        watch(p)
+        ends[p.stage_number] = small_model.network.parameters["step_size"].copy()
 
     train(small_model, QUICK_PAPER, progress=progress)
-    assert np.array_equal(np.any(moved, axis=0), [False, True, False, False])
-    assert small_model.network.parameters["step_size"][3] != start["step_size"][3]
+    assert (ends[4] != ends[3]).tolist() == [False, True, False, False]  # layer 2 alone
+    assert (ends[5] != ends[4]).tolist() == [True, True, False, False]  # and what came before
 
 
 def test_a_paper_stage_ends_when_its_best_validation_is_old(small_model):

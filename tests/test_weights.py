@@ -20,7 +20,9 @@ def objective(W, A, ridge=0.0):
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.7])
-@pytest.mark.parametrize("matrix", [A, random_matrix(30, 60, seed=2) * np.linspace(0.1, 9, 60)], ids=["unit", "any norm"])
+@pytest.mark.parametrize(
+    "matrix", [A, random_matrix(30, 60, seed=2) * np.linspace(0.1, 9, 60)], ids=["unit", "any norm"]
+)
 def test_the_closed_form_is_feasible_and_no_feasible_neighbour_is_better(ridge, matrix, rng):
     W = solve_exact(matrix, ridge=ridge).W
     np.testing.assert_allclose(np.einsum("mn,mn->n", W, matrix), 1, rtol=1e-12)

@@ -1,0 +1,355 @@
+"""The command line, through its real entry point: what works, and what every mistake says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import cuista
+from cuista import storage
+
+FAST = ("--batch", 32, "--validation-batch", 200, "--max-steps", 30)
+
+
+@pytest.fixture
+def problem(run):
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05)
+    return "problem.h5"
+
+
+@pytest.fixture
+def model(run, problem):
+    run("train", problem, "-T", 3, *FAST)
+    return "model.h5"
+
+
+# -- problems -----------------------------------------------------------------------------------------------------------
+
+
+def test_gen_problem_makes_what_it_is_asked_for(run):
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.2, "--snr", 30, "--con-num", 5, "--seed", 7, "-o", "p.h5")
+    problem = cuista.Problem.load("p.h5")
+    assert (problem.M, problem.N, problem.pnz, problem.snr_db, problem.seed) == (20, 40, 0.2, 30, 7)
+    assert problem.normalized
+    assert 3 < problem.condition_number < 8
+    assert "condition number" in run.errors
+
+
+def test_gen_problem_takes_probabilities_from_a_file_and_bernoulli_magnitudes(run):
+    np.save("pnz.npy", np.linspace(0, 0.2, 40))
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", "pnz.npy", "--magnitude", "bernoulli", "--q", 0.1, "--v1", 4)
+    problem = cuista.Problem.load("problem.h5")
+    np.testing.assert_allclose(problem.pnz, np.linspace(0, 0.2, 40))
+    assert problem.magnitude == cuista.Bernoulli(0.1, 1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("file", "key"), [("a.npy", None), ("a.npz", "A"), ("a.mat", "D"), ("a.h5", "A"), ("b.npz", "mine")]
+)
+@pytest.mark.parametrize("normalize", ["--normalize", "--no-normalize"])
+def test_gen_problem_loads_a_matrix(run, file, key, normalize):
+    A = 3 * cuista.random_matrix(6, 9)
+    storage.save_arrays(file, {key or "A": A} if file != "b.npz" else {"other": A + 1, "mine": A})
+    run("gen-problem", "--load-a", file, normalize, *(["--key", key] if key == "mine" else []))
+    loaded = cuista.Problem.load("problem.h5").A
+    np.testing.assert_allclose(loaded, A / np.linalg.norm(A, axis=0) if normalize == "--normalize" else A)
+
+
+# -- weights ------------------------------------------------------------------------------------------------------------
+
+
+def test_solve_w_prints_its_report_and_writes_the_weight(run, problem):
+    out = run("solve-w", problem, "--json")
+    report = json.loads(out)
+    assert {"objective", "coherence", "matrix_coherence", "constraint_residual", "seconds"} <= set(report)
+    assert report["constraint_residual"] < 1e-12
+    A = cuista.Problem.load(problem).A
+    assert cuista.Weight.load("weight.h5", A).report.objective == report["objective"]
+    table = run("solve-w", problem, "--method", "pgd", "--force")
+    assert "mutual" not in table
+    assert "converged after" in table or "cap" in table
+
+
+def test_solve_w_takes_a_bare_matrix_and_a_ridge(run):
+    np.save("A.npy", cuista.random_matrix(6, 9))
+    assert json.loads(run("solve-w", "A.npy", "--ridge", 0.5, "--json"))["ridge"] == 0.5
+    run("solve-w", "A.npy", "--ridge", "auto", "--force", fails=1)
+    assert "problem file" in run.errors
+
+
+def test_solve_w_finds_a_ridge_for_a_noisy_problem(run):
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 15)
+    assert json.loads(run("solve-w", "problem.h5", "--ridge", "auto", "--json"))["ridge"] > 0
+
+
+# -- training -----------------------------------------------------------------------------------------------------------
+
+
+def test_train_test_and_recover_in_a_row(run, problem):
+    run("solve-w", problem)
+    run("train", problem, "--net", "alista", "-W", "weight.h5", "-T", 3, "-p", 2, "--max-percent", 8, *FAST)
+    assert "validation NMSE" in run.errors
+    trained = cuista.Model.load("model.h5")
+    assert (trained.network.layers, trained.network.percent, trained.network.max_percent) == (3, 2, 8)
+    assert not os.path.exists("model.h5.ckpt")
+    layers = json.loads(run("test", "model.h5", "--samples", 300, "--json"))["layers"]["alista"]
+    assert [row["layer"] for row in layers] == [0, 1, 2, 3]
+    assert layers[3]["nmse_db"] < layers[1]["nmse_db"] < 0
+    x, y = trained.problem.sample(50)
+    np.save("y.npy", y)
+    run("recover", "model.h5", "y.npy")
+    np.testing.assert_allclose(np.load("x.npy"), trained.recover(y), atol=1e-6)
+
+
+def test_training_says_that_it_solves_the_weight_and_uses_a_ridge_on_noise(run, problem):
+    run("train", problem, "-T", 2, *FAST)
+    assert "Solving the analytic weight" in run.errors
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 15, "-o", "noisy.h5")
+    run("train", "noisy.h5", "-T", 2, *FAST, "-o", "noisy-model.h5")
+    assert "noise-aware" in run.errors
+    assert cuista.Model.load("noisy-model.h5").weight.report.ridge > 0
+
+
+def test_an_option_of_the_paper_recipe_asks_for_it(run, problem):
+    words = ("train", problem, "-T", 1, "--max-steps", 20, "--validation-batch", 50)
+    run(*words, "--better-wait", 10, "--lr-decay", "0.5", "--decay-rate", 0.1, "--learning-rate", 0.01)
+    assert "paper recipe" in run.errors
+    training = cuista.Model.load("model.h5").training
+    assert (training["recipe"], training["better_wait"], training["decays"]) == ("paper", 10, [0.5])
+    assert cuista.Model.load("model.h5").network.percent == 1.2
+    run(*words, "--recipe", "fast", "--better-wait", 10, fails=2)
+
+
+def test_a_published_command_line_carries_over(run):
+    run(
+        *[
+            "gen-problem",
+            "--M",
+            "20",
+            "--N",
+            "40",
+            "--pnz",
+            "0.1",
+            "--SNR",
+            "inf",
+            "--con_num",
+            "0.0",
+            "--column_normalized",
+            "True",
+        ]
+    )
+    run("solve-w", "problem.h5")
+    run("convert", "weight.h5", "W.npy")
+    published = (
+        "train --task_type sc -g 0 --M 20 --N 40 --pnz 0.1 --SNR inf --con_num 0 --column_normalized True "
+        "--net ALISTA -T 2 -p 1.2 -maxp 13 -W W.npy --better_wait 20 --scope ALISTA --exp_id 0 "
+        "--maxit 20 --init_lr 5e-4 --lr_decay 0.2,0.02 --tbs 16 --vbs 50"
+    )
+    run(*published.split())
+    training = cuista.Model.load("model.h5").training
+    assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
+    assert "--scope ALISTA is ignored" in run.errors
+    run(*published.split(), "-t", "--force", fails=2)
+    assert "cuista test" in run.errors
+    run(*published.replace("task_type sc", "task_type cs").split(), "--force", fails=2)
+    run(*published.replace("--net ALISTA", "--net LISTA_cpss").split(), "--force", fails=2)
+    assert "LISTA_cpss" in run.errors
+    np.save("A.npy", cuista.random_matrix(6, 9))
+    run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
+    assert not cuista.Problem.load("q.h5").normalized
+
+
+def test_problem_options_must_agree_with_the_problem_file(run, problem):
+    run("train", problem, "--M", 21, fails=1)
+    assert "--m is 21, but problem.h5 has 20" in run.errors
+    run("train", fails=2)
+    assert "PROBLEM" in run.errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_run_resumes_to_the_same_bits(run, start, problem, number):
+    words = ("train", problem, "-T", 3, "--batch", 32, "--validation-batch", 200, "--max-steps", 400)
+    run(*words, "-o", "whole.h5")
+    process = start(*words, "-o", "cut.h5", "--checkpoint-every", 0)
+    while not os.path.exists("cut.h5.ckpt"):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert number == signal.SIGKILL or "--resume continues it" in errors
+    run(*words, "-o", "cut.h5", fails=1)
+    assert "--resume" in run.errors
+    run(*words, "-o", "cut.h5", "--resume")
+    whole, cut = cuista.Model.load("whole.h5"), cuista.Model.load("cut.h5")
+    for name, value in whole.network.parameters.items():
+        np.testing.assert_array_equal(cut.network.parameters[name], value)
+    np.testing.assert_array_equal(cut.history["nmse_db"], whole.history["nmse_db"])
+    run(*words, "-o", "cut.h5", "--resume")
+    assert "nothing to resume" in run.errors
+
+
+def test_resuming_nothing_starts_afresh_and_says_so(run, problem):
+    run("train", problem, "-T", 1, *FAST, "--resume")
+    assert "starting afresh" in run.errors
+    run("train", problem, "-T", 1, *FAST, "--resume", "--force", fails=2)
+
+
+# -- testing, recovering, converting ------------------------------------------------------------------------------------
+
+
+def test_test_takes_signals_from_a_file_and_baselines_beside(run, model):
+    x, _ = cuista.Problem.load(model).sample(30)
+    np.save("x.npy", x.T)
+    result = json.loads(run("test", model, "--x", "x.npy", "--columns", "--baselines", "--json", "-o", "report.h5"))
+    assert result["samples"] == 30
+    assert set(result["layers"]) == {"alista", "ista", "fista"}
+    assert storage.read("report.h5", "cuista-report").arrays["support_size"].shape == (4, 30)
+    table = run("test", model, "--samples", 50, "--baselines")
+    assert "ALISTA dB  ISTA dB  FISTA dB" in table
+    assert len(table.splitlines()) == 5
+
+
+def test_recover_takes_columns_and_says_when_they_are_the_matter(run, model):
+    _, y = cuista.Problem.load(model).sample(30)
+    np.savez("y.npz", y=y.T)
+    run("recover", model, "y.npz", fails=1)
+    assert "it would fit with --columns" in run.errors
+    run("recover", model, "y.npz", "--columns", "-o", "x.h5")
+    assert storage.load_array("x.h5", "x").shape == (40, 30)
+
+
+def test_info_describes_every_kind_of_file(run, model):
+    run("solve-w", "problem.h5")
+    run("test", model, "--samples", 20, "-o", "report.h5")
+    for file in ("problem.h5", "weight.h5", model, "report.h5"):
+        assert "cuista_version" in run("info", file)
+        described = json.loads(run("info", file, "--json"))
+        assert described["attributes"]["format"].startswith("cuista-")
+        assert described["arrays"]
+    assert json.loads(run("info", model, "--json"))["attributes"]["training"]["recipe"] == "fast"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat"])
+def test_problems_and_weights_survive_conversion(run, problem, suffix):
+    run("solve-w", problem)
+    run("convert", problem, f"prob{suffix}")
+    run("convert", f"prob{suffix}", "again.h5")
+    np.testing.assert_array_equal(cuista.Problem.load("again.h5").A, cuista.Problem.load(problem).A)
+    run("convert", "weight.h5", f"W{suffix}")
+    run("convert", f"W{suffix}", "weight2.h5", "--problem", problem)
+    assert "objective" in run.errors
+
+
+def test_networks_survive_conversion_to_the_originals_variables(run, model):
+    run("convert", model, "vars.npz", "--scope", "net")
+    assert "net/alpha_1:0" in np.load("vars.npz")
+    trained = cuista.Model.load(model)
+    schedule = ("-p", trained.network.percent, "--max-percent", trained.network.max_percent)
+    run("convert", "vars.npz", "again.h5", "--problem", "problem.h5", *schedule)
+    layers = [json.loads(run("test", file, "--samples", 100, "--json"))["layers"] for file in (model, "again.h5")]
+    assert layers[1]["alista"][3]["nmse_db"] == pytest.approx(layers[0]["alista"][3]["nmse_db"], abs=1e-3)
+    run("convert", "vars.npz", "lost.h5", fails=2)
+    assert "--problem" in run.errors
+    run("convert", model, "model2.h5", fails=1)
+    run("convert", model, "step.mat")
+    assert set(storage.load_arrays("step.mat")) == {"step_size", "threshold"}
+
+
+# -- mistakes -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
+    _, y = cuista.Problem.load(model).sample(3)
+    y[1, 2] = np.nan
+    np.save("nan.npy", y)
+    np.save("wrong.npy", np.ones((3, 21)))
+    (tmp_path / "text.npy").write_text("hello")
+    (tmp_path / "cut.h5").write_bytes((tmp_path / model).read_bytes()[:3000])
+    np.save("other.npy", cuista.random_matrix(20, 40, seed=99))
+    for words, message in (
+        (("test", "missing.h5"), "missing.h5 does not exist"),
+        (("test", "problem.h5"), "problem.h5 is a cuista-problem file; expected cuista-model"),
+        (("test", "text.npy"), "not an HDF5 file"),
+        (("test", "cut.h5"), "damaged"),
+        (("info", "."), "cannot read"),
+        (("recover", model, "nan.npy"), "NaN or infinite"),
+        (("recover", model, "wrong.npy"), "expects (samples, 20)"),
+        (("recover", model, "text.npy"), "is not a .npy"),
+        (("recover", model, "gone.npy"), "does not exist"),
+        (("gen-problem",), "problem.h5 exists already"),
+        (("gen-problem", "-o", "no/p.h5"), "folder no does not exist"),
+        (("gen-problem", "-o", "p.h5", "--pnz", "some"), "neither a number nor a file"),
+        (("gen-problem", "-o", "p.h5", "--pnz", 2), "0 to 1"),
+        (("gen-problem", "-o", "p.h5", "--con-num", 0.5), "condition number"),
+        (("gen-problem", "-o", "p.h5", "--load-a", "wrong.npy", "--m", 4), "--m is 4"),
+        (("solve-w", "nan.npy"), "NaN"),
+        (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "not one of this matrix"),
+        (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "no CUDA engine"),
+        (("train", "problem.h5", "-o", "m.h5", "-p", -1), "support schedule"),
+        (("train", "problem.h5", "-o", "m.h5", "--learning-rate", 0), "more than 0"),
+    ):
+        run(*words, fails=1)
+        assert message in run.errors, words
+        assert run.errors.count("Error:") == 1
+    for words in (
+        ("gen-problem", "--snr", "loud"),
+        ("gen-problem", "-o", "p.npy"),
+        ("solve-w", "problem.h5", "--method", "pgd", "--ridge", 1),
+        ("solve-w", "problem.h5", "--ridge", "much", "-o", "w.h5"),
+        ("train", "problem.h5", "--lr-decay", "a,b", "-o", "m.h5"),
+        ("train", "problem.h5", "--seed", -1),
+        ("test",),
+        ("tset", model),
+        ("recover", model, "nan.npy", "-o", "x.txt"),
+    ):
+        run(*words, fails=2)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"problem.h5", model, "nan.npy", "wrong.npy", "text.npy", "cut.h5", "other.npy"}
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_folder_is_said_before_any_work(run, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    run("gen-problem", "-o", "locked/p.h5", fails=1)
+    assert "not writable" in run.errors
+
+
+def test_debug_shows_the_traceback(start):
+    process = start("info", "missing.h5", "--debug")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" in errors
+
+
+def test_quickstart_runs_the_commands_it_shows(run, monkeypatch, tmp_path):
+    import click
+    import cuista.cli.quickstart as quickstart
+
+    shown = []
+    monkeypatch.setattr(quickstart, "say", lambda text: shown.append(text.strip()))
+    from cuista.cli import cli
+
+    ran = []
+    monkeypatch.setattr(cli, "main", lambda words, *a, **k: ran.append(words))
+    click.Context(quickstart.command).invoke(quickstart.command, folder=tmp_path / "q", force=False)
+    assert [line for line in shown if line.startswith("$ cuista")][:4] == [
+        "$ cuista " + " ".join(words) for words in ran
+    ]
+
+
+@pytest.mark.slow
+def test_quickstart_reaches_seventy_db_in_ninety_seconds(run):
+    start = time.monotonic()
+    table = run("quickstart")
+    assert time.monotonic() - start < 90
+    last = table.splitlines()[-1].split()
+    assert last[0] == "16"
+    assert float(last[1]) <= -70
+    run("quickstart", fails=1)
+    assert "--force" in run.errors

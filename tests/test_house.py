@@ -1,0 +1,109 @@
+"""The house: who may import whom, and a README that tells all."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuista.cli import cli
+from cuista.cli.spellings import IGNORED, RENAMED, SWITCHES, TASKS, TESTING
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LIBRARY = sorted((ROOT / "cuista").rglob("*.py"))
+
+# From the ground up: a module may import from those before it only. Rooms are packages.
+FLOORS = [
+    "errors",
+    "checks",
+    "device",
+    "ops",
+    "storage",
+    "problem",
+    "weights",
+    "networks",
+    "model",
+    "evaluation",
+    "baselines",
+    "original",
+    "streaming",
+    "training",
+]
+
+
+def imports(path):
+    """Every module that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, path
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from names if node.module == "cuista" else [node.module]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_downwards_and_only_the_command_line_talks(path):
+    room = path.relative_to(ROOT / "cuista").parts[0].removesuffix(".py")
+    for name in imports(path):
+        top, *rest = name.split(".")
+        assert top not in ("click", "cupy", "torch", "tensorflow", "jax"), name
+        if top == "cuista" and room != "__init__" and rest[0] not in ("__version__", room):
+            assert FLOORS.index(rest[0]) < FLOORS.index(room), f"{room} imports {name}"
+    calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
+    assert not any(isinstance(call.func, ast.Name) and call.func.id == "print" for call in calls)
+
+
+def test_importing_cuista_leaves_heavy_libraries_alone():
+    code = "import sys, cuista, cuista.cli; print(sorted({'scipy', 'h5py', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_no_pickle_can_be_loaded():
+    for path in LIBRARY:
+        text = path.read_text()
+        assert "import pickle" not in text
+        assert "allow_pickle=True" not in text
+        assert text.count("np.load(") == text.count("np.load(") and all(
+            "allow_pickle=False" in call for call in re.findall(r"np\.load\([^)]*\)", text)
+        )
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_and_option_stands_in_the_readme(command):
+    section = re.search(rf"^### `cuista {command}.*?(?=^##)", README, re.MULTILINE | re.DOTALL)
+    assert section, f"no section for {command}"
+    for parameter in cli.commands[command].params:
+        for name in (*parameter.opts, *parameter.secondary_opts):
+            if name.startswith("-"):
+                assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", section[0]), f"{command} {name}"
+
+
+def test_every_spelling_of_the_original_stands_in_the_readme():
+    for name in (*RENAMED, *SWITCHES, *IGNORED, *TASKS, *TESTING):
+        assert f"`{name}`" in README, name
+
+
+def test_every_spelling_leads_to_an_option_that_exists():
+    options = {name for command in cli.commands.values() for parameter in command.params for name in parameter.opts}
+    assert set(RENAMED.values()) <= options
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    small = code.replace("random_matrix(250, 500)", "random_matrix(20, 40)").replace(
+        "cuista.train(model", "cuista.train(model, cuista.FastRecipe(batch=16, layer_steps=2, max_steps=5)"
+    )
+    assert small != code
+    exec(small, {})
+
+
+def test_the_readme_opens_with_the_two_commands():
+    first, second = re.findall(r"^pip install .*$", README, re.MULTILINE)[:2]
+    assert first == "pip install . && cuista quickstart"
+    assert second == "pip install -e '.[test]' && pytest"
