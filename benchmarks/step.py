@@ -49,7 +49,7 @@ for state, parameters in (("trained", trained), ("untrained", untrained)):
         alpha.grad = theta.grad = None
         loss = 0.5 * (forward(y_torch, A, W, alpha, theta, network.support) - x_torch).square().sum()
         loss.backward()
-        return float(loss)
+        return loss.item()
 
     loss, gradients = network.loss_and_gradients(y, x, 16)
     assert abs(torch_step() - loss) < 1e-3 * loss

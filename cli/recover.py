@@ -39,7 +39,8 @@ def command(
 ) -> None:
     """Recover the sparse codes of your own measurements.
 
-    Y is a .npy, .npz, .mat or .h5 file (key y), a sample a row. Works in batches: from .npy and .h5, whose rows need not be in memory at once, in constant memory.
+    Y is a .npy, .npz, .mat or .h5 file (key y), a sample a row. Works in batches: from .npy and .h5, whose rows
+    need not be in memory at once, in constant memory.
     """
     from cuista.model import Model
     from cuista.streaming import recover_file

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 def command(source: Path, method: str, ridge: str, key: str | None, out: Path, as_json: bool, force: bool) -> None:
     """Solve the analytic weight of a problem.
 
-    SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5). Prints the weight's objective, the mutual coherence of W and of A, how well it meets its constraint, and the time taken.
+    SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5). Prints the weight's objective, the mutual
+    coherence of W and of A, how well it meets its constraint, and the time taken.
     """
     from cuista import storage
     from cuista.problem import Problem

@@ -28,7 +28,7 @@ def model(run, problem):
     return "model.h5"
 
 
-# -- problems -----------------------------------------------------------------------------------------------------------
+# -- problems -------------------------------------------------------------------------------------------------------
 
 
 def test_gen_problem_makes_what_it_is_asked_for(run):
@@ -60,7 +60,7 @@ def test_gen_problem_loads_a_matrix(run, file, key, normalize):
     np.testing.assert_allclose(loaded, A / np.linalg.norm(A, axis=0) if normalize == "--normalize" else A)
 
 
-# -- weights ------------------------------------------------------------------------------------------------------------
+# -- weights --------------------------------------------------------------------------------------------------------
 
 
 def test_solve_w_prints_its_report_and_writes_the_weight(run, problem):
@@ -87,7 +87,7 @@ def test_solve_w_finds_a_ridge_for_a_noisy_problem(run):
     assert json.loads(run("solve-w", "problem.h5", "--ridge", "auto", "--json"))["ridge"] > 0
 
 
-# -- training -----------------------------------------------------------------------------------------------------------
+# -- training -------------------------------------------------------------------------------------------------------
 
 
 def test_train_test_and_recover_in_a_row(run, problem):
@@ -100,7 +100,7 @@ def test_train_test_and_recover_in_a_row(run, problem):
     layers = json.loads(run("test", "model.h5", "--samples", 300, "--json"))["layers"]["alista"]
     assert [row["layer"] for row in layers] == [0, 1, 2, 3]
     assert layers[3]["nmse_db"] < layers[1]["nmse_db"] < 0
-    x, y = trained.problem.sample(50)
+    _, y = trained.problem.sample(50)
     np.save("y.npy", y)
     run("recover", "model.h5", "y.npy")
     np.testing.assert_allclose(np.load("x.npy"), trained.recover(y), atol=1e-6)
@@ -200,7 +200,7 @@ def test_resuming_nothing_starts_afresh_and_says_so(run, problem):
     run("train", problem, "-T", 1, *FAST, "--resume", "--force", fails=2)
 
 
-# -- testing, recovering, converting ------------------------------------------------------------------------------------
+# -- testing, recovering, converting --------------------------------------------------------------------------------
 
 
 def test_test_takes_signals_from_a_file_and_baselines_beside(run, model):
@@ -261,7 +261,7 @@ def test_networks_survive_conversion_to_the_originals_variables(run, model):
     assert set(storage.load_arrays("step.mat")) == {"step_size", "threshold"}
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------------------
+# -- mistakes -------------------------------------------------------------------------------------------------------
 
 
 def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,7 @@ def test_ista_and_fista_go_down_to_the_lasso_solution(small_problem):
 
     lasso = Lasso(A, np.float64)
     values = [objective(x) for x in lasso.ista(y, lam, 200)]
-    assert all(b <= a + 1e-12 for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a + 1e-12 for a, b in pairwise(values))
     *_, solution = lasso.fista(y, lam, 5000)
     assert objective(solution) <= values[-1]
     residual = (y - solution @ A.T) @ A  # optimality: |Aᵀr| ≤ λ, with equality and the sign of x on the support

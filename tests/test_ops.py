@@ -188,7 +188,7 @@ def test_the_pool_never_hands_out_an_array_that_somebody_holds():
     assert pool.empty((3, 4), np.float32).ctypes.data == address
 
 
-# -- random numbers -----------------------------------------------------------------------------------------------------
+# -- random numbers -------------------------------------------------------------------------------------------------
 
 
 def philox_block(counter, key):

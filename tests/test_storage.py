@@ -30,9 +30,14 @@ def test_a_record_comes_back_with_its_provenance(file):
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(file):
     before = file.read_bytes()
-    with pytest.raises(RuntimeError), storage.replacing(file, overwrite=True) as temporary:
-        temporary.write_bytes(b"half")
-        raise RuntimeError
+
+    def fail_half_way():
+        with storage.replacing(file, overwrite=True) as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_projected_gradient_converges_to_the_closed_form_from_above():
     assert "converged" in pgd.report.note
     assert exact.report.objective <= pgd.report.objective * (1 + 1e-12)
     np.testing.assert_allclose(pgd.W, exact.W, atol=1e-4)
-    assert all(later <= earlier * (1 + 1e-9) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in pairwise(seen))
 
 
 def test_projected_gradient_is_the_original_loop_step_by_step():
