@@ -225,6 +225,5 @@ def choose_weight(problem: Problem, path: Path | None, ridge: str | None, **sear
 def describe(progress: Progress) -> tuple[float, str]:
     """How far training is, and in which words."""
     stage = progress.stage
-    fraction = (progress.stage_number - 1 + progress.step / stage.steps) / progress.stages
     nmse = "" if progress.nmse_db is None else f", NMSE {progress.nmse_db:.2f} dB"
-    return fraction, f"{stage.title}, step {progress.step}/{stage.steps}{nmse}"
+    return progress.fraction, f"{stage.title}, step {progress.step}/{stage.steps}{nmse}"

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.evaluation import report_on
+from cuista.networks.base import scale_of
 from cuista.problem import TUNING, Problem
 
 Solver = Callable[[Array, float, int], Iterator[Array]]
@@ -22,7 +23,7 @@ class Lasso:
     """
 
     def __init__(self, A: Array, dtype: DTypeLike = np.float32) -> None:
-        self.step = np.asarray(1 / (1.001 * np.linalg.norm(A, ord=2) ** 2), dtype)
+        self.step = np.asarray(1 / scale_of(A), dtype)
         self.A = np.ascontiguousarray(A, dtype)
 
     def ista(self, y: Array, lam: float, iterations: int) -> Iterator[Array]:

@@ -53,6 +53,7 @@ class Model:
         percent: float | None = None,
         max_percent: float | None = None,
         per_coordinate: bool = False,
+        parameters: dict[str, Array] | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
     ) -> Model:
@@ -75,6 +76,7 @@ class Model:
             percent=round(17 * problem.sparsity, 6) if percent is None else percent,
             max_percent=min(round(170 * problem.sparsity, 6), 100.0) if max_percent is None else max_percent,
             per_coordinate=per_coordinate,
+            parameters=parameters,
             ops=ops,
             dtype=dtype,
         )
@@ -146,26 +148,26 @@ class Model:
                 raise FileError(
                     f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know"
                 )
+            layers = int(attributes["layers"])
+            parameters = {name: arrays[f"parameters/{name}"] for name in ("step_size", "threshold")}
+            for name, value in parameters.items():
+                shapes = {(layers,), (layers, problem.N)} if name == "threshold" else {(layers,)}
+                if value.shape not in shapes:
+                    raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}")
             weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
             model = cls.new(
                 problem,
                 weight,
-                layers=attributes["layers"],
+                layers=layers,
                 percent=attributes["percent"],
                 max_percent=attributes["max_percent"],
-                per_coordinate=arrays["parameters/threshold"].ndim == 2,
+                parameters=parameters,
                 ops=ops,
                 dtype=dtype,
             )
             model.training = json.loads(attributes["training"])
-            parameters = {name: arrays[f"parameters/{name}"] for name in model.network.parameters}
         except KeyError as error:
             raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
-        for name, value in parameters.items():
-            expected = model.network.parameters[name].shape
-            if value.shape != expected:
-                raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}; expected {expected}")
-        model.network.parameters = parameters
         model.history = {
             name.removeprefix("history/"): value for name, value in arrays.items() if name.startswith("history/")
         }

@@ -96,13 +96,8 @@ def read_model(
             f"{source}: expected one alpha a layer and one theta or {problem.N}, found {threshold.shape[1]}"
         )
     per_coordinate = threshold.shape[1] > 1
-    model = Model.new(
-        problem, weight, layers=layers, percent=percent, max_percent=max_percent, per_coordinate=per_coordinate
-    )
-    model.network.parameters = {
-        "step_size": step_size[:, 0],
-        "threshold": threshold if per_coordinate else threshold[:, 0],
-    }
+    parameters = {"step_size": step_size[:, 0], "threshold": threshold if per_coordinate else threshold[:, 0]}
+    model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, parameters=parameters)
     model.training = {"imported": scope or "no scope"}
     return model
 

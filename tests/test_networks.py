@@ -38,7 +38,7 @@ def test_the_support_schedule_is_the_papers():
 def test_it_starts_where_the_paper_starts():
     net = Alista(A, W)
     assert net.parameters["step_size"].tolist() == [1.0] * 16
-    np.testing.assert_allclose(net.parameters["threshold"], 0.4 / (1.001 * np.linalg.svd(A)[1][0] ** 2))
+    np.testing.assert_allclose(net.parameters["threshold"], 0.4 / (1.001 * np.linalg.norm(A, 2) ** 2))
 
 
 def test_iterates_follow_the_formula():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, Network, check_schedule, support_schedule
+from cuista.networks.base import Backprop, Gradients, Network, check_schedule, scale_of, support_schedule
 from cuista.ops import ReferenceOps
 
 
@@ -30,6 +30,8 @@ class Alista(Network):
         The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t.
     per_coordinate
         One threshold per coordinate, (T, N), instead of one per layer, (T,).
+    parameters
+        `step_size` (T,) and `threshold` (T,) or (T, N); where the paper starts if None.
     ops, dtype
         The engine, and the precision it computes in.
 
@@ -50,6 +52,7 @@ class Alista(Network):
         percent: float = 1.2,
         max_percent: float = 13.0,
         per_coordinate: bool = False,
+        parameters: dict[str, Array] | None = None,
         ops: ReferenceOps | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -59,12 +62,14 @@ class Alista(Network):
         self.support = support_schedule(A.shape[1], layers, percent, max_percent)
         # What takes x to −x AᵀW and d to −d WᵀA, factor by factor: the one that costs less when x is sparse.
         self.W = self.ops.asarray(W, dtype)
-        chains = ((-(A.T @ W),), (-(W.T @ A),)) if A.shape[1] <= 8 * A.shape[0] else ((A.T, -W), (W.T, -A))
-        self._forward, self._backward = (tuple(self.ops.asarray(factor, dtype) for factor in chain) for chain in chains)
-        # θ = λ / (1.001 ‖A‖₂²) with λ = 0.4, the threshold of ISTA at its step size, is where the paper starts.
-        threshold = 0.4 / (1.001 * np.linalg.norm(A, ord=2) ** 2)
-        shape = (layers, A.shape[1]) if per_coordinate else (layers,)
-        self.parameters = {"step_size": np.ones(layers), "threshold": np.full(shape, threshold)}
+        chain = [-(A.T @ W)] if A.shape[1] <= 8 * A.shape[0] else [A.T, -W]
+        self._forward = tuple(self.ops.asarray(factor, dtype) for factor in chain)
+        self._backward = tuple(self.ops.asarray(factor.T, dtype) for factor in reversed(chain))
+        if parameters is None:
+            # θ = λ / scale with λ = 0.4, the threshold of ISTA at its step size, is where the paper starts.
+            shape = (layers, A.shape[1]) if per_coordinate else (layers,)
+            parameters = {"step_size": np.ones(layers), "threshold": np.full(shape, 0.4 / scale_of(A))}
+        self.parameters = parameters
 
     @property
     def size(self) -> int:

@@ -124,6 +124,12 @@ class Network(ABC):
         return loss, gradients
 
 
+def scale_of(A: Array) -> float:
+    """1.001·‖A‖₂², by which ISTA's step size and the networks' first thresholds are divided. A is (M, N)."""
+    gram = A @ A.T if A.shape[0] <= A.shape[1] else A.T @ A
+    return 1.001 * float(np.linalg.eigvalsh(gram)[-1])
+
+
 def check_schedule(layers: int, percent: float, max_percent: float) -> None:
     """Raise InputError unless these make a support schedule."""
     if layers < 1:

@@ -29,11 +29,13 @@ DIVERGED_DB = 30.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, for showing: the stage and its number, steps, and the last validation in dB."""
+    """Where training stands, for showing: the share of its work that is done, the stage and its number, the steps
+    done in it, and the last validation in dB.
+    """
 
+    fraction: float
     stage: Stage
     stage_number: int
-    stages: int
     step: int
     nmse_db: float | None
 
@@ -114,6 +116,7 @@ class _Run:
 
     def train(self) -> Model:
         state = self.state
+        work = np.array([stage.steps * stage.depth for stage in self.stages])
         with _deferred_signals() as interrupted:
             saved = time.monotonic()
             while state.stage < len(self.stages):
@@ -127,8 +130,8 @@ class _Run:
                     continue
                 self._step(stage)
                 if self.progress:
-                    number = state.stage + 1
-                    self.progress(Progress(stage, number, len(self.stages), state.step, self.last_nmse))
+                    fraction = (work[: state.stage].sum() + state.step * stage.depth) / work.sum()
+                    self.progress(Progress(float(fraction), stage, state.stage + 1, state.step, self.last_nmse))
                 if self.out is not None and (interrupted() or time.monotonic() - saved > self.checkpoint_seconds):
                     save_checkpoint(checkpoint_path(self.out), self.model, state, self._identity())
                     saved = time.monotonic()
