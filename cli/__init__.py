@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _fail(str(error), 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
-    except BrokenPipeError:  # `cuista … | head`: nothing is wrong, and nobody is listening
+    except (BrokenPipeError, SystemExit):  # `cuista … | head`, from Python or from Click: nobody is listening any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except MemoryError as error:

@@ -16,6 +16,7 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
+    from cuista.ops import Bernoulli, Normal
     from cuista.problem import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,7 +69,10 @@ device_option = click.option(
 def _device(value: str) -> str:
     from cuista.device import parse_device
 
-    return str(parse_device(value))
+    device = str(parse_device(value))
+    if value == "auto":
+        say(f"Computing on {device} (--device auto).")
+    return device
 
 
 def problem_options(function: F) -> F:
@@ -82,10 +86,31 @@ def problem_options(function: F) -> F:
         click.option("--snr", type=decibels, metavar="dB|inf", help="Signal-to-noise ratio of the measurements. [inf]"),
         click.option("--con-num", type=float, help="Condition number of the matrix; 0 leaves it as drawn. [0]"),
         click.option("--normalize/--no-normalize", default=None, help="Scale columns to unit norm. [--normalize]"),
+        click.option("--magnitude", type=click.Choice(["normal", "bernoulli"]), help="Law of the non-zeros. [normal]"),
+        click.option("--mean", type=float, help="Mean of normal magnitudes. [0]"),
+        click.option("--std", type=float, help="Standard deviation of normal magnitudes. [1]"),
+        click.option("--q", type=float, help="Probability of the Bernoulli magnitude v0. [0.5]"),
+        click.option("--v0", type=float, help="One Bernoulli magnitude. [1]"),
+        click.option("--v1", type=float, help="The other. [1]"),
     ]
     for option in reversed(options):
         function = option(function)
     return function
+
+
+PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", "magnitude", "mean", "std", "q", "v0", "v1")
+
+
+def magnitude_law(options: dict[str, Any]) -> Normal | Bernoulli:
+    """The law of magnitudes that the options ask for."""
+    from cuista.ops import Bernoulli, Normal
+
+    law = Bernoulli if options["magnitude"] == "bernoulli" else Normal
+    other = Normal if law is Bernoulli else Bernoulli
+    for name in other._fields:
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} is of {other.__name__.lower()} magnitudes: see --magnitude")
+    return law(**{name: options[name] for name in law._fields if options[name] is not None})
 
 
 def probability(text: str | None) -> float | Array:
@@ -102,37 +127,25 @@ def probability(text: str | None) -> float | Array:
         return load_array(text, "pnz", "support_probability").ravel()
 
 
-def make_problem(
-    *,
-    m: int | None,
-    n: int | None,
-    pnz: str | None,
-    snr: float | None,
-    con_num: float | None,
-    normalize: bool | None,
-    seed: int,
-    load_a: Path | None = None,
-    key: str | None = None,
-    **law: Any,
-) -> Problem:
-    """The problem that the options ask for."""
+def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
+    """The problem that the problem options ask for."""
+    from cuista.checks import check_matrix
     from cuista.problem import Problem, normalize_columns, random_matrix, with_condition_number
     from cuista.storage import load_array
 
+    m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
     if load_a is None:
         A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed)
     else:
-        A = load_array(load_a, *([key] if key else ("A", "D")))
-        if A.ndim != 2:
-            raise InputError(f"the array in {load_a} has shape {A.shape}; expected a matrix (M, N)")
+        A = check_matrix(load_array(load_a, "A", "D", key=key), f"the matrix in {load_a}")
         for option, asked, found in (("--m", m, A.shape[0]), ("--n", n, A.shape[1])):
             if asked not in (None, found):
                 raise InputError(f"{option} is {asked}, but the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}")
     if con_num:
         A = with_condition_number(A, con_num)
-    if normalize is not False:
+    if options["normalize"] is not False:
         A = normalize_columns(A)
-    return Problem(A, probability(pnz), math.inf if snr is None else snr, seed=seed, **law)
+    return Problem(A, probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options), seed)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -8,7 +8,7 @@ import click
 from cuista.cli.common import INPUT_FILE, force_option, key_option, output_file, say
 from cuista.cli.spellings import Command
 
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 
 
 @click.command("convert", cls=Command)
@@ -49,12 +49,16 @@ def command(
     from cuista.problem import Problem
     from cuista.weights import Weight, solve_exact
 
+    if not source.exists():
+        raise FileError(f"{source} does not exist")
     storage.check_writable(target, overwrite=force)
     exporting = storage.is_cuista(source)
     if exporting == (target.suffix.lower() == ".h5"):
         ours = "one of cuista's files already" if exporting else "not one of cuista's files"
         expected = ".npy, .npz or .mat" if exporting else ".h5"
         raise InputError(f"{source} is {ours}; expected a target ending in {expected}")
+    if exporting and key is not None:
+        raise click.UsageError(f"--key names an array in a file of several, and {source} is one of cuista's")
     if exporting:
         record = storage.read(source, "cuista-problem", "cuista-weight", "cuista-model")
         if record.kind == "cuista-problem":
@@ -73,7 +77,7 @@ def command(
 
     arrays = storage.load_arrays(source)
     if key is not None:
-        arrays = {key: storage.load_array(source, key)}
+        arrays = {key: storage.load_array(source, key=key)}
     if problem_file is None:
         if original.has_variables(arrays):
             raise click.UsageError(
@@ -85,7 +89,7 @@ def command(
         return
     problem = Problem.load(problem_file)
     if not original.has_variables(arrays):
-        weight = Weight.from_array(storage.load_array(source, *([key] if key else ["W"])), problem.A)
+        weight = Weight.from_array(storage.load_array(source, "W", key=key), problem.A)
         weight.save(target, overwrite=force)
         say(f"Wrote {target}: a weight with objective {weight.report.objective:.8g}.")
         return

@@ -23,31 +23,17 @@ from cuista.cli.spellings import Command
 @problem_options
 @click.option("--load-a", type=INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file (key A or D).")
 @key_option
-@click.option(
-    "--magnitude",
-    type=click.Choice(["normal", "bernoulli"]),
-    default="normal",
-    show_default=True,
-    help="Law of the non-zeros.",
-)
-@click.option("--mean", type=float, default=0.0, show_default=True, help="Mean of normal magnitudes.")
-@click.option("--std", type=float, default=1.0, show_default=True, help="Standard deviation of normal magnitudes.")
-@click.option("--q", type=float, default=0.5, show_default=True, help="Probability of the Bernoulli magnitude v0.")
-@click.option("--v0", type=float, default=1.0, show_default=True, help="One Bernoulli magnitude.")
-@click.option("--v1", type=float, default=-1.0, show_default=True, help="The other.")
 @seed_option
 @click.option("-o", "--out", type=H5_FILE, default="problem.h5", show_default=True, help="The problem file.")
 @force_option
-def command(
-    magnitude: str, mean: float, std: float, q: float, v0: float, v1: float, out: Path, force: bool, **options: Any
-) -> None:
+def command(load_a: Path | None, key: str | None, seed: int, out: Path, force: bool, **options: Any) -> None:
     """Make a problem: a measurement matrix, and the law of its signals and noise."""
-    from cuista.ops import Bernoulli, Normal
     from cuista.storage import check_writable
 
+    if key is not None and load_a is None:
+        raise click.UsageError("--key names an array in the file of --load-a, which is not given")
     check_writable(out, overwrite=force)
-    law = Normal(mean, std) if magnitude == "normal" else Bernoulli(q, v0, v1)
-    problem = make_problem(magnitude=law, **options)
+    problem = make_problem(options, seed, load_a, key)
     problem.save(out, overwrite=force)
     shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
     say(f"Wrote {out}: {shape}, SNR {problem.snr_db:g} dB.")

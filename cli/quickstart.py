@@ -35,7 +35,8 @@ def command(folder: Path, force: bool) -> None:
         ["test", model, "--baselines", "-o", report],
     ]
     for words in commands:
+        words += ["--force"] if force else []
         say(f"\n$ {shlex.join(['cuista', *words])}")
-        cli.main([*words, *(["--force"] if force else [])], "cuista", standalone_mode=False)
+        cli.main(words, "cuista", standalone_mode=False)
     say(f"\nThe files are in {folder}. Go on with your own measurements, a sample a row:")
     say(f"$ {shlex.join(['cuista', 'recover', model, 'y.npy', '-o', 'x.npy'])}")

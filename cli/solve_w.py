@@ -50,10 +50,12 @@ def command(source: Path, method: str, ridge: str, key: str | None, out: Path, a
     storage.check_writable(out, overwrite=force)
     problem = None
     if storage.is_cuista(source):
+        if key is not None:
+            raise click.UsageError(f"--key names an array in a file of several, and {source} is a problem file")
         problem = Problem.load(source)
         A = problem.A
     else:
-        A = storage.load_array(source, *([key] if key else ("A", "D")))
+        A = storage.load_array(source, "A", "D", key=key)
     strength = parse_ridge(ridge)
     with ProgressLine() as line:
         if method == "pgd":
@@ -75,7 +77,9 @@ def command(source: Path, method: str, ridge: str, key: str | None, out: Path, a
     if as_json:
         print_json(report)
     else:
-        for name, value in report.items():
+        names = {"coherence": "mutual coherence W", "matrix_coherence": "mutual coherence A"}
+        for field, value in report.items():
+            name = names.get(field, field)
             if value != "":
                 click.echo(
                     f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}"

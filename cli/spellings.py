@@ -80,8 +80,20 @@ IGNORED = {
     "-fixval": "the validation set is always fixed",
     "--val_step": "validation is every 10 steps in the paper recipe",
     "-vs": "validation is every 10 steps in the paper recipe",
+    "-pfn": "name the output with -o",
+    "--prob_file": "name the output with -o",
+    "-l": "the first thresholds are the published ones, of λ = 0.4",
+    "--lam": "the first thresholds are the published ones, of λ = 0.4",
+    "-xt": "it is an option of cuista test",
+    "--xtest": "it is an option of cuista test",
     "-g": "this version computes on the CPU",
     "--gpu": "this version computes on the CPU",
+}
+
+# The same without a value.
+IGNORED_FLAGS = {
+    "-u": "ALISTA has no learned weight to untie",
+    "--untied": "ALISTA has no learned weight to untie",
 }
 
 TASKS = ("--task_type", "-task")
@@ -126,6 +138,8 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
         elif option in IGNORED:
             value = value if equals else next(rest, "")
             click.echo(f"Note: {option} {value} is ignored: {IGNORED[option]}.", err=True)
+        elif option in IGNORED_FLAGS:
+            click.echo(f"Note: {option} is ignored: {IGNORED_FLAGS[option]}.", err=True)
         elif option in TESTING:
             raise click.UsageError(f"{option}: to test a model, use cuista test MODEL")
         else:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("test", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--samples", type=click.IntRange(1), default=10_000, show_default=True, help="How many fresh signals.")
+@click.option("--samples", type=click.IntRange(1), help="How many fresh signals. [10000]")
 @click.option("--x", "signals", type=INPUT_FILE, help="Take the signals from a file instead; they are measured here.")
 @key_option
 @columns_option
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @force_option
 def command(
     model_file: Path,
-    samples: int,
+    samples: int | None,
     signals: Path | None,
     key: str | None,
     columns: bool,
@@ -60,14 +60,18 @@ def command(
     from cuista.ops import Key
     from cuista.problem import TEST
 
+    if signals is None and (key or columns):
+        raise click.UsageError("--key and --columns are for the signals of --x, which is not given")
+    if signals is not None and samples is not None:
+        raise click.UsageError("--samples is of fresh signals, and --x gives a file of them: leave one of them out")
     if out:
         storage.check_writable(out, overwrite=force)
     model = Model.load(model_file)
     problem = model.problem
     if signals is None:
-        x, y = problem.sample(samples, stream=TEST, seed=seed)
+        x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
     else:
-        x = storage.load_array(signals, *([key] if key else ("x",)))
+        x = storage.load_array(signals, "x", key=key)
         x = check_rows(x.T if columns else x, problem.N, f"{signals}").astype(model.network.dtype)
         y = problem.measure(x, Key(seed, TEST))
     reports = {model.network.name: evaluate(model, x, y)}

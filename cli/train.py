@@ -9,9 +9,11 @@ import click
 from cuista.cli.common import (
     H5_FILE,
     INPUT_FILE,
+    PROBLEM_OPTIONS,
     ProgressLine,
     device_option,
     force_option,
+    magnitude_law,
     make_problem,
     probability,
     problem_options,
@@ -24,6 +26,7 @@ from cuista.cli.spellings import Command, net
 from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
+    from cuista.model import Model
     from cuista.problem import Problem
     from cuista.training import Progress, Recipe
     from cuista.weights import Weight
@@ -63,7 +66,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     type=click.IntRange(0),
     help="Steps of the joint stage (fast: 600), or of each stage at most (paper: 200000).",
 )
-@click.option("--learning-rate", type=float, help="Adam's. [fast: 0.03; paper: 0.0005]")
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Adam's. [fast: 0.03; paper: 0.0005]")
 @click.option("--batch", type=click.IntRange(1), help="Signals in a step. [fast: 128; paper: 64]")
 @click.option(
     "--validation-batch", type=click.IntRange(1), help="Signals in the validation set. [fast: 4000; paper: 1000]"
@@ -74,7 +77,11 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 @click.option(
     "--lr-decay", metavar="D,D…", help="Paper recipe: learning rates of the joint stages, relative. [0.2,0.02]"
 )
-@click.option("--decay-rate", type=float, help="Paper recipe: gradient factor of a layer for each layer since. [0.3]")
+@click.option(
+    "--decay-rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Paper recipe: gradient factor of a layer for each layer since. [0.3]",
+)
 @seed_option
 @device_option
 @click.option("-o", "--out", type=H5_FILE, default="model.h5", show_default=True, help="The model file.")
@@ -107,34 +114,37 @@ def command(
 ) -> None:
     """Train a network for a problem.
 
-    Without a PROBLEM file, the options --m, --n, --pnz, --snr, --con-num and --normalize make one.
+    Without a PROBLEM file, the options of gen-problem make one; with one, they must agree with it.
     """
     from cuista.model import Model
+    from cuista.storage import check_writable
     from cuista.training import checkpoint_path, train
 
     if resume and force:
         raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
+    chosen = choose_recipe(recipe, options)
+    chosen.stages(layers)  # says now what is wrong with it
     checkpoint = checkpoint_path(out)
-    if resume and out.exists():
-        Model.load(out)
-        say(f"{out} is complete: nothing to resume.")
-        return
-    if resume and not checkpoint.exists():
+    begun = load_begun(checkpoint) if resume and checkpoint.exists() else None
+    if resume and begun is None:
+        if out.exists():
+            Model.load(out)
+            say(f"{out} is complete: nothing to resume.")
+            return
         say(f"No checkpoint {checkpoint}: starting afresh.")
     if checkpoint.exists() and not (resume or force):
         raise FileError(
             f"{checkpoint} holds an unfinished run: continue it with --resume, or start afresh with --force"
         )
+    check_writable(out, overwrite=force or begun is not None)
 
-    chosen = choose_recipe(recipe, options)
     problem = choose_problem(problem_file, seed, options)
     if chosen.name == "paper":
         percent = 1.2 if percent is None else percent
         max_percent = 13.0 if max_percent is None else max_percent
-    weight = choose_weight(
-        problem, weight_file, ridge, layers=layers, percent=percent, max_percent=max_percent, seed=seed
-    )
-    model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, per_coordinate=coord)
+    schedule = {"layers": layers, "percent": percent, "max_percent": max_percent}
+    weight = choose_weight(problem, weight_file, ridge, begun, seed=seed, **schedule)
+    model = Model.new(problem, weight, **schedule, per_coordinate=coord)
     with ProgressLine() as line:
         try:
             train(
@@ -148,10 +158,19 @@ def command(
                 progress=lambda progress: line.show(*describe(progress)),
             )
         except KeyboardInterrupt:
-            say(f"\nInterrupted. The run is saved in {checkpoint}: the same command with --resume continues it.")
+            if checkpoint.exists():
+                say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
             raise
     nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
     say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
+
+
+def load_begun(checkpoint: Path) -> Model:
+    """The model in a checkpoint."""
+    from cuista import storage
+    from cuista.model import Model
+
+    return Model.from_record(storage.read(checkpoint, "cuista-checkpoint"), checkpoint)
 
 
 def choose_recipe(name: str | None, options: dict[str, Any]) -> Recipe:
@@ -183,37 +202,41 @@ def parse_decays(text: str) -> tuple[float, ...]:
 
 def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Problem:
     """The problem in the file, which the problem options must then agree with; or the one that they make."""
+    import numpy as np
+
     from cuista.problem import Problem
 
-    names = ("m", "n", "pnz", "snr", "con_num", "normalize")
-    asked = {name: options[name] for name in names}
+    asked = {name: options[name] for name in PROBLEM_OPTIONS}
     if path is None:
         if all(value is None for value in asked.values()):
             raise click.UsageError("give a PROBLEM file (cuista gen-problem makes one), or --m, --n, … to make it here")
-        return make_problem(seed=seed, **asked)
+        return make_problem(asked, seed)
     problem = Problem.load(path)
-    pnz = None if asked["pnz"] is None else probability(asked["pnz"])
-    for name, value, found in (
-        ("m", asked["m"], problem.M),
-        ("n", asked["n"], problem.N),
-        ("snr", asked["snr"], problem.snr_db),
-        ("pnz", pnz if isinstance(pnz, float) else None, problem.pnz),
-    ):
-        if value is not None and value != found:
-            raise InputError(
-                f"--{name} is {value}, but {path} has {found}: leave the option out, or make another problem"
-            )
+    if asked["pnz"] is not None:
+        asked["pnz"] = probability(asked["pnz"])
+    law = magnitude_law(asked) if any(asked[name] is not None for name in PROBLEM_OPTIONS[6:]) else None
+    found = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db, "normalize": problem.normalized}
+    pairs = [(name, asked[name], value) for name, value in found.items()]
+    for name, value, actual in [*pairs, ("magnitude", law, problem.magnitude)]:
+        if value is not None and not np.array_equal(value, actual):
+            raise InputError(f"--{name} is {value}, but {path} has {actual}: leave it out, or make another problem")
+    kappa = asked["con_num"]
+    if kappa and not 0.9 < problem.condition_number / kappa < 1.1:  # normalising the columns moves it a little
+        actual = f"{problem.condition_number:.4g}"
+        raise InputError(f"--con-num is {kappa:g}, but {path} has {actual}: leave it out, or make another problem")
     return problem
 
 
-def choose_weight(problem: Problem, path: Path | None, ridge: str | None, **search: Any) -> Weight:
-    """The weight in the file, or one solved now: noise-aware if the problem is noisy."""
+def choose_weight(problem: Problem, path: Path | None, ridge: str | None, begun: Model | None, **search: Any) -> Weight:
+    """The weight in the file, that of the run begun, or one solved now: noise-aware if the problem is noisy."""
     from cuista.weights import Weight, solve_exact
 
     if path is not None:
         if ridge is not None:
             raise click.UsageError("--ridge is for a weight solved here, and -W gives one: leave one of them out")
         return Weight.load(path, problem.A)
+    if begun is not None and begun.problem.sha256 == problem.sha256:
+        return begun.weight  # solved anew it might differ in its last bits
     strength = (None if problem.snr_db < float("inf") else 0.0) if ridge is None else parse_ridge(ridge)
     if strength is None:
         say(f"Solving a noise-aware weight for {problem.snr_db:g} dB SNR (--ridge auto; --ridge 0 for the paper's).")

@@ -51,13 +51,15 @@ class Lasso:
 
 
 def tune_lambda(problem: Problem, solver: Solver, iterations: int, *, samples: int = 500) -> float:
-    """The λ of 24 log-spaced ones, from 1e-4 to 1, with the least NMSE after so many iterations.
+    """The λ of 24 log-spaced ones with the least NMSE after so many iterations.
 
-    The signals it is tuned on are the problem's own, of a stream used for nothing else.
+    They go from 1e-4 to 1 times the median over signals of max |Aᵀy|, the λ beyond which the solution is 0. The signals
+    are the problem's own, of a stream used for nothing else.
     """
     x, y = problem.sample(samples, stream=TUNING)
+    largest = float(np.median(np.abs(y @ problem.A).max(axis=1)))
 
     def nmse(lam: float) -> float:
         return float(report_on(lambda batch: solver(batch, lam, iterations), x, y).nmse_db[-1])
 
-    return min((float(lam) for lam in np.geomspace(1e-4, 1, 24)), key=nmse)
+    return min((float(lam) for lam in largest * np.geomspace(1e-4, 1, 24)), key=nmse)

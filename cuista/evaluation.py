@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_rows
+from cuista.device import in_batches
 from cuista.errors import InputError
-from cuista.model import BATCH, Model
+from cuista.model import Model
 
 
 @dataclass(frozen=True)
@@ -67,17 +69,18 @@ def evaluate(model: Model, x: Array, y: Array) -> Report:
 
 def report_on(iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array) -> Report:
     """The report on any method that maps measurements (batch, M) to its iterates x_1, x_2, … (batch, N)."""
-    if x.shape[0] != y.shape[0]:
-        raise InputError(f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected as many")
+    if x.shape[0] != y.shape[0] or not len(x):
+        raise InputError(f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected as many, and some")
     if not x.any():
         raise InputError("the signals are all zero: their NMSE has no meaning")
-    parts = []
-    for first in range(0, x.shape[0], BATCH):
-        truth = x[first : first + BATCH]
+
+    def compare(part: slice) -> Array:
+        truth = x[part]
         support = truth != 0
-        columns = [_compare(np.zeros_like(truth), truth, support)]
-        columns += [_compare(iterate, truth, support) for iterate in iterates(y[first : first + BATCH])]
-        parts.append(np.stack(columns, axis=1))
+        estimates = chain([np.zeros_like(truth)], iterates(y[part]))
+        return np.stack([_compare(estimate, truth, support) for estimate in estimates], axis=1)
+
+    parts = in_batches(x.shape[0], compare)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
     total = np.sum(np.square(x, dtype=np.float64))
     with np.errstate(divide="ignore"):
@@ -90,14 +93,14 @@ def nmse_db(model: Model, x: Array, y: Array, depth: int, weights: Array | None 
 
     With `weights` (samples,) both of its sums are weighted by sample.
     """
-    error, energy = 0.0, 0.0
     ops = model.network.ops
-    for first in range(0, x.shape[0], BATCH):
-        part = slice(first, first + BATCH)
-        iterate = model.network.output(y[part], depth)
+
+    def sums(part: slice) -> tuple[float, float]:
         weight = None if weights is None else weights[part]
-        error += ops.half_squared_error(iterate, x[part], weight)[0]
-        energy += ops.half_squared_error(np.zeros_like(x[part]), x[part], weight)[0]
+        error, _ = ops.half_squared_error(model.network.output(y[part], depth), x[part], weight)
+        return error, ops.half_squared_error(np.zeros_like(x[part]), x[part], weight)[0]
+
+    error, energy = map(sum, zip(*in_batches(x.shape[0], sums), strict=True))
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(error / energy))
 

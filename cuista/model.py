@@ -13,14 +13,12 @@ from numpy.typing import ArrayLike
 
 from cuista import storage
 from cuista.checks import Array, check_rows
+from cuista.device import in_batches
 from cuista.errors import FileError, InputError
 from cuista.networks import Alista
 from cuista.ops import ReferenceOps
 from cuista.problem import Problem
 from cuista.weights import Weight, WeightReport
-
-# Rows at a time when a model is applied: enough to fill the matrix products, few enough to stay in cache.
-BATCH = 256
 
 
 @dataclass
@@ -96,9 +94,11 @@ class Model:
         """
         y = check_rows(y, self.problem.M, "y")
         x = np.empty((y.shape[0], self.problem.N), self.network.dtype)
-        for first in range(0, y.shape[0], BATCH):
-            part = slice(first, first + BATCH)
+
+        def recover(part: slice) -> None:
             x[part] = self.network.ops.to_numpy(self.network.output(y[part]))
+
+        in_batches(y.shape[0], recover)
         return x
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -154,6 +154,11 @@ class Model:
                 shapes = {(layers,), (layers, problem.N)} if name == "threshold" else {(layers,)}
                 if value.shape not in shapes:
                     raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}")
+            for name in ("W", "parameters/step_size", "parameters/threshold"):
+                if not np.isfinite(arrays[name]).all():
+                    raise FileError(f"{path} is damaged: there are NaN or infinite entries in {name}")
+            if attributes["weight_sha256"] != storage.sha256(arrays["W"]) or arrays["W"].shape != problem.A.shape:
+                raise FileError(f"{path} is damaged: its weight is not the one it was made with")
             weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
             model = cls.new(
                 problem,
@@ -168,6 +173,8 @@ class Model:
             model.training = json.loads(attributes["training"])
         except KeyError as error:
             raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+        except (TypeError, ValueError) as error:
+            raise FileError(f"{path} is damaged: {error}") from error
         model.history = {
             name.removeprefix("history/"): value for name, value in arrays.items() if name.startswith("history/")
         }

@@ -87,14 +87,13 @@ def read_model(
     missing = [f"{name}_{t}:0" for name in ("alpha", "theta") for t in range(1, layers + 1) if (name, t) not in found]
     if missing:
         raise FileError(f"{source} lacks {', '.join(missing)}: expected alpha and theta for each of {layers} layers")
+    sizes = {name: {found[name, t].size for t in range(1, layers + 1)} for name in ("alpha", "theta")}
+    if sizes["alpha"] != {1} or sizes["theta"] not in ({1}, {problem.N}):
+        raise FileError(f"{source}: expected one alpha a layer, and one theta or {problem.N} of them; found {sizes}")
     stacks = [
         np.stack([as_real(found[name, t], name).ravel() for t in range(1, layers + 1)]) for name in ("alpha", "theta")
     ]
     step_size, threshold = (stack.astype(np.float64) for stack in stacks)
-    if step_size.shape[1] != 1 or threshold.shape[1] not in (1, problem.N):
-        raise FileError(
-            f"{source}: expected one alpha a layer and one theta or {problem.N}, found {threshold.shape[1]}"
-        )
     per_coordinate = threshold.shape[1] > 1
     parameters = {"step_size": step_size[:, 0], "threshold": threshold if per_coordinate else threshold[:, 0]}
     model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, parameters=parameters)

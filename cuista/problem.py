@@ -25,7 +25,7 @@ _HARD, _HARDER = 64, 1.4
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """Recover sparse codes x* from measurements y = A x* + ε.
 
@@ -68,10 +68,12 @@ class Problem:
             raise InputError(f"snr is {self.snr_db}; expected a number of dB, or inf for no noise")
         if not np.all(np.isfinite(self.magnitude)):
             raise InputError(f"the law of magnitudes is {self.magnitude}; expected finite numbers")
-        if isinstance(self.magnitude, Normal) and self.magnitude.std < 0:
-            raise InputError(f"the standard deviation of the magnitudes is {self.magnitude.std}; expected 0 or more")
+        if isinstance(self.magnitude, Normal) and (self.magnitude.std < 0 or self.magnitude == (0, 0)):
+            raise InputError(f"the standard deviation of the magnitudes is {self.magnitude.std}; expected more than 0")
         if isinstance(self.magnitude, Bernoulli) and not 0 <= self.magnitude.q <= 1:
             raise InputError(f"the probability of the magnitude v0 is {self.magnitude.q}; expected 0 to 1")
+        if isinstance(self.magnitude, Bernoulli) and 0 in (self.magnitude.v0, self.magnitude.v1):
+            raise InputError("a Bernoulli magnitude is 0; expected other numbers, for pnz is what makes entries zero")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1")
 
@@ -154,6 +156,7 @@ class Problem:
         See `sample` for the other options.
         """
         easy = batch - int(hard * batch)
+        hard = 1 - easy / batch
         p = np.broadcast_to(np.asarray(self.pnz), (self.N,))
         p_hard = np.where(p < 1, np.minimum(p * _HARDER, (1 + p) / 2), p)
         harder = replace(self, pnz=p_hard)

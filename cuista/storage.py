@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import shlex
 import sys
 import zipfile
@@ -49,14 +48,14 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     """
     target = Path(path)
     check_writable(target, overwrite=overwrite)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name}.tmp")  # always the same, so that a killed process leaves one at most
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        raise FileError(f"cannot write {target}: {error.strerror or error}") from error
+        raise FileError(f"cannot write {target}: {_reason(error)}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -117,7 +116,9 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
         kind = file.attrs.get("format")
         if not isinstance(kind, str) or not kind.startswith("cuista-"):
             raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
-        version = int(file.attrs.get("format_version", 0))
+        version = file.attrs.get("format_version")
+        if not isinstance(version, np.integer):
+            raise FileError(f"{path} is damaged: its format version is {version!r}")
         if version > FORMAT_VERSION:
             raise FileError(
                 f"{path} has format version {version}, and this cuista reads up to {FORMAT_VERSION}: update cuista"
@@ -133,7 +134,7 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
         try:
             file.visititems(visit)
         except OSError as error:
-            raise FileError(f"{path} is damaged: {error}") from error
+            raise FileError(f"{path} is damaged: {_reason(error)}") from error
     return record
 
 
@@ -160,7 +161,7 @@ def sha256(array: Array) -> str:
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def load_array(path: str | os.PathLike[str], *names: str) -> Array:
+def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
     """One array of numbers from .npy, .npz, .mat or .h5.
 
     Parameters
@@ -169,6 +170,8 @@ def load_array(path: str | os.PathLike[str], *names: str) -> Array:
         The file; its content, not its name, says what it is.
     names
         The names to look for, in order, in a file that holds several arrays. A file with one array needs none.
+    key
+        The name that the array must have; the others are then not looked for.
 
     Raises
     ------
@@ -178,17 +181,12 @@ def load_array(path: str | os.PathLike[str], *names: str) -> Array:
         If the array does not hold real numbers.
     """
     arrays = load_arrays(path)
-    found = next((name for name in names if name in arrays), None)
-    if found is None:
-        if len(arrays) != 1:
-            wanted = " or ".join(map(repr, names)) or "a single array"
-            raise FileError(f"{path} holds {_listed(arrays)}; expected {wanted}. Name the array with --key")
-        (found,) = arrays
+    found = _chosen(path, {name: value.shape for name, value in arrays.items()}, names, key)
     return as_real(arrays[found], f"{path} ({found})")
 
 
 @contextlib.contextmanager
-def opened_array(path: str | os.PathLike[str], *names: str) -> Iterator[Any]:
+def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Iterator[Any]:
     """One array of a file, as `load_array`, but read by slices where the format allows it (.npy, .h5).
 
     Raises
@@ -199,16 +197,24 @@ def opened_array(path: str | os.PathLike[str], *names: str) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         array: Any
         if is_hdf5(path):
-            array = stack.enter_context(_open_hdf5(path))
-            found = next((array[name] for name in names if name in array), None)
-            array = found if hasattr(found, "dtype") else load_array(path, *names)
-        elif Path(path).suffix.lower() == ".npy" and Path(path).is_file():
+            import h5py
+
+            file = stack.enter_context(_open_hdf5(path))
+            shapes: dict[str, tuple[int, ...]] = {}
+
+            def visit(name: str, node: Any) -> None:
+                if isinstance(node, h5py.Dataset):
+                    shapes[name] = node.shape
+
+            file.visititems(visit)
+            array = file[_chosen(path, shapes, names, key)]
+        elif Path(path).suffix.lower() == ".npy" and key is None:
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
             except (ValueError, OSError, EOFError):
                 array = load_array(path, *names)  # says what is wrong with it
         else:
-            array = load_array(path, *names)
+            array = load_array(path, *names, key=key)
         if array.dtype.kind not in "fiub":
             raise InputError(f"{path} has dtype {array.dtype}; expected real numbers")
         yield array
@@ -322,3 +328,22 @@ def _plain(value: Any) -> Any:
 
 def _listed(arrays: Mapping[str, Array]) -> str:
     return ", ".join(f"{name} {value.shape}" for name, value in arrays.items()) or "no arrays"
+
+
+def _chosen(
+    path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], key: str | None
+) -> str:
+    """Which of a file's arrays is meant."""
+    found = next((name for name in ((key,) if key else names) if name in shapes), None)
+    if found is None and len(shapes) == 1 and key is None:
+        (found,) = shapes
+    if found is None:
+        held = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
+        wanted = " or ".join(map(repr, (key,) if key else names)) or "a single array"
+        raise FileError(f"{path} holds {held}; expected {wanted}. Name the array with --key")
+    return found
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, in one line: HDF5 says much more than anybody wants to read."""
+    return error.strerror or str(error).splitlines()[0].split(" (file write failed", 1)[0]

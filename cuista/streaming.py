@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 from cuista.model import Model
 
 # Rows at a time from a file to a file.
@@ -50,31 +50,32 @@ def recover_file(
     """
     storage.check_writable(out, overwrite=overwrite)
     M, N = model.problem.M, model.problem.N
-    with storage.opened_array(measurements, *([key] if key else ["y"])) as stored:
-        y = stored
-        samples = y.shape[-1] if columns else y.shape[0]
-        length = y.shape[0] if columns else y.shape[-1]
-        if len(y.shape) != 2 or length != M:
+    with storage.opened_array(measurements, "y", key=key) as stored:
+        if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:
             axes = f"({M}, samples)" if columns else f"(samples, {M})"
-            other = "without --columns" if columns else "with --columns"
-            hint = f"; it would fit {other}" if len(y.shape) == 2 and samples == M else ""
-            raise InputError(f"{measurements} has shape {tuple(y.shape)}; the model expects {axes}{hint}")
+            fits = len(stored.shape) == 2 and stored.shape[1 if columns else 0] == M
+            hint = f"; it would fit {'without' if columns else 'with'} --columns" if fits else ""
+            raise InputError(f"{measurements} has shape {tuple(stored.shape)}; the model expects {axes}{hint}")
+        samples = int(stored.shape[1 if columns else 0])
         shape = (N, samples) if columns else (samples, N)
         with storage.replacing(out, overwrite=overwrite) as temporary, _created(temporary, Path(out), shape) as x:
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
-                rows = np.asarray(y[:, part]).T if columns else np.asarray(y[part])
+                where = (slice(None), part) if columns else (part, slice(None))
                 try:
-                    codes = model.recover(rows)
-                except InputError as error:
-                    raise InputError(f"{measurements}, samples {part.start} to {part.stop - 1}: {error}") from error
-                if columns:
-                    x[:, part] = codes.T
-                else:
-                    x[part] = codes
+                    y = np.asarray(stored[where])
+                except OSError as error:
+                    raise FileError(f"{measurements} is damaged: samples from {first} on cannot be read") from error
+                y = y.T if columns else y
+                bad = np.argwhere(~np.isfinite(y))
+                if len(bad):
+                    sample, entry = bad[0] + (first, 0)
+                    raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
+                codes = model.recover(y)
+                x[where] = codes.T if columns else codes
                 if progress:
                     progress(part.stop, samples)
-    return int(samples)
+    return samples
 
 
 @contextmanager

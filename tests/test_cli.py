@@ -71,7 +71,7 @@ def test_solve_w_prints_its_report_and_writes_the_weight(run, problem):
     A = cuista.Problem.load(problem).A
     assert cuista.Weight.load("weight.h5", A).report.objective == report["objective"]
     table = run("solve-w", problem, "--method", "pgd", "--force")
-    assert "mutual" not in table
+    assert "mutual coherence W" in table
     assert "converged after" in table or "cap" in table
 
 
@@ -112,7 +112,7 @@ def test_training_says_that_it_solves_the_weight_and_uses_a_ridge_on_noise(run, 
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 15, "-o", "noisy.h5")
     run("train", "noisy.h5", "-T", 2, *FAST, "-o", "noisy-model.h5")
     assert "noise-aware" in run.errors
-    assert cuista.Model.load("noisy-model.h5").weight.report.ridge > 0
+    assert "  ridge 0.4:" in run.errors
 
 
 def test_an_option_of_the_paper_recipe_asks_for_it(run, problem):
@@ -182,7 +182,7 @@ def test_a_killed_run_resumes_to_the_same_bits(run, start, problem, number):
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
-    assert number == signal.SIGKILL or "--resume continues it" in errors
+    assert number == signal.SIGKILL or "--resume (not --force) continues it" in errors
     run(*words, "-o", "cut.h5", fails=1)
     assert "--resume" in run.errors
     run(*words, "-o", "cut.h5", "--resume")
@@ -192,6 +192,42 @@ def test_a_killed_run_resumes_to_the_same_bits(run, start, problem, number):
     np.testing.assert_array_equal(cut.history["nmse_db"], whole.history["nmse_db"])
     run(*words, "-o", "cut.h5", "--resume")
     assert "nothing to resume" in run.errors
+
+
+def test_a_forced_run_over_an_old_model_resumes_too(run, start, model):
+    old = cuista.Model.load(model)
+    words = ("train", "problem.h5", "-T", 3, "--batch", 32, "--validation-batch", 200, "--max-steps", 400)
+    process = start(*words, "-o", model, "--checkpoint-every", 0, "--force")
+    while not os.path.exists(f"{model}.ckpt"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert cuista.Model.load(model).training == old.training
+    run(*words, "-o", model, "--resume")
+    assert cuista.Model.load(model).training["max_steps"] == 400
+    assert not os.path.exists(f"{model}.ckpt")
+
+
+def test_a_problem_file_and_options_that_differ_from_it_are_refused(run, problem):
+    np.save("pnz.npy", np.full(40, 0.05))
+    for words, message in (
+        (("--pnz", 0.2), "--pnz is 0.2"),
+        (("--pnz", "pnz.npy"), "--pnz is"),
+        (("--con-num", 50), "--con-num is 50"),
+        (("--no-normalize",), "--normalize is False"),
+        (("--magnitude", "bernoulli"), "--magnitude is Bernoulli"),
+    ):
+        run("train", problem, *words, fails=1)
+        assert message in run.errors
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", "pnz.npy", "-o", "vector.h5")
+    run("train", "vector.h5", "--pnz", 0.1, fails=1)
+    run("train", "vector.h5", "--pnz", "pnz.npy", "-T", 1, *FAST)
+
+
+def test_signals_that_are_never_there_are_refused(run):
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 1e-9)
+    run("train", "problem.h5", fails=1)
+    assert "larger --pnz" in run.errors
 
 
 def test_resuming_nothing_starts_afresh_and_says_so(run, problem):
@@ -278,7 +314,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("test", "text.npy"), "not an HDF5 file"),
         (("test", "cut.h5"), "damaged"),
         (("info", "."), "cannot read"),
-        (("recover", model, "nan.npy"), "NaN or infinite"),
+        (("recover", model, "nan.npy"), "entry 2 of sample 1 is nan"),
         (("recover", model, "wrong.npy"), "expects (samples, 20)"),
         (("recover", model, "text.npy"), "is not a .npy"),
         (("recover", model, "gone.npy"), "does not exist"),
@@ -288,11 +324,10 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("gen-problem", "-o", "p.h5", "--pnz", 2), "0 to 1"),
         (("gen-problem", "-o", "p.h5", "--con-num", 0.5), "condition number"),
         (("gen-problem", "-o", "p.h5", "--load-a", "wrong.npy", "--m", 4), "--m is 4"),
-        (("solve-w", "nan.npy"), "NaN"),
+        (("solve-w", "nan.npy"), "NaN or infinite"),
         (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "not one of this matrix"),
         (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "no CUDA engine"),
         (("train", "problem.h5", "-o", "m.h5", "-p", -1), "support schedule"),
-        (("train", "problem.h5", "-o", "m.h5", "--learning-rate", 0), "more than 0"),
     ):
         run(*words, fails=1)
         assert message in run.errors, words
@@ -304,6 +339,11 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         ("solve-w", "problem.h5", "--ridge", "much", "-o", "w.h5"),
         ("train", "problem.h5", "--lr-decay", "a,b", "-o", "m.h5"),
         ("train", "problem.h5", "--seed", -1),
+        ("train", "problem.h5", "-o", "m.h5", "--learning-rate", 0),
+        ("test", model, "--samples", 5, "--x", "other.npy"),
+        ("test", model, "--columns"),
+        ("gen-problem", "-o", "p.h5", "--mean", 1, "--magnitude", "bernoulli"),
+        ("gen-problem", "-o", "p.h5", "--key", "A"),
         ("test",),
         ("tset", model),
         ("recover", model, "nan.npy", "-o", "x.txt"),

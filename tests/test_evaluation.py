@@ -112,7 +112,7 @@ def test_a_nan_in_a_file_leaves_no_output(small_model, tmp_path, monkeypatch):
     _, y = small_model.problem.sample(250)
     y[170, 2] = np.inf
     np.save(tmp_path / "y.npy", y)
-    with pytest.raises(InputError, match=r"samples 100 to 199.*\(70, 2\)"):
+    with pytest.raises(InputError, match="entry 2 of sample 170 is inf"):
         recover_file(small_model, tmp_path / "y.npy", tmp_path / "x.npy")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["y.npy"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cuista.cli import cli
-from cuista.cli.spellings import IGNORED, RENAMED, SWITCHES, TASKS, TESTING
+from cuista.cli.spellings import IGNORED, IGNORED_FLAGS, RENAMED, SWITCHES, TASKS, TESTING
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -82,7 +82,7 @@ def test_every_command_and_option_stands_in_the_readme(command):
 
 
 def test_every_spelling_of_the_original_stands_in_the_readme():
-    for name in (*RENAMED, *SWITCHES, *IGNORED, *TASKS, *TESTING):
+    for name in (*RENAMED, *SWITCHES, *IGNORED, *IGNORED_FLAGS, *TASKS, *TESTING):
         assert f"`{name}`" in README, name
 
 
@@ -99,6 +99,12 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     )
     assert small != code
     exec(small, {})
+
+
+def test_the_readme_is_complete_and_its_pictures_exist():
+    assert not re.search(r"@[A-Z]+@", README)
+    for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert (ROOT / target).is_file()
 
 
 def test_the_readme_opens_with_the_two_commands():

@@ -8,6 +8,7 @@ without, and multiplies by the non-zero entries of a sparse code only.
 from __future__ import annotations
 
 import sys
+import threading
 from collections import defaultdict
 from typing import Any
 
@@ -22,7 +23,7 @@ SPARSE_DENSITY = 0.2
 
 
 class CpuOps(ReferenceOps):
-    """The primitives on NumPy arrays. An instance is for one thread: its scratch arrays are its own."""
+    """The primitives on NumPy arrays."""
 
     def __init__(self) -> None:
         self._pool = _Pool()
@@ -132,11 +133,13 @@ class CpuOps(ReferenceOps):
         return 0.5 * float(np.vdot(error, delta)), delta
 
 
-class _Pool:
-    """Arrays to compute in. One is handed out again only when nobody holds it any more.
+class _Pool(threading.local):
+    """Arrays to compute in, for each thread its own. One is handed out again only when nobody holds it any more.
 
     The reference count tells that, views included. Without this, every large temporary costs page faults.
     """
+
+    KINDS = 32  # of shape and dtype, before all are forgotten
 
     def __init__(self) -> None:
         self._arrays: defaultdict[Any, list[Array]] = defaultdict(list)
@@ -145,6 +148,8 @@ class _Pool:
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An uninitialised array."""
+        if len(self._arrays) > self.KINDS:
+            self._arrays.clear()
         arrays = self._arrays[shape, np.dtype(dtype)]
         for i in range(len(arrays)):
             if self._holders(arrays, i) == self._unheld:

@@ -6,6 +6,7 @@ W are (M, N).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class Bernoulli(NamedTuple):
 
     q: float = 0.5
     v0: float = 1.0
-    v1: float = -1.0
+    v1: float = 1.0
 
 
 class ReferenceOps:
@@ -174,21 +175,25 @@ class ReferenceOps:
 
     # -- random numbers -----------------------------------------------------------------------------------------
 
-    def random_words(self, key: Key, purpose: int, count: int) -> NDArray[np.uint64]:
-        """The first `count` 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), a counter-based generator.
+    def random_words(self, key: Key, purpose: int) -> Callable[[int], NDArray[np.uint64]]:
+        """A source of the 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), a counter-based generator.
 
-        Its key is (seed, stream) and its counter (block, 0, step, purpose), with blocks of four words from 1 on.
+        Its key is (seed, stream) and its counter (block, 0, step, purpose), with blocks of four words from 1 on. Each
+        call of what is returned gives the next so many words.
         """
         generator = np.random.Philox(
             key=np.array([key.seed, key.stream], dtype=np.uint64),
             counter=np.array([0, 0, key.step, purpose], dtype=np.uint64),
         )
-        return generator.random_raw(count)
+        return generator.random_raw
 
-    def normal(self, key: Key, purpose: int, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike) -> Array:
         """Standard normal numbers, entry e from word e."""
-        words = self.random_words(key, purpose, int(np.prod(shape)))
-        return self._box_muller(words, dtype).reshape(shape)
+        draw = self.random_words(key, purpose)
+        numbers = np.empty(shape, dtype)
+        for part in _blocks_of_rows(*shape):
+            numbers[part] = self._box_muller(draw(numbers[part].size), dtype).reshape(-1, shape[1])
+        return numbers
 
     def sparse_codes(
         self, key: Key, batch: int, probability: Array, magnitude: Normal | Bernoulli, dtype: DTypeLike
@@ -198,16 +203,18 @@ class ReferenceOps:
         Entry e (sample · N + i) takes words 2e, for its support, and 2e + 1, for its magnitude.
         """
         size = probability.shape[0]
-        words = self.random_words(key, 0, 2 * batch * size).reshape(batch, size, 2)
-        limit = np.rint(np.asarray(probability, dtype=np.float64) * 2.0**53).astype(np.uint64)
-        support = (words[..., 0] >> np.uint64(11)) < limit
-        drawn = words[..., 1][support]
+        draw = self.random_words(key, 0)
         codes = np.zeros((batch, size), dtype=dtype)
-        if isinstance(magnitude, Normal):
-            codes[support] = magnitude.mean + magnitude.std * self._box_muller(drawn, dtype)
-        else:
-            first = (drawn >> np.uint64(11)) < np.uint64(round(magnitude.q * 2.0**53))
-            codes[support] = np.where(first, magnitude.v0, magnitude.v1)
+        limit = np.rint(np.asarray(probability, dtype=np.float64) * 2.0**53).astype(np.uint64)
+        for part in _blocks_of_rows(batch, size):
+            words = draw(2 * codes[part].size).reshape(-1, size, 2)
+            support = (words[..., 0] >> np.uint64(11)) < limit
+            drawn = words[..., 1][support]
+            if isinstance(magnitude, Normal):
+                codes[part][support] = magnitude.mean + magnitude.std * self._box_muller(drawn, dtype)
+            else:
+                first = (drawn >> np.uint64(11)) < np.uint64(round(magnitude.q * 2.0**53))
+                codes[part][support] = np.where(first, magnitude.v0, magnitude.v1)
         return codes
 
     def _box_muller(self, words: NDArray[np.uint64], dtype: DTypeLike) -> Array:
@@ -215,3 +222,9 @@ class ReferenceOps:
         u = ((words >> np.uint64(32)).astype(dtype) + 1) * np.asarray(2.0**-32, dtype)
         v = (words & np.uint64(0xFFFFFFFF)).astype(dtype) * np.asarray(2.0**-32, dtype)
         return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(np.asarray(2 * np.pi, dtype) * v))
+
+
+def _blocks_of_rows(rows: int, size: int) -> Iterator[slice]:
+    """Slices of about a million entries, so that the random words of a large array need not all be in memory."""
+    step = max(1, 2**20 // size)
+    return (slice(first, first + step) for first in range(0, rows, step))

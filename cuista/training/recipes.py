@@ -66,6 +66,8 @@ class PaperRecipe:
     """
 
     name: ClassVar[str] = "paper"
+    hard: ClassVar[float] = 0.0
+    weight_power: ClassVar[float] = 1.0
     learning_rate: float = 5e-4
     decays: tuple[float, ...] = (0.2, 0.02)
     factor: float = 0.3
@@ -73,11 +75,11 @@ class PaperRecipe:
     validation_batch: int = 1000
     better_wait: int = 4000
     max_steps: int = 200_000
-    hard: float = 0.0
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
         """The 3·T stages (with two decays)."""
-        _check_positive(self, "learning_rate", "batch", "validation_batch", "better_wait", "max_steps", *self.decays)
+        names = ("learning_rate", "batch", "validation_batch", "better_wait", "max_steps", "factor")
+        _check_positive(self, *names, *self.decays)
         stages = []
         for t in range(layers):
             joint = tuple(self.factor ** (t - layer) for layer in range(t + 1))
@@ -111,8 +113,9 @@ class FastRecipe:
     - The jump. An entry that may pass jumps from 0 to z at the threshold. The derivative that ignores this
       misleads the thresholds once few entries are shrunk; `window` takes the jump for a ramp.
     - Hard signals. Of 40,000 signals the ten densest can make up half of the squared error. A share `hard` of every
-      batch is drawn denser, and weighted so that the expected loss stays what it is (`Problem.sample_weighted`);
-      the validation NMSE is estimated in the same way.
+      batch is drawn denser and weighted (`Problem.sample_weighted`). With its weights as they are the expected loss
+      would stay what it is, and so the validation NMSE is estimated; in training they are taken to the power
+      `weight_power`, a little under 1, to guard against the one signal in 100,000 that would fail altogether.
     - The learning rate falls along half a cosine in each stage.
     """
 
@@ -124,10 +127,13 @@ class FastRecipe:
     max_steps: int = 600
     window: float = 0.3
     hard: float = 0.5
+    weight_power: float = 0.8
 
     def stages(self, layers: int) -> tuple[Stage, ...]:
         """One stage a layer, and the last one."""
         _check_positive(self, "learning_rate", "batch", "validation_batch")
+        if not (0 <= self.hard < 1 and self.layer_steps >= 0 and self.max_steps >= 0 and self.window >= 0):
+            raise InputError(f"{self} cannot be: expected hard from 0 to under 1, and no negative steps or window")
 
         def stage(title: str, depth: int, steps: int, fit: bool) -> Stage:
             return Stage(
@@ -154,5 +160,5 @@ Recipe = PaperRecipe | FastRecipe
 def _check_positive(recipe: Recipe, *names: str | float) -> None:
     for name in names:
         value = getattr(recipe, name) if isinstance(name, str) else name
-        if not value > 0:
+        if not 0 < value < float("inf"):
             raise InputError(f"{name if isinstance(name, str) else 'a decay'} is {value}; expected more than 0")

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +17,15 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.errors import DivergedError
+from cuista.device import blas_threads
+from cuista.errors import DivergedError, FileError, InputError
 from cuista.evaluation import nmse_db
 from cuista.model import Model
 from cuista.problem import FITTING, TRAINING, VALIDATION
 from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
 from cuista.training.recipes import FastRecipe, Recipe, Stage
 
-# A validation NMSE above this many dB is no network any more.
+# A validation NMSE this many dB above the first one, or above 0, is no network any more.
 DIVERGED_DB = 30.0
 
 
@@ -65,7 +67,7 @@ def train(
         Where to write the model. Every `checkpoint_seconds`, and when interrupted, the run's state is written to
         `OUT.ckpt`, which is removed when `OUT` is complete.
     resume
-        Continue from that checkpoint, if there is one.
+        Continue from that checkpoint, if there is one; `out` may then exist, for the run had been allowed to write it.
     overwrite
         Whether `out` may exist.
     progress
@@ -102,22 +104,29 @@ class _Run:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.model, self.network, self.recipe, self.seed = model, model.network, recipe, seed
-        self.out, self.overwrite = out, overwrite
+        resume = resume and out is not None and checkpoint_path(out).exists()
+        self.out, self.overwrite = out, overwrite or resume
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
         self.stages = recipe.stages(self.network.layers)
         self.state = TrainingState()
         if out is not None:
-            storage.check_writable(out, overwrite=overwrite)
-            if resume and checkpoint_path(out).exists():
+            storage.check_writable(out, overwrite=self.overwrite)
+            if resume:
                 self.state = load_checkpoint(checkpoint_path(out), model, self._identity())
-        self.last_good = _copy(self.network.parameters)
+        self.last_good = self.state.best or _copy(self.network.parameters)
         self.last_nmse: float | None = None
         self.validation = self._sample(recipe.validation_batch, VALIDATION)
+        self.fitting = self._sample(512, FITTING)[:2]
+        if not (self.validation[0].any() and self.fitting[0].any()):
+            raise InputError(
+                f"pnz is {model.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
+                "in hundreds of signals. Give a larger --pnz"
+            )
 
     def train(self) -> Model:
         state = self.state
         work = np.array([stage.steps * stage.depth for stage in self.stages])
-        with _deferred_signals() as interrupted:
+        with _deferred_signals() as interrupted, blas_threads(2 * self.recipe.batch * self.model.problem.N**2):
             saved = time.monotonic()
             while state.stage < len(self.stages):
                 stage = self.stages[state.stage]
@@ -132,25 +141,37 @@ class _Run:
                 if self.progress:
                     fraction = (work[: state.stage].sum() + state.step * stage.depth) / work.sum()
                     self.progress(Progress(float(fraction), stage, state.stage + 1, state.step, self.last_nmse))
-                if self.out is not None and (interrupted() or time.monotonic() - saved > self.checkpoint_seconds):
-                    save_checkpoint(checkpoint_path(self.out), self.model, state, self._identity())
+                if interrupted() or time.monotonic() - saved > self.checkpoint_seconds:
+                    self._save(fatal=interrupted())
                     saved = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
         self._finish()
         return self.model
 
+    def _save(self, fatal: bool) -> None:
+        """Write the checkpoint. A full disk ends a run only when there is no later chance."""
+        if self.out is None:
+            return
+        try:
+            save_checkpoint(checkpoint_path(self.out), self.model, self.state, self._identity())
+        except FileError as error:
+            if fatal:
+                raise
+            warnings.warn(f"the checkpoint could not be saved, training goes on: {error}", stacklevel=3)
+
     def _begin(self, stage: Stage) -> None:
         """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
         if stage.fit:
-            x, y, _ = self._sample(512, FITTING)
-            fit_layer(self.model, stage.depth - 1, x, y)
+            fit_layer(self.model, stage.depth - 1, *self.fitting)
         else:
             self._validate(stage)
 
     def _step(self, stage: Stage) -> None:
         state, parameters = self.state, self.network.parameters
         x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
+        if weights is not None:
+            weights **= self.recipe.weight_power
         loss, gradients = self.network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
         if not np.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
@@ -167,7 +188,7 @@ class _Run:
                 gradient *= parameters[name]
         rate = stage.learning_rate
         if stage.cosine:
-            rate *= 0.5 * (1 + np.cos(np.pi * (state.step + 1) / stage.steps))
+            rate *= 0.5 * (1 + np.cos(np.pi * (state.step + 0.5) / stage.steps))
         for name, change in state.adam.step(gradients, rate).items():
             if stage.relative and name == "threshold":
                 parameters[name] = parameters[name] * np.exp(-change)
@@ -181,7 +202,8 @@ class _Run:
     def _validate(self, stage: Stage) -> None:
         state = self.state
         result = nmse_db(self.model, *self.validation[:2], stage.depth, self.validation[2])
-        if not result < DIVERGED_DB:
+        start = max(state.history[0][2], 0.0) if state.history else np.inf
+        if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
         self.last_nmse = result
         self.last_good = _copy(self.network.parameters)
@@ -208,11 +230,12 @@ class _Run:
 
     def _diverged(self, what: str) -> DivergedError:
         state = self.state
-        where = f"in step {state.step + 1} of stage {state.stage + 1} ({self.stages[state.stage].title})"
+        where = f"after step {state.step} of stage {state.stage + 1} ({self.stages[state.stage].title})"
         message = f"training diverged {where}: {what}. Lower the learning rate"
         if self.out is not None:
             self.network.parameters = self.last_good
             path = f"{os.fspath(self.out)}.last-good.h5"
+            self.model.history = state.history_arrays()
             self.model.training = {**self._identity(), "steps": state.total_steps, "diverged": what}
             self.model.save(path, overwrite=True)
             message += f"; the last good parameters are in {path}"
@@ -293,12 +316,19 @@ def _copy(parameters: Parameters) -> Parameters:
 def _deferred_signals() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM wait until the loop asks, so that neither ever meets a half-made step."""
     received: list[int] = []
+
+    def receive(number: int, frame: object) -> None:
+        if received:  # a second one means now
+            raise KeyboardInterrupt
+        received.append(number)
+
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     previous = {
-        number: signal.signal(number, lambda number, frame: received.append(number))
+        number: signal.signal(number, receive)
         for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) != signal.SIG_IGN  # as for a job in the background
     }
     try:
         yield lambda: bool(received)

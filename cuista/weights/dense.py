@@ -15,10 +15,10 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
-from cuista.errors import InputError, NumericalError
+from cuista.errors import FileError, InputError, NumericalError
 
 # Columns at a time, so that no N×N matrix is ever formed.
-BLOCK = 256
+BLOCK = 512
 # Beyond this condition number of A Aᵀ (or A Aᵀ + λI) a solution with it has lost half its digits.
 MAX_GRAM_CONDITION = 1e8
 
@@ -104,13 +104,16 @@ class Weight:
         """
         if storage.is_cuista(path):
             record = storage.read(path, "cuista-weight")
-            if record.attributes["matrix_sha256"] != storage.sha256(A):
+            if record.attributes.get("matrix_sha256") != storage.sha256(A):
                 raise InputError(
                     f"{path} is the weight of another matrix: solve one for this matrix with cuista solve-w"
                 )
             names = WeightReport.__dataclass_fields__
-            report = WeightReport(**{name: record.attributes[name] for name in names})
-            return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
+            try:
+                report = WeightReport(**{name: record.attributes[name] for name in names})
+                return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
+            except KeyError as error:
+                raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
         return cls.from_array(storage.load_array(path, "W"), A)
 
 
@@ -225,7 +228,7 @@ def solve_pgd(
 def describe(W: Array, A: Array, *, method: str) -> WeightReport:
     """The report on a weight W (M, N) of A (M, N), computed by blocks of columns."""
     objective, coherence, matrix_coherence = 0.0, 0.0, 0.0
-    norms = np.linalg.norm(A, axis=0)
+    unit = A / np.linalg.norm(A, axis=0)
     N = A.shape[1]
     for first in range(0, N, BLOCK):
         block = slice(first, min(first + BLOCK, N))
@@ -233,11 +236,10 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
         product = _product(W.T, A[:, block])
         product[diagonal] = 0
         objective += float(np.einsum("mn,mn->", product, product))
-        coherence = max(coherence, float(np.abs(product).max()))
-        product = _product(A.T, A[:, block] / norms[block])
-        product /= norms[:, None]
-        product[diagonal] = 0
-        matrix_coherence = max(matrix_coherence, float(np.abs(product).max()))
+        coherence = max(coherence, _largest(product))
+        product = _product(unit.T[first:], unit[:, block])  # the rest of AᵀA is this one's transpose
+        product[:, : product.shape[1]][np.diag_indices(product.shape[1])] = 0
+        matrix_coherence = max(matrix_coherence, _largest(product))
     return WeightReport(
         method=method,
         ridge=0.0,
@@ -292,6 +294,11 @@ def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
     else:
         shape = "the matrix is ill-conditioned"
     return W, f"{shape}, rank {rank}, {condition}: took the solution of least norm"
+
+
+def _largest(product: Array) -> float:
+    """The largest absolute value, without an array of them all."""
+    return float(max(product.max(), -product.min()))
 
 
 def _off_diagonal(W: Array, GW: Array, A: Array) -> float:
