@@ -18,7 +18,7 @@ from reference_torch import forward
 import cuista
 from cuista.baselines import Lasso
 
-SAMPLES, FISTA_SAMPLES = 100_000, 1000
+SAMPLES, FISTA_SAMPLES = 100_000, 512
 
 problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500)))
 model = cuista.Model.new(problem, cuista.solve_exact(problem.A))

@@ -224,6 +224,23 @@ def test_a_problem_file_and_options_that_differ_from_it_are_refused(run, problem
     run("train", "vector.h5", "--pnz", "pnz.npy", "-T", 1, *FAST)
 
 
+def test_a_run_resumes_with_another_number_of_threads(run, start, problem, monkeypatch):
+    words = ("train", problem, "-T", 3, "--batch", 32, "--validation-batch", 200, "--max-steps", 400)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    run(*words, "-o", "whole.h5")
+    process = start(*words, "-o", "cut.h5", "--checkpoint-every", 0)
+    while not os.path.exists("cut.h5.ckpt"):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    process = start(*words, "-o", "cut.h5", "--resume")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    whole, cut = cuista.Model.load("whole.h5"), cuista.Model.load("cut.h5")
+    np.testing.assert_array_equal(cut.network.parameters["threshold"], whole.network.parameters["threshold"])
+
+
 def test_signals_that_are_never_there_are_refused(run):
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 1e-9)
     run("train", "problem.h5", fails=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -61,6 +63,19 @@ def test_recovery_agrees_with_the_iterates_and_refuses_nan(small_model):
         small_model.recover(y)
 
 
+def test_recovery_from_several_threads_gives_the_same_numbers(small_model):
+    _, y = small_model.problem.sample(300)
+    expected = small_model.recover(y)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            for result in executor.map(small_model.recover, [y] * 40):
+                np.testing.assert_array_equal(result, expected)
+    finally:
+        sys.setswitchinterval(before)
+
+
 def test_ista_and_fista_go_down_to_the_lasso_solution(small_problem):
     _, y = small_problem.sample(5, dtype=np.float64)
     A, lam = small_problem.A, 0.02
@@ -105,6 +120,33 @@ def test_files_are_recovered_piece_by_piece(small_model, tmp_path, suffix, colum
     np.testing.assert_allclose(x.T if columns else x, small_model.recover(y), atol=1e-5)
     assert count == 250
     assert seen == [(100, 250), (200, 250), (250, 250)]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+def test_no_samples_give_no_codes(small_model, tmp_path, suffix):
+    from cuista import storage
+
+    storage.save_arrays(tmp_path / f"y{suffix}", {"y": np.empty((0, 20))})
+    assert recover_file(small_model, tmp_path / f"y{suffix}", tmp_path / f"x{suffix}") == 0
+    assert storage.load_array(tmp_path / f"x{suffix}").shape == (0, 40)
+
+
+def test_damaged_measurements_are_what_the_error_names(small_model, tmp_path):
+    import h5py
+
+    path = tmp_path / "y.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("y", data=np.random.default_rng(0).random((100, 20)), fletcher32=True)
+    data = bytearray(path.read_bytes())
+    data[-200] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(FileError, match=r"y\.h5 is damaged"):
+        recover_file(small_model, path, tmp_path / "x.npy")
+    np.save(tmp_path / "scalar.npy", np.float64(3))
+    with pytest.raises(InputError, match="has shape"):
+        recover_file(small_model, tmp_path / "scalar.npy", tmp_path / "x.npy")
+    with pytest.raises(FileError, match="expected 'nope'"):
+        recover_file(small_model, path, tmp_path / "x.npy", key="nope")
 
 
 def test_a_nan_in_a_file_leaves_no_output(small_model, tmp_path, monkeypatch):

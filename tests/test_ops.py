@@ -188,6 +188,13 @@ def test_the_pool_never_hands_out_an_array_that_somebody_holds():
     assert pool.empty((3, 4), np.float32).ctypes.data == address
 
 
+def test_the_pool_forgets_shapes_of_long_ago():
+    pool = _Pool()
+    for size in range(1, 500):
+        pool.empty((size, 3), np.float32)
+    assert len(pool._arrays) <= _Pool.KINDS + 1
+
+
 # -- random numbers -------------------------------------------------------------------------------------------------
 
 
