@@ -115,7 +115,8 @@ class FastRecipe:
     - Hard signals. Of 40,000 signals the ten densest can make up half of the squared error. A share `hard` of every
       batch is drawn denser and weighted (`Problem.sample_weighted`). With its weights as they are the expected loss
       would stay what it is, and so the validation NMSE is estimated; in training they are taken to the power
-      `weight_power`, a little under 1, to guard against the one signal in 100,000 that would fail altogether.
+      `weight_power`, a little under 1, to guard against the one signal in 100,000 that would fail altogether. With
+      measurement noise, whose error all signals share, none of this is done.
     - The learning rate falls along half a cosine in each stage.
     """
 

@@ -108,6 +108,7 @@ class _Run:
         self.out, self.overwrite = out, overwrite or resume
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
         self.stages = recipe.stages(self.network.layers)
+        self.hard = recipe.hard if model.problem.snr_db == np.inf else 0.0
         self.state = TrainingState()
         if out is not None:
             storage.check_writable(out, overwrite=self.overwrite)
@@ -242,11 +243,11 @@ class _Run:
         return DivergedError(message)
 
     def _sample(self, batch: int, stream: int, step: int = 0) -> tuple[Array, Array, Array | None]:
-        """Signals, measurements, and the signals' weights if the recipe has a share of hard ones."""
+        """Signals, measurements, and the signals' weights if a share of them is hard."""
         network, problem = self.network, self.model.problem
-        if self.recipe.hard:
+        if self.hard:
             return problem.sample_weighted(
-                batch, self.recipe.hard, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
+                batch, self.hard, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
             )
         x, y = problem.sample(batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops)
         return x, y, None

@@ -18,7 +18,7 @@ from cuista.checks import Array, as_real, check_finite, check_matrix
 from cuista.errors import FileError, InputError, NumericalError
 
 # Columns at a time, so that no N×N matrix is ever formed.
-BLOCK = 512
+BLOCK = 256
 # Beyond this condition number of A Aᵀ (or A Aᵀ + λI) a solution with it has lost half its digits.
 MAX_GRAM_CONDITION = 1e8
 
