@@ -142,7 +142,7 @@ def command(
     if chosen.name == "paper":
         percent = 1.2 if percent is None else percent
         max_percent = 13.0 if max_percent is None else max_percent
-    schedule = {"layers": layers, "percent": percent, "max_percent": max_percent}
+    schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
     weight = choose_weight(problem, weight_file, ridge, begun, seed=seed, **schedule)
     model = Model.new(problem, weight, **schedule, per_coordinate=coord)
     with ProgressLine() as line:
@@ -222,8 +222,8 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
             raise InputError(f"--{name} is {value}, but {path} has {actual}: leave it out, or make another problem")
     kappa = asked["con_num"]
     if kappa and not 0.9 < problem.condition_number / kappa < 1.1:  # normalising the columns moves it a little
-        actual = f"{problem.condition_number:.4g}"
-        raise InputError(f"--con-num is {kappa:g}, but {path} has {actual}: leave it out, or make another problem")
+        has = f"{path} has {problem.condition_number:.4g}"
+        raise InputError(f"--con-num is {kappa:g}, but {has}: leave it out, or make another problem")
     return problem
 
 

@@ -275,7 +275,7 @@ def _product(a: Array, b: Array) -> Array:
 
     # (a b)ᵀ = bᵀ aᵀ, where mᵀ is m read in the other order if m lies in rows.
     (left, transpose_left), (right, transpose_right) = ((m.T, 0) if m.flags.c_contiguous else (m, 1) for m in (b, a))
-    return np.asarray(dgemm(1.0, left, right, trans_a=transpose_left, trans_b=transpose_right)).T
+    return np.asarray(dgemm(1.0, left, right, trans_a=transpose_left, trans_b=transpose_right).T)
 
 
 def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
