@@ -72,7 +72,8 @@ def command(
         else:
             arrays = {name: record.arrays[f"parameters/{name}"] for name in ("step_size", "threshold")}
         storage.save_arrays(target, arrays, overwrite=force)
-        say(f"Wrote {target}: {', '.join(arrays)}.")
+        names = list(arrays)
+        say(f"Wrote {target}: {', '.join(names if len(names) < 12 else [*names[:2], '…', names[-1]])}.")
         return
 
     arrays = storage.load_arrays(source)

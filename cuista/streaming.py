@@ -49,6 +49,8 @@ def recover_file(
         If a file is not what it must be, or the measurements do not fit the model or are not finite.
     """
     storage.check_writable(out, overwrite=overwrite)
+    if storage.is_cuista(measurements):
+        raise FileError(f"{measurements} is one of cuista's own files; expected a file of measurements")
     M, N = model.problem.M, model.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
         if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:

@@ -335,6 +335,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("recover", model, "wrong.npy"), "expects (samples, 20)"),
         (("recover", model, "text.npy"), "is not a .npy"),
         (("recover", model, "gone.npy"), "does not exist"),
+        (("recover", model, "problem.h5"), "one of cuista's own files"),
         (("gen-problem",), "problem.h5 exists already"),
         (("gen-problem", "-o", "no/p.h5"), "folder no does not exist"),
         (("gen-problem", "-o", "p.h5", "--pnz", "some"), "neither a number nor a file"),
