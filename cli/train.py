@@ -64,7 +64,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 @click.option(
     "--max-steps",
     type=click.IntRange(0),
-    help="Steps of the joint stage (fast: 600), or of each stage at most (paper: 200000).",
+    help="Steps of the joint stage (fast: 1200), or of each stage at most (paper: 200000).",
 )
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Adam's. [fast: 0.03; paper: 0.0005]")
 @click.option("--batch", type=click.IntRange(1), help="Signals in a step. [fast: 128; paper: 64]")

@@ -125,7 +125,7 @@ class FastRecipe:
     batch: int = 128
     validation_batch: int = 4000
     layer_steps: int = 40
-    max_steps: int = 600
+    max_steps: int = 1200
     window: float = 0.3
     hard: float = 0.5
     weight_power: float = 0.8
