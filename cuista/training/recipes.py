@@ -116,7 +116,7 @@ class FastRecipe:
       batch is drawn denser and weighted (`Problem.sample_weighted`). With its weights as they are the expected loss
       would stay what it is, and so the validation NMSE is estimated; in training they are taken to the power
       `weight_power`, a little under 1, to guard against the one signal in 100,000 that would fail altogether. With
-      measurement noise, whose error all signals share, none of this is done.
+      measurement noise, whose error all signals share, they are left as they are.
     - The learning rate falls along half a cosine in each stage.
     """
 

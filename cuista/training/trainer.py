@@ -108,7 +108,7 @@ class _Run:
         self.out, self.overwrite = out, overwrite or resume
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
         self.stages = recipe.stages(self.network.layers)
-        self.hard = recipe.hard if model.problem.snr_db == np.inf else 0.0
+        self.weight_power = recipe.weight_power if model.problem.snr_db == np.inf else 1.0
         self.state = TrainingState()
         if out is not None:
             storage.check_writable(out, overwrite=self.overwrite)
@@ -172,7 +172,7 @@ class _Run:
         state, parameters = self.state, self.network.parameters
         x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
         if weights is not None:
-            weights **= self.recipe.weight_power
+            weights **= self.weight_power
         loss, gradients = self.network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
         if not np.isfinite(loss):
             raise self._diverged(f"the loss became {loss}")
@@ -245,9 +245,9 @@ class _Run:
     def _sample(self, batch: int, stream: int, step: int = 0) -> tuple[Array, Array, Array | None]:
         """Signals, measurements, and the signals' weights if a share of them is hard."""
         network, problem = self.network, self.model.problem
-        if self.hard:
+        if self.recipe.hard:
             return problem.sample_weighted(
-                batch, self.hard, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
+                batch, self.recipe.hard, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
             )
         x, y = problem.sample(batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops)
         return x, y, None
