@@ -1,8 +1,4 @@
-"""Which device computes, and with how many threads.
-
-This version has the NumPy engine alone. A request for a GPU is answered with the reason, never by a silent
-fallback: `parse_device("cuda:0")` raises, and `parse_device("auto")` is the CPU.
-"""
+"""Which device computes, why a GPU cannot, and with how many threads the CPU does."""
 
 from __future__ import annotations
 
@@ -12,7 +8,9 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import cache
+from importlib import metadata
+from typing import Any, TypeVar
 
 from cuista.errors import DeviceError
 
@@ -23,33 +21,133 @@ BATCH = 256
 # A product of fewer operations than this gains nothing from a second thread.
 SMALL_PRODUCT = 5e8
 
+INSTALL_CUPY = "pip install 'cuista[cuda13]' (or 'cuista[cuda12]', for an older driver)"
+
 
 @dataclass(frozen=True)
 class Device:
-    """A place to compute: `Device("cpu")`."""
+    """A place to compute: `Device("cpu")` or `Device("cuda:0")`."""
 
     name: str
 
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def index(self) -> int | None:
+        """Which GPU; None for the CPU."""
+        return int(self.name[5:]) if self.name.startswith("cuda:") else None
+
 
 def parse_device(text: str) -> Device:
-    """The device that `auto`, `cpu` or `cuda:N` names.
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` names. `auto` is cuda:0 if it can be used, else the CPU.
 
     Raises
     ------
     DeviceError
-        If the text is none of these, or names a device that this version cannot use.
+        If the text is none of these, or names a GPU that cannot be used; the message says why not.
     """
-    if text in ("auto", "cpu"):
+    if text == "cpu":
         return Device("cpu")
-    if re.fullmatch(r"cuda(:\d+)?", text):
-        raise DeviceError(
-            f"device {text!r} cannot be used: this version of cuista has no CUDA engine yet. "
-            "Use --device cpu (or auto)."
+    if text == "auto":
+        return Device("cpu" if why_no_cuda() or why_not(0) else "cuda:0")
+    if not re.fullmatch(r"cuda(:\d+)?", text):
+        raise DeviceError(f"unknown device {text!r}: expected auto, cpu or cuda:N")
+    device = Device(text if ":" in text else "cuda:0")
+    reason = why_no_cuda() or why_not(device.index or 0)
+    if reason:
+        raise DeviceError(f"device {text!r} cannot be used: {reason}. Use --device cpu, or see cuista doctor")
+    return device
+
+
+@cache
+def why_no_cuda() -> str | None:
+    """Why no GPU can be used; None if there is at least one to try."""
+    packages = cupy_packages()
+    if len(packages) > 1:
+        return f"several CuPy packages are installed ({', '.join(packages)}), which exclude each other: keep one"
+    try:
+        import cupy
+    except ImportError as error:
+        if not packages:
+            return f"CuPy is not installed: {INSTALL_CUPY}"
+        return f"CuPy ({packages[0]}) cannot be imported: {_first_line(error)}"
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # whatever the driver or its absence makes CuPy raise
+        return f"there is no working NVIDIA driver: {_first_line(error)}"
+    return None if count else "there is no NVIDIA GPU"
+
+
+@cache
+def why_not(index: int) -> str | None:
+    """Why this GPU cannot be used; None if it can, tried by compiling and running a kernel and a matrix product."""
+    import cupy
+
+    count = cupy.cuda.runtime.getDeviceCount()
+    if index >= count:
+        return f"there are {count} GPUs, the last one cuda:{count - 1}"
+    trial = 'extern "C" __global__ void trial(float* a) { a[threadIdx.x] += 1; }'
+    try:
+        with cupy.cuda.Device(index):
+            ones = cupy.ones((32, 32), cupy.float32)
+            cupy.RawKernel(trial, "trial")((1,), (32,), (ones,))
+            total = float((ones @ ones).sum())
+    except Exception as error:  # NVRTC, cuBLAS or the driver; each has exceptions of its own
+        return f"a trial failed, {_first_line(error)} (are NVRTC and cuBLAS there? {INSTALL_CUPY} brings them)"
+    return None if total == 32 * 32 * 32 + 32 * 32 else f"a trial gave {total}, which is wrong"
+
+
+def cupy_packages() -> list[str]:
+    """The CuPy packages that are installed, with versions; there should be at most one."""
+    found = ((item.metadata["Name"] or "", item.version) for item in metadata.distributions())
+    return sorted({f"{name} {version}" for name, version in found if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name)})
+
+
+def describe_cuda() -> dict[str, Any]:
+    """Versions, and for each GPU its name, memory in bytes, compute capability and why it cannot be used, if so."""
+    reason = why_no_cuda()
+    report: dict[str, Any] = {"cupy": cupy_packages(), "reason": reason, "gpus": []}
+    if reason:
+        return report
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    report["driver"] = _version(runtime.driverGetVersion())
+    report["runtime"] = _version(runtime.runtimeGetVersion())
+    try:
+        report["nvrtc"] = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
+    except Exception as error:  # it is loaded only now
+        report["nvrtc"] = f"missing: {_first_line(error)}"
+    for index in range(runtime.getDeviceCount()):
+        properties = runtime.getDeviceProperties(index)
+        with cupy.cuda.Device(index):
+            free, total = runtime.memGetInfo()
+        report["gpus"].append(
+            {
+                "device": f"cuda:{index}",
+                "name": properties["name"].decode(),
+                "compute_capability": f"{properties['major']}.{properties['minor']}",
+                "memory": total,
+                "memory_free": free,
+                "reason": why_not(index),
+            }
         )
-    raise DeviceError(f"unknown device {text!r}: expected auto, cpu or cuda:N")
+    return report
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
@@ -68,8 +166,8 @@ def blas_threads(operations: float) -> Iterator[None]:
 def in_batches(rows: int, work: Callable[[slice], Result]) -> list[Result]:
     """The results of `work` on each slice of at most BATCH of the rows, in order, computed on all processors."""
     slices = [slice(first, min(first + BATCH, rows)) for first in range(0, rows, BATCH)]
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(processors, len(slices)) < 2:
+    threads = min(processors(), len(slices))
+    if threads < 2:
         return [work(part) for part in slices]
-    with blas_threads(0), ThreadPoolExecutor(min(processors, len(slices))) as executor:
+    with blas_threads(0), ThreadPoolExecutor(threads) as executor:
         return list(executor.map(work, slices))

@@ -12,9 +12,9 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_rows
-from cuista.device import in_batches
 from cuista.errors import InputError
 from cuista.model import Model
+from cuista.ops import CpuOps, ReferenceOps
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,30 @@ def evaluate(model: Model, x: Array, y: Array) -> Report:
         If x and y do not fit the model or each other, or x is zero throughout.
     """
     x, y = check_rows(x, model.problem.N, "x"), check_rows(y, model.problem.M, "y")
-    to_numpy = model.network.ops.to_numpy
-    return report_on(lambda y: map(to_numpy, model.network.iterates(y)), x, y)
+    return report_on(model.network.iterates, x, y, model.network.ops)
 
 
-def report_on(iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array) -> Report:
-    """The report on any method that maps measurements (batch, M) to its iterates x_1, x_2, … (batch, N)."""
+def report_on(
+    iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array, ops: ReferenceOps | None = None
+) -> Report:
+    """The report on any method that maps measurements (batch, M) to its iterates x_1, x_2, … (batch, N).
+
+    The iterates are arrays of `ops`, the CPU engine if None.
+    """
+    ops = ops or CpuOps()
     if x.shape[0] != y.shape[0] or not len(x):
         raise InputError(f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected as many, and some")
     if not x.any():
         raise InputError("the signals are all zero: their NMSE has no meaning")
 
     def compare(part: slice) -> Array:
-        truth = x[part]
+        truth = ops.asarray(x[part], x.dtype)
         support = truth != 0
-        estimates = chain([np.zeros_like(truth)], iterates(y[part]))
-        return np.stack([_compare(estimate, truth, support) for estimate in estimates], axis=1)
+        estimates = chain([ops.xp.zeros_like(truth)], iterates(y[part]))
+        compared = [_compare(ops.xp, estimate, truth, support) for estimate in estimates]
+        return ops.to_numpy(ops.xp.stack(compared, axis=1))
 
-    parts = in_batches(x.shape[0], compare)
+    parts = ops.in_batches(x.shape[0], compare)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
     total = np.sum(np.square(x, dtype=np.float64))
     with np.errstate(divide="ignore"):
@@ -97,22 +103,19 @@ def nmse_db(model: Model, x: Array, y: Array, depth: int, weights: Array | None 
 
     def sums(part: slice) -> tuple[float, float]:
         weight = None if weights is None else weights[part]
-        error, _ = ops.half_squared_error(model.network.output(y[part], depth), x[part], weight)
-        return error, ops.half_squared_error(np.zeros_like(x[part]), x[part], weight)[0]
+        truth = ops.asarray(x[part], x.dtype)
+        error, _ = ops.half_squared_error(model.network.output(y[part], depth), truth, weight)
+        return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
-    error, energy = map(sum, zip(*in_batches(x.shape[0], sums), strict=True))
+    error, energy = map(sum, zip(*ops.in_batches(x.shape[0], sums), strict=True))
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(error / energy))
 
 
-def _compare(estimate: Array, truth: Array, support: Array) -> Array:
-    """Squared error, support size, false positives and false negatives of each row, (4, batch)."""
+def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
+    """Squared error, support size, false positives and false negatives of each row, (4, batch), float64."""
     found = estimate != 0
-    return np.stack(
-        [
-            np.sum(np.square(estimate - truth, dtype=np.float64), axis=1),
-            found.sum(axis=1),
-            (found & ~support).sum(axis=1),
-            (support & ~found).sum(axis=1),
-        ]
-    )
+    counts = (found, found & ~support, support & ~found)
+    error = xp.square(estimate - truth).sum(axis=1, dtype=np.float64)
+    stacked: Array = xp.stack([error, *(count.sum(axis=1).astype(np.float64) for count in counts)])
+    return stacked

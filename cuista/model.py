@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 
 from cuista import storage
 from cuista.checks import Array, check_rows
-from cuista.device import in_batches
 from cuista.errors import FileError, InputError
 from cuista.networks import Alista
 from cuista.ops import ReferenceOps
@@ -98,7 +97,7 @@ class Model:
         def recover(part: slice) -> None:
             x[part] = self.network.ops.to_numpy(self.network.output(y[part]))
 
-        in_batches(y.shape[0], recover)
+        self.network.ops.in_batches(y.shape[0], recover)
         return x
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -111,7 +110,8 @@ class Model:
         record = storage.Record(kind)
         self.problem.store(record)
         record.arrays["W"] = self.weight.W
-        record.arrays.update({f"parameters/{name}": value for name, value in network.parameters.items()})
+        parameters = {f"parameters/{name}": network.ops.to_numpy(value) for name, value in network.parameters.items()}
+        record.arrays.update(parameters)
         record.arrays.update({f"history/{name}": value for name, value in self.history.items()})
         record.attributes.update(
             net=network.name,

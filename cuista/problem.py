@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,14 +13,15 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import Array, check_matrix
 from cuista.errors import FileError, InputError
-from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps
+from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps, Signals
+from cuista.ops.reference import HARD_STREAM
 
 # The streams of random numbers that a seed opens. Their numbers are part of what makes a run reproducible.
 MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING = range(6)
 # The purposes within a stream: random words for sparse codes, and for noise.
 _CODES, _NOISE = range(2)
-# The number added to a stream for its harder signals, and by how much denser they are.
-_HARD, _HARDER = 64, 1.4
+# By how much denser hard signals are.
+_HARDER = 1.4
 
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
@@ -131,14 +132,19 @@ class Problem:
         """
         if batch < 1:
             raise InputError(f"the number of samples is {batch}; expected 1 or more")
-        ops = ops or CpuOps()
         key = Key(self.seed if seed is None else seed, stream, step)
-        probability = np.broadcast_to(np.asarray(self.pnz), (self.N,))
-        x = ops.sparse_codes(key, batch, probability, self.magnitude, dtype)
-        return x, self.measure(x, key, ops)
+        return self._draw(batch, key, self._probability, dtype, ops or CpuOps())
 
     def sample_weighted(
-        self, batch: int, hard: float, *, stream: int, step: int = 0, **options: Any
+        self,
+        batch: int,
+        hard: float,
+        *,
+        stream: int,
+        step: int = 0,
+        seed: int | None = None,
+        dtype: DTypeLike = np.float32,
+        ops: ReferenceOps | None = None,
     ) -> tuple[Array, Array, Array]:
         """Draw signals of which a share is harder, with the weights that make means over them unbiased.
 
@@ -152,39 +158,57 @@ class Problem:
         x : (batch, N)
         y : (batch, M)
         weights : (batch,), float64
-
-        See `sample` for the other options.
         """
-        easy = batch - int(hard * batch)
-        hard = 1 - easy / batch
-        p = np.broadcast_to(np.asarray(self.pnz), (self.N,))
-        p_hard = np.where(p < 1, np.minimum(p * _HARDER, (1 + p) / 2), p)
-        harder = replace(self, pnz=p_hard)
-        parts = [self.sample(easy, stream=stream, step=step, **options)]
+        ops = ops or CpuOps()
+        signals = self.signals(hard)
+        seed = self.seed if seed is None else seed
+        easy = signals.easy(batch)
+        parts = [self._draw(easy, Key(seed, stream, step), signals.probability, dtype, ops)]
         if easy < batch:
-            parts.append(harder.sample(batch - easy, stream=stream + _HARD, step=step, **options))
-        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            key = Key(seed, stream + HARD_STREAM, step)
+            parts.append(self._draw(batch - easy, key, signals.hard_probability, dtype, ops))
+        x, y = (ops.xp.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        of_entry, of_none = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
+        log_ratio = (x != 0).astype(np.float64) @ of_entry + of_none
+        hard = 1 - easy / batch
+        return x, y, 1 / (1 - hard + hard * ops.xp.exp(log_ratio))
+
+    def signals(self, hard: float = 0.0) -> Signals:
+        """What `sample_weighted` draws from."""
+        p = self._probability
+        p_hard = np.where(p < 1, np.minimum(p * _HARDER, (1 + p) / 2), p)
         with np.errstate(divide="ignore", invalid="ignore"):
             present = np.where(p > 0, np.log(p_hard / p), 0)
             absent = np.where(p < 1, np.log((1 - p_hard) / (1 - p)), 0)
-        log_ratio = (x != 0) @ (present - absent) + absent.sum()
-        return x, y, 1 / (1 - hard + hard * np.exp(log_ratio))
+        noise = 10 ** (-self.snr_db / 20)
+        return Signals(self.A, p, p_hard, np.append(present - absent, absent.sum()), self.magnitude, noise, hard)
+
+    @cached_property
+    def _probability(self) -> Array:
+        return np.broadcast_to(np.asarray(self.pnz), (self.N,))
+
+    def _draw(
+        self, batch: int, key: Key, probability: Array, dtype: DTypeLike, ops: ReferenceOps
+    ) -> tuple[Array, Array]:
+        x = ops.sparse_codes(key, batch, probability, self.magnitude, dtype)
+        return x, self.measure(x, key, ops)
 
     def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
         """The measurements y (batch, M) = A x + ε of sparse codes x (batch, N), at the problem's SNR."""
         ops = ops or CpuOps()
-        y = ops.sparse_matmul(x, self._transposed(x.dtype))
+        y = ops.sparse_matmul(x, self._transposed(x.dtype, ops))
         if self.snr_db < np.inf:
-            noise = ops.normal(key, _NOISE, y.shape, y.dtype)
-            noise *= y.std(axis=1, keepdims=True) * np.asarray(10 ** (-self.snr_db / 20), y.dtype)
+            noise = ops.normal(key, _NOISE, (y.shape[0], self.M), y.dtype)
+            noise *= y.std(axis=1, keepdims=True) * y.dtype.type(10 ** (-self.snr_db / 20))
             y = y + noise
         return y
 
-    def _transposed(self, dtype: np.dtype[Any]) -> Array:
-        cache: dict[str, Array] = self.__dict__.setdefault("_transposed_by_dtype", {})
-        if dtype.str not in cache:
-            cache[dtype.str] = np.ascontiguousarray(self.A.T, dtype=dtype)
-        return cache[dtype.str]
+    def _transposed(self, dtype: np.dtype[Any], ops: ReferenceOps) -> Array:
+        cache: dict[tuple[str, str], Array] = self.__dict__.setdefault("_transposed_by_place", {})
+        place = (ops.name, dtype.str)
+        if place not in cache:
+            cache[place] = ops.asarray(self.A.T, dtype)
+        return cache[place]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-problem` file."""

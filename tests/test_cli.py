@@ -344,7 +344,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("gen-problem", "-o", "p.h5", "--load-a", "wrong.npy", "--m", 4), "--m is 4"),
         (("solve-w", "nan.npy"), "NaN or infinite"),
         (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "not one of this matrix"),
-        (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "no CUDA engine"),
+        (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "cannot be used"),
         (("train", "problem.h5", "-o", "m.h5", "-p", -1), "support schedule"),
     ):
         run(*words, fails=1)

@@ -12,6 +12,7 @@ import cuista
 from cuista import FastRecipe, PaperRecipe, train
 from cuista.errors import DivergedError, FileError, InputError
 from cuista.evaluation import nmse_db
+from cuista.ops import CpuOps
 from cuista.problem import VALIDATION
 from cuista.training import checkpoint_path
 from cuista.training.adam import Adam
@@ -31,17 +32,25 @@ def fresh(small_model):
 
 
 def test_adam_is_tensorflows():
-    adam, m, v = Adam(), 0.0, 0.0
+    adam, ops, factors, parameters, m, v = Adam(), CpuOps(), np.ones(1), {"p": np.zeros(1)}, 0.0, 0.0
     for t in range(1, 30):
-        gradient = np.sin(t) * 1e-7  # small enough for ε to matter
+        gradient, before = np.sin(t) * 1e-7, parameters["p"][0]  # small enough for ε to matter
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         expected = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
-        assert adam.step({"p": np.array([gradient])}, 0.01)["p"][0] == pytest.approx(expected, rel=1e-9)
+        adam.step(ops, parameters, {"p": np.array([gradient])}, 0.01, factors)
+        assert before - parameters["p"][0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_parameter_with_no_gradient_stays():
-    adam = Adam()
-    assert adam.step({"p": np.array([1.0, 0.0])}, 0.1)["p"][1] == 0
+    parameters = {"p": np.array([1.0, 2.0])}
+    Adam().step(CpuOps(), parameters, {"p": np.array([1.0, 0.0])}, 0.1, np.ones(2))
+    assert parameters["p"][1] == 2
+
+
+def test_a_logarithmic_parameter_moves_by_a_factor():
+    parameters, gradient = {"p": np.array([[2.0, 4.0]])}, np.array([[1.0, -3.0]])
+    Adam().step(CpuOps(), parameters, {"p": gradient}, 0.1, np.ones(1), 5.0, logarithmic=("p",))
+    np.testing.assert_allclose(parameters["p"], np.array([[2.0, 4.0]]) * np.exp([[-0.1, 0.1]]), rtol=1e-6)
 
 
 def test_the_paper_recipe_is_the_papers():

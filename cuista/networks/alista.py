@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.networks.base import Backprop, Gradients, Network, check_schedule, scale_of, support_schedule
-from cuista.ops import ReferenceOps
+from cuista.ops import FusedStep, ReferenceOps, Signals
 
 
 class Alista(Network):
@@ -86,7 +86,7 @@ class Alista(Network):
 
     def layer(self, t: int, x: Array, seen: Array, window: float = 0.0) -> tuple[Array, Backprop]:
         ops = self.ops
-        alpha, theta = float(self.parameters["step_size"][t]), self.parameters["threshold"][t]
+        alpha, theta = self.parameters["step_size"][t], self.parameters["threshold"][t]
         u = self.correction(x, seen)
         x_next, code = ops.shrink_select(x, u, alpha, theta, self.support[t], window)
 
@@ -96,11 +96,16 @@ class Alista(Network):
             gradients: Gradients = {"step_size": d_alpha, "threshold": d_theta}
             if t > 0:  # x_0 = 0 depends on nothing
                 back = self._through(self._backward, dz)
-                back *= alpha
+                back *= alpha.astype(back.dtype)
                 dz += back
             return dz, gradients
 
         return x_next, backprop
+
+    def fuse(self, signals: Signals) -> FusedStep | None:
+        if len(self._forward) > 1 or self.parameters["threshold"].ndim > 1:
+            return None
+        return self.ops.fuse_alista(signals, self.W, self._forward[0], self._backward[0])
 
     def _through(self, factors: tuple[Array, ...], rows: Array) -> Array:
         product = self.ops.sparse_matmul(rows, factors[0])

@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import CpuOps, FusedStep, ReferenceOps, Scalar, Signals
 
-Gradients = dict[str, "float | Array"]
+Gradients = dict[str, "Scalar | Array"]
 Backprop = Callable[[Array], "tuple[Array, Gradients]"]
 
 
@@ -34,7 +34,7 @@ class Network(ABC):
     Attributes
     ----------
     parameters
-        What is learned, by name, stacked over layers (first axis T), float64.
+        What is learned, by name, stacked over layers (first axis T), float64 arrays of the engine.
     layers
         T.
     support
@@ -42,12 +42,20 @@ class Network(ABC):
     """
 
     name: ClassVar[str]
-    parameters: dict[str, Array]
     support: tuple[int, ...]
 
     def __init__(self, *, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float32) -> None:
         self.ops = ops or CpuOps()
         self.dtype = np.dtype(dtype)
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        return self._parameters
+
+    @parameters.setter
+    def parameters(self, parameters: dict[str, Array]) -> None:
+        # Copied, for training changes them in place.
+        self._parameters = {name: self.ops.asarray(value, np.float64).copy() for name, value in parameters.items()}
 
     @property
     def layers(self) -> int:
@@ -68,7 +76,8 @@ class Network(ABC):
 
     def start(self, batch: int) -> Array:
         """x_0 = 0, (batch, N)."""
-        return self.ops.asarray(np.zeros((batch, self.size)), self.dtype)
+        x: Array = self.ops.xp.zeros((batch, self.size), self.dtype)
+        return x
 
     @property
     @abstractmethod
@@ -89,7 +98,7 @@ class Network(ABC):
 
     def loss_and_gradients(
         self, y: Array, target: Array, depth: int, window: float = 0.0, weights: Array | None = None
-    ) -> tuple[float, dict[str, Array]]:
+    ) -> tuple[Scalar, dict[str, Array]]:
         """The loss ½ Σ_i w_i ‖x_depth − x*‖² over the batch, and its gradients.
 
         Parameters
@@ -116,12 +125,21 @@ class Network(ABC):
             x, backprop = self.layer(t, x, seen, window)
             backward.append(backprop)
         loss, delta = self.ops.half_squared_error(x, target, weights)
-        gradients = {name: np.zeros_like(value) for name, value in self.parameters.items()}
+        gradients = {name: self.ops.xp.zeros_like(value) for name, value in self.parameters.items()}
         for t in reversed(range(depth)):
             delta, of_layer = backward.pop()(delta)
             for name, value in of_layer.items():
                 gradients[name][t] = value
         return loss, gradients
+
+    def fuse(self, signals: Signals) -> FusedStep | None:
+        """The engine's kernel for a whole training step of this network on such signals, if there is one."""
+        return None
+
+    def density(self, y: Array, depth: int) -> float:
+        """Mean share of entries of x_1, …, x_depth that are not zero, for measurements y (batch, M)."""
+        present = sum(self.ops.xp.count_nonzero(x) for x in islice(self.iterates(y), depth))
+        return float(present) / (depth * int(y.shape[0]) * self.size)
 
 
 def scale_of(A: Array) -> float:

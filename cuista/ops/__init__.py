@@ -1,10 +1,38 @@
 """The numerical primitives: one readable definition, and engines that must agree with it.
 
-`ReferenceOps` defines every primitive in plain NumPy. `CpuOps` overrides what it can do faster, with the same
-names, signatures and results; it is what training and recovery use.
+`ReferenceOps` defines every primitive in plain NumPy. `CpuOps` and `CudaOps` override what they can do faster, with the
+same names, signatures and results.
 """
 
-from cuista.ops.cpu import CpuOps
-from cuista.ops.reference import Bernoulli, Key, Normal, ReferenceOps
+from __future__ import annotations
 
-__all__ = ["Bernoulli", "CpuOps", "Key", "Normal", "ReferenceOps"]
+from cuista.device import Device
+from cuista.ops.cpu import CpuOps
+from cuista.ops.cuda import CudaOps
+from cuista.ops.reference import (
+    Bernoulli,
+    FusedStep,
+    Key,
+    Normal,
+    ReferenceOps,
+    Scalar,
+    Signals,
+)
+
+__all__ = [
+    "Bernoulli",
+    "CpuOps",
+    "CudaOps",
+    "FusedStep",
+    "Key",
+    "Normal",
+    "ReferenceOps",
+    "Scalar",
+    "Signals",
+    "engine",
+]
+
+
+def engine(device: Device) -> ReferenceOps:
+    """The engine that computes on a device."""
+    return CpuOps() if device.index is None else CudaOps.on(device)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cuista import device
 from cuista.checks import Array
-from cuista.ops.reference import KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP, ReferenceOps
+from cuista.ops.reference import KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP, ReferenceOps, Result, Scalar
 
 # Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 500, one thread).
 SPARSE_DENSITY = 0.2
@@ -27,6 +29,9 @@ class CpuOps(ReferenceOps):
 
     def __init__(self) -> None:
         self._pool = _Pool()
+
+    def in_batches(self, rows: int, work: Callable[[slice], Result]) -> list[Result]:
+        return device.in_batches(rows, work)
 
     def matmul(self, a: Array, b: Array) -> Array:
         return np.matmul(a, b, out=self._pool.empty((a.shape[0], b.shape[1]), a.dtype))
@@ -47,7 +52,7 @@ class CpuOps(ReferenceOps):
         return np.asarray(csr_array(compressed, shape=a.shape) @ b)
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: float, threshold: float | Array, k: int, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int, window: float = 0.0
     ) -> tuple[Array, Array]:
         empty = self._pool.empty
         theta = np.asarray(threshold, dtype=x.dtype)
@@ -94,10 +99,10 @@ class CpuOps(ReferenceOps):
         code: Array,
         x: Array,
         u: Array,
-        step_size: float,
-        threshold: float | Array,
+        step_size: Scalar,
+        threshold: Scalar | Array,
         window: float = 0.0,
-    ) -> tuple[Array, float, float | Array]:
+    ) -> tuple[Array, Scalar, Scalar | Array]:
         empty = self._pool.empty
         kind = np.bitwise_and(code, np.int8(KIND), out=empty(code.shape, np.int8))
         flags = np.not_equal(kind, 0, out=empty(code.shape, np.bool_))
@@ -122,10 +127,9 @@ class CpuOps(ReferenceOps):
             dz.ravel()[near] += slope * np.abs(z)
             jump = slope.astype(np.float64) * z
             d_threshold -= jump.sum() if theta.ndim == 0 else np.bincount(column, jump, minlength=delta.shape[1])
-        d_step_size = float(np.vdot(dz, u))
-        return dz, d_step_size, d_threshold if theta.ndim else float(d_threshold)
+        return dz, float(np.vdot(dz, u)), d_threshold
 
-    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[float, Array]:
+    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
         if weights is None:
             return 0.5 * float(np.vdot(error, error)), error

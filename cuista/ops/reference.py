@@ -7,18 +7,25 @@ W are (M, N).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cuista.checks import Array
 
+Result = TypeVar("Result")
+# A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
+Scalar = Any
+
 # What became of an entry in `shrink_select`: the low two bits of its code …
 OFF, PASSED, SHRUNK_UP, SHRUNK_DOWN = range(4)
 KIND = 3
 # … and a flag: among the k largest, and so close to the threshold that a small change of it decides its fate.
 NEAR = 4
+
+# Adam's constants.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Key(NamedTuple):
@@ -44,24 +51,96 @@ class Bernoulli(NamedTuple):
     v1: float = 1.0
 
 
+class Signals(NamedTuple):
+    """What training signals are drawn from: see `Problem.sample_weighted`.
+
+    Attributes
+    ----------
+    A
+        (M, N).
+    probability, hard_probability
+        (N,): of a non-zero entry, in ordinary signals and in hard ones, whose stream is `HARD_STREAM` further.
+    log_ratio
+        (N + 1,): with f the law of ordinary signals and g that of hard ones, log(g / f) of a signal is the sum of these
+        over its non-zero entries, plus the last.
+    magnitude
+        Law of the non-zero entries.
+    noise
+        10^(−SNR/20); 0 for none.
+    hard
+        Share of hard signals in a batch, rounded down to whole signals.
+    """
+
+    A: Array
+    probability: Array
+    hard_probability: Array
+    log_ratio: Array
+    magnitude: Normal | Bernoulli
+    noise: float
+    hard: float
+
+    def easy(self, batch: int) -> int:
+        """How many signals of a batch, the first ones, are ordinary."""
+        return batch - int(self.hard * batch)
+
+
+# What is added to a stream for its hard signals.
+HARD_STREAM = 64
+
+
+class FusedStep(Protocol):
+    """An engine's kernel for all of a training step but Adam: signals, forward, loss, backward."""
+
+    def suits(self, batch: int, density: float) -> bool:
+        """Whether it would be faster than step by step, where this share of the iterates' entries is not zero."""
+
+    def __call__(
+        self,
+        parameters: dict[str, Array],
+        support: tuple[int, ...],
+        key: Key,
+        batch: int,
+        depth: int,
+        window: float,
+        weight_power: float,
+    ) -> tuple[Scalar, dict[str, Array]]:
+        """The loss and the gradients, as `Problem.sample_weighted` and `Network.loss_and_gradients` give them."""
+
+
 class ReferenceOps:
-    """The definitions."""
+    """The definitions.
+
+    Attributes
+    ----------
+    name
+        Of the device.
+    xp
+        The module of its arrays, with NumPy's functions.
+    """
+
+    name = "cpu"
+    xp: Any = np
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
     def asarray(self, array: Any, dtype: DTypeLike) -> Array:
-        """The array, contiguous, of this dtype, where this engine computes."""
-        return np.ascontiguousarray(array, dtype=dtype)
+        """The array, contiguous, of this dtype, where this engine computes; itself if it is that."""
+        return np.asarray(array, dtype=dtype, order="C")
 
     def to_numpy(self, array: Array) -> Array:
         """The array in host memory."""
         return np.asarray(array)
 
+    def in_batches(self, rows: int, work: Callable[[slice], Result]) -> list[Result]:
+        """The results of `work` on slices of the rows, in order, in batches that suit the engine."""
+        return [work(slice(0, rows))]
+
     # -- products -----------------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array) -> Array:
         """The product a b."""
-        return np.asarray(a @ b)
+        product: Array = a @ b
+        return product
 
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
@@ -70,7 +149,7 @@ class ReferenceOps:
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: float, threshold: float | Array, k: int, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int, window: float = 0.0
     ) -> tuple[Array, Array]:
         """One proximal step: soft thresholding of z = x + α u that lets the largest entries pass unshrunk.
 
@@ -121,10 +200,10 @@ class ReferenceOps:
         code: Array,
         x: Array,
         u: Array,
-        step_size: float,
-        threshold: float | Array,
+        step_size: Scalar,
+        threshold: Scalar | Array,
         window: float = 0.0,
-    ) -> tuple[Array, float, float | Array]:
+    ) -> tuple[Array, Scalar, Scalar | Array]:
         """The backward pass of `shrink_select`, from δ = ∂L/∂x_next.
 
         With the selection held fixed, ∂x_next/∂z is 1 where an entry passed or was shrunk and 0 where it is off,
@@ -145,8 +224,8 @@ class ReferenceOps:
         -------
         dz : (batch, N)
             ∂L/∂z; also ∂L/∂x as far as this step goes.
-        d_step_size : float
-        d_threshold : float, or (N,) if the threshold is
+        d_step_size : number, float64
+        d_threshold : number, or (N,) if the threshold is, float64
         """
         kind = code & KIND
         dz = np.where(kind != OFF, delta, 0)
@@ -159,19 +238,78 @@ class ReferenceOps:
             z = x + np.asarray(step_size, dtype=x.dtype) * u
             dz += slope * np.abs(z)
             d_threshold -= np.sum(slope * z, axis=0, dtype=np.float64)
-        d_step_size = float(np.sum(dz * u, dtype=np.float64))
-        return dz, d_step_size, d_threshold if theta.ndim else float(d_threshold.sum())
+        return dz, np.sum(dz * u, dtype=np.float64), d_threshold if theta.ndim else d_threshold.sum()
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
-    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[float, Array]:
+    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         """The loss ½ Σ_i w_i ‖x_i − x*_i‖² over the batch, and its derivative w_i (x_i − x*_i).
 
         `weights` is (batch,), 1 throughout if None.
         """
         error = x - target
-        delta = error if weights is None else error * np.asarray(weights, dtype=x.dtype)[:, None]
-        return 0.5 * float(np.sum(error * delta, dtype=np.float64)), delta
+        delta: Array = error if weights is None else error * weights.astype(x.dtype)[:, None]
+        return 0.5 * self.xp.sum(error * delta, dtype=np.float64), delta
+
+    # -- descent ------------------------------------------------------------------------------------------------
+
+    def track_loss(self, loss: Scalar, batch: int, mean_loss: Array) -> Scalar:
+        """Update the running mean L̄ of the loss per sample L, in place, and return the scale of relative descent.
+
+        That is 1 / (batch √(L L̄)). `mean_loss` is float64 with no axes, 0 before the first loss.
+        """
+        per_sample = loss / batch
+        mean_loss[...] = 0.99 * mean_loss + 0.01 * per_sample if mean_loss else per_sample
+        return 1 / (batch * np.sqrt(max(float(per_sample * mean_loss), np.finfo(float).tiny)))
+
+    def adam(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        rate: float,
+        factors: Array,
+        scale: Scalar,
+        logarithmic: bool,
+    ) -> None:
+        """Adam's update of a parameter and of its moments, in place.
+
+        Parameters
+        ----------
+        parameter, gradient, mean, square
+            (T, …), float64.
+        rate
+            The learning rate, with the correction of the moments' bias.
+        factors, scale
+            (T,) and a number, by which the gradient is multiplied first.
+        logarithmic
+            Whether the logarithm of the parameter is what descends.
+        """
+        gradient = gradient * (scale * factors).reshape(-1, *[1] * (gradient.ndim - 1))
+        if logarithmic:
+            gradient *= parameter
+        mean += (1 - BETA1) * (gradient - mean)
+        square += (1 - BETA2) * (gradient * gradient - square)
+        change = rate * mean / (np.sqrt(square) + EPSILON)
+        if logarithmic:
+            parameter *= np.exp(-change)
+        else:
+            parameter -= change
+
+    def fuse_alista(self, signals: Signals, W: Array, forward: Array, backward: Array) -> FusedStep | None:
+        """The engine's kernel for a training step of ALISTA, if it has one that can be used.
+
+        Parameters
+        ----------
+        signals
+            What is drawn.
+        W
+            (M, N), of this engine.
+        forward, backward
+            −AᵀW and its transpose, (N, N), of this engine.
+        """
+        return None
 
     # -- random numbers -----------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from cuista.checks import Array
-
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+from cuista.ops import ReferenceOps
+from cuista.ops.reference import BETA1, BETA2, Scalar
 
 
 @dataclass
@@ -19,19 +20,40 @@ class Adam:
     square: dict[str, Array] = field(default_factory=dict)
     updates: int = 0
 
-    def step(self, gradients: dict[str, Array], learning_rate: float) -> dict[str, Array]:
-        """What to subtract from each parameter: lr·√(1 − β2^t)/(1 − β1^t) · m/(√v + ε).
+    def step(
+        self,
+        ops: ReferenceOps,
+        parameters: dict[str, Array],
+        gradients: dict[str, Array],
+        learning_rate: float,
+        factors: Array,
+        scale: Scalar = 1.0,
+        logarithmic: Container[str] = (),
+    ) -> None:
+        """Subtract lr·√(1 − β2^t)/(1 − β1^t) · m/(√v + ε) from each parameter, in place.
 
         ε stands beside the uncorrected √v, so it weighs more on small gradients than in the paper of Adam. A
         parameter whose gradient has always been 0 does not move.
+
+        Parameters
+        ----------
+        ops
+            The engine, whose arrays all these are.
+        factors, scale, logarithmic
+            As in `ReferenceOps.adam`; `logarithmic` names the parameters whose logarithms descend.
         """
         self.updates += 1
-        rate = learning_rate * np.sqrt(1 - BETA2**self.updates) / (1 - BETA1**self.updates)
-        steps = {}
+        rate = learning_rate * float(np.sqrt(1 - BETA2**self.updates)) / (1 - BETA1**self.updates)
         for name, gradient in gradients.items():
-            mean = self.mean.setdefault(name, np.zeros_like(gradient))
-            square = self.square.setdefault(name, np.zeros_like(gradient))
-            mean += (1 - BETA1) * (gradient - mean)
-            square += (1 - BETA2) * (gradient * gradient - square)
-            steps[name] = rate * mean / (np.sqrt(square) + EPSILON)
-        return steps
+            if name not in self.mean:
+                self.mean[name], self.square[name] = ops.xp.zeros_like(gradient), ops.xp.zeros_like(gradient)
+            ops.adam(
+                parameters[name],
+                gradient,
+                self.mean[name],
+                self.square[name],
+                rate,
+                factors,
+                scale,
+                name in logarithmic,
+            )

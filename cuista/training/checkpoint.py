@@ -21,6 +21,9 @@ from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
 
+# What of the state is a number of the host's.
+_SCALARS = ("stage", "step", "total_steps", "density", "best_nmse_db", "best_step")
+
 
 @dataclass
 class TrainingState:
@@ -35,7 +38,9 @@ class TrainingState:
     adam
         The stage's optimiser.
     mean_loss
-        The stage's running mean of the loss per sample; 0 before the first step.
+        The stage's running mean of the loss per sample, an engine's array; 0 before the first step.
+    density
+        Share of the iterates' entries that were not zero when last looked at.
     best_nmse_db, best_step, best
         The stage's best validation, the step it was made at, and the parameters.
     history
@@ -46,7 +51,8 @@ class TrainingState:
     step: int = 0
     total_steps: int = 0
     adam: Adam = field(default_factory=Adam)
-    mean_loss: float = 0.0
+    mean_loss: Array = field(default_factory=lambda: np.zeros(()))
+    density: float = 1.0
     best_nmse_db: float = float("inf")
     best_step: int = 0
     best: Parameters = field(default_factory=dict)
@@ -55,7 +61,8 @@ class TrainingState:
     def next_stage(self) -> None:
         """Forget all that belongs to the stage, and go to the next."""
         self.stage, self.step = self.stage + 1, 0
-        self.adam, self.mean_loss = Adam(), 0.0
+        self.adam = Adam()
+        self.mean_loss[...] = 0
         self.best_nmse_db, self.best_step, self.best = float("inf"), 0, {}
 
     def history_arrays(self) -> dict[str, Array]:
@@ -70,13 +77,17 @@ class TrainingState:
 
 def save_checkpoint(path: str | os.PathLike[str], model: Model, state: TrainingState, run: dict[str, Any]) -> None:
     """Write the state atomically, over the last one. `run` says which run it belongs to."""
+    to_numpy = model.network.ops.to_numpy
     record = model.record("cuista-checkpoint")
     record.arrays.update({f"history/{name}": value for name, value in state.history_arrays().items()})
     for group, arrays in (("mean", state.adam.mean), ("square", state.adam.square), ("best", state.best)):
-        record.arrays.update({f"state/{group}/{name}": value for name, value in arrays.items()})
-    scalars = ("stage", "step", "total_steps", "mean_loss", "best_nmse_db", "best_step")
+        record.arrays.update({f"state/{group}/{name}": to_numpy(value) for name, value in arrays.items()})
     record.attributes["state"] = json.dumps(
-        {"updates": state.adam.updates, **{name: getattr(state, name) for name in scalars}}
+        {
+            "updates": state.adam.updates,
+            "mean_loss": float(state.mean_loss),
+            **{name: getattr(state, name) for name in _SCALARS},
+        }
     )
     record.attributes["run"] = json.dumps(run)
     storage.write(path, record, overwrite=True)
@@ -90,7 +101,7 @@ def load_checkpoint(path: str | os.PathLike[str], model: Model, run: dict[str, A
     FileError
         If the checkpoint is damaged, or belongs to another run (the message says in what they differ).
     """
-    record = storage.read(path, "cuista-checkpoint")
+    record, ops = storage.read(path, "cuista-checkpoint"), model.network.ops
     try:
         then = json.loads(record.attributes["run"])
         differing = [name for name in sorted({*then, *run}) if then.get(name) != run.get(name)]
@@ -100,16 +111,24 @@ def load_checkpoint(path: str | os.PathLike[str], model: Model, run: dict[str, A
                 f"{path} is the checkpoint of another run; it differs in {listed}. Give the options of then, "
                 "or start afresh with --force"
             )
-        scalars = json.loads(record.attributes["state"])
-        adam = Adam(_group(record, "state/mean/"), _group(record, "state/square/"), scalars.pop("updates"))
+        numbers = json.loads(record.attributes["state"])
+        parameters, mean, square, best = (
+            {
+                name.removeprefix(prefix): ops.asarray(value, np.float64)
+                for name, value in record.arrays.items()
+                if name.startswith(prefix)
+            }
+            for prefix in ("parameters/", "state/mean/", "state/square/", "state/best/")
+        )
         history = [record.arrays[f"history/{name}"].tolist() for name in ("stage", "step", "nmse_db")]
-        state = TrainingState(**scalars, adam=adam, best=_group(record, "state/best/"))
-        state.history = [(int(stage), int(step), float(nmse)) for stage, step, nmse in zip(*history, strict=True)]
-        model.network.parameters = {name: record.arrays[f"parameters/{name}"] for name in model.network.parameters}
+        state = TrainingState(
+            **{name: numbers[name] for name in _SCALARS},
+            adam=Adam(mean, square, numbers["updates"]),
+            mean_loss=ops.asarray(numbers["mean_loss"], np.float64),
+            best=best,
+            history=[(int(stage), int(step), float(nmse)) for stage, step, nmse in zip(*history, strict=True)],
+        )
+        model.network.parameters = parameters
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; start afresh with --force") from error
     return state
-
-
-def _group(record: storage.Record, prefix: str) -> Parameters:
-    return {name.removeprefix(prefix): value for name, value in record.arrays.items() if name.startswith(prefix)}

@@ -21,10 +21,13 @@ from cuista.device import blas_threads
 from cuista.errors import DivergedError, FileError, InputError
 from cuista.evaluation import nmse_db
 from cuista.model import Model
+from cuista.ops import Key, Scalar
 from cuista.problem import FITTING, TRAINING, VALIDATION
 from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
 from cuista.training.recipes import FastRecipe, Recipe, Stage
 
+# On how many signals it is looked at how sparse the iterates are.
+DENSITY_SIGNALS = 256
 # A validation NMSE this many dB above the first one, or above 0, is no network any more.
 DIVERGED_DB = 30.0
 
@@ -109,7 +112,8 @@ class _Run:
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
         self.stages = recipe.stages(self.network.layers)
         self.weight_power = recipe.weight_power if model.problem.snr_db == np.inf else 1.0
-        self.state = TrainingState()
+        ops = self.network.ops
+        self.state = TrainingState(mean_loss=ops.asarray(0.0, np.float64))
         if out is not None:
             storage.check_writable(out, overwrite=self.overwrite)
             if resume:
@@ -118,6 +122,9 @@ class _Run:
         self.last_nmse: float | None = None
         self.validation = self._sample(recipe.validation_batch, VALIDATION)
         self.fitting = self._sample(512, FITTING)[:2]
+        self.fused = self.network.fuse(model.problem.signals(recipe.hard))
+        self.one = ops.asarray(1.0, np.float64)
+        self.factors = self._factors()
         if not (self.validation[0].any() and self.fitting[0].any()):
             raise InputError(
                 f"pnz is {model.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
@@ -137,6 +144,7 @@ class _Run:
                     if state.stage == len(self.stages) - 1:
                         break
                     state.next_stage()
+                    self.factors = self._factors()
                     continue
                 self._step(stage)
                 if self.progress:
@@ -169,45 +177,58 @@ class _Run:
             self._validate(stage)
 
     def _step(self, stage: Stage) -> None:
-        state, parameters = self.state, self.network.parameters
-        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
-        if weights is not None:
-            weights **= self.weight_power
-        loss, gradients = self.network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
-        if not np.isfinite(loss):
-            raise self._diverged(f"the loss became {loss}")
-        per_sample = loss / stage.batch
-        state.mean_loss = 0.99 * state.mean_loss + 0.01 * per_sample if state.mean_loss else per_sample
-        scale = 1.0
-        if stage.relative:
-            scale = 1 / (stage.batch * np.sqrt(max(per_sample * state.mean_loss, np.finfo(float).tiny)))
-        factors = np.zeros(self.network.layers)
-        factors[: stage.depth] = stage.factors
-        for name, gradient in gradients.items():
-            gradient *= scale * factors.reshape(-1, *[1] * (gradient.ndim - 1))
-            if stage.relative and name == "threshold":
-                gradient *= parameters[name]
+        """One step, of which nothing is read back: an engine may still be at it when this returns."""
+        state, network = self.state, self.network
+        loss, gradients = self._loss_and_gradients(stage)
+        scale = network.ops.track_loss(loss, stage.batch, state.mean_loss)
         rate = stage.learning_rate
         if stage.cosine:
             rate *= 0.5 * (1 + np.cos(np.pi * (state.step + 0.5) / stage.steps))
-        for name, change in state.adam.step(gradients, rate).items():
-            if stage.relative and name == "threshold":
-                parameters[name] = parameters[name] * np.exp(-change)
-            else:
-                parameters[name] = parameters[name] - change
+        state.adam.step(
+            network.ops,
+            network.parameters,
+            gradients,
+            rate,
+            self.factors,
+            scale if stage.relative else self.one,
+            logarithmic=("threshold",) if stage.relative else (),
+        )
         state.step += 1
         state.total_steps += 1
         if state.step % stage.validate_every == 0 or state.step == stage.steps:
             self._validate(stage)
 
+    def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, dict[str, Array]]:
+        """Those of the step's fresh signals, at once if the engine can and it is worth it."""
+        state, network = self.state, self.network
+        if self.fused and self.fused.suits(stage.batch, state.density):
+            key = Key(self.seed, TRAINING, state.total_steps)
+            arguments = (stage.batch, stage.depth, stage.window, self.weight_power)
+            return self.fused(network.parameters, network.support, key, *arguments)
+        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
+        if weights is not None:
+            weights **= self.weight_power
+        return network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
+
+    def _factors(self) -> Array:
+        """By what the stage multiplies each layer's gradients."""
+        factors = np.zeros(self.network.layers)
+        stage = self.stages[self.state.stage]
+        factors[: stage.depth] = stage.factors
+        return self.network.ops.asarray(factors, np.float64)
+
     def _validate(self, stage: Stage) -> None:
         state = self.state
+        if not np.isfinite(float(state.mean_loss)):
+            raise self._diverged(f"the loss became {float(state.mean_loss)}")
         result = nmse_db(self.model, *self.validation[:2], stage.depth, self.validation[2])
         start = max(state.history[0][2], 0.0) if state.history else np.inf
         if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
         self.last_nmse = result
         self.last_good = _copy(self.network.parameters)
+        if self.fused:
+            state.density = self.network.density(self.validation[1][:DENSITY_SIGNALS], stage.depth)
         state.history.append((state.stage, state.step, result))
         if result < state.best_nmse_db:
             state.best_nmse_db, state.best_step, state.best = result, state.step, self.last_good
@@ -266,6 +287,7 @@ class _Run:
             "max_percent": network.max_percent,
             "per_coordinate": network.parameters["threshold"].ndim == 2,
             "dtype": network.dtype.name,
+            "device": network.ops.name.partition(":")[0],
             "matrix": problem.sha256,
             "weight": storage.sha256(model.weight.W),
             "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
@@ -281,23 +303,26 @@ def fit_layer(model: Model, t: int, x: Array, y: Array) -> None:
     """
     from scipy.optimize import minimize
 
-    network = model.network
+    network, ops = model.network, model.network.ops
     seen = network.observe(y)
     before = network.start(y.shape[0])
     for layer in range(t):
         before, _ = network.layer(layer, before, seen)
     u = network.correction(before, seen)
-    energy = float(np.vdot(x, x))
+    zero = ops.xp.zeros_like(x)
+    energy = 2 * float(ops.half_squared_error(zero, x)[0])
+    tiny = float(np.finfo(float).tiny)
 
     def error(point: Array) -> float:
         alpha, log_theta = point
-        after, _ = network.ops.shrink_select(before, u, alpha, np.exp(log_theta), network.support[t])
-        return float(np.log(network.ops.half_squared_error(after, x)[0] / energy + np.finfo(float).tiny))
+        after, _ = ops.shrink_select(before, u, alpha, np.exp(log_theta), network.support[t])
+        return float(np.log(float(ops.half_squared_error(after, x)[0]) / energy + tiny))
 
-    spread = np.log(np.sqrt(max(float(np.mean(np.square(before - x))), np.finfo(float).tiny)))
+    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(before, x)[0]) / x.size, tiny))
     starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
     if t > 0:
-        starts.append((network.parameters["step_size"][t - 1], np.log(np.mean(network.parameters["threshold"][t - 1]))))
+        alpha, theta = (float(network.parameters[name][t - 1].mean()) for name in ("step_size", "threshold"))
+        starts.append((alpha, np.log(theta)))
     fits = []
     for alpha, log_theta in starts:
         simplex = [(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)]

@@ -1,0 +1,310 @@
+"""The CUDA engine: the primitives of `ReferenceOps` on a GPU, with kernels of our own where it matters.
+
+It is given its array module and what launches its kernels. On a GPU these are CuPy and `CudaLauncher`; with NumPy and
+a launcher that runs the same kernels on the CPU it is tested on any machine. Nothing here waits for the GPU: results
+that are numbers stay there as arrays of no axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista.checks import Array
+from cuista.ops.reference import (
+    HARD_STREAM,
+    Bernoulli,
+    FusedStep,
+    Key,
+    Normal,
+    ReferenceOps,
+    Result,
+    Scalar,
+    Signals,
+)
+
+if TYPE_CHECKING:
+    from cuista.device import Device
+    from cuista.kernels import Launcher
+
+# Shared memory that a block has on any GPU without asking.
+SHARED_BYTES = 48 * 1024
+# Rows at a time when a network is applied.
+BATCH = 2**15
+# The fused step gathers a row of a matrix for every non-zero of every signal. Up to so many non-zeros for each entry of
+# a sparse code, over a batch, it should beat the hundred and more launches that the step takes otherwise.
+FUSED_DENSE_ROWS = 256
+
+
+class CudaOps(ReferenceOps):
+    """The primitives on a GPU's arrays.
+
+    Parameters
+    ----------
+    xp
+        The array module: CuPy.
+    launch
+        What runs the kernels.
+    name
+        Of the device.
+    """
+
+    def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
+        self.xp, self.launch, self.name = xp, launch, name
+        self._limits: dict[bytes, Array] = {}
+
+    @classmethod
+    def on(cls, device: Device) -> CudaOps:
+        """The engine on a CUDA device, which becomes CuPy's current one."""
+        import cupy
+
+        from cuista.kernels import CudaLauncher
+
+        cupy.cuda.Device(device.index).use()
+        return cls(cupy, CudaLauncher(), device.name)
+
+    # -- arrays -------------------------------------------------------------------------------------------------
+
+    def asarray(self, array: Any, dtype: DTypeLike) -> Array:
+        converted: Array = self.xp.asarray(array, dtype=dtype, order="C")
+        return converted
+
+    def to_numpy(self, array: Any) -> Array:
+        return np.asarray(array.get() if hasattr(array, "get") else array)
+
+    def in_batches(self, rows: int, work: Callable[[slice], Result]) -> list[Result]:
+        return [work(slice(first, min(first + BATCH, rows))) for first in range(0, rows, BATCH)]
+
+    # -- thresholding with support selection --------------------------------------------------------------------
+
+    def shrink_select(
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int, window: float = 0.0
+    ) -> tuple[Array, Array]:
+        x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
+        alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
+        batch, N = x.shape
+        x_next, code = self.xp.empty(x.shape, x.dtype), self.xp.empty(x.shape, np.int8)
+        inputs = (x, u, alpha, theta, np.int32(theta.ndim), x.dtype.type(window))
+        if N <= 1024:
+            items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
+            kernel = f"shrink_rows_{items}_{4 if N % 4 == 0 else 1}"
+            self._launch(
+                kernel, x.dtype, 32 * batch, 128, *inputs, np.int32(batch), np.int32(N), np.int32(k), x_next, code
+            )
+        else:
+            shared = N * x.itemsize if N * x.itemsize <= SHARED_BYTES - 1024 else 0
+            sizes = (np.int32(N), np.int32(k), np.int32(shared > 0))
+            self._launch("shrink_long_rows", x.dtype, 256 * batch, 256, *inputs, *sizes, x_next, code, shared=shared)
+        return x_next, code
+
+    def shrink_select_backward(
+        self,
+        delta: Array,
+        code: Array,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalar | Array,
+        window: float = 0.0,
+    ) -> tuple[Array, Scalar, Scalar | Array]:
+        dtype = delta.dtype
+        delta, x, u = (self.asarray(array, dtype) for array in (delta, x, u))
+        alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
+        batch, N = x.shape
+        dz, of_rows = self.xp.empty(x.shape, dtype), self.xp.empty((batch, 2), np.float64)
+        inputs = (delta, self.asarray(code, np.int8), x, u, alpha, theta)
+        sizes = (dtype.type(window), np.int32(batch), np.int32(N))
+        self._launch("backward_rows", dtype, 32 * batch, 128, *inputs, np.int32(theta.ndim), *sizes, dz, of_rows)
+        d_step_size, d_threshold = self._sum_rows(of_rows)
+        if theta.ndim:
+            parts = min(batch, 64)
+            rows = -(-batch // parts)
+            sums = self.xp.empty((parts, N), np.float64)
+            threads = 128 * parts * -(-N // 128)
+            self._launch("backward_columns", dtype, threads, 128, *inputs, *sizes, np.int32(rows), sums)
+            d_threshold = self._sum_rows(sums)
+        return dz, d_step_size, d_threshold
+
+    def _sum_rows(self, array: Array) -> Array:
+        rows, columns = array.shape
+        sums: Array = self.xp.empty(columns, np.float64)
+        self._launch("sum_rows", array.dtype, 256 * columns, 256, array, np.int32(rows), np.int32(columns), sums)
+        return sums
+
+    # -- random numbers -----------------------------------------------------------------------------------------
+
+    def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+        numbers: Array = self.xp.empty(shape, dtype)
+        size = numbers.size
+        counter = (*map(np.uint64, key), np.uint64(purpose))
+        self._launch("normal", numbers.dtype, -(-size // 4), 256, *counter, np.int64(size), numbers)
+        return numbers
+
+    def sparse_codes(
+        self, key: Key, batch: int, probability: Array, magnitude: Normal | Bernoulli, dtype: DTypeLike
+    ) -> Array:
+        N = probability.shape[0]
+        codes: Array = self.xp.empty((batch, N), dtype)
+        size = codes.size
+        self._launch(
+            "sparse_codes",
+            codes.dtype,
+            -(-size // 2),
+            256,
+            *map(np.uint64, key),
+            self._limits_of(probability),
+            *_law(magnitude, codes.dtype),
+            np.int64(size),
+            np.int32(N),
+            codes,
+        )
+        return codes
+
+    def _limits_of(self, probability: Array) -> Array:
+        """53-bit integers that random ones are compared with, on the device; the last few are kept there."""
+        name = probability.tobytes()
+        if name not in self._limits:
+            if len(self._limits) > 8:
+                self._limits.clear()
+            self._limits[name] = self.asarray(np.rint(probability * 2.0**53).astype(np.uint64), np.uint64)
+        return self._limits[name]
+
+    # -- descent ------------------------------------------------------------------------------------------------
+
+    def track_loss(self, loss: Scalar, batch: int, mean_loss: Array) -> Scalar:
+        scale = self.xp.empty((), np.float64)
+        self._launch(
+            "track_loss", mean_loss.dtype, 1, 1, self.asarray(loss, np.float64), np.int32(batch), mean_loss, scale
+        )
+        return scale
+
+    def adam(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        rate: float,
+        factors: Array,
+        scale: Scalar,
+        logarithmic: bool,
+    ) -> None:
+        size, layers = parameter.size, parameter.shape[0]
+        arrays = (parameter, gradient, mean, square)
+        self._launch(
+            "adam",
+            parameter.dtype,
+            size,
+            128,
+            *arrays,
+            np.float64(rate),
+            factors,
+            self.asarray(scale, np.float64),
+            np.int32(logarithmic),
+            np.int64(size),
+            np.int32(size // layers),
+        )
+
+    def fuse_alista(self, signals: Signals, W: Array, forward: Array, backward: Array) -> FusedStep | None:
+        M, N = W.shape
+        shared = _Fused.shared_bytes(M, N, W.itemsize)
+        return _Fused(self, signals, W, forward, backward, shared) if shared <= SHARED_BYTES - 1024 else None
+
+    def _launch(
+        self, kernel: str, dtype: np.dtype[Any], threads: int, block: int, *arguments: Any, shared: int = 0
+    ) -> None:
+        real = "float" if dtype == np.float32 else "double"
+        self.launch(kernel, real, -(-threads // block), block, arguments, shared)
+
+
+class _Fused:
+    """The step of kernels/step.cu, with its arrays on the device."""
+
+    def __init__(self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, shared: int) -> None:
+        self.ops, self.signals, self.shared = ops, signals, shared
+        self.W, self.forward, self.backward = W, forward, backward
+        self.A_transposed = ops.asarray(signals.A.T, W.dtype)
+        probabilities = np.stack([signals.probability, signals.hard_probability])
+        self.limits = ops.asarray(np.rint(probabilities * 2.0**53).astype(np.uint64), np.uint64)
+        self.log_ratio = ops.asarray(signals.log_ratio, np.float64)
+        self.loss, self.arrived = ops.xp.zeros((), np.float64), ops.xp.zeros((), np.uint32)
+        self._work: tuple[tuple[int, int], tuple[Array, ...]] = ((0, 0), ())
+
+    @staticmethod
+    def shared_bytes(M: int, N: int, itemsize: int) -> int:
+        """What a block needs: five arrays of N, y, and the counts of the list."""
+        return (4 * N + M) * itemsize + 4 * N + 4 * (-(-N // 32))
+
+    def suits(self, batch: int, density: float) -> bool:
+        return batch * density <= FUSED_DENSE_ROWS
+
+    def __call__(
+        self,
+        parameters: dict[str, Array],
+        support: tuple[int, ...],
+        key: Key,
+        batch: int,
+        depth: int,
+        window: float,
+        weight_power: float,
+    ) -> tuple[Scalar, dict[str, Array]]:
+        ops, signals, real = self.ops, self.signals, self.W.dtype.type
+        M, N = self.W.shape
+        gradients = {name: ops.xp.empty(len(support), np.float64) for name in ("step_size", "threshold")}
+        easy = signals.easy(batch)
+        ops.launch(
+            "alista_step",
+            "float" if real == np.float32 else "double",
+            batch,
+            min(512, 32 * -(-N // 32)),
+            (
+                self.A_transposed,
+                self.W,
+                self.limits,
+                self.log_ratio,
+                *_law(signals.magnitude, self.W.dtype),
+                real(signals.noise),
+                np.int32(M),
+                np.int32(N),
+                self.forward,
+                self.backward,
+                parameters["step_size"],
+                parameters["threshold"],
+                *self._arrays(batch, depth, support),
+                np.int32(len(support)),
+                np.int32(depth),
+                real(window),
+                np.uint64(key.seed),
+                np.uint64(key.stream),
+                np.uint64(key.stream + HARD_STREAM),
+                np.uint64(key.step),
+                np.int32(easy),
+                np.float64(1 - easy / batch),
+                np.float64(weight_power),
+                self.arrived,
+                self.loss,
+                *gradients.values(),
+            ),
+            self.shared,
+        )
+        return self.loss, gradients
+
+    def _arrays(self, batch: int, depth: int, support: tuple[int, ...]) -> tuple[Array, ...]:
+        """The support schedule, and what the kernel works in."""
+        if self._work[0] != (batch, depth):
+            xp, shape = self.ops.xp, (batch, depth, self.W.shape[1])
+            z, u, code = (xp.empty(shape, dtype) for dtype in (self.W.dtype, self.W.dtype, np.int8))
+            sums = xp.empty((batch, 1 + 2 * depth), np.float64)
+            self._work = ((batch, depth), (self.ops.asarray(support, np.int32), z, u, code, sums))
+        return self._work[1]
+
+
+def _law(magnitude: Normal | Bernoulli, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """The arguments that make a `Law` of philox.cuh."""
+    if isinstance(magnitude, Normal):
+        return np.int32(0), dtype.type(magnitude.mean), dtype.type(magnitude.std), np.uint64(0)
+    q_limit = np.uint64(round(magnitude.q * 2.0**53))
+    return np.int32(1), dtype.type(magnitude.v0), dtype.type(magnitude.v1), q_limit

@@ -1,0 +1,31 @@
+// The update of the parameters where they are: no number goes to the host between steps.
+#include "common.cuh"
+
+// The running mean of the loss per sample (0 before the first), and the scale of relative descent, 1/(B √(L·L̄)).
+// One thread. See ReferenceOps.track_loss.
+KERNEL track_loss(const double* __restrict__ loss, int batch, double* __restrict__ mean_loss, double* __restrict__ scale)
+{
+    const double per_sample = *loss / batch;
+    const double mean = *mean_loss == 0 ? per_sample : 0.99 * *mean_loss + 0.01 * per_sample;
+    const double product = per_sample * mean;
+    *mean_loss = mean;
+    *scale = 1 / (batch * sqrt(product > 2.2250738585072014e-308 ? product : 2.2250738585072014e-308));
+}
+
+// Adam on one array of parameters, stacked over layers of `per_layer`. See ReferenceOps.adam.
+KERNEL __launch_bounds__(128) adam(
+    double* __restrict__ parameter, const double* __restrict__ gradient, double* __restrict__ mean,
+    double* __restrict__ square, double rate, const double* __restrict__ factors, const double* __restrict__ scale,
+    int logarithmic, long long size, int per_layer)
+{
+    const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= size) return;
+    double g = gradient[i] * (*scale * factors[i / per_layer]);
+    if (logarithmic) g *= parameter[i];
+    const double m = mean[i] + (1 - 0.9) * (g - mean[i]);
+    const double v = square[i] + (1 - 0.999) * (g * g - square[i]);
+    const double change = rate * m / (sqrt(v) + 1e-8);
+    mean[i] = m;
+    square[i] = v;
+    parameter[i] = logarithmic ? parameter[i] * exp(-change) : parameter[i] - change;
+}

@@ -1,0 +1,97 @@
+// What the kernels share: the floating-point type, and reductions over a warp and over a block.
+//
+// Every file is compiled twice, with REAL = float and with REAL = double, and without contraction of a·b + c, so that
+// z = x + α u has the bits of its definition in NumPy. Where a fused multiply-add is wanted, fma() says so. Nothing is
+// ever added with a floating-point atomic: two runs give the same bits.
+#pragma once
+
+typedef REAL real;
+
+#define KERNEL extern "C" __global__ void
+
+#ifndef SHARED_MEMORY
+// The launch's dynamic shared memory.
+#define SHARED_MEMORY(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+const unsigned ALL = 0xffffffffu;
+
+__device__ __forceinline__ int lane() { return threadIdx.x & 31; }
+__device__ __forceinline__ int warp() { return threadIdx.x >> 5; }
+
+// -- order -----------------------------------------------------------------------------------------------------------
+
+// The bit pattern of |z|. Floating-point numbers that are not negative are in the order of these integers; NaN is
+// above infinity, as NumPy sorts it.
+__device__ __forceinline__ unsigned key_of(float z) { return __float_as_uint(z) & 0x7fffffffu; }
+__device__ __forceinline__ unsigned long long key_of(double z)
+{
+    return (unsigned long long)__double_as_longlong(z) & 0x7fffffffffffffffull;
+}
+
+template <class Real> struct KeyOf;
+template <> struct KeyOf<float> { typedef unsigned type; };
+template <> struct KeyOf<double> { typedef unsigned long long type; };
+typedef KeyOf<real>::type Key;
+
+// -- reductions ------------------------------------------------------------------------------------------------------
+
+struct Sum {
+    template <class T> static __device__ __forceinline__ T of(T a, T b) { return a + b; }
+};
+struct Most {
+    template <class T> static __device__ __forceinline__ T of(T a, T b) { return a > b ? a : b; }
+};
+struct Least {
+    template <class T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? a : b; }
+};
+
+// A value of every lane combined; all lanes get the result, and it has the same bits in all.
+template <class Operation, class T> __device__ __forceinline__ T over_warp(T value)
+{
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2)
+        value = Operation::of(value, __shfl_xor_sync(ALL, value, distance));
+    return value;
+}
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // one instruction there
+template <> __device__ __forceinline__ unsigned over_warp<Sum, unsigned>(unsigned value)
+{
+    return __reduce_add_sync(ALL, value);
+}
+template <> __device__ __forceinline__ unsigned over_warp<Most, unsigned>(unsigned value)
+{
+    return __reduce_max_sync(ALL, value);
+}
+template <> __device__ __forceinline__ unsigned over_warp<Least, unsigned>(unsigned value)
+{
+    return __reduce_min_sync(ALL, value);
+}
+#endif
+
+// The threads that work on a row together: a warp …
+struct Warp {
+    template <class Operation, class T> __device__ __forceinline__ T over(T value) { return over_warp<Operation>(value); }
+};
+
+// … or a block of whole warps. Every reduction is one barrier: consecutive ones use the two halves of `slots` in turn,
+// and a thread comes back to the same half only after all have passed the barrier between.
+struct Block {
+    unsigned long long* slots;  // shared, 64 words
+    int turn;
+
+    __device__ explicit Block(unsigned long long* shared) : slots(shared), turn(0) {}
+
+    template <class Operation, class T> __device__ __forceinline__ T over(T value)
+    {
+        value = over_warp<Operation>(value);
+        T* const of_warp = reinterpret_cast<T*>(slots + 32 * turn);
+        turn ^= 1;
+        if (lane() == 0) of_warp[warp()] = value;
+        __syncthreads();
+        value = of_warp[0];
+        for (int w = 1; w < blockDim.x / 32; ++w) value = Operation::of(value, of_warp[w]);
+        return value;
+    }
+};

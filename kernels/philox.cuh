@@ -1,0 +1,66 @@
+// Random numbers from a counter: Philox4x64-10 (Salmon, Moraes, Dror, Shaw, SC 2011), as ReferenceOps.random_words
+// numbers them. The integers, and so the supports, are those of the definition; the normal numbers agree up to
+// the rounding of log and cos.
+#pragma once
+#include "common.cuh"
+
+typedef unsigned long long Word;
+
+struct Words { Word of[4]; };
+
+// Which random numbers: (seed, stream) is the key, (block, 0, step, purpose) the counter.
+struct Source {
+    Word seed, stream, step, purpose;
+};
+
+// Words 4·i … 4·i + 3.
+__device__ __forceinline__ Words philox(const Source& source, Word i)
+{
+    Word key0 = source.seed, key1 = source.stream;
+    Words counter = {{i + 1, 0, source.step, source.purpose}};
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const Word high0 = __umul64hi(counter.of[0], 0xD2E7470EE14C6C93ull), low0 = counter.of[0] * 0xD2E7470EE14C6C93ull;
+        const Word high1 = __umul64hi(counter.of[2], 0xCA5A826395121157ull), low1 = counter.of[2] * 0xCA5A826395121157ull;
+        counter = {{high1 ^ counter.of[1] ^ key0, low1, high0 ^ counter.of[3] ^ key1, low0}};
+        key0 += 0x9E3779B97F4A7C15ull;
+        key1 += 0xBB67AE8584CAA73Bull;
+    }
+    return counter;
+}
+
+// A standard normal number: √(−2 ln u)·cos 2πv, u in (0, 1] and v in [0, 1) the word's halves (Box and Muller 1958).
+__device__ __forceinline__ real normal_of(Word word)
+{
+    const real scale = real(1) / real(4294967296.0);
+    const real u = (real(unsigned(word >> 32)) + 1) * scale;
+    const real v = real(unsigned(word)) * scale;
+    return sqrt(-2 * log(u)) * cospi(2 * v);
+}
+
+// The law of magnitudes: N(a, b²) if bernoulli is 0, else a with a probability of q_limit·2⁻⁵³, else b.
+struct Law {
+    int bernoulli;
+    real a, b;
+    Word q_limit;
+
+    __device__ __forceinline__ real magnitude(Word word) const
+    {
+        if (bernoulli) return (word >> 11) < q_limit ? a : b;
+        return a + b * normal_of(word);
+    }
+};
+
+// Entry e of sparse codes, from words 2e, for its support, and 2e + 1, for its magnitude: the words of block e / 2.
+__device__ __forceinline__ real sparse_entry(const Words& words, Word e, Word limit, const Law& law)
+{
+    const bool odd = e % 2;  // selected, not indexed: arrays with a variable index leave the registers
+    const Word support = odd ? words.of[2] : words.of[0], size = odd ? words.of[3] : words.of[1];
+    return (support >> 11) < limit ? law.magnitude(size) : real(0);
+}
+
+// Entry e of normal numbers, from word e.
+__device__ __forceinline__ real normal_entry(const Words& words, Word e)
+{
+    return normal_of(e % 4 < 2 ? (e % 2 ? words.of[1] : words.of[0]) : (e % 2 ? words.of[3] : words.of[2]));
+}

@@ -1,0 +1,95 @@
+// Kernel 1: z = x + α u, the exact selection of the k largest |z| of every row, and thresholding, in one pass over
+// device memory. See ReferenceOps.shrink_select for what it computes.
+#include "select.cuh"
+
+// A warp for each row, which it holds in registers: N ≤ 32 · ITEMS. Entries are read and written WIDTH at a time; with
+// 4, N must be a multiple of it.
+template <int ITEMS, int WIDTH>
+__device__ __forceinline__ void shrink_rows(
+    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
+    const double* __restrict__ threshold, int per_coordinate, real window, int batch, int N, int k,
+    real* __restrict__ x_next, signed char* __restrict__ code)
+{
+    struct alignas(sizeof(real) * WIDTH < 16 ? sizeof(real) * WIDTH : 16) Reals { real of[WIDTH]; };
+    struct alignas(WIDTH) Codes { signed char of[WIDTH]; };
+
+    const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+    if (row >= batch) return;  // the whole warp does
+    const long long offset = (long long)row * N;
+    const real alpha = real(*step_size);
+    const real theta = real(*threshold);
+
+    real z[ITEMS];
+#pragma unroll
+    for (int i = 0; i < ITEMS / WIDTH; ++i) {
+        const int j = (32 * i + lane()) * WIDTH;
+        Reals x_read = {}, u_read = {};
+        if (j < N) {
+            x_read = *reinterpret_cast<const Reals*>(x + offset + j);
+            u_read = *reinterpret_cast<const Reals*>(u + offset + j);
+        }
+#pragma unroll
+        for (int c = 0; c < WIDTH; ++c) z[WIDTH * i + c] = x_read.of[c] + alpha * u_read.of[c];
+    }
+    Warp team;
+    const Key low = per_coordinate ? Key(0) : lowest_cutoff(theta, window);
+    const Key cut = cutoff(team, Registers<ITEMS>{z}, k, low);
+#pragma unroll
+    for (int i = 0; i < ITEMS / WIDTH; ++i) {
+        const int j = (32 * i + lane()) * WIDTH;
+        if (j >= N) continue;
+        Reals result;
+        Codes codes;
+#pragma unroll
+        for (int c = 0; c < WIDTH; ++c) {
+            int what;
+            const real of_entry = per_coordinate ? real(threshold[j + c]) : theta;
+            result.of[c] = shrink(z[WIDTH * i + c], of_entry, cut, window, what);
+            codes.of[c] = what;
+        }
+        *reinterpret_cast<Reals*>(x_next + offset + j) = result;
+        *reinterpret_cast<Codes*>(code + offset + j) = codes;
+    }
+}
+
+#define SHRINK_ROWS(ITEMS, WIDTH)                                                                                     \
+    KERNEL __launch_bounds__(128, 1) shrink_rows_##ITEMS##_##WIDTH(                                                      \
+        const real* x, const real* u, const double* step_size, const double* threshold, int per_coordinate,           \
+        real window, int batch, int N, int k, real* x_next, signed char* code)                                        \
+    {                                                                                                                 \
+        shrink_rows<ITEMS, WIDTH>(                                                                                    \
+            x, u, step_size, threshold, per_coordinate, window, batch, N, k, x_next, code);                           \
+    }
+
+SHRINK_ROWS(4, 1)
+SHRINK_ROWS(8, 1)
+SHRINK_ROWS(16, 1)
+SHRINK_ROWS(32, 1)
+SHRINK_ROWS(4, 4)
+SHRINK_ROWS(8, 4)
+SHRINK_ROWS(16, 4)
+SHRINK_ROWS(32, 4)
+
+// A block for each row, of any length. z waits in shared memory if there is enough of it, else where x_next will be.
+KERNEL __launch_bounds__(256) shrink_long_rows(
+    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
+    const double* __restrict__ threshold, int per_coordinate, real window, int N, int k, int in_shared,
+    real* __restrict__ x_next, signed char* __restrict__ code)
+{
+    SHARED_MEMORY(shared);
+    __shared__ unsigned long long slots[64];
+    const long long offset = (long long)blockIdx.x * N;
+    real* const z = in_shared ? reinterpret_cast<real*>(shared) : x_next + offset;
+    const real alpha = real(*step_size);
+    const real theta = real(*threshold);
+    for (int j = threadIdx.x; j < N; j += blockDim.x) z[j] = x[offset + j] + alpha * u[offset + j];
+
+    Block team(slots);
+    const Key low = per_coordinate ? Key(0) : lowest_cutoff(theta, window);
+    const Key cut = cutoff(team, Strided{z, N}, k, low);
+    for (int j = threadIdx.x; j < N; j += blockDim.x) {
+        int what;
+        x_next[offset + j] = shrink(z[j], per_coordinate ? real(threshold[j]) : theta, cut, window, what);
+        code[offset + j] = what;
+    }
+}

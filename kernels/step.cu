@@ -1,0 +1,200 @@
+// Kernel 4: a training step of ALISTA but for Adam, in one launch: signals, measurements, T layers, loss, T layers back,
+// gradients. A block for each signal, from its first random word to its gradients; the block that ends last adds up.
+//
+// A product with a sparse vector gathers the rows of a matrix that stays in L2. With WᵀA formed (see networks/alista.py)
+// that is all there is, and the only dense product is the one with y. It is right for any density, and fast while
+// iterates are sparse or the batch is small.
+#include "philox.cuh"
+#include "select.cuh"
+
+// The non-zero entries of a vector, in the order of their indices, in shared memory.
+struct List {
+    int* index;
+    real* value;
+    int* counts;  // of each 32 entries of the vector
+    int length;
+
+    // All threads; `vector` is read by each thread at its own entries alone.
+    __device__ void gather_from(const real* vector, int N)
+    {
+        const int chunks = (N + 31) / 32;
+        for (int chunk = warp(); chunk < chunks; chunk += blockDim.x / 32) {
+            const int j = 32 * chunk + lane();
+            const unsigned present = __ballot_sync(ALL, j < N && vector[j] != 0);
+            if (lane() == 0) counts[chunk] = __popc(present);
+        }
+        __syncthreads();  // … which also waits for all that still read the list of before
+        int before = 0, seen = 0;
+        for (int chunk = warp(); chunk < chunks; chunk += blockDim.x / 32) {
+            for (; seen < chunk; ++seen) before += counts[seen];
+            const int j = 32 * chunk + lane();
+            const bool mine = j < N && vector[j] != 0;
+            const unsigned present = __ballot_sync(ALL, mine);
+            if (mine) {
+                const int place = before + __popc(present & ((1u << lane()) - 1));
+                index[place] = j;
+                value[place] = vector[j];
+            }
+        }
+        for (; seen < chunks; ++seen) before += counts[seen];
+        length = before;
+        __syncthreads();
+    }
+
+    // Entry j of the vector times a matrix with so many columns.
+    __device__ __forceinline__ real times(const real* __restrict__ matrix, int columns, int j) const
+    {
+        real sum = 0;
+#pragma unroll 8
+        for (int i = 0; i < length; ++i) sum = fma(value[i], matrix[(long long)index[i] * columns + j], sum);
+        return sum;
+    }
+};
+
+KERNEL __launch_bounds__(512, 1) alista_step(
+    // The problem: Aᵀ (N, M), W (M, N), the limits of the supports of easy and of hard signals (2, N), by what an entry
+    // that is present changes log(g / f) and, last, log(g / f) of none (N + 1), magnitudes, and 10^(−SNR/20).
+    const real* __restrict__ A_transposed, const real* __restrict__ W, const Word* __restrict__ limits,
+    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, real noise, int M, int N,
+    // The network: −AᵀW and its transpose (N, N), its parameters, and how many entries may pass.
+    const real* __restrict__ forward, const real* __restrict__ backward, const double* __restrict__ step_size,
+    const double* __restrict__ threshold, const int* __restrict__ support,
+    // To work in: (batch, depth, N), and (batch, 1 + 2·depth).
+    real* __restrict__ z_of, real* __restrict__ u_of, signed char* __restrict__ code_of, double* __restrict__ sums,
+    int layers, int depth, real window,
+    // The batch: signals from `easy` on are hard ones, of a stream of their own.
+    Word seed, Word stream, Word hard_stream, Word step, int easy, double hard, double weight_power,
+    // A zero, and the results: the loss, and (layers,) each.
+    unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size, double* __restrict__ d_threshold)
+{
+    SHARED_MEMORY(shared);
+    __shared__ unsigned long long slots[64];
+    __shared__ unsigned earlier;
+    Block block(slots);
+
+    // Of the arrays of N entries a thread reads and writes its own alone.
+    real* const target = reinterpret_cast<real*>(shared);
+    real* const seen = target + N;
+    real* const x = seen + N;
+    real* const y = x + N;
+    List list;
+    list.value = y + M;
+    list.index = reinterpret_cast<int*>(list.value + N);
+    list.counts = list.index + N;
+
+    const int row = blockIdx.x;
+    const bool is_hard = row >= easy;
+    const Word first = (Word)(is_hard ? row - easy : row) * N;
+    const Word of_stream = is_hard ? hard_stream : stream;
+
+    // -- the signal, its weight, and what is measured of it -------------------------------------------------------------
+
+    const Law law = {bernoulli, a, b, q_limit};
+    double log_density = 0;
+    for (int j = threadIdx.x; j < N; j += blockDim.x) {
+        const Word e = first + j;
+        target[j] = sparse_entry(philox(Source{seed, of_stream, step, 0}, e / 2), e, limits[is_hard ? N + j : j], law);
+        if (target[j] != 0) log_density += log_ratio[j];
+    }
+    real weight = 1;
+    if (hard > 0) {
+        log_density = block.over<Sum>(log_density) + log_ratio[N];
+        weight = real(pow(1 / (1 - hard + hard * exp(log_density)), weight_power));
+    }
+    list.gather_from(target, N);
+    double sum = 0;
+    for (int m = threadIdx.x; m < M; m += blockDim.x) {
+        y[m] = list.times(A_transposed, M, m);
+        sum += y[m];
+    }
+    if (noise > 0) {
+        const double mean = block.over<Sum>(sum) / M;
+        double squares = 0;
+        for (int m = threadIdx.x; m < M; m += blockDim.x) squares += (y[m] - mean) * (y[m] - mean);
+        const real deviation = real(sqrt(block.over<Sum>(squares) / M)) * noise;
+        for (int m = threadIdx.x; m < M; m += blockDim.x) {
+            const Word e = (Word)(is_hard ? row - easy : row) * M + m;
+            y[m] += deviation * normal_entry(philox(Source{seed, of_stream, step, 1}, e / 4), e);
+        }
+    }
+    __syncthreads();
+    for (int j = threadIdx.x; j < N; j += blockDim.x) {
+        real product = 0;
+#pragma unroll 8
+        for (int m = 0; m < M; ++m) product = fma(y[m], W[(long long)m * N + j], product);
+        seen[j] = product;
+        x[j] = 0;
+    }
+
+    // -- forward ----------------------------------------------------------------------------------------------------------
+
+    const long long work = (long long)row * depth * N;
+    for (int t = 0; t < depth; ++t) {
+        const long long of_layer = work + (long long)t * N;
+        const real alpha = real(step_size[t]), theta = real(threshold[t]);
+        if (t > 0) list.gather_from(x, N);
+        for (int j = threadIdx.x; j < N; j += blockDim.x) {
+            const real u = (t > 0 ? list.times(forward, N, j) : real(0)) + seen[j];
+            x[j] = x[j] + alpha * u;  // z
+            u_of[of_layer + j] = u;
+            z_of[of_layer + j] = x[j];
+        }
+        const Key cut = cutoff(block, Strided{x, N}, support[t], lowest_cutoff(theta, window));
+        for (int j = threadIdx.x; j < N; j += blockDim.x) {
+            int code;
+            x[j] = shrink(x[j], theta, cut, window, code);
+            code_of[of_layer + j] = code;
+        }
+    }
+
+    // -- loss, and backward: x becomes δ, then dz ---------------------------------------------------------------------------
+
+    const int columns = 1 + 2 * depth;
+    double error = 0;
+    for (int j = threadIdx.x; j < N; j += blockDim.x) {
+        const real difference = x[j] - target[j];
+        x[j] = weight * difference;
+        error += double(difference) * double(x[j]);
+    }
+    error = block.over<Sum>(error);
+    if (threadIdx.x == 0) sums[(long long)row * columns] = 0.5 * error;
+    for (int t = depth - 1; t >= 0; --t) {
+        const long long of_layer = work + (long long)t * N;
+        const real alpha = real(step_size[t]), theta = real(threshold[t]);
+        double d_alpha = 0, d_theta = 0;
+        for (int j = threadIdx.x; j < N; j += blockDim.x) {
+            x[j] = shrink_backward(x[j], code_of[of_layer + j], z_of[of_layer + j], theta, window, d_theta);
+            d_alpha += double(x[j]) * double(u_of[of_layer + j]);
+        }
+        d_alpha = block.over<Sum>(d_alpha);
+        d_theta = block.over<Sum>(d_theta);
+        if (threadIdx.x == 0) {
+            sums[(long long)row * columns + 1 + t] = d_alpha;
+            sums[(long long)row * columns + 1 + depth + t] = d_theta;
+        }
+        if (t == 0) break;  // x_0 = 0 depends on nothing
+        list.gather_from(x, N);
+        for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = dz − α dz WᵀA, where the layer before lets it through
+            if (code_of[of_layer - N + j] != OFF) x[j] += alpha * list.times(backward, N, j);
+    }
+
+    // -- the block that ends last adds up, always in the same order --------------------------------------------------------
+
+    __threadfence();
+    if (threadIdx.x == 0) earlier = atomicAdd(arrived, 1u);
+    __syncthreads();
+    if (earlier != gridDim.x - 1) return;
+    __threadfence();
+    for (int column = threadIdx.x; column < 1 + 2 * layers; column += blockDim.x) {
+        const bool of_threshold = column > layers;
+        const int t = column - 1 - (of_threshold ? layers : 0);
+        double total = 0;
+        if (t < depth) {
+            const int place = column == 0 ? 0 : 1 + t + (of_threshold ? depth : 0);
+#pragma unroll 8
+            for (int of_row = 0; of_row < gridDim.x; ++of_row) total += sums[(long long)of_row * columns + place];
+        }
+        *(column == 0 ? loss : of_threshold ? d_threshold + t : d_step_size + t) = total;
+    }
+    if (threadIdx.x == 0) *arrived = 0;
+}
