@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import click
-from cuista.cli import convert, gen_problem, info, quickstart, recover, solve_w, test, train
+from cuista.cli import convert, doctor, gen_problem, info, quickstart, recover, solve_w, test, train
 
 from cuista import __version__
 from cuista.errors import CuistaError
@@ -27,7 +27,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for module in (quickstart, gen_problem, solve_w, train, test, recover, info, convert):
+for module in (quickstart, gen_problem, solve_w, train, test, recover, info, convert, doctor):
     cli.add_command(module.command)
 
 

@@ -16,7 +16,7 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
-    from cuista.ops import Bernoulli, Normal
+    from cuista.ops import Bernoulli, Normal, ReferenceOps
     from cuista.problem import Problem
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,18 +61,19 @@ device_option = click.option(
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda:N",
-    help="Where to compute. This version has a CPU engine only.",
-    callback=lambda ctx, param, value: _device(value),
+    help="Where to compute; auto takes a GPU if one can be used. See cuista doctor.",
 )
 
 
-def _device(value: str) -> str:
+def engine_on(device: str) -> ReferenceOps:
+    """The engine of --device, told when it was chosen here."""
     from cuista.device import parse_device
+    from cuista.ops import engine
 
-    device = str(parse_device(value))
-    if value == "auto":
-        say(f"Computing on {device} (--device auto).")
-    return device
+    chosen = parse_device(device)
+    if device == "auto":
+        say(f"Computing on {chosen} (--device auto).")
+    return engine(chosen)
 
 
 def problem_options(function: F) -> F:

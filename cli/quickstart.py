@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import click
-from cuista.cli.common import INPUT_FILE, say
+from cuista.cli.common import INPUT_FILE, device_option, say
 from cuista.cli.spellings import Command
 
 from cuista.errors import FileError
@@ -14,8 +14,9 @@ from cuista.errors import FileError
 
 @click.command("quickstart", cls=Command)
 @click.argument("folder", type=INPUT_FILE, default="quickstart")
+@device_option
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier quickstart.")
-def command(folder: Path, force: bool) -> None:
+def command(folder: Path, device: str, force: bool) -> None:
     """See all of it at work, in about a minute.
 
     Makes a problem, solves its weight, trains ALISTA and tests it beside ISTA and FISTA, all in FOLDER [quickstart].
@@ -34,6 +35,9 @@ def command(folder: Path, force: bool) -> None:
         ["train", problem, "--net", "alista", "-W", weight, "-T", "16", "-o", model],
         ["test", model, "--baselines", "-o", report],
     ]
+    if device != "auto":
+        commands[2] += ["--device", device]
+        commands[3] += ["--device", device]
     for words in commands:
         words += ["--force"] if force else []
         say(f"\n$ {shlex.join(['cuista', *words])}")

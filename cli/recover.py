@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 from cuista.cli.common import (
@@ -11,6 +10,7 @@ from cuista.cli.common import (
     ProgressLine,
     columns_option,
     device_option,
+    engine_on,
     force_option,
     key_option,
     output_file,
@@ -35,7 +35,7 @@ from cuista.cli.spellings import Command
 @device_option
 @force_option
 def command(
-    model_file: Path, measurements: Path, out: Path, key: str | None, columns: bool, force: bool, **_: Any
+    model_file: Path, measurements: Path, out: Path, key: str | None, columns: bool, device: str, force: bool
 ) -> None:
     """Recover the sparse codes of your own measurements.
 
@@ -45,7 +45,7 @@ def command(
     from cuista.model import Model
     from cuista.streaming import recover_file
 
-    model = Model.load(model_file)
+    model = Model.load(model_file, ops=engine_on(device))
     with ProgressLine() as line:
         samples = recover_file(
             model,

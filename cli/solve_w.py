@@ -7,7 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, force_option, json_option, key_option, print_json, say
+from cuista.cli.common import (
+    H5_FILE,
+    INPUT_FILE,
+    ProgressLine,
+    device_option,
+    engine_on,
+    force_option,
+    json_option,
+    key_option,
+    print_json,
+    say,
+)
 from cuista.cli.spellings import Command
 
 from cuista.errors import InputError
@@ -34,14 +45,18 @@ if TYPE_CHECKING:
     help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.",
 )
 @key_option
+@device_option
 @click.option("-o", "--out", type=H5_FILE, default="weight.h5", show_default=True, help="The weight file.")
 @json_option
 @force_option
-def command(source: Path, method: str, ridge: str, key: str | None, out: Path, as_json: bool, force: bool) -> None:
+def command(
+    source: Path, method: str, ridge: str, key: str | None, device: str, out: Path, as_json: bool, force: bool
+) -> None:
     """Solve the analytic weight of a problem.
 
     SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5). Prints the weight's objective, the mutual
-    coherence of W and of A, how well it meets its constraint, and the time taken.
+    coherence of W and of A, how well it meets its constraint, and the time taken. The solution itself is computed on
+    the CPU, in double precision; --device is for the fits of --ridge auto.
     """
     from cuista import storage
     from cuista.problem import Problem
@@ -57,6 +72,7 @@ def command(source: Path, method: str, ridge: str, key: str | None, out: Path, a
     else:
         A = storage.load_array(source, "A", "D", key=key)
     strength = parse_ridge(ridge)
+    ops = engine_on(device) if strength is None or device != "auto" else None
     with ProgressLine() as line:
         if method == "pgd":
             if strength != 0:
@@ -69,7 +85,7 @@ def command(source: Path, method: str, ridge: str, key: str | None, out: Path, a
                 raise InputError(
                     f"--ridge auto needs a problem file, for its SNR and sparsity; {source} is a bare matrix"
                 )
-            weight = find_ridge(problem)
+            weight = find_ridge(problem, ops=ops)
         else:
             weight = solve_exact(A, ridge=strength)
     weight.save(out, overwrite=force)

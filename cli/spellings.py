@@ -86,8 +86,9 @@ IGNORED = {
     "--lam": "the first thresholds are the published ones, of λ = 0.4",
     "-xt": "it is an option of cuista test",
     "--xtest": "it is an option of cuista test",
-    "-g": "this version computes on the CPU",
-    "--gpu": "this version computes on the CPU",
+    "-g": "choose a GPU with --device",
+    "--gpu": "choose a GPU with --device",
+    "--device": "this command computes nothing that a GPU would be faster at",
 }
 
 # The same without a value.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from cuista.cli.common import (
@@ -12,6 +12,7 @@ from cuista.cli.common import (
     INPUT_FILE,
     columns_option,
     device_option,
+    engine_on,
     force_option,
     json_option,
     key_option,
@@ -46,10 +47,10 @@ def command(
     columns: bool,
     baselines: bool,
     seed: int,
+    device: str,
     out: Path | None,
     as_json: bool,
     force: bool,
-    **_: Any,
 ) -> None:
     """Test a model on fresh signals, layer by layer."""
     from cuista import storage
@@ -66,7 +67,7 @@ def command(
         raise click.UsageError("--samples is of fresh signals, and --x gives a file of them: leave one of them out")
     if out:
         storage.check_writable(out, overwrite=force)
-    model = Model.load(model_file)
+    model = Model.load(model_file, ops=engine_on(device))
     problem = model.problem
     if signals is None:
         x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)

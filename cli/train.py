@@ -12,6 +12,7 @@ from cuista.cli.common import (
     PROBLEM_OPTIONS,
     ProgressLine,
     device_option,
+    engine_on,
     force_option,
     magnitude_law,
     make_problem,
@@ -106,6 +107,7 @@ def command(
     coord: bool,
     recipe: str | None,
     seed: int,
+    device: str,
     out: Path,
     checkpoint_every: float,
     resume: bool,
@@ -138,13 +140,14 @@ def command(
         )
     check_writable(out, overwrite=force or begun is not None)
 
+    ops = engine_on(device)
     problem = choose_problem(problem_file, seed, options)
     if chosen.name == "paper":
         percent = 1.2 if percent is None else percent
         max_percent = 13.0 if max_percent is None else max_percent
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
-    weight = choose_weight(problem, weight_file, ridge, begun, seed=seed, **schedule)
-    model = Model.new(problem, weight, **schedule, per_coordinate=coord)
+    weight = choose_weight(problem, weight_file, ridge, begun, seed=seed, ops=ops, **schedule)
+    model = Model.new(problem, weight, **schedule, per_coordinate=coord, ops=ops)
     with ProgressLine() as line:
         try:
             train(

@@ -21,7 +21,7 @@ BATCH = 256
 # A product of fewer operations than this gains nothing from a second thread.
 SMALL_PRODUCT = 5e8
 
-INSTALL_CUPY = "pip install 'cuista[cuda13]' (or 'cuista[cuda12]', for an older driver)"
+INSTALL_CUPY = "pip install 'cupy-cuda13x[ctk]' (or, for a driver older than 580, 'cupy-cuda12x[ctk]')"
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,19 @@ def why_no_cuda() -> str | None:
         if not packages:
             return f"CuPy is not installed: {INSTALL_CUPY}"
         return f"CuPy ({packages[0]}) cannot be imported: {_first_line(error)}"
+    runtime = cupy.cuda.runtime
     try:
-        count = cupy.cuda.runtime.getDeviceCount()
+        if runtime.getDeviceCount():
+            return None
     except Exception as error:  # whatever the driver or its absence makes CuPy raise
-        return f"there is no working NVIDIA driver: {_first_line(error)}"
-    return None if count else "there is no NVIDIA GPU"
+        driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        if driver == 0:
+            return "there is no NVIDIA driver"
+        if driver // 1000 < needed // 1000:
+            versions = f"{packages[0]} is for CUDA {_version(needed)}, and the driver is for {_version(driver)}"
+            return f"{versions}: install a newer driver or another CuPy, {INSTALL_CUPY}"
+        return f"the NVIDIA driver does not work: {_first_line(error)}"
+    return "there is no NVIDIA GPU"
 
 
 @cache
@@ -95,7 +103,8 @@ def why_not(index: int) -> str | None:
             total = float((ones @ ones).sum())
     except Exception as error:  # NVRTC, cuBLAS or the driver; each has exceptions of its own
         return f"a trial failed, {_first_line(error)} (are NVRTC and cuBLAS there? {INSTALL_CUPY} brings them)"
-    return None if total == 32 * 32 * 32 + 32 * 32 else f"a trial gave {total}, which is wrong"
+    # The kernel made the first row's entries 2: columns sum up to 33, and rows to 33 on average.
+    return None if total == 33 * 33 * 32 else f"a trial gave {total}, which is wrong"
 
 
 def cupy_packages() -> list[str]:

@@ -13,7 +13,7 @@ KERNEL track_loss(const double* __restrict__ loss, int batch, double* __restrict
 }
 
 // Adam on one array of parameters, stacked over layers of `per_layer`. See ReferenceOps.adam.
-KERNEL __launch_bounds__(128) adam(
+KERNEL __launch_bounds__(128, 1) adam(
     double* __restrict__ parameter, const double* __restrict__ gradient, double* __restrict__ mean,
     double* __restrict__ square, double rate, const double* __restrict__ factors, const double* __restrict__ scale,
     int logarithmic, long long size, int per_layer)

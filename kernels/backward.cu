@@ -2,7 +2,7 @@
 #include "select.cuh"
 
 // dz, and for each row Σ dz u and its part of ∂L/∂θ. A warp for each row.
-KERNEL __launch_bounds__(128) backward_rows(
+KERNEL __launch_bounds__(128, 1) backward_rows(
     const real* __restrict__ delta, const signed char* __restrict__ code, const real* __restrict__ x,
     const real* __restrict__ u, const double* __restrict__ step_size, const double* __restrict__ threshold,
     int per_coordinate, real window, int batch, int N, real* __restrict__ dz, double* __restrict__ row_sums)
@@ -32,7 +32,7 @@ KERNEL __launch_bounds__(128) backward_rows(
 }
 
 // With a threshold per coordinate: the parts of ∂L/∂θ of `rows` rows after another, one thread a coordinate.
-KERNEL __launch_bounds__(128) backward_columns(
+KERNEL __launch_bounds__(128, 1) backward_columns(
     const real* __restrict__ delta, const signed char* __restrict__ code, const real* __restrict__ x,
     const real* __restrict__ u, const double* __restrict__ step_size, const double* __restrict__ threshold,
     real window, int batch, int N, int rows, double* __restrict__ sums)
@@ -54,7 +54,7 @@ KERNEL __launch_bounds__(128) backward_columns(
 }
 
 // The sums of the columns of an array (rows, columns). A block for each column.
-KERNEL __launch_bounds__(256) sum_rows(
+KERNEL __launch_bounds__(256, 1) sum_rows(
     const double* __restrict__ array, int rows, int columns, double* __restrict__ sums)
 {
     __shared__ unsigned long long slots[64];

@@ -2,7 +2,7 @@
 #include "philox.cuh"
 
 // x* (size / N, N): two entries a thread.
-KERNEL __launch_bounds__(256) sparse_codes(
+KERNEL __launch_bounds__(256, 1) sparse_codes(
     Word seed, Word stream, Word step, const Word* __restrict__ limits, int bernoulli, real a, real b, Word q_limit,
     long long size, int N, real* __restrict__ codes)
 {
@@ -14,7 +14,7 @@ KERNEL __launch_bounds__(256) sparse_codes(
 }
 
 // Standard normal numbers: four a thread.
-KERNEL __launch_bounds__(256) normal(
+KERNEL __launch_bounds__(256, 1) normal(
     Word seed, Word stream, Word step, Word purpose, long long size, real* __restrict__ numbers)
 {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;

@@ -68,7 +68,7 @@ __device__ __forceinline__ Key lowest_cutoff(real theta, real window)
 {
     // A little lower where there is a window, for its edge is subject to rounding.
     const real floor = window > 0 ? theta * (1 - window) * real(0.999) : theta;
-    return floor > 0 ? key_of(floor) : Key(0);
+    return theta > 0 && floor > 0 ? key_of(floor) : Key(0);
 }
 
 // One entry: z to x_next, and its code.

@@ -71,7 +71,7 @@ SHRINK_ROWS(16, 4)
 SHRINK_ROWS(32, 4)
 
 // A block for each row, of any length. z waits in shared memory if there is enough of it, else where x_next will be.
-KERNEL __launch_bounds__(256) shrink_long_rows(
+KERNEL __launch_bounds__(256, 1) shrink_long_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
     const double* __restrict__ threshold, int per_coordinate, real window, int N, int k, int in_shared,
     real* __restrict__ x_next, signed char* __restrict__ code)

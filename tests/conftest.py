@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cuista.cli import main
+from cuista.kernels import Launcher
+from shim import HostLauncher, compiler
+from shim.gpu import DeviceModule, launcher_on
 
 import cuista
+from cuista import kernels
+from cuista.device import Device, why_no_cuda, why_not
+from cuista.ops import CudaOps
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,3 +92,31 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+# -- the CUDA engine --------------------------------------------------------------------------------------------------
+
+
+def kernels_on_the_cpu(config: pytest.Config, **options: Any) -> Launcher:
+    """Something that launches our kernels on the CPU, under sanitizers unless `options` say otherwise."""
+    if compiler() is None:
+        pytest.skip("there is no C++ compiler to compile the kernels with (install g++, or set CXX)")
+    sources = [kernels.FOLDER / f"{file}.cu" for file in kernels.KERNELS]
+    folder = Path(config.cache.mkdir("kernels"))
+    launchers = {real: HostLauncher(sources, real, folder, **options) for real in kernels.REALS}
+
+    def launch(kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0) -> None:
+        launchers[real](kernel, grid, block, arguments, shared)
+
+    return launch
+
+
+@pytest.fixture(scope="session", params=["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)])
+def cuda(request: pytest.FixtureRequest) -> CudaOps:
+    """The CUDA engine: on NumPy with its kernels executed on the CPU; and, where there is one, on a GPU."""
+    if request.param == "executed on the CPU":
+        return CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config)))
+    reason = why_no_cuda() or why_not(0)
+    if reason:
+        pytest.skip(f"no GPU can be used: {reason}")
+    return CudaOps.on(Device("cuda:0"))

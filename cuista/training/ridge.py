@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cuista.model import Model
+from cuista.ops import ReferenceOps
 from cuista.problem import Problem
 from cuista.training.recipes import FastRecipe
 from cuista.training.trainer import train
@@ -20,6 +21,7 @@ def choose_ridge(
     percent: float | None = None,
     max_percent: float | None = None,
     seed: int = 0,
+    ops: ReferenceOps | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Weight:
     """The exact weight with the ridge λ that serves the problem's SNR and sparsity best.
@@ -29,7 +31,7 @@ def choose_ridge(
 
     Parameters
     ----------
-    problem, layers, percent, max_percent
+    problem, layers, percent, max_percent, ops
         As for `Model.new`.
     progress
         Called with (λ, validation NMSE in dB) for each.
@@ -38,7 +40,7 @@ def choose_ridge(
     fits = []
     for ridge in RIDGES:
         weight = solve_exact(problem.A, ridge=ridge)
-        model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent)
+        model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, ops=ops)
         nmse = train(model, recipe, seed=seed).training["validation_nmse_db"]
         if progress:
             progress(ridge, nmse)

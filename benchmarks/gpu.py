@@ -1,0 +1,335 @@
+"""The CUDA engine beside PyTorch on one GPU: kernels, training step, recovery, and whole training runs.
+
+    pip install '.[cuda13]' torch && python benchmarks/gpu.py [--paper]
+
+250×500, 16 layers, float32. PyTorch runs the same mathematics eagerly, compiled, and as a captured CUDA graph; the
+answers are compared first. Beside each time stands its floor: the bytes that must move over the measured rate of a
+device to device copy, or the operations over the measured rate of a matrix product, whichever is longer. --paper runs
+the paper recipe to its end as well, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cupy
+import numpy as np
+import torch
+from common import ratio, save
+from reference_torch import forward
+
+import cuista
+from cuista.device import describe_cuda, parse_device
+from cuista.ops import Key, engine
+from cuista.problem import TRAINING
+from cuista.training.adam import Adam
+
+LAYERS, BATCH, RECOVERED = 16, 64, 131_072
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def wait() -> None:
+    """Until the GPU has done all that it was asked."""
+    cupy.cuda.runtime.deviceSynchronize()
+
+
+Works = dict[str, Callable[[], Any]]
+
+
+def seconds(works: Works, *, runs: int, each: int = 1, warmup: int = 3) -> dict[str, list[float]]:
+    """Seconds of each piece of work, `each` calls between two waits, run in turn so that a drift meets all alike."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for run in range(warmup + runs):
+        for name, work in works.items():
+            wait()
+            start = time.perf_counter()
+            for _ in range(each):
+                work()
+            wait()
+            if run >= warmup:
+                times[name].append((time.perf_counter() - start) / each)
+    return times
+
+
+def micro(times: list[float]) -> float:
+    """Their median, in microseconds."""
+    return round(statistics.median(times) * 1e6, 2)
+
+
+def to_torch(array: Any) -> torch.Tensor:
+    return torch.from_numpy(ops.to_numpy(array)).to(DEVICE)
+
+
+# -- the machine ------------------------------------------------------------------------------------------------------
+
+
+def rates() -> tuple[float, float]:
+    """Bytes a second, read and written, of a device to device copy; operations a second of a float32 product."""
+    source = cupy.empty(2**28, cupy.float32)
+    target = cupy.empty_like(source)
+    a = cupy.ones((8192, 8192), cupy.float32)
+    b = cupy.ones_like(a)
+    times = seconds({"copy": lambda: cupy.copyto(target, source), "product": lambda: cupy.matmul(a, b)}, runs=20)
+    return 2 * source.nbytes / statistics.median(times["copy"]), 2 * 8192**3 / statistics.median(times["product"])
+
+
+# -- kernels 1 and 2 --------------------------------------------------------------------------------------------------
+
+
+def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
+    """Kernels 1 and 2 on what they meet in the layers of a trained network, as shares of the rate of a copy."""
+    network, (_, y) = model.network, model.problem.sample(RECOVERED, ops=ops)
+    seen, x = network.observe(y), network.start(RECOVERED)
+    figures: dict[str, Any] = {}
+    for t in range(LAYERS):
+        u = network.correction(x, seen)
+        alpha, theta = network.parameters["step_size"][t], network.parameters["threshold"][t]
+        arguments = (x, u, alpha, theta, network.support[t])
+        x_next, _ = ops.shrink_select(*arguments)
+        if t in (0, 1, 4, 8, 15):
+            _, code_of_training = ops.shrink_select(*arguments, 0.3)
+            works = {
+                "forward": lambda a=arguments: ops.shrink_select(*a),
+                "forward_with_window": lambda a=arguments: ops.shrink_select(*a, 0.3),
+                "backward": lambda a=arguments, c=code_of_training: ops.shrink_select_backward(a[1], c, *a[:4], 0.3),
+            }
+            times = seconds(works, runs=20)
+            floor = {name: RECOVERED * network.size * 13 / copy_rate for name in works}
+            figures[f"layer {t + 1}"] = {
+                name: {"us": micro(times[name]), "share_of_copy": floor[name] / statistics.median(times[name])}
+                for name in works
+            }
+        x = x_next
+    return figures
+
+
+# -- the training step ------------------------------------------------------------------------------------------------
+
+
+class TorchStep:
+    """Signals, forward, loss, backward and Adam, as one would write them in PyTorch."""
+
+    def __init__(self, model: cuista.Model, batch: int) -> None:
+        problem, network = model.problem, model.network
+        self.A, self.W = (torch.tensor(m, dtype=torch.float32, device=DEVICE) for m in (problem.A, model.weight.W))
+        self.parameters = [to_torch(network.parameters[name]).float() for name in ("step_size", "threshold")]
+        for parameter in self.parameters:
+            parameter.requires_grad_()
+        self.support, self.pnz = network.support, problem.sparsity
+        self.shape = (batch, problem.N)
+        self.adam = torch.optim.Adam(self.parameters, lr=0.0, capturable=DEVICE.type == "cuda")
+
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        estimate = forward(x @ self.A.T, self.A, self.W, *self.parameters, self.support)
+        return 0.5 * (estimate - x).square().sum()
+
+    def signals(self) -> torch.Tensor:
+        return torch.randn(self.shape, device=DEVICE) * (torch.rand(self.shape, device=DEVICE) < self.pnz)
+
+    def __call__(self, loss: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        self.adam.zero_grad(set_to_none=False)
+        (loss or self.loss)(self.signals()).backward()
+        self.adam.step()
+
+    def compiled(self) -> Callable[[], None]:
+        loss = torch.compile(self.loss)
+        return lambda: self(loss)
+
+    def captured(self) -> Callable[[], None]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(5):
+                self()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self()
+        return graph.replay
+
+
+class Step:
+    """A training step as the trainer makes it, fused or not."""
+
+    def __init__(self, model: cuista.Model, batch: int, fused: bool) -> None:
+        self.model, self.batch = model, batch
+        network = model.network
+        self.adam, self.step = Adam(), 0
+        self.mean_loss, self.one = ops.asarray(0.0, np.float64), ops.asarray(1.0, np.float64)
+        self.factors = ops.asarray(np.ones(LAYERS), np.float64)
+        self.fused = network.fuse(model.problem.signals()) if fused else None
+
+    def gradients(self) -> tuple[Any, dict[str, Any]]:
+        network, self.step = self.model.network, self.step + 1
+        if self.fused:
+            key = Key(0, TRAINING, self.step)
+            return self.fused(network.parameters, network.support, key, self.batch, LAYERS, 0.0, 1.0)
+        x, y = self.model.problem.sample(self.batch, stream=TRAINING, step=self.step, seed=0, ops=ops)
+        return network.loss_and_gradients(y, x, LAYERS)
+
+    def __call__(self) -> None:
+        loss, gradients = self.gradients()
+        ops.track_loss(loss, self.batch, self.mean_loss)
+        self.adam.step(ops, self.model.network.parameters, gradients, 0.0, self.factors, self.one)
+
+
+def agree(model: cuista.Model) -> None:
+    """PyTorch's and our loss and gradients, and the two ways of ours, on the same signals."""
+    x, _ = model.problem.sample(BATCH, stream=TRAINING, step=1, seed=0, ops=ops)
+    theirs = TorchStep(model, BATCH)
+    loss = theirs.loss(to_torch(x))
+    loss.backward()
+    for fused in (True, False):
+        ours, gradients = Step(model, BATCH, fused).gradients()
+        assert abs(float(ours) / loss.item() - 1) < 1e-2, (fused, float(ours), loss.item())
+        for parameter, gradient in zip(theirs.parameters, gradients.values(), strict=True):
+            difference = np.abs(parameter.grad.cpu().numpy() - ops.to_numpy(gradient)).max()
+            assert difference < 1e-2 * np.abs(ops.to_numpy(gradient)).max(), (fused, difference)
+
+
+def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, Any]:
+    """The step at several batch sizes, of a network that is trained and of one that is not."""
+    figures: dict[str, Any] = {}
+    for state, model in models.items():
+        density = model.network.density(model.problem.sample(256, ops=ops)[1], LAYERS)
+        for batch in (BATCH, 128, 512, 2048):
+            fused = Step(model, batch, fused=True)
+            works: Works = {"fused": fused, "dense": Step(model, batch, fused=False)}
+            if batch == BATCH:
+                works |= {"torch": TorchStep(model, batch), "torch.compile": TorchStep(model, batch).compiled()}
+                if DEVICE.type == "cuda":
+                    works["torch graph"] = TorchStep(model, batch).captured()
+            times = seconds(works, runs=15, each=20)
+            # A gathered row for each non-zero, forward and back; they come from L2, so the copy's rate is no bound, and
+            # the operations are.
+            operations = 2 * 2 * batch * LAYERS * density * model.problem.N**2
+            chosen = "fused" if fused.fused and fused.fused.suits(batch, density) else "dense"
+            figures[f"{state}, batch {batch}"] = {
+                "density": density,
+                "chosen": chosen,
+                "floor_us": operations / compute_rate * 1e6,
+                **{f"{name}_us": micro(times[name]) for name in works},
+                **{f"faster_than_{name}": ratio(times[name], times[chosen]) for name in works if "torch" in name},
+            }
+    return figures
+
+
+# -- recovery ---------------------------------------------------------------------------------------------------------
+
+
+def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict[str, Any]:
+    x, y = model.problem.sample(RECOVERED, ops=ops)
+    A, W = (torch.tensor(m, dtype=torch.float32, device=DEVICE) for m in (model.problem.A, model.weight.W))
+    alpha, theta = (to_torch(model.network.parameters[name]).float() for name in ("step_size", "threshold"))
+    y_torch = to_torch(y)
+
+    def eager() -> torch.Tensor:
+        with torch.inference_mode():
+            return forward(y_torch, A, W, alpha, theta, model.network.support)
+
+    compiled_forward = torch.compile(forward)
+
+    def compiled() -> torch.Tensor:
+        with torch.inference_mode():
+            return compiled_forward(y_torch, A, W, alpha, theta, model.network.support)
+
+    truth = ops.to_numpy(x)
+    estimates = (ops.to_numpy(model.network.output(y)), eager().cpu().numpy())
+    errors = [float(np.sum(np.square(estimate - truth, dtype=np.float64))) for estimate in estimates]
+    assert abs(10 * np.log10(errors[0] / errors[1])) < 0.5, errors
+    times = seconds({"cuista": lambda: model.network.output(y), "torch": eager, "torch.compile": compiled}, runs=10)
+    N, M = model.problem.N, model.problem.M
+    operations, moved = 2 * RECOVERED * N * (M + (LAYERS - 1) * N), RECOVERED * N * 13 * LAYERS
+    return {
+        "samples": RECOVERED,
+        "nmse_db": float(10 * np.log10(errors[0] / np.sum(np.square(truth, dtype=np.float64)))),
+        "samples_per_second": RECOVERED / statistics.median(times["cuista"]),
+        "floor_us": max(operations / compute_rate, moved / copy_rate) * 1e6,
+        **{f"{name}_us": micro(times[name]) for name in times},
+        **{f"faster_than_{name}": ratio(times[name], times["cuista"]) for name in ("torch", "torch.compile")},
+    }
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def whole_runs(paper: bool) -> dict[str, Any]:
+    """`cuista train` as a process, from nothing and with compiled kernels kept, and what `cuista test` says of it."""
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(*words: str) -> tuple[float, str]:
+            command = [sys.executable, "-c", "from cuista.cli import main; main()", *words]
+            environment = {**os.environ, "CUPY_CACHE_DIR": str(Path(folder) / "cache")}
+            start = time.perf_counter()
+            done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+            return time.perf_counter() - start, done.stdout
+
+        run("gen-problem")
+        device = ("--device", "cuda:0")
+        trainings = {"fast, nothing compiled yet": "fast", "fast": "fast", **({"paper": "paper"} if paper else {})}
+        for name, recipe in trainings.items():
+            took, _ = run("train", "problem.h5", "--recipe", recipe, *device, "-o", f"{recipe}.h5", "--force")
+            layers = json.loads(run("test", f"{recipe}.h5", "--json", *device)[1])["layers"]["alista"]
+            model = cuista.Model.load(Path(folder) / f"{recipe}.h5")
+            figures[name] = {"seconds": took, "steps": model.training["steps"], "nmse_db": layers[-1]["nmse_db"]}
+    return figures
+
+
+def table(figures: dict[str, Any]) -> str:
+    """What was aimed at, and what was reached."""
+    step, recovered = figures["training_step"][f"trained, batch {BATCH}"], figures["recovery"]
+    others = [step[name] for name in step if name in ("faster_than_torch.compile", "faster_than_torch graph")]
+    shares = [layer["forward"]["share_of_copy"] for layer in figures["kernels"].values()]
+    lines = [
+        ("kernel 1, least share of a copy's bandwidth over the layers", f"{min(shares):.0%}", "70%"),
+        (f"training step, batch {BATCH}: times PyTorch eager", f"{step['faster_than_torch']:.1f}", "10"),
+        ("… its best other mode", f"{min(others):.1f}", "3"),
+        (f"… its time and floor, µs: {step['fused_us']} and {step['floor_us']:.1f}", "", ""),
+        (f"recovery of {RECOVERED}: times PyTorch eager", f"{recovered['faster_than_torch']:.1f}", "5"),
+        ("… torch.compile", f"{recovered['faster_than_torch.compile']:.1f}", "1.5"),
+        (f"… its time and floor, µs: {recovered['cuista_us']} and {recovered['floor_us']:.1f}", "", ""),
+    ]
+    for name, run in figures["whole_runs"].items():
+        goal = "300" if name == "paper" else "5"
+        lines.append((f"train, {name}: {run['nmse_db']:.1f} dB, seconds", f"{run['seconds']:.1f}", goal))
+    return "\n".join(f"{work:68} {reached:>8} {goal:>6}" for work, reached, goal in [("", "reached", "goal"), *lines])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paper", action="store_true", help="run the paper recipe to its end as well")
+    options = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False
+    ops = engine(parse_device("cuda:0"))
+    problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500)))
+    weight = cuista.solve_exact(problem.A)
+    models = {state: cuista.Model.new(problem, weight, layers=LAYERS, ops=ops) for state in ("trained", "untrained")}
+    cuista.train(models["trained"])
+    copy_rate, compute_rate = rates()
+    for model in models.values():
+        agree(model)
+    figures = {
+        "work": "250x500, T = 16, float32; medians, microseconds",
+        "gpu": describe_cuda()["gpus"][0]["name"],
+        "cupy": cupy.__version__,
+        "torch": torch.__version__,
+        "copy_bytes_per_second": copy_rate,
+        "product_operations_per_second": compute_rate,
+        "kernels": kernels(models["trained"], copy_rate),
+        "training_step": training(models, compute_rate),
+        "recovery": recovery(models["trained"], copy_rate, compute_rate),
+        "whole_runs": whole_runs(options.paper),
+    }
+    save("gpu", figures)
+    print(table(figures))

@@ -1,0 +1,62 @@
+"""cuista doctor"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import click
+from cuista.cli.common import json_option, print_json
+from cuista.cli.spellings import Command
+
+from cuista import __version__
+
+
+@click.command("doctor", cls=Command)
+@json_option
+def command(as_json: bool) -> None:
+    """Say which devices can be used, and why others cannot."""
+    report = examine()
+    if as_json:
+        print_json(report)
+        return
+    versions, cpu, cuda = report["versions"], report["cpu"], report["cuda"]
+    click.echo(", ".join(f"{name} {version}" for name, version in versions.items()))
+    click.echo(f"cpu     can be used: {cpu['processors']} processors, {cpu['blas']}")
+    if cuda["reason"]:
+        click.echo(f"cuda    cannot be used: {cuda['reason']}")
+    for gpu in cuda["gpus"]:
+        memory = f"{gpu['memory_free'] / 2**30:.1f} of {gpu['memory'] / 2**30:.1f} GiB free"
+        verdict = f"cannot be used: {gpu['reason']}" if gpu["reason"] else "can be used"
+        what = f"{gpu['name']}, compute capability {gpu['compute_capability']}, {memory}"
+        click.echo(f"{gpu['device']:7} {verdict}: {what}")
+    if cuda["gpus"]:
+        numbers = ", ".join(f"{name} {cuda[name]}" for name in ("driver", "runtime", "nvrtc"))
+        click.echo(f"        {', '.join(cuda['cupy'])}; CUDA: {numbers}")
+    click.echo(f"--device auto is {report['auto']}.")
+
+
+def examine() -> dict[str, Any]:
+    """All that the command tells."""
+    import numpy  # noqa: F401  (threadpool_info sees the libraries that are loaded)
+    from threadpoolctl import threadpool_info
+
+    from cuista import device
+
+    packages = ("numpy", "scipy", "h5py", "click")
+    blas = [
+        f"{item['internal_api']} {item['version']} with {item['num_threads']} threads"
+        for item in threadpool_info()
+        if item["user_api"] == "blas"
+    ]
+    return {
+        "versions": {
+            "cuista": __version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+        "cpu": {"processors": device.processors(), "blas": "; ".join(blas) or "unknown BLAS"},
+        "cuda": device.describe_cuda(),
+        "auto": str(device.parse_device("auto")),
+    }

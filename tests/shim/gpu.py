@@ -1,0 +1,110 @@
+"""What CuPy is to the CUDA engine, on NumPy: arrays of a device that the host cannot read by accident.
+
+As with CuPy, an operation that mixes these arrays with NumPy's is an error, functions and indexing give arrays of no
+axes where NumPy gives numbers, and reading a number waits for the device: that is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+
+class DeviceArray(NDArrayOperatorsMixin):
+    """An array of the device. `host` is for the shim alone."""
+
+    waits = 0  # how often the host has waited for a number
+
+    def __init__(self, host: Any) -> None:
+        self.host = np.asarray(host)
+
+    def get(self) -> np.ndarray:
+        """A copy for the host."""
+        DeviceArray.waits += 1
+        return self.host.copy()
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError("implicit conversion of a device's array to a NumPy array")
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:
+        results = {} if out is None else {"out": tuple(_unwrapped(item) for item in out)}
+        result = getattr(ufunc, method)(*map(_unwrapped, inputs), **results, **options)
+        return DeviceArray(result) if out is None else out[0]
+
+    def __getitem__(self, key: Any) -> DeviceArray:
+        key = key if isinstance(key, tuple) else (key,)
+        return DeviceArray(self.host[key if Ellipsis in key else (*key, ...)])  # a view, of no axes as well
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.host[key] = _unwrapped(value)
+
+    def __iter__(self) -> Iterator[DeviceArray]:
+        return (self[i] for i in range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.host)
+
+    def __float__(self) -> float:
+        return float(self.get())
+
+    def __bool__(self) -> bool:
+        return bool(self.get())
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("shape", "dtype", "ndim", "size", "itemsize", "nbytes"):
+            return getattr(self.host, name)
+        if name == "T":
+            return DeviceArray(self.host.T)
+        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any"):
+            return _on_device(getattr(self.host, name))
+        raise AttributeError(f"a device's array has no {name} in this shim")
+
+
+class DeviceModule:
+    """The array module: NumPy's functions, for the device's arrays."""
+
+    def asarray(self, array: Any, dtype: Any = None, order: Any = None) -> DeviceArray:
+        """The array on the device; only this takes NumPy's arrays."""
+        if not isinstance(array, DeviceArray):
+            return DeviceArray(np.array(array, dtype=dtype, order=order))
+        host = np.asarray(array.host, dtype=dtype, order=order)
+        return array if host is array.host else DeviceArray(host)
+
+    def empty(self, shape: Any, dtype: Any) -> DeviceArray:
+        """Filled with what no result should have."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return DeviceArray(np.full(size, 0xA5, np.uint8).view(dtype).reshape(shape))
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return _on_device(getattr(np, name))
+
+
+def launcher_on(launch: Callable[..., None]) -> Callable[..., None]:
+    """A launcher of kernels on the device's arrays, from one that takes NumPy's."""
+
+    def launch_on_device(
+        kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0
+    ) -> None:
+        launch(kernel, real, grid, block, [_unwrapped(argument) for argument in arguments], shared)
+
+    return launch_on_device
+
+
+def _on_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        result = function(*map(_unwrapped, arguments), **{name: _unwrapped(option) for name, option in options.items()})
+        return DeviceArray(result) if isinstance(result, np.ndarray | np.generic) else result
+
+    return call
+
+
+def _unwrapped(item: Any) -> Any:
+    """What the shim computes with; NumPy's own arrays are refused."""
+    if isinstance(item, DeviceArray):
+        return item.host
+    if isinstance(item, np.ndarray):
+        raise TypeError(f"a NumPy array of shape {item.shape} among the device's arrays")
+    return [_unwrapped(part) for part in item] if isinstance(item, list | tuple) and item else item

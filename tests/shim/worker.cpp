@@ -1,0 +1,811 @@
+// The process that runs kernels on the CPU: fibers, barriers, warp operations, and the talk with the launcher.
+//
+// Compiled without sanitizers, whatever the kernels are compiled with, and linked to them: it is quick, and what it
+// does itself is no business of theirs. It tells them what they must know: SHIM_ASAN, SHIM_TSAN.
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "cuda.h"
+
+#ifdef __ELF__
+#include <elf.h>
+#include <link.h>
+#endif
+
+#if !defined(__x86_64__) && !defined(__aarch64__)
+#include <ucontext.h>
+#define SHIM_UCONTEXT
+#endif
+
+using shim::Kernel;
+using shim::Operation;
+using shim::Parameter;
+using shim::Site;
+
+extern "C" {
+#ifdef SHIM_ASAN
+void __sanitizer_start_switch_fiber(void** save, const void* bottom, size_t size);
+void __sanitizer_finish_switch_fiber(void* save, const void** bottom, size_t* size);
+int __asan_report_present();
+void* __asan_get_report_address();
+#endif
+#ifdef SHIM_TSAN
+void* __tsan_get_current_fiber();
+void* __tsan_create_fiber(unsigned flags);
+void __tsan_switch_to_fiber(void* fiber, unsigned flags);
+void __tsan_set_fiber_name(void* fiber, const char* name);
+void __tsan_acquire(void* address);
+void __tsan_release(void* address);
+void __tsan_java_alloc(uintptr_t begin, uintptr_t size);
+void __tsan_java_free(uintptr_t begin, uintptr_t size);
+#endif
+}
+
+namespace {
+
+constexpr unsigned WARP = 32, MOST_THREADS = 1024;
+constexpr size_t STACK = 256 << 10, PAGE = 64 << 10;  // PAGE: no system has larger ones
+constexpr unsigned TIME_LIMIT = 300;                  // seconds for a launch
+constexpr unsigned char GARBAGE = 0xa5;
+
+// ---- what runs
+
+struct Warp;
+
+struct Thread {
+    unsigned index = 0, lane = 0, bit = 0, rank_bit = 0;
+    Warp* warp = nullptr;
+    Site site{};  // where it waits
+    uint64_t value = 0, result = 0;
+    unsigned parameter = 0;
+
+    void* stack = nullptr;  // its lowest address
+    size_t stack_size = STACK;
+    void* sanitizer = nullptr;  // ASan's fake stack, TSan's fiber
+#ifdef SHIM_UCONTEXT
+    ucontext_t context;
+#else
+    void* stack_pointer = nullptr;
+#endif
+};
+
+// A warp operation that some lanes of its mask have begun and not all.
+struct Group {
+    Operation operation;
+    unsigned mask, arrived;
+    Site site;
+    unsigned count;  // of operations completed here
+};
+
+struct Warp {
+    unsigned exists, exited, at_barrier;
+    unsigned expected;  // lanes that a group names, arrived or not
+    unsigned ready;     // by rank, not by lane
+    Thread* lanes[WARP];
+    Thread* ranks[WARP];
+    Group groups[WARP];  // by the lowest lane of the mask
+};
+
+struct Buffer {
+    unsigned char* begin = nullptr;
+    size_t size = 0;
+    std::vector<unsigned char> copy;  // of one that the kernel must not change
+};
+
+Kernel* kernels = nullptr;
+
+Kernel* kernel = nullptr;  // the launch
+std::vector<Buffer> buffers;
+std::vector<void*> values;
+size_t shared_size = 0;
+bool running = false;
+
+Thread launcher;  // the context that threads are started from
+Thread* current = &launcher;
+std::vector<Thread> pool[2];  // by the block's parity under TSan, so that neighbours are not in order by being one fiber
+
+unsigned size;  // the block
+Thread* threads;
+Warp warps[MOST_THREADS / WARP];
+Warp* warp_ranks[MOST_THREADS / WARP];
+Warp* now;             // the warp that runs
+unsigned ready_warps;  // by rank
+unsigned waiting, exited, count, result, phase;
+shim::Barrier barrier_kind;
+Site barrier_site;
+
+// ---- errors: they end the process, and what it wrote to stderr is the message
+
+const char* OPERATIONS[] = {"__syncwarp",         "__shfl_sync",   "__shfl_xor_sync",   "__shfl_up_sync",    "__shfl_down_sync",
+                            "__ballot_sync",      "__any_sync",    "__all_sync",        "__reduce_add_sync", "__reduce_max_sync",
+                            "__reduce_min_sync",  "__reduce_max_sync", "__reduce_min_sync"};
+const char* BARRIERS[] = {"__syncthreads", "__syncthreads_count", "__syncthreads_and", "__syncthreads_or"};
+
+std::string format(const char* text, ...) {
+    char buffer[1000];
+    va_list arguments;
+    va_start(arguments, text);
+    vsnprintf(buffer, sizeof buffer, text, arguments);
+    va_end(arguments);
+    return buffer;
+}
+
+std::string place(Site site) {
+    const char* slash = strrchr(site.file, '/');
+    return format("%s:%d", slash ? slash + 1 : site.file, site.line);
+}
+
+// "threads 0-31, 40": those of which it is true.
+template <typename F>
+std::string those(F is_true) {
+    std::string list;
+    unsigned found = 0;
+    for (unsigned i = 0; i < size; i++) {
+        if (!is_true(threads[i])) continue;
+        unsigned first = i;
+        while (i + 1 < size && is_true(threads[i + 1])) i++;
+        found += i - first + 1;
+        list += format(i > first ? "%s%u-%u" : "%s%u", list.empty() ? "" : ", ", first, i);
+    }
+    return (found == 1 ? "thread " : "threads ") + list;
+}
+
+std::string where() {
+    std::string text = format("kernel %s", kernel->name);
+    if (running) text += format(", block %u", shim::block_index.x);
+    if (running && current != &launcher) text += format(", thread %u", current->index);
+    return text;
+}
+
+[[noreturn]] void fail(const std::string& text) {
+    fprintf(stderr, "%s: %s\n", where().c_str(), text.c_str());
+    _exit(3);
+}
+
+// The name of a parameter, from "x,y,count".
+std::string parameter_name(int index) {
+    const char* text = kernel->parameters_text;
+    while (index-- && text) text = strchr(text, ',') ? strchr(text, ',') + 1 : nullptr;
+    return text ? std::string(text, strcspn(text, ",")) : "?";
+}
+
+// What a sanitizer said of an address, in terms of the launch.
+std::string explain_address(unsigned char* address) {
+    auto near = [&](const unsigned char* begin, size_t size, const std::string& what) -> std::string {
+        if (address >= begin && address < begin + size) return "";
+        if (address < begin && address + 4096 >= begin)
+            return format("\nThe address is %zd bytes before %s.", begin - address, what.c_str());
+        if (address >= begin + size && address <= begin + size + 4096)
+            return format("\nThe address is %zd bytes after the end of %s.", address - begin - size, what.c_str());
+        return "";
+    };
+    for (size_t i = 0; i < buffers.size(); i++) {
+        if (!buffers[i].begin) continue;
+        std::string what = format("argument %zu (%s, of %zu bytes)", i, parameter_name(i).c_str(), buffers[i].size);
+        std::string text = near(buffers[i].begin, buffers[i].size, what);
+        if (!text.empty()) return text;
+    }
+    return near(shim::dynamic_shared, shared_size, format("the dynamic shared memory (%zu bytes)", shared_size));
+}
+
+// Signals that end the process; sanitizers abort after their report.
+void on_signal(int signal) {
+    std::string text = kernel ? where() : "the worker";
+    if (signal == SIGALRM) text += format(" still runs after %u seconds: does it wait for another thread in a loop?", TIME_LIMIT);
+    else if (signal != SIGABRT) text += format(": %s", strsignal(signal));
+#ifdef SHIM_ASAN
+    if (__asan_report_present()) text += explain_address(static_cast<unsigned char*>(__asan_get_report_address()));
+#endif
+    text += "\n";
+    [[maybe_unused]] ssize_t written = write(2, text.data(), text.size());
+    _exit(3);
+}
+
+// ---- sanitizers
+
+void acquire([[maybe_unused]] void* token) {
+#ifdef SHIM_TSAN
+    __tsan_acquire(token);
+#endif
+}
+
+void release([[maybe_unused]] void* token) {
+#ifdef SHIM_TSAN
+    __tsan_release(token);
+#endif
+}
+
+// Of a block: what orders its threads. New for every block, and freed after the launch, for a token never forgets.
+struct Tokens {
+    uint64_t barrier[2];
+    uint64_t warps[MOST_THREADS / WARP][WARP][2];
+};
+Tokens* tokens;
+uint64_t start_token, end_token, fence_token;
+
+// ---- fibers
+
+extern "C" void shim_fiber();
+
+#ifdef SHIM_UCONTEXT
+
+void prepare(Thread& thread) {
+    getcontext(&thread.context);
+    thread.context.uc_stack.ss_sp = thread.stack;
+    thread.context.uc_stack.ss_size = STACK;
+    thread.context.uc_link = nullptr;
+    makecontext(&thread.context, shim_fiber, 0);
+}
+inline void change(Thread* from, Thread* to) { swapcontext(&from->context, &to->context); }
+
+#else
+
+// Saves what a function must preserve on the stack, exchanges the stacks, and returns on the other one.
+extern "C" void shim_change(void** save, void* stack) __asm__("shim_change");
+#ifdef __x86_64__
+constexpr size_t FRAME = 8, RETURN = 6;  // words; and which of them is the address to return to
+__asm__(R"(
+    .text
+    .globl shim_change
+shim_change:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+#else
+constexpr size_t FRAME = 20, RETURN = 11;
+__asm__(R"(
+    .text
+    .globl shim_change
+    .p2align 2
+shim_change:
+    sub sp, sp, #160
+    stp x19, x20, [sp]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+)");
+#endif
+
+// As if it had been left at its very beginning. The zeros end a debugger's walk up the stack.
+void prepare(Thread& thread) {
+    void** end = reinterpret_cast<void**>(static_cast<char*>(thread.stack) + STACK);
+    std::fill(end - FRAME, end, nullptr);
+    end[RETURN - FRAME] = reinterpret_cast<void*>(shim_fiber);
+    thread.stack_pointer = end - FRAME;
+}
+inline void change(Thread* from, Thread* to) { shim_change(&from->stack_pointer, to->stack_pointer); }
+
+#endif
+
+void arrived([[maybe_unused]] Thread* thread) {
+#ifdef SHIM_ASAN
+    const void* bottom;
+    size_t size;
+    __sanitizer_finish_switch_fiber(thread->sanitizer, &bottom, &size);
+    if (!launcher.stack) launcher.stack = const_cast<void*>(bottom), launcher.stack_size = size;
+#endif
+}
+
+inline void resume(Thread* next) {
+    Thread* self = current;
+    if (next == self) return;
+    current = next;
+    shim::thread_index.x = next->index;
+#ifdef SHIM_ASAN
+    __sanitizer_start_switch_fiber(&self->sanitizer, next->stack, next->stack_size);
+#endif
+#ifdef SHIM_TSAN
+    __tsan_switch_to_fiber(next->sanitizer, 1);  // 1: which orders nothing
+#endif
+    change(self, next);
+    arrived(self);
+}
+
+// ---- the order of threads
+
+// To the next thread that is ready: of this warp if there is one.
+void yield() {
+    while (!now->ready) {
+        ready_warps &= ready_warps - 1;  // the warp that runs is the lowest
+        if (!ready_warps) {
+            if (exited == size) return resume(&launcher);
+            fail("deadlock: " + those([](Thread& t) { return !(t.warp->exited & t.bit); }) + " wait for one another");
+        }
+        now = warp_ranks[__builtin_ctz(ready_warps)];
+    }
+    Thread* next = now->ranks[__builtin_ctz(now->ready)];
+    now->ready &= now->ready - 1;
+    resume(next);
+}
+
+void ready_all() {
+    unsigned number = (size + WARP - 1) / WARP;
+    for (unsigned i = 0; i < number; i++) warps[i].ready = warps[i].exists, warps[i].at_barrier = 0;
+    ready_warps = number == 32 ? ~0u : (1u << number) - 1;
+    now = warp_ranks[0];
+}
+
+uint64_t random_state;
+
+uint64_t random_number() {  // SplitMix64
+    uint64_t x = random_state += 0x9e3779b97f4a7c15;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return x ^ (x >> 31);
+}
+
+template <typename T>
+void arrange(T* items, size_t number, long order) {
+    if (order == 1) std::reverse(items, items + number);
+    if (order > 1)
+        for (size_t i = number; i > 1; i--) std::swap(items[i - 1], items[random_number() % i]);
+}
+
+// ---- barriers and warp operations
+
+bool same(Site a, Site b) { return a.line == b.line && (a.file == b.file || !strcmp(a.file, b.file)); }
+
+std::string described(const Group& group) {
+    return format("%s with mask 0x%08x at %s", OPERATIONS[group.operation], group.mask, place(group.site).c_str());
+}
+
+// The operation that names a lane and that not all of its lanes have reached.
+const Group& group_of(const Warp& warp, unsigned bit) {
+    for (const Group& group : warp.groups)
+        if (group.mask & bit) return group;
+    abort();
+}
+
+// The calling thread is named by a warp operation that others wait in, and does something else.
+[[noreturn]] void missed(const std::string& does) {
+    const Group& group = group_of(*current->warp, current->bit);
+    Warp* warp = current->warp;
+    unsigned lanes = group.arrived;
+    fail(format("inactive lane: this thread %s, but %s wait for it in %s", does.c_str(),
+                those([=](Thread& t) { return t.warp == warp && t.bit & lanes; }).c_str(), described(group).c_str()));
+}
+
+void complete(Warp& warp, Group& group) {
+    const unsigned mask = group.mask;
+    auto each = [&](auto function) {
+        for (unsigned rest = mask; rest; rest &= rest - 1) function(*warp.lanes[__builtin_ctz(rest)]);
+    };
+    auto all = [&](uint64_t result, auto function) {
+        each([&](Thread& thread) { result = function(result, thread); });
+        each([&](Thread& thread) { thread.result = result; });
+    };
+    auto shuffle = [&](auto source) {
+        each([&](Thread& thread) {
+            unsigned lane = source(thread);
+            if (!(mask >> lane & 1))
+                fail(format("inactive lane: thread %u (lane %u) reads lane %u in %s, which does not name that lane", thread.index,
+                            thread.lane, lane, described(group).c_str()));
+            thread.result = warp.lanes[lane]->value;
+        });
+    };
+    using u32 = uint32_t;
+    using i32 = int32_t;
+    switch (group.operation) {
+        case shim::SYNC: break;
+        case shim::SHUFFLE: shuffle([](Thread& t) { return t.parameter % WARP; }); break;
+        case shim::SHUFFLE_XOR: shuffle([](Thread& t) { return t.lane ^ t.parameter % WARP; }); break;
+        case shim::SHUFFLE_UP: shuffle([](Thread& t) { return t.parameter > t.lane ? t.lane : t.lane - t.parameter; }); break;
+        case shim::SHUFFLE_DOWN:
+            shuffle([](Thread& t) { return t.parameter >= WARP - t.lane ? t.lane : t.lane + t.parameter; });
+            break;
+        case shim::BALLOT: all(0, [](uint64_t r, Thread& t) { return t.value ? r | t.bit : r; }); break;
+        case shim::ANY: all(0, [](uint64_t r, Thread& t) { return r | t.value; }); break;
+        case shim::ALL: all(1, [](uint64_t r, Thread& t) { return r & t.value; }); break;
+        case shim::ADD: all(0, [](uint64_t r, Thread& t) { return u32(r + t.value); }); break;
+        case shim::MAX: all(0, [](uint64_t r, Thread& t) { return std::max(r, t.value); }); break;
+        case shim::MIN: all(~0u, [](uint64_t r, Thread& t) { return std::min(r, t.value); }); break;
+        case shim::MAX_INT: all(u32(INT32_MIN), [](uint64_t r, Thread& t) { return u32(std::max(i32(r), i32(t.value))); }); break;
+        case shim::MIN_INT: all(u32(INT32_MAX), [](uint64_t r, Thread& t) { return u32(std::min(i32(r), i32(t.value))); }); break;
+    }
+    warp.expected &= ~mask;
+    group.mask = 0;
+    group.count++;
+    if (mask == warp.exists)
+        warp.ready = mask;  // the ranks are as many
+    else
+        each([&](Thread& thread) { warp.ready |= thread.rank_bit; });
+}
+
+// Why lanes cannot take part in an operation that names them.
+std::string absent(const Warp& warp, unsigned lanes) {
+    unsigned lane = __builtin_ctz(lanes), bit = 1u << lane;
+    if (!(warp.exists & bit)) return format("lane %u, which does not exist in a block of %u threads", lane, size);
+    std::string text = format("lane %u (thread %u), ", lane, warp.lanes[lane]->index);
+    if (warp.exited & bit) return text + "which has exited";
+    if (warp.at_barrier & bit) return text + "which waits at " + BARRIERS[barrier_kind] + " at " + place(barrier_site);
+    const Group& group = group_of(warp, bit);
+    return text + (group.arrived & bit ? "which waits in " : "for which others wait in ") + described(group);
+}
+
+void finish() {
+    Thread& self = *current;
+    Warp& warp = *self.warp;
+    if (warp.expected & self.bit) missed("exits");
+    if (waiting)
+        fail(format("divergent __syncthreads: this thread exits, but %s wait%s for it at %s (%s)",
+                    those([](Thread& t) { return t.warp->at_barrier & t.bit; }).c_str(), waiting == 1 ? "s" : "",
+                    place(barrier_site).c_str(), BARRIERS[barrier_kind]));
+    warp.exited |= self.bit;
+    exited++;
+    release(&end_token);
+    yield();
+}
+
+extern "C" void shim_fiber() {
+#ifdef SHIM_ASAN
+    current->sanitizer = nullptr;
+#endif
+    arrived(current);
+    for (;;) {
+        acquire(&start_token);
+        kernel->call(values.data());
+        finish();
+    }
+}
+
+}  // namespace
+
+namespace shim {
+
+uint3 thread_index, block_index, block_size, grid_size;
+unsigned char* dynamic_shared;
+
+int barrier(Barrier kind, bool predicate, Site site) {
+    Thread& self = *current;
+    Warp& warp = *self.warp;
+    if (warp.expected & self.bit) missed(format("is at %s at %s", BARRIERS[kind], place(site).c_str()));
+    if (exited)
+        fail(format("divergent __syncthreads: this thread is at %s (%s), but %s exited before", place(site).c_str(), BARRIERS[kind],
+                    (those([](Thread& t) { return t.warp->exited & t.bit; }) + (exited == 1 ? " has" : " have")).c_str()));
+    if (waiting && (kind != barrier_kind || !same(site, barrier_site)))
+        fail(format("divergent __syncthreads: this thread is at %s (%s), but %s wait%s at %s (%s)", place(site).c_str(),
+                    BARRIERS[kind], those([](Thread& t) { return t.warp->at_barrier & t.bit; }).c_str(), waiting == 1 ? "s" : "",
+                    place(barrier_site).c_str(), BARRIERS[barrier_kind]));
+    if (!waiting) count = 0;
+    barrier_kind = kind, barrier_site = site;
+    warp.at_barrier |= self.bit;
+    count += predicate;
+#ifdef SHIM_TSAN
+    uint64_t* token = &tokens->barrier[phase % 2];  // two, for the next one begins before all have left this one
+    release(token);
+#endif
+    if (++waiting == size) {
+        result = kind == COUNT ? count : kind == AND ? count == size : count > 0;
+        waiting = 0;
+        phase++;
+        ready_all();
+    }
+    yield();
+#ifdef SHIM_TSAN
+    acquire(token);
+#endif
+    return result;
+}
+
+uint64_t warp(Operation operation, unsigned mask, uint64_t value, unsigned parameter, Site site) {
+    Thread& self = *current;
+    Warp& warp = *self.warp;
+    const Group call{operation, mask, 0, site, 0};
+    if (!(mask & self.bit)) fail(format("inactive lane: lane %u calls %s, which does not name it", self.lane, described(call).c_str()));
+    Group& group = warp.groups[__builtin_ctz(mask)];
+    if (!(warp.expected & self.bit)) {
+        unsigned others = mask & (~warp.exists | warp.exited | warp.at_barrier | warp.expected);
+        if (others) fail(format("inactive lane: %s names %s", described(call).c_str(), absent(warp, others).c_str()));
+        group = {operation, mask, 0, site, group.count};
+        warp.expected |= mask;
+    } else if (group.mask != mask || group.operation != operation || !same(group.site, site)) {
+        missed("is in " + described(call));
+    }
+    self.value = value;
+    self.parameter = parameter;
+    group.arrived |= self.bit;
+#ifdef SHIM_TSAN
+    // Only __syncwarp orders memory; shuffles and votes do not.
+    uint64_t* token = &tokens->warps[self.index / WARP][__builtin_ctz(mask)][group.count % 2];
+    if (operation == SYNC) release(token);
+#endif
+    if (group.arrived == mask) complete(warp, group);
+    yield();
+#ifdef SHIM_TSAN
+    if (operation == SYNC) acquire(token);
+#endif
+    return self.result;
+}
+
+void fence() {
+    acquire(&fence_token);
+    release(&fence_token);
+}
+
+void wrong_width(int width, Site site) { fail(format("a shuffle of width %d at %s: only 32 is known here", width, place(site).c_str())); }
+
+Kernel::Kernel(const char* name, const char* text, long bound, const Parameter* parameters, int count, void (*call)(void**))
+    : name(name), parameters_text(text), bound(bound), parameters(parameters), count(count), call(call), next(kernels) {
+    kernels = this;
+}
+
+}  // namespace shim
+
+namespace {
+
+// ---- memory
+
+// Of exactly this size, aligned to 16 bytes, for the sanitizer to watch its ends. Of size 0: the end of something.
+unsigned char* allocate(size_t size) {
+    return size ? static_cast<unsigned char*>(malloc(size)) : static_cast<unsigned char*>(malloc(16)) + 16;
+}
+
+void release_memory(unsigned char* begin, size_t size) {
+    if (begin) free(size ? begin : begin - 16);
+}
+
+struct Range {
+    unsigned char* begin;
+    size_t size;
+};
+std::vector<Range> static_shared;
+
+// The sections "cuda.shared.N" of this executable.
+void find_static_shared() {
+#ifdef __ELF__
+    uintptr_t bias = 0;
+    dl_iterate_phdr(
+        [](dl_phdr_info* info, size_t, void* bias) {
+            *static_cast<uintptr_t*>(bias) = info->dlpi_addr;
+            return 1;  // the first is the executable
+        },
+        &bias);
+    FILE* file = fopen("/proc/self/exe", "rb");
+    if (!file) return;
+    auto read = [file](size_t offset, void* to, size_t size) {
+        if (fseek(file, offset, SEEK_SET) || fread(to, 1, size, file) != size) fail("cannot read /proc/self/exe");
+    };
+    ElfW(Ehdr) header;
+    read(0, &header, sizeof header);
+    std::vector<ElfW(Shdr)> sections(header.e_shnum);
+    read(header.e_shoff, sections.data(), sections.size() * sizeof sections[0]);
+    std::string names(sections[header.e_shstrndx].sh_size, 0);
+    read(sections[header.e_shstrndx].sh_offset, &names[0], names.size());
+    for (auto& section : sections)
+        if (!strncmp(&names[section.sh_name], "cuda.shared.", 12))
+            static_shared.push_back({reinterpret_cast<unsigned char*>(bias + section.sh_addr), section.sh_size});
+    fclose(file);
+#endif
+}
+
+// Past the sanitizers' memset: redzones lie between variables.
+void fill(Range range) {
+    volatile unsigned char* to = range.begin;
+    for (size_t i = 0; i < range.size; i++) to[i] = GARBAGE;
+}
+
+// As new for the next block: it remembers neither values nor, under TSan, who touched it.
+void renew_shared() {
+    auto renew = [](Range range) {
+#ifdef SHIM_TSAN
+        // Nothing else makes TSan forget accesses. Whole words, for it knows no smaller.
+        uintptr_t begin = reinterpret_cast<uintptr_t>(range.begin), end = begin + range.size;
+        begin &= ~uintptr_t(7), end = (end + 7) & ~uintptr_t(7);
+        __tsan_java_alloc(begin, end - begin);
+        __tsan_java_free(begin, end - begin);
+#endif
+        fill(range);
+    };
+    for (Range range : static_shared) renew(range);
+    if (shared_size) renew({shim::dynamic_shared, shared_size});
+}
+
+// ---- a launch
+
+std::vector<Thread>& fibers(unsigned parity, unsigned number) {
+    std::vector<Thread>& threads = pool[parity];
+    if (threads.empty()) threads.reserve(MOST_THREADS);  // they never move
+    while (threads.size() < number) {
+        void* memory = mmap(nullptr, PAGE + STACK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED || mprotect(static_cast<char*>(memory) + PAGE, STACK, PROT_READ | PROT_WRITE))
+            fail(format("no memory for the stacks of %u threads: %s", number, strerror(errno)));
+        Thread& thread = threads.emplace_back();
+        thread.index = threads.size() - 1;
+        thread.lane = thread.index % WARP;
+        thread.bit = 1u << thread.lane;
+        thread.warp = &warps[thread.index / WARP];
+        thread.stack = static_cast<char*>(memory) + PAGE;
+        prepare(thread);
+#ifdef SHIM_TSAN
+        thread.sanitizer = __tsan_create_fiber(0);
+#endif
+    }
+    return threads;
+}
+
+void run_block(long order, unsigned parity) {
+    threads = fibers(parity, size).data();
+    unsigned number = (size + WARP - 1) / WARP;
+    for (unsigned i = 0; i < number; i++) {
+        Warp& warp = warps[i];
+        unsigned lanes = std::min(WARP, size - i * WARP);
+        warp = {};
+        warp.exists = lanes == WARP ? ~0u : (1u << lanes) - 1;
+        for (unsigned lane = 0; lane < lanes; lane++) warp.lanes[lane] = warp.ranks[lane] = &threads[i * WARP + lane];
+        arrange(warp.ranks, lanes, order);
+        for (unsigned rank = 0; rank < lanes; rank++) warp.ranks[rank]->rank_bit = 1u << rank;
+        warp_ranks[i] = &warp;
+    }
+    arrange(warp_ranks, number, order);
+#ifdef SHIM_TSAN
+    for (unsigned i = 0; i < size; i++)
+        __tsan_set_fiber_name(threads[i].sanitizer, format("block %u, thread %u", shim::block_index.x, i).c_str());
+#endif
+    waiting = exited = phase = 0;
+    renew_shared();
+    ready_all();
+    running = true;
+    yield();
+    running = false;
+}
+
+void run_grid(unsigned grid, long order) {
+    std::vector<unsigned> blocks(grid);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    random_state = order;
+    arrange(blocks.data(), blocks.size(), order);
+    shim::grid_size = {grid, 1, 1};
+    shim::block_size = {size, 1, 1};
+    std::vector<Tokens*> used;
+    release(&start_token);
+    unsigned parity = 0;
+    for (unsigned block : blocks) {
+        shim::block_index = {block, 0, 0};
+#ifdef SHIM_TSAN
+        used.push_back(tokens = static_cast<Tokens*>(malloc(sizeof(Tokens))));
+        parity ^= 1;
+#endif
+        run_block(order, parity);
+    }
+    acquire(&end_token);
+    for (Tokens* old : used) free(old);
+}
+
+// ---- the talk with the launcher
+
+void tell_kernels(FILE* out) {
+    for (Kernel* k = kernels; k; k = k->next) {
+        fprintf(out, "%s\t%s\t%ld", k->name, k->parameters_text, k->bound);
+        for (int i = 0; i < k->count; i++) {
+            const Parameter& p = k->parameters[i];
+            fprintf(out, "\t%d %d %c %d %d", p.pointer, p.constant, p.kind, p.item, p.size);
+        }
+        fputc('\n', out);
+    }
+    fputc('\n', out);
+    fflush(out);
+}
+
+void read_exactly(void* to, size_t size) {
+    if (fread(to, 1, size, stdin) != size) _exit(0);  // the launcher is gone
+}
+
+// "name grid block shared order", then the size of each argument (-1: NULL), a newline, and their bytes.
+bool serve(FILE* out) {
+    char name[200];
+    unsigned grid;
+    long order;
+    if (scanf("%199s %u %u %zu %ld", name, &grid, &size, &shared_size, &order) != 5) return false;
+    for (kernel = kernels; strcmp(kernel->name, name);) kernel = kernel->next;  // the launcher asks for existing ones
+    std::vector<long long> sizes(kernel->count);
+    for (long long& bytes : sizes)
+        if (scanf("%lld", &bytes) != 1) _exit(0);
+    getchar();
+    buffers.assign(kernel->count, {});
+    std::vector<void*> pointers(kernel->count, nullptr);
+    values.assign(kernel->count, nullptr);
+    for (int i = 0; i < kernel->count; i++) {
+        values[i] = &pointers[i];
+        if (sizes[i] < 0) continue;
+        Buffer& buffer = buffers[i];
+        buffer.size = sizes[i];
+        buffer.begin = allocate(buffer.size);
+        read_exactly(buffer.begin, buffer.size);
+        if (!kernel->parameters[i].pointer)
+            values[i] = buffer.begin;
+        else
+            pointers[i] = buffer.begin;
+        if (kernel->parameters[i].constant) buffer.copy.assign(buffer.begin, buffer.begin + buffer.size);
+    }
+    shim::dynamic_shared = allocate(shared_size);
+
+    alarm(TIME_LIMIT);
+    run_grid(grid, order);
+    alarm(0);
+
+    for (int i = 0; i < kernel->count; i++) {
+        const std::vector<unsigned char>& before = buffers[i].copy;
+        auto change = std::mismatch(before.begin(), before.end(), buffers[i].begin);
+        if (change.first != before.end())
+            fail(format("writes to argument %d (%s), a pointer to const: byte %zd changed", i, parameter_name(i).c_str(),
+                        change.first - before.begin()));
+    }
+    fputs("done\n", out);
+    for (int i = 0; i < kernel->count; i++)
+        if (kernel->parameters[i].pointer && !kernel->parameters[i].constant) fwrite(buffers[i].begin, 1, buffers[i].size, out);
+    fflush(out);
+    for (Buffer& buffer : buffers) release_memory(buffer.begin, buffer.size);
+    release_memory(shim::dynamic_shared, shared_size);
+    kernel = nullptr;
+    return true;
+}
+
+}  // namespace
+
+int main() {
+    // What a kernel prints goes to stderr; the launcher reads what was stdout.
+    FILE* out = fdopen(dup(1), "wb");
+    dup2(2, 1);
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_ONSTACK;
+    for (int signal : {SIGABRT, SIGALRM}) sigaction(signal, &action, nullptr);
+#if !defined(SHIM_ASAN) && !defined(SHIM_TSAN)
+    static char stack[64 << 10];  // for the handler, when a fiber's own has overflowed
+    stack_t alternative{};
+    alternative.ss_sp = stack;
+    alternative.ss_size = sizeof stack;
+    sigaltstack(&alternative, nullptr);
+    for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigaction(signal, &action, nullptr);
+#endif
+    find_static_shared();
+#ifdef SHIM_TSAN
+    launcher.sanitizer = __tsan_get_current_fiber();
+#endif
+    tell_kernels(out);
+    while (serve(out)) {
+    }
+}
