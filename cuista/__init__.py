@@ -3,7 +3,7 @@
 from cuista.errors import CuistaError
 from cuista.evaluation import Report, evaluate
 from cuista.model import Model
-from cuista.ops import Bernoulli, Normal
+from cuista.ops import Bernoulli, Normal, engine
 from cuista.problem import Problem, normalize_columns, random_matrix
 from cuista.training import FastRecipe, PaperRecipe, choose_ridge, train
 from cuista.weights import Weight, solve_exact, solve_pgd
@@ -21,6 +21,7 @@ __all__ = [
     "Report",
     "Weight",
     "choose_ridge",
+    "engine",
     "evaluate",
     "normalize_columns",
     "random_matrix",

@@ -118,5 +118,5 @@ def cuda(request: pytest.FixtureRequest) -> CudaOps:
         return CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config)))
     reason = why_no_cuda() or why_not(0)
     if reason:
-        pytest.skip(f"no GPU can be used: {reason}")
+        pytest.skip(f"no GPU can be used: {reason.partition(':')[0]}")
     return CudaOps.on(Device("cuda:0"))

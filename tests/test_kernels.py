@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from shim.gpu import DeviceArray, DeviceModule, launcher_on
 
 import cuista
-from cuista import PaperRecipe, kernels, train
+from cuista import FastRecipe, PaperRecipe, kernels, train
 from cuista.evaluation import nmse_db
 from cuista.networks import Alista
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Key, Normal, ReferenceOps
@@ -25,6 +25,7 @@ from cuista.training import checkpoint_path
 
 REFERENCE = ReferenceOps()
 DENORMAL = {np.float32: 1e-40, np.float64: 5e-324}
+QUICK = FastRecipe(batch=8, validation_batch=100, layer_steps=4, max_steps=60)
 many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60, derandomize=True)
 
 
@@ -266,16 +267,16 @@ def test_the_paper_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, sm
 
 
 @pytest.mark.parametrize("coordinates", [False, True])
-def test_the_fast_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight, quick_recipe, coordinates):
+def test_the_fast_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight, coordinates):
     options = {"per_coordinate": coordinates}
-    expected, model = (trained(ops, small_problem, small_weight, quick_recipe, **options) for ops in (CpuOps(), cuda))
+    expected, model = (trained(ops, small_problem, small_weight, QUICK, **options) for ops in (CpuOps(), cuda))
     # Nelder-Mead, in the beginning of every layer, compares errors and so can take another path for one bit's sake.
     np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-3)
     for name, value in parameters_of(model).items():
         np.testing.assert_allclose(value, expected.network.parameters[name], rtol=1e-3, atol=1e-4)
 
 
-def test_nothing_is_read_back_between_validations(small_problem, small_weight, quick_recipe, request, monkeypatch):
+def test_nothing_is_read_back_between_validations(small_problem, small_weight, request, monkeypatch):
     ops, read_back = CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config))), {}
 
     def count(progress):
@@ -290,20 +291,20 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, q
         if not fused:
             monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
         read_back.clear()
-        train(model, quick_recipe, progress=count)
+        train(model, QUICK, progress=count)
         assert len(read_back) > 50
         assert not any(read_back.values())
 
 
-def test_a_step_that_is_not_fused_gives_the_same(cuda, small_problem, small_weight, quick_recipe, monkeypatch):
-    fused = trained(cuda, small_problem, small_weight, quick_recipe)
+def test_a_step_that_is_not_fused_gives_the_same(cuda, small_problem, small_weight, monkeypatch):
+    fused = trained(cuda, small_problem, small_weight, QUICK)
     monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
-    plain = trained(cuda, small_problem, small_weight, quick_recipe)
+    plain = trained(cuda, small_problem, small_weight, QUICK)
     np.testing.assert_allclose(plain.history["nmse_db"], fused.history["nmse_db"], atol=1e-3)
 
 
-def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small_weight, quick_recipe, tmp_path):
-    whole = trained(cuda, small_problem, small_weight, quick_recipe)
+def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small_weight, tmp_path):
+    whole = trained(cuda, small_problem, small_weight, QUICK)
 
     class StoppedError(Exception):
         pass
@@ -317,16 +318,16 @@ def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small
 
     out = tmp_path / "model.h5"
     with pytest.raises(StoppedError):
-        train(fresh(), quick_recipe, out=out, checkpoint_seconds=0, progress=interrupt)
+        train(fresh(), QUICK, out=out, checkpoint_seconds=0, progress=interrupt)
     assert checkpoint_path(out).exists()
     with pytest.raises(cuista.CuistaError, match="device"):
         train(
             cuista.Model.new(small_problem, small_weight, layers=4, dtype=np.float64),
-            quick_recipe,
+            QUICK,
             out=out,
             resume=True,
         )
-    resumed = train(fresh(), quick_recipe, out=out, resume=True)
+    resumed = train(fresh(), QUICK, out=out, resume=True)
     for name, value in parameters_of(whole).items():
         np.testing.assert_array_equal(parameters_of(resumed)[name], value)
     assert cuista.Model.load(out).training == resumed.training

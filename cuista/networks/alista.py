@@ -87,14 +87,14 @@ class Alista(Network):
     def layer(self, t: int, x: Array, seen: Array, window: float = 0.0) -> tuple[Array, Backprop]:
         ops = self.ops
         alpha, theta = self.parameters["step_size"][t], self.parameters["threshold"][t]
-        u = self.correction(x, seen)
+        u = self.correction(x, seen) if t > 0 else seen  # x_0 = 0
         x_next, code = ops.shrink_select(x, u, alpha, theta, self.support[t], window)
 
         def backprop(delta: Array) -> tuple[Array, Gradients]:
             # z = x + α (y W − x AᵀW), so ∂L/∂x = dz − α dz WᵀA; dz is sparse like x_next.
             dz, d_alpha, d_theta = ops.shrink_select_backward(delta, code, x, u, alpha, theta, window)
             gradients: Gradients = {"step_size": d_alpha, "threshold": d_theta}
-            if t > 0:  # x_0 = 0 depends on nothing
+            if t > 0:  # x_0 depends on nothing
                 back = self._through(self._backward, dz)
                 back *= alpha.astype(back.dtype)
                 dz += back

@@ -6,7 +6,7 @@ same names, signatures and results.
 
 from __future__ import annotations
 
-from cuista.device import Device
+from cuista.device import Device, parse_device
 from cuista.ops.cpu import CpuOps
 from cuista.ops.cuda import CudaOps
 from cuista.ops.reference import (
@@ -33,6 +33,14 @@ __all__ = [
 ]
 
 
-def engine(device: Device) -> ReferenceOps:
-    """The engine that computes on a device."""
+def engine(device: Device | str = "auto") -> ReferenceOps:
+    """The engine that computes on a device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises
+    ------
+    DeviceError
+        If it cannot be used; the message says why not.
+    """
+    if isinstance(device, str):
+        device = parse_device(device)
     return CpuOps() if device.index is None else CudaOps.on(device)

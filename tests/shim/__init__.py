@@ -12,26 +12,32 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 
 FOLDER = Path(__file__).parent
+WEEK = 7 * 24 * 3600
 KERNEL = re.compile(
-    r'extern\s*"C"\s*__global__\s+(?:__launch_bounds__\s*\((?P<bound>[^{;]*?)\)\s*)?void\s+'
-    r"(?:__launch_bounds__\s*\((?P<bound2>[^{;]*?)\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)\s*{"
+    r'extern\s*"C"\s*__global__\s+(?:__launch_bounds__\s*\((?P<before>[^{;]*?)\)\s*)?void\s+'
+    r"(?:__launch_bounds__\s*\((?P<after>[^{;]*?)\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)\s*{"
 )
-# Two tools end with abort(), which the worker uses to add where it was. ThreadSanitizer must not: it would do so with
-# locks held. Its reports name blocks and threads anyway.
+# Two of the tools end with abort(), on which the worker adds where it was. ThreadSanitizer must not, for it would do so
+# with locks held; its reports name block and thread anyway.
 OPTIONS = {
     "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=0:detect_stack_use_after_return=0:print_legend=0",
     "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",
-    "TSAN_OPTIONS": "halt_on_error=1:report_thread_leaks=0:report_signal_unsafe=0",
+}
+OPTIONS_THREAD = {
+    "TSAN_OPTIONS": "abort_on_error=0:halt_on_error=1:report_thread_leaks=0:report_signal_unsafe=0",
+    "UBSAN_OPTIONS": "abort_on_error=0:print_stacktrace=1",
 }
 
 
@@ -49,7 +55,9 @@ def compiler() -> str | None:
 
 
 @functools.cache
-def _version(path: str) -> str:
+def _version(path: str | None) -> str:
+    if path is None:
+        return ""
     return subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
 
 
@@ -106,10 +114,16 @@ class HostLauncher:
         self.sanitize = sanitize
         self.order = order
         tools = sanitize.split(",") if sanitize else []
-        self._flags = ["-std=c++17", "-g1", "-O1" if tools else "-O2"]
-        self._defines = [f"-DREAL={real}", f"-D__CUDA_ARCH__={arch}"]
+        self._worker_flags = [f"-DSHIM_{tool[0].upper()}SAN" for tool in tools]
         self._tools = [f"-fsanitize={tool}" for tool in tools]
-        self._worker_defines = [f"-DSHIM_{tool[0].upper()}SAN" for tool in tools]
+        if tools:
+            self._tools += ["-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        if "address" in tools and "Free Software Foundation" in _version(compiler()):
+            self._tools += ["-fsanitize-sections=cuda.shared.*"]  # gcc leaves variables in sections alone unless told
+        self._flags = [
+            *("-std=c++17", "-g1", "-O1" if tools else "-O2", "-fno-strict-aliasing", "-ffp-contract=off"),
+            *(f"-DREAL={real}", f"-D__CUDA_ARCH__={arch}", "-include", str(FOLDER / "cuda.h")),
+        ]
         self._end: weakref.finalize | None = None
 
     # ---- building
@@ -134,56 +148,50 @@ class HostLauncher:
 
     def _build(self) -> Path:
         """The worker's executable, from the cache if it was built of the same texts before."""
-        path = compiler()
         folders = sorted({source.parent for source in self.sources})
         texts = [*self.sources, *(text for folder in folders for text in sorted(folder.glob("*.cuh")))]
-        texts += [FOLDER / name for name in ("__init__.py", "cuda.h", "worker.cpp")]
-        hash_ = hashlib.sha256(repr((path and _version(path), self._flags, self._defines, self._tools)).encode())
-        for text in texts:
-            hash_.update(f"{text} {text.stat().st_size}\n".encode() + text.read_bytes())
-        name = hash_.hexdigest()[:20]
-        executable = self.cache / f"{name}.exe"
+        executable = self.cache / f"{self._hash(*texts)}.exe"
         if executable.exists():
+            executable.touch()
             return executable
         self.cache.mkdir(parents=True, exist_ok=True)
+        for old in self.cache.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process may do the same
+                if old.stat().st_mtime < time.time() - WEEK:
+                    old.unlink()
 
-        main = self.cache / f"{name}.{os.getpid()}.cpp"
+        worker = self.cache / f"{self._hash()}.o"
+        if not worker.exists():
+            self._compile(["-std=c++17", "-g1", "-O2", *self._worker_flags, "-c", FOLDER / "worker.cpp"], worker)
         sources = "".join(f'#include "{source}"\n' for source in self.sources)
-        kernel_flags = [
-            *self._flags,
-            *self._defines,
-            *(f"-I{folder}" for folder in folders),
-            *("-fno-strict-aliasing", "-ffp-contract=off", "-include", FOLDER / "cuda.h"),
-        ]
-        # The preprocessor leaves those that are compiled for this architecture, without comments and macros.
-        main.write_text(sources)
-        text = self._compile([*kernel_flags, "-DSHIM_FIND_KERNELS", "-E", "-P", main])
-        register = []
-        for match in KERNEL.finditer(text):
-            names = ",".join(re.findall(r"(\w+)\s*(?:,|$)", match["parameters"].strip()))
-            bound = match["bound"] or match["bound2"] or "0"
-            register.append(
-                f"static shim::Kernel shim_{match['name']} = shim::Call<{match['name']}>::kernel("
-                f'"{match["name"]}", "{names}", shim::first({bound}));\n'
-            )
-        if not register:
-            raise KernelError(f'no kernel (extern "C" __global__ void …) in {", ".join(map(str, self.sources))}')
-        main.write_text(sources + "".join(register))
-
-        sanitizers = [*self._tools]
-        if self._tools:
-            sanitizers += ["-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
-        if "-fsanitize=address" in self._tools and "Free Software Foundation" in _version(str(path)):
-            sanitizers += ["-fsanitize-sections=cuda.shared.*"]  # gcc leaves variables in sections alone unless told
-        kernels, worker = (self.cache / f"{name}.{os.getpid()}.{part}.o" for part in ("kernels", "worker"))
-        try:
-            self._compile([*kernel_flags, *sanitizers, "-c", main], kernels)
-            self._compile([*self._flags, "-O2", *self._worker_defines, "-c", FOLDER / "worker.cpp"], worker)
+        with tempfile.TemporaryDirectory() as folder:
+            main, kernels = Path(folder, "kernels.cpp"), Path(folder, "kernels.o")
+            main.write_text(sources)
+            flags = [*self._flags, *(f"-I{folder}" for folder in folders)]
+            found = self._register(self._compile([*flags, "-DSHIM_FIND_KERNELS", "-E", "-P", main]))
+            main.write_text(sources + found)
+            self._compile([*flags, *self._tools, "-c", main], kernels)
             self._compile([*self._tools, kernels, worker], executable)
-        finally:
-            for leftover in (main, kernels, worker):
-                leftover.unlink(missing_ok=True)
         return executable
+
+    def _hash(self, *texts: Path) -> str:
+        """Of these texts, the shim's, and how they are compiled."""
+        hash_ = hashlib.sha256(repr((_version(compiler()), self._flags, self._tools)).encode())
+        for text in (*texts, *(FOLDER / name for name in ("__init__.py", "cuda.h", "worker.cpp"))):
+            hash_.update(f"{text} {text.stat().st_size}\n".encode() + text.read_bytes())
+        return hash_.hexdigest()[:20]
+
+    def _register(self, text: str) -> str:
+        """C++ that tells the worker of the kernels in a preprocessed text, which has neither comments nor macros."""
+        lines = []
+        for match in KERNEL.finditer(text):
+            name, bound = match["name"], match["before"] or match["after"] or "0"
+            parameters = ",".join(re.findall(r"(\w+)\s*(?:,|$)", match["parameters"].strip()))
+            call = f'shim::Call<{name}>::kernel("{name}", "{parameters}", shim::first({bound}))'
+            lines.append(f"static shim::Kernel shim_{name} = {call};\n")
+        if not lines:
+            raise KernelError(f'no kernel (extern "C" __global__ void …) in {", ".join(map(str, self.sources))}')
+        return "".join(lines)
 
     # ---- the worker
 
@@ -195,7 +203,7 @@ class HostLauncher:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, **OPTIONS},
+            env={**os.environ, **(OPTIONS_THREAD if "thread" in self.sanitize else OPTIONS)},
         )
         self._end = weakref.finalize(self, _end, self._process, self._stderr)
         self._kernels: dict[str, _Kernel] = {}
@@ -206,25 +214,23 @@ class HostLauncher:
                 int(bound),
                 [
                     _Parameter(called, pointer == "1", constant == "1", kind, int(item), int(size))
-                    for called, (pointer, constant, kind, item, size) in zip(
-                        names.split(","), split, strict=bool(split)
-                    )
+                    for called, (pointer, constant, kind, item, size) in zip(names.split(","), split, strict=False)
                 ],
             )
         if not self._kernels:
             raise self._died("the worker does not start")
 
     def _died(self, what: str) -> KernelError:
-        """The error that ended the worker, in its own words."""
+        """The error that ended the worker, in its own words: the worker's line before the sanitizer's report."""
         status = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip()
         self.close()
-        # AddressSanitizer's map of the memory says nothing to a human.
-        said = re.sub(r"\nShadow bytes around.*?\n==\d+==ABORTING", "", said, flags=re.DOTALL)
-        report, last = re.match(r"(.*?)^(kernel \w+[,:].*)?\Z", f"{said}\n", re.DOTALL | re.MULTILINE).groups()
-        first = last or f"{what}: {'' if report.strip() else f'the worker ended with status {status}, without a word'}"
-        return KernelError(f"{first.rstrip()}\n{report}".rstrip())
+        report, line = re.match(r"(.*?)^(kernel \w+[,:].*)?\Z", f"{said}\n", re.DOTALL | re.MULTILINE).groups()
+        if not line and not report.strip():
+            how = signal.strsignal(-status) if status < 0 else f"exit status {status}"
+            report = f"the worker ended without a word: {how}"
+        return KernelError(f"{(line or f'{what}:').rstrip()}\n{_trimmed(report)}".rstrip())
 
     def close(self) -> None:
         """End the worker; the next launch starts a new one."""
@@ -251,10 +257,14 @@ class HostLauncher:
         if kernel not in self._kernels:
             raise KernelError(f"no kernel {kernel}: there are {', '.join(sorted(self._kernels))}")
         bound, parameters = self._kernels[kernel]
-        if not (grid >= 1 and 1 <= block <= (bound or 1024)):
-            raise KernelError(f"kernel {kernel}: {grid} blocks of {block} threads; at most {bound or 1024} threads")
+        most, where = (bound, "its __launch_bounds__") if bound else (1024, "CUDA")
+        if grid < 1 or not 1 <= block <= most:
+            raise KernelError(
+                f"kernel {kernel}: {grid} blocks of {block} threads, and {where} allows 1 to {most} threads"
+            )
         if len(arguments) != len(parameters):
-            raise KernelError(f"kernel {kernel} takes {len(parameters)} arguments, not {len(arguments)}")
+            names = ", ".join(parameter.name for parameter in parameters)
+            raise KernelError(f"kernel {kernel} takes {len(parameters)} arguments ({names}), not {len(arguments)}")
         for index, (argument, parameter) in enumerate(zip(arguments, parameters, strict=True)):
             if problem := _unfit(argument, parameter):
                 raise KernelError(f"kernel {kernel}, argument {index} ({parameter.name}): {problem}")
@@ -267,30 +277,36 @@ class HostLauncher:
                     names = f"{of_other.name} and {parameter.name}"
                     raise KernelError(f"kernel {kernel}: {names} share memory, and the kernel writes to it")
 
-        sizes = [-1 if argument is None else argument.nbytes for argument in arguments]
-        stdin, stdout = self._process.stdin, self._process.stdout
         try:
-            stdin.write(f"{kernel} {grid} {block} {shared} {self.order} {' '.join(map(str, sizes))}\n".encode())
-            for argument in arguments:
-                if isinstance(argument, np.ndarray):
-                    stdin.write(_bytes(argument))
-                elif argument is not None:
-                    stdin.write(argument.tobytes())
-            stdin.flush()
-        except BrokenPipeError:
+            self._launch(f"{kernel} {grid} {block} {shared} {self.order}", arguments, parameters)
+        except (BrokenPipeError, EOFError):
             raise self._died(f"kernel {kernel}") from None
+        except BaseException:  # Ctrl-C: a worker in the middle of something is of no use
+            self.close()
+            raise
+
+    def _launch(
+        self, launch: str, arguments: Sequence[np.ndarray | np.generic | None], parameters: list[_Parameter]
+    ) -> None:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        sizes = [-1 if argument is None else argument.nbytes for argument in arguments]
+        stdin.write(f"{launch} {' '.join(map(str, sizes))}\n".encode())
+        for argument in arguments:
+            if argument is not None:
+                stdin.write(_bytes(argument))
+        stdin.flush()
         if stdout.readline() != b"done\n":
-            raise self._died(f"kernel {kernel}")
+            raise EOFError
         for argument, parameter in zip(arguments, parameters, strict=True):
             if isinstance(argument, np.ndarray) and not parameter.constant:
                 to = _bytes(argument)
                 if stdout.readinto(to) != len(to):
-                    raise self._died(f"kernel {kernel}")
+                    raise EOFError
 
 
-def _bytes(array: np.ndarray) -> memoryview:
-    """What an array holds, not a copy."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+def _bytes(argument: np.ndarray | np.generic) -> memoryview:
+    """What an array holds, not a copy; or a scalar."""
+    return memoryview(np.asarray(argument).reshape(-1).view(np.uint8))
 
 
 def _unfit(argument: np.ndarray | np.generic | None, parameter: _Parameter) -> str:
@@ -313,14 +329,24 @@ def _unfit(argument: np.ndarray | np.generic | None, parameter: _Parameter) -> s
     return ""
 
 
-def _end(process: subprocess.Popen[bytes], stderr: tempfile._TemporaryFileWrapper[bytes]) -> None:
-    """End a worker by closing its input."""
+def _trimmed(report: str) -> str:
+    """A sanitizer's report without what is of no use, or the shim's own."""
+    for pattern in (
+        r"^Shadow bytes around(.*\n)*?(?===\d+==ABORTING)",
+        r"^==\d+==ABORTING\n",
+        r"^ +#\d+ .*(/worker\.cpp:\d+|shim::Call|\bin __interceptor_malloc|malloc \.\.).*\n",
+        r"^allocated by thread T0 here:\n",
+        r"(?<=') \(tid=0, running\) created by .*",
+    ):
+        report = re.sub(pattern, "", report, flags=re.MULTILINE)
+    return report
+
+
+def _end(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
+    """End a worker, which may be in the middle of something."""
+    process.kill()
+    process.wait()
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
     process.stdout.close()
     stderr.close()

@@ -29,9 +29,9 @@
 #ifdef __ELF__
 #define SHIM_TEXT_(x) #x
 #define SHIM_TEXT(x) SHIM_TEXT_(x)
-#define __shared__ static __attribute__((section("cuda.shared." SHIM_TEXT(__COUNTER__))))
+#define __shared__ static __attribute__((used, section("cuda.shared." SHIM_TEXT(__COUNTER__))))
 #else
-#define __shared__ static
+#define __shared__ static __attribute__((used))
 #endif
 
 // The launch's dynamic shared memory, aligned to 16 bytes.
@@ -179,32 +179,41 @@ inline int __syncthreads_or(int predicate, SHIM_HERE) { return shim::barrier(shi
 inline void __syncwarp(unsigned mask = 0xffffffff, SHIM_HERE) { shim::warp(shim::SYNC, mask, 0, 0, {file, line}); }
 
 namespace shim {
+// A union, which gcc and clang allow, has no address for a sanitizer to watch: this is where the time goes.
+template <typename To, typename From>
+__forceinline__ To bits(From value) {
+    static_assert(std::is_arithmetic_v<To> && std::is_arithmetic_v<From>);
+    union {
+        uint64_t all;
+        From from;
+        To to;
+    } both{0};
+    both.from = value;
+    return both.to;
+}
+
 template <typename T>
-T shuffle(Operation operation, unsigned mask, T value, unsigned parameter, int width, Site site) {
+__forceinline__ T shuffle(Operation operation, unsigned mask, T value, unsigned parameter, int width, Site site) {
     static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "shuffles take numbers of 4 or 8 bytes");
     if (width != 32) wrong_width(width, site);
-    uint64_t bits = 0;
-    memcpy(&bits, &value, sizeof value);
-    bits = warp(operation, mask, bits, parameter, site);
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return bits<T>(warp(operation, mask, bits<uint64_t>(value), parameter, site));
 }
 }  // namespace shim
 
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int lane, int width = 32, SHIM_HERE) {
+__forceinline__ T __shfl_sync(unsigned mask, T value, int lane, int width = 32, SHIM_HERE) {
     return shim::shuffle(shim::SHUFFLE, mask, value, lane, width, {file, line});
 }
 template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, SHIM_HERE) {
+__forceinline__ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, SHIM_HERE) {
     return shim::shuffle(shim::SHUFFLE_XOR, mask, value, lanes, width, {file, line});
 }
 template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SHIM_HERE) {
+__forceinline__ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, SHIM_HERE) {
     return shim::shuffle(shim::SHUFFLE_UP, mask, value, delta, width, {file, line});
 }
 template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, SHIM_HERE) {
+__forceinline__ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, SHIM_HERE) {
     return shim::shuffle(shim::SHUFFLE_DOWN, mask, value, delta, width, {file, line});
 }
 
@@ -284,16 +293,6 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t(a) * b) >> 3
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return static_cast<unsigned __int128>(a) * b >> 64;
 }
-
-namespace shim {
-template <typename To, typename From>
-To bits(From value) {
-    static_assert(sizeof(To) == sizeof(From));
-    To result;
-    memcpy(&result, &value, sizeof result);
-    return result;
-}
-}  // namespace shim
 
 inline unsigned __float_as_uint(float x) { return shim::bits<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return shim::bits<float>(x); }

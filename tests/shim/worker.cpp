@@ -64,7 +64,6 @@ struct Warp;
 struct Thread {
     unsigned index = 0, lane = 0, bit = 0, rank_bit = 0;
     Warp* warp = nullptr;
-    Site site{};  // where it waits
     uint64_t value = 0, result = 0;
     unsigned parameter = 0;
 
@@ -178,23 +177,23 @@ std::string parameter_name(int index) {
     return text ? std::string(text, strcspn(text, ",")) : "?";
 }
 
-// What a sanitizer said of an address, in terms of the launch.
-std::string explain_address(unsigned char* address) {
-    auto near = [&](const unsigned char* begin, size_t size, const std::string& what) -> std::string {
-        if (address >= begin && address < begin + size) return "";
-        if (address < begin && address + 4096 >= begin)
-            return format("\nThe address is %zd bytes before %s.", begin - address, what.c_str());
-        if (address >= begin + size && address <= begin + size + 4096)
-            return format("\nThe address is %zd bytes after the end of %s.", address - begin - size, what.c_str());
-        return "";
+// An address in terms of the launch: the buffer that it is in or next to.
+std::string explain_address(const unsigned char* address) {
+    size_t least = 4096;  // farther away it has nothing to do with it
+    std::string text;
+    auto try_buffer = [&](const unsigned char* begin, size_t size, const std::string& what) {
+        size_t before = address < begin ? begin - address : 0, after = address >= begin + size ? address - begin - size + 1 : 0;
+        if (!begin || before + after >= least) return;
+        least = before + after;
+        text = before  ? format(": the address is %zu bytes before the beginning of ", before)
+               : after ? format(": the address is %zu bytes after the end of ", after - 1)
+                       : format(": the address is byte %zd of ", address - begin);
+        text += what + format(", of %zu bytes", size);
     };
-    for (size_t i = 0; i < buffers.size(); i++) {
-        if (!buffers[i].begin) continue;
-        std::string what = format("argument %zu (%s, of %zu bytes)", i, parameter_name(i).c_str(), buffers[i].size);
-        std::string text = near(buffers[i].begin, buffers[i].size, what);
-        if (!text.empty()) return text;
-    }
-    return near(shim::dynamic_shared, shared_size, format("the dynamic shared memory (%zu bytes)", shared_size));
+    for (size_t i = 0; i < buffers.size(); i++)
+        try_buffer(buffers[i].begin, buffers[i].size, format("argument %zu (%s)", i, parameter_name(i).c_str()));
+    try_buffer(shim::dynamic_shared, shared_size, "the dynamic shared memory");
+    return text;
 }
 
 // Signals that end the process; sanitizers abort after their report.
@@ -208,6 +207,24 @@ void on_signal(int signal) {
     text += "\n";
     [[maybe_unused]] ssize_t written = write(2, text.data(), text.size());
     _exit(3);
+}
+
+void prepare_signals() {
+#ifndef SHIM_TSAN  // which puts signals off until the kernel calls a function that it knows
+    std::vector<int> signals{SIGABRT, SIGALRM};
+#ifndef SHIM_ASAN  // which reports these itself
+    signals.insert(signals.end(), {SIGSEGV, SIGBUS, SIGFPE, SIGILL});
+    static char stack[64 << 10];  // for when a fiber's own has overflowed
+    stack_t alternative{};
+    alternative.ss_sp = stack;
+    alternative.ss_size = sizeof stack;
+    sigaltstack(&alternative, nullptr);
+#endif
+    struct sigaction action {};
+    action.sa_handler = on_signal;
+    action.sa_flags = SA_ONSTACK;
+    for (int signal : signals) sigaction(signal, &action, nullptr);
+#endif
 }
 
 // ---- sanitizers
@@ -224,12 +241,9 @@ void release([[maybe_unused]] void* token) {
 #endif
 }
 
-// Of a block: what orders its threads. New for every block, and freed after the launch, for a token never forgets.
-struct Tokens {
-    uint64_t barrier[2];
-    uint64_t warps[MOST_THREADS / WARP][WARP][2];
-};
-Tokens* tokens;
+// What orders the threads of a block: two tokens of its barrier, and two for each lane of each warp. New for every block
+// and freed after the launch, for a token never forgets.
+uint64_t* tokens;
 uint64_t start_token, end_token, fence_token;
 
 // ---- fibers
@@ -392,6 +406,14 @@ std::string described(const Group& group) {
     return format("%s with mask 0x%08x at %s", OPERATIONS[group.operation], group.mask, place(group.site).c_str());
 }
 
+std::string described(shim::Barrier kind, Site site) { return format("%s at %s", BARRIERS[kind], place(site).c_str()); }
+
+// By whom a thread is awaited that does not come to the barrier.
+std::string awaited() {
+    return "awaited by " + those([](Thread& t) { return t.warp->at_barrier & t.bit; }) + " in " +
+           described(barrier_kind, barrier_site);
+}
+
 // The operation that names a lane and that not all of its lanes have reached.
 const Group& group_of(const Warp& warp, unsigned bit) {
     for (const Group& group : warp.groups)
@@ -403,9 +425,8 @@ const Group& group_of(const Warp& warp, unsigned bit) {
 [[noreturn]] void missed(const std::string& does) {
     const Group& group = group_of(*current->warp, current->bit);
     Warp* warp = current->warp;
-    unsigned lanes = group.arrived;
-    fail(format("inactive lane: this thread %s, but %s wait for it in %s", does.c_str(),
-                those([=](Thread& t) { return t.warp == warp && t.bit & lanes; }).c_str(), described(group).c_str()));
+    std::string others = those([=](Thread& t) { return t.warp == warp && t.bit & group.arrived; });
+    fail("inactive lane: this thread " + does + ", awaited by " + others + " in " + described(group));
 }
 
 void complete(Warp& warp, Group& group) {
@@ -460,7 +481,7 @@ std::string absent(const Warp& warp, unsigned lanes) {
     if (!(warp.exists & bit)) return format("lane %u, which does not exist in a block of %u threads", lane, size);
     std::string text = format("lane %u (thread %u), ", lane, warp.lanes[lane]->index);
     if (warp.exited & bit) return text + "which has exited";
-    if (warp.at_barrier & bit) return text + "which waits at " + BARRIERS[barrier_kind] + " at " + place(barrier_site);
+    if (warp.at_barrier & bit) return text + "which waits in " + described(barrier_kind, barrier_site);
     const Group& group = group_of(warp, bit);
     return text + (group.arrived & bit ? "which waits in " : "for which others wait in ") + described(group);
 }
@@ -470,9 +491,7 @@ void finish() {
     Warp& warp = *self.warp;
     if (warp.expected & self.bit) missed("exits");
     if (waiting)
-        fail(format("divergent __syncthreads: this thread exits, but %s wait%s for it at %s (%s)",
-                    those([](Thread& t) { return t.warp->at_barrier & t.bit; }).c_str(), waiting == 1 ? "s" : "",
-                    place(barrier_site).c_str(), BARRIERS[barrier_kind]));
+        fail("divergent __syncthreads: this thread exits, " + awaited());
     warp.exited |= self.bit;
     exited++;
     release(&end_token);
@@ -501,20 +520,18 @@ unsigned char* dynamic_shared;
 int barrier(Barrier kind, bool predicate, Site site) {
     Thread& self = *current;
     Warp& warp = *self.warp;
-    if (warp.expected & self.bit) missed(format("is at %s at %s", BARRIERS[kind], place(site).c_str()));
+    if (warp.expected & self.bit) missed("is in " + described(kind, site));
     if (exited)
-        fail(format("divergent __syncthreads: this thread is at %s (%s), but %s exited before", place(site).c_str(), BARRIERS[kind],
-                    (those([](Thread& t) { return t.warp->exited & t.bit; }) + (exited == 1 ? " has" : " have")).c_str()));
+        fail("divergent __syncthreads: this thread is in " + described(kind, site) + ", after the exit of " +
+             those([](Thread& t) { return t.warp->exited & t.bit; }));
     if (waiting && (kind != barrier_kind || !same(site, barrier_site)))
-        fail(format("divergent __syncthreads: this thread is at %s (%s), but %s wait%s at %s (%s)", place(site).c_str(),
-                    BARRIERS[kind], those([](Thread& t) { return t.warp->at_barrier & t.bit; }).c_str(), waiting == 1 ? "s" : "",
-                    place(barrier_site).c_str(), BARRIERS[barrier_kind]));
+        fail("divergent __syncthreads: this thread is in " + described(kind, site) + ", " + awaited());
     if (!waiting) count = 0;
     barrier_kind = kind, barrier_site = site;
     warp.at_barrier |= self.bit;
     count += predicate;
 #ifdef SHIM_TSAN
-    uint64_t* token = &tokens->barrier[phase % 2];  // two, for the next one begins before all have left this one
+    uint64_t* token = &tokens[phase % 2];  // two, for the next one begins before all have left this one
     release(token);
 #endif
     if (++waiting == size) {
@@ -549,7 +566,7 @@ uint64_t warp(Operation operation, unsigned mask, uint64_t value, unsigned param
     group.arrived |= self.bit;
 #ifdef SHIM_TSAN
     // Only __syncwarp orders memory; shuffles and votes do not.
-    uint64_t* token = &tokens->warps[self.index / WARP][__builtin_ctz(mask)][group.count % 2];
+    uint64_t* token = &tokens[2 + (self.index / WARP * WARP + __builtin_ctz(mask)) * 2 + group.count % 2];
     if (operation == SYNC) release(token);
 #endif
     if (group.arrived == mask) complete(warp, group);
@@ -699,19 +716,19 @@ void run_grid(unsigned grid, long order) {
     arrange(blocks.data(), blocks.size(), order);
     shim::grid_size = {grid, 1, 1};
     shim::block_size = {size, 1, 1};
-    std::vector<Tokens*> used;
+    std::vector<uint64_t*> used;
     release(&start_token);
     unsigned parity = 0;
     for (unsigned block : blocks) {
         shim::block_index = {block, 0, 0};
 #ifdef SHIM_TSAN
-        used.push_back(tokens = static_cast<Tokens*>(malloc(sizeof(Tokens))));
+        used.push_back(tokens = static_cast<uint64_t*>(malloc((2 + 2 * (size + WARP)) * sizeof *tokens)));
         parity ^= 1;
 #endif
         run_block(order, parity);
     }
     acquire(&end_token);
-    for (Tokens* old : used) free(old);
+    for (uint64_t* old : used) free(old);
 }
 
 // ---- the talk with the launcher
@@ -789,18 +806,7 @@ int main() {
     // What a kernel prints goes to stderr; the launcher reads what was stdout.
     FILE* out = fdopen(dup(1), "wb");
     dup2(2, 1);
-    struct sigaction action {};
-    action.sa_handler = on_signal;
-    action.sa_flags = SA_ONSTACK;
-    for (int signal : {SIGABRT, SIGALRM}) sigaction(signal, &action, nullptr);
-#if !defined(SHIM_ASAN) && !defined(SHIM_TSAN)
-    static char stack[64 << 10];  // for the handler, when a fiber's own has overflowed
-    stack_t alternative{};
-    alternative.ss_sp = stack;
-    alternative.ss_size = sizeof stack;
-    sigaltstack(&alternative, nullptr);
-    for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigaction(signal, &action, nullptr);
-#endif
+    prepare_signals();
     find_static_shared();
 #ifdef SHIM_TSAN
     launcher.sanitizer = __tsan_get_current_fiber();

@@ -1,0 +1,170 @@
+"""Which device can be used, and what is said when one cannot; and the command line on a GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import kernels_on_the_cpu
+from shim.gpu import DeviceModule, launcher_on
+
+import cuista
+from cuista import device
+from cuista.errors import DeviceError
+from cuista.ops import CpuOps, CudaOps
+
+
+def fake_cupy(*, gpus=1, driver=13000, error=None, trial=None):
+    """A CuPy that finds so many GPUs, or fails as one does."""
+    cupy = ModuleType("cupy")
+
+    def count():
+        if error:
+            raise error
+        return gpus
+
+    class Gpu:
+        def __init__(self, index):
+            pass
+
+        def __enter__(self):
+            if trial:
+                raise trial
+
+        def __exit__(self, *exception):
+            pass
+
+    def kernel(text, name):
+        def run(grid, block, arguments):
+            arguments[0][0] += 1
+
+        return run
+
+    cupy.cuda = SimpleNamespace(
+        runtime=SimpleNamespace(
+            getDeviceCount=count,
+            driverGetVersion=lambda: driver,
+            runtimeGetVersion=lambda: 13020,
+            getDeviceProperties=lambda index: {"name": b"A GPU", "major": 9, "minor": 0},
+            memGetInfo=lambda: (2**30, 2**31),
+        ),
+        nvrtc=SimpleNamespace(getVersion=lambda: (13, 2)),
+        Device=Gpu,
+    )
+    cupy.ones, cupy.float32, cupy.RawKernel = np.ones, np.float32, kernel
+    return cupy
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Makes this machine one with another CuPy."""
+    packages = ["cupy-cuda13x 14.0.0"]
+
+    def machine(cupy=None, installed=packages):
+        monkeypatch.setattr(device, "cupy_packages", lambda: installed)
+        monkeypatch.setitem(sys.modules, "cupy", cupy)  # None makes the import fail
+        device.why_no_cuda.cache_clear()
+        device.why_not.cache_clear()
+
+    yield machine
+    device.why_no_cuda.cache_clear()
+    device.why_not.cache_clear()
+
+
+def test_a_gpu_that_works_is_chosen(machine):
+    assert isinstance(cuista.engine("cpu"), CpuOps)
+    machine(fake_cupy(gpus=2))
+    assert str(device.parse_device("auto")) == "cuda:0"
+    assert str(device.parse_device("cuda")) == "cuda:0"
+    assert device.parse_device("cuda:1").index == 1
+    assert device.parse_device("cpu").index is None
+
+
+def test_why_a_gpu_cannot_be_used_is_said(machine):
+    insufficient = RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
+    for cupy, installed, reason in (
+        (None, [], "CuPy is not installed"),
+        (None, ["cupy-cuda12x 14.0.0"], "cannot be imported"),
+        (fake_cupy(), ["cupy-cuda12x 14.0.0", "cupy-cuda13x 14.0.0"], "several CuPy packages"),
+        (fake_cupy(error=insufficient, driver=0), ["cupy-cuda13x 14.0.0"], "no NVIDIA driver"),
+        (
+            fake_cupy(error=insufficient, driver=12040),
+            ["cupy-cuda13x 14.0.0"],
+            "is for CUDA 13.2, and the driver",
+        ),
+        (fake_cupy(error=RuntimeError("unknown error")), ["cupy-cuda13x 14.0.0"], "unknown error"),
+        (fake_cupy(gpus=0), ["cupy-cuda13x 14.0.0"], "there is no NVIDIA GPU"),
+        (fake_cupy(trial=OSError("libnvrtc.so.13 not found")), ["cupy-cuda13x 14.0.0"], "libnvrtc.so.13 not found"),
+    ):
+        machine(cupy, installed)
+        assert str(device.parse_device("auto")) == "cpu"
+        with pytest.raises(DeviceError, match="cannot be used") as error:
+            device.parse_device("cuda:0")
+        assert reason in str(error.value)
+
+
+def test_a_gpu_that_is_not_there_and_a_device_that_is_none_are_refused(machine):
+    machine(fake_cupy(gpus=2))
+    with pytest.raises(DeviceError, match="the last one cuda:1"):
+        device.parse_device("cuda:2")
+    for text in ("gpu", "cuda:", "cuda:x", "CPU", ""):
+        with pytest.raises(DeviceError, match="expected auto, cpu or cuda:N"):
+            device.parse_device(text)
+
+
+def test_a_gpu_that_computes_wrongly_is_not_used(machine):
+    cupy = fake_cupy()
+    cupy.RawKernel = lambda text, name: lambda grid, block, arguments: None
+    machine(cupy)
+    with pytest.raises(DeviceError, match="which is wrong"):
+        device.parse_device("cuda:0")
+
+
+def test_the_doctor_tells(machine, run):
+    machine(fake_cupy(gpus=2))
+    out = run("doctor")
+    assert "cuda:1  can be used: A GPU, compute capability 9.0, 1.0 of 2.0 GiB free" in out
+    assert "driver 13.0, runtime 13.2, nvrtc 13.2" in out
+    assert "--device auto is cuda:0" in out
+    report = json.loads(run("doctor", "--json"))
+    assert [gpu["device"] for gpu in report["cuda"]["gpus"]] == ["cuda:0", "cuda:1"]
+    machine(None, [])
+    out = run("doctor")
+    assert "cuda    cannot be used: CuPy is not installed" in out
+    assert "--device auto is cpu" in out
+
+
+@pytest.fixture
+def gpu(request, monkeypatch, machine):
+    """A machine whose cuda:0 is the engine with its kernels executed on the CPU."""
+    machine(fake_cupy())
+    launch = launcher_on(kernels_on_the_cpu(request.config, sanitize="", arch=900))
+    monkeypatch.setattr(CudaOps, "on", classmethod(lambda cls, chosen: cls(DeviceModule(), launch, chosen.name)))
+
+
+def test_the_commands_run_on_a_gpu(gpu, run, monkeypatch):
+    monkeypatch.setattr("cuista.training.ridge.RIDGES", (1.0,))
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 40, "--device", "cuda:0")
+    assert "--device cuda:0 is ignored" in run.errors
+    run("solve-w", "problem.h5", "--ridge", "auto", "--device", "cuda:0", "-o", "w.h5")
+    small = ("--max-steps", 20, "--batch", 16, "--validation-batch", 100, "-T", 3)
+    run("train", "problem.h5", "-W", "w.h5", *small)
+    assert "Computing on cuda:0 (--device auto)" in run.errors
+    run("train", "problem.h5", "-W", "w.h5", *small, "--recipe", "paper", "--device", "cuda:0", "-o", "paper.h5")
+    run("train", "problem.h5", "-W", "w.h5", *small, "--coord", "--device", "cuda", "-o", "coord.h5")
+    for model in ("model.h5", "paper.h5", "coord.h5"):
+        on_gpu, on_cpu = (
+            json.loads(run("test", model, "--samples", 300, "--baselines", "--json", "--device", name))["layers"]
+            for name in ("cuda:0", "cpu")
+        )
+        for net in ("alista", "ista", "fista"):
+            for a, b in zip(on_gpu[net], on_cpu[net], strict=True):
+                assert a["nmse_db"] == pytest.approx(b["nmse_db"], abs=1e-3)
+    y = cuista.Problem.load("problem.h5").sample(70)[1]
+    np.save("y.npy", y)
+    run("recover", "model.h5", "y.npy", "--device", "cuda:0", "-o", "gpu.npy")
+    run("recover", "model.h5", "y.npy", "--device", "cpu", "-o", "cpu.npy")
+    np.testing.assert_allclose(np.load("gpu.npy"), np.load("cpu.npy"), atol=1e-5)
