@@ -87,7 +87,7 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
         "u": u.astype(dtype),
         "step_size": draw(st.sampled_from([1.0, 0.5, -1.0, 0.0, 1.7])),
         "threshold": theta,
-        "k": draw(st.sampled_from([0, N - 1, (N - 1) // 2, min(3, N - 1), N // 10])),
+        "k": draw(st.sampled_from([0, N - 1, N, N + 5, (N - 1) // 2, min(3, N - 1), N // 10])),
         "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
     }
 

@@ -37,7 +37,7 @@ def steps(draw: st.DrawFn) -> dict[str, object]:
         "u": draw(arrays),
         "step_size": draw(st.sampled_from([1.0, 0.5, -1.0, 0.0, 1.7])),
         "threshold": theta,
-        "k": draw(st.sampled_from([0, size - 1, (size - 1) // 2, min(3, size - 1)])),
+        "k": draw(st.sampled_from([0, size - 1, size, size + 5, (size - 1) // 2, min(3, size - 1)])),
         "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
     }
 
@@ -48,7 +48,7 @@ def test_shrink_select_is_what_the_paper_says(step):
     z = step["x"] + step["x"].dtype.type(step["step_size"]) * step["u"]
     theta = np.broadcast_to(np.asarray(step["threshold"], z.dtype), z.shape)
     for row in range(z.shape[0]):
-        tau = sorted(np.abs(z[row]), reverse=True)[step["k"]]  # the (k + 1)-th largest
+        tau = sorted(np.abs(z[row]), reverse=True)[min(step["k"], z.shape[1] - 1)]  # the (k + 1)-th largest
         passed = 0
         for value, threshold, result, what in zip(z[row], theta[row], x_next[row], code[row] & ~NEAR, strict=True):
             if abs(value) > threshold and abs(value) > tau:

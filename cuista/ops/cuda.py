@@ -86,6 +86,7 @@ class CudaOps(ReferenceOps):
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
+        k = min(k, N - 1)
         x_next, code = self.xp.empty(x.shape, x.dtype), self.xp.empty(x.shape, np.int8)
         inputs = (x, u, alpha, theta, np.int32(theta.ndim), x.dtype.type(window))
         if N <= 1024:

@@ -166,7 +166,7 @@ class ReferenceOps:
         threshold
             θ: a number, or (N,) with one per coordinate.
         k
-            How many entries may pass, in 0 … N − 1.
+            How many entries may pass, 0 or more; N − 1 at most do, so that the smallest never passes.
         window
             Mark as NEAR the entries among the k largest whose |z| is within `window`·θ of θ (none if 0).
 
@@ -183,7 +183,7 @@ class ReferenceOps:
         theta = np.asarray(threshold, dtype=x.dtype)
         z = x + np.asarray(step_size, dtype=x.dtype) * u
         magnitude = np.abs(z)
-        rank = z.shape[1] - 1 - k
+        rank = max(z.shape[1] - 1 - k, 0)
         among_largest = magnitude > np.partition(magnitude, rank, axis=1)[:, rank, None]
         above = magnitude > theta
         passed = above & among_largest
