@@ -74,21 +74,16 @@ __device__ __forceinline__ Key lowest_cutoff(real theta, real window)
 // One entry: z to x_next, and its code.
 __device__ __forceinline__ real shrink(real z, real theta, Key cut, real window, int& code)
 {
-    const real magnitude = fabs(z);
+    // Selections throughout, for the lanes of a warp would take all ways of every branch.
+    const real magnitude = fabs(z), distance = magnitude - theta;
     const bool among_largest = key_of(z) > cut;
-    const bool above = magnitude > theta;
-    const real distance = magnitude - theta;
-    code = OFF;
-    real x_next = z != z ? z : real(0);  // NaN goes on
-    if (above && among_largest) {
-        code = PASSED;
-        x_next = z;
-    } else if (above && z != 0) {
-        code = z > 0 ? SHRUNK_UP : SHRUNK_DOWN;
-        x_next = z > 0 ? distance : -distance;
-    }
-    if (window > 0 && among_largest && fabs(distance) < window * theta) code |= NEAR;
-    return x_next;
+    const bool alive = (magnitude > theta) & (z != 0);
+    const bool passed = alive & among_largest;
+    const bool near = (window > 0) & among_largest & (fabs(distance) < window * theta);
+    const int kind = passed ? PASSED : z > 0 ? SHRUNK_UP : SHRUNK_DOWN;
+    code = (alive ? kind : OFF) | (near ? NEAR : 0);
+    const real moved = passed ? z : copysign(distance, z);
+    return alive ? moved : z != z ? z : real(0);  // NaN goes on
 }
 
 // The backward pass of an entry, from δ: returns dz and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.

@@ -2,6 +2,10 @@
 
 The threads of a block are fibers of one thread of the worker, which run in a given order and change only at barriers
 and warp operations. What a GPU leaves undefined is an error here, and says where.
+
+Data races are found by ThreadSanitizer, to which every fiber is a thread: __syncthreads, __syncwarp and __threadfence
+order memory, and nothing else does, as on a GPU (a shuffle does not). It sees races between blocks, too, of blocks that
+run one after the other. Without it a missing barrier can still show in results that depend on the order of threads.
 """
 
 from __future__ import annotations
@@ -52,6 +56,21 @@ def compiler() -> str | None:
         if name and (path := shutil.which(name)):
             return path
     return None
+
+
+@functools.cache
+def why_not(sanitize: str = "address,undefined") -> str:
+    """Why kernels cannot run under these sanitizers here; empty if they can."""
+    path = compiler()
+    if path is None:
+        return "there is no C++ compiler: install g++ or clang++, or name one in $CXX"
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "program")
+        command = [path, "-x", "c++", "-", *([f"-fsanitize={sanitize}"] if sanitize else []), "-o", str(program)]
+        done = subprocess.run(command, input=b"int main() {}", capture_output=True)
+        if done.returncode or subprocess.run([*_without_aslr(), str(program)], capture_output=True).returncode:
+            return f"programs that {path} makes with -fsanitize={sanitize} do not work here"
+    return ""
 
 
 @functools.cache
@@ -132,7 +151,7 @@ class HostLauncher:
         """Run the compiler and return what it prints; its output appears complete or not at all."""
         path = compiler()
         if path is None:
-            raise KernelError("there is no C++ compiler: install g++ or clang++, or name one in $CXX")
+            raise KernelError(why_not())
         temporary = output and output.with_name(f"{output.name}.{os.getpid()}.tmp")
         done = subprocess.run(
             [path, *map(str, arguments), *(["-o", str(temporary)] if temporary else [])],
