@@ -196,5 +196,5 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         }
         *(column == 0 ? loss : of_threshold ? d_threshold + t : d_step_size + t) = total;
     }
-    if (threadIdx.x == 0) *arrived = 0;
+    if (threadIdx.x == 0) atomicExch(arrived, 0u);  // for the next launch
 }
