@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shim
 from cuista.cli import main
 from cuista.kernels import Launcher
-from shim import HostLauncher, compiler
 from shim.gpu import DeviceModule, launcher_on
 
 import cuista
@@ -99,11 +99,12 @@ def rng() -> np.random.Generator:
 
 def kernels_on_the_cpu(config: pytest.Config, **options: Any) -> Launcher:
     """Something that launches our kernels on the CPU, under sanitizers unless `options` say otherwise."""
-    if compiler() is None:
-        pytest.skip("there is no C++ compiler to compile the kernels with (install g++, or set CXX)")
+    reason = shim.why_not(options.get("sanitize", "address,undefined"))
+    if reason:
+        pytest.skip(reason)
     sources = [kernels.FOLDER / f"{file}.cu" for file in kernels.KERNELS]
     folder = Path(config.cache.mkdir("kernels"))
-    launchers = {real: HostLauncher(sources, real, folder, **options) for real in kernels.REALS}
+    launchers = {real: shim.HostLauncher(sources, real, folder, **options) for real in kernels.REALS}
 
     def launch(kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0) -> None:
         launchers[real](kernel, grid, block, arguments, shared)

@@ -39,14 +39,12 @@
 
 // ---- vector types
 
-// clang-format off
 #define SHIM_VECTOR2(type, name, alignment) \
     struct alignas(alignment) name { type x, y; }; \
     inline name make_##name(type x, type y) { return {x, y}; }
 #define SHIM_VECTOR4(type, name, alignment) \
     struct alignas(alignment) name { type x, y, z, w; }; \
     inline name make_##name(type x, type y, type z, type w) { return {x, y, z, w}; }
-// clang-format on
 SHIM_VECTOR2(float, float2, 8)
 SHIM_VECTOR4(float, float4, 16)
 SHIM_VECTOR2(double, double2, 16)
@@ -76,7 +74,9 @@ struct Site {
 };
 
 // In the order of OPERATIONS in worker.cpp.
-enum Operation { SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP, SHUFFLE_DOWN, BALLOT, ANY, ALL, ADD, MAX, MIN, MAX_INT, MIN_INT };
+enum Operation {
+    SYNC, SHUFFLE, SHUFFLE_XOR, SHUFFLE_UP, SHUFFLE_DOWN, BALLOT, ANY, ALL, ADD, MAX, MIN, MAX_INT, MIN_INT
+};
 enum Barrier { PLAIN, COUNT, AND, OR };
 
 int barrier(Barrier kind, bool predicate, Site site);
@@ -140,7 +140,7 @@ struct Kernel {
     void (*call)(void** values);
     Kernel* next;
 
-    Kernel(const char* name, const char* text, long bound, const Parameter* parameters, int count, void (*call)(void**));
+    Kernel(const char* name, const char* text, long bound, const Parameter* parameters, int count, void (*)(void**));
 };
 
 template <auto function>
@@ -194,7 +194,7 @@ __forceinline__ To bits(From value) {
 
 template <typename T>
 __forceinline__ T shuffle(Operation operation, unsigned mask, T value, unsigned parameter, int width, Site site) {
-    static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "shuffles take numbers of 4 or 8 bytes");
+    static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "shuffles take 4 or 8 bytes");
     if (width != 32) wrong_width(width, site);
     return bits<T>(warp(operation, mask, bits<uint64_t>(value), parameter, site));
 }
@@ -263,14 +263,18 @@ T atomically(T* address, F function) {
 }
 }  // namespace shim
 
-// clang-format off
 #define SHIM_ATOMICS(T) \
     inline T atomicAdd(T* address, T value) { return __atomic_fetch_add(address, value, __ATOMIC_RELAXED); } \
     inline T atomicExch(T* address, T value) { return __atomic_exchange_n(address, value, __ATOMIC_RELAXED); } \
-    inline T atomicMax(T* address, T value) { return shim::atomically(address, [=](T old) { return old > value ? old : value; }); } \
-    inline T atomicMin(T* address, T value) { return shim::atomically(address, [=](T old) { return old < value ? old : value; }); } \
-    inline T atomicCAS(T* address, T expected, T value) { return shim::atomically(address, [=](T old) { return old == expected ? value : old; }); }
-// clang-format on
+    inline T atomicMax(T* address, T value) { \
+        return shim::atomically(address, [=](T old) { return old > value ? old : value; }); \
+    } \
+    inline T atomicMin(T* address, T value) { \
+        return shim::atomically(address, [=](T old) { return old < value ? old : value; }); \
+    } \
+    inline T atomicCAS(T* address, T expected, T value) { \
+        return shim::atomically(address, [=](T old) { return old == expected ? value : old; }); \
+    }
 SHIM_ATOMICS(int)
 SHIM_ATOMICS(unsigned)
 SHIM_ATOMICS(unsigned long long)

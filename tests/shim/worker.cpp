@@ -77,21 +77,21 @@ struct Thread {
 #endif
 };
 
-// A warp operation that some lanes of its mask have begun and not all.
+// A warp operation that has begun: some lanes of its mask wait in it, and others have yet to come.
 struct Group {
     Operation operation;
     unsigned mask, arrived;
     Site site;
-    unsigned count;  // of operations completed here
+    unsigned number;  // of those before it in this place
 };
 
 struct Warp {
     unsigned exists, exited, at_barrier;
-    unsigned expected;  // lanes that a group names, arrived or not
-    unsigned ready;     // by rank, not by lane
+    unsigned ready;  // by rank, not by lane
+    unsigned begun;  // which of the groups have
     Thread* lanes[WARP];
     Thread* ranks[WARP];
-    Group groups[WARP];  // by the lowest lane of the mask
+    Group groups[WARP];  // by the lane that came first: it waits, so that it begins no other
 };
 
 struct Buffer {
@@ -110,7 +110,7 @@ bool running = false;
 
 Thread launcher;  // the context that threads are started from
 Thread* current = &launcher;
-std::vector<Thread> pool[2];  // by the block's parity under TSan, so that neighbours are not in order by being one fiber
+std::vector<Thread> pool[2];  // under TSan used in turn: threads of two blocks are in no order, as those of a fiber are
 
 unsigned size;  // the block
 Thread* threads;
@@ -124,9 +124,11 @@ Site barrier_site;
 
 // ---- errors: they end the process, and what it wrote to stderr is the message
 
-const char* OPERATIONS[] = {"__syncwarp",         "__shfl_sync",   "__shfl_xor_sync",   "__shfl_up_sync",    "__shfl_down_sync",
-                            "__ballot_sync",      "__any_sync",    "__all_sync",        "__reduce_add_sync", "__reduce_max_sync",
-                            "__reduce_min_sync",  "__reduce_max_sync", "__reduce_min_sync"};
+const char* OPERATIONS[] = {
+    "__syncwarp",        "__shfl_sync",       "__shfl_xor_sync",   "__shfl_up_sync",    "__shfl_down_sync",
+    "__ballot_sync",     "__any_sync",        "__all_sync",        "__reduce_add_sync", "__reduce_max_sync",
+    "__reduce_min_sync", "__reduce_max_sync", "__reduce_min_sync",
+};
 const char* BARRIERS[] = {"__syncthreads", "__syncthreads_count", "__syncthreads_and", "__syncthreads_or"};
 
 std::string format(const char* text, ...) {
@@ -159,6 +161,7 @@ std::string those(F is_true) {
 }
 
 std::string where() {
+    if (!kernel) return "the worker";
     std::string text = format("kernel %s", kernel->name);
     if (running) text += format(", block %u", shim::block_index.x);
     if (running && current != &launcher) text += format(", thread %u", current->index);
@@ -182,7 +185,8 @@ std::string explain_address(const unsigned char* address) {
     size_t least = 4096;  // farther away it has nothing to do with it
     std::string text;
     auto try_buffer = [&](const unsigned char* begin, size_t size, const std::string& what) {
-        size_t before = address < begin ? begin - address : 0, after = address >= begin + size ? address - begin - size + 1 : 0;
+        size_t before = address < begin ? begin - address : 0;
+        size_t after = address >= begin + size ? address - begin - size + 1 : 0;
         if (!begin || before + after >= least) return;
         least = before + after;
         text = before  ? format(": the address is %zu bytes before the beginning of ", before)
@@ -198,9 +202,11 @@ std::string explain_address(const unsigned char* address) {
 
 // Signals that end the process; sanitizers abort after their report.
 void on_signal(int signal) {
-    std::string text = kernel ? where() : "the worker";
-    if (signal == SIGALRM) text += format(" still runs after %u seconds: does it wait for another thread in a loop?", TIME_LIMIT);
-    else if (signal != SIGABRT) text += format(": %s", strsignal(signal));
+    std::string text = where();
+    if (signal == SIGALRM)
+        text += format(" still runs after %u seconds: does it wait for another thread in a loop?", TIME_LIMIT);
+    else if (signal != SIGABRT)
+        text += format(": %s", strsignal(signal));
 #ifdef SHIM_ASAN
     if (__asan_report_present()) text += explain_address(static_cast<unsigned char*>(__asan_get_report_address()));
 #endif
@@ -241,8 +247,8 @@ void release([[maybe_unused]] void* token) {
 #endif
 }
 
-// What orders the threads of a block: two tokens of its barrier, and two for each lane of each warp. New for every block
-// and freed after the launch, for a token never forgets.
+// What orders the threads of a block: two tokens of its barrier, and two for each lane of each warp. New for every
+// block and freed after the launch, for a token never forgets.
 uint64_t* tokens;
 uint64_t start_token, end_token, fence_token;
 
@@ -360,13 +366,15 @@ inline void resume(Thread* next) {
 
 // ---- the order of threads
 
+[[noreturn]] void deadlock();
+
 // To the next thread that is ready: of this warp if there is one.
 void yield() {
     while (!now->ready) {
         ready_warps &= ready_warps - 1;  // the warp that runs is the lowest
         if (!ready_warps) {
             if (exited == size) return resume(&launcher);
-            fail("deadlock: " + those([](Thread& t) { return !(t.warp->exited & t.bit); }) + " wait for one another");
+            deadlock();
         }
         now = warp_ranks[__builtin_ctz(ready_warps)];
     }
@@ -406,7 +414,9 @@ std::string described(const Group& group) {
     return format("%s with mask 0x%08x at %s", OPERATIONS[group.operation], group.mask, place(group.site).c_str());
 }
 
-std::string described(shim::Barrier kind, Site site) { return format("%s at %s", BARRIERS[kind], place(site).c_str()); }
+std::string described(shim::Barrier kind, Site site) {
+    return format("%s at %s", BARRIERS[kind], place(site).c_str());
+}
 
 // By whom a thread is awaited that does not come to the barrier.
 std::string awaited() {
@@ -414,19 +424,33 @@ std::string awaited() {
            described(barrier_kind, barrier_site);
 }
 
-// The operation that names a lane and that not all of its lanes have reached.
-const Group& group_of(const Warp& warp, unsigned bit) {
-    for (const Group& group : warp.groups)
-        if (group.mask & bit) return group;
-    abort();
+std::string waiting_in(const Warp& warp, const Group& group) {
+    return those([&](Thread& t) { return t.warp == &warp && t.bit & group.arrived; }) + " in " + described(group);
 }
 
-// The calling thread is named by a warp operation that others wait in, and does something else.
-[[noreturn]] void missed(const std::string& does) {
-    const Group& group = group_of(*current->warp, current->bit);
-    Warp* warp = current->warp;
-    std::string others = those([=](Thread& t) { return t.warp == warp && t.bit & group.arrived; });
-    fail("inactive lane: this thread " + does + ", awaited by " + others + " in " + described(group));
+// The calling thread does something by which those who wait for it in a warp operation wait for ever.
+[[noreturn]] void missed(const std::string& does, const Warp& warp, const Group& group) {
+    fail("inactive lane: this thread " + does + ", awaited by " + waiting_in(warp, group));
+}
+
+template <typename F>
+void each_group(Warp& warp, F function) {
+    for (unsigned rest = warp.begun; rest; rest &= rest - 1) function(warp.groups[__builtin_ctz(rest)]);
+}
+
+// A circle of threads that wait for one another in warp operations of different masks.
+[[noreturn]] void deadlock() {
+    std::string text;
+    for (unsigned i = 0; i < (size + WARP - 1) / WARP; i++)
+        each_group(warps[i], [&](Group& group) { text += (text.empty() ? "" : "; ") + waiting_in(warps[i], group); });
+    fail("deadlock: " + text);
+}
+
+// The calling thread will come to no warp operation before the others have exited or come to a barrier.
+void leave(const Thread& self, const std::string& does) {
+    each_group(*self.warp, [&](Group& group) {
+        if (group.mask & self.bit) missed(does, *self.warp, group);
+    });
 }
 
 void complete(Warp& warp, Group& group) {
@@ -441,9 +465,11 @@ void complete(Warp& warp, Group& group) {
     auto shuffle = [&](auto source) {
         each([&](Thread& thread) {
             unsigned lane = source(thread);
-            if (!(mask >> lane & 1))
-                fail(format("inactive lane: thread %u (lane %u) reads lane %u in %s, which does not name that lane", thread.index,
-                            thread.lane, lane, described(group).c_str()));
+            if (!(mask >> lane & 1)) {
+                current = &thread;
+                fail(format("inactive lane: lane %u reads lane %u in %s, which does not name that", thread.lane, lane,
+                            described(group).c_str()));
+            }
             thread.result = warp.lanes[lane]->value;
         });
     };
@@ -453,7 +479,9 @@ void complete(Warp& warp, Group& group) {
         case shim::SYNC: break;
         case shim::SHUFFLE: shuffle([](Thread& t) { return t.parameter % WARP; }); break;
         case shim::SHUFFLE_XOR: shuffle([](Thread& t) { return t.lane ^ t.parameter % WARP; }); break;
-        case shim::SHUFFLE_UP: shuffle([](Thread& t) { return t.parameter > t.lane ? t.lane : t.lane - t.parameter; }); break;
+        case shim::SHUFFLE_UP:
+            shuffle([](Thread& t) { return t.parameter > t.lane ? t.lane : t.lane - t.parameter; });
+            break;
         case shim::SHUFFLE_DOWN:
             shuffle([](Thread& t) { return t.parameter >= WARP - t.lane ? t.lane : t.lane + t.parameter; });
             break;
@@ -463,12 +491,15 @@ void complete(Warp& warp, Group& group) {
         case shim::ADD: all(0, [](uint64_t r, Thread& t) { return u32(r + t.value); }); break;
         case shim::MAX: all(0, [](uint64_t r, Thread& t) { return std::max(r, t.value); }); break;
         case shim::MIN: all(~0u, [](uint64_t r, Thread& t) { return std::min(r, t.value); }); break;
-        case shim::MAX_INT: all(u32(INT32_MIN), [](uint64_t r, Thread& t) { return u32(std::max(i32(r), i32(t.value))); }); break;
-        case shim::MIN_INT: all(u32(INT32_MAX), [](uint64_t r, Thread& t) { return u32(std::min(i32(r), i32(t.value))); }); break;
+        case shim::MAX_INT:
+            all(u32(INT32_MIN), [](uint64_t r, Thread& t) { return u32(std::max(i32(r), i32(t.value))); });
+            break;
+        case shim::MIN_INT:
+            all(u32(INT32_MAX), [](uint64_t r, Thread& t) { return u32(std::min(i32(r), i32(t.value))); });
+            break;
     }
-    warp.expected &= ~mask;
-    group.mask = 0;
-    group.count++;
+    group.number++;
+    warp.begun &= ~(1u << (&group - warp.groups));
     if (mask == warp.exists)
         warp.ready = mask;  // the ranks are as many
     else
@@ -481,17 +512,14 @@ std::string absent(const Warp& warp, unsigned lanes) {
     if (!(warp.exists & bit)) return format("lane %u, which does not exist in a block of %u threads", lane, size);
     std::string text = format("lane %u (thread %u), ", lane, warp.lanes[lane]->index);
     if (warp.exited & bit) return text + "which has exited";
-    if (warp.at_barrier & bit) return text + "which waits in " + described(barrier_kind, barrier_site);
-    const Group& group = group_of(warp, bit);
-    return text + (group.arrived & bit ? "which waits in " : "for which others wait in ") + described(group);
+    return text + "which waits in " + described(barrier_kind, barrier_site);
 }
 
 void finish() {
     Thread& self = *current;
     Warp& warp = *self.warp;
-    if (warp.expected & self.bit) missed("exits");
-    if (waiting)
-        fail("divergent __syncthreads: this thread exits, " + awaited());
+    if (warp.begun) leave(self, "exits");
+    if (waiting) fail("divergent __syncthreads: this thread exits, " + awaited());
     warp.exited |= self.bit;
     exited++;
     release(&end_token);
@@ -520,7 +548,7 @@ unsigned char* dynamic_shared;
 int barrier(Barrier kind, bool predicate, Site site) {
     Thread& self = *current;
     Warp& warp = *self.warp;
-    if (warp.expected & self.bit) missed("is in " + described(kind, site));
+    if (warp.begun) leave(self, "is in " + described(kind, site));
     if (exited)
         fail("divergent __syncthreads: this thread is in " + described(kind, site) + ", after the exit of " +
              those([](Thread& t) { return t.warp->exited & t.bit; }));
@@ -551,22 +579,30 @@ uint64_t warp(Operation operation, unsigned mask, uint64_t value, unsigned param
     Thread& self = *current;
     Warp& warp = *self.warp;
     const Group call{operation, mask, 0, site, 0};
-    if (!(mask & self.bit)) fail(format("inactive lane: lane %u calls %s, which does not name it", self.lane, described(call).c_str()));
-    Group& group = warp.groups[__builtin_ctz(mask)];
-    if (!(warp.expected & self.bit)) {
-        unsigned others = mask & (~warp.exists | warp.exited | warp.at_barrier | warp.expected);
+    if (!(mask & self.bit))
+        fail(format("inactive lane: lane %u calls %s, which does not name it", self.lane, described(call).c_str()));
+    Group* joined = nullptr;
+    each_group(warp, [&](Group& group) {
+        if (!(group.mask & self.bit)) return;
+        if (group.mask == mask && group.operation == operation && same(group.site, site))
+            joined = &group;
+        else if (group.arrived & mask)  // each waits for the other; if not, this may come before that
+            missed("is in " + described(call), warp, group);
+    });
+    if (!joined) {
+        unsigned others = mask & (~warp.exists | warp.exited | warp.at_barrier);
         if (others) fail(format("inactive lane: %s names %s", described(call).c_str(), absent(warp, others).c_str()));
-        group = {operation, mask, 0, site, group.count};
-        warp.expected |= mask;
-    } else if (group.mask != mask || group.operation != operation || !same(group.site, site)) {
-        missed("is in " + described(call));
+        joined = &warp.groups[self.lane];
+        *joined = {operation, mask, 0, site, joined->number};
+        warp.begun |= self.bit;
     }
+    Group& group = *joined;
     self.value = value;
     self.parameter = parameter;
     group.arrived |= self.bit;
 #ifdef SHIM_TSAN
     // Only __syncwarp orders memory; shuffles and votes do not.
-    uint64_t* token = &tokens[2 + (self.index / WARP * WARP + __builtin_ctz(mask)) * 2 + group.count % 2];
+    uint64_t* token = &tokens[2 + (self.index / WARP * WARP + (&group - warp.groups)) * 2 + group.number % 2];
     if (operation == SYNC) release(token);
 #endif
     if (group.arrived == mask) complete(warp, group);
@@ -582,10 +618,12 @@ void fence() {
     release(&fence_token);
 }
 
-void wrong_width(int width, Site site) { fail(format("a shuffle of width %d at %s: only 32 is known here", width, place(site).c_str())); }
+void wrong_width(int width, Site site) {
+    fail(format("a shuffle of width %d at %s: only 32 is known here", width, place(site).c_str()));
+}
 
-Kernel::Kernel(const char* name, const char* text, long bound, const Parameter* parameters, int count, void (*call)(void**))
-    : name(name), parameters_text(text), bound(bound), parameters(parameters), count(count), call(call), next(kernels) {
+Kernel::Kernel(const char* name, const char* text, long bound, const Parameter* parameters, int n, void (*f)(void**))
+    : name(name), parameters_text(text), bound(bound), parameters(parameters), count(n), call(f), next(kernels) {
     kernels = this;
 }
 
@@ -595,7 +633,8 @@ namespace {
 
 // ---- memory
 
-// Of exactly this size, aligned to 16 bytes, for the sanitizer to watch its ends. Of size 0: the end of something.
+// Of exactly this size, for the sanitizer to watch its ends; malloc aligns it to 16 bytes. Of size 0: the end of
+// something.
 unsigned char* allocate(size_t size) {
     return size ? static_cast<unsigned char*>(malloc(size)) : static_cast<unsigned char*>(malloc(16)) + 16;
 }
@@ -787,12 +826,13 @@ bool serve(FILE* out) {
         const std::vector<unsigned char>& before = buffers[i].copy;
         auto change = std::mismatch(before.begin(), before.end(), buffers[i].begin);
         if (change.first != before.end())
-            fail(format("writes to argument %d (%s), a pointer to const: byte %zd changed", i, parameter_name(i).c_str(),
-                        change.first - before.begin()));
+            fail(format("writes to argument %d (%s), a pointer to const: byte %zd changed", i,
+                        parameter_name(i).c_str(), change.first - before.begin()));
     }
     fputs("done\n", out);
     for (int i = 0; i < kernel->count; i++)
-        if (kernel->parameters[i].pointer && !kernel->parameters[i].constant) fwrite(buffers[i].begin, 1, buffers[i].size, out);
+        if (kernel->parameters[i].pointer && !kernel->parameters[i].constant)
+            fwrite(buffers[i].begin, 1, buffers[i].size, out);
     fflush(out);
     for (Buffer& buffer : buffers) release_memory(buffer.begin, buffer.size);
     release_memory(shim::dynamic_shared, shared_size);
