@@ -35,6 +35,7 @@ from cuista.problem import TRAINING
 from cuista.training.adam import Adam
 
 LAYERS, BATCH, RECOVERED = 16, 64, 131_072
+COMPILE_MODES = ("default", "reduce-overhead")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -79,7 +80,9 @@ def rates() -> tuple[float, float]:
     target = cupy.empty_like(source)
     a = cupy.ones((8192, 8192), cupy.float32)
     b = cupy.ones_like(a)
-    times = seconds({"copy": lambda: cupy.copyto(target, source), "product": lambda: cupy.matmul(a, b)}, runs=20)
+    times = seconds(
+        {"copy": lambda: cupy.copyto(target, source), "product": lambda: cupy.matmul(a, b)}, runs=10, each=20
+    )
     return 2 * source.nbytes / statistics.median(times["copy"]), 2 * 8192**3 / statistics.median(times["product"])
 
 
@@ -103,7 +106,7 @@ def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
                 "forward_with_window": lambda a=arguments: ops.shrink_select(*a, 0.3),
                 "backward": lambda a=arguments, c=code_of_training: ops.shrink_select_backward(a[1], c, *a[:4], 0.3),
             }
-            times = seconds(works, runs=20)
+            times = seconds(works, runs=10, each=20)
             floor = {name: RECOVERED * network.size * 13 / copy_rate for name in works}
             figures[f"layer {t + 1}"] = {
                 name: {"us": micro(times[name]), "share_of_copy": floor[name] / statistics.median(times[name])}
@@ -141,8 +144,8 @@ class TorchStep:
         (loss or self.loss)(self.signals()).backward()
         self.adam.step()
 
-    def compiled(self) -> Callable[[], None]:
-        loss = torch.compile(self.loss)
+    def compiled(self, mode: str) -> Callable[[], None]:
+        loss = torch.compile(self.loss, mode=mode)
         return lambda: self(loss)
 
     def captured(self) -> Callable[[], None]:
@@ -206,7 +209,8 @@ def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, 
             fused = Step(model, batch, fused=True)
             works: Works = {"fused": fused, "dense": Step(model, batch, fused=False)}
             if batch == BATCH:
-                works |= {"torch": TorchStep(model, batch), "torch.compile": TorchStep(model, batch).compiled()}
+                works |= {"torch": TorchStep(model, batch)}
+                works |= {f"torch.compile {mode}": TorchStep(model, batch).compiled(mode) for mode in COMPILE_MODES}
                 if DEVICE.type == "cuda":
                     works["torch graph"] = TorchStep(model, batch).captured()
             times = seconds(works, runs=15, each=20)
@@ -237,26 +241,32 @@ def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict
         with torch.inference_mode():
             return forward(y_torch, A, W, alpha, theta, model.network.support)
 
-    compiled_forward = torch.compile(forward)
+    def compiled(mode: str) -> Callable[[], torch.Tensor]:
+        compiled_forward = torch.compile(forward, mode=mode)
 
-    def compiled() -> torch.Tensor:
-        with torch.inference_mode():
-            return compiled_forward(y_torch, A, W, alpha, theta, model.network.support)
+        def recover() -> torch.Tensor:
+            with torch.inference_mode():
+                return compiled_forward(y_torch, A, W, alpha, theta, model.network.support)
 
-    truth = ops.to_numpy(x)
-    estimates = (ops.to_numpy(model.network.output(y)), eager().cpu().numpy())
-    errors = [float(np.sum(np.square(estimate - truth, dtype=np.float64))) for estimate in estimates]
-    assert abs(10 * np.log10(errors[0] / errors[1])) < 0.5, errors
-    times = seconds({"cuista": lambda: model.network.output(y), "torch": eager, "torch.compile": compiled}, runs=10)
+        return recover
+
+    # Row by row: the few signals that a threshold decides otherwise after rounding outweigh all others in a sum.
+    truth = ops.to_numpy(x).astype(np.float64)
+    errors = [np.square(e - truth).sum(axis=1) for e in (ops.to_numpy(model.network.output(y)), eager().cpu().numpy())]
+    ours, theirs = (float(np.median(error)) for error in errors)
+    assert 0.8 < ours / theirs < 1.25, (ours, theirs)
+    works: Works = {"cuista": lambda: model.network.output(y), "torch": eager}
+    works |= {f"torch.compile {mode}": compiled(mode) for mode in COMPILE_MODES}
+    times = seconds(works, runs=10)
     N, M = model.problem.N, model.problem.M
     operations, moved = 2 * RECOVERED * N * (M + (LAYERS - 1) * N), RECOVERED * N * 13 * LAYERS
     return {
         "samples": RECOVERED,
-        "nmse_db": float(10 * np.log10(errors[0] / np.sum(np.square(truth, dtype=np.float64)))),
+        "nmse_db": float(10 * np.log10(errors[0].sum() / np.square(truth).sum())),
         "samples_per_second": RECOVERED / statistics.median(times["cuista"]),
         "floor_us": max(operations / compute_rate, moved / copy_rate) * 1e6,
         **{f"{name}_us": micro(times[name]) for name in times},
-        **{f"faster_than_{name}": ratio(times[name], times["cuista"]) for name in ("torch", "torch.compile")},
+        **{f"faster_than_{name}": ratio(times[name], times["cuista"]) for name in works if name != "cuista"},
     }
 
 
@@ -289,7 +299,8 @@ def whole_runs(paper: bool) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """What was aimed at, and what was reached."""
     step, recovered = figures["training_step"][f"trained, batch {BATCH}"], figures["recovery"]
-    others = [step[name] for name in step if name in ("faster_than_torch.compile", "faster_than_torch graph")]
+    others = [step[name] for name in step if name.startswith("faster_than_torch") and name != "faster_than_torch"]
+    compiled = [recovered[name] for name in recovered if name.startswith("faster_than_torch.compile")]
     shares = [layer["forward"]["share_of_copy"] for layer in figures["kernels"].values()]
     lines = [
         ("kernel 1, least share of a copy's bandwidth over the layers", f"{min(shares):.0%}", "70%"),
@@ -297,7 +308,7 @@ def table(figures: dict[str, Any]) -> str:
         ("… its best other mode", f"{min(others):.1f}", "3"),
         (f"… its time and floor, µs: {step['fused_us']} and {step['floor_us']:.1f}", "", ""),
         (f"recovery of {RECOVERED}: times PyTorch eager", f"{recovered['faster_than_torch']:.1f}", "5"),
-        ("… torch.compile", f"{recovered['faster_than_torch.compile']:.1f}", "1.5"),
+        ("… torch.compile, its best mode", f"{min(compiled):.1f}", "1.5"),
         (f"… its time and floor, µs: {recovered['cuista_us']} and {recovered['floor_us']:.1f}", "", ""),
     ]
     for name, run in figures["whole_runs"].items():

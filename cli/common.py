@@ -67,12 +67,14 @@ device_option = click.option(
 
 def engine_on(device: str) -> ReferenceOps:
     """The engine of --device, told when it was chosen here."""
-    from cuista.device import parse_device
+    from cuista.device import cupy_packages, parse_device, why_no_cuda, why_not
     from cuista.ops import engine
 
     chosen = parse_device(device)
     if device == "auto":
-        say(f"Computing on {chosen} (--device auto).")
+        # Who has CuPy wants the GPU.
+        reason = (why_no_cuda() or why_not(0)) if chosen.index is None and cupy_packages() else None
+        say(f"Computing on {chosen} (--device auto).{f' No GPU: {reason}.' if reason else ''}")
     return engine(chosen)
 
 

@@ -27,10 +27,12 @@ def command(as_json: bool) -> None:
     if cuda["reason"]:
         click.echo(f"cuda    cannot be used: {cuda['reason']}")
     for gpu in cuda["gpus"]:
-        memory = f"{gpu['memory_free'] / 2**30:.1f} of {gpu['memory'] / 2**30:.1f} GiB free"
-        verdict = f"cannot be used: {gpu['reason']}" if gpu["reason"] else "can be used"
-        what = f"{gpu['name']}, compute capability {gpu['compute_capability']}, {memory}"
-        click.echo(f"{gpu['device']:7} {verdict}: {what}")
+        what = gpu.get("name", "unknown GPU")
+        if "memory" in gpu:
+            memory = f"{gpu['memory_free'] / 2**30:.1f} of {gpu['memory'] / 2**30:.1f} GiB free"
+            what += f", compute capability {gpu['compute_capability']}, {memory}"
+        verdict = f"cannot be used: {gpu['reason']} ({what})" if gpu["reason"] else f"can be used: {what}"
+        click.echo(f"{gpu['device']:7} {verdict}")
     if cuda["gpus"]:
         numbers = ", ".join(f"{name} {cuda[name]}" for name in ("driver", "runtime", "nvrtc"))
         click.echo(f"        {', '.join(cuda['cupy'])}; CUDA: {numbers}")

@@ -51,7 +51,7 @@ def parse_device(text: str) -> Device:
         return Device("cpu")
     if text == "auto":
         return Device("cpu" if why_no_cuda() or why_not(0) else "cuda:0")
-    if not re.fullmatch(r"cuda(:\d+)?", text):
+    if not re.fullmatch(r"cuda(:(0|[1-9]\d*))?", text):
         raise DeviceError(f"unknown device {text!r}: expected auto, cpu or cuda:N")
     device = Device(text if ":" in text else "cuda:0")
     reason = why_no_cuda() or why_not(device.index or 0)
@@ -77,6 +77,8 @@ def why_no_cuda() -> str | None:
         if runtime.getDeviceCount():
             return None
     except Exception as error:  # whatever the driver or its absence makes CuPy raise
+        if "NoDevice" in str(error):
+            return "there is no NVIDIA GPU (or CUDA_VISIBLE_DEVICES hides it)"
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         if driver == 0:
             return "there is no NVIDIA driver"
@@ -84,7 +86,7 @@ def why_no_cuda() -> str | None:
             versions = f"{packages[0]} is for CUDA {_version(needed)}, and the driver is for {_version(driver)}"
             return f"{versions}: install a newer driver or another CuPy, {INSTALL_CUPY}"
         return f"the NVIDIA driver does not work: {_first_line(error)}"
-    return "there is no NVIDIA GPU"
+    return "there is no NVIDIA GPU (or CUDA_VISIBLE_DEVICES hides it)"
 
 
 @cache
@@ -129,19 +131,18 @@ def describe_cuda() -> dict[str, Any]:
     except Exception as error:  # it is loaded only now
         report["nvrtc"] = f"missing: {_first_line(error)}"
     for index in range(runtime.getDeviceCount()):
-        properties = runtime.getDeviceProperties(index)
-        with cupy.cuda.Device(index):
-            free, total = runtime.memGetInfo()
-        report["gpus"].append(
-            {
-                "device": f"cuda:{index}",
-                "name": properties["name"].decode(),
-                "compute_capability": f"{properties['major']}.{properties['minor']}",
-                "memory": total,
-                "memory_free": free,
-                "reason": why_not(index),
-            }
-        )
+        gpu: dict[str, Any] = {"device": f"cuda:{index}"}
+        report["gpus"].append(gpu)
+        try:
+            properties = runtime.getDeviceProperties(index)
+            gpu["name"] = properties["name"].decode()
+            gpu["compute_capability"] = f"{properties['major']}.{properties['minor']}"
+            with cupy.cuda.Device(index):
+                gpu["memory_free"], gpu["memory"] = runtime.memGetInfo()
+        except Exception as error:  # busy in exclusive mode, say
+            gpu["reason"] = _first_line(error)
+        else:
+            gpu["reason"] = why_not(index)
     return report
 
 

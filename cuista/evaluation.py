@@ -86,7 +86,7 @@ def report_on(
         compared = [_compare(ops.xp, estimate, truth, support) for estimate in estimates]
         return ops.to_numpy(ops.xp.stack(compared, axis=1))
 
-    parts = ops.in_batches(x.shape[0], compare)
+    parts = ops.in_batches(x.shape, compare)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
     total = np.sum(np.square(x, dtype=np.float64))
     with np.errstate(divide="ignore"):
@@ -107,7 +107,7 @@ def nmse_db(model: Model, x: Array, y: Array, depth: int, weights: Array | None 
         error, _ = ops.half_squared_error(model.network.output(y[part], depth), truth, weight)
         return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
-    error, energy = map(sum, zip(*ops.in_batches(x.shape[0], sums), strict=True))
+    error, energy = map(sum, zip(*ops.in_batches(x.shape, sums), strict=True))
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(error / energy))
 

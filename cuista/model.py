@@ -97,7 +97,7 @@ class Model:
         def recover(part: slice) -> None:
             x[part] = self.network.ops.to_numpy(self.network.output(y[part]))
 
-        self.network.ops.in_batches(y.shape[0], recover)
+        self.network.ops.in_batches(x.shape, recover)
         return x
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:

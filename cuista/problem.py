@@ -204,8 +204,8 @@ class Problem:
         return y
 
     def _transposed(self, dtype: np.dtype[Any], ops: ReferenceOps) -> Array:
-        cache: dict[tuple[str, str], Array] = self.__dict__.setdefault("_transposed_by_place", {})
-        place = (ops.name, dtype.str)
+        cache: dict[Any, Array] = self.__dict__.setdefault("_transposed_by_place", {})
+        place = (ops.xp, ops.name, dtype.str)
         if place not in cache:
             cache[place] = ops.asarray(self.A.T, dtype)
         return cache[place]

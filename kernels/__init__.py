@@ -6,10 +6,10 @@ Nothing here is needed without a GPU. Whoever launches kernels does it through a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ KERNELS = {
         *(f"shrink_rows_{items}_{width}" for items in (4, 8, 16, 32) for width in (1, 4)),
         "shrink_long_rows",
     ),
-    "backward": ("backward_rows", "backward_columns", "sum_rows"),
+    "backward": ("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),
     "sample": ("sparse_codes", "normal"),
     "adam": ("track_loss", "adam"),
     "step": ("alista_step",),
@@ -68,54 +68,69 @@ def options(real: str, architecture: str) -> tuple[str, ...]:
 class CudaLauncher:
     """Compiles kernels with NVRTC when they are first needed, and launches them on CuPy's current device and stream.
 
-    Binaries are kept in CuPy's kernel cache (CUPY_CACHE_DIR, ~/.cupy/kernel_cache), so that this happens once on a
-    machine. CuPy's own way of compiling is not used: it flushes denormals.
+    That device is the one that was current when this was made: kernels belong to it. Binaries are kept in CuPy's
+    kernel cache (CUPY_CACHE_DIR, ~/.cupy/kernel_cache), so that compiling happens once on a machine. CuPy's own way of
+    compiling is not used: it flushes denormals.
     """
 
     def __init__(self) -> None:
         import cupy
 
+        self._runtime = cupy.cuda.runtime
         self._device = cupy.cuda.Device()
         self._functions: dict[tuple[str, str], Any] = {}
 
     def __call__(
         self, kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0
     ) -> None:
+        if self._runtime.getDevice() != self._device.id:
+            raise RuntimeError(
+                f"this engine computes on cuda:{self._device.id}, but CuPy's current device is "
+                f"cuda:{self._runtime.getDevice()}: call cupy.cuda.Device({self._device.id}).use() in this thread first"
+            )
         function = self._functions.get((kernel, real))
         if function is None:
             file = next(file for file, kernels in KERNELS.items() if kernel in kernels)
             self._load(file, real)
             function = self._functions[kernel, real]
-        function((grid,), (block,), tuple(arguments), shared_mem=shared)
+        function((grid,), (block,), tuple(arguments), shared)
 
     def _load(self, file: str, real: str) -> None:
         import cupy
         from cupy.cuda import nvrtc
 
         capability = self._device.compute_capability
-        known = nvrtc.getSupportedArchs()
-        # A GPU newer than NVRTC gets PTX, which its driver compiles.
-        architecture = f"sm_{capability}" if int(capability) in known else f"compute_{max(known)}"
+        architecture = choose_architecture(capability, nvrtc.getSupportedArchs())
         text, flags = source(file), options(real, architecture)
         key = hashlib.sha256(repr((text, flags, nvrtc.getVersion())).encode()).hexdigest()[:32]
-        ending = "cubin" if architecture.startswith("sm_") else "ptx"
         folder = Path(os.environ.get("CUPY_CACHE_DIR") or Path.home() / ".cupy" / "kernel_cache")
-        path = folder / f"cuista-{file}-{key}.{ending}"
-        if path.exists():
-            module = cupy.RawModule(path=str(path))
-        else:
-            binary = compile_source(nvrtc, text, file, flags)
-            with tempfile.NamedTemporaryFile(suffix=f".{ending}", delete=False) as temporary:
-                temporary.write(binary)
-            module = cupy.RawModule(path=temporary.name)
-            module.get_function(KERNELS[file][0])  # loads it
-            _keep(Path(temporary.name), path)
+        path = folder / f"cuista-{file}-{key}"
+        module = cupy.cuda.Module()
+        try:
+            module.load(path.read_bytes())
+        except (OSError, cupy.cuda.driver.CUDADriverError):  # not there, or damaged
+            binary = compile_source(nvrtc, text, file, flags, machine_code=architecture.startswith("sm_"))
+            module.load(binary)
+            _keep(binary, path)
         for kernel in KERNELS[file]:
             self._functions[kernel, real] = module.get_function(kernel)
 
 
-def compile_source(nvrtc: Any, text: str, file: str, flags: tuple[str, ...]) -> bytes:
-    """Compile with `nvrtc`, CuPy's binding of it.
+def choose_architecture(capability: str, known: Sequence[int]) -> str:
+    """What to compile for: a GPU's own machine code, or where NVRTC does not know it, PTX that its driver compiles.
+
+    `capability` is like "90", and `known` what NVRTC knows.
+    """
+    if int(capability) in known:
+        return f"sm_{capability}"
+    older = [architecture for architecture in known if architecture < int(capability)]
+    if not older:
+        raise RuntimeError(f"NVRTC compiles for compute capability {min(known)} and up, and the GPU has {capability}")
+    return f"compute_{max(older)}"
+
+
+def compile_source(nvrtc: Any, text: str, file: str, flags: tuple[str, ...], *, machine_code: bool) -> bytes:
+    """Compile with `nvrtc`, CuPy's binding of it, to machine code or PTX.
 
     Raises
     ------
@@ -125,7 +140,7 @@ def compile_source(nvrtc: Any, text: str, file: str, flags: tuple[str, ...]) -> 
     program = nvrtc.createProgram(text, f"{file}.cu", (), ())
     try:
         nvrtc.compileProgram(program, flags)
-        binary = nvrtc.getCUBIN(program) if "=sm_" in flags[1] else nvrtc.getPTX(program)
+        binary = nvrtc.getCUBIN(program) if machine_code else nvrtc.getPTX(program)
     except nvrtc.NVRTCError as error:
         raise RuntimeError(f"kernels/{file}.cu does not compile: {error}\n{nvrtc.getProgramLog(program)}") from error
     finally:
@@ -133,13 +148,10 @@ def compile_source(nvrtc: Any, text: str, file: str, flags: tuple[str, ...]) -> 
     return binary if isinstance(binary, bytes) else binary.encode()
 
 
-def _keep(temporary: Path, path: Path) -> None:
-    """Move a binary into the cache; without one (a read-only home, say) every process compiles for itself."""
-    try:
+def _keep(binary: bytes, path: Path) -> None:
+    """Put a binary into the cache; without one (a read-only home, say) every process compiles for itself."""
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        part.write_bytes(temporary.read_bytes())
+        part.write_bytes(binary)
         part.replace(path)
-    except OSError:
-        pass
-    temporary.unlink()

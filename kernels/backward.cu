@@ -1,35 +1,56 @@
-// Kernel 2: the backward pass of kernel 1. Sums are made in a fixed order: a row by its warp, then the rows.
+// Kernel 2: the backward pass of kernel 1. Sums are made in a fixed order: rows by their warp, then the warps' sums.
 #include "select.cuh"
 
-// dz, and for each row Σ dz u and its part of ∂L/∂θ. A warp for each row.
-KERNEL __launch_bounds__(128, 1) backward_rows(
+// dz, and for every warp, over its rows, Σ dz u and its part of ∂L/∂θ. Entries are read and written WIDTH at a time; with
+// 4, N must be a multiple of it.
+template <int WIDTH>
+__device__ __forceinline__ void go_back(
     const real* __restrict__ delta, const signed char* __restrict__ code, const real* __restrict__ x,
     const real* __restrict__ u, const double* __restrict__ step_size, const double* __restrict__ threshold,
-    int per_coordinate, real window, int batch, int N, real* __restrict__ dz, double* __restrict__ row_sums)
+    int per_coordinate, real window, int batch, int N, real* __restrict__ dz, double* __restrict__ sums)
 {
-    const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    if (row >= batch) return;  // the whole warp does
-    const long long offset = (long long)row * N;
+    typedef Pack<real, WIDTH> Reals;
+    const int first = (blockIdx.x * blockDim.x + threadIdx.x) / 32, warps = gridDim.x * blockDim.x / 32;
     const real alpha = real(*step_size);
     const real theta = real(*threshold);
     double d_step_size = 0, d_threshold = 0;
-    for (int j = lane(); j < N; j += 32) {
-        const long long e = offset + j;
-        const int what = code[e];
-        const real u_entry = u[e];
-        const real z = what & NEAR ? x[e] + alpha * u_entry : real(0);  // so that x is rarely read
-        const real of_entry = per_coordinate ? real(threshold[j]) : theta;
-        const real dz_entry = shrink_backward(delta[e], what, z, of_entry, window, d_threshold);
-        dz[e] = dz_entry;
-        d_step_size += double(dz_entry) * double(u_entry);
+    for (int row = first; row < batch; row += warps) {
+        const long long offset = (long long)row * N;
+        for (int j = WIDTH * lane(); j < N; j += 32 * WIDTH) {
+            const long long e = offset + j;
+            const Reals delta_read = *reinterpret_cast<const Reals*>(delta + e);
+            const Reals u_read = *reinterpret_cast<const Reals*>(u + e);
+            const Pack<signed char, WIDTH> codes = *reinterpret_cast<const Pack<signed char, WIDTH>*>(code + e);
+            Reals result;
+#pragma unroll
+            for (int c = 0; c < WIDTH; ++c) {
+                const int what = codes.of[c];
+                const real z = what & NEAR ? x[e + c] + alpha * u_read.of[c] : real(0);  // so that x is rarely read
+                const real of_entry = per_coordinate ? real(threshold[j + c]) : theta;
+                result.of[c] = shrink_backward(delta_read.of[c], what, z, of_entry, window, d_threshold);
+                d_step_size += double(result.of[c]) * double(u_read.of[c]);
+            }
+            *reinterpret_cast<Reals*>(dz + e) = result;
+        }
     }
     d_step_size = over_warp<Sum>(d_step_size);
     d_threshold = over_warp<Sum>(d_threshold);
     if (lane() == 0) {
-        row_sums[2ll * row] = d_step_size;
-        row_sums[2ll * row + 1] = d_threshold;
+        sums[2 * first] = d_step_size;
+        sums[2 * first + 1] = d_threshold;
     }
 }
+
+#define BACKWARD_ROWS(WIDTH)                                                                                          \
+    KERNEL __launch_bounds__(128, 1) backward_rows_##WIDTH(                                                           \
+        const real* delta, const signed char* code, const real* x, const real* u, const double* step_size,            \
+        const double* threshold, int per_coordinate, real window, int batch, int N, real* dz, double* sums)           \
+    {                                                                                                                 \
+        go_back<WIDTH>(delta, code, x, u, step_size, threshold, per_coordinate, window, batch, N, dz, sums);          \
+    }
+
+BACKWARD_ROWS(1)
+BACKWARD_ROWS(4)
 
 // With a threshold per coordinate: the parts of ∂L/∂θ of `rows` rows after another, one thread a coordinate.
 KERNEL __launch_bounds__(128, 1) backward_columns(

@@ -19,6 +19,9 @@ const unsigned ALL = 0xffffffffu;
 __device__ __forceinline__ int lane() { return threadIdx.x & 31; }
 __device__ __forceinline__ int warp() { return threadIdx.x >> 5; }
 
+// WIDTH numbers that are read or written at once, 16 bytes at a time.
+template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T of[WIDTH]; };
+
 // -- order -----------------------------------------------------------------------------------------------------------
 
 // The bit pattern of |z|. Floating-point numbers that are not negative are in the order of these integers; NaN is
@@ -37,12 +40,15 @@ typedef KeyOf<real>::type Key;
 // -- reductions ------------------------------------------------------------------------------------------------------
 
 struct Sum {
+    static const bool repeatable = false;  // whether a value may be combined twice
     template <class T> static __device__ __forceinline__ T of(T a, T b) { return a + b; }
 };
 struct Most {
+    static const bool repeatable = true;
     template <class T> static __device__ __forceinline__ T of(T a, T b) { return a > b ? a : b; }
 };
 struct Least {
+    static const bool repeatable = true;
     template <class T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? a : b; }
 };
 
@@ -90,8 +96,8 @@ struct Block {
         turn ^= 1;
         if (lane() == 0) of_warp[warp()] = value;
         __syncthreads();
-        value = of_warp[0];
-        for (int w = 1; w < blockDim.x / 32; ++w) value = Operation::of(value, of_warp[w]);
-        return value;
+        const bool one_more = lane() >= blockDim.x / 32;
+        value = of_warp[one_more ? 0 : lane()];
+        return over_warp<Operation>(one_more && !Operation::repeatable ? T(0) : value);
     }
 };

@@ -37,8 +37,8 @@ struct Strided {
 template <class Team, class Keys> __device__ __forceinline__ Key cutoff(Team& team, const Keys& keys, unsigned k, Key low)
 {
     auto count_above = [&](Key bound) {
-        unsigned count = 0;
-        keys.each([&](Key key) { count += key > bound; });
+        unsigned count = 0;  // of differences below 0: no key has its top bit set, and this is cheaper than comparing
+        keys.each([&](Key key) { count += unsigned((bound - key) >> (8 * sizeof(Key) - 1)); });
         return team.template over<Sum>(count);
     };
     if (count_above(low) <= k) return low;
@@ -83,7 +83,7 @@ __device__ __forceinline__ real shrink(real z, real theta, Key cut, real window,
     const int kind = passed ? PASSED : z > 0 ? SHRUNK_UP : SHRUNK_DOWN;
     code = (alive ? kind : OFF) | (near ? NEAR : 0);
     const real moved = passed ? z : copysign(distance, z);
-    return alive ? moved : z != z ? z : real(0);  // NaN goes on
+    return alive ? moved : distance != distance ? distance : real(0);  // NaN, of z or of θ, goes on
 }
 
 // The backward pass of an entry, from δ: returns dz and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.

@@ -10,9 +10,8 @@ __device__ __forceinline__ void shrink_rows(
     const double* __restrict__ threshold, int per_coordinate, real window, int batch, int N, int k,
     real* __restrict__ x_next, signed char* __restrict__ code)
 {
-    struct alignas(sizeof(real) * WIDTH < 16 ? sizeof(real) * WIDTH : 16) Reals { real of[WIDTH]; };
-    struct alignas(WIDTH) Codes { signed char of[WIDTH]; };
-
+    typedef Pack<real, WIDTH> Reals;
+    typedef Pack<signed char, WIDTH> Codes;
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
     if (row >= batch) return;  // the whole warp does
     const long long offset = (long long)row * N;

@@ -7,9 +7,13 @@
 #include "philox.cuh"
 #include "select.cuh"
 
-// The non-zero entries of a vector, in the order of their indices, in shared memory.
+// How many rows are gathered before one is waited for.
+const int AT_ONCE = 8;
+
+// The non-zero entries of a vector, in the order of their indices, in shared memory; zeros make their number a multiple of
+// AT_ONCE. (N² fits 32 bits, for N is limited by shared memory.)
 struct List {
-    int* index;
+    unsigned* index;
     real* value;
     int* counts;  // of each 32 entries of the vector
     int length;
@@ -37,16 +41,21 @@ struct List {
             }
         }
         for (; seen < chunks; ++seen) before += counts[seen];
-        length = before;
+        length = (before + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
+        if (threadIdx.x < length - before) {
+            index[before + threadIdx.x] = 0;
+            value[before + threadIdx.x] = 0;
+        }
         __syncthreads();
     }
 
     // Entry j of the vector times a matrix with so many columns.
-    __device__ __forceinline__ real times(const real* __restrict__ matrix, int columns, int j) const
+    __device__ __forceinline__ real times(const real* __restrict__ matrix, unsigned columns, unsigned j) const
     {
         real sum = 0;
-#pragma unroll 8
-        for (int i = 0; i < length; ++i) sum = fma(value[i], matrix[(long long)index[i] * columns + j], sum);
+        for (int first = 0; first < length; first += AT_ONCE)
+#pragma unroll
+            for (int i = first; i < first + AT_ONCE; ++i) sum = fma(value[i], matrix[index[i] * columns + j], sum);
         return sum;
     }
 };
@@ -65,7 +74,8 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     // The batch: signals from `easy` on are hard ones, of a stream of their own.
     Word seed, Word stream, Word hard_stream, Word step, int easy, double hard, double weight_power,
     // A zero, and the results: the loss, and (layers,) each.
-    unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size, double* __restrict__ d_threshold)
+    unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size,
+    double* __restrict__ d_threshold)
 {
     SHARED_MEMORY(shared);
     __shared__ unsigned long long slots[64];
@@ -79,8 +89,8 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     real* const y = x + N;
     List list;
     list.value = y + M;
-    list.index = reinterpret_cast<int*>(list.value + N);
-    list.counts = list.index + N;
+    list.index = reinterpret_cast<unsigned*>(list.value + N + AT_ONCE);
+    list.counts = reinterpret_cast<int*>(list.index + N + AT_ONCE);
 
     const int row = blockIdx.x;
     const bool is_hard = row >= easy;

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,8 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
     def start(*words: object) -> subprocess.Popen[str]:
         code = "from cuista.cli import main; main()"
         command = [sys.executable, "-c", code, *map(str, words)]
-        return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe, environment = subprocess.PIPE, {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, env=environment)
 
     return start
 
@@ -103,13 +106,21 @@ def kernels_on_the_cpu(config: pytest.Config, **options: Any) -> Launcher:
     if reason:
         pytest.skip(reason)
     sources = [kernels.FOLDER / f"{file}.cu" for file in kernels.KERNELS]
-    folder = Path(config.cache.mkdir("kernels"))
+    cache = getattr(config, "cache", None)  # pytest has none with -p no:cacheprovider
+    folder = Path(cache.mkdir("kernels") if cache else tempfile.mkdtemp())
     launchers = {real: shim.HostLauncher(sources, real, folder, **options) for real in kernels.REALS}
 
     def launch(kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0) -> None:
         launchers[real](kernel, grid, block, arguments, shared)
 
     return launch
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests compute on the CPU wherever they run, unless they are about GPUs."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setattr("cuista.device.why_no_cuda", lambda: "this test is for the CPU")
 
 
 @pytest.fixture(scope="session", params=["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)])

@@ -16,6 +16,9 @@ from cuista import device
 from cuista.errors import DeviceError
 from cuista.ops import CpuOps, CudaOps
 
+# Before the tests replace it.
+WHY_NO_CUDA = device.why_no_cuda
+
 
 def fake_cupy(*, gpus=1, driver=13000, error=None, trial=None):
     """A CuPy that finds so many GPUs, or fails as one does."""
@@ -64,6 +67,7 @@ def machine(monkeypatch):
     packages = ["cupy-cuda13x 14.0.0"]
 
     def machine(cupy=None, installed=packages):
+        monkeypatch.setattr(device, "why_no_cuda", WHY_NO_CUDA)
         monkeypatch.setattr(device, "cupy_packages", lambda: installed)
         monkeypatch.setitem(sys.modules, "cupy", cupy)  # None makes the import fail
         device.why_no_cuda.cache_clear()
@@ -97,6 +101,7 @@ def test_why_a_gpu_cannot_be_used_is_said(machine):
         ),
         (fake_cupy(error=RuntimeError("unknown error")), ["cupy-cuda13x 14.0.0"], "unknown error"),
         (fake_cupy(gpus=0), ["cupy-cuda13x 14.0.0"], "there is no NVIDIA GPU"),
+        (fake_cupy(error=RuntimeError("cudaErrorNoDevice: no")), ["cupy-cuda13x 14.0.0"], "there is no NVIDIA GPU"),
         (fake_cupy(trial=OSError("libnvrtc.so.13 not found")), ["cupy-cuda13x 14.0.0"], "libnvrtc.so.13 not found"),
     ):
         machine(cupy, installed)
@@ -110,7 +115,7 @@ def test_a_gpu_that_is_not_there_and_a_device_that_is_none_are_refused(machine):
     machine(fake_cupy(gpus=2))
     with pytest.raises(DeviceError, match="the last one cuda:1"):
         device.parse_device("cuda:2")
-    for text in ("gpu", "cuda:", "cuda:x", "CPU", ""):
+    for text in ("gpu", "cuda:", "cuda:x", "cuda:00", "CPU", ""):
         with pytest.raises(DeviceError, match="expected auto, cpu or cuda:N"):
             device.parse_device(text)
 
@@ -131,15 +136,33 @@ def test_the_doctor_tells(machine, run):
     assert "--device auto is cuda:0" in out
     report = json.loads(run("doctor", "--json"))
     assert [gpu["device"] for gpu in report["cuda"]["gpus"]] == ["cuda:0", "cuda:1"]
+    busy = fake_cupy(trial=RuntimeError("cudaErrorDevicesUnavailable"))
+    machine(busy)
+    assert "cuda:0  cannot be used: RuntimeError: cudaErrorDevicesUnavailable (A GPU)" in run("doctor")
     machine(None, [])
     out = run("doctor")
     assert "cuda    cannot be used: CuPy is not installed" in out
     assert "--device auto is cpu" in out
 
 
-@pytest.fixture
+def test_auto_says_why_a_gpu_that_seems_to_be_there_is_not_used(machine, run, small_model):
+    small_model.save("model.h5")
+    machine(fake_cupy(gpus=0))
+    run("test", "model.h5", "--samples", 10)
+    assert "Computing on cpu (--device auto). No GPU: there is no NVIDIA GPU" in run.errors
+    machine(None, [])
+    run("test", "model.h5", "--samples", 10)
+    assert "No GPU" not in run.errors
+
+
+@pytest.fixture(params=["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)])
 def gpu(request, monkeypatch, machine):
-    """A machine whose cuda:0 is the engine with its kernels executed on the CPU."""
+    """A machine with a GPU, or one whose cuda:0 is the engine with its kernels executed on the CPU."""
+    if request.param == "on a GPU":
+        reason = WHY_NO_CUDA() or device.why_not(0)
+        if reason:
+            pytest.skip(f"no GPU can be used: {reason.partition(':')[0]}")
+        return
     machine(fake_cupy())
     launch = launcher_on(kernels_on_the_cpu(request.config, sanitize="", arch=900))
     monkeypatch.setattr(CudaOps, "on", classmethod(lambda cls, chosen: cls(DeviceModule(), launch, chosen.name)))

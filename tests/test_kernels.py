@@ -6,6 +6,7 @@ The CPU runs the same sources under the address and undefined-behaviour sanitize
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import numpy as np
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 from shim.gpu import DeviceArray, DeviceModule, launcher_on
 
 import cuista
+import cuista.ops.cuda as cuda_module
 from cuista import FastRecipe, PaperRecipe, kernels, train
+from cuista.errors import DivergedError
 from cuista.evaluation import nmse_db
 from cuista.networks import Alista
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Key, Normal, ReferenceOps
@@ -45,6 +48,15 @@ def test_every_kernel_compiles_for_every_architecture_and_keeps_to_its_registers
         frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
         assert len(frames) >= len(kernels.KERNELS[file])
         assert set(frames) == {("0", "0", "0")}, f"{architecture}: {log}"
+
+
+def test_a_gpu_that_nvrtc_does_not_know_gets_ptx_it_can_run():
+    known = (75, 80, 90, 100, 120)
+    assert kernels.choose_architecture("90", known) == "sm_90"
+    assert kernels.choose_architecture("103", known) == "compute_100"
+    assert kernels.choose_architecture("130", known) == "compute_120"
+    with pytest.raises(RuntimeError, match="75 and up"):
+        kernels.choose_architecture("70", known)
 
 
 def test_no_kernel_adds_floating_point_numbers_atomically():
@@ -79,9 +91,9 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
         x, u = np.zeros_like(x), np.zeros_like(u)
     elif kind == "huge":
         x = np.sign(x) * 10.0 ** np.minimum(20 * np.abs(u), 37)
-    theta: object = draw(st.sampled_from([0.0, 0.5, 0.75, 2.0, -0.5, DENORMAL[dtype]]))
+    theta: object = draw(st.sampled_from([0.0, 0.5, 0.75, 2.0, -0.5, DENORMAL[dtype], np.inf, np.nan]))
     if draw(st.booleans()):
-        theta = rng.choice([0.0, 0.25, 0.5, 2.0, -0.25], N)
+        theta = rng.choice([0.0, 0.25, 0.5, 2.0, -0.25, np.nan], N)
     return {
         "x": x.astype(dtype),
         "u": u.astype(dtype),
@@ -90,6 +102,11 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
         "k": draw(st.sampled_from([0, N - 1, N, N + 5, (N - 1) // 2, min(3, N - 1), N // 10])),
         "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
     }
+
+
+def float32_tolerance(cuda):
+    """A GPU's logarithm differs from the C library's in the last bit, on which an entry's fate at θ may depend."""
+    return 1e-5 if isinstance(cuda.xp, DeviceModule) else 1e-2
 
 
 def on(ops, step):
@@ -114,6 +131,7 @@ def test_the_kernels_shrink_to_the_bit_as_the_definition_does(cuda, step):
 @given(step=rows(), seed=st.integers(0, 2**32))
 @settings(many, max_examples=150)
 def test_the_kernels_go_back_as_the_definition_does(cuda, step, seed):
+    step["threshold"] = np.nan_to_num(step["threshold"], nan=0.5, posinf=0.5)  # whose gradients nobody needs
     if step["window"] and np.array_equal(step["threshold"], DENORMAL[step["x"].dtype.type]):
         step["threshold"] = 0.5  # its ramp would be infinitely steep
     _, code = REFERENCE.shrink_select(**step)
@@ -131,6 +149,23 @@ def test_the_kernels_go_back_as_the_definition_does(cuda, step, seed):
     spread = np.sum(np.abs(dz) * (1 + np.abs(step["x"].astype(np.float64)) + 2 * np.abs(step["u"])))
     np.testing.assert_allclose(d_threshold_cuda, d_threshold, atol=tolerance * (1 + spread))
     assert d_threshold_cuda.shape == np.shape(step["threshold"])
+
+
+def test_no_signals_are_no_work(cuda):
+    none = cuda.xp.zeros((0, 1500), np.float32)
+    x_next, code = cuda.shrink_select(none, none, 1.0, 0.1, 3)
+    assert x_next.shape == code.shape == (0, 1500)
+
+
+def test_arrays_that_are_not_aligned_are_read_one_by_one(cuda):
+    flat = cuda.asarray(np.random.default_rng(0).standard_normal(1 + 3 * 40), np.float32)
+    x, u = flat[1:].reshape(3, 40), cuda.asarray(np.ones((3, 40)), np.float32)
+    x_next, code = cuda.shrink_select(x, u, 1.0, 0.5, 7)
+    expected, expected_code = REFERENCE.shrink_select(cuda.to_numpy(x), cuda.to_numpy(u), 1.0, 0.5, 7)
+    np.testing.assert_array_equal(cuda.to_numpy(x_next), expected)
+    np.testing.assert_array_equal(cuda.to_numpy(code), expected_code)
+    dz, *_ = cuda.shrink_select_backward(x, code, x, u, 1.0, 0.5)
+    np.testing.assert_array_equal(cuda.to_numpy(dz), np.where(expected_code != 0, cuda.to_numpy(x), 0))
 
 
 def test_the_kernels_pass_nan_on(cuda):
@@ -190,8 +225,7 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
 
 
 @given(
-    M=st.sampled_from([1, 5, 20, 33]),
-    N=st.sampled_from([1, 7, 32, 40, 65, 200]),
+    shape=st.sampled_from([(1, 1), (1, 7), (5, 32), (20, 40), (33, 65), (33, 200), (100, 700)]),
     batch=st.integers(1, 12),
     depth=st.integers(1, 4),
     hard=st.sampled_from([0.0, 0.5]),
@@ -202,11 +236,10 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 @settings(many, max_examples=150)
-def test_the_fused_step_is_the_step(cuda, M, N, batch, depth, hard, snr, law, window, threshold, dtype):
-    assume(N <= 8 * M)  # else WᵀA is not formed, and nothing is fused
+def test_the_fused_step_is_the_step(cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype):
     assume(dtype == np.float64 or threshold != 0)  # one bit of a z near 0 would decide between δ and 0
-    rng = np.random.default_rng(N)
-    A = cuista.normalize_columns(rng.standard_normal((M, N)))
+    rng = np.random.default_rng(7)
+    A = cuista.normalize_columns(rng.standard_normal(shape))
     problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law)
     W, key, power = A + 0.1 * rng.standard_normal(A.shape), Key(3, 1, 9), 0.8
     parameters = {"step_size": 0.5 + rng.random(4), "threshold": threshold * (1 + rng.random(4))}
@@ -220,7 +253,7 @@ def test_the_fused_step_is_the_step(cuda, M, N, batch, depth, hard, snr, law, wi
     for _ in range(2):
         result, of_step = step(network.parameters, network.support, key, batch, depth, window, power)
         runs.append((float(result), {name: cuda.to_numpy(value) for name, value in of_step.items()}))
-    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    tolerance = 1e-12 if dtype == np.float64 else float32_tolerance(cuda)
     scale = sum(np.abs(gradient).max() for gradient in gradients.values()) + float(np.sum(x * x)) + float(loss)
     (loss_fused, of_fused), (loss_again, of_again) = runs
     assert loss_fused == pytest.approx(float(loss), rel=tolerance, abs=tolerance * scale)
@@ -244,6 +277,10 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
         assert Alista(A, A, layers=1, ops=cuda, parameters=network.parameters).fuse(signals) is None
 
 
+class StoppedError(Exception):
+    """Raised in the middle of a run."""
+
+
 # -- the engine -------------------------------------------------------------------------------------------------------
 
 
@@ -258,12 +295,21 @@ def parameters_of(model):
 
 def test_the_paper_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight):
     recipe = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_steps=100)
-    for dtype, tolerance in ((np.float64, 1e-10), (np.float32, 1e-5)):
+    for dtype, tolerance in ((np.float64, 1e-10), (np.float32, float32_tolerance(cuda))):
         expected, model = (trained(ops, small_problem, small_weight, recipe, dtype) for ops in (CpuOps(), cuda))
         assert model.training["steps"] == expected.training["steps"]
         np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e3 * tolerance)
         for name, value in parameters_of(model).items():
             np.testing.assert_allclose(value, expected.network.parameters[name], rtol=tolerance, atol=tolerance)
+
+
+def test_a_run_that_diverges_is_not_saved_as_if_it_had_not(cuda, small_problem, small_weight, tmp_path):
+    recipe = FastRecipe(learning_rate=1000.0, batch=8, validation_batch=50, layer_steps=3, max_steps=20)
+    model = cuista.Model.new(small_problem, small_weight, layers=3, ops=cuda)
+    with pytest.raises(DivergedError, match="diverged"):
+        train(model, recipe, out=tmp_path / "model.h5")
+    assert not (tmp_path / "model.h5").exists()
+    assert cuista.Model.load(tmp_path / "model.h5.last-good.h5")
 
 
 @pytest.mark.parametrize("coordinates", [False, True])
@@ -306,9 +352,6 @@ def test_a_step_that_is_not_fused_gives_the_same(cuda, small_problem, small_weig
 def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small_weight, tmp_path):
     whole = trained(cuda, small_problem, small_weight, QUICK)
 
-    class StoppedError(Exception):
-        pass
-
     def interrupt(progress):
         if progress.stage_number == 5 and progress.step == 20:
             raise StoppedError
@@ -331,6 +374,31 @@ def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small
     for name, value in parameters_of(whole).items():
         np.testing.assert_array_equal(parameters_of(resumed)[name], value)
     assert cuista.Model.load(out).training == resumed.training
+
+
+def test_going_over_from_dense_steps_to_fused_ones_survives_an_interruption(
+    cuda, small_problem, small_weight, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cuista.ops.cuda.FUSED_DENSE_ROWS", 1.2)  # of 8 signals: at a density of 0.15
+    fused, call = [], cuda_module._Fused.__call__
+    monkeypatch.setattr(cuda_module._Fused, "__call__", lambda self, *rest: fused.append(1) or call(self, *rest))
+    recipe = PaperRecipe(learning_rate=0.02, decays=(1.0,), batch=8, validation_batch=50, better_wait=20, max_steps=40)
+    whole = trained(cuda, small_problem, small_weight, recipe)
+    assert 0 < len(fused) < whole.training["steps"]
+    out, steps = tmp_path / "model.h5", [0]
+
+    def interrupt(progress):
+        steps[0] += 1
+        if steps[0] % 25 == 0:
+            raise StoppedError
+
+    while not out.exists():
+        model = cuista.Model.new(small_problem, small_weight, layers=4, ops=cuda, dtype=np.float64)
+        with contextlib.suppress(StoppedError):
+            train(model, recipe, out=out, resume=True, checkpoint_seconds=0, progress=interrupt)
+    assert steps[0] > 50
+    for name, value in parameters_of(whole).items():
+        np.testing.assert_array_equal(parameters_of(model)[name], value)
 
 
 @pytest.mark.parametrize("shape", [(20, 40), (2, 33), (40, 1100)])

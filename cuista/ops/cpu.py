@@ -30,8 +30,8 @@ class CpuOps(ReferenceOps):
     def __init__(self) -> None:
         self._pool = _Pool()
 
-    def in_batches(self, rows: int, work: Callable[[slice], Result]) -> list[Result]:
-        return device.in_batches(rows, work)
+    def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
+        return device.in_batches(shape[0], work)
 
     def matmul(self, a: Array, b: Array) -> Array:
         return np.matmul(a, b, out=self._pool.empty((a.shape[0], b.shape[1]), a.dtype))

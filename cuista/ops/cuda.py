@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from cuista.device import Device
     from cuista.kernels import Launcher
 
-# Shared memory that a block has on any GPU without asking.
-SHARED_BYTES = 48 * 1024
-# Rows at a time when a network is applied.
-BATCH = 2**15
+# What a kernel asks for at most of the 48 KiB of shared memory that a block has on any GPU: its variables need some.
+SHARED_BYTES = 47 * 1024
+# Entries of the iterates at a time when a network is applied.
+ENTRIES = 2**24
+# Warps that go back through the rows of a batch, at most: enough for any GPU, and few sums to add.
+BACKWARD_WARPS = 4096
 # The fused step gathers a row of a matrix for every non-zero of every signal. Up to so many non-zeros for each entry of
 # a sparse code, over a batch, it should beat the hundred and more launches that the step takes otherwise.
 FUSED_DENSE_ROWS = 256
@@ -75,8 +77,10 @@ class CudaOps(ReferenceOps):
     def to_numpy(self, array: Any) -> Array:
         return np.asarray(array.get() if hasattr(array, "get") else array)
 
-    def in_batches(self, rows: int, work: Callable[[slice], Result]) -> list[Result]:
-        return [work(slice(first, min(first + BATCH, rows))) for first in range(0, rows, BATCH)]
+    def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
+        rows, length = shape
+        batch = max(ENTRIES // length, 1)
+        return [work(slice(first, min(first + batch, rows))) for first in range(0, rows, batch)]
 
     # -- thresholding with support selection --------------------------------------------------------------------
 
@@ -91,12 +95,12 @@ class CudaOps(ReferenceOps):
         inputs = (x, u, alpha, theta, np.int32(theta.ndim), x.dtype.type(window))
         if N <= 1024:
             items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
-            kernel = f"shrink_rows_{items}_{4 if N % 4 == 0 else 1}"
+            kernel = f"shrink_rows_{items}_{_width(N, x, u)}"
             self._launch(
                 kernel, x.dtype, 32 * batch, 128, *inputs, np.int32(batch), np.int32(N), np.int32(k), x_next, code
             )
         else:
-            shared = N * x.itemsize if N * x.itemsize <= SHARED_BYTES - 1024 else 0
+            shared = N * x.itemsize if N * x.itemsize <= SHARED_BYTES else 0
             sizes = (np.int32(N), np.int32(k), np.int32(shared > 0))
             self._launch("shrink_long_rows", x.dtype, 256 * batch, 256, *inputs, *sizes, x_next, code, shared=shared)
         return x_next, code
@@ -115,11 +119,14 @@ class CudaOps(ReferenceOps):
         delta, x, u = (self.asarray(array, dtype) for array in (delta, x, u))
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
-        dz, of_rows = self.xp.empty(x.shape, dtype), self.xp.empty((batch, 2), np.float64)
-        inputs = (delta, self.asarray(code, np.int8), x, u, alpha, theta)
+        code = self.asarray(code, np.int8)
+        warps = min(-(-batch // 4) * 4, BACKWARD_WARPS)
+        dz, of_warps = self.xp.empty(x.shape, dtype), self.xp.empty((warps, 2), np.float64)
+        inputs = (delta, code, x, u, alpha, theta)
         sizes = (dtype.type(window), np.int32(batch), np.int32(N))
-        self._launch("backward_rows", dtype, 32 * batch, 128, *inputs, np.int32(theta.ndim), *sizes, dz, of_rows)
-        d_step_size, d_threshold = self._sum_rows(of_rows)
+        kernel = f"backward_rows_{_width(N, delta, code, u)}"
+        self._launch(kernel, dtype, 32 * warps, 128, *inputs, np.int32(theta.ndim), *sizes, dz, of_warps)
+        d_step_size, d_threshold = self._sum_rows(of_warps)
         if theta.ndim:
             parts = min(batch, 64)
             rows = -(-batch // parts)
@@ -212,13 +219,13 @@ class CudaOps(ReferenceOps):
     def fuse_alista(self, signals: Signals, W: Array, forward: Array, backward: Array) -> FusedStep | None:
         M, N = W.shape
         shared = _Fused.shared_bytes(M, N, W.itemsize)
-        return _Fused(self, signals, W, forward, backward, shared) if shared <= SHARED_BYTES - 1024 else None
+        return _Fused(self, signals, W, forward, backward, shared) if shared <= SHARED_BYTES else None
 
     def _launch(
         self, kernel: str, dtype: np.dtype[Any], threads: int, block: int, *arguments: Any, shared: int = 0
     ) -> None:
-        real = "float" if dtype == np.float32 else "double"
-        self.launch(kernel, real, -(-threads // block), block, arguments, shared)
+        if threads:  # no signals, nothing to do
+            self.launch(kernel, _real(dtype), -(-threads // block), block, arguments, shared)
 
 
 class _Fused:
@@ -231,13 +238,13 @@ class _Fused:
         probabilities = np.stack([signals.probability, signals.hard_probability])
         self.limits = ops.asarray(np.rint(probabilities * 2.0**53).astype(np.uint64), np.uint64)
         self.log_ratio = ops.asarray(signals.log_ratio, np.float64)
-        self.loss, self.arrived = ops.xp.zeros((), np.float64), ops.xp.zeros((), np.uint32)
-        self._work: tuple[tuple[int, int], tuple[Array, ...]] = ((0, 0), ())
+        self.arrived = ops.xp.zeros((), np.uint32)
+        self._work: tuple[Any, tuple[Array, ...]] = (None, ())
 
     @staticmethod
     def shared_bytes(M: int, N: int, itemsize: int) -> int:
-        """What a block needs: five arrays of N, y, and the counts of the list."""
-        return (4 * N + M) * itemsize + 4 * N + 4 * (-(-N // 32))
+        """What a block needs: the signal, Wᵀy, x, y, and the list of non-zeros with its counts and its padding."""
+        return (4 * N + M + 8) * itemsize + 4 * (N + 8) + 4 * (-(-N // 32))
 
     def suits(self, batch: int, density: float) -> bool:
         return batch * density <= FUSED_DENSE_ROWS
@@ -254,11 +261,12 @@ class _Fused:
     ) -> tuple[Scalar, dict[str, Array]]:
         ops, signals, real = self.ops, self.signals, self.W.dtype.type
         M, N = self.W.shape
+        loss = ops.xp.empty((), np.float64)
         gradients = {name: ops.xp.empty(len(support), np.float64) for name in ("step_size", "threshold")}
         easy = signals.easy(batch)
         ops.launch(
             "alista_step",
-            "float" if real == np.float32 else "double",
+            _real(self.W.dtype),
             batch,
             min(512, 32 * -(-N // 32)),
             (
@@ -286,21 +294,31 @@ class _Fused:
                 np.float64(1 - easy / batch),
                 np.float64(weight_power),
                 self.arrived,
-                self.loss,
+                loss,
                 *gradients.values(),
             ),
             self.shared,
         )
-        return self.loss, gradients
+        return loss, gradients
 
     def _arrays(self, batch: int, depth: int, support: tuple[int, ...]) -> tuple[Array, ...]:
         """The support schedule, and what the kernel works in."""
-        if self._work[0] != (batch, depth):
+        if self._work[0] != (batch, depth, support):
             xp, shape = self.ops.xp, (batch, depth, self.W.shape[1])
             z, u, code = (xp.empty(shape, dtype) for dtype in (self.W.dtype, self.W.dtype, np.int8))
             sums = xp.empty((batch, 1 + 2 * depth), np.float64)
-            self._work = ((batch, depth), (self.ops.asarray(support, np.int32), z, u, code, sums))
+            self._work = ((batch, depth, support), (self.ops.asarray(support, np.int32), z, u, code, sums))
         return self._work[1]
+
+
+def _real(dtype: np.dtype[Any]) -> str:
+    """What the kernels call a type."""
+    return "float" if dtype == np.float32 else "double"
+
+
+def _width(N: int, *arrays: Any) -> int:
+    """How many entries of these arrays (batch, N) can be read at once: 4 where they are aligned, else 1."""
+    return 4 if N % 4 == 0 and all(getattr(array.data, "ptr", 0) % 16 == 0 for array in arrays) else 1
 
 
 def _law(magnitude: Normal | Bernoulli, dtype: np.dtype[Any]) -> tuple[Any, ...]:

@@ -131,9 +131,9 @@ class ReferenceOps:
         """The array in host memory."""
         return np.asarray(array)
 
-    def in_batches(self, rows: int, work: Callable[[slice], Result]) -> list[Result]:
-        """The results of `work` on slices of the rows, in order, in batches that suit the engine."""
-        return [work(slice(0, rows))]
+    def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
+        """The results of `work` on slices of the rows of an array of this shape, in order, as suits the engine."""
+        return [work(slice(0, shape[0]))]
 
     # -- products -----------------------------------------------------------------------------------------------
 

@@ -123,7 +123,7 @@ class _Run:
         self.validation = self._sample(recipe.validation_batch, VALIDATION)
         self.fitting = self._sample(512, FITTING)[:2]
         self.fused = self.network.fuse(model.problem.signals(recipe.hard))
-        self.one = ops.asarray(1.0, np.float64)
+        self.unscaled = ops.asarray(1.0, np.float64)
         self.factors = self._factors()
         if not (self.validation[0].any() and self.fitting[0].any()):
             raise InputError(
@@ -190,7 +190,7 @@ class _Run:
             gradients,
             rate,
             self.factors,
-            scale if stage.relative else self.one,
+            scale if stage.relative else self.unscaled,
             logarithmic=("threshold",) if stage.relative else (),
         )
         state.step += 1
@@ -227,7 +227,7 @@ class _Run:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
         self.last_nmse = result
         self.last_good = _copy(self.network.parameters)
-        if self.fused:
+        if self.fused and not self.fused.suits(stage.batch, 1.0):  # else it makes no difference
             state.density = self.network.density(self.validation[1][:DENSITY_SIGNALS], stage.depth)
         state.history.append((state.stage, state.step, result))
         if result < state.best_nmse_db:
@@ -322,7 +322,7 @@ def fit_layer(model: Model, t: int, x: Array, y: Array) -> None:
     starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
     if t > 0:
         alpha, theta = (float(network.parameters[name][t - 1].mean()) for name in ("step_size", "threshold"))
-        starts.append((alpha, np.log(theta)))
+        starts.append((alpha, np.log(max(theta, tiny))))
     fits = []
     for alpha, log_theta in starts:
         simplex = [(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)]

@@ -7,6 +7,7 @@ axes where NumPy gives numbers, and reading a number waits for the device: that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ class DeviceArray(NDArrayOperatorsMixin):
             return getattr(self.host, name)
         if name == "T":
             return DeviceArray(self.host.T)
+        if name == "data":
+            return SimpleNamespace(ptr=self.host.ctypes.data)
         if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any"):
             return _on_device(getattr(self.host, name))
         raise AttributeError(f"a device's array has no {name} in this shim")
