@@ -92,10 +92,10 @@ def rates() -> tuple[float, float]:
 def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
     """Kernels 1 and 2 on what they meet in the layers of a trained network, as shares of the rate of a copy."""
     network, (_, y) = model.network, model.problem.sample(RECOVERED, ops=ops)
-    seen, x = network.observe(y), network.start(RECOVERED)
+    (x, seen), _ = network.begin(y)
     figures: dict[str, Any] = {}
     for t in range(LAYERS):
-        u = network.correction(x, seen)
+        u = network.correction(t, x, seen)
         alpha, theta = network.parameters["step_size"][t], network.parameters["threshold"][t]
         arguments = (x, u, alpha, theta, network.support[t])
         x_next, _ = ops.shrink_select(*arguments)
@@ -107,7 +107,7 @@ def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
                 "backward": lambda a=arguments, c=code_of_training: ops.shrink_select_backward(a[1], c, *a[:4], 0.3),
             }
             times = seconds(works, runs=10, each=20)
-            floor = {name: RECOVERED * network.size * 13 / copy_rate for name in works}
+            floor = {name: RECOVERED * network.N * 13 / copy_rate for name in works}
             figures[f"layer {t + 1}"] = {
                 name: {"us": micro(times[name]), "share_of_copy": floor[name] / statistics.median(times[name])}
                 for name in works
@@ -167,7 +167,7 @@ class Step:
     def __init__(self, model: cuista.Model, batch: int, fused: bool) -> None:
         self.model, self.batch = model, batch
         network = model.network
-        self.adam, self.step = Adam(), 0
+        self.adam, self.step, self.rates = Adam(), 0, dict.fromkeys(network.parameters, 1e-30)
         self.mean_loss, self.one = ops.asarray(0.0, np.float64), ops.asarray(1.0, np.float64)
         self.factors = ops.asarray(np.ones(LAYERS), np.float64)
         self.fused = network.fuse(model.problem.signals()) if fused else None
@@ -183,7 +183,7 @@ class Step:
     def __call__(self) -> None:
         loss, gradients = self.gradients()
         ops.track_loss(loss, self.batch, self.mean_loss)
-        self.adam.step(ops, self.model.network.parameters, gradients, 0.0, self.factors, self.one)
+        self.adam.step(ops, self.model.network.parameters, gradients, self.rates, self.factors, scale=self.one)
 
 
 def agree(model: cuista.Model) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from cuista.cli.common import INPUT_FILE, force_option, key_option, output_file, say
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import Command, net
 
 from cuista.errors import FileError, InputError
 
@@ -25,6 +25,7 @@ from cuista.errors import FileError, InputError
     "-p", "--percent", type=float, default=1.2, show_default=True, help="Support schedule of an imported network."
 )
 @click.option("--max-percent", type=float, default=13.0, show_default=True, help="… up to this.")
+@click.option("--net", type=net, metavar="NAME", default="alista", show_default=True, help="The imported network.")
 @click.option("--scope", help="Variable scope of a network: which to import, or how to call the exported. [ALISTA]")
 @force_option
 def command(
@@ -35,14 +36,15 @@ def command(
     weight_file: Path | None,
     percent: float,
     max_percent: float,
+    net: str,
     scope: str | None,
     force: bool,
 ) -> None:
     """Import .npy, .npz and .mat, or export to them.
 
-    Reads the original's prob.npz; its W.npy (give --problem); and its saved ALISTA variables alpha_1:0, theta_1:0, …
-    (give --problem, and -W, -p, --max-percent as they were). A problem is exported as such a prob.npz, a weight as W,
-    a network as such variables (in .npz) or as step_size and threshold (in .mat).
+    Reads the original's prob.npz; its W.npy (give --problem); and the saved variables alpha_1:0, theta_1:0, W_1:0, …
+    of a network (give --problem, --net, and -W, -p, --max-percent as they were). A problem is exported as such a
+    prob.npz, a weight as W, a network as such variables (in .npz) or as step_size, threshold, weight, … (in .mat).
     """
     from cuista import original, storage
     from cuista.model import Model
@@ -70,7 +72,11 @@ def command(
         elif target.suffix.lower() == ".npz":
             arrays = original.write_model(Model.from_record(record, source), "ALISTA" if scope is None else scope)
         else:
-            arrays = {name: record.arrays[f"parameters/{name}"] for name in ("step_size", "threshold")}
+            arrays = {
+                name.removeprefix("parameters/"): array
+                for name, array in record.arrays.items()
+                if name.startswith("parameters/")
+            }
         storage.save_arrays(target, arrays, overwrite=force)
         names = list(arrays)
         say(f"Wrote {target}: {', '.join(names if len(names) < 12 else [*names[:2], '…', names[-1]])}.")
@@ -96,7 +102,7 @@ def command(
         return
     weight = Weight.load(weight_file, problem.A) if weight_file else solve_exact(problem.A)
     model = original.read_model(
-        arrays, problem, weight, percent=percent, max_percent=max_percent, scope=scope, source=str(source)
+        arrays, problem, weight, net, percent=percent, max_percent=max_percent, scope=scope, source=str(source)
     )
     model.save(target, overwrite=force)
-    say(f"Wrote {target}: an ALISTA of {model.network.layers} layers.")
+    say(f"Wrote {target}: {model.network.title}, {model.network.layers} layers.")

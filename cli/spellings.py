@@ -53,6 +53,7 @@ RENAMED = {
     "-vbs": "--validation-batch",
     "--xtest": "--x",
     "-xt": "--x",
+    "-u": "--untied",
 }
 
 # Options whose value decides what they become here.
@@ -93,8 +94,8 @@ IGNORED = {
 
 # The same without a value.
 IGNORED_FLAGS = {
-    "-u": "ALISTA has no learned weight to untie",
-    "--untied": "ALISTA has no learned weight to untie",
+    "-u": "it is an option of cuista train",
+    "--untied": "it is an option of cuista train",
 }
 
 TASKS = ("--task_type", "-task")
@@ -150,7 +151,9 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
 
 def net(value: str) -> str:
     """The option type of a network's name, in any case, with - or _."""
+    from cuista.networks import NETWORKS
+
     name = value.lower().replace("_", "-")
-    if name != "alista":
-        raise click.BadParameter(f"{value!r} is not a network of this version of cuista, which has: alista")
+    if name not in NETWORKS:
+        raise click.BadParameter(f"{value!r} is not a network of cuista, which has: {', '.join(NETWORKS)}")
     return name

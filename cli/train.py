@@ -56,6 +56,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     help="Percent of entries that may pass unshrunk, more in each layer. [fast: 17 × sparsity; paper: 1.2]",
 )
 @click.option("--max-percent", type=float, help="… up to this. [fast: 170 × sparsity; paper: 13]")
+@click.option("--untied/--tied", help="A learned matrix for each layer, or one for all. [--tied]")
 @click.option("--coord", is_flag=True, help="A threshold per coordinate instead of one per layer.")
 @click.option(
     "--recipe",
@@ -99,11 +100,13 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 @problem_options
 def command(
     problem_file: Path | None,
+    net: str,
     weight_file: Path | None,
     ridge: str | None,
     layers: int,
     percent: float | None,
     max_percent: float | None,
+    untied: bool,
     coord: bool,
     recipe: str | None,
     seed: int,
@@ -119,15 +122,19 @@ def command(
     Without a PROBLEM file, the options of gen-problem make one; with one, they must agree with it.
     """
     from cuista.model import Model
+    from cuista.networks import NETWORKS
     from cuista.storage import check_writable
     from cuista.training import checkpoint_path, train
 
+    if untied and not NETWORKS[net].can_untie:
+        say(f"Note: --untied is ignored: {NETWORKS[net].title} has no matrix that could differ from layer to layer.")
+        untied = False
     if resume and force:
         raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
     chosen = choose_recipe(recipe, options)
     chosen.stages(layers)  # says now what is wrong with it
     checkpoint = checkpoint_path(out)
-    begun = load_begun(checkpoint) if resume and checkpoint.exists() else None
+    begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
     if resume and begun is None:
         if out.exists():
             Model.load(out)
@@ -147,7 +154,7 @@ def command(
         max_percent = 13.0 if max_percent is None else max_percent
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
     weight = choose_weight(problem, weight_file, ridge, begun, seed=seed, ops=ops, **schedule)
-    model = Model.new(problem, weight, **schedule, per_coordinate=coord, ops=ops)
+    model = Model.new(problem, weight, net, **schedule, per_coordinate=coord, untied=untied, ops=ops)
     with ProgressLine() as line:
         try:
             train(
@@ -166,14 +173,6 @@ def command(
             raise
     nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
     say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
-
-
-def load_begun(checkpoint: Path) -> Model:
-    """The model in a checkpoint."""
-    from cuista import storage
-    from cuista.model import Model
-
-    return Model.from_record(storage.read(checkpoint, "cuista-checkpoint"), checkpoint)
 
 
 def choose_recipe(name: str | None, options: dict[str, Any]) -> Recipe:

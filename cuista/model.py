@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.errors import FileError, InputError
-from cuista.networks import Alista
+from cuista.networks import NETWORKS, Network
 from cuista.ops import ReferenceOps
-from cuista.problem import Problem
+from cuista.problem import FITTING, Problem
 from cuista.weights import Weight, WeightReport
 
 
@@ -36,7 +36,7 @@ class Model:
 
     problem: Problem
     weight: Weight
-    network: Alista
+    network: Network
     training: dict[str, Any] = field(default_factory=dict)
     history: dict[str, Array] = field(default_factory=dict)
 
@@ -45,16 +45,18 @@ class Model:
         cls,
         problem: Problem,
         weight: Weight,
+        net: str = "alista",
         *,
         layers: int = 16,
         percent: float | None = None,
         max_percent: float | None = None,
         per_coordinate: bool = False,
+        untied: bool = False,
         parameters: dict[str, Array] | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
     ) -> Model:
-        """An untrained ALISTA for a problem.
+        """An untrained network for a problem; `net` is its name, a key of `NETWORKS`.
 
         Without `percent` and `max_percent` the support schedule follows the problem's sparsity s: 17·s percent a
         layer up to 170·s percent, which is 1.7 and 17 for pnz 0.1. (The paper's are 1.2 and 13.)
@@ -62,21 +64,26 @@ class Model:
         Raises
         ------
         InputError
-            If the weight is of another matrix, or the schedule is out of range.
+            If the weight is of another matrix, the schedule is out of range, or there is no such network.
         """
         if weight.matrix_sha256 != problem.sha256:
             raise InputError("the weight is not one of this problem's matrix: solve it for this matrix")
-        network = Alista(
+        if net not in NETWORKS:
+            raise InputError(f"{net!r} is not a network of this version of cuista, which has: {', '.join(NETWORKS)}")
+        network = NETWORKS[net](
             problem.A,
             weight.W,
             layers=layers,
             percent=round(17 * problem.sparsity, 6) if percent is None else percent,
             max_percent=min(round(170 * problem.sparsity, 6), 100.0) if max_percent is None else max_percent,
             per_coordinate=per_coordinate,
+            untied=untied,
             parameters=parameters,
             ops=ops,
             dtype=dtype,
         )
+        if parameters is None:
+            network.calibrate(problem.sample(256, stream=FITTING)[1])
         return cls(problem, weight, network)
 
     def iterates(self, y: ArrayLike) -> Iterator[Array]:
@@ -118,6 +125,7 @@ class Model:
             layers=network.layers,
             percent=network.percent,
             max_percent=network.max_percent,
+            untied=network.untied,
             support_schedule=list(network.support),
             matrix_sha256=self.problem.sha256,
             weight_sha256=storage.sha256(self.weight.W),
@@ -127,9 +135,16 @@ class Model:
         return record
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype: Any = np.float32) -> Model:
-        """Read a `cuista-model` file."""
-        return cls.from_record(storage.read(path, "cuista-model"), path, ops=ops, dtype=dtype)
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        kind: str = "cuista-model",
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+    ) -> Model:
+        """Read a file of this kind: a `cuista-model`, or the model in a `cuista-checkpoint`."""
+        return cls.from_record(storage.read(path, kind), path, ops=ops, dtype=dtype)
 
     @classmethod
     def from_record(
@@ -144,32 +159,38 @@ class Model:
         attributes, arrays = record.attributes, record.arrays
         problem = Problem.from_record(record, path)
         try:
-            if attributes["net"] != Alista.name:
+            if attributes["net"] not in NETWORKS:
                 raise FileError(
                     f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know"
                 )
-            layers = int(attributes["layers"])
-            parameters = {name: arrays[f"parameters/{name}"] for name in ("step_size", "threshold")}
-            for name, value in parameters.items():
-                shapes = {(layers,), (layers, problem.N)} if name == "threshold" else {(layers,)}
-                if value.shape not in shapes:
-                    raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}")
-            for name in ("W", "parameters/step_size", "parameters/threshold"):
-                if not np.isfinite(arrays[name]).all():
-                    raise FileError(f"{path} is damaged: there are NaN or infinite entries in {name}")
+            if not np.isfinite(arrays["W"]).all():
+                raise FileError(f"{path} is damaged: there are NaN or infinite entries in W")
             if attributes["weight_sha256"] != storage.sha256(arrays["W"]) or arrays["W"].shape != problem.A.shape:
                 raise FileError(f"{path} is damaged: its weight is not the one it was made with")
             weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
             model = cls.new(
                 problem,
                 weight,
-                layers=layers,
+                attributes["net"],
+                layers=int(attributes["layers"]),
                 percent=attributes["percent"],
                 max_percent=attributes["max_percent"],
-                parameters=parameters,
+                per_coordinate=arrays["parameters/threshold"].ndim == 2,
+                untied=bool(attributes.get("untied", False)),
+                parameters={
+                    name.removeprefix("parameters/"): value
+                    for name, value in arrays.items()
+                    if name.startswith("parameters/")
+                },
                 ops=ops,
                 dtype=dtype,
             )
+            for name, shape in model.network.shapes.items():
+                value = arrays[f"parameters/{name}"]
+                if value.shape != shape:
+                    raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}, not {shape}")
+                if not np.isfinite(value).all():
+                    raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
             model.training = json.loads(attributes["training"])
         except KeyError as error:
             raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error

@@ -1,23 +1,25 @@
-"""Files of the original ALISTA code, read and written: `prob.npz`, `W.npy`, and saved ALISTA variables.
+"""Files of the original ALISTA code, read and written: `prob.npz`, `W.npy`, and the saved variables of networks.
 
-The original keeps samples in columns, names variables as TensorFlow does (`SCOPE/alpha_1:0`, counting from 1), and
-stores a threshold per coordinate as (N, 1).
+The original keeps samples in columns, names variables as TensorFlow does (`SCOPE/alpha_1:0` counting from 1,
+`SCOPE/W:0` for what the layers share), and stores a threshold per coordinate as (N, 1).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from cuista.checks import Array, as_real
-from cuista.errors import FileError
+from cuista.errors import FileError, InputError
 from cuista.model import Model
+from cuista.networks import NETWORKS, Network
 from cuista.problem import VALIDATION, Problem
 from cuista.weights import Weight
 
-VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta)_(?P<layer>[1-9]\d*):0")
+VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B)(?:_(?P<layer>[1-9]\d*))?:0")
 
 
 def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
@@ -54,8 +56,25 @@ def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
     }
 
 
+NETS = ("alista", "lista", "lista-cp", "lista-ss", "lista-cpss", "tilista", "lamp", "liht")
+
+
+def variable_names(net: str) -> dict[str, str]:
+    """What the original calls each of a network's parameters.
+
+    Raises
+    ------
+    InputError
+        If it has no such network.
+    """
+    if net not in NETS:
+        raise InputError(f"the original code has no {net}, so there are no names for its variables; .mat needs none")
+    names = {"step_size": "alpha", "threshold": "theta", "weight": "W", "input_weight": "B"}
+    return {**names, "threshold": "lam", "weight": "B"} if net == "lamp" else names
+
+
 def has_variables(arrays: Mapping[str, Array]) -> bool:
-    """Whether these are saved ALISTA variables."""
+    """Whether these are a network's saved variables."""
     return any(VARIABLE.fullmatch(name) for name in arrays)
 
 
@@ -63,13 +82,14 @@ def read_model(
     arrays: Mapping[str, Array],
     problem: Problem,
     weight: Weight,
+    net: str = "alista",
     *,
     percent: float,
     max_percent: float,
     scope: str | None = None,
     source: str = "the file",
 ) -> Model:
-    """An ALISTA from saved variables, `alpha_t:0` and `theta_t:0` for t = 1 … T, under a scope or none.
+    """A network from its saved variables: `alpha_1:0`, `theta_1:0`, `W_1:0`, … under a scope or none.
 
     Raises
     ------
@@ -82,21 +102,31 @@ def read_model(
         scope = scopes[0]
     if scope not in scopes:
         raise FileError(f"{source} has the scopes {', '.join(map(repr, scopes))}; say which with --scope")
-    found = {(m["name"], int(m["layer"])): arrays[m.string] for m in matches if (m["scope"] or "") == scope}
+    found = {(m["name"], int(m["layer"] or 0)): arrays[m.string] for m in matches if (m["scope"] or "") == scope}
+    names = variable_names(net)
     layers = max(layer for _, layer in found)
-    missing = [f"{name}_{t}:0" for name in ("alpha", "theta") for t in range(1, layers + 1) if (name, t) not in found]
-    if missing:
-        raise FileError(f"{source} lacks {', '.join(missing)}: expected alpha and theta for each of {layers} layers")
-    sizes = {name: {found[name, t].size for t in range(1, layers + 1)} for name in ("alpha", "theta")}
-    if sizes["alpha"] != {1} or sizes["theta"] not in ({1}, {problem.N}):
-        raise FileError(f"{source}: expected one alpha a layer, and one theta or {problem.N} of them; found {sizes}")
-    stacks = [
-        np.stack([as_real(found[name, t], name).ravel() for t in range(1, layers + 1)]) for name in ("alpha", "theta")
-    ]
-    step_size, threshold = (stack.astype(np.float64) for stack in stacks)
-    per_coordinate = threshold.shape[1] > 1
-    parameters = {"step_size": step_size[:, 0], "threshold": threshold if per_coordinate else threshold[:, 0]}
-    model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, parameters=parameters)
+    if layers == 0:
+        raise FileError(f"{source} has no variables of layers; expected {names['threshold']}_1:0 and so on")
+    options: dict[str, Any] = {
+        "layers": layers,
+        "percent": percent,
+        "max_percent": max_percent,
+        "untied": (names["weight"], 1) in found,
+        "per_coordinate": found.get((names["threshold"], 1), np.zeros(1)).size > 1,
+    }
+    parameters = {}
+    network = NETWORKS[net](problem.A, weight.W, **options)
+    for name, (_, *shape) in network.shapes.items():
+        numbers = (0,) if _shared(network, name) else range(1, layers + 1)
+        missing = [_spelled(names[name], t) for t in numbers if (names[name], t) not in found]
+        if missing:
+            raise FileError(f"{source} lacks {', '.join(missing)}, which {net} of {layers} layers has; see --net")
+        parts = [as_real(found[names[name], t], name) for t in numbers]
+        if any(part.size != np.prod(shape) or (len(shape) == 2 and part.shape != tuple(shape)) for part in parts):
+            shapes = sorted({part.shape for part in parts})
+            raise FileError(f"{source}: {names[name]} has shape {shapes}; expected {tuple(shape)}")
+        parameters[name] = np.stack([part.reshape(shape) for part in parts]).astype(np.float64)
+    model = Model.new(problem, weight, net, **options, parameters=parameters)
     model.training = {"imported": scope or "no scope"}
     return model
 
@@ -104,10 +134,21 @@ def read_model(
 def write_model(model: Model, scope: str) -> dict[str, Array]:
     """The saved variables of a model, float32 as the original's."""
     prefix = f"{scope}/" if scope else ""
+    names = variable_names(model.network.name)
     variables: dict[str, Array] = {}
-    parameters = model.network.parameters
-    for t in range(model.network.layers):
-        theta = parameters["threshold"][t]
-        variables[f"{prefix}alpha_{t + 1}:0"] = np.float32(parameters["step_size"][t]).reshape(())
-        variables[f"{prefix}theta_{t + 1}:0"] = np.asarray(theta[:, None] if theta.ndim else theta, np.float32)
+    for name, stack in model.network.parameters.items():
+        shared = _shared(model.network, name)
+        for t, part in enumerate(model.network.ops.to_numpy(stack)):
+            part = part[:, None] if part.ndim == 1 else part
+            variables[prefix + _spelled(names[name], 0 if shared else t + 1)] = np.asarray(part, np.float32)
     return variables
+
+
+def _shared(network: Network, name: str) -> bool:
+    """Whether the layers share this parameter."""
+    return name == "input_weight" or (name in network.matrices and not network.untied)
+
+
+def _spelled(name: str, layer: int) -> str:
+    """A variable's name; layer 0 is what the layers share."""
+    return f"{name}_{layer}:0" if layer else f"{name}:0"

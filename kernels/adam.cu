@@ -14,17 +14,17 @@ KERNEL track_loss(const double* __restrict__ loss, int batch, double* __restrict
 
 // Adam on one array of parameters, stacked over layers of `per_layer`. See ReferenceOps.adam.
 KERNEL __launch_bounds__(128, 1) adam(
-    double* __restrict__ parameter, const double* __restrict__ gradient, double* __restrict__ mean,
-    double* __restrict__ square, double rate, const double* __restrict__ factors, const double* __restrict__ scale,
+    real* __restrict__ parameter, const real* __restrict__ gradient, real* __restrict__ mean,
+    real* __restrict__ square, double rate, const double* __restrict__ factors, const double* __restrict__ scale,
     int logarithmic, long long size, int per_layer)
 {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= size) return;
-    double g = gradient[i] * (*scale * factors[i / per_layer]);
+    real g = gradient[i] * real(*scale * factors[i / per_layer]);
     if (logarithmic) g *= parameter[i];
-    const double m = mean[i] + (1 - 0.9) * (g - mean[i]);
-    const double v = square[i] + (1 - 0.999) * (g * g - square[i]);
-    const double change = rate * m / (sqrt(v) + 1e-8);
+    const real m = mean[i] + real(1 - 0.9) * (g - mean[i]);
+    const real v = square[i] + real(1 - 0.999) * (g * g - square[i]);
+    const real change = real(rate) * m / (sqrt(v) + real(1e-8));
     mean[i] = m;
     square[i] = v;
     parameter[i] = logarithmic ? parameter[i] * exp(-change) : parameter[i] - change;

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import cuista
-from cuista import storage
+from cuista import original, storage
+from cuista.networks import NETWORKS
 
 FAST = ("--batch", 32, "--validation-batch", 200, "--max-steps", 30)
 
@@ -157,8 +158,10 @@ def test_a_published_command_line_carries_over(run):
     run(*published.split(), "-t", "--force", fails=2)
     assert "cuista test" in run.errors
     run(*published.replace("task_type sc", "task_type cs").split(), "--force", fails=2)
-    run(*published.replace("--net ALISTA", "--net LISTA_cpss").split(), "--force", fails=2)
-    assert "LISTA_cpss" in run.errors
+    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "--force")
+    assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
+    run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
+    assert "AtoW" in run.errors
     np.save("A.npy", cuista.random_matrix(6, 9))
     run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
     assert not cuista.Problem.load("q.h5").normalized
@@ -297,6 +300,23 @@ def test_problems_and_weights_survive_conversion(run, problem, suffix):
     run("convert", "weight.h5", f"W{suffix}")
     run("convert", f"W{suffix}", "weight2.h5", "--problem", problem)
     assert "objective" in run.errors
+
+
+@pytest.mark.parametrize("net", original.NETS)
+def test_every_network_of_the_original_survives_conversion(run, problem, net):
+    quick = ("--layers", 3, "--recipe", "paper", "--max-steps", 5, "--validation-batch", 20, "--batch", 4)
+    for untied in (("--untied",), ())[1 - NETWORKS[net].can_untie :]:
+        run("train", problem, "--net", net, *untied, *quick, "-o", "trained.h5", "--force")
+        run("convert", "trained.h5", "vars.npz", "--scope", "", "--force")
+        trained = cuista.Model.load("trained.h5")
+        schedule = ("-p", trained.network.percent, "--max-percent", trained.network.max_percent)
+        run("convert", "vars.npz", "again.h5", "--net", net, "--problem", "problem.h5", *schedule, "--force")
+        again = cuista.Model.load("again.h5").network
+        assert again.untied == bool(untied)
+        for name, value in trained.network.parameters.items():
+            np.testing.assert_allclose(again.parameters[name], value, rtol=1e-6)
+        run("convert", "trained.h5", "parameters.mat", "--force")
+        assert set(storage.load_arrays("parameters.mat")) == set(trained.network.parameters)
 
 
 def test_networks_survive_conversion_to_the_originals_variables(run, model):

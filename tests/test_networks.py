@@ -1,4 +1,4 @@
-"""ALISTA: its layers against the formula, its gradients against central differences."""
+"""The networks: their layers against the formulas, their gradients against central differences."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cuista.errors import InputError
-from cuista.networks import Alista, support_schedule
+from cuista.networks import NETWORKS, Alista, support_schedule
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.problem import normalize_columns, random_matrix
 from cuista.weights import solve_exact
@@ -41,39 +41,6 @@ def test_it_starts_where_the_paper_starts():
     np.testing.assert_allclose(net.parameters["threshold"], 0.4 / (1.001 * np.linalg.norm(A, 2) ** 2))
 
 
-def test_iterates_follow_the_formula():
-    net = network()
-    _, y = signals()
-    x = np.zeros((7, 30))
-    for t, iterate in enumerate(net.iterates(y)):
-        z = x + net.parameters["step_size"][t] * (y - x @ A.T) @ W
-        x, _ = ReferenceOps().shrink_select(z, np.zeros_like(z), 1.0, net.parameters["threshold"][t], net.support[t])
-        np.testing.assert_allclose(iterate, x, atol=1e-12)
-
-
-@pytest.mark.parametrize("ops", [ReferenceOps(), CpuOps()], ids=["reference", "cpu"])
-@pytest.mark.parametrize("per_coordinate", [False, True])
-@pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
-@pytest.mark.parametrize("depth", [1, 3, 5])
-def test_gradients_match_central_differences(ops, per_coordinate, thresholds, depth):
-    net = network(ops, per_coordinate, threshold=thresholds)
-    x, y = signals()
-    sample_weights = np.linspace(0.5, 1.5, len(x))
-    _, gradients = net.loss_and_gradients(y, x, depth, weights=sample_weights)
-    rng = np.random.default_rng(7)
-    for name, gradient in gradients.items():
-        assert not gradient[depth:].any()
-        for _ in range(4):  # along random directions in the parameter's own space
-            direction = rng.standard_normal(gradient.shape)
-            direction /= np.linalg.norm(direction)
-            numeric, h = 0.0, 1e-6
-            for sign in (1, -1):
-                net.parameters[name] += sign * h * direction
-                numeric += sign * net.loss_and_gradients(y, x, depth, weights=sample_weights)[0] / (2 * h)
-                net.parameters[name] -= sign * h * direction
-            assert np.vdot(gradient, direction) == pytest.approx(numeric, rel=0, abs=1e-6 * np.linalg.norm(gradient))
-
-
 @pytest.mark.parametrize("shape", [(15, 30), (4, 40)], ids=["gram", "factored"])
 def test_the_linear_maps_of_a_layer_are_adjoint(shape, rng):
     matrix = normalize_columns(random_matrix(*shape, seed=1))
@@ -85,15 +52,170 @@ def test_the_linear_maps_of_a_layer_are_adjoint(shape, rng):
     np.testing.assert_allclose(forward, -x @ matrix.T @ net.W, atol=1e-12)
 
 
-def test_engines_and_precisions_agree_on_loss_and_gradients():
+# -- all of them ------------------------------------------------------------------------------------------------------
+
+
+def variants(gradients=None):
+    """Every network in each of its forms; those with gradients only, or those without."""
+    return [
+        pytest.param(
+            (name, untied, per_coordinate), id="-".join([name, *["untied"] * untied, *["coord"] * per_coordinate])
+        )
+        for name, kind in NETWORKS.items()
+        if gradients is None or kind.has_gradients == gradients
+        for untied in (False, True)[: 1 + kind.can_untie]
+        for per_coordinate in (False, True)[: 1 + kind.can_coordinate]
+    ]
+
+
+def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2)):
+    """Five layers of a variant, with parameters that differ from layer to layer."""
+    name, untied, per_coordinate = variant
+    rng = np.random.default_rng(5)
+    options = {"percent": 6, "max_percent": 20, "untied": untied, "per_coordinate": per_coordinate}
+    net = NETWORKS[name](A, W, layers=5, **options, ops=ops, dtype=np.float64)
+    parameters = net.fast_start()
+    if name == "hyperlista":
+        return net
+    ranges = {"threshold": thresholds, "step_size": (0.7, 1.3), "momentum": (-0.3, 0.3)}
+    if name == "alista-ebt":
+        ranges["threshold"] = tuple(30 * np.array(thresholds))
+    for key, value in parameters.items():
+        low, high = ranges.get(key, (-0.02, 0.02))
+        parameters[key] = rng.uniform(low, high, value.shape) + (0 if key in ranges else value)
+    return NETWORKS[name](A, W, layers=5, **options, parameters=parameters, ops=ops, dtype=dtype)
+
+
+def soft(z, theta, k):
+    """η for one sample, as MATH has it."""
+    order = np.sort(np.abs(z))[::-1]
+    largest = np.abs(z) > order[min(k, z.size - 1)]
+    return np.where((np.abs(z) > theta) & largest, z, np.sign(z) * np.maximum(np.abs(z) - theta, 0))
+
+
+def formula(net, y):
+    """The iterates for one sample, column vectors throughout, as the table of the publications has them."""
+    (N, M), p = (net.N, net.M), net.parameters
+    x, v, iterates = np.zeros(N), np.zeros(M), []
+    for t in range(net.layers):
+        theta = p["threshold"][t if len(p["threshold"]) > 1 else 0]
+        matrix = p["weight"][t if net.untied else 0] if "weight" in p else None
+        before, r = iterates[t - 2] if t > 1 else np.zeros(N), y - A @ x
+        if net.name in ("lista", "lista-ss"):
+            x = soft(p["input_weight"][0] @ y + matrix @ x, np.maximum(theta, 0), net.support[t])
+        elif net.name == "liht":
+            z = p["input_weight"][0] @ y + matrix @ x
+            x = z * (np.abs(z) > np.maximum(theta, 0))
+        elif net.name in ("lista-cp", "lista-cpss"):
+            x = soft(x + matrix @ (y - A @ x), theta, net.support[t])
+        elif net.name == "tilista":
+            x = soft(x + p["step_size"][t] * matrix @ (y - A @ x), theta, net.support[t])
+        elif net.name == "alista":
+            x = soft(x + p["step_size"][t] * W.T @ (y - A @ x), theta, net.support[t])
+        elif net.name == "lamp":
+            v = y - A @ x + N / M * np.mean(x != 0) * v
+            x = soft(x + matrix @ v, max(theta * np.linalg.norm(v) / np.sqrt(M), 0), 0)
+        elif net.name == "alista-at":
+            x = soft(x + p["step_size"][t] * W.T @ r, theta / (np.abs(x) / 0.1 + 1), net.support[t])
+        elif net.name == "alista-ebt":
+            x = soft(x + p["step_size"][t] * W.T @ r, theta * np.linalg.norm(W.T @ r) / 50, net.support[t])
+        elif net.name == "alista-momentum":
+            z = x + p["step_size"][t] * W.T @ r + p["momentum"][t] * (x - before)
+            x = soft(z, theta, net.support[t])
+        elif net.name == "hyperlista":
+            inverse = np.linalg.pinv(A)
+            error = np.abs(inverse @ r).sum()
+            share = np.clip(p["support"][0] * np.log(np.abs(inverse @ y).sum() / error), 0, 1)
+            z = x + W.T @ r + p["momentum"][0] * np.count_nonzero(x) * (x - before)
+            x = soft(z, p["threshold"][0] * error, int(np.rint((N - 1) * share)))
+        else:
+            raise AssertionError(f"no formula for {net.name}")
+        iterates.append(x)
+    return iterates
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
+def test_iterates_follow_the_formula(variant, thresholds):
+    net = any_network(variant, thresholds=thresholds)
+    _, y = signals()
+    expected = [formula(net, sample) for sample in y]
+    for t, iterate in enumerate(net.iterates(y)):
+        np.testing.assert_allclose(iterate, [iterates[t] for iterates in expected], atol=1e-11)
+
+
+@pytest.mark.parametrize("ops", [ReferenceOps(), CpuOps()], ids=["reference", "cpu"])
+@pytest.mark.parametrize("variant", variants(gradients=True))
+@pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
+@pytest.mark.parametrize("depth", [1, 3, 5])
+def test_gradients_match_central_differences(ops, variant, thresholds, depth):
+    net = any_network(variant, ops, thresholds=thresholds)
     x, y = signals()
-    expected_loss, expected = network(ReferenceOps()).loss_and_gradients(y, x, 5, window=0.3)
-    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-4)):
-        net = network(CpuOps(), dtype=dtype)
+    sample_weights = np.linspace(0.5, 1.5, len(x))
+    _, gradients = net.loss_and_gradients(y, x, depth, weights=sample_weights)
+    rng = np.random.default_rng(7)
+    for name, gradient in gradients.items():
+        if len(gradient) > 1:
+            assert not gradient[depth:].any()
+        for _ in range(3):  # along random directions in the parameter's own space
+            direction = rng.standard_normal(gradient.shape)
+            direction /= np.linalg.norm(direction)
+            numeric, h = 0.0, 1e-6
+            for sign in (1, -1):
+                net.parameters[name] += sign * h * direction
+                numeric += sign * net.loss_and_gradients(y, x, depth, weights=sample_weights)[0] / (2 * h)
+                net.parameters[name] -= sign * h * direction
+            assert np.vdot(gradient, direction) == pytest.approx(
+                numeric, rel=0, abs=1e-6 * (1e-3 + np.linalg.norm(gradient))
+            )
+
+
+@pytest.mark.parametrize("variant", variants(gradients=True))
+def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
+    x, y = signals()
+    expected_loss, expected = any_network(variant, ReferenceOps()).loss_and_gradients(y, x, 5, window=0.3)
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 2e-4)):
+        net = any_network(variant, CpuOps(), dtype)
         loss, gradients = net.loss_and_gradients(y.astype(dtype), x.astype(dtype), 5, window=0.3)
         assert loss == pytest.approx(expected_loss, rel=tolerance)
         for name in expected:
-            np.testing.assert_allclose(gradients[name], expected[name], rtol=tolerance, atol=tolerance)
+            scale = np.abs(expected[name]).max()
+            np.testing.assert_allclose(gradients[name], expected[name], rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("untied", [False, True])
+def test_a_network_that_contains_alista_does_what_that_does(name, untied):
+    kind = NETWORKS[name]
+    net = kind(A, W, layers=4, percent=6, max_percent=20, untied=untied and kind.can_untie, dtype=np.float64)
+    precursor = net.precursor()
+    if precursor is None:
+        pytest.skip(f"{name} contains none")
+    rng = np.random.default_rng(8)
+    precursor.parameters = {
+        key: rng.uniform(*{"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}[key], shape)
+        for key, shape in precursor.shapes.items()
+    }
+    net.adopt(precursor)
+    _, y = signals()
+    np.testing.assert_allclose(net.output(y), precursor.output(y), atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_parameters_have_the_shapes_that_are_said(variant):
+    name, untied, per_coordinate = variant
+    for layers in (1, 3):
+        net = NETWORKS[name](A, W, layers=layers, untied=untied, per_coordinate=per_coordinate)
+        for start in (net.published_start(), net.fast_start(), net.parameters):
+            assert {key: value.shape for key, value in start.items()} == net.shapes
+        dtypes = {key: np.float32 if key in net.matrices else np.float64 for key in net.shapes}
+        assert {key: value.dtype for key, value in net.parameters.items()} == dtypes
+
+
+def test_a_variant_that_does_not_exist_is_refused():
+    for name, option in (("alista", "untied"), ("tilista", "untied"), ("lamp", "per_coordinate")):
+        with pytest.raises(InputError, match="leave"):
+            NETWORKS[name](A, W, **{option: True})
 
 
 def test_a_schedule_out_of_range_is_refused():

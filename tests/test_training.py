@@ -37,19 +37,19 @@ def test_adam_is_tensorflows():
         gradient, before = np.sin(t) * 1e-7, parameters["p"][0]  # small enough for ε to matter
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         expected = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
-        adam.step(ops, parameters, {"p": np.array([gradient])}, 0.01, factors)
+        adam.step(ops, parameters, {"p": np.array([gradient])}, {"p": 0.01}, factors)
         assert before - parameters["p"][0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_a_parameter_with_no_gradient_stays():
     parameters = {"p": np.array([1.0, 2.0])}
-    Adam().step(CpuOps(), parameters, {"p": np.array([1.0, 0.0])}, 0.1, np.ones(2))
+    Adam().step(CpuOps(), parameters, {"p": np.array([1.0, 0.0])}, {"p": 0.1}, np.ones(2))
     assert parameters["p"][1] == 2
 
 
 def test_a_logarithmic_parameter_moves_by_a_factor():
     parameters, gradient = {"p": np.array([[2.0, 4.0]])}, np.array([[1.0, -3.0]])
-    Adam().step(CpuOps(), parameters, {"p": gradient}, 0.1, np.ones(1), 5.0, logarithmic=("p",))
+    Adam().step(CpuOps(), parameters, {"p": gradient}, {"p": 0.1}, np.ones(1), scale=5.0, logarithmic=("p",))
     np.testing.assert_allclose(parameters["p"], np.array([[2.0, 4.0]]) * np.exp([[-0.1, 0.1]]), rtol=1e-6)
 
 

@@ -10,100 +10,71 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, Network, check_schedule, scale_of, support_schedule
-from cuista.ops import FusedStep, ReferenceOps, Signals
+from cuista.networks.base import Backprop, Network, Proposal, State, _nothing, scale_of
+from cuista.ops import FusedStep, Signals
 
 
 class Alista(Network):
-    """The network.
-
-    Parameters
-    ----------
-    A, W
-        Measurement matrix and analytic weight, (M, N).
-    layers
-        T.
-    percent, max_percent
-        The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t.
-    per_coordinate
-        One threshold per coordinate, (T, N), instead of one per layer, (T,).
-    parameters
-        `step_size` (T,) and `threshold` (T,) or (T, N); where the paper starts if None.
-    ops, dtype
-        The engine, and the precision it computes in.
-
-    Raises
-    ------
-    InputError
-        If the schedule is out of range.
-    """
+    """The network. Learned: `step_size` (T,) and `threshold` (T,) or (T, N)."""
 
     name: ClassVar[str] = "alista"
+    title: ClassVar[str] = "ALISTA"
 
-    def __init__(
-        self,
-        A: Array,
-        W: Array,
-        *,
-        layers: int = 16,
-        percent: float = 1.2,
-        max_percent: float = 13.0,
-        per_coordinate: bool = False,
-        parameters: dict[str, Array] | None = None,
-        ops: ReferenceOps | None = None,
-        dtype: DTypeLike = np.float32,
-    ) -> None:
-        super().__init__(ops=ops, dtype=dtype)
-        check_schedule(layers, percent, max_percent)
-        self.percent, self.max_percent = percent, max_percent
-        self.support = support_schedule(A.shape[1], layers, percent, max_percent)
+    def _prepare(self, A: Array, W: Array) -> None:
         # What takes x to −x AᵀW and d to −d WᵀA, factor by factor: the one that costs less when x is sparse.
-        self.W = self.ops.asarray(W, dtype)
+        self.W = self.ops.asarray(W, self.dtype)
         chain = [-(A.T @ W)] if A.shape[1] <= 8 * A.shape[0] else [A.T, -W]
-        self._forward = tuple(self.ops.asarray(factor, dtype) for factor in chain)
-        self._backward = tuple(self.ops.asarray(factor.T, dtype) for factor in reversed(chain))
-        if parameters is None:
-            # θ = λ / scale with λ = 0.4, the threshold of ISTA at its step size, is where the paper starts.
-            shape = (layers, A.shape[1]) if per_coordinate else (layers,)
-            parameters = {"step_size": np.ones(layers), "threshold": np.full(shape, 0.4 / scale_of(A))}
-        self.parameters = parameters
+        self._forward = tuple(self.ops.asarray(factor, self.dtype) for factor in chain)
+        self._backward = tuple(self.ops.asarray(factor.T, self.dtype) for factor in reversed(chain))
 
     @property
-    def size(self) -> int:
-        return int(self.W.shape[1])
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"step_size": (self.layers,), "threshold": self.threshold_shape}
 
-    def observe(self, y: Array) -> Array:
-        return self.ops.matmul(y, self.W)
+    def published_start(self) -> dict[str, Array]:
+        # θ = λ / scale with λ = 0.4 is the threshold of ISTA at its step size.
+        return {"step_size": self.of_layers(1.0), "threshold": self.thresholds(0.4 / scale_of(self.sources[0]))}
 
-    def correction(self, x: Array, seen: Array) -> Array:
-        """U = Wᵀ(y − A x) for the rows of x, (batch, N)."""
+    def begin(self, y: Array) -> tuple[State, Backprop]:
+        return (self.zeros(y), self.ops.matmul(y, self.W)), _nothing  # x_0 = 0, and Wᵀy
+
+    def correction(self, t: int, x: Array, seen: Array) -> Array:
+        """U = Wᵀ(y − A x) for the rows of x (batch, N), from Wᵀy, which has been `seen`."""
+        if t == 0:  # x_0 = 0
+            return seen
         u = self._through(self._forward, x)
         u += seen
         return u
 
-    def layer(self, t: int, x: Array, seen: Array, window: float = 0.0) -> tuple[Array, Backprop]:
-        ops = self.ops
-        alpha, theta = self.parameters["step_size"][t], self.parameters["threshold"][t]
-        u = self.correction(x, seen) if t > 0 else seen  # x_0 = 0
+    def correct_back(self, t: int, dz: Array, du: Array) -> Array:
+        """The backward pass of z = x + …, u = Wᵀ(y − A x): ∂L/∂x = dz − du WᵀA. x_0 depends on nothing."""
+        if t > 0:
+            dz += self._through(self._backward, du)
+        return dz
+
+    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
+        ops, (x, seen) = self.ops, state
+        alpha, theta = self.parameter("step_size", t), self.parameter("threshold", t)
+        u = self.correction(t, x, seen)
         x_next, code = ops.shrink_select(x, u, alpha, theta, self.support[t], window)
 
-        def backprop(delta: Array) -> tuple[Array, Gradients]:
-            # z = x + α (y W − x AᵀW), so ∂L/∂x = dz − α dz WᵀA; dz is sparse like x_next.
-            dz, d_alpha, d_theta = ops.shrink_select_backward(delta, code, x, u, alpha, theta, window)
-            gradients: Gradients = {"step_size": d_alpha, "threshold": d_theta}
-            if t > 0:  # x_0 depends on nothing
-                back = self._through(self._backward, dz)
-                back *= alpha.astype(back.dtype)
-                dz += back
-            return dz, gradients
+        def backprop(of_state: State) -> tuple[State, dict[str, Array]]:
+            # z = x + α u: ∂L/∂u = α dz, sparse like x_next.
+            dz, d_alpha, d_theta = ops.shrink_select_backward(of_state[0], code, x, u, alpha, theta, window)
+            of_x = self.correct_back(t, dz, alpha.astype(dz.dtype) * dz)
+            return (of_x, None), {"step_size": d_alpha, "threshold": d_theta}
 
-        return x_next, backprop
+        return (x_next, seen), backprop
+
+    def propose(self, t: int, state: State) -> tuple[Proposal, float]:
+        x, seen = state[:2]
+        u = self.correction(t, x, seen)
+        return lambda alpha, theta: self.ops.shrink_select(x, u, alpha, theta, self.support[t])[0], 1.0
 
     def fuse(self, signals: Signals) -> FusedStep | None:
-        if len(self._forward) > 1 or self.parameters["threshold"].ndim > 1:
+        if len(self._forward) > 1 or self.per_coordinate:
             return None
         return self.ops.fuse_alista(signals, self.W, self._forward[0], self._backward[0])
 
@@ -112,3 +83,45 @@ class Alista(Network):
         for factor in factors[1:]:
             product = self.ops.matmul(product, factor)
         return product
+
+
+class UnitAlista(Alista):
+    """ALISTA with all step sizes 1: what a network with one matrix for all layers, and no step sizes, contains."""
+
+    name: ClassVar[str] = "alista-unit-steps"
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"threshold": self.threshold_shape}
+
+    def published_start(self) -> dict[str, Array]:
+        return {"threshold": super().published_start()["threshold"]}
+
+    def parameter(self, name: str, t: int) -> Array:
+        return self.ops.asarray(1.0, np.float64) if name == "step_size" else super().parameter(name, t)
+
+    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
+        state_next, alista = super().layer(t, state, window)
+
+        def backprop(of_state: State) -> tuple[State, dict[str, Array]]:
+            of_state, gradients = alista(of_state)
+            return of_state, {"threshold": gradients["threshold"]}
+
+        return state_next, backprop
+
+    def fuse(self, signals: Signals) -> FusedStep | None:
+        return None
+
+
+def contained_in(network: Network, step_sizes: bool) -> Alista:
+    """The ALISTA that a network with learned matrices contains, with step sizes or without."""
+    kind = Alista if step_sizes else UnitAlista
+    return kind(
+        *network.sources,
+        layers=network.layers,
+        percent=network.percent,
+        max_percent=network.max_percent,
+        per_coordinate=network.per_coordinate,
+        ops=network.ops,
+        dtype=network.dtype,
+    )

@@ -1,4 +1,4 @@
-"""What the unrolled networks share: support schedules, and the chain of layers."""
+"""What the unrolled networks share: their shape, support schedules, and the chain of layers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,8 +15,13 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.ops import CpuOps, FusedStep, ReferenceOps, Scalar, Signals
 
+# What goes from layer to layer: x (batch, N) first, then whatever else the network carries along.
+State = tuple[Any, ...]
 Gradients = dict[str, "Scalar | Array"]
-Backprop = Callable[[Array], "tuple[Array, Gradients]"]
+# From ∂L/∂state after a layer (None where a part of it has none) to that before it, and the gradients of parameters.
+Backprop = Callable[[State], tuple[State, Gradients]]
+# The next iterate as a function of a layer's step size and threshold.
+Proposal = Callable[[float, float], Array]
 
 
 def support_schedule(N: int, layers: int, percent: float, max_percent: float) -> tuple[int, ...]:
@@ -31,22 +36,99 @@ def support_schedule(N: int, layers: int, percent: float, max_percent: float) ->
 class Network(ABC):
     """An unrolled network: a chain of layers that each know their own backward pass.
 
-    Attributes
+    Parameters
     ----------
-    parameters
-        What is learned, by name, stacked over layers (first axis T), float64 arrays of the engine.
+    A, W
+        Measurement matrix and its analytic weight, (M, N).
     layers
         T.
+    percent, max_percent
+        The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t. Ignored by
+        networks without support selection.
+    per_coordinate
+        One threshold per coordinate instead of one per layer.
+    untied
+        A learned matrix for each layer instead of one for all.
+    parameters
+        What is learned; where the publications start if None.
+    ops, dtype
+        The engine, and the precision it computes in.
+
+    Attributes
+    ----------
+    name
+        What it is called on the command line and in files.
+    selects
+        Whether it has support selection.
+    matrices
+        The names of those parameters that are matrices, kept in the precision of the iterates; all else is float64.
     support
         k_t for each layer.
+
+    Raises
+    ------
+    InputError
+        If the schedule is out of range, or the network has no such variant.
     """
 
     name: ClassVar[str]
-    support: tuple[int, ...]
+    title: ClassVar[str]
+    selects: ClassVar[bool] = True
+    matrices: ClassVar[tuple[str, ...]] = ()
+    can_untie: ClassVar[bool] = False
+    can_coordinate: ClassVar[bool] = True
+    has_gradients: ClassVar[bool] = True
 
-    def __init__(self, *, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float32) -> None:
+    def __init__(
+        self,
+        A: Array,
+        W: Array,
+        *,
+        layers: int = 16,
+        percent: float = 1.2,
+        max_percent: float = 13.0,
+        per_coordinate: bool = False,
+        untied: bool = False,
+        parameters: dict[str, Array] | None = None,
+        ops: ReferenceOps | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        _check_schedule(layers, percent, max_percent)
+        if untied and not self.can_untie:
+            raise InputError(f"{self.title} has no matrix for each layer: leave out untied")
+        if per_coordinate and not self.can_coordinate:
+            raise InputError(f"{self.title} has no threshold per coordinate: leave that out")
         self.ops = ops or CpuOps()
         self.dtype = np.dtype(dtype)
+        self.M, self.N = A.shape
+        self.layers, self.per_coordinate, self.untied = layers, per_coordinate, untied
+        self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
+        self.support = support_schedule(self.N, layers, self.percent, self.max_percent)
+        self.sources = A, W
+        self._prepare(A, W)
+        self.parameters = self.published_start() if parameters is None else parameters
+
+    def _prepare(self, A: Array, W: Array) -> None:
+        """Put the fixed matrices where they are computed with."""
+        self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (A, A.T))
+
+    # -- what is learned ----------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the parameters. The first axis is the layers', of length 1 for what they share."""
+
+    @abstractmethod
+    def published_start(self) -> dict[str, Array]:
+        """The parameters that the publications start from."""
+
+    def fast_start(self) -> dict[str, Array]:
+        """The parameters that the fast recipe starts from: with the analytic weight for a learned one."""
+        return self.published_start()
+
+    def calibrate(self, y: Array) -> None:
+        """Adjust a published start to the measurements y (batch, M) of the problem, if it is relative to them."""
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -55,46 +137,75 @@ class Network(ABC):
     @parameters.setter
     def parameters(self, parameters: dict[str, Array]) -> None:
         # Copied, for training changes them in place.
-        self._parameters = {name: self.ops.asarray(value, np.float64).copy() for name, value in parameters.items()}
+        self._parameters = {
+            name: self.ops.asarray(value, self.dtype if name in self.matrices else np.float64).copy()
+            for name, value in parameters.items()
+        }
+
+    def parameter(self, name: str, t: int) -> Array:
+        """Layer t's part of a parameter, or the part that all share."""
+        stack = self.parameters[name]
+        return stack[t if len(stack) > 1 else 0]
+
+    def of_layers(self, value: float) -> Array:
+        """A parameter with one number for each layer."""
+        return np.full(self.layers, value)
+
+    def thresholds(self, value: float) -> Array:
+        """Thresholds for each layer, and coordinate if there is one for each."""
+        return np.full(self.threshold_shape, value)
 
     @property
-    def layers(self) -> int:
-        """T."""
-        return len(self.support)
+    def threshold_shape(self) -> tuple[int, ...]:
+        return (self.layers, self.N) if self.per_coordinate else (self.layers,)
 
-    def observe(self, y: Array) -> Array:
-        """What all layers need of the measurements y (batch, M), computed once: y itself, or a product with it."""
-        return y
+    @property
+    def stack(self) -> int:
+        """How many of each learned matrix there are."""
+        return self.layers if self.untied else 1
+
+    # -- forward ------------------------------------------------------------------------------------------------
+
+    def begin(self, y: Array) -> tuple[State, Backprop]:
+        """The state before the first layer, x = 0, for measurements y (batch, M), and its backward pass."""
+        return (self.zeros(y), y), _nothing
 
     @abstractmethod
-    def layer(self, t: int, x: Array, seen: Array, window: float = 0.0) -> tuple[Array, Backprop]:
-        """Layer t: from the iterate x (batch, N) and what `observe` saw of y to the next iterate.
+    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
+        """Layer t: the next state, and the backward pass.
 
-        Returns it and its backward pass, which takes ∂L/∂x_next to ∂L/∂x and the gradients of layer t's
-        parameters by name. `window` is that of `ReferenceOps.shrink_select_backward`.
+        `window` is that of `ReferenceOps.shrink_select_backward`.
         """
 
-    def start(self, batch: int) -> Array:
-        """x_0 = 0, (batch, N)."""
-        x: Array = self.ops.xp.zeros((batch, self.size), self.dtype)
-        return x
+    def propose(self, t: int, state: State) -> tuple[Proposal, float]:
+        """Layer t's iterate as a function of its step size and threshold, and what a threshold of 1 is in x's units.
 
-    @property
-    @abstractmethod
-    def size(self) -> int:
-        """N, the length of a sparse code."""
+        For fitting the two without derivatives: all that does not depend on them is computed once.
+        """
+        raise NotImplementedError
+
+    def zeros(self, y: Array) -> Array:
+        """x_0 = 0, (batch, N)."""
+        x: Array = self.ops.xp.zeros((y.shape[0], self.N), self.dtype)
+        return x
 
     def iterates(self, y: Array) -> Iterator[Array]:
         """x_1, …, x_T for measurements y (batch, M), one at a time."""
-        seen = self.observe(self.ops.asarray(y, self.dtype))
-        x = self.start(y.shape[0])
+        state, _ = self.begin(self.ops.asarray(y, self.dtype))
         for t in range(self.layers):
-            x, _ = self.layer(t, x, seen)
-            yield x
+            state, _ = self.layer(t, state)
+            yield state[0]
 
     def output(self, y: Array, depth: int | None = None) -> Array:
         """The last iterate, or x_depth, for measurements y (batch, M)."""
         return deque(islice(self.iterates(y), depth), maxlen=1).pop()
+
+    def density(self, y: Array, depth: int) -> float:
+        """Mean share of entries of x_1, …, x_depth that are not zero, for measurements y (batch, M)."""
+        present = sum(self.ops.xp.count_nonzero(x) for x in islice(self.iterates(y), depth))
+        return float(present) / (depth * int(y.shape[0]) * self.N)
+
+    # -- training -----------------------------------------------------------------------------------------------
 
     def loss_and_gradients(
         self, y: Array, target: Array, depth: int, window: float = 0.0, weights: Array | None = None
@@ -118,28 +229,34 @@ class Network(ABC):
         gradients
             Shaped as the parameters; zero for the layers beyond.
         """
-        seen = self.observe(y)
-        x = self.start(y.shape[0])
-        backward = []
+        state, backprop = self.begin(y)
+        backward = [backprop]
         for t in range(depth):
-            x, backprop = self.layer(t, x, seen, window)
+            state, backprop = self.layer(t, state, window)
             backward.append(backprop)
-        loss, delta = self.ops.half_squared_error(x, target, weights)
+        loss, delta = self.ops.half_squared_error(state[0], target, weights)
         gradients = {name: self.ops.xp.zeros_like(value) for name, value in self.parameters.items()}
-        for t in reversed(range(depth)):
-            delta, of_layer = backward.pop()(delta)
+        of_state: State = (delta, *[None] * (len(state) - 1))
+        for t in reversed(range(-1, depth)):
+            of_state, of_layer = backward.pop()(of_state)
             for name, value in of_layer.items():
-                gradients[name][t] = value
+                if len(gradients[name]) > 1:
+                    gradients[name][t] = value
+                else:  # shared: the sum over the layers
+                    gradients[name][0] += value
         return loss, gradients
+
+    def precursor(self) -> Network | None:
+        """A network with fewer parameters that this one contains: the fast recipe trains it first."""
+        return None
+
+    def adopt(self, precursor: Network) -> None:
+        """Take such parameters that this network does what the precursor does."""
+        raise NotImplementedError
 
     def fuse(self, signals: Signals) -> FusedStep | None:
         """The engine's kernel for a whole training step of this network on such signals, if there is one."""
         return None
-
-    def density(self, y: Array, depth: int) -> float:
-        """Mean share of entries of x_1, …, x_depth that are not zero, for measurements y (batch, M)."""
-        present = sum(self.ops.xp.count_nonzero(x) for x in islice(self.iterates(y), depth))
-        return float(present) / (depth * int(y.shape[0]) * self.size)
 
 
 def scale_of(A: Array) -> float:
@@ -148,8 +265,12 @@ def scale_of(A: Array) -> float:
     return 1.001 * float(np.linalg.eigvalsh(gram)[-1])
 
 
-def check_schedule(layers: int, percent: float, max_percent: float) -> None:
-    """Raise InputError unless these make a support schedule."""
+def _nothing(of_state: State) -> tuple[State, Gradients]:
+    """The backward pass of a start that depends on no parameter."""
+    return (), {}
+
+
+def _check_schedule(layers: int, percent: float, max_percent: float) -> None:
     if layers < 1:
         raise InputError(f"the number of layers is {layers}; expected 1 or more")
     if not (percent >= 0 and 0 <= max_percent <= 100):

@@ -18,7 +18,18 @@ from numpy.typing import DTypeLike
 
 from cuista import device
 from cuista.checks import Array
-from cuista.ops.reference import KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP, ReferenceOps, Result, Scalar
+from cuista.ops.reference import (
+    BETA1,
+    BETA2,
+    EPSILON,
+    KIND,
+    NEAR,
+    SHRUNK_DOWN,
+    SHRUNK_UP,
+    ReferenceOps,
+    Result,
+    Scalar,
+)
 
 # Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 500, one thread).
 SPARSE_DENSITY = 0.2
@@ -43,17 +54,20 @@ class CpuOps(ReferenceOps):
         nonzero = np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_))
         if np.count_nonzero(nonzero) > SPARSE_DENSITY * flat.size:
             return self.matmul(a, b)
-        from scipy.sparse import csr_array
+        return np.asarray(_compressed(flat, nonzero, a.shape) @ b)
 
-        rows, columns = a.shape
-        where = np.flatnonzero(nonzero)
-        starts = np.searchsorted(where, np.arange(rows + 1) * columns)
-        compressed = (flat[where], (where % columns).astype(np.int32), starts.astype(np.int32))
-        return np.asarray(csr_array(compressed, shape=a.shape) @ b)
+    def outer_sum(self, a: Array, b: Array) -> Array:
+        flat = a.ravel()
+        nonzero = np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_))
+        if np.count_nonzero(nonzero) > SPARSE_DENSITY * flat.size:
+            return self.matmul(a.T, b)
+        return np.asarray(_compressed(flat, nonzero, a.shape).T @ b)
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
+        if not isinstance(k, int):
+            return super().shrink_select(x, u, step_size, threshold, k, window)
         empty = self._pool.empty
         theta = np.asarray(threshold, dtype=x.dtype)
         z = np.multiply(u, np.asarray(step_size, dtype=x.dtype), out=empty(x.shape, x.dtype))
@@ -117,16 +131,21 @@ class CpuOps(ReferenceOps):
         if theta.ndim == 0:
             d_threshold = np.asarray(np.vdot(minus_sign, delta), dtype=np.float64)
         else:
-            d_threshold = np.einsum("bn,bn->n", minus_sign, delta).astype(np.float64)
+            to = {(delta.shape[1],): "n", (delta.shape[0], 1): "b", delta.shape: "bn"}[theta.shape]
+            d_threshold = np.einsum(f"bn,bn->{to}", minus_sign, delta).astype(np.float64).reshape(theta.shape)
         if window:  # few entries are near
             near = np.flatnonzero(np.greater_equal(code, NEAR, out=flags))
             column = near % delta.shape[1]
             z = x.ravel()[near] + np.asarray(step_size, dtype=x.dtype) * u.ravel()[near]
-            width = 2 * np.asarray(window, dtype=x.dtype) * (theta if theta.ndim == 0 else theta[column])
-            slope = delta.ravel()[near] / width
+            of_entry = theta if theta.ndim == 0 else np.broadcast_to(theta, x.shape)[near // x.shape[1], column]
+            slope = delta.ravel()[near] / (2 * np.asarray(window, dtype=x.dtype) * of_entry)
             dz.ravel()[near] += slope * np.abs(z)
             jump = slope.astype(np.float64) * z
-            d_threshold -= jump.sum() if theta.ndim == 0 else np.bincount(column, jump, minlength=delta.shape[1])
+            if theta.ndim == 0:
+                d_threshold -= jump.sum()
+            else:
+                place = {(x.shape[1],): column, (x.shape[0], 1): near // x.shape[1], x.shape: near}[theta.shape]
+                d_threshold -= np.bincount(place, jump, minlength=theta.size).reshape(theta.shape)
         return dz, float(np.vdot(dz, u)), d_threshold
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
@@ -135,6 +154,53 @@ class CpuOps(ReferenceOps):
             return 0.5 * float(np.vdot(error, error)), error
         delta = np.multiply(error, weights.astype(x.dtype)[:, None], out=self._pool.empty(x.shape, x.dtype))
         return 0.5 * float(np.vdot(error, delta)), delta
+
+    def adam(
+        self,
+        parameter: Array,
+        gradient: Array,
+        mean: Array,
+        square: Array,
+        rate: float,
+        factors: Array,
+        scale: Scalar,
+        logarithmic: bool,
+    ) -> None:
+        if logarithmic or parameter.ndim < 3:
+            return super().adam(parameter, gradient, mean, square, rate, factors, scale, logarithmic)
+        # Piece by piece, so that the passes over a large matrix meet it in the cache.
+        one = np.asarray(1, parameter.dtype)  # whatever is multiplied with it has this dtype
+        for layer, factor in zip(range(len(parameter)), factors, strict=False):
+            pieces = (array[layer].reshape(-1) for array in (parameter, gradient, mean, square))
+            for p, g, m, v in zip(*map(_in_pieces, pieces), strict=True):
+                g = g * (one * scale * factor).astype(one.dtype)
+                change = np.subtract(g, m)
+                change *= one * (1 - BETA1)
+                m += change
+                g *= g
+                g -= v
+                g *= one * (1 - BETA2)
+                v += g
+                np.sqrt(v, out=g)
+                g += one * EPSILON
+                np.divide(m, g, out=change)
+                change *= one * rate
+                p -= change
+        return None
+
+
+def _in_pieces(flat: Array) -> list[Array]:
+    return [flat[first : first + 2**13] for first in range(0, flat.size, 2**13)]
+
+
+def _compressed(flat: Array, nonzero: Array, shape: tuple[int, ...]) -> Any:
+    """The sparse matrix of this shape with these entries, row after row, of which these are not zero."""
+    from scipy.sparse import csr_array
+
+    rows, columns = shape
+    where = np.flatnonzero(nonzero)
+    starts = np.searchsorted(where, np.arange(rows + 1) * columns)
+    return csr_array((flat[where], (where % columns).astype(np.int32), starts.astype(np.int32)), shape=shape)
 
 
 class _Pool(threading.local):

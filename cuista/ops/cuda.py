@@ -85,8 +85,10 @@ class CudaOps(ReferenceOps):
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
+        if not isinstance(k, int) or getattr(threshold, "ndim", 0) > 1:  # one for each sample: no kernel has that
+            return super().shrink_select(x, u, step_size, threshold, k, window)
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
@@ -115,6 +117,8 @@ class CudaOps(ReferenceOps):
         threshold: Scalar | Array,
         window: float = 0.0,
     ) -> tuple[Array, Scalar, Scalar | Array]:
+        if getattr(threshold, "ndim", 0) > 1:
+            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window)
         dtype = delta.dtype
         delta, x, u = (self.asarray(array, dtype) for array in (delta, x, u))
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)

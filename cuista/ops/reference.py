@@ -146,10 +146,14 @@ class ReferenceOps:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
         return self.matmul(a, b)
 
+    def outer_sum(self, a: Array, b: Array) -> Array:
+        """Σ_i a_i ⊗ b_i = aᵀ b over the rows of a (batch, P) and b (batch, Q), those of a being mostly zeros: (P, Q)."""
+        return self.matmul(a.T, b)
+
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
         """One proximal step: soft thresholding of z = x + α u that lets the largest entries pass unshrunk.
 
@@ -164,9 +168,10 @@ class ReferenceOps:
         step_size
             α.
         threshold
-            θ: a number, or (N,) with one per coordinate.
+            θ: a number, (N,) with one per coordinate, (batch, 1) with one per sample, or (batch, N).
         k
-            How many entries may pass, 0 or more; N − 1 at most do, so that the smallest never passes.
+            How many entries may pass, 0 or more; N − 1 at most do, so that the smallest never passes. A number, or
+            (batch,) with one per sample.
         window
             Mark as NEAR the entries among the k largest whose |z| is within `window`·θ of θ (none if 0).
 
@@ -180,19 +185,39 @@ class ReferenceOps:
         ----------
         Chen, Liu, Wang, Yin, NeurIPS 2018: support selection.
         """
-        theta = np.asarray(threshold, dtype=x.dtype)
-        z = x + np.asarray(step_size, dtype=x.dtype) * u
-        magnitude = np.abs(z)
-        rank = max(z.shape[1] - 1 - k, 0)
-        among_largest = magnitude > np.partition(magnitude, rank, axis=1)[:, rank, None]
+        xp, theta = self.xp, self.asarray(threshold, x.dtype)
+        z = x + self.asarray(step_size, x.dtype) * u
+        magnitude = xp.abs(z)
+        last = z.shape[1] - 1
+        if isinstance(k, int):
+            rank = max(last - k, 0)
+            cutoff = xp.partition(magnitude, rank, axis=1)[:, rank, None]
+        else:
+            rank = xp.maximum(last - k, 0)[:, None]
+            cutoff = xp.take_along_axis(xp.sort(magnitude, axis=1), rank, axis=1)
+        among_largest = magnitude > cutoff
         above = magnitude > theta
         passed = above & among_largest
-        x_next = np.where(passed, z, np.sign(z) * np.maximum(magnitude - theta, 0))
+        x_next = xp.where(passed, z, xp.sign(z) * xp.maximum(magnitude - theta, 0))
         shrunk = above & ~passed & (z != 0)
-        code = np.where(passed, PASSED, np.where(shrunk, np.where(z > 0, SHRUNK_UP, SHRUNK_DOWN), OFF))
+        code = xp.where(passed, PASSED, xp.where(shrunk, xp.where(z > 0, SHRUNK_UP, SHRUNK_DOWN), OFF))
         if window:
-            code |= np.where(among_largest & (np.abs(magnitude - theta) < window * theta), NEAR, 0)
+            code |= xp.where(among_largest & (xp.abs(magnitude - theta) < window * theta), NEAR, 0)
         return x_next, code.astype(np.int8)
+
+    def hard_threshold(self, z: Array, threshold: Scalar | Array, window: float = 0.0) -> tuple[Array, Array]:
+        """z (batch, N) where |z| > θ, else 0; with the codes that `shrink_select_backward` takes.
+
+        Blumensath, Davies, Appl. Comput. Harmon. Anal. 2009. The derivative in θ is 0 almost everywhere, so that a
+        `window` alone gives θ a gradient. Everything else is as in `shrink_select`.
+        """
+        xp, theta = self.xp, self.asarray(threshold, z.dtype)
+        magnitude = xp.abs(z)
+        passed = magnitude > theta
+        code = xp.where(passed, PASSED, OFF)
+        if window:
+            code |= xp.where(xp.abs(magnitude - theta) < window * theta, NEAR, 0)
+        return xp.where(passed, z, xp.zeros_like(z)), code.astype(np.int8)
 
     def shrink_select_backward(
         self,
@@ -225,20 +250,25 @@ class ReferenceOps:
         dz : (batch, N)
             ∂L/∂z; also ∂L/∂x as far as this step goes.
         d_step_size : number, float64
-        d_threshold : number, or (N,) if the threshold is, float64
+        d_threshold : as the threshold, float64
         """
+        xp, theta = self.xp, self.asarray(threshold, x.dtype)
         kind = code & KIND
-        dz = np.where(kind != OFF, delta, 0)
-        sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN)
-        d_threshold: Array = np.asarray(np.sum(-sign * delta, axis=0, dtype=np.float64))
-        theta = np.asarray(threshold, dtype=x.dtype)
+        dz = xp.where(kind != OFF, delta, xp.zeros_like(delta))
+        sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN).astype(delta.dtype)
+        d_theta = (-sign * delta).astype(np.float64)
         if window:
             # No entry is near a threshold of 0 or less.
-            slope = np.where(code & NEAR, delta / np.where(theta > 0, 2 * window * theta, 1), 0).astype(x.dtype)
-            z = x + np.asarray(step_size, dtype=x.dtype) * u
-            dz += slope * np.abs(z)
-            d_threshold -= np.sum(slope * z, axis=0, dtype=np.float64)
-        return dz, np.sum(dz * u, dtype=np.float64), d_threshold if theta.ndim else d_threshold.sum()
+            width = xp.where(theta > 0, 2 * window * theta, xp.ones_like(theta))
+            slope = xp.where(code & NEAR, delta / width, xp.zeros_like(delta)).astype(x.dtype)
+            z = x + self.asarray(step_size, x.dtype) * u
+            dz += slope * xp.abs(z)
+            d_theta -= slope * z
+        if theta.ndim < 2:
+            d_threshold = d_theta.sum(axis=0) if theta.ndim else d_theta.sum()
+        else:
+            d_threshold = d_theta if theta.shape == d_theta.shape else d_theta.sum(axis=1, keepdims=True)
+        return dz, xp.sum(dz * u, dtype=np.float64), d_threshold
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
@@ -278,15 +308,16 @@ class ReferenceOps:
         Parameters
         ----------
         parameter, gradient, mean, square
-            (T, …), float64.
+            (T, …), or (1, …) for what the layers share; all of one dtype.
         rate
             The learning rate, with the correction of the moments' bias.
         factors, scale
-            (T,) and a number, by which the gradient is multiplied first.
+            (T,) float64 and a number, by which the gradient is multiplied first.
         logarithmic
             Whether the logarithm of the parameter is what descends.
         """
-        gradient = gradient * (scale * factors).reshape(-1, *[1] * (gradient.ndim - 1))
+        of_layers = (scale * factors[: len(gradient)]).astype(gradient.dtype)
+        gradient = gradient * of_layers.reshape(-1, *[1] * (gradient.ndim - 1))
         if logarithmic:
             gradient *= parameter
         mean += (1 - BETA1) * (gradient - mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,8 +25,9 @@ class Adam:
         ops: ReferenceOps,
         parameters: dict[str, Array],
         gradients: dict[str, Array],
-        learning_rate: float,
+        rates: Mapping[str, float],
         factors: Array,
+        layers: slice = slice(None),
         scale: Scalar = 1.0,
         logarithmic: Container[str] = (),
     ) -> None:
@@ -39,21 +40,19 @@ class Adam:
         ----------
         ops
             The engine, whose arrays all these are.
+        rates
+            The learning rate of each parameter; what has 0 or none stays as it is.
+        layers
+            Those that have factors other than 0. What all layers share is the first's.
         factors, scale, logarithmic
             As in `ReferenceOps.adam`; `logarithmic` names the parameters whose logarithms descend.
         """
         self.updates += 1
-        rate = learning_rate * float(np.sqrt(1 - BETA2**self.updates)) / (1 - BETA1**self.updates)
-        for name, gradient in gradients.items():
+        correction = float(np.sqrt(1 - BETA2**self.updates)) / (1 - BETA1**self.updates)
+        for name, rate in rates.items():
+            gradient = gradients[name]
             if name not in self.mean:
                 self.mean[name], self.square[name] = ops.xp.zeros_like(gradient), ops.xp.zeros_like(gradient)
-            ops.adam(
-                parameters[name],
-                gradient,
-                self.mean[name],
-                self.square[name],
-                rate,
-                factors,
-                scale,
-                name in logarithmic,
-            )
+            arrays = [array[layers] for array in (parameters[name], gradient, self.mean[name], self.square[name])]
+            if rate and len(arrays[0]):
+                ops.adam(*arrays, rate * correction, factors[layers], scale, name in logarithmic)

@@ -17,6 +17,7 @@ from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError
 from cuista.model import Model
+from cuista.networks import Network
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
@@ -75,13 +76,20 @@ class TrainingState:
         }
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: Model, state: TrainingState, run: dict[str, Any]) -> None:
-    """Write the state atomically, over the last one. `run` says which run it belongs to."""
-    to_numpy = model.network.ops.to_numpy
+def save_checkpoint(
+    path: str | os.PathLike[str], model: Model, learning: Network, state: TrainingState, run: dict[str, Any]
+) -> None:
+    """Write the state atomically, over the last one.
+
+    `learning` is the network in training, the model's or a precursor; `run` says which run the state belongs to.
+    """
     record = model.record("cuista-checkpoint")
     record.arrays.update({f"history/{name}": value for name, value in state.history_arrays().items()})
-    for group, arrays in (("mean", state.adam.mean), ("square", state.adam.square), ("best", state.best)):
-        record.arrays.update({f"state/{group}/{name}": to_numpy(value) for name, value in arrays.items()})
+    groups = {"mean": state.adam.mean, "square": state.adam.square, "best": state.best}
+    if learning is not model.network:
+        groups["precursor"] = learning.parameters
+    for group, arrays in groups.items():
+        record.arrays.update({f"state/{group}/{name}": learning.ops.to_numpy(value) for name, value in arrays.items()})
     record.attributes["state"] = json.dumps(
         {
             "updates": state.adam.updates,
@@ -93,15 +101,17 @@ def save_checkpoint(path: str | os.PathLike[str], model: Model, state: TrainingS
     storage.write(path, record, overwrite=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str], model: Model, run: dict[str, Any]) -> TrainingState:
-    """Read a state, and put its parameters into the model's network.
+def load_checkpoint(
+    path: str | os.PathLike[str], network: Network, precursor: Network | None, run: dict[str, Any]
+) -> TrainingState:
+    """Read a state, and put its parameters into the network, and its precursor if that was in training.
 
     Raises
     ------
     FileError
         If the checkpoint is damaged, or belongs to another run (the message says in what they differ).
     """
-    record, ops = storage.read(path, "cuista-checkpoint"), model.network.ops
+    record, ops = storage.read(path, "cuista-checkpoint"), network.ops
     try:
         then = json.loads(record.attributes["run"])
         differing = [name for name in sorted({*then, *run}) if then.get(name) != run.get(name)]
@@ -112,13 +122,13 @@ def load_checkpoint(path: str | os.PathLike[str], model: Model, run: dict[str, A
                 "or start afresh with --force"
             )
         numbers = json.loads(record.attributes["state"])
-        parameters, mean, square, best = (
+        parameters, of_precursor, mean, square, best = (
             {
-                name.removeprefix(prefix): ops.asarray(value, np.float64)
+                name.removeprefix(prefix): ops.asarray(value, value.dtype)
                 for name, value in record.arrays.items()
                 if name.startswith(prefix)
             }
-            for prefix in ("parameters/", "state/mean/", "state/square/", "state/best/")
+            for prefix in ("parameters/", "state/precursor/", "state/mean/", "state/square/", "state/best/")
         )
         history = [record.arrays[f"history/{name}"].tolist() for name in ("stage", "step", "nmse_db")]
         state = TrainingState(
@@ -128,7 +138,9 @@ def load_checkpoint(path: str | os.PathLike[str], model: Model, run: dict[str, A
             best=best,
             history=[(int(stage), int(step), float(nmse)) for stage, step, nmse in zip(*history, strict=True)],
         )
-        model.network.parameters = parameters
+        network.parameters = parameters
+        if precursor and of_precursor:
+            precursor.parameters = of_precursor
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; start afresh with --force") from error
     return state

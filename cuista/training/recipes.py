@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cuista.errors import InputError
@@ -26,6 +26,8 @@ class Stage:
         Fresh signals in each step.
     learning_rate
         Of Adam.
+    matrix_rate
+        The same for learned matrices.
     validate_every
         Steps between validations.
     patience
@@ -39,6 +41,8 @@ class Stage:
         That of `ReferenceOps.shrink_select_backward`.
     fit
         Whether to begin by fitting the last layer's two parameters without derivatives.
+    precursor
+        Whether this is training of the network's precursor, if it has one.
     """
 
     title: str
@@ -47,12 +51,14 @@ class Stage:
     steps: int
     batch: int
     learning_rate: float
+    matrix_rate: float
     validate_every: int
     patience: int | None = None
     cosine: bool = False
     relative: bool = False
     window: float = 0.0
     fit: bool = False
+    precursor: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class PaperRecipe:
     name: ClassVar[str] = "paper"
     hard: ClassVar[float] = 0.0
     weight_power: ClassVar[float] = 1.0
+    analytic: ClassVar[bool] = False
     learning_rate: float = 5e-4
     decays: tuple[float, ...] = (0.2, 0.02)
     factor: float = 0.3
@@ -76,8 +83,8 @@ class PaperRecipe:
     better_wait: int = 4000
     max_steps: int = 200_000
 
-    def stages(self, layers: int) -> tuple[Stage, ...]:
-        """The 3·T stages (with two decays)."""
+    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
+        """The 3·T stages (with two decays), whether or not there is `more` than step sizes and thresholds."""
         names = ("learning_rate", "batch", "validation_batch", "better_wait", "max_steps", "factor")
         _check_positive(self, *names, *self.decays)
         stages = []
@@ -92,6 +99,7 @@ class PaperRecipe:
                     steps=self.max_steps,
                     batch=self.batch,
                     learning_rate=self.learning_rate * decay,
+                    matrix_rate=self.learning_rate * decay,
                     validate_every=10,
                     patience=self.better_wait,
                 )
@@ -118,9 +126,14 @@ class FastRecipe:
       `weight_power`, a little under 1, to guard against the one signal in 100,000 that would fail altogether. With
       measurement noise, whose error all signals share, they are left as they are.
     - The learning rate falls along half a cosine in each stage.
+
+    Learned matrices start from the analytic weight. A network that contains ALISTA starts from one trained like this
+    (others have their step sizes and thresholds trained like this first), and then everything is trained for
+    `matrix_steps`, with `matrix_rate` for the matrices and `fine_rate` for the rest. So it never ends worse.
     """
 
     name: ClassVar[str] = "fast"
+    analytic: ClassVar[bool] = True
     learning_rate: float = 0.03
     batch: int = 128
     validation_batch: int = 4000
@@ -129,30 +142,52 @@ class FastRecipe:
     window: float = 0.3
     hard: float = 0.5
     weight_power: float = 0.8
+    matrix_steps: int = 3000
+    matrix_rate: float = 3e-4
+    fine_rate: float = 3e-3
 
-    def stages(self, layers: int) -> tuple[Stage, ...]:
-        """One stage a layer, and the last one."""
-        _check_positive(self, "learning_rate", "batch", "validation_batch")
-        if not (0 <= self.hard < 1 and self.layer_steps >= 0 and self.max_steps >= 0 and self.window >= 0):
+    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
+        """One stage a layer, one for all, and if there is `more` than step sizes and thresholds, one for everything."""
+        _check_positive(self, "learning_rate", "batch", "validation_batch", "matrix_rate", "fine_rate")
+        steps = (self.layer_steps, self.max_steps, self.matrix_steps)
+        if not (0 <= self.hard < 1 and min(steps) >= 0 and self.window >= 0):
             raise InputError(f"{self} cannot be: expected hard from 0 to under 1, and no negative steps or window")
 
-        def stage(title: str, depth: int, steps: int, fit: bool) -> Stage:
-            return Stage(
-                title=title,
-                depth=depth,
-                factors=(1.0,) * depth,
-                steps=steps,
-                batch=self.batch,
-                learning_rate=self.learning_rate,
-                validate_every=max(steps, 1) if fit else 50,
-                cosine=True,
-                relative=True,
-                window=self.window,
-                fit=fit,
+        first = Stage(
+            title="",
+            depth=layers,
+            factors=(1.0,) * layers,
+            steps=self.max_steps,
+            batch=self.batch,
+            learning_rate=self.learning_rate,
+            matrix_rate=0.0,
+            validate_every=50,
+            cosine=True,
+            relative=True,
+            window=self.window,
+            precursor=True,
+        )
+        of_layers = [
+            replace(
+                first,
+                title=f"layer {t}/{layers}",
+                depth=t,
+                factors=(1.0,) * t,
+                steps=self.layer_steps,
+                validate_every=max(self.layer_steps, 1),
+                fit=True,
             )
-
-        of_layers = (stage(f"layer {t}/{layers}", t, self.layer_steps, True) for t in range(1, layers + 1))
-        return (*of_layers, stage("all layers", layers, self.max_steps, False))
+            for t in range(1, layers + 1)
+        ]
+        everything = replace(
+            first,
+            title="everything",
+            steps=self.matrix_steps,
+            learning_rate=self.fine_rate,
+            matrix_rate=self.matrix_rate,
+            precursor=False,
+        )
+        return (*of_layers, replace(first, title="all layers"), *([everything] if more else []))
 
 
 Recipe = PaperRecipe | FastRecipe

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cuista.device import blas_threads
 from cuista.errors import DivergedError, FileError, InputError
 from cuista.evaluation import nmse_db
 from cuista.model import Model
+from cuista.networks import Network
 from cuista.ops import Key, Scalar
 from cuista.problem import FITTING, TRAINING, VALIDATION
 from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
@@ -30,6 +31,8 @@ from cuista.training.recipes import FastRecipe, Recipe, Stage
 DENSITY_SIGNALS = 256
 # A validation NMSE this many dB above the first one, or above 0, is no network any more.
 DIVERGED_DB = 30.0
+# What `fit_layer` fits.
+FITTED = ("step_size", "threshold")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,16 @@ def checkpoint_path(out: str | os.PathLike[str]) -> Path:
 
 
 class _Run:
+    """A run of `train`.
+
+    Attributes
+    ----------
+    model, network
+        What is to be trained.
+    working, learning
+        What is trained now: these, or in the stages of a precursor the same model with that for its network.
+    """
+
     def __init__(
         self,
         model: Model,
@@ -107,29 +120,57 @@ class _Run:
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.model, self.network, self.recipe, self.seed = model, model.network, recipe, seed
+        self.ops = ops = self.network.ops
         resume = resume and out is not None and checkpoint_path(out).exists()
         self.out, self.overwrite = out, overwrite or resume
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
-        self.stages = recipe.stages(self.network.layers)
+        self.precursor = self.network.precursor() if recipe.analytic else None
+        self.stages = recipe.stages(self.network.layers, bool(self.precursor or self.network.matrices))
         self.weight_power = recipe.weight_power if model.problem.snr_db == np.inf else 1.0
-        ops = self.network.ops
         self.state = TrainingState(mean_loss=ops.asarray(0.0, np.float64))
         if out is not None:
             storage.check_writable(out, overwrite=self.overwrite)
             if resume:
-                self.state = load_checkpoint(checkpoint_path(out), model, self._identity())
-        self.last_good = self.state.best or _copy(self.network.parameters)
+                self.state = load_checkpoint(checkpoint_path(out), self.network, self.precursor, self._identity())
+        if recipe.analytic and not resume:
+            self.network.parameters = self.network.fast_start()
+        self.unscaled = ops.asarray(1.0, np.float64)
+        self._prepare()
+        self.last_good = self.state.best or _copy(self.learning.parameters)
         self.last_nmse: float | None = None
         self.validation = self._sample(recipe.validation_batch, VALIDATION)
         self.fitting = self._sample(512, FITTING)[:2]
-        self.fused = self.network.fuse(model.problem.signals(recipe.hard))
-        self.unscaled = ops.asarray(1.0, np.float64)
-        self.factors = self._factors()
         if not (self.validation[0].any() and self.fitting[0].any()):
             raise InputError(
                 f"pnz is {model.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
                 "in hundreds of signals. Give a larger --pnz"
             )
+
+    def _prepare(self) -> None:
+        """Have at hand what the stage needs."""
+        stage = self.stages[self.state.stage]
+        on_precursor = self.precursor is not None and stage.precursor
+        self.working = replace(self.model, network=self.precursor) if on_precursor else self.model
+        self.learning = self.working.network
+        self.fused = self.learning.fuse(self.model.problem.signals(self.recipe.hard))
+        factors = np.zeros(self.network.layers)
+        factors[: stage.depth] = stage.factors
+        self.factors = self.ops.asarray(factors, np.float64)
+        self.active = slice(int(np.flatnonzero(factors)[0]), stage.depth)
+        self.rates = {
+            name: stage.matrix_rate if name in self.learning.matrices else stage.learning_rate
+            for name in self.learning.parameters
+        }
+
+    def _next_stage(self) -> None:
+        """Go on to the next stage, from the best of this one if that was to find where the rest begins."""
+        best, ended = self.state.best, self.stages[self.state.stage]
+        self.state.next_stage()
+        if ended.precursor and not self.stages[self.state.stage].precursor:
+            self.learning.parameters = best
+            if self.precursor:
+                self.network.adopt(self.precursor)
+        self._prepare()
 
     def train(self) -> Model:
         state = self.state
@@ -143,8 +184,7 @@ class _Run:
                 if state.step >= stage.steps or self._out_of_patience(stage):
                     if state.stage == len(self.stages) - 1:
                         break
-                    state.next_stage()
-                    self.factors = self._factors()
+                    self._next_stage()
                     continue
                 self._step(stage)
                 if self.progress:
@@ -163,7 +203,7 @@ class _Run:
         if self.out is None:
             return
         try:
-            save_checkpoint(checkpoint_path(self.out), self.model, self.state, self._identity())
+            save_checkpoint(checkpoint_path(self.out), self.model, self.learning, self.state, self._identity())
         except FileError as error:
             if fatal:
                 raise
@@ -172,24 +212,23 @@ class _Run:
     def _begin(self, stage: Stage) -> None:
         """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
         if stage.fit:
-            fit_layer(self.model, stage.depth - 1, *self.fitting)
+            fit_layer(self.learning, stage.depth - 1, *self.fitting)
         else:
             self._validate(stage)
 
     def _step(self, stage: Stage) -> None:
         """One step, of which nothing is read back: an engine may still be at it when this returns."""
-        state, network = self.state, self.network
+        state, ops = self.state, self.ops
         loss, gradients = self._loss_and_gradients(stage)
-        scale = network.ops.track_loss(loss, stage.batch, state.mean_loss)
-        rate = stage.learning_rate
-        if stage.cosine:
-            rate *= 0.5 * (1 + np.cos(np.pi * (state.step + 0.5) / stage.steps))
+        scale = ops.track_loss(loss, stage.batch, state.mean_loss)
+        share = 0.5 * (1 + np.cos(np.pi * (state.step + 0.5) / stage.steps)) if stage.cosine else 1.0
         state.adam.step(
-            network.ops,
-            network.parameters,
+            ops,
+            self.learning.parameters,
             gradients,
-            rate,
+            {name: share * rate for name, rate in self.rates.items()},
             self.factors,
+            self.active,
             scale if stage.relative else self.unscaled,
             logarithmic=("threshold",) if stage.relative else (),
         )
@@ -200,7 +239,7 @@ class _Run:
 
     def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, dict[str, Array]]:
         """Those of the step's fresh signals, at once if the engine can and it is worth it."""
-        state, network = self.state, self.network
+        state, network = self.state, self.learning
         if self.fused and self.fused.suits(stage.batch, state.density):
             key = Key(self.seed, TRAINING, state.total_steps)
             arguments = (stage.batch, stage.depth, stage.window, self.weight_power)
@@ -210,25 +249,18 @@ class _Run:
             weights **= self.weight_power
         return network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
 
-    def _factors(self) -> Array:
-        """By what the stage multiplies each layer's gradients."""
-        factors = np.zeros(self.network.layers)
-        stage = self.stages[self.state.stage]
-        factors[: stage.depth] = stage.factors
-        return self.network.ops.asarray(factors, np.float64)
-
     def _validate(self, stage: Stage) -> None:
         state = self.state
         if not np.isfinite(float(state.mean_loss)):
             raise self._diverged(f"the loss became {float(state.mean_loss)}")
-        result = nmse_db(self.model, *self.validation[:2], stage.depth, self.validation[2])
+        result = nmse_db(self.working, *self.validation[:2], stage.depth, self.validation[2])
         start = max(state.history[0][2], 0.0) if state.history else np.inf
         if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
         self.last_nmse = result
-        self.last_good = _copy(self.network.parameters)
+        self.last_good = _copy(self.learning.parameters)
         if self.fused and not self.fused.suits(stage.batch, 1.0):  # else it makes no difference
-            state.density = self.network.density(self.validation[1][:DENSITY_SIGNALS], stage.depth)
+            state.density = self.learning.density(self.validation[1][:DENSITY_SIGNALS], stage.depth)
         state.history.append((state.stage, state.step, result))
         if result < state.best_nmse_db:
             state.best_nmse_db, state.best_step, state.best = result, state.step, self.last_good
@@ -255,7 +287,9 @@ class _Run:
         where = f"after step {state.step} of stage {state.stage + 1} ({self.stages[state.stage].title})"
         message = f"training diverged {where}: {what}. Lower the learning rate"
         if self.out is not None:
-            self.network.parameters = self.last_good
+            self.learning.parameters = self.last_good
+            if self.precursor and self.learning is self.precursor:
+                self.network.adopt(self.precursor)
             path = f"{os.fspath(self.out)}.last-good.h5"
             self.model.history = state.history_arrays()
             self.model.training = {**self._identity(), "steps": state.total_steps, "diverged": what}
@@ -285,7 +319,8 @@ class _Run:
             "layers": network.layers,
             "percent": network.percent,
             "max_percent": network.max_percent,
-            "per_coordinate": network.parameters["threshold"].ndim == 2,
+            "per_coordinate": network.per_coordinate,
+            "untied": network.untied,
             "dtype": network.dtype.name,
             "device": network.ops.name.partition(":")[0],
             "matrix": problem.sha256,
@@ -296,42 +331,45 @@ class _Run:
         }
 
 
-def fit_layer(model: Model, t: int, x: Array, y: Array) -> None:
+def fit_layer(network: Network, t: int, x: Array, y: Array) -> None:
     """Set layer t's step size and threshold to those that give the least error on signals x (batch, N), y (batch, M).
 
-    Nelder-Mead on (α, log θ), from the layer before and from two guesses made of the error so far.
+    Nelder-Mead on (α, log θ), or log θ alone, from the layer before and from two guesses made of the error so far.
     """
     from scipy.optimize import minimize
 
-    network, ops = model.network, model.network.ops
-    seen = network.observe(y)
-    before = network.start(y.shape[0])
+    ops = network.ops
+    state, _ = network.begin(y)
     for layer in range(t):
-        before, _ = network.layer(layer, before, seen)
-    u = network.correction(before, seen)
+        state, _ = network.layer(layer, state)
+    propose, unit = network.propose(t, state)
     zero = ops.xp.zeros_like(x)
     energy = 2 * float(ops.half_squared_error(zero, x)[0])
     tiny = float(np.finfo(float).tiny)
+    steps = "step_size" in network.shapes
 
     def error(point: Array) -> float:
-        alpha, log_theta = point
-        after, _ = ops.shrink_select(before, u, alpha, np.exp(log_theta), network.support[t])
+        after = propose(point[0] if steps else 1.0, np.exp(point[-1]))
         return float(np.log(float(ops.half_squared_error(after, x)[0]) / energy + tiny))
 
-    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(before, x)[0]) / x.size, tiny))
+    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(state[0], x)[0]) / x.size, tiny)) - np.log(unit)
     starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
     if t > 0:
-        alpha, theta = (float(network.parameters[name][t - 1].mean()) for name in ("step_size", "threshold"))
+        alpha, theta = (
+            float(network.parameter(name, t - 1).mean()) if name in network.shapes else 1.0 for name in FITTED
+        )
         starts.append((alpha, np.log(max(theta, tiny))))
     fits = []
     for alpha, log_theta in starts:
         simplex = [(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)]
+        simplex = simplex if steps else [point[1:] for point in simplex[::2]]
         fits.append(
             minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
         )
-    alpha, log_theta = min(fits, key=lambda fit: float(fit.fun)).x
-    network.parameters["step_size"][t] = alpha
-    network.parameters["threshold"][t] = np.exp(log_theta)
+    best = min(fits, key=lambda fit: float(fit.fun)).x
+    if steps:
+        network.parameters["step_size"][t] = best[0]
+    network.parameters["threshold"][t] = np.exp(best[-1])
 
 
 def _copy(parameters: Parameters) -> Parameters:
