@@ -16,7 +16,7 @@ from common import ratio, save, side_by_side
 from reference_torch import forward
 
 import cuista
-from cuista.baselines import Lasso
+from cuista.baselines import Fista
 
 SAMPLES, FISTA_SAMPLES = 100_000, 512
 
@@ -52,11 +52,10 @@ trial = {
 best_batch = min(trial, key=lambda batch: trial[batch])
 assert abs(nmse_db(torch_recover(best_batch)) - nmse_db(model.recover(y))) < 0.5
 
-lasso = Lasso(problem.A)
 goal = nmse_db(model.recover(y[:FISTA_SAMPLES]), FISTA_SAMPLES)
 reached = []
 for lam in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6):
-    for iteration, estimate in enumerate(lasso.fista(y[:FISTA_SAMPLES], lam, 5000), start=1):
+    for iteration, estimate in enumerate(Fista(problem, 5000, lam=lam).iterates(y[:FISTA_SAMPLES]), start=1):
         if iteration % 20 == 0 and nmse_db(estimate, FISTA_SAMPLES) <= goal:
             reached.append((iteration, lam))
             break
@@ -64,8 +63,7 @@ iterations, lam = min(reached) if reached else (5000, 1e-5)
 
 
 def fista() -> np.ndarray:
-    *_, last = lasso.fista(y[:FISTA_SAMPLES], lam, iterations)
-    return last
+    return Fista(problem, iterations, lam=lam).recover(y[:FISTA_SAMPLES])
 
 
 seconds = side_by_side(

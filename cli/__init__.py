@@ -11,7 +11,20 @@ import sys
 from collections.abc import Sequence
 
 import click
-from cuista.cli import convert, doctor, gen_problem, info, quickstart, recover, solve_w, test, train
+from cuista.cli import (
+    compare,
+    convert,
+    doctor,
+    gen_problem,
+    info,
+    plot,
+    quickstart,
+    recover,
+    solve,
+    solve_w,
+    test,
+    train,
+)
 
 from cuista import __version__
 from cuista.errors import CuistaError
@@ -27,7 +40,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for module in (quickstart, gen_problem, solve_w, train, test, recover, info, convert, doctor):
+for module in (quickstart, gen_problem, solve_w, train, test, recover, solve, compare, plot, info, convert, doctor):
     cli.add_command(module.command)
 
 

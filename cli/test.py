@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,7 @@ def command(
 ) -> None:
     """Test a model on fresh signals, layer by layer."""
     from cuista import storage
-    from cuista.baselines import Lasso, tune_lambda
+    from cuista.baselines import Fista, Ista
     from cuista.checks import check_rows
     from cuista.evaluation import evaluate, report_on
     from cuista.model import Model
@@ -78,10 +77,10 @@ def command(
     reports = {model.network.name: evaluate(model, x, y)}
     lambdas = {}
     if baselines:
-        lasso, layers = Lasso(problem.A), model.network.layers
-        for name, solver in (("ista", lasso.ista), ("fista", lasso.fista)):
-            lam = lambdas[name] = tune_lambda(problem, solver, layers)
-            reports[name] = report_on(partial(solver, lam=lam, iterations=layers), x, y)
+        for kind in (Ista, Fista):
+            solver = kind(problem, model.network.layers)
+            lambdas[solver.name] = solver.tune()
+            reports[solver.name] = report_on(solver.iterates, x, y)
     if out:
         reports[model.network.name].save(
             out, {"model": str(model_file), "samples": len(x), "seed": seed}, overwrite=force

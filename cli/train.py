@@ -28,12 +28,14 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.model import Model
+    from cuista.networks import Network
     from cuista.problem import Problem
-    from cuista.training import Progress, Recipe
+    from cuista.training import Progress, Recipe, SearchRecipe
     from cuista.weights import Weight
 
 # Options of one recipe: click's name → the recipe's field.
 PAPER_ONLY = {"better_wait": "better_wait", "lr_decay": "decays", "decay_rate": "factor"}
+FAST_ONLY = ("matrix_steps", "matrix_rate")
 BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 
 
@@ -69,6 +71,10 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     help="Steps of the joint stage (fast: 1200), or of each stage at most (paper: 200000).",
 )
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Adam's. [fast: 0.03; paper: 0.0005]")
+@click.option("--matrix-steps", type=click.IntRange(0), help="Fast recipe: steps that train learned matrices. [1500]")
+@click.option(
+    "--matrix-rate", type=click.FloatRange(0, min_open=True), help="Fast recipe: their rate, as a factor. [1]"
+)
 @click.option("--batch", type=click.IntRange(1), help="Signals in a step. [fast: 128; paper: 64]")
 @click.option(
     "--validation-batch", type=click.IntRange(1), help="Signals in the validation set. [fast: 4000; paper: 1000]"
@@ -131,8 +137,7 @@ def command(
         untied = False
     if resume and force:
         raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
-    chosen = choose_recipe(recipe, options)
-    chosen.stages(layers)  # says now what is wrong with it
+    chosen = choose_recipe(NETWORKS[net], recipe, options)
     checkpoint = checkpoint_path(out)
     begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
     if resume and begun is None:
@@ -153,7 +158,7 @@ def command(
         percent = 1.2 if percent is None else percent
         max_percent = 13.0 if max_percent is None else max_percent
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
-    weight = choose_weight(problem, weight_file, ridge, begun, seed=seed, ops=ops, **schedule)
+    weight = choose_weight(problem, weight_file, ridge, begun, net=net, untied=untied, seed=seed, ops=ops, **schedule)
     model = Model.new(problem, weight, net, **schedule, per_coordinate=coord, untied=untied, ops=ops)
     with ProgressLine() as line:
         try:
@@ -175,10 +180,16 @@ def command(
     say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
 
 
-def choose_recipe(name: str | None, options: dict[str, Any]) -> Recipe:
+def choose_recipe(net: type[Network], name: str | None, options: dict[str, Any]) -> Recipe | SearchRecipe:
     """The recipe with the options given; one that only the paper recipe has asks for it."""
-    from cuista.training import FastRecipe, PaperRecipe
+    from cuista.training import FastRecipe, PaperRecipe, SearchRecipe
 
+    if not net.has_gradients:
+        given = [option for option in (*BOTH, *FAST_ONLY, *PAPER_ONLY) if options[option] is not None]
+        if name or given:
+            what = "--recipe" if name else "--" + given[0].replace("_", "-")
+            raise click.UsageError(f"{what}: {net.title} is not trained, its numbers are searched for; leave it out")
+        return SearchRecipe()
     given = [option for option in PAPER_ONLY if options[option] is not None]
     spelled = ", ".join("--" + option.replace("_", "-") for option in given)
     if given and name == "fast":
@@ -186,8 +197,11 @@ def choose_recipe(name: str | None, options: dict[str, Any]) -> Recipe:
     if given and name is None:
         say(f"Note: {spelled} belongs to the paper recipe, so that is used.")
     chosen = {option: options[option] for option in BOTH if options[option] is not None}
+    of_fast = {option: options[option] for option in FAST_ONLY if options[option] is not None}
     if name != "paper" and not given:
-        return FastRecipe(**chosen)
+        return FastRecipe(**chosen, **of_fast)
+    for option in of_fast:
+        raise click.UsageError(f"--{option.replace('_', '-')}: only the fast recipe has this; leave it out")
     for option in given:
         value = options[option]
         chosen[PAPER_ONLY[option]] = parse_decays(value) if option == "lr_decay" else value
@@ -249,6 +263,5 @@ def choose_weight(problem: Problem, path: Path | None, ridge: str | None, begun:
 
 def describe(progress: Progress) -> tuple[float, str]:
     """How far training is, and in which words."""
-    stage = progress.stage
     nmse = "" if progress.nmse_db is None else f", NMSE {progress.nmse_db:.2f} dB"
-    return progress.fraction, f"{stage.title}, step {progress.step}/{stage.steps}{nmse}"
+    return progress.fraction, f"{progress.title}, step {progress.step}/{progress.steps}{nmse}"

@@ -1,65 +1,253 @@
-"""The classical solvers that the networks are measured against."""
+"""The classical solvers that the networks are measured against, under one interface."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.checks import Array
+from cuista.checks import Array, check_rows
+from cuista.errors import InputError, MissingLibraryError
 from cuista.evaluation import report_on
 from cuista.networks.base import scale_of
+from cuista.networks.lamp import Lamp
+from cuista.ops import CpuOps, ReferenceOps
 from cuista.problem import TUNING, Problem
 
-Solver = Callable[[Array, float, int], Iterator[Array]]
+# How many values of a parameter are tried.
+TRIED = 24
 
 
-class Lasso:
-    """min_x ½‖y − A x‖² + λ‖x‖₁, solved by proximal gradient at the step size 1/(1.001‖A‖₂²), from x = 0.
+class Solver(ABC):
+    """A method that needs no training, for the signals of a problem.
 
-    Both methods take measurements y (samples, M), λ, and the number of iterations; they yield the iterates
-    x_1, x_2, … (samples, N).
+    Parameters
+    ----------
+    problem
+        Its matrix, and the law of signals that the parameter is tuned for.
+    iterations
+        How many; for OMP, the most entries that it chooses.
+    lam
+        λ, or what the method has in its place. Found by `tune` if None and first needed.
+    ops, dtype
+        The engine, and the precision it computes in.
+
+    Raises
+    ------
+    InputError
+        If `iterations` or `lam` is out of range.
     """
 
-    def __init__(self, A: Array, dtype: DTypeLike = np.float32) -> None:
-        self.step = np.asarray(1 / scale_of(A), dtype)
-        self.A = np.ascontiguousarray(A, dtype)
+    name: ClassVar[str]
+    has_lam: ClassVar[bool] = True
 
-    def ista(self, y: Array, lam: float, iterations: int) -> Iterator[Array]:
-        """Iterative shrinkage thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004."""
-        x = np.zeros((y.shape[0], self.A.shape[1]), self.A.dtype)
-        for _ in range(iterations):
-            x = self._descend(x, y, lam)
+    def __init__(
+        self,
+        problem: Problem,
+        iterations: int = 16,
+        *,
+        lam: float | None = None,
+        ops: ReferenceOps | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        if iterations < 1:
+            raise InputError(f"the number of iterations is {iterations}; expected 1 or more")
+        if lam is not None and not 0 < lam < np.inf:
+            raise InputError(f"λ is {lam}; expected more than 0")
+        if lam is not None and not self.has_lam:
+            raise InputError(f"{self.name} has no λ: leave it out")
+        self.problem, self.iterations, self.lam = problem, iterations, lam
+        self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
+        self.real: Any = self.dtype.type
+
+    @abstractmethod
+    def iterates(self, y: Array) -> Iterator[Array]:
+        """x_1, x_2, … (batch, N) for measurements y (batch, M), arrays of the engine."""
+
+    def candidates(self, y: Array) -> Array:
+        """The values of λ to try on measurements y: from 1e-4 to 1 times the median of max |Aᵀy|.
+
+        Beyond max |Aᵀy| the solution is 0.
+        """
+        return np.asarray(np.median(np.abs(y @ self.problem.A).max(axis=1)) * np.geomspace(1e-4, 1, TRIED))
+
+    def tune(self, samples: int = 500) -> float:
+        """Set λ to that of 24 with the least NMSE of the last iterate, and return it.
+
+        The signals are the problem's own, of a stream used for nothing else.
+        """
+        x, y = self.problem.sample(samples, stream=TUNING, dtype=self.dtype)
+
+        def nmse(lam: float) -> float:
+            self.lam = lam
+            with np.errstate(all="ignore"):  # AMP may diverge
+                result = float(report_on(self.iterates, x, y, self.ops).nmse_db[-1])
+            return result if np.isfinite(result) else np.inf
+
+        self.lam = min((float(lam) for lam in self.candidates(y)), key=nmse)
+        return self.lam
+
+    def tuned(self) -> float:
+        """λ, which is found now if it has not been."""
+        if self.lam is None:
+            self.tune()
+        assert self.lam is not None
+        return self.lam
+
+    def recover(self, y: ArrayLike) -> Array:
+        """The last iterate (samples, N) for measurements y (samples, M), in batches.
+
+        Raises
+        ------
+        InputError
+            If y has another shape, a NaN or an infinity.
+        """
+        y = check_rows(y, self.problem.M, "y")
+        if self.has_lam:
+            self.tuned()
+        x = np.empty((y.shape[0], self.problem.N), self.dtype)
+
+        def recover(part: slice) -> None:
+            last = deque(self.iterates(self.ops.asarray(y[part], self.dtype)), maxlen=1).pop()
+            x[part] = self.ops.to_numpy(last)
+
+        self.ops.in_batches(x.shape, recover)
+        return x
+
+
+class Ista(Solver):
+    """min_x ½‖y − A x‖² + λ‖x‖₁ by iterative shrinkage-thresholding at the step size 1/(1.001‖A‖₂²), from x = 0.
+
+    Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004.
+    """
+
+    name: ClassVar[str] = "ista"
+
+    def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
+        super().__init__(problem, iterations, **options)
+        self.step = 1 / scale_of(problem.A)
+        self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (problem.A, problem.A.T))
+
+    def iterates(self, y: Array) -> Iterator[Array]:
+        y = self.ops.asarray(y, self.dtype)
+        x = self.ops.xp.zeros((y.shape[0], self.problem.N), self.dtype)
+        for _ in range(self.iterations):
+            x = self.descend(x, y)
             yield x
 
-    def fista(self, y: Array, lam: float, iterations: int) -> Iterator[Array]:
-        """ISTA with Nesterov's momentum: Beck, Teboulle, SIAM J. Imaging Sciences 2009."""
-        x = ahead = np.zeros((y.shape[0], self.A.shape[1]), self.A.dtype)
+    def descend(self, x: Array, y: Array) -> Array:
+        """A gradient step from x, and soft thresholding."""
+        threshold = self.real(self.tuned() * self.step)
+        u = self.ops.matmul(y - self.ops.matmul(x, self.A_transposed), self.A)
+        z = x + self.real(self.step) * u
+        x_next: Array = z - self.ops.xp.clip(z, -threshold, threshold)
+        return x_next
+
+
+class Fista(Ista):
+    """ISTA with Nesterov's momentum: Beck, Teboulle, SIAM J. Imaging Sciences 2009."""
+
+    name: ClassVar[str] = "fista"
+
+    def iterates(self, y: Array) -> Iterator[Array]:
+        y = self.ops.asarray(y, self.dtype)
+        x = ahead = self.ops.xp.zeros((y.shape[0], self.problem.N), self.dtype)
         t = 1.0
-        for _ in range(iterations):
-            x_next = self._descend(ahead, y, lam)
+        for _ in range(self.iterations):
+            x_next = self.descend(ahead, y)
             t_next = (1 + np.sqrt(1 + 4 * t * t)) / 2
-            ahead = x_next + np.asarray((t - 1) / t_next, x.dtype) * (x_next - x)
+            ahead = x_next + self.real((t - 1) / t_next) * (x_next - x)
             x, t = x_next, t_next
             yield x
 
-    def _descend(self, x: Array, y: Array, lam: float) -> Array:
-        z = x + self.step * ((y - x @ self.A.T) @ self.A)
-        threshold = np.asarray(lam, x.dtype) * self.step
-        return np.asarray(z - np.clip(z, -threshold, threshold))
 
+class Amp(Solver):
+    """Approximate message passing: LAMP with B = Aᵀ and one λ, in units of the standard deviation of the error.
 
-def tune_lambda(problem: Problem, solver: Solver, iterations: int, *, samples: int = 500) -> float:
-    """The λ of 24 log-spaced ones with the least NMSE after so many iterations.
-
-    They go from 1e-4 to 1 times the median over signals of max |Aᵀy|, the λ beyond which the solution is 0. The signals
-    are the problem's own, of a stream used for nothing else.
+    Donoho, Maleki, Montanari, PNAS 2009. It is for matrices like Gaussian ones with columns of unit norm, and may
+    diverge for others.
     """
-    x, y = problem.sample(samples, stream=TUNING)
-    largest = float(np.median(np.abs(y @ problem.A).max(axis=1)))
 
-    def nmse(lam: float) -> float:
-        return float(report_on(lambda batch: solver(batch, lam, iterations), x, y).nmse_db[-1])
+    name: ClassVar[str] = "amp"
 
-    return min((float(lam) for lam in largest * np.geomspace(1e-4, 1, 24)), key=nmse)
+    def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
+        super().__init__(problem, iterations, **options)
+        parameters = {"weight": problem.A.T[None], "threshold": np.ones(iterations)}
+        A, ops, dtype = problem.A, self.ops, self.dtype
+        self.network = Lamp(A, A, layers=iterations, parameters=parameters, ops=ops, dtype=dtype)
+
+    def candidates(self, y: Array) -> Array:
+        return np.geomspace(0.3, 4, TRIED)
+
+    def iterates(self, y: Array) -> Iterator[Array]:
+        self.network.parameters["threshold"][...] = self.tuned()
+        return self.network.iterates(y)
+
+
+class _ScikitLearn(Solver):
+    """What scikit-learn solves, on the CPU and in this thread: warnings can be silenced for a whole process only."""
+
+    def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
+        super().__init__(problem, iterations, **{**options, "ops": ReferenceOps()})
+        try:
+            from sklearn import linear_model
+        except ImportError:
+            raise MissingLibraryError(
+                f"{self.name} is scikit-learn's, and that is not installed: pip install 'cuista[sklearn]', or choose "
+                "another method"
+            ) from None
+        self.library: Any = linear_model
+
+    def iterates(self, y: Array) -> Iterator[Array]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the iterations did not suffice, or that no entry was left to choose
+            yield self.solution(np.asarray(y, np.float64)).astype(self.dtype)
+
+    @abstractmethod
+    def solution(self, y: Array) -> Array:
+        """The sparse codes (batch, N) of measurements y (batch, M)."""
+
+
+class Omp(_ScikitLearn):
+    """Orthogonal matching pursuit: Pati, Rezaiifar, Krishnaprasad, Asilomar 1993.
+
+    It chooses entries until the residual is as large as the problem's noise, or 10⁻⁶ of the measurements.
+    """
+
+    name: ClassVar[str] = "omp"
+    has_lam: ClassVar[bool] = False
+
+    def solution(self, y: Array) -> Array:
+        A, most = self.problem.A, min(self.iterations, *self.problem.A.shape)
+        gram, correlations, energy = A.T @ A, y @ A, np.square(y).sum(axis=1)
+        noise = 10 ** (-self.problem.snr_db / 10)
+        x = np.zeros(correlations.shape)
+        for i in np.flatnonzero(energy):
+            path = self.library.orthogonal_mp_gram(gram, correlations[i], n_nonzero_coefs=most, return_path=True)
+            path = path.reshape(A.shape[1], -1)  # a column for each number of entries chosen
+            residual = energy[i] - 2 * correlations[i] @ path + np.einsum("ns,ns->s", path, gram @ path)
+            enough = np.flatnonzero(residual <= max(noise / (1 + noise), 1e-12) * energy[i])
+            x[i] = path[:, enough[0] if enough.size else -1]
+        return x
+
+
+class Lasso(_ScikitLearn):
+    """The solution of ISTA's problem by coordinate descent, with at most so many iterations."""
+
+    name: ClassVar[str] = "lasso"
+
+    def solution(self, y: Array) -> Array:
+        # Its objective is ours divided by M.
+        lasso = self.library.Lasso(
+            alpha=self.tuned() / self.problem.M, fit_intercept=False, precompute=True, max_iter=self.iterations
+        )
+        coefficients = lasso.fit(np.asfortranarray(self.problem.A), y.T).coef_
+        return np.reshape(coefficients, (y.shape[0], self.problem.N))
+
+
+SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Ista, Fista, Amp, Omp, Lasso)}

@@ -23,3 +23,7 @@ class DeviceError(CuistaError):
 
 class DivergedError(NumericalError):
     """Training met NaN or ran away. The last good parameters have been saved where the message says."""
+
+
+class MissingLibraryError(CuistaError):
+    """An optional library is needed and not installed."""

@@ -32,6 +32,8 @@ class Model:
         How it came to be: recipe and its options, seed, `validation_nmse_db`, steps.
     history
         What was measured on the way, array by array; empty if it was not trained here.
+    training_seconds
+        How long that took; NaN if it is not known.
     """
 
     problem: Problem
@@ -39,6 +41,7 @@ class Model:
     network: Network
     training: dict[str, Any] = field(default_factory=dict)
     history: dict[str, Array] = field(default_factory=dict)
+    training_seconds: float = float("nan")
 
     @classmethod
     def new(
@@ -131,6 +134,7 @@ class Model:
             weight_sha256=storage.sha256(self.weight.W),
             weight=json.dumps(asdict(self.weight.report)),
             training=json.dumps(self.training),
+            training_seconds=self.training_seconds,
         )
         return record
 
@@ -192,6 +196,7 @@ class Model:
                 if not np.isfinite(value).all():
                     raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
             model.training = json.loads(attributes["training"])
+            model.training_seconds = float(attributes.get("training_seconds", "nan"))
         except KeyError as error:
             raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
         except (TypeError, ValueError) as error:

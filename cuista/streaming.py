@@ -1,4 +1,4 @@
-"""Applying a model to files larger than memory."""
+"""Recovery from files larger than memory."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from cuista import storage
+from cuista.checks import Array
 from cuista.errors import FileError, InputError
-from cuista.model import Model
+from cuista.problem import Problem
 
 # Rows at a time from a file to a file.
 ROWS = 4096
 
 
+class Recoverer(Protocol):
+    """What recovers the signals of a problem: a model, or a solver."""
+
+    problem: Problem
+
+    def recover(self, y: Array) -> Array:
+        """The sparse codes (samples, N) of measurements (samples, M)."""
+
+
 def recover_file(
-    model: Model,
+    recoverer: Recoverer,
     measurements: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
@@ -46,18 +56,18 @@ def recover_file(
     Raises
     ------
     FileError, InputError
-        If a file is not what it must be, or the measurements do not fit the model or are not finite.
+        If a file is not what it must be, or the measurements do not fit the problem or are not finite.
     """
     storage.check_writable(out, overwrite=overwrite)
     if storage.is_cuista(measurements):
         raise FileError(f"{measurements} is one of cuista's own files; expected a file of measurements")
-    M, N = model.problem.M, model.problem.N
+    M, N = recoverer.problem.M, recoverer.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
         if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:
             axes = f"({M}, samples)" if columns else f"(samples, {M})"
             fits = len(stored.shape) == 2 and stored.shape[1 if columns else 0] == M
             hint = f"; it would fit {'without' if columns else 'with'} --columns" if fits else ""
-            raise InputError(f"{measurements} has shape {tuple(stored.shape)}; the model expects {axes}{hint}")
+            raise InputError(f"{measurements} has shape {tuple(stored.shape)}; expected {axes}{hint}")
         samples = int(stored.shape[1 if columns else 0])
         shape = (N, samples) if columns else (samples, N)
         with storage.replacing(out, overwrite=overwrite) as temporary, _created(temporary, Path(out), shape) as x:
@@ -73,7 +83,7 @@ def recover_file(
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
                     raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
-                codes = model.recover(y)
+                codes = recoverer.recover(y)
                 x[where] = codes.T if columns else codes
                 if progress:
                     progress(part.stop, samples)

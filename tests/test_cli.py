@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cuista
-from cuista import original, storage
+from cuista import cli, original, storage
+from cuista.baselines import SOLVERS
+from cuista.comparison import Comparison
 from cuista.networks import NETWORKS
 
 FAST = ("--batch", 32, "--validation-batch", 200, "--max-steps", 30)
@@ -271,6 +275,74 @@ def test_test_takes_signals_from_a_file_and_baselines_beside(run, model):
     assert len(table.splitlines()) == 5
 
 
+def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, model):
+    words = ("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--net", "lista_cpss:untied")
+    words = (*words, "--classical", "fista", "--classical", "omp", "--model", model, "--snr", "inf", "--snr", 30)
+    words = (*words, "--ridge", 0)
+    process = start(*words)
+    while not Path("comparison.h5.models/alista-infdB.h5").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert "goes on from there" in process.stderr.read()
+    trained = Path("comparison.h5.models/alista-infdB.h5").read_bytes()
+    table = run(*words)
+    assert "alista at inf dB: taken from" in run.errors
+    assert Path("comparison.h5.models/alista-infdB.h5").read_bytes() == trained
+    assert "lista-cpss:untied 30 dB" in table
+    compared = Comparison.load("comparison.h5")
+    assert [r.method for r in compared.results] == 2 * ["alista", "lista-cpss:untied", model, "fista", "omp"]
+    assert [len(r.nmse_db) for r in compared.results] == 2 * [4, 4, 4, 4, 2]
+    assert compared.results[1].parameters == 3 * 40 * 20 + 3
+    assert all(r.training_seconds > 0 for r in compared.results if r.steps)
+    # What is tested is the model that cuista test tests, on the same signals.
+    layers = json.loads(run("test", model, "--samples", 200, "--json"))["layers"]["alista"]
+    assert compared.results[2].nmse_db[-1] == pytest.approx(layers[-1]["nmse_db"])
+    run(*words, fails=1)
+    assert "--force" in run.errors
+    run(*words, "--recipe", "paper", "--force", fails=1)
+    assert "was trained otherwise" in run.errors
+    results = json.loads(run("compare", problem, "--classical", "ista", "-o", "ista.json", "--json"))["results"]
+    assert json.loads(Path("ista.json").read_text())["results"] == results
+    for file, figure in ((("comparison.h5",), "nmse.svg"), ((model, model), "parameters.png")):
+        run("plot", *file, "-o", figure)
+        assert Path(figure).stat().st_size > 1000
+    assert "LISTA-CPSS (untied)" in Path("nmse.svg").read_text() or "<use" in Path("nmse.svg").read_text()
+    for wrong, said in (
+        (("compare", problem), "nothing to compare"),
+        (("compare", problem, "--net", "alista:untied", "-o", "n.h5"), "no form 'untied'"),
+        (("compare", problem, "--net", "nonet", "-o", "n.h5"), "not a network"),
+        (("plot", problem, "-o", "n.pdf"), "is a cuista-problem"),
+        (("plot", "comparison.h5", model, "-o", "n.pdf"), "expected one comparison"),
+        (("plot", "comparison.h5", "-o", "n.txt"), ".pdf"),
+    ):
+        run(*wrong, fails=2 if said in ("nothing to compare", ".pdf") else 1)
+        assert said in run.errors
+
+
+def test_a_figure_without_matplotlib_says_how_to_get_it(run, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    run("plot", model, fails=1)
+    assert "pip install 'cuista[plot]'" in run.errors
+
+
+@pytest.mark.parametrize("method", cli.solve.METHODS)
+def test_solve_recovers_by_a_classical_solver(run, problem, method):
+    assert set(cli.solve.METHODS) == set(SOLVERS)
+    x, y = cuista.Problem.load(problem).sample(30)
+    np.save("y.npy", y)
+    run("solve", problem, "y.npy", "--method", method, "--iterations", 60)
+    assert ("λ =" in run.errors) == (method != "omp")
+    found = np.load("x.npy")
+    assert np.sum((found - x) ** 2) < 0.5 * np.sum(x**2)
+    run("solve", problem, "y.npy", "--method", method, fails=1)
+    assert "--force" in run.errors
+    if method != "omp":
+        run("solve", problem, "y.npy", "--method", method, "--iterations", 60, "--lam", 100, "--force")
+        assert np.sum((np.load("x.npy") - x) ** 2) >= 0.9 * np.sum(x**2)
+
+
 def test_recover_takes_columns_and_says_when_they_are_the_matter(run, model):
     _, y = cuista.Problem.load(model).sample(30)
     np.savez("y.npz", y=y.T)
@@ -352,7 +424,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("test", "cut.h5"), "damaged"),
         (("info", "."), "cannot read"),
         (("recover", model, "nan.npy"), "entry 2 of sample 1 is nan"),
-        (("recover", model, "wrong.npy"), "expects (samples, 20)"),
+        (("recover", model, "wrong.npy"), "expected (samples, 20)"),
         (("recover", model, "text.npy"), "is not a .npy"),
         (("recover", model, "gone.npy"), "does not exist"),
         (("recover", model, "problem.h5"), "one of cuista's own files"),

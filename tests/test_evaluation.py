@@ -11,8 +11,8 @@ import pytest
 
 import cuista
 from cuista import original
-from cuista.baselines import Lasso, tune_lambda
-from cuista.errors import FileError, InputError
+from cuista.baselines import Amp, Fista, Ista, Lasso, Omp
+from cuista.errors import FileError, InputError, MissingLibraryError
 from cuista.evaluation import nmse_db, report_on
 from cuista.streaming import recover_file
 
@@ -76,6 +76,9 @@ def test_recovery_from_several_threads_gives_the_same_numbers(small_model):
         sys.setswitchinterval(before)
 
 
+# -- classical solvers ------------------------------------------------------------------------------------------------
+
+
 def test_ista_and_fista_go_down_to_the_lasso_solution(small_problem):
     _, y = small_problem.sample(5, dtype=np.float64)
     A, lam = small_problem.A, 0.02
@@ -83,26 +86,65 @@ def test_ista_and_fista_go_down_to_the_lasso_solution(small_problem):
     def objective(x):
         return 0.5 * np.sum((y - x @ A.T) ** 2) + lam * np.abs(x).sum()
 
-    lasso = Lasso(A, np.float64)
-    values = [objective(x) for x in lasso.ista(y, lam, 200)]
+    values = [objective(x) for x in Ista(small_problem, 200, lam=lam, dtype=np.float64).iterates(y)]
     assert all(b <= a + 1e-12 for a, b in pairwise(values))
-    *_, solution = lasso.fista(y, lam, 5000)
+    *_, solution = Fista(small_problem, 5000, lam=lam, dtype=np.float64).iterates(y)
     assert objective(solution) <= values[-1]
     residual = (y - solution @ A.T) @ A  # optimality: |Aᵀr| ≤ λ, with equality and the sign of x on the support
     assert np.abs(residual).max() < lam * (1 + 1e-6)
     on = np.abs(solution) > 1e-8
     np.testing.assert_allclose(residual[on], lam * np.sign(solution[on]), rtol=1e-4)
+    np.testing.assert_allclose(
+        Lasso(small_problem, 10_000, lam=lam, dtype=np.float64).recover(y), solution, atol=1e-3 * np.abs(solution).max()
+    )
 
 
-def test_the_tuned_lambda_is_best_of_its_neighbours(small_problem):
-    lasso = Lasso(small_problem.A)
-    lam = tune_lambda(small_problem, lasso.ista, 16)
-    x, y = small_problem.sample(3000)
+def test_amp_is_the_recursion(small_problem):
+    _, (y, *_) = small_problem.sample(1, dtype=np.float64)
+    (M, N), A = small_problem.A.shape, small_problem.A
+    x, v = np.zeros(N), np.zeros(M)
+    for iterate in Amp(small_problem, 6, lam=1.3, dtype=np.float64).iterates(y[None]):
+        v = y - A @ x + np.count_nonzero(x) / M * v
+        z = x + A.T @ v
+        x = np.sign(z) * np.maximum(np.abs(z) - 1.3 * np.linalg.norm(v) / np.sqrt(M), 0)
+        np.testing.assert_allclose(iterate[0], x, atol=1e-12)
+
+
+def test_omp_finds_what_is_sparse_enough_and_stops_at_the_noise():
+    A = cuista.normalize_columns(cuista.random_matrix(40, 80, seed=4))
+    x, y = cuista.Problem(A, pnz=0.03, seed=2).sample(20, dtype=np.float64)
+    np.testing.assert_allclose(Omp(cuista.Problem(A), 30, dtype=np.float64).recover(y), x, atol=1e-5)
+    noisy = cuista.Problem(A, pnz=0.03, snr_db=20, seed=2)
+    x, y = noisy.sample(50, dtype=np.float64)
+    found = Omp(noisy, 30, dtype=np.float64).recover(y)
+    assert np.count_nonzero(found) < 2 * np.count_nonzero(x)  # of 30 a sample it could choose
+    assert not Omp(noisy, 30).recover(np.zeros((2, 40))).any()
+
+
+@pytest.mark.parametrize("kind", [Ista, Amp])
+def test_the_tuned_parameter_is_best_of_its_neighbours(kind):
+    problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(50, 100, seed=1)), seed=1)
+    lam = kind(problem, 16).tune()
+    x, y = problem.sample(3000)
 
     def nmse(value):
-        return report_on(lambda batch: lasso.ista(batch, value, 16), x, y).nmse_db[-1]
+        return report_on(kind(problem, 16, lam=value).iterates, x, y).nmse_db[-1]
 
-    assert nmse(lam) < min(nmse(lam * 3), nmse(lam / 3))
+    assert nmse(lam) < min(nmse(lam * 2), nmse(lam / 2))
+
+
+def test_a_solver_out_of_range_is_refused(small_problem):
+    for options in ({"iterations": 0}, {"lam": -1.0}, {"lam": float("nan")}):
+        with pytest.raises(InputError, match="expected"):
+            Fista(small_problem, **options)
+    with pytest.raises(InputError, match="omp has no λ"):
+        Omp(small_problem, lam=0.1)
+
+
+def test_a_solver_of_a_library_that_is_missing_says_how_to_get_it(small_problem, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(MissingLibraryError, match=r"pip install 'cuista\[sklearn\]'"):
+        Omp(small_problem)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])

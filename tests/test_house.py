@@ -34,6 +34,8 @@ FLOORS = [
     "original",
     "streaming",
     "training",
+    "comparison",
+    "plotting",
 ]
 
 

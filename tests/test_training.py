@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import cuista
 from cuista import FastRecipe, PaperRecipe, train
 from cuista.errors import DivergedError, FileError, InputError
 from cuista.evaluation import nmse_db
+from cuista.networks import NETWORKS
 from cuista.ops import CpuOps
 from cuista.problem import VALIDATION
-from cuista.training import checkpoint_path
+from cuista.training import SearchRecipe, checkpoint_path
 from cuista.training.adam import Adam
 
 QUICK_PAPER = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_steps=150)
@@ -204,6 +207,72 @@ def test_a_noisy_problem_gets_a_ridge_and_a_clean_one_none():
     assert clean.report.ridge == 0
     assert [ridge for ridge, _ in tried] == [0, 0.1, 0.4, 1, 3, 10]
     assert cuista.choose_ridge(cuista.Problem(A, snr_db=20), layers=10).report.ridge > 0
+
+
+# -- the other networks -----------------------------------------------------------------------------------------------
+
+TRAINED = [name for name, kind in NETWORKS.items() if kind.has_gradients]
+
+
+@pytest.mark.parametrize("untied", [False, True])
+@pytest.mark.parametrize("net", TRAINED)
+def test_every_network_trains_by_both_recipes_and_resumes_to_the_same_bits(
+    small_problem, small_weight, quick_recipe, tmp_path, net, untied
+):
+    if untied and not NETWORKS[net].can_untie:
+        pytest.skip(f"{net} has no matrices to untie")
+    x, y = small_problem.sample(1000)
+
+    def new():
+        return cuista.Model.new(small_problem, small_weight, net, layers=3, untied=untied)
+
+    for recipe in (replace(quick_recipe, matrix_steps=30), replace(QUICK_PAPER, max_steps=60)):
+        expected = train(new(), recipe, seed=3)
+        out, steps = tmp_path / f"{recipe.name}.h5", 0
+
+        def interrupt(progress):
+            nonlocal steps
+            steps += 1
+            if steps in (10, 70, 95):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        while not out.exists():
+            with contextlib.suppress(KeyboardInterrupt):
+                train(new(), recipe, seed=3, out=out, resume=True, progress=interrupt)
+        assert steps > 95
+        model = cuista.Model.load(out)
+        assert same(model, expected)
+        assert cuista.evaluate(model, x, y).nmse_db[-1] < -1
+        np.testing.assert_allclose(model.recover(y), expected.recover(y), atol=1e-6)
+
+
+@pytest.mark.parametrize("net", ["lista-cpss", "lista-ss", "tilista", "alista-momentum"])
+def test_a_network_that_contains_alista_never_ends_worse(small_problem, small_weight, quick_recipe, net):
+    alista, other = (
+        train(
+            cuista.Model.new(small_problem, small_weight, name, layers=3, untied=NETWORKS[name].can_untie), quick_recipe
+        )
+        for name in ("alista", net)
+    )
+    assert other.training["validation_nmse_db"] <= alista.training["validation_nmse_db"] + 1e-3
+
+
+def test_the_few_numbers_of_hyperlista_are_found_without_training(small_problem, small_weight):
+    model = cuista.Model.new(small_problem, small_weight, "hyperlista", layers=6)
+    x, y = small_problem.sample(1000)
+    before = cuista.evaluate(model, x, y).nmse_db[-1]
+    recipe = SearchRecipe(grid_signals=32, signals=100, evaluations=40, validation_batch=500)
+    shown = []
+    train(model, recipe, progress=lambda at: shown.append(at.fraction))
+    assert cuista.evaluate(model, x, y).nmse_db[-1] < before - 3
+    assert shown == sorted(shown)
+    assert same(train(cuista.Model.new(small_problem, small_weight, "hyperlista", layers=6), recipe), model)
+
+
+def test_a_recipe_that_is_not_for_a_network_is_refused(small_problem, small_weight):
+    for net, recipe in (("hyperlista", FastRecipe()), ("alista", SearchRecipe())):
+        with pytest.raises(InputError, match="expected the"):
+            train(cuista.Model.new(small_problem, small_weight, net), recipe)
 
 
 @pytest.mark.slow

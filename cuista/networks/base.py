@@ -129,6 +129,7 @@ class Network(ABC):
 
     def calibrate(self, y: Array) -> None:
         """Adjust a published start to the measurements y (batch, M) of the problem, if it is relative to them."""
+        return
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -145,7 +146,8 @@ class Network(ABC):
     def parameter(self, name: str, t: int) -> Array:
         """Layer t's part of a parameter, or the part that all share."""
         stack = self.parameters[name]
-        return stack[t if len(stack) > 1 else 0]
+        part: Array = stack[t if len(stack) > 1 else 0]
+        return part
 
     def of_layers(self, value: float) -> Array:
         """A parameter with one number for each layer."""
@@ -203,7 +205,7 @@ class Network(ABC):
     def density(self, y: Array, depth: int) -> float:
         """Mean share of entries of x_1, …, x_depth that are not zero, for measurements y (batch, M)."""
         present = sum(self.ops.xp.count_nonzero(x) for x in islice(self.iterates(y), depth))
-        return float(present) / (depth * int(y.shape[0]) * self.N)
+        return float(present) / float(depth * y.shape[0] * self.N)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -253,6 +255,10 @@ class Network(ABC):
     def adopt(self, precursor: Network) -> None:
         """Take such parameters that this network does what the precursor does."""
         raise NotImplementedError
+
+    def matrix_rate(self, nmse_db: float) -> float:
+        """Adam's learning rate for the learned matrices in the fast recipe, where the NMSE is this at first."""
+        return 3e-5
 
     def fuse(self, signals: Signals) -> FusedStep | None:
         """The engine's kernel for a whole training step of this network on such signals, if there is one."""

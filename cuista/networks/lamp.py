@@ -15,6 +15,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, _nothing, scale_of
+from cuista.ops import Scalar
 
 
 class Lamp(Network):
@@ -38,8 +39,15 @@ class Lamp(Network):
     def fast_start(self) -> dict[str, Array]:
         return {**self.published_start(), "weight": np.tile(self.sources[1].T, (self.stack, 1, 1))}
 
+    def matrix_rate(self, nmse_db: float) -> float:
+        return 1e-3
+
     def begin(self, y: Array) -> tuple[State, Backprop]:
         return (self.zeros(y), None, y), _nothing  # x_0, v_{−1}, y
+
+    def step_size(self, t: int) -> Scalar:
+        """α_t: 1, for B_t has it in it."""
+        return 1.0
 
     def residual(self, t: int, state: State) -> tuple[Array, Array | None, Array]:
         """v_t (batch, M); the factor of v_{t−1} in it, (batch, 1) or None in layer 0; and σ (batch, 1)."""
@@ -53,20 +61,25 @@ class Lamp(Network):
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
         ops, xp, (x, _, y) = self.ops, self.ops.xp, state
-        B, factor = self.parameter("weight", t), self.parameter("threshold", t)
+        B, alpha, factor = self.parameter("weight", t), self.step_size(t), self.parameter("threshold", t)
         v, onsager, sigma = self.residual(t, state)
         u = ops.matmul(v, B.T)
         theta = xp.maximum(factor * sigma, 0)
-        x_next, code = ops.shrink_select(x, u, 1.0, theta, 0, window)
+        x_next, code = ops.shrink_select(x, u, alpha, theta, 0, window)
 
         def backprop(of_state: State) -> tuple[State, Gradients]:
-            # z = x + v Bᵀ, θ = max(λσ, 0), ∂σ/∂v = v / (M σ), 0 where v = 0; ‖x‖₀ is a constant.
+            # z = x + α v Bᵀ, θ = max(λσ, 0), ∂σ/∂v = v / (M σ), 0 where v = 0; ‖x‖₀ is a constant.
             delta, of_v, _ = of_state
-            dz, _, d_theta = ops.shrink_select_backward(delta, code, x, u, 1.0, theta, window)
+            dz, d_alpha, d_theta = ops.shrink_select_backward(delta, code, x, u, alpha, theta, window)
             d_theta = xp.where(factor * sigma > 0, d_theta, xp.zeros_like(d_theta))
-            gradients: Gradients = {"weight": ops.outer_sum(dz, v), "threshold": xp.sum(d_theta * sigma)}
+            scaled = dz * ops.asarray(alpha, dz.dtype)
+            gradients: Gradients = {"threshold": xp.sum(d_theta * sigma)}
+            if "weight" in self.matrices:
+                gradients["weight"] = ops.outer_sum(scaled, v)
+            if "step_size" in self.shapes:
+                gradients["step_size"] = d_alpha
             through_sigma = factor * d_theta / xp.where(sigma > 0, self.M * sigma, xp.ones_like(sigma))
-            dv = ops.sparse_matmul(dz, B) + through_sigma.astype(v.dtype) * v
+            dv = ops.sparse_matmul(scaled, B) + through_sigma.astype(v.dtype) * v
             if of_v is not None:
                 dv += of_v
             if onsager is None:
@@ -79,7 +92,45 @@ class Lamp(Network):
         x, (v, _, sigma) = state[0], self.residual(t, state)
         u = self.ops.matmul(v, self.parameter("weight", t).T)
 
-        def proposal(_: float, factor: float) -> Array:
-            return self.ops.shrink_select(x, u, 1.0, factor * sigma, 0)[0]
+        def proposal(alpha: float, factor: float) -> Array:
+            return self.ops.shrink_select(x, u, alpha, factor * sigma, 0)[0]
 
         return proposal, float(self.ops.xp.mean(sigma))
+
+    def precursor(self) -> Network | None:
+        options = {"layers": self.layers, "ops": self.ops, "dtype": self.dtype}
+        return FixedLamp(*self.sources, **options) if self.untied else None
+
+    def adopt(self, precursor: Network) -> None:
+        """B_t = α_t Wᵀ of a LAMP with that and step sizes."""
+        alpha = self.ops.to_numpy(precursor.parameters["step_size"])
+        weight = alpha[:, None, None] * self.sources[1].T
+        self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
+
+
+class FixedLamp(Lamp):
+    """LAMP with B_t = α_t Wᵀ, W analytic. Learned: `step_size` α_t (T,) and `threshold` λ_t (T,)."""
+
+    name: ClassVar[str] = "lamp-fixed-weight"
+    matrices: ClassVar[tuple[str, ...]] = ()
+    can_untie: ClassVar[bool] = False
+
+    def _prepare(self, A: Array, W: Array) -> None:
+        super()._prepare(A, W)
+        self.weight = self.ops.asarray(W.T, self.dtype)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"step_size": (self.layers,), "threshold": (self.layers,)}
+
+    def published_start(self) -> dict[str, Array]:
+        return {"step_size": self.of_layers(1.0), "threshold": self.of_layers(0.4)}
+
+    def fast_start(self) -> dict[str, Array]:
+        return self.published_start()
+
+    def parameter(self, name: str, t: int) -> Array:
+        return self.weight if name == "weight" else super().parameter(name, t)
+
+    def step_size(self, t: int) -> Scalar:
+        return self.parameter("step_size", t)

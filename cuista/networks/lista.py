@@ -74,7 +74,11 @@ class Lista(Network):
         """The next iterate η(B y + W x), and its codes."""
         return self.ops.shrink_select(By, Wx, 1.0, self.clamped(theta), self.support[t], window)
 
-    def precursor(self) -> Network:
+    def matrix_rate(self, nmse_db: float) -> float:
+        # A change of W_t is multiplied by x, not by the residual: it must be small beside the error.
+        return float(1e-3 * 10 ** (nmse_db / 20))
+
+    def precursor(self) -> Network | None:
         return contained_in(self, self.untied)
 
     def adopt(self, precursor: Network) -> None:

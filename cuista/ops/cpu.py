@@ -74,11 +74,13 @@ class CpuOps(ReferenceOps):
         z += x
         magnitude = np.abs(z, out=empty(x.shape, x.dtype))
 
-        rank = max(x.shape[1] - 1 - k, 0)
-        ordered = empty(x.shape, x.dtype)
-        ordered[...] = magnitude
-        ordered.view(f"i{x.dtype.itemsize}").partition(rank, axis=1)
-        cutoff = ordered[:, rank, None]
+        cutoff: Array = np.asarray(np.inf, x.dtype)  # if none may pass, any that none exceeds
+        if k > 0:
+            rank = max(x.shape[1] - 1 - k, 0)
+            ordered = empty(x.shape, x.dtype)
+            ordered[...] = magnitude
+            ordered.view(f"i{x.dtype.itemsize}").partition(rank, axis=1)
+            cutoff = ordered[:, rank, None]
         # An entry that does not pass is cut by clip(z, −θ, θ), which is what soft thresholding takes away.
         if theta.ndim == 0:
             held = np.less_equal(magnitude, np.maximum(cutoff, theta), out=empty(x.shape, np.bool_))
@@ -193,7 +195,7 @@ def _in_pieces(flat: Array) -> list[Array]:
     return [flat[first : first + 2**13] for first in range(0, flat.size, 2**13)]
 
 
-def _compressed(flat: Array, nonzero: Array, shape: tuple[int, ...]) -> Any:
+def _compressed(flat: Array, nonzero: Array, shape: Any) -> Any:
     """The sparse matrix of this shape with these entries, row after row, of which these are not zero."""
     from scipy.sparse import csr_array
 

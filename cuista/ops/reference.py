@@ -147,7 +147,7 @@ class ReferenceOps:
         return self.matmul(a, b)
 
     def outer_sum(self, a: Array, b: Array) -> Array:
-        """Σ_i a_i ⊗ b_i = aᵀ b over the rows of a (batch, P) and b (batch, Q), those of a being mostly zeros: (P, Q)."""
+        """Σ_i a_i ⊗ b_i = aᵀ b, (P, Q), over the rows of a (batch, P), mostly zeros, and of b (batch, Q)."""
         return self.matmul(a.T, b)
 
     # -- thresholding with support selection --------------------------------------------------------------------
@@ -206,7 +206,7 @@ class ReferenceOps:
         return x_next, code.astype(np.int8)
 
     def hard_threshold(self, z: Array, threshold: Scalar | Array, window: float = 0.0) -> tuple[Array, Array]:
-        """z (batch, N) where |z| > θ, else 0; with the codes that `shrink_select_backward` takes.
+        """Z (batch, N) where |z| > θ, else 0; with the codes that `shrink_select_backward` takes.
 
         Blumensath, Davies, Appl. Comput. Harmon. Anal. 2009. The derivative in θ is 0 almost everywhere, so that a
         `window` alone gives θ a gradient. Everything else is as in `shrink_select`.

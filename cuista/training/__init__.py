@@ -1,7 +1,19 @@
 """Training: recipes say what is trained when, the trainer does it."""
 
-from cuista.training.recipes import FastRecipe, PaperRecipe, Recipe, Stage
+from cuista.training.recipes import FastRecipe, PaperRecipe, Progress, Recipe, Stage
 from cuista.training.ridge import choose_ridge
-from cuista.training.trainer import Progress, checkpoint_path, train
+from cuista.training.search import SearchRecipe
+from cuista.training.trainer import checkpoint_path, identity, train
 
-__all__ = ["FastRecipe", "PaperRecipe", "Progress", "Recipe", "Stage", "checkpoint_path", "choose_ridge", "train"]
+__all__ = [
+    "FastRecipe",
+    "PaperRecipe",
+    "Progress",
+    "Recipe",
+    "SearchRecipe",
+    "Stage",
+    "checkpoint_path",
+    "choose_ridge",
+    "identity",
+    "train",
+]

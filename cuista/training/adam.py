@@ -53,6 +53,9 @@ class Adam:
             gradient = gradients[name]
             if name not in self.mean:
                 self.mean[name], self.square[name] = ops.xp.zeros_like(gradient), ops.xp.zeros_like(gradient)
-            arrays = [array[layers] for array in (parameters[name], gradient, self.mean[name], self.square[name])]
-            if rate and len(arrays[0]):
-                ops.adam(*arrays, rate * correction, factors[layers], scale, name in logarithmic)
+            parameter, gradient, mean, square = (
+                array[layers] for array in (parameters[name], gradient, self.mean[name], self.square[name])
+            )
+            if rate and len(parameter):
+                logarithm = name in logarithmic
+                ops.adam(parameter, gradient, mean, square, rate * correction, factors[layers], scale, logarithm)

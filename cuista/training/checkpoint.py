@@ -23,7 +23,7 @@ from cuista.training.adam import Adam
 Parameters = dict[str, Array]
 
 # What of the state is a number of the host's.
-_SCALARS = ("stage", "step", "total_steps", "density", "best_nmse_db", "best_step")
+_SCALARS = ("stage", "step", "total_steps", "seconds", "density", "best_nmse_db", "best_step")
 
 
 @dataclass
@@ -36,6 +36,8 @@ class TrainingState:
         The stage, and the steps done in it.
     total_steps
         Steps done in all; the number of the next training batch.
+    seconds
+        What it took so far.
     adam
         The stage's optimiser.
     mean_loss
@@ -51,6 +53,7 @@ class TrainingState:
     stage: int = 0
     step: int = 0
     total_steps: int = 0
+    seconds: float = 0.0
     adam: Adam = field(default_factory=Adam)
     mean_loss: Array = field(default_factory=lambda: np.zeros(()))
     density: float = 1.0

@@ -27,7 +27,7 @@ class Stage:
     learning_rate
         Of Adam.
     matrix_rate
-        The same for learned matrices.
+        The same for learned matrices, as a factor of `learning_rate` or, where `relative`, of the network's own.
     validate_every
         Steps between validations.
     patience
@@ -59,6 +59,30 @@ class Stage:
     window: float = 0.0
     fit: bool = False
     precursor: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands, for showing.
+
+    Attributes
+    ----------
+    fraction
+        Share of the work that is done.
+    title, stage_number
+        The stage.
+    step, steps
+        How many steps it has made, and makes at most.
+    nmse_db
+        The last validation.
+    """
+
+    fraction: float
+    title: str
+    stage_number: int
+    step: int
+    steps: int
+    nmse_db: float | None
 
 
 @dataclass(frozen=True)
@@ -99,7 +123,7 @@ class PaperRecipe:
                     steps=self.max_steps,
                     batch=self.batch,
                     learning_rate=self.learning_rate * decay,
-                    matrix_rate=self.learning_rate * decay,
+                    matrix_rate=1.0,
                     validate_every=10,
                     patience=self.better_wait,
                 )
@@ -129,7 +153,8 @@ class FastRecipe:
 
     Learned matrices start from the analytic weight. A network that contains ALISTA starts from one trained like this
     (others have their step sizes and thresholds trained like this first), and then everything is trained for
-    `matrix_steps`, with `matrix_rate` for the matrices and `fine_rate` for the rest. So it never ends worse.
+    `matrix_steps`, at `fine_rate`, and for the matrices at `matrix_rate` times the network's own rate
+    (`Network.matrix_rate`). So it never ends worse.
     """
 
     name: ClassVar[str] = "fast"
@@ -142,8 +167,8 @@ class FastRecipe:
     window: float = 0.3
     hard: float = 0.5
     weight_power: float = 0.8
-    matrix_steps: int = 3000
-    matrix_rate: float = 3e-4
+    matrix_steps: int = 1500
+    matrix_rate: float = 1.0
     fine_rate: float = 3e-3
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:

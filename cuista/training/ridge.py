@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from cuista.model import Model
+from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps
 from cuista.problem import Problem
 from cuista.training.recipes import FastRecipe
@@ -16,10 +18,12 @@ RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 
 def choose_ridge(
     problem: Problem,
+    net: str = "alista",
     *,
     layers: int = 16,
     percent: float | None = None,
     max_percent: float | None = None,
+    untied: bool = False,
     seed: int = 0,
     ops: ReferenceOps | None = None,
     progress: Callable[[float, float], None] | None = None,
@@ -27,20 +31,22 @@ def choose_ridge(
     """The exact weight with the ridge λ that serves the problem's SNR and sparsity best.
 
     Of λ = 0, 0.1, 0.4, 1, 3, 10 it is the one whose weight has the least validation NMSE after a short fit (the fast
-    recipe with 10 steps a layer and no joint stage), all on the same signals.
+    recipe with 10 steps a layer and no joint stages), all on the same signals.
 
     Parameters
     ----------
-    problem, layers, percent, max_percent, ops
-        As for `Model.new`.
+    problem, net, layers, percent, max_percent, untied, ops
+        As for `Model.new`. For a network that has no gradients the weight is that of ALISTA.
     progress
         Called with (λ, validation NMSE in dB) for each.
     """
-    recipe = FastRecipe(layer_steps=10, max_steps=0, validation_batch=2000)
+    recipe = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
+    net = net if NETWORKS[net].has_gradients else "alista"
+    schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
     fits = []
     for ridge in RIDGES:
         weight = solve_exact(problem.A, ridge=ridge)
-        model = Model.new(problem, weight, layers=layers, percent=percent, max_percent=max_percent, ops=ops)
+        model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
         nmse = train(model, recipe, seed=seed).training["validation_nmse_db"]
         if progress:
             progress(ridge, nmse)

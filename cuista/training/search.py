@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from cuista.errors import InputError
 from cuista.evaluation import nmse_db
 from cuista.model import Model
 from cuista.problem import FITTING, VALIDATION
+from cuista.training.recipes import Progress
 
 # c₁, c₂ and c₃ of the coarse grid: wider than the authors' (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1), and log-spaced.
 GRID = (np.geomspace(1e-3, 3e-2, 8), np.geomspace(1e-4, 1e-2, 5), np.geomspace(0.03, 1.0, 6))
@@ -31,21 +33,27 @@ class SearchRecipe:
 
 
 def search(
-    model: Model, recipe: SearchRecipe, seed: int = 0, progress: Callable[[float, float], None] | None = None
-) -> Model:
+    model: Model,
+    recipe: SearchRecipe,
+    seed: int,
+    identity: dict[str, Any],
+    progress: Callable[[Progress], None] | None = None,
+) -> None:
     """Set the parameters of the model's network, in place, to those of the least NMSE found.
 
-    `progress` is called with the share of the work done and the least NMSE so far, in dB.
+    `identity` says which run this is, for the model's `training`.
     """
     from scipy.optimize import minimize
 
     if min(recipe.grid_signals, recipe.signals, recipe.validation_batch) < 1 or recipe.evaluations < 0:
         raise InputError(f"{recipe} cannot be: expected one signal or more, and no negative number of evaluations")
+    began = time.monotonic()
     network, problem = model.network, model.problem
     names = tuple(network.shapes)
     points = list(product(*GRID))
     # A forward pass takes time in proportion to the signals.
     work = len(points) * recipe.grid_signals + recipe.evaluations * recipe.signals
+    evaluations = len(points) + recipe.evaluations
     done, least = 0, np.inf
     history: list[tuple[float, ...]] = []
 
@@ -63,7 +71,7 @@ def search(
         history.append((*point, result))
         done, least = done + len(x), min(least, result)
         if progress:
-            progress(min(done / work, 1.0), least)
+            progress(Progress(min(done / work, 1.0), "search", 1, len(history), evaluations, least))
         return result
 
     few = sample(recipe.grid_signals, FITTING)
@@ -71,18 +79,19 @@ def search(
         start = min(points, key=lambda point: error(np.array(point), *few))
         least, more = np.inf, sample(recipe.signals, FITTING)
         simplex = np.log(start) + np.vstack([np.zeros(3), 0.3 * np.eye(3)])
-        options = {"maxfev": max(recipe.evaluations, 1), "initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-2}
-        found = minimize(lambda log: error(np.exp(log), *more), simplex[0], method="Nelder-Mead", options=options)
+        options: Any = {"maxfev": max(recipe.evaluations, 1), "initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-2}
+
+        def of_logarithms(point: Array) -> float:
+            return error(np.exp(point), *more)
+
+        found = minimize(of_logarithms, simplex[0], method="Nelder-Mead", options=options)
     set_parameters(np.exp(found.x))
     x, y = sample(recipe.validation_batch, VALIDATION)
     columns = np.array(history).T
     model.history = {name: column for name, column in zip((*names, "nmse_db"), columns, strict=True)}
     model.training = {
-        "net": network.name,
-        "recipe": recipe.name,
-        **asdict(recipe),
-        "seed": seed,
-        "steps": len(history),
+        **identity,
         "validation_nmse_db": nmse_db(model, x, y, network.layers),
+        "steps": len(history),
     }
-    return model
+    model.training_seconds = time.monotonic() - began

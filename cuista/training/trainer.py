@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from cuista.networks import Network
 from cuista.ops import Key, Scalar
 from cuista.problem import FITTING, TRAINING, VALIDATION
 from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
-from cuista.training.recipes import FastRecipe, Recipe, Stage
+from cuista.training.recipes import FastRecipe, Progress, Recipe, Stage
+from cuista.training.search import SearchRecipe, search
 
 # On how many signals it is looked at how sparse the iterates are.
 DENSITY_SIGNALS = 256
@@ -35,22 +36,9 @@ DIVERGED_DB = 30.0
 FITTED = ("step_size", "threshold")
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands, for showing: the share of its work that is done, the stage and its number, the steps
-    done in it, and the last validation in dB.
-    """
-
-    fraction: float
-    stage: Stage
-    stage_number: int
-    step: int
-    nmse_db: float | None
-
-
 def train(
     model: Model,
-    recipe: Recipe | None = None,
+    recipe: Recipe | SearchRecipe | None = None,
     *,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
@@ -66,7 +54,7 @@ def train(
     model
         From `Model.new`.
     recipe
-        `FastRecipe()` if None.
+        `FastRecipe()` if None, or `SearchRecipe()` for a network without gradients.
     seed
         Of the training, validation and fitting signals. The same seed gives the same bits on the same machine.
     out
@@ -88,8 +76,45 @@ def train(
         On SIGINT or SIGTERM, after the checkpoint was written.
     FileError
         If `out` cannot be written, or the checkpoint belongs to another run.
+    InputError
+        If the recipe is not one for this network.
     """
-    return _Run(model, recipe or FastRecipe(), seed, out, resume, overwrite, checkpoint_seconds, progress).train()
+    recipe = recipe or (FastRecipe() if model.network.has_gradients else SearchRecipe())
+    if model.network.has_gradients == isinstance(recipe, SearchRecipe):
+        suits = "fast or the paper" if model.network.has_gradients else "search"
+        raise InputError(f"the {recipe.name} recipe is not for {model.network.title}: expected the {suits} recipe")
+    if not isinstance(recipe, SearchRecipe):
+        return _Run(model, recipe, seed, out, resume, overwrite, checkpoint_seconds, progress).train()
+    if out is not None:
+        storage.check_writable(out, overwrite=overwrite)
+    search(model, recipe, seed, identity(model, recipe, seed), progress)
+    if out is not None:
+        model.save(out, overwrite=overwrite)
+    return model
+
+
+def identity(model: Model, recipe: Recipe | SearchRecipe | None = None, seed: int = 0) -> dict[str, Any]:
+    """What makes two runs of `train` the same, as it is found in the `training` of a trained model."""
+    recipe = recipe or (FastRecipe() if model.network.has_gradients else SearchRecipe())
+    network, problem = model.network, model.problem
+    return {
+        "net": network.name,
+        "recipe": recipe.name,
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(recipe).items()},
+        "seed": seed,
+        "layers": network.layers,
+        "percent": network.percent,
+        "max_percent": network.max_percent,
+        "per_coordinate": network.per_coordinate,
+        "untied": network.untied,
+        "dtype": network.dtype.name,
+        "device": network.ops.name.partition(":")[0],
+        "matrix": problem.sha256,
+        "weight": storage.sha256(model.weight.W),
+        "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
+        "snr_db": problem.snr_db,
+        "magnitude": repr(problem.magnitude),
+    }
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
@@ -121,6 +146,7 @@ class _Run:
     ) -> None:
         self.model, self.network, self.recipe, self.seed = model, model.network, recipe, seed
         self.ops = ops = self.network.ops
+        self.identity = identity(model, recipe, seed)
         resume = resume and out is not None and checkpoint_path(out).exists()
         self.out, self.overwrite = out, overwrite or resume
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
@@ -131,9 +157,10 @@ class _Run:
         if out is not None:
             storage.check_writable(out, overwrite=self.overwrite)
             if resume:
-                self.state = load_checkpoint(checkpoint_path(out), self.network, self.precursor, self._identity())
+                self.state = load_checkpoint(checkpoint_path(out), self.network, self.precursor, self.identity)
         if recipe.analytic and not resume:
             self.network.parameters = self.network.fast_start()
+        self.began = time.monotonic()
         self.unscaled = ops.asarray(1.0, np.float64)
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
@@ -149,16 +176,20 @@ class _Run:
     def _prepare(self) -> None:
         """Have at hand what the stage needs."""
         stage = self.stages[self.state.stage]
-        on_precursor = self.precursor is not None and stage.precursor
-        self.working = replace(self.model, network=self.precursor) if on_precursor else self.model
+        first = self.precursor if stage.precursor else None
+        self.working = replace(self.model, network=first) if first else self.model
         self.learning = self.working.network
         self.fused = self.learning.fuse(self.model.problem.signals(self.recipe.hard))
         factors = np.zeros(self.network.layers)
         factors[: stage.depth] = stage.factors
         self.factors = self.ops.asarray(factors, np.float64)
         self.active = slice(int(np.flatnonzero(factors)[0]), stage.depth)
+        of_matrices = stage.learning_rate
+        if stage.relative:
+            earlier = [nmse for number, _, nmse in self.state.history if number < self.state.stage]
+            of_matrices = self.learning.matrix_rate(earlier[-1] if earlier else 0.0)
         self.rates = {
-            name: stage.matrix_rate if name in self.learning.matrices else stage.learning_rate
+            name: stage.matrix_rate * of_matrices if name in self.learning.matrices else stage.learning_rate
             for name in self.learning.parameters
         }
 
@@ -189,7 +220,8 @@ class _Run:
                 self._step(stage)
                 if self.progress:
                     fraction = (work[: state.stage].sum() + state.step * stage.depth) / work.sum()
-                    self.progress(Progress(float(fraction), stage, state.stage + 1, state.step, self.last_nmse))
+                    at = (stage.title, state.stage + 1, state.step, stage.steps)
+                    self.progress(Progress(float(fraction), *at, self.last_nmse))
                 if interrupted() or time.monotonic() - saved > self.checkpoint_seconds:
                     self._save(fatal=interrupted())
                     saved = time.monotonic()
@@ -202,12 +234,19 @@ class _Run:
         """Write the checkpoint. A full disk ends a run only when there is no later chance."""
         if self.out is None:
             return
+        self._clock()
         try:
-            save_checkpoint(checkpoint_path(self.out), self.model, self.learning, self.state, self._identity())
+            save_checkpoint(checkpoint_path(self.out), self.model, self.learning, self.state, self.identity)
         except FileError as error:
             if fatal:
                 raise
             warnings.warn(f"the checkpoint could not be saved, training goes on: {error}", stacklevel=3)
+
+    def _clock(self) -> None:
+        """Add the time since this was last called to the run's."""
+        now = time.monotonic()
+        self.state.seconds += now - self.began
+        self.began = now
 
     def _begin(self, stage: Stage) -> None:
         """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
@@ -271,10 +310,11 @@ class _Run:
 
     def _finish(self) -> None:
         state = self.state
-        self.network.parameters = state.best
+        self._clock()
+        self.network.parameters, self.model.training_seconds = state.best, state.seconds
         self.model.history = state.history_arrays()
         self.model.training = {
-            **self._identity(),
+            **self.identity,
             "validation_nmse_db": state.best_nmse_db,
             "steps": state.total_steps,
         }
@@ -292,7 +332,7 @@ class _Run:
                 self.network.adopt(self.precursor)
             path = f"{os.fspath(self.out)}.last-good.h5"
             self.model.history = state.history_arrays()
-            self.model.training = {**self._identity(), "steps": state.total_steps, "diverged": what}
+            self.model.training = {**self.identity, "steps": state.total_steps, "diverged": what}
             self.model.save(path, overwrite=True)
             message += f"; the last good parameters are in {path}"
         return DivergedError(message)
@@ -306,29 +346,6 @@ class _Run:
             )
         x, y = problem.sample(batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops)
         return x, y, None
-
-    def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree with to be continued."""
-        model, network = self.model, self.network
-        problem = model.problem
-        return {
-            "net": network.name,
-            "recipe": self.recipe.name,
-            **{name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.recipe).items()},
-            "seed": self.seed,
-            "layers": network.layers,
-            "percent": network.percent,
-            "max_percent": network.max_percent,
-            "per_coordinate": network.per_coordinate,
-            "untied": network.untied,
-            "dtype": network.dtype.name,
-            "device": network.ops.name.partition(":")[0],
-            "matrix": problem.sha256,
-            "weight": storage.sha256(model.weight.W),
-            "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
-            "snr_db": problem.snr_db,
-            "magnitude": repr(problem.magnitude),
-        }
 
 
 def fit_layer(network: Network, t: int, x: Array, y: Array) -> None:
@@ -361,8 +378,8 @@ def fit_layer(network: Network, t: int, x: Array, y: Array) -> None:
         starts.append((alpha, np.log(max(theta, tiny))))
     fits = []
     for alpha, log_theta in starts:
-        simplex = [(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)]
-        simplex = simplex if steps else [point[1:] for point in simplex[::2]]
+        simplex = np.array([(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)])
+        simplex = simplex if steps else simplex[::2, 1:]
         fits.append(
             minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
         )

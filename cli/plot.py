@@ -1,0 +1,31 @@
+"""cuista plot"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cuista.cli.common import INPUT_FILE, force_option, output_file, say
+from cuista.cli.spellings import Command
+
+
+@click.command("plot", cls=Command)
+@click.argument("files", metavar="FILE…", type=INPUT_FILE, nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--out",
+    type=output_file(".pdf", ".png", ".svg"),
+    default="figure.pdf",
+    show_default=True,
+    help="The figure: .pdf, .png or .svg.",
+)
+@force_option
+def command(files: tuple[Path, ...], out: Path, force: bool) -> None:
+    """Draw a comparison's NMSE by layer, or the step sizes and thresholds of models.
+
+    Needs matplotlib: pip install 'cuista[plot]'.
+    """
+    from cuista.plotting import plot
+
+    plot(files, out, overwrite=force)
+    say(f"Wrote {out}.")

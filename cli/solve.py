@@ -1,0 +1,88 @@
+"""cuista solve"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cuista.cli.common import (
+    INPUT_FILE,
+    ProgressLine,
+    columns_option,
+    device_option,
+    engine_on,
+    force_option,
+    key_option,
+    output_file,
+    say,
+)
+from cuista.cli.spellings import Command
+
+METHODS = ("ista", "fista", "amp", "omp", "lasso")
+
+
+@click.command("solve", cls=Command)
+@click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
+@click.argument("measurements", metavar="Y", type=INPUT_FILE)
+@click.option("--method", type=click.Choice(METHODS), default="fista", show_default=True, help="The solver.")
+@click.option(
+    "--iterations",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many; for omp, the most entries it chooses.",
+)
+@click.option(
+    "--lam",
+    type=click.FloatRange(0, min_open=True),
+    metavar="λ",
+    help="λ of ½‖y − A x‖² + λ‖x‖₁; for amp, the threshold in standard deviations. [the best for such signals]",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=output_file(".npy", ".h5"),
+    default="x.npy",
+    show_default=True,
+    help="The sparse codes, .npy or .h5 (as x), float32.",
+)
+@key_option
+@columns_option
+@device_option
+@force_option
+def command(
+    problem_file: Path,
+    measurements: Path,
+    method: str,
+    iterations: int,
+    lam: float | None,
+    out: Path,
+    key: str | None,
+    columns: bool,
+    device: str,
+    force: bool,
+) -> None:
+    """Recover the sparse codes of measurements by a classical solver, which needs no training.
+
+    Y is as in recover. omp and lasso are scikit-learn's (pip install 'cuista[sklearn]').
+    """
+    from cuista.baselines import SOLVERS
+    from cuista.problem import Problem
+    from cuista.storage import check_writable
+    from cuista.streaming import recover_file
+
+    check_writable(out, overwrite=force)
+    solver = SOLVERS[method](Problem.load(problem_file), iterations, lam=lam, ops=engine_on(device))
+    if solver.has_lam and lam is None:
+        say(f"λ = {solver.tune():.4g} is the best of 24 for {iterations} iterations on signals of this problem.")
+    with ProgressLine() as line:
+        samples = recover_file(
+            solver,
+            measurements,
+            out,
+            key=key,
+            columns=columns,
+            overwrite=force,
+            progress=lambda done, total: line.show(done / total, f"{done} of {total} samples"),
+        )
+    say(f"Wrote {out}: {samples} samples.")

@@ -1,0 +1,139 @@
+"""Figures, with matplotlib: NMSE by layer of a comparison, and the parameters of networks by layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.comparison import Comparison
+from cuista.errors import InputError, MissingLibraryError
+from cuista.model import Model
+from cuista.networks import NETWORKS
+
+ENDINGS = (".pdf", ".png", ".svg")
+# A colour-blind safe cycle (Okabe, Ito), and markers, so that the curves differ in print too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX*"
+STYLE: Any = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 200}
+
+
+def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Draw one comparison's NMSE by layer, or the step sizes and thresholds of one or more models.
+
+    Raises
+    ------
+    MissingLibraryError
+        If there is no matplotlib.
+    InputError
+        If `out` does not end in .pdf, .png or .svg, or the files are not one comparison or models.
+    FileError
+        If a file cannot be read, or `out` not be written.
+    """
+    out = Path(out)
+    if out.suffix.lower() not in ENDINGS:
+        raise InputError(f"{out} is to be a figure; expected an ending of {', '.join(ENDINGS)}")
+    storage.check_writable(out, overwrite=overwrite)
+    kinds = {storage.read(file, "cuista-comparison", "cuista-model").kind for file in files}
+    if kinds == {"cuista-comparison"} and len(files) == 1:
+        figure = nmse_figure(Comparison.load(files[0]))
+    elif kinds == {"cuista-model"}:
+        figure = parameter_figure({Path(file).stem: Model.load(file) for file in files})
+    else:
+        raise InputError("expected one comparison (cuista compare makes it), or one or more models")
+    with storage.replacing(out, overwrite=overwrite) as temporary:
+        # Without a date, the same results give the same file.
+        metadata = {} if out.suffix.lower() == ".png" else {"CreationDate" if out.suffix == ".pdf" else "Date": None}
+        figure.savefig(temporary, format=out.suffix[1:].lower(), bbox_inches="tight", metadata=metadata)
+
+
+def nmse_figure(comparison: Comparison) -> Any:
+    """NMSE against layer, a panel for each SNR."""
+    snrs = list(dict.fromkeys(result.snr_db for result in comparison.results))
+    methods = list(dict.fromkeys(result.method for result in comparison.results))
+    looks = dict(zip(methods, _looks(), strict=False))
+    figure, panels = _panels(len(snrs))
+    for panel, snr in zip(panels, snrs, strict=True):
+        for result in comparison.results:
+            if result.snr_db != snr:
+                continue
+            label = title(result.method)
+            curve = np.maximum(result.nmse_db, -200)
+            if len(curve) > 2:
+                panel.plot(np.arange(len(curve)), curve, label=label, **looks[result.method])
+            else:  # no iterates
+                look = {"color": looks[result.method]["color"], "linestyle": ":"}
+                panel.axhline(curve[-1], label=label, **look)
+        panel.set_xlabel("layer or iteration")
+        panel.set_title("no noise" if np.isinf(snr) else f"SNR {snr:g} dB", fontsize=9)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_ylabel("NMSE (dB)")
+    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
+    return figure
+
+
+def parameter_figure(models: dict[str, Model]) -> Any:
+    """What is one number a layer, or (thresholds for each coordinate) the mean and the range of them; a panel each."""
+    stacks = {
+        name: {key: model.network.ops.to_numpy(value) for key, value in model.network.parameters.items()}
+        for name, model in models.items()
+    }
+    names = [
+        name
+        for name in ("step_size", "threshold", "momentum")
+        if any(name in parameters and len(parameters[name]) > 1 for parameters in stacks.values())
+    ]
+    if not names:
+        raise InputError("there are no parameters that differ from layer to layer in these models: nothing to plot")
+    looks = dict(zip(models, _looks(), strict=False))
+    figure, panels = _panels(len(names))
+    for panel, name in zip(panels, names, strict=True):
+        for model, parameters in stacks.items():
+            if name not in parameters or len(parameters[name]) == 1:
+                continue
+            rows = parameters[name].reshape(len(parameters[name]), -1)
+            layers = np.arange(1, len(rows) + 1)
+            panel.plot(layers, rows.mean(axis=1), label=model, **looks[model])
+            if rows.shape[1] > 1:
+                panel.fill_between(layers, rows.min(axis=1), rows.max(axis=1), color=looks[model]["color"], alpha=0.2)
+        panel.set_xlabel("layer")
+        panel.set_ylabel(name.replace("_", " "))
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        if name == "threshold" and all(np.min(p["threshold"]) > 0 for p in stacks.values()):
+            panel.set_yscale("log")
+    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
+    return figure
+
+
+def title(method: str) -> str:
+    """What a method is called in a figure."""
+    net, *forms = method.split(":")
+    if net in NETWORKS:
+        return " ".join([NETWORKS[net].title, *(f"({form})" for form in forms)])
+    return method.upper() if method in ("ista", "fista", "amp", "omp") else Path(method).stem
+
+
+def _panels(count: int) -> tuple[Any, Any]:
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingLibraryError(
+            "figures are drawn by matplotlib, which is not installed: pip install 'cuista[plot]'"
+        ) from None
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(0.6 + 3.0 * count, 2.8))
+        panels = figure.subplots(1, count, squeeze=False)[0]
+    return figure, panels
+
+
+def _looks() -> Any:
+    """Colour and marker of one curve after another."""
+    for i, colour in enumerate(cycle(COLOURS)):
+        yield {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3, "linewidth": 1.2}
