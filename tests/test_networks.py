@@ -144,20 +144,15 @@ def test_iterates_follow_the_formula(variant, thresholds):
         np.testing.assert_allclose(iterate, [iterates[t] for iterates in expected], atol=1e-11)
 
 
-@pytest.mark.parametrize("ops", [ReferenceOps(), CpuOps()], ids=["reference", "cpu"])
-@pytest.mark.parametrize("variant", variants(gradients=True))
-@pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
-@pytest.mark.parametrize("depth", [1, 3, 5])
-def test_gradients_match_central_differences(ops, variant, thresholds, depth):
-    net = any_network(variant, ops, thresholds=thresholds)
-    x, y = signals()
+def assert_gradients_match(net, x, y, depth):
+    """The gradients of a network against central differences, along random directions in each parameter's space."""
     sample_weights = np.linspace(0.5, 1.5, len(x))
     _, gradients = net.loss_and_gradients(y, x, depth, weights=sample_weights)
     rng = np.random.default_rng(7)
     for name, gradient in gradients.items():
         if len(gradient) > 1:
             assert not gradient[depth:].any()
-        for _ in range(3):  # along random directions in the parameter's own space
+        for _ in range(3):
             direction = rng.standard_normal(gradient.shape)
             direction /= np.linalg.norm(direction)
             numeric, h = 0.0, 1e-6
@@ -165,9 +160,35 @@ def test_gradients_match_central_differences(ops, variant, thresholds, depth):
                 net.parameters[name] += sign * h * direction
                 numeric += sign * net.loss_and_gradients(y, x, depth, weights=sample_weights)[0] / (2 * h)
                 net.parameters[name] -= sign * h * direction
-            assert np.vdot(gradient, direction) == pytest.approx(
-                numeric, rel=0, abs=1e-6 * (1e-3 + np.linalg.norm(gradient))
-            )
+            tolerance = 1e-6 * (1e-3 + np.linalg.norm(gradient))
+            assert np.vdot(gradient, direction) == pytest.approx(numeric, rel=0, abs=tolerance)
+
+
+@pytest.mark.parametrize("ops", [ReferenceOps(), CpuOps()], ids=["reference", "cpu"])
+@pytest.mark.parametrize("variant", variants(gradients=True))
+@pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
+@pytest.mark.parametrize("depth", [1, 3, 5])
+def test_gradients_match_central_differences(ops, variant, thresholds, depth):
+    assert_gradients_match(any_network(variant, ops, thresholds=thresholds), *signals(), depth)
+
+
+def precursor_of(name, untied):
+    """A network of four layers, and its precursor with parameters that differ from layer to layer."""
+    kind = NETWORKS[name]
+    net = kind(A, W, layers=4, percent=6, max_percent=20, untied=untied and kind.can_untie, dtype=np.float64)
+    precursor = net.precursor()
+    if precursor is None:
+        pytest.skip(f"{name} contains none")
+    rng = np.random.default_rng(8)
+    ranges = {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}
+    precursor.parameters = {key: rng.uniform(*ranges[key], shape) for key, shape in precursor.shapes.items()}
+    return net, precursor
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("untied", [False, True])
+def test_gradients_of_precursors_match_central_differences(name, untied):
+    assert_gradients_match(precursor_of(name, untied)[1], *signals(), 4)
 
 
 @pytest.mark.parametrize("variant", variants(gradients=True))
@@ -185,17 +206,8 @@ def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("untied", [False, True])
-def test_a_network_that_contains_alista_does_what_that_does(name, untied):
-    kind = NETWORKS[name]
-    net = kind(A, W, layers=4, percent=6, max_percent=20, untied=untied and kind.can_untie, dtype=np.float64)
-    precursor = net.precursor()
-    if precursor is None:
-        pytest.skip(f"{name} contains none")
-    rng = np.random.default_rng(8)
-    precursor.parameters = {
-        key: rng.uniform(*{"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}[key], shape)
-        for key, shape in precursor.shapes.items()
-    }
+def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied):
+    net, precursor = precursor_of(name, untied)
     net.adopt(precursor)
     _, y = signals()
     np.testing.assert_allclose(net.output(y), precursor.output(y), atol=1e-12)
