@@ -17,9 +17,14 @@ def forward(
     x = None
     for t, k in enumerate(support):
         z = alpha[t] * (y @ W) if x is None else x + alpha[t] * ((y - x @ A.T) @ W)
-        magnitude = z.abs()
-        cutoff = torch.topk(magnitude.detach(), k + 1, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
-        passed = (magnitude > theta[t]) & (magnitude > cutoff)
-        x = torch.where(passed, z, torch.sign(z) * torch.relu(magnitude - theta[t]))
+        x = threshold(z, theta[t], k)
     assert x is not None
     return x
+
+
+def threshold(z: torch.Tensor, theta: torch.Tensor, k: int) -> torch.Tensor:
+    """Soft thresholding of z (batch, N) that lets the k largest pass."""
+    magnitude = z.abs()
+    cutoff = torch.topk(magnitude.detach(), k + 1, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
+    passed = (magnitude > theta) & (magnitude > cutoff)
+    return torch.where(passed, z, torch.sign(z) * torch.relu(magnitude - theta))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import nvrtc
@@ -22,7 +24,7 @@ import cuista.ops.cuda as cuda_module
 from cuista import FastRecipe, PaperRecipe, kernels, train
 from cuista.errors import DivergedError
 from cuista.evaluation import nmse_db
-from cuista.networks import Alista
+from cuista.networks import NETWORKS, Alista
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Key, Normal, ReferenceOps
 from cuista.training import checkpoint_path
 
@@ -322,22 +324,62 @@ def test_the_fast_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, sma
         np.testing.assert_allclose(value, expected.network.parameters[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_every_network_is_on_the_engine_what_it_is_on_the_cpu(cuda, small_problem, small_weight, name):
+    kind, rng = NETWORKS[name], np.random.default_rng(3)
+    x, y = small_problem.sample(9, dtype=np.float64)
+    for untied, coordinates in product((False, True)[: 1 + kind.can_untie], (False, True)[: 1 + kind.can_coordinate]):
+        options = {"layers": 4, "untied": untied, "per_coordinate": coordinates, "dtype": np.float64}
+        expected, model = (
+            cuista.Model.new(small_problem, small_weight, name, **options, ops=ops).network for ops in (CpuOps(), cuda)
+        )
+        start = {key: value * rng.uniform(0.8, 1.2, value.shape) for key, value in expected.fast_start().items()}
+        expected.parameters = model.parameters = start
+        for ours, theirs in zip(model.iterates(y), expected.iterates(y), strict=True):
+            np.testing.assert_allclose(cuda.to_numpy(ours), theirs, atol=1e-11)
+        if not kind.has_gradients:
+            continue
+        loss, gradients = expected.loss_and_gradients(y, x, 4, window=0.3)
+        ours = model.loss_and_gradients(*(cuda.asarray(array, np.float64) for array in (y, x)), 4, window=0.3)
+        assert float(ours[0]) == pytest.approx(loss, rel=1e-11)
+        for key, gradient in gradients.items():
+            tolerance = 1e-10 * (1 + np.abs(gradient).max())
+            np.testing.assert_allclose(cuda.to_numpy(ours[1][key]), gradient, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("name", "untied"), [("lista-cpss", True), ("lista", False), ("lamp", True), ("alista-at", False)]
+)
+def test_other_networks_train_on_the_engine_as_on_the_cpu(cuda, small_problem, small_weight, name, untied):
+    options = {"net": name, "untied": untied}
+    for recipe in (replace(QUICK, matrix_steps=10), PaperRecipe(batch=16, validation_batch=50, max_steps=20)):
+        expected, model = (trained(ops, small_problem, small_weight, recipe, **options) for ops in (CpuOps(), cuda))
+        np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-3)
+        for key, value in parameters_of(model).items():
+            np.testing.assert_allclose(value, expected.network.parameters[key], rtol=1e-3, atol=1e-4)
+
+
 def test_nothing_is_read_back_between_validations(small_problem, small_weight, request, monkeypatch):
     ops, read_back = CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config))), {}
 
     def count(progress):
         step = progress.stage_number, progress.step
-        validated = progress.step % progress.stage.validate_every == 0 or progress.step == progress.stage.steps
+        validated = (
+            progress.step % stages[progress.stage_number - 1].validate_every == 0 or progress.step == progress.steps
+        )
         if progress.step > 1 and not validated:
             read_back[step] = DeviceArray.waits
         DeviceArray.waits = 0
 
-    model = cuista.Model.new(small_problem, small_weight, layers=4, ops=ops)
-    for fused in (True, False):
-        if not fused:
+    recipe = replace(QUICK, matrix_steps=60)
+    for net in ("alista", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
+        if net == "not fused":
             monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
+            net = "alista"
+        model = cuista.Model.new(small_problem, small_weight, net, layers=4, untied=NETWORKS[net].can_untie, ops=ops)
+        stages = recipe.stages(4, more=True)
         read_back.clear()
-        train(model, QUICK, progress=count)
+        train(model, recipe, progress=count)
         assert len(read_back) > 50
         assert not any(read_back.values())
 

@@ -1,0 +1,88 @@
+"""One training step of untied LISTA-CPSS, Adam included (T = 16, batch 64, 250×500, one thread), beside PyTorch's.
+
+    pip install . torch==2.13.0 && python benchmarks/step_learned.py
+
+The answers are compared first. The parameters are those of a trained network, for that is where training spends its
+time, and those that the publications start from, with which nearly every entry survives.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import os
+
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+import numpy as np
+import torch
+from common import ratio, save, side_by_side
+from reference_torch import threshold
+
+import cuista
+from cuista.training.adam import Adam
+
+LAYERS, BATCH = 16, 64
+
+torch.set_num_threads(1)
+problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500)))
+model = cuista.Model.new(problem, cuista.solve_exact(problem.A), "lista-cpss", untied=True)
+network = model.network
+published = {name: value.copy() for name, value in network.parameters.items()}
+cuista.train(model, cuista.FastRecipe(max_steps=100, matrix_steps=0))
+trained = {name: value.copy() for name, value in network.parameters.items()}
+
+x, y = problem.sample(BATCH)
+A = torch.tensor(problem.A, dtype=torch.float32)
+x_torch, y_torch = torch.from_numpy(x), torch.from_numpy(y)
+figures: dict[str, object] = {
+    "work": "training step of untied LISTA-CPSS with Adam, T = 16, batch 64, 250x500, float32, one thread",
+    "torch": torch.__version__,
+}
+
+for state, parameters in (("trained", trained), ("untrained", published)):
+    network.parameters = parameters
+    weight, theta = (
+        torch.tensor(parameters[name], dtype=torch.float32, requires_grad=True) for name in ("weight", "threshold")
+    )
+    # A tensor for each layer, as one writes it in PyTorch: its Adam then takes each in the cache.
+    weights = [torch.nn.Parameter(part.clone()) for part in weight.detach()]
+    # A learning rate that moves nothing keeps the two at the same point.
+    optimizers = {
+        name: torch.optim.Adam([*weights, theta], lr=1e-30, **options)
+        for name, options in {"torch": {}, "torch, fused Adam": {"fused": True}}.items()
+    }
+
+    def torch_loss(weights: list[torch.nn.Parameter] = weights, theta: torch.Tensor = theta) -> torch.Tensor:
+        estimate = torch.zeros_like(x_torch)
+        for t, k in enumerate(network.support):
+            r = y_torch if t == 0 else y_torch - estimate @ A.T
+            estimate = threshold(estimate + r @ weights[t].T, theta[t], k)
+        return 0.5 * (estimate - x_torch).square().sum()
+
+    def torch_step(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        torch_loss().backward()
+        optimizer.step()
+
+    adam, rates, factors = Adam(), dict.fromkeys(network.shapes, 1e-30), np.ones(LAYERS)
+
+    def step(adam: Adam = adam) -> None:
+        _, gradients = network.loss_and_gradients(y, x, LAYERS)
+        adam.step(network.ops, network.parameters, gradients, rates, factors)
+
+    loss, gradients = network.loss_and_gradients(y, x, LAYERS)
+    expected = torch_loss()
+    expected.backward()
+    assert abs(expected.item() - loss) < 1e-3 * loss
+    assert theta.grad is not None
+    for ours, theirs in (
+        (gradients["weight"], np.stack([part.grad.numpy() for part in weights if part.grad is not None])),
+        (gradients["threshold"], theta.grad.numpy()),
+    ):
+        assert np.abs(ours - theirs).max() < 1e-2 * np.abs(ours).max(), state
+
+    works = {name: (lambda o=optimizer: torch_step(o)) for name, optimizer in optimizers.items()}
+    seconds = side_by_side({"cuista": step, **works}, runs=60)
+    figures[state] = {f"times_faster_than_{name}": ratio(seconds[name], seconds["cuista"]) for name in works}
+save("step_learned", figures)
