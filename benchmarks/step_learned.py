@@ -65,11 +65,10 @@ for state, parameters in (("trained", trained), ("untrained", published)):
         torch_loss().backward()
         optimizer.step()
 
-    adam, rates, factors = Adam(), dict.fromkeys(network.shapes, 1e-30), np.ones(LAYERS)
-
-    def step(adam: Adam = adam) -> None:
+    def step(adam: Adam = Adam()) -> None:  # noqa: B008
         _, gradients = network.loss_and_gradients(y, x, LAYERS)
-        adam.step(network.ops, network.parameters, gradients, rates, factors)
+        rates = dict.fromkeys(network.shapes, 1e-30)
+        adam.step(network.ops, network.parameters, gradients, rates, np.ones(LAYERS))
 
     loss, gradients = network.loss_and_gradients(y, x, LAYERS)
     expected = torch_loss()

@@ -71,7 +71,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     help="Steps of the joint stage (fast: 1200), or of each stage at most (paper: 200000).",
 )
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="Adam's. [fast: 0.03; paper: 0.0005]")
-@click.option("--matrix-steps", type=click.IntRange(0), help="Fast recipe: steps that train learned matrices. [1500]")
+@click.option("--matrix-steps", type=click.IntRange(0), help="Fast recipe: steps that train learned matrices. [600]")
 @click.option(
     "--matrix-rate", type=click.FloatRange(0, min_open=True), help="Fast recipe: their rate, as a factor. [1]"
 )

@@ -237,15 +237,17 @@ class Network(ABC):
             state, backprop = self.layer(t, state, window)
             backward.append(backprop)
         loss, delta = self.ops.half_squared_error(state[0], target, weights)
-        gradients = {name: self.ops.xp.zeros_like(value) for name, value in self.parameters.items()}
+        gradients = {name: self.ops.empty(value.shape, value.dtype) for name, value in self.parameters.items()}
+        for gradient in gradients.values():
+            gradient[depth if len(gradient) > 1 else 0 :] = 0
         of_state: State = (delta, *[None] * (len(state) - 1))
-        for t in reversed(range(-1, depth)):
+        for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
             of_state, of_layer = backward.pop()(of_state)
-            for name, value in of_layer.items():
-                if len(gradients[name]) > 1:
-                    gradients[name][t] = value
-                else:  # shared: the sum over the layers
-                    gradients[name][0] += value
+            for name, gradient in gradients.items():
+                if len(gradient) == 1 and name in of_layer:
+                    gradient[0] += of_layer[name]
+                elif len(gradient) > 1 and t >= 0:
+                    gradient[t] = of_layer.get(name, 0)
         return loss, gradients
 
     def precursor(self) -> Network | None:

@@ -40,7 +40,8 @@ class Lamp(Network):
         return {**self.published_start(), "weight": np.tile(self.sources[1].T, (self.stack, 1, 1))}
 
     def matrix_rate(self, nmse_db: float) -> float:
-        return 1e-3
+        # Tied, B is not fitted to the layers yet, and has far to go.
+        return super().matrix_rate(nmse_db) if self.untied else 1e-3
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
         return (self.zeros(y), None, y), _nothing  # x_0, v_{−1}, y

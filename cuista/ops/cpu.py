@@ -31,8 +31,8 @@ from cuista.ops.reference import (
     Scalar,
 )
 
-# Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 500, one thread).
-SPARSE_DENSITY = 0.2
+# Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 250 and × 500, one thread).
+SPARSE_DENSITY = 0.15
 
 
 class CpuOps(ReferenceOps):
@@ -40,6 +40,9 @@ class CpuOps(ReferenceOps):
 
     def __init__(self) -> None:
         self._pool = _Pool()
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        return self._pool.empty(shape, dtype)
 
     def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
         return device.in_batches(shape[0], work)
@@ -192,7 +195,7 @@ class CpuOps(ReferenceOps):
 
 
 def _in_pieces(flat: Array) -> list[Array]:
-    return [flat[first : first + 2**13] for first in range(0, flat.size, 2**13)]
+    return [flat[first : first + 2**15] for first in range(0, flat.size, 2**15)]
 
 
 def _compressed(flat: Array, nonzero: Array, shape: Any) -> Any:

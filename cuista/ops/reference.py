@@ -127,6 +127,11 @@ class ReferenceOps:
         """The array, contiguous, of this dtype, where this engine computes; itself if it is that."""
         return np.asarray(array, dtype=dtype, order="C")
 
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        """An array of this engine, not initialised."""
+        array: Array = self.xp.empty(shape, dtype)
+        return array
+
     def to_numpy(self, array: Array) -> Array:
         """The array in host memory."""
         return np.asarray(array)

@@ -167,7 +167,7 @@ class FastRecipe:
     window: float = 0.3
     hard: float = 0.5
     weight_power: float = 0.8
-    matrix_steps: int = 1500
+    matrix_steps: int = 600
     matrix_rate: float = 1.0
     fine_rate: float = 3e-3
 
