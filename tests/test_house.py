@@ -79,7 +79,7 @@ def test_no_pickle_can_be_loaded():
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_every_command_and_option_stands_in_the_readme(command):
-    section = re.search(rf"^### `cuista {command}.*?(?=^##)", README, re.MULTILINE | re.DOTALL)
+    section = re.search(rf"^### `cuista {command}[ `].*?(?=^##)", README, re.MULTILINE | re.DOTALL)
     assert section, f"no section for {command}"
     for parameter in cli.commands[command].params:
         for name in (*parameter.opts, *parameter.secondary_opts):

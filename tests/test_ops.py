@@ -31,13 +31,15 @@ def steps(draw: st.DrawFn) -> dict[str, object]:
     arrays = hnp.arrays(dtype, (batch, size), elements=ENTRIES.map(lambda value: float(np.float32(value))))
     theta: object = draw(st.sampled_from([0.0, 0.25, 0.5, 1.0, -0.5, 1e-3]))
     if draw(st.booleans()):
-        theta = draw(hnp.arrays(np.float64, size, elements=st.sampled_from([0.0, 0.25, 0.5, 2.0, -0.25])))
+        shape = draw(st.sampled_from([(size,), (batch, 1), (batch, size)]))
+        theta = draw(hnp.arrays(np.float64, shape, elements=st.sampled_from([0.0, 0.25, 0.5, 2.0, -0.25])))
+    counts = st.sampled_from([0, size - 1, size, size + 5, (size - 1) // 2, min(3, size - 1)])
     return {
         "x": draw(arrays),
         "u": draw(arrays),
         "step_size": draw(st.sampled_from([1.0, 0.5, -1.0, 0.0, 1.7])),
         "threshold": theta,
-        "k": draw(st.sampled_from([0, size - 1, size, size + 5, (size - 1) // 2, min(3, size - 1)])),
+        "k": draw(counts | st.lists(counts, min_size=batch, max_size=batch).map(np.array)),
         "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
     }
 
@@ -47,8 +49,8 @@ def test_shrink_select_is_what_the_paper_says(step):
     x_next, code = REFERENCE.shrink_select(**step)
     z = step["x"] + step["x"].dtype.type(step["step_size"]) * step["u"]
     theta = np.broadcast_to(np.asarray(step["threshold"], z.dtype), z.shape)
-    for row in range(z.shape[0]):
-        tau = sorted(np.abs(z[row]), reverse=True)[min(step["k"], z.shape[1] - 1)]  # the (k + 1)-th largest
+    for row, k in zip(range(z.shape[0]), np.broadcast_to(step["k"], z.shape[0]), strict=True):
+        tau = sorted(np.abs(z[row]), reverse=True)[min(k, z.shape[1] - 1)]  # the (k + 1)-th largest
         passed = 0
         for value, threshold, result, what in zip(z[row], theta[row], x_next[row], code[row] & ~NEAR, strict=True):
             if abs(value) > threshold and abs(value) > tau:
@@ -59,7 +61,7 @@ def test_shrink_select_is_what_the_paper_says(step):
                 assert result == np.sign(value) * max(abs(value) - threshold, 0)
                 shrunk = abs(value) > threshold and value != 0
                 assert what == ((SHRUNK_UP if value > 0 else SHRUNK_DOWN) if shrunk else OFF)
-        assert passed <= step["k"]
+        assert passed <= k
 
 
 @given(steps())
@@ -158,6 +160,28 @@ def test_sparse_products_are_products(density, dtype, rng):
     result = CPU.sparse_matmul(a, b)
     np.testing.assert_allclose(result, a @ b, rtol=1e-4, atol=1e-4 if dtype == np.float32 else 1e-12)
     assert result.dtype == dtype
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_of_outer_products_are_products(density, dtype, rng):
+    a = (rng.standard_normal((9, 30)) * (rng.random((9, 30)) < density)).astype(dtype)
+    b = rng.standard_normal((9, 7)).astype(dtype)
+    sums = CPU.outer_sum(a, b)
+    np.testing.assert_allclose(sums, np.einsum("ip,iq->pq", a, b), atol=1e-5 if dtype == np.float32 else 1e-13)
+    assert sums.dtype == dtype
+
+
+def test_hard_thresholding_keeps_or_drops_and_its_window_is_a_ramp(rng):
+    z = rng.standard_normal((5, 40))
+    kept, code = CPU.hard_threshold(z, 0.8, window=0.25)
+    np.testing.assert_array_equal(kept, np.where(np.abs(z) > 0.8, z, 0))
+    delta, zero = rng.standard_normal(z.shape), np.zeros_like(z)
+    dz, _, d_theta = CPU.shrink_select_backward(delta, code, z, zero, 1.0, 0.8, 0.25)
+    # The derivative of the ramp z·clip((|z| − 0.6) / 0.4, 0, 1), but that where it is kept or dropped it is 1 or 0.
+    near = np.abs(np.abs(z) - 0.8) < 0.2
+    np.testing.assert_allclose(dz, delta * ((np.abs(z) > 0.8) + near * np.abs(z) / 0.4))
+    assert d_theta == pytest.approx(-np.sum(delta * z * near) / 0.4)
 
 
 def test_weights_count_samples_in_the_loss(rng):
