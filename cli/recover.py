@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from cuista.cli.common import (
@@ -18,11 +19,11 @@ from cuista.cli.common import (
 )
 from cuista.cli.spellings import Command
 
+if TYPE_CHECKING:
+    from cuista.streaming import Recoverer
 
-@click.command("recover", cls=Command)
-@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.argument("measurements", metavar="Y", type=INPUT_FILE)
-@click.option(
+
+codes_option = click.option(
     "-o",
     "--out",
     type=output_file(".npy", ".h5"),
@@ -30,6 +31,31 @@ from cuista.cli.spellings import Command
     show_default=True,
     help="The sparse codes, .npy or .h5 (as x), float32.",
 )
+
+
+def write_codes(
+    recoverer: Recoverer, measurements: Path, out: Path, key: str | None, columns: bool, force: bool
+) -> None:
+    """Recover the measurements in a file to another, with progress."""
+    from cuista.streaming import recover_file
+
+    with ProgressLine() as line:
+        samples = recover_file(
+            recoverer,
+            measurements,
+            out,
+            key=key,
+            columns=columns,
+            overwrite=force,
+            progress=lambda done, total: line.show(done / total, f"{done} of {total} samples"),
+        )
+    say(f"Wrote {out}: {samples} samples.")
+
+
+@click.command("recover", cls=Command)
+@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
+@click.argument("measurements", metavar="Y", type=INPUT_FILE)
+@codes_option
 @key_option
 @columns_option
 @device_option
@@ -43,17 +69,5 @@ def command(
     need not be in memory at once, in constant memory.
     """
     from cuista.model import Model
-    from cuista.streaming import recover_file
 
-    model = Model.load(model_file, ops=engine_on(device))
-    with ProgressLine() as line:
-        samples = recover_file(
-            model,
-            measurements,
-            out,
-            key=key,
-            columns=columns,
-            overwrite=force,
-            progress=lambda done, total: line.show(done / total, f"{done} of {total} samples"),
-        )
-    say(f"Wrote {out}: {samples} samples.")
+    write_codes(Model.load(model_file, ops=engine_on(device)), measurements, out, key, columns, force)

@@ -7,15 +7,14 @@ from pathlib import Path
 import click
 from cuista.cli.common import (
     INPUT_FILE,
-    ProgressLine,
     columns_option,
     device_option,
     engine_on,
     force_option,
     key_option,
-    output_file,
     say,
 )
+from cuista.cli.recover import codes_option, write_codes
 from cuista.cli.spellings import Command
 
 METHODS = ("ista", "fista", "amp", "omp", "lasso")
@@ -38,14 +37,7 @@ METHODS = ("ista", "fista", "amp", "omp", "lasso")
     metavar="λ",
     help="λ of ½‖y − A x‖² + λ‖x‖₁; for amp, the threshold in standard deviations. [the best for such signals]",
 )
-@click.option(
-    "-o",
-    "--out",
-    type=output_file(".npy", ".h5"),
-    default="x.npy",
-    show_default=True,
-    help="The sparse codes, .npy or .h5 (as x), float32.",
-)
+@codes_option
 @key_option
 @columns_option
 @device_option
@@ -69,20 +61,9 @@ def command(
     from cuista.baselines import SOLVERS
     from cuista.problem import Problem
     from cuista.storage import check_writable
-    from cuista.streaming import recover_file
 
     check_writable(out, overwrite=force)
     solver = SOLVERS[method](Problem.load(problem_file), iterations, lam=lam, ops=engine_on(device))
     if solver.has_lam and lam is None:
         say(f"λ = {solver.tune():.4g} is the best of 24 for {iterations} iterations on signals of this problem.")
-    with ProgressLine() as line:
-        samples = recover_file(
-            solver,
-            measurements,
-            out,
-            key=key,
-            columns=columns,
-            overwrite=force,
-            progress=lambda done, total: line.show(done / total, f"{done} of {total} samples"),
-        )
-    say(f"Wrote {out}: {samples} samples.")
+    write_codes(solver, measurements, out, key, columns, force)

@@ -110,14 +110,11 @@ class Solver(ABC):
         y = check_rows(y, self.problem.M, "y")
         if self.has_lam:
             self.tuned()
-        x = np.empty((y.shape[0], self.problem.N), self.dtype)
 
-        def recover(part: slice) -> None:
-            last = deque(self.iterates(self.ops.asarray(y[part], self.dtype)), maxlen=1).pop()
-            x[part] = self.ops.to_numpy(last)
+        def last(batch: Array) -> Array:
+            return deque(self.iterates(batch), maxlen=1).pop()
 
-        self.ops.in_batches(x.shape, recover)
-        return x
+        return self.ops.apply(last, y, self.problem.N, self.dtype)
 
 
 class Ista(Solver):

@@ -101,14 +101,8 @@ class Model:
         InputError
             If y has another shape, a NaN or an infinity.
         """
-        y = check_rows(y, self.problem.M, "y")
-        x = np.empty((y.shape[0], self.problem.N), self.network.dtype)
-
-        def recover(part: slice) -> None:
-            x[part] = self.network.ops.to_numpy(self.network.output(y[part]))
-
-        self.network.ops.in_batches(x.shape, recover)
-        return x
+        network = self.network
+        return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-model` file."""

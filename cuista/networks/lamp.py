@@ -99,8 +99,9 @@ class Lamp(Network):
         return proposal, float(self.ops.xp.mean(sigma))
 
     def precursor(self) -> Network | None:
-        options = {"layers": self.layers, "ops": self.ops, "dtype": self.dtype}
-        return FixedLamp(*self.sources, **options) if self.untied else None
+        if not self.untied:
+            return None
+        return FixedLamp(*self.sources, layers=self.layers, ops=self.ops, dtype=self.dtype)
 
     def adopt(self, precursor: Network) -> None:
         """B_t = α_t Wᵀ of a LAMP with that and step sizes."""

@@ -140,6 +140,16 @@ class ReferenceOps:
         """The results of `work` on slices of the rows of an array of this shape, in order, as suits the engine."""
         return [work(slice(0, shape[0]))]
 
+    def apply(self, work: Callable[[Array], Array], rows: Array, length: int, dtype: DTypeLike) -> Array:
+        """`work` on rows (samples, …) of host memory, in batches: its results (samples, length) in host memory."""
+        results = np.empty((len(rows), length), dtype)
+
+        def on(part: slice) -> None:
+            results[part] = self.to_numpy(work(rows[part]))
+
+        self.in_batches(results.shape, on)
+        return results
+
     # -- products -----------------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array) -> Array:
