@@ -64,6 +64,6 @@ def command(
 
     check_writable(out, overwrite=force)
     solver = SOLVERS[method](Problem.load(problem_file), iterations, lam=lam, ops=engine_on(device))
-    if solver.has_lam and lam is None:
-        say(f"λ = {solver.tune():.4g} is the best of 24 for {iterations} iterations on signals of this problem.")
     write_codes(solver, measurements, out, key, columns, force)
+    if solver.has_lam and lam is None:
+        say(f"λ = {solver.tuned():.4g}, the best of 24 for {iterations} iterations on signals of this problem.")

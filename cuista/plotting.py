@@ -40,16 +40,17 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
         raise InputError(f"{out} is to be a figure; expected an ending of {', '.join(ENDINGS)}")
     storage.check_writable(out, overwrite=overwrite)
     kinds = {storage.read(file, "cuista-comparison", "cuista-model").kind for file in files}
-    if kinds == {"cuista-comparison"} and len(files) == 1:
-        figure = nmse_figure(Comparison.load(files[0]))
-    elif kinds == {"cuista-model"}:
-        figure = parameter_figure({Path(file).stem: Model.load(file) for file in files})
-    else:
-        raise InputError("expected one comparison (cuista compare makes it), or one or more models")
-    with storage.replacing(out, overwrite=overwrite) as temporary:
+    with _matplotlib().rc_context(STYLE):
+        if kinds == {"cuista-comparison"} and len(files) == 1:
+            figure = nmse_figure(Comparison.load(files[0]))
+        elif kinds == {"cuista-model"}:
+            figure = parameter_figure({Path(file).stem: Model.load(file) for file in files})
+        else:
+            raise InputError("expected one comparison (cuista compare makes it), or one or more models")
         # Without a date, the same results give the same file.
-        metadata = {} if out.suffix.lower() == ".png" else {"CreationDate" if out.suffix == ".pdf" else "Date": None}
-        figure.savefig(temporary, format=out.suffix[1:].lower(), bbox_inches="tight", metadata=metadata)
+        metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix.lower())
+        with storage.replacing(out, overwrite=overwrite) as temporary:
+            figure.savefig(temporary, format=out.suffix[1:].lower(), metadata=metadata)
 
 
 def nmse_figure(comparison: Comparison) -> Any:
@@ -73,7 +74,7 @@ def nmse_figure(comparison: Comparison) -> Any:
         panel.set_title("no noise" if np.isinf(snr) else f"SNR {snr:g} dB", fontsize=9)
         panel.xaxis.get_major_locator().set_params(integer=True)
     panels[0].set_ylabel("NMSE (dB)")
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
+    _legend(figure, panels)
     return figure
 
 
@@ -106,7 +107,8 @@ def parameter_figure(models: dict[str, Model]) -> Any:
         panel.xaxis.get_major_locator().set_params(integer=True)
         if name == "threshold" and all(np.min(p["threshold"]) > 0 for p in stacks.values()):
             panel.set_yscale("log")
-    panels[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0)
+            panel.yaxis.set_minor_formatter("")
+    _legend(figure, panels)
     return figure
 
 
@@ -118,19 +120,30 @@ def title(method: str) -> str:
     return method.upper() if method in ("ista", "fista", "amp", "omp") else Path(method).stem
 
 
-def _panels(count: int) -> tuple[Any, Any]:
+def _matplotlib() -> Any:
     try:
         import matplotlib
     except ImportError:
         raise MissingLibraryError(
             "figures are drawn by matplotlib, which is not installed: pip install 'cuista[plot]'"
         ) from None
+    return matplotlib
+
+
+def _panels(count: int) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(0.6 + 3.0 * count, 2.8))
-        panels = figure.subplots(1, count, squeeze=False)[0]
-    return figure, panels
+    figure = Figure(figsize=(1.6 + 2.8 * count, 2.8), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def _legend(figure: Any, panels: Any) -> None:
+    """A legend of what is in any of the panels, beside them."""
+    handles = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper")
 
 
 def _looks() -> Any:

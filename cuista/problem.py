@@ -278,5 +278,6 @@ def with_condition_number(A: Array, con_num: float) -> Array:
 
 
 def normalize_columns(A: Array) -> Array:
-    """The matrix with every column scaled to unit ℓ2 norm."""
-    return np.asarray(check_matrix(A, "the matrix") / np.linalg.norm(A, axis=0))
+    """The matrix with every column scaled to unit ℓ2 norm. A column that has it, but for rounding, stays as it is."""
+    norms = np.linalg.norm(check_matrix(A, "the matrix"), axis=0)
+    return np.asarray(A / np.where(np.abs(norms - 1) < 1e-12, 1, norms))

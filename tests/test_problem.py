@@ -122,3 +122,8 @@ def test_matrices_that_cannot_be_are_refused():
     for call in (lambda: random_matrix(0, 4), lambda: with_condition_number(A, 0.5), lambda: Problem(A).sample(0)):
         with pytest.raises(cuista.CuistaError, match="expected"):
             call()
+
+
+def test_normalised_columns_stay_to_the_bit():
+    A = normalize_columns(random_matrix(30, 50, seed=2))
+    np.testing.assert_array_equal(normalize_columns(A), A)
