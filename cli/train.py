@@ -135,6 +135,8 @@ def command(
     if untied and not NETWORKS[net].can_untie:
         say(f"Note: --untied is ignored: {NETWORKS[net].title} has no matrix that could differ from layer to layer.")
         untied = False
+    if (percent, max_percent) != (None, None) and not NETWORKS[net].selects:
+        say(f"Note: --percent and --max-percent are ignored: {NETWORKS[net].title} has no support schedule.")
     if resume and force:
         raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
     chosen = choose_recipe(NETWORKS[net], recipe, options)

@@ -139,7 +139,7 @@ def _panels(count: int) -> tuple[Any, Any]:
 
 def _legend(figure: Any, panels: Any) -> None:
     """A legend of what is in any of the panels, beside them."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

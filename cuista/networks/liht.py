@@ -1,7 +1,7 @@
 """LIHT: x_{t+1} = H(B y + W_t x_t; θ_t) with hard thresholding H(z; θ) = z·[|z| > θ], learning B, W_t and θ_t.
 
-Xin, Wang, Gao, Wipf, NeurIPS 2016. H has derivative 0 in θ almost everywhere, so the paper recipe leaves θ where it is;
-the fast one fits it without derivatives.
+Xin, Wang, Gao, Wipf, NeurIPS 2016. H has derivative 0 in θ almost everywhere, so the paper recipe leaves θ where it is.
+The fast one fits it without derivatives, and then takes the jump at θ for a ramp (`ReferenceOps.hard_threshold`).
 """
 
 from __future__ import annotations
