@@ -85,7 +85,7 @@ class Model:
             ops=ops,
             dtype=dtype,
         )
-        if parameters is None:
+        if parameters is None and network.starts_relative:
             network.calibrate(problem.sample(256, stream=FITTING)[1])
         return cls(problem, weight, network)
 

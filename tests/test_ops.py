@@ -162,16 +162,6 @@ def test_sparse_products_are_products(density, dtype, rng):
     assert result.dtype == dtype
 
 
-@pytest.mark.parametrize("density", [0.0, 0.05, 0.5])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sums_of_outer_products_are_products(density, dtype, rng):
-    a = (rng.standard_normal((9, 30)) * (rng.random((9, 30)) < density)).astype(dtype)
-    b = rng.standard_normal((9, 7)).astype(dtype)
-    sums = CPU.outer_sum(a, b)
-    np.testing.assert_allclose(sums, np.einsum("ip,iq->pq", a, b), atol=1e-5 if dtype == np.float32 else 1e-13)
-    assert sums.dtype == dtype
-
-
 def test_hard_thresholding_keeps_or_drops_and_its_window_is_a_ramp(rng):
     z = rng.standard_normal((5, 40))
     kept, code = CPU.hard_threshold(z, 0.8, window=0.25)

@@ -7,13 +7,15 @@ pass.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import numpy as np
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Network, Proposal, State, _nothing, scale_of
-from cuista.ops import FusedStep, Signals
+from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, constant_start
+from cuista.ops import FusedStep, Scalar, Signals
+
+# From ∂L/∂τ to ∂L/∂θ, and what τ adds to ∂L/∂x and ∂L/∂u (None for nothing).
+ThresholdBackprop = Callable[[Any], tuple[Any, "Array | None", "Array | None"]]
 
 
 class Alista(Network):
@@ -34,18 +36,17 @@ class Alista(Network):
         return {"step_size": (self.layers,), "threshold": self.threshold_shape}
 
     def published_start(self) -> dict[str, Array]:
-        # θ = λ / scale with λ = 0.4 is the threshold of ISTA at its step size.
-        return {"step_size": self.of_layers(1.0), "threshold": self.thresholds(0.4 / scale_of(self.sources[0]))}
+        return {"step_size": self.of_layers(1.0), "threshold": self.thresholds(self.ista_start()[1])}
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        return (self.zeros(y), self.ops.matmul(y, self.W)), _nothing  # x_0 = 0, and Wᵀy
+        return (self.zeros(y), self.ops.matmul(y, self.W)), constant_start  # x_0 = 0, and Wᵀy
 
-    def correction(self, t: int, x: Array, seen: Array) -> Array:
-        """U = Wᵀ(y − A x) for the rows of x (batch, N), from Wᵀy, which has been `seen`."""
+    def correction(self, t: int, x: Array, Wy: Array) -> Array:
+        """U = Wᵀ(y − A x) for the rows of x (batch, N), from Wᵀy."""
         if t == 0:  # x_0 = 0
-            return seen
+            return Wy
         u = self._through(self._forward, x)
-        u += seen
+        u += Wy
         return u
 
     def correct_back(self, t: int, dz: Array, du: Array) -> Array:
@@ -54,28 +55,42 @@ class Alista(Network):
             dz += self._through(self._backward, du)
         return dz
 
-    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, (x, seen) = self.ops, state
-        alpha, theta = self.parameter("step_size", t), self.parameter("threshold", t)
-        u = self.correction(t, x, seen)
-        x_next, code = ops.shrink_select(x, u, alpha, theta, self.support[t], window)
+    def threshold(self, theta: Scalar | Array, x: Array, u: Array) -> tuple[Scalar | Array, ThresholdBackprop]:
+        """What an entry is compared with, τ, if the parameter is θ; and its backward pass. Here it is θ itself."""
+        return theta, lambda of_tau: (of_tau, None, None)
 
-        def backprop(of_state: State) -> tuple[State, dict[str, Array]]:
-            # z = x + α u: ∂L/∂u = α dz, sparse like x_next.
-            dz, d_alpha, d_theta = ops.shrink_select_backward(of_state[0], code, x, u, alpha, theta, window)
-            of_x = self.correct_back(t, dz, alpha.astype(dz.dtype) * dz)
+    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
+        ops, (x, Wy) = self.ops, state
+        alpha, u = self.parameter("step_size", t), self.correction(t, x, Wy)
+        tau, back_to_theta = self.threshold(self.parameter("threshold", t), x, u)
+        x_next, code = ops.shrink_select(x, u, alpha, tau, self.support[t], window)
+
+        def backprop(of_state: State) -> tuple[State, Gradients]:
+            # z = x + α u: ∂L/∂u = α dz, sparse like x_next, but for what τ adds.
+            dz, d_alpha, d_tau = ops.shrink_select_backward(of_state[0], code, x, u, alpha, tau, window)
+            d_theta, more_of_x, more_of_u = back_to_theta(d_tau)
+            du = alpha.astype(dz.dtype) * dz
+            if more_of_u is not None:
+                du += more_of_u
+            of_x = self.correct_back(t, dz, du)
+            if more_of_x is not None:
+                of_x += more_of_x
             return (of_x, None), {"step_size": d_alpha, "threshold": d_theta}
 
-        return (x_next, seen), backprop
+        return (x_next, Wy), backprop
 
     def propose(self, t: int, state: State) -> tuple[Proposal, float]:
-        x, seen = state[:2]
-        u = self.correction(t, x, seen)
-        return lambda alpha, theta: self.ops.shrink_select(x, u, alpha, theta, self.support[t])[0], 1.0
+        x, Wy = state
+        u = self.correction(t, x, Wy)
+
+        def proposal(alpha: float, theta: float) -> Array:
+            return self.ops.shrink_select(x, u, alpha, self.threshold(theta, x, u)[0], self.support[t])[0]
+
+        return proposal, float(self.ops.xp.mean(self.ops.asarray(self.threshold(1.0, x, u)[0], x.dtype)))
 
     def fuse(self, signals: Signals) -> FusedStep | None:
-        if len(self._forward) > 1 or self.per_coordinate:
-            return None
+        if type(self) is not Alista or len(self._forward) > 1 or self.per_coordinate:
+            return None  # the kernel is for this network alone, and for WᵀA
         return self.ops.fuse_alista(signals, self.W, self._forward[0], self._backward[0])
 
     def _through(self, factors: tuple[Array, ...], rows: Array) -> Array:
@@ -98,19 +113,7 @@ class UnitAlista(Alista):
         return {"threshold": super().published_start()["threshold"]}
 
     def parameter(self, name: str, t: int) -> Array:
-        return self.ops.asarray(1.0, np.float64) if name == "step_size" else super().parameter(name, t)
-
-    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        state_next, alista = super().layer(t, state, window)
-
-        def backprop(of_state: State) -> tuple[State, dict[str, Array]]:
-            of_state, gradients = alista(of_state)
-            return of_state, {"threshold": gradients["threshold"]}
-
-        return state_next, backprop
-
-    def fuse(self, signals: Signals) -> FusedStep | None:
-        return None
+        return self.one if name == "step_size" else super().parameter(name, t)
 
 
 def contained_in(network: Network, step_sizes: bool) -> Alista:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,9 +15,21 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.ops import CpuOps, FusedStep, ReferenceOps, Scalar, Signals
 
+# λ of the ISTA that the publications start from.
+LAM = 0.4
+
 # What goes from layer to layer: x (batch, N) first, then whatever else the network carries along.
 State = tuple[Any, ...]
-Gradients = dict[str, "Scalar | Array"]
+
+
+class OuterSum(NamedTuple):
+    """Σ_i a_i ⊗ b_i = aᵀ b over a batch, a (batch, P), b (batch, Q): the gradient of a matrix, still to be formed."""
+
+    a: Array
+    b: Array
+
+
+Gradients = dict[str, "Scalar | Array | OuterSum"]
 # From ∂L/∂state after a layer (None where a part of it has none) to that before it, and the gradients of parameters.
 Backprop = Callable[[State], tuple[State, Gradients]]
 # The next iterate as a function of a layer's step size and threshold.
@@ -60,6 +72,10 @@ class Network(ABC):
         What it is called on the command line and in files.
     selects
         Whether it has support selection.
+    can_untie, can_coordinate
+        Whether it has these variants.
+    starts_relative, has_gradients
+        Whether its published start depends on the measurements, and whether it is trained by gradients.
     matrices
         The names of those parameters that are matrices, kept in the precision of the iterates; all else is float64.
     support
@@ -77,6 +93,7 @@ class Network(ABC):
     matrices: ClassVar[tuple[str, ...]] = ()
     can_untie: ClassVar[bool] = False
     can_coordinate: ClassVar[bool] = True
+    starts_relative: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = True
 
     def __init__(
@@ -105,6 +122,7 @@ class Network(ABC):
         self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
         self.support = support_schedule(self.N, layers, self.percent, self.max_percent)
         self.sources = A, W
+        self.one: Scalar = self.ops.asarray(1.0, np.float64)
         self._prepare(A, W)
         self.parameters = self.published_start() if parameters is None else parameters
 
@@ -128,8 +146,19 @@ class Network(ABC):
         return self.published_start()
 
     def calibrate(self, y: Array) -> None:
-        """Adjust a published start to the measurements y (batch, M) of the problem, if it is relative to them."""
-        return
+        """Adjust the published start to the measurements y (batch, M) of the problem, where it `starts_relative`."""
+        raise NotImplementedError
+
+    def ista_start(self) -> tuple[Array, float]:
+        """Aᵀ/scale and λ/scale with λ = 0.4, the matrix and the threshold of ISTA."""
+        A = self.sources[0]
+        scale = scale_of(A)
+        return A.T / scale, LAM / scale
+
+    def analytic_weights(self, step_sizes: Array | None = None) -> Array:
+        """Wᵀ, or α_t Wᵀ for each layer, as a learned matrix: (T or 1, N, M)."""
+        weights: Array = np.tile(self.sources[1].T, (self.stack, 1, 1))
+        return weights if step_sizes is None else self.ops.to_numpy(step_sizes)[:, None, None] * weights
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -170,7 +199,7 @@ class Network(ABC):
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
         """The state before the first layer, x = 0, for measurements y (batch, M), and its backward pass."""
-        return (self.zeros(y), y), _nothing
+        return (self.zeros(y), y), constant_start
 
     @abstractmethod
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
@@ -210,7 +239,13 @@ class Network(ABC):
     # -- training -----------------------------------------------------------------------------------------------
 
     def loss_and_gradients(
-        self, y: Array, target: Array, depth: int, window: float = 0.0, weights: Array | None = None
+        self,
+        y: Array,
+        target: Array,
+        depth: int,
+        window: float = 0.0,
+        weights: Array | None = None,
+        wanted: Container[str] | None = None,
     ) -> tuple[Scalar, dict[str, Array]]:
         """The loss ½ Σ_i w_i ‖x_depth − x*‖² over the batch, and its gradients.
 
@@ -224,6 +259,8 @@ class Network(ABC):
             How many layers to run.
         weights
             (batch,); 1 throughout if None.
+        wanted
+            Of which parameters; all if None.
 
         Returns
         -------
@@ -237,17 +274,24 @@ class Network(ABC):
             state, backprop = self.layer(t, state, window)
             backward.append(backprop)
         loss, delta = self.ops.half_squared_error(state[0], target, weights)
-        gradients = {name: self.ops.empty(value.shape, value.dtype) for name, value in self.parameters.items()}
+        gradients = {
+            name: self.ops.empty(value.shape, value.dtype)
+            for name, value in self.parameters.items()
+            if wanted is None or name in wanted
+        }
         for gradient in gradients.values():
             gradient[depth if len(gradient) > 1 else 0 :] = 0
         of_state: State = (delta, *[None] * (len(state) - 1))
         for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
             of_state, of_layer = backward.pop()(of_state)
             for name, gradient in gradients.items():
-                if len(gradient) == 1 and name in of_layer:
-                    gradient[0] += of_layer[name]
-                elif len(gradient) > 1 and t >= 0:
-                    gradient[t] = of_layer.get(name, 0)
+                value = of_layer.get(name, 0)
+                if len(gradient) == 1:  # shared: the sum over the layers
+                    gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
+                elif isinstance(value, OuterSum):
+                    self.ops.matmul(value.a.T, value.b, out=gradient[t])
+                elif t >= 0:
+                    gradient[t] = value
         return loss, gradients
 
     def precursor(self) -> Network | None:
@@ -273,7 +317,7 @@ def scale_of(A: Array) -> float:
     return 1.001 * float(np.linalg.eigvalsh(gram)[-1])
 
 
-def _nothing(of_state: State) -> tuple[State, Gradients]:
+def constant_start(of_state: State) -> tuple[State, Gradients]:
     """The backward pass of a start that depends on no parameter."""
     return (), {}
 

@@ -5,11 +5,11 @@ Li, Wang, Chen, Zhang, Mei, Liu, *Error-based thresholding for sparse coding*, a
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cuista.checks import Array
-from cuista.networks.alista import Alista
-from cuista.networks.base import Backprop, Gradients, Proposal, State
+from cuista.networks.alista import Alista, ThresholdBackprop
+from cuista.ops import Scalar
 
 # A scale by which θ_t is about 1.
 DIVISOR = 50.0
@@ -21,42 +21,21 @@ class ErrorBasedAlista(Alista):
     name: ClassVar[str] = "alista-ebt"
     title: ClassVar[str] = "ALISTA-EBT"
     can_coordinate: ClassVar[bool] = False
+    starts_relative: ClassVar[bool] = True
 
     def calibrate(self, y: Array) -> None:
-        """Make the first layer's mean threshold, and so all others' factor, that of ALISTA."""
-        first = self.error(self.ops.matmul(self.ops.asarray(y, self.dtype), self.W))
-        self.parameters["threshold"] /= float(self.ops.xp.mean(first))
+        """Make the first layer's mean threshold that of ALISTA."""
+        u = self.ops.matmul(self.ops.asarray(y, self.dtype), self.W)
+        self.parameters["threshold"] /= float(self.ops.xp.mean(self.threshold(1.0, u, u)[0]))
 
-    def error(self, u: Array) -> Array:
-        """‖u‖₂ / 50 for the rows of u, (batch, 1)."""
-        norm: Array = self.ops.xp.sqrt(self.ops.xp.sum(u * u, axis=1, keepdims=True)) / u.dtype.type(DIVISOR)
-        return norm
+    def threshold(self, theta: Scalar | Array, x: Array, u: Array) -> tuple[Scalar | Array, ThresholdBackprop]:
+        xp = self.ops.xp
+        error = xp.sqrt(xp.sum(u * u, axis=1, keepdims=True)) / u.dtype.type(DIVISOR)
+        tau = self.ops.asarray(theta, x.dtype) * error
 
-    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, xp, (x, seen) = self.ops, self.ops.xp, state
-        alpha, theta = self.parameter("step_size", t), self.parameter("threshold", t)
-        u = self.correction(t, x, seen)
-        error = self.error(u)
-        of_sample = theta.astype(x.dtype) * error
-        x_next, code = ops.shrink_select(x, u, alpha, of_sample, self.support[t], window)
+        def backprop(of_tau: Array) -> tuple[Any, Array | None, Array | None]:
+            # τ = θ e, e = ‖u‖ / 50: ∂L/∂θ = Σ ∂L/∂τ e, and ∂e/∂u = u / (50² e), 0 where u = 0.
+            factor = theta * of_tau / xp.where(error > 0, DIVISOR**2 * error, xp.ones_like(error))
+            return (of_tau * error).sum(), None, factor.astype(u.dtype) * u
 
-        def backprop(of_state: State) -> tuple[State, Gradients]:
-            # With τ = θ e, e = ‖u‖ / 50: ∂L/∂θ = Σ ∂L/∂τ e, and ∂L/∂u has ∂L/∂τ θ u / (50² e), 0 where u = 0.
-            dz, d_alpha, d_sample = ops.shrink_select_backward(of_state[0], code, x, u, alpha, of_sample, window)
-            through_error = theta * d_sample / xp.where(error > 0, DIVISOR**2 * error, xp.ones_like(error))
-            du = alpha.astype(dz.dtype) * dz + through_error.astype(u.dtype) * u
-            gradients: Gradients = {"step_size": d_alpha, "threshold": (d_sample * error).sum()}
-            return (self.correct_back(t, dz, du), None), gradients
-
-        return (x_next, seen), backprop
-
-    def propose(self, t: int, state: State) -> tuple[Proposal, float]:
-        x, seen = state
-        u = self.correction(t, x, seen)
-        error = self.error(u)
-        return lambda alpha, theta: self.ops.shrink_select(x, u, alpha, x.dtype.type(theta) * error, self.support[t])[
-            0
-        ], float(self.ops.xp.mean(error))
-
-    def fuse(self, signals: object) -> None:
-        return None
+        return tau, backprop

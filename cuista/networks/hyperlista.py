@@ -16,7 +16,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.alista import Alista
-from cuista.networks.base import Backprop, State, _nothing
+from cuista.networks.base import Backprop, State, constant_start
 
 
 class HyperLista(Alista):
@@ -44,11 +44,11 @@ class HyperLista(Alista):
         return {"threshold": np.array([5e-3]), "momentum": np.array([5e-3]), "support": np.array([0.5])}
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        (x, seen), _ = super().begin(y)
-        return (x, seen, x, self.ops.matmul(y, self._inverse)), _nothing  # x_0, Wᵀy, x_{−1}, A⁺y
+        (x, Wy), _ = super().begin(y)
+        return (x, Wy, x, self.ops.matmul(y, self._inverse)), constant_start  # x_0, Wᵀy, x_{−1}, A⁺y
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, xp, (x, seen, x_before, inverse) = self.ops, self.ops.xp, state
+        ops, xp, (x, Wy, x_before, inverse) = self.ops, self.ops.xp, state
         c1, c2, c3 = (self.parameter(name, t).astype(x.dtype) for name in ("threshold", "momentum", "support"))
         tiny = np.finfo(x.dtype).tiny
         error = inverse + ops.sparse_matmul(x, self._residual)
@@ -57,9 +57,6 @@ class HyperLista(Alista):
         first = xp.maximum(xp.sum(xp.abs(inverse), axis=1), tiny)
         share = xp.clip(c3 * xp.log(first / error[:, 0]), 0, 1)
         k = xp.rint((self.N - 1) * share).astype(np.int32)
-        u = self.correction(t, x, seen)
-        x_next, _ = ops.shrink_select(x + beta * (x - x_before), u, 1.0, c1 * error, k)
-        return (x_next, seen, x, inverse), _nothing
-
-    def fuse(self, signals: object) -> None:
-        return None
+        u = self.correction(t, x, Wy)
+        x_next, _ = ops.shrink_select(x + beta * (x - x_before), u, self.one, c1 * error, k)
+        return (x_next, Wy, x, inverse), constant_start

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, _nothing, scale_of
+from cuista.networks.base import LAM, Backprop, Gradients, Network, OuterSum, Proposal, State, constant_start
 from cuista.ops import Scalar
 
 
@@ -33,22 +33,21 @@ class Lamp(Network):
         return {"weight": (self.stack, self.N, self.M), "threshold": (self.layers,)}
 
     def published_start(self) -> dict[str, Array]:
-        A = self.sources[0]
-        return {"weight": np.tile(A.T / scale_of(A), (self.stack, 1, 1)), "threshold": self.of_layers(0.4)}
+        return {"weight": np.tile(self.ista_start()[0], (self.stack, 1, 1)), "threshold": self.of_layers(LAM)}
 
     def fast_start(self) -> dict[str, Array]:
-        return {**self.published_start(), "weight": np.tile(self.sources[1].T, (self.stack, 1, 1))}
+        return {**self.published_start(), "weight": self.analytic_weights()}
 
     def matrix_rate(self, nmse_db: float) -> float:
         # Tied, B is not fitted to the layers yet, and has far to go.
         return super().matrix_rate(nmse_db) if self.untied else 1e-3
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        return (self.zeros(y), None, y), _nothing  # x_0, v_{−1}, y
+        return (self.zeros(y), None, y), constant_start  # x_0, v_{−1}, y
 
     def step_size(self, t: int) -> Scalar:
         """α_t: 1, for B_t has it in it."""
-        return 1.0
+        return self.one
 
     def residual(self, t: int, state: State) -> tuple[Array, Array | None, Array]:
         """v_t (batch, M); the factor of v_{t−1} in it, (batch, 1) or None in layer 0; and σ (batch, 1)."""
@@ -73,12 +72,9 @@ class Lamp(Network):
             delta, of_v, _ = of_state
             dz, d_alpha, d_theta = ops.shrink_select_backward(delta, code, x, u, alpha, theta, window)
             d_theta = xp.where(factor * sigma > 0, d_theta, xp.zeros_like(d_theta))
-            scaled = dz * ops.asarray(alpha, dz.dtype)
-            gradients: Gradients = {"threshold": xp.sum(d_theta * sigma)}
-            if "weight" in self.matrices:
-                gradients["weight"] = ops.outer_sum(scaled, v)
-            if "step_size" in self.shapes:
-                gradients["step_size"] = d_alpha
+            scaled = dz if alpha is self.one else dz * alpha.astype(dz.dtype)
+            d_factor = xp.sum(d_theta * sigma)
+            gradients: Gradients = {"weight": OuterSum(scaled, v), "threshold": d_factor, "step_size": d_alpha}
             through_sigma = factor * d_theta / xp.where(sigma > 0, self.M * sigma, xp.ones_like(sigma))
             dv = ops.sparse_matmul(scaled, B) + through_sigma.astype(v.dtype) * v
             if of_v is not None:
@@ -105,8 +101,7 @@ class Lamp(Network):
 
     def adopt(self, precursor: Network) -> None:
         """B_t = α_t Wᵀ of a LAMP with that and step sizes."""
-        alpha = self.ops.to_numpy(precursor.parameters["step_size"])
-        weight = alpha[:, None, None] * self.sources[1].T
+        weight = self.analytic_weights(precursor.parameters["step_size"])
         self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
 
 
@@ -126,7 +121,7 @@ class FixedLamp(Lamp):
         return {"step_size": (self.layers,), "threshold": (self.layers,)}
 
     def published_start(self) -> dict[str, Array]:
-        return {"step_size": self.of_layers(1.0), "threshold": self.of_layers(0.4)}
+        return {"step_size": self.of_layers(1.0), "threshold": self.of_layers(LAM)}
 
     def fast_start(self) -> dict[str, Array]:
         return self.published_start()

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.base import Proposal, State, scale_of
+from cuista.networks.base import Proposal, State
 from cuista.networks.lista import Lista
 
 
@@ -23,7 +23,7 @@ class Liht(Lista):
 
     def published_start(self) -> dict[str, Array]:
         # The λ‖x‖₀ that hard thresholding minimises has the threshold √(2λ / scale).
-        theta = np.sqrt(2 * 0.4 / scale_of(self.sources[0]))
+        theta = np.sqrt(2 * self.ista_start()[1])
         return {**super().published_start(), "threshold": self.thresholds(theta)}
 
     def fast_start(self) -> dict[str, Array]:
@@ -32,7 +32,7 @@ class Liht(Lista):
     def precursor(self) -> None:
         return None
 
-    def threshold(self, t: int, By: Array, Wx: Array, theta: Array, window: float) -> tuple[Array, Array]:
+    def shrink(self, t: int, By: Array, Wx: Array, theta: Array, window: float) -> tuple[Array, Array]:
         return self.ops.hard_threshold(By + Wx, self.clamped(theta), window)
 
     def propose(self, t: int, state: State) -> tuple[Proposal, float]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.alista import contained_in
-from cuista.networks.base import Backprop, Gradients, Network, State, scale_of
+from cuista.networks.base import Backprop, Gradients, Network, OuterSum, State
 
 
 class Lista(Network):
@@ -29,8 +29,8 @@ class Lista(Network):
         return {"input_weight": (1, N, self.M), "weight": (self.stack, N, N), "threshold": self.threshold_shape}
 
     def published_start(self) -> dict[str, Array]:
-        A, scale = self.sources[0], scale_of(self.sources[0])
-        return {**self._from_input_weight(A.T / scale), "threshold": self.thresholds(0.4 / scale)}
+        B, theta = self.ista_start()
+        return {**self._from_input_weight(B), "threshold": self.thresholds(theta)}
 
     def _from_input_weight(self, B: Array) -> dict[str, Array]:
         """B and W_t = I − B A, with which a layer is a step x + B (y − A x)."""
@@ -42,7 +42,7 @@ class Lista(Network):
 
         def backprop(of_state: State) -> tuple[State, Gradients]:
             # Every layer adds its dz to ∂L/∂(B y).
-            return (), {"input_weight": ops.outer_sum(of_state[1], y)}
+            return (), {"input_weight": OuterSum(of_state[1], y)}
 
         return (self.zeros(y), ops.matmul(y, self.parameter("input_weight", 0).T)), backprop
 
@@ -50,16 +50,16 @@ class Lista(Network):
         ops, (x, By) = self.ops, state
         W, theta = self.parameter("weight", t), self.parameter("threshold", t)
         Wx = ops.matmul(x, W.T) if t > 0 else x  # x_0 = 0
-        x_next, code = self.threshold(t, By, Wx, theta, window)
+        x_next, code = self.shrink(t, By, Wx, theta, window)
 
         def backprop(of_state: State) -> tuple[State, Gradients]:
             # z = By + x Wᵀ: ∂L/∂W = Σ dz ⊗ x and ∂L/∂x = dz W.
             delta, of_By = of_state
-            dz, _, d_theta = ops.shrink_select_backward(delta, code, By, Wx, 1.0, self.clamped(theta), window)
+            dz, _, d_theta = ops.shrink_select_backward(delta, code, By, Wx, self.one, self.clamped(theta), window)
             of_By = dz if of_By is None else of_By + dz
             gradients: Gradients = {"threshold": d_theta * (theta > 0)}
             if t > 0:
-                gradients["weight"] = ops.outer_sum(dz, x)
+                gradients["weight"] = OuterSum(dz, x)
                 dz = ops.sparse_matmul(dz, W)
             return (dz, of_By), gradients
 
@@ -70,9 +70,9 @@ class Lista(Network):
         clamped: Array = self.ops.xp.maximum(theta, 0)
         return clamped
 
-    def threshold(self, t: int, By: Array, Wx: Array, theta: Array, window: float) -> tuple[Array, Array]:
+    def shrink(self, t: int, By: Array, Wx: Array, theta: Array, window: float) -> tuple[Array, Array]:
         """The next iterate η(B y + W x), and its codes."""
-        return self.ops.shrink_select(By, Wx, 1.0, self.clamped(theta), self.support[t], window)
+        return self.ops.shrink_select(By, Wx, self.one, self.clamped(theta), self.support[t], window)
 
     def matrix_rate(self, nmse_db: float) -> float:
         # A change of W_t is multiplied by x, not by the residual: it must be small beside the error.
@@ -94,6 +94,7 @@ class Lista(Network):
         theta = alista["threshold"]
         if self.untied:
             alpha = alista["step_size"]
+            alpha = np.where(np.abs(alpha) < 1e-3, 1e-3, alpha)  # for c to be of a reasonable size
             c = alpha[-1] / alpha  # c_1, …, c_T
             ratio = np.append(1.0, c[1:] / c[:-1])  # W_0 does not matter, for x_0 = 0
             start["input_weight"] = alpha[-1] * W.T[None]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.alista import contained_in
-from cuista.networks.base import Backprop, Gradients, Network, State, scale_of
+from cuista.networks.base import Backprop, Gradients, Network, OuterSum, State
 from cuista.ops import Scalar
 
 
@@ -29,12 +29,12 @@ class ListaCp(Network):
         return {"weight": (self.stack, self.N, self.M), "threshold": self.threshold_shape}
 
     def published_start(self) -> dict[str, Array]:
-        A, scale = self.sources[0], scale_of(self.sources[0])
-        return {"weight": np.tile(A.T / scale, (self.stack, 1, 1)), "threshold": self.thresholds(0.4 / scale)}
+        weight, theta = self.ista_start()
+        return {"weight": np.tile(weight, (self.stack, 1, 1)), "threshold": self.thresholds(theta)}
 
     def step_size(self, t: int) -> Scalar:
         """α_t: 1, for W_t has it in it."""
-        return 1.0
+        return self.one
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
         ops, (x, y) = self.ops, state
@@ -46,11 +46,10 @@ class ListaCp(Network):
         def backprop(of_state: State) -> tuple[State, Gradients]:
             # z = x + α r Wᵀ with r = y − x Aᵀ: ∂L/∂W = Σ α dz ⊗ r and ∂L/∂x = dz − α dz W A.
             dz, d_alpha, d_theta = ops.shrink_select_backward(of_state[0], code, x, u, alpha, theta, window)
-            scaled = dz * ops.asarray(alpha, dz.dtype)
-            gradients = {"weight": ops.outer_sum(scaled, r), "threshold": d_theta, "step_size": d_alpha}
-            if t > 0:
-                dz -= ops.matmul(ops.sparse_matmul(scaled, W), self.A)
-            return (dz, None), {name: gradients[name] for name in self.shapes}
+            scaled = dz if alpha is self.one else dz * alpha.astype(dz.dtype)
+            gradients: Gradients = {"weight": OuterSum(scaled, r), "threshold": d_theta, "step_size": d_alpha}
+            of_x = dz - ops.matmul(ops.sparse_matmul(scaled, W), self.A) if t > 0 else dz
+            return (of_x, None), gradients
 
         return (x_next, y), backprop
 
@@ -59,9 +58,7 @@ class ListaCp(Network):
 
     def adopt(self, precursor: Network) -> None:
         """W_t = α_t Wᵀ of an ALISTA, whose step sizes are folded into the weights."""
-        weight = np.tile(self.sources[1].T, (self.stack, 1, 1))
-        if self.untied:
-            weight *= self.ops.to_numpy(precursor.parameters["step_size"])[:, None, None]
+        weight = self.analytic_weights(precursor.parameters["step_size"] if self.untied else None)
         self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
 
 

@@ -5,11 +5,11 @@ Chen, Liu, Wang, Yin, *Hyperparameter tuning is all you need for LISTA*, NeurIPS
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from cuista.checks import Array
 from cuista.networks.alista import Alista, contained_in
-from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, _nothing
+from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, constant_start
 
 
 class MomentumAlista(Alista):
@@ -26,14 +26,14 @@ class MomentumAlista(Alista):
         return {**super().published_start(), "momentum": self.of_layers(0.0)}
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        (x, seen), _ = super().begin(y)
-        return (x, seen, x), _nothing  # x_0, Wᵀy, x_{−1}
+        (x, Wy), _ = super().begin(y)
+        return (x, Wy, x), constant_start  # x_0, Wᵀy, x_{−1}
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, (x, seen, x_before) = self.ops, state
+        ops, (x, Wy, x_before) = self.ops, state
         alpha, theta = self.parameter("step_size", t), self.parameter("threshold", t)
         beta = self.parameter("momentum", t).astype(x.dtype)
-        u, change = self.correction(t, x, seen), x - x_before
+        u, change = self.correction(t, x, Wy), x - x_before
         ahead = x + beta * change
         x_next, code = ops.shrink_select(ahead, u, alpha, theta, self.support[t], window)
 
@@ -48,7 +48,7 @@ class MomentumAlista(Alista):
                 of_x += of_before
             return (of_x, None, -of_change), {"step_size": d_alpha, "momentum": d_beta, "threshold": d_theta}
 
-        return (x_next, seen, x), backprop
+        return (x_next, Wy, x), backprop
 
     def propose(self, t: int, state: State) -> tuple[Proposal, float]:
         raise NotImplementedError  # it starts from an ALISTA
@@ -59,6 +59,3 @@ class MomentumAlista(Alista):
     def adopt(self, precursor: Network) -> None:
         """Become an ALISTA: no momentum."""
         self.parameters = {**precursor.parameters, "momentum": self.of_layers(0.0)}
-
-    def fuse(self, signals: Any) -> None:
-        return None

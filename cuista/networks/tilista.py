@@ -32,4 +32,4 @@ class TiLista(ListaCpss):
 
     def adopt(self, precursor: Network) -> None:
         """W = Wᵀ, α_t and θ_t of an ALISTA."""
-        self.parameters = {"weight": self.sources[1].T[None], **precursor.parameters}
+        self.parameters = {"weight": self.analytic_weights(), **precursor.parameters}

@@ -47,8 +47,8 @@ class CpuOps(ReferenceOps):
     def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
         return device.in_batches(shape[0], work)
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        return np.matmul(a, b, out=self._pool.empty((a.shape[0], b.shape[1]), a.dtype))
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        return np.matmul(a, b, out=self._pool.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out)
 
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if a.dtype != b.dtype or not a.flags.c_contiguous:
@@ -57,14 +57,13 @@ class CpuOps(ReferenceOps):
         nonzero = np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_))
         if np.count_nonzero(nonzero) > SPARSE_DENSITY * flat.size:
             return self.matmul(a, b)
-        return np.asarray(_compressed(flat, nonzero, a.shape) @ b)
+        from scipy.sparse import csr_array
 
-    def outer_sum(self, a: Array, b: Array) -> Array:
-        flat = a.ravel()
-        nonzero = np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_))
-        if np.count_nonzero(nonzero) > SPARSE_DENSITY * flat.size:
-            return self.matmul(a.T, b)
-        return np.asarray(_compressed(flat, nonzero, a.shape).T @ b)
+        rows, columns = a.shape
+        where = np.flatnonzero(nonzero)
+        starts = np.searchsorted(where, np.arange(rows + 1) * columns)
+        compressed = (flat[where], (where % columns).astype(np.int32), starts.astype(np.int32))
+        return np.asarray(csr_array(compressed, shape=a.shape) @ b)
 
     def shrink_select(
         self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
@@ -198,16 +197,6 @@ def _in_pieces(flat: Array) -> list[Array]:
     return [flat[first : first + 2**15] for first in range(0, flat.size, 2**15)]
 
 
-def _compressed(flat: Array, nonzero: Array, shape: Any) -> Any:
-    """The sparse matrix of this shape with these entries, row after row, of which these are not zero."""
-    from scipy.sparse import csr_array
-
-    rows, columns = shape
-    where = np.flatnonzero(nonzero)
-    starts = np.searchsorted(where, np.arange(rows + 1) * columns)
-    return csr_array((flat[where], (where % columns).astype(np.int32), starts.astype(np.int32)), shape=shape)
-
-
 class _Pool(threading.local):
     """Arrays to compute in, for each thread its own. One is handed out again only when nobody holds it any more.
 
@@ -218,20 +207,16 @@ class _Pool(threading.local):
 
     def __init__(self) -> None:
         self._arrays: defaultdict[Any, list[Array]] = defaultdict(list)
-        probe = [np.empty(1)]
-        self._unheld = self._holders(probe, 0)
+        for probe in [np.empty(1)]:
+            self._unheld = sys.getrefcount(probe)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An uninitialised array."""
         if len(self._arrays) > self.KINDS:
             self._arrays.clear()
         arrays = self._arrays[shape, np.dtype(dtype)]
-        for i in range(len(arrays)):
-            if self._holders(arrays, i) == self._unheld:
-                return arrays[i]
+        for array in arrays:
+            if sys.getrefcount(array) == self._unheld:  # held by the list and by this loop, as the probe
+                return array
         arrays.append(np.empty(shape, dtype))
         return arrays[-1]
-
-    @staticmethod
-    def _holders(arrays: list[Array], i: int) -> int:
-        return sys.getrefcount(arrays[i])

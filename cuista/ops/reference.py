@@ -152,18 +152,14 @@ class ReferenceOps:
 
     # -- products -----------------------------------------------------------------------------------------------
 
-    def matmul(self, a: Array, b: Array) -> Array:
-        """The product a b."""
-        product: Array = a @ b
+    def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
+        """The product a b, written to `out` if that is given."""
+        product: Array = self.xp.matmul(a, b, out=out)
         return product
 
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
         return self.matmul(a, b)
-
-    def outer_sum(self, a: Array, b: Array) -> Array:
-        """Σ_i a_i ⊗ b_i = aᵀ b, (P, Q), over the rows of a (batch, P), mostly zeros, and of b (batch, Q)."""
-        return self.matmul(a.T, b)
 
     # -- thresholding with support selection --------------------------------------------------------------------
 
@@ -204,10 +200,11 @@ class ReferenceOps:
         z = x + self.asarray(step_size, x.dtype) * u
         magnitude = xp.abs(z)
         last = z.shape[1] - 1
-        if isinstance(k, int):
+        cutoff: Any = np.inf  # if none may pass, what none exceeds
+        if isinstance(k, int) and k > 0:
             rank = max(last - k, 0)
             cutoff = xp.partition(magnitude, rank, axis=1)[:, rank, None]
-        else:
+        elif not isinstance(k, int):
             rank = xp.maximum(last - k, 0)[:, None]
             cutoff = xp.take_along_axis(xp.sort(magnitude, axis=1), rank, axis=1)
         among_largest = magnitude > cutoff

@@ -50,12 +50,14 @@ class Adam:
         self.updates += 1
         correction = float(np.sqrt(1 - BETA2**self.updates)) / (1 - BETA1**self.updates)
         for name, rate in rates.items():
+            if not rate:
+                continue
             gradient = gradients[name]
             if name not in self.mean:
                 self.mean[name], self.square[name] = ops.xp.zeros_like(gradient), ops.xp.zeros_like(gradient)
             parameter, gradient, mean, square = (
                 array[layers] for array in (parameters[name], gradient, self.mean[name], self.square[name])
             )
-            if rate and len(parameter):
+            if len(parameter):
                 logarithm = name in logarithmic
-                ops.adam(parameter, gradient, mean, square, rate * correction, factors[layers], scale, logarithm)
+                ops.adam(parameter, gradient, mean, square, float(rate * correction), factors[layers], scale, logarithm)

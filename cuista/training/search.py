@@ -58,7 +58,7 @@ def search(
     history: list[tuple[float, ...]] = []
 
     def sample(signals: int, stream: int) -> tuple[Array, Array]:
-        return problem.sample(signals, stream=stream, seed=seed, dtype=network.dtype)
+        return problem.sample(signals, stream=stream, seed=seed, dtype=network.dtype, ops=network.ops)
 
     def set_parameters(point: Array) -> None:
         network.parameters = {name: np.array([value]) for name, value in zip(names, point, strict=True)}

@@ -202,6 +202,7 @@ class _Run:
             if self.precursor:
                 self.network.adopt(self.precursor)
         self._prepare()
+        self.last_good = _copy(self.learning.parameters)
 
     def train(self) -> Model:
         state = self.state
@@ -286,7 +287,8 @@ class _Run:
         x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
         if weights is not None:
             weights **= self.weight_power
-        return network.loss_and_gradients(y, x, stage.depth, stage.window, weights)
+        wanted = [name for name, rate in self.rates.items() if rate]
+        return network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted)
 
     def _validate(self, stage: Stage) -> None:
         state = self.state
