@@ -86,6 +86,7 @@ def command(
 
     if not (nets or models or classical):
         raise click.UsageError("nothing to compare: give --net, --model or --classical, each as often as you like")
+    strength = None if ridge is None else parse_ridge(ridge)
     variants = list(dict.fromkeys(Variant.parse(net) for net in nets))
     check_writable(out, overwrite=force)
     problem = Problem.load(problem_file)
@@ -108,16 +109,18 @@ def command(
                 folder=folder,
                 recipe=PaperRecipe() if recipe == "paper" else FastRecipe(),
                 layers=layers,
-                ridge=None if ridge is None else parse_ridge(ridge),
+                ridge=strength,
                 samples=samples,
                 seed=seed,
                 ops=ops,
+                overwrite=force,
                 say=say,
                 progress=lambda name, at: line.show(at.fraction, f"{name}: {describe(at)[1]}"),
             ):
                 results.append(result)
     except KeyboardInterrupt:
-        say(f"\nWhat is trained is kept in {folder}: the same command goes on from there.")
+        if variants:
+            say(f"\nWhat is trained is kept in {folder}: the same command goes on from there.")
         raise
     about = {"problem": str(problem_file), "samples": samples, "seed": seed, "layers": layers, "recipe": recipe}
     comparison = Comparison(tuple(results), {**about, "device": ops.name})
@@ -143,7 +146,7 @@ def layer_table(comparison: Comparison) -> str:
     longest = max(len(result.nmse_db) for result in results)
     rows = []
     for t in range(longest):
-        cells = [float(r.nmse_db[t]) if t < len(r.nmse_db) and len(r.nmse_db) > 2 else "" for r in results]
+        cells = [float(r.nmse_db[t]) if r.has_iterates and t < len(r.nmse_db) else "" for r in results]
         rows.append([t, *cells])
     finals = ["last", *(float(result.nmse_db[-1]) for result in results)]
     return table(headers, [*rows, finals])

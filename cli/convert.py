@@ -26,7 +26,9 @@ from cuista.errors import FileError, InputError
 )
 @click.option("--max-percent", type=float, default=13.0, show_default=True, help="… up to this.")
 @click.option("--net", type=net, metavar="NAME", default="alista", show_default=True, help="The imported network.")
-@click.option("--scope", help="Variable scope of a network: which to import, or how to call the exported. [ALISTA]")
+@click.option(
+    "--scope", help="Variable scope of a network: which to import, or how to call the exported. [the network's name]"
+)
 @force_option
 def command(
     source: Path,
@@ -70,7 +72,7 @@ def command(
         elif record.kind == "cuista-weight":
             arrays = {"W": record.arrays["W"]}
         elif target.suffix.lower() == ".npz":
-            arrays = original.write_model(Model.from_record(record, source), "ALISTA" if scope is None else scope)
+            arrays = original.write_model(Model.from_record(record, source), scope)
         else:
             arrays = {
                 name.removeprefix("parameters/"): array

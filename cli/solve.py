@@ -63,6 +63,10 @@ def command(
     from cuista.storage import check_writable
 
     check_writable(out, overwrite=force)
+    if device.startswith("cuda") and not SOLVERS[method].has_iterates:
+        raise click.UsageError(
+            f"--device {device}: {method} is scikit-learn's, which computes on the CPU; leave it out"
+        )
     solver = SOLVERS[method](Problem.load(problem_file), iterations, lam=lam, ops=engine_on(device))
     write_codes(solver, measurements, out, key, columns, force)
     if solver.has_lam and lam is None:

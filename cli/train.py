@@ -135,6 +135,9 @@ def command(
     if untied and not NETWORKS[net].can_untie:
         say(f"Note: --untied is ignored: {NETWORKS[net].title} has no matrix that could differ from layer to layer.")
         untied = False
+    if coord and not NETWORKS[net].can_coordinate:
+        say(f"Note: --coord is ignored: {NETWORKS[net].title} has no threshold per coordinate.")
+        coord = False
     if (percent, max_percent) != (None, None) and not NETWORKS[net].selects:
         say(f"Note: --percent and --max-percent are ignored: {NETWORKS[net].title} has no support schedule.")
     if resume and force:
@@ -160,6 +163,8 @@ def command(
         percent = 1.2 if percent is None else percent
         max_percent = 13.0 if max_percent is None else max_percent
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
+    if (ridge, weight_file) == (None, None) and not chosen.analytic and NETWORKS[net].matrices:
+        ridge = "0"  # the paper recipe starts learned matrices elsewhere
     weight = choose_weight(problem, weight_file, ridge, begun, net=net, untied=untied, seed=seed, ops=ops, **schedule)
     model = Model.new(problem, weight, net, **schedule, per_coordinate=coord, untied=untied, ops=ops)
     with ProgressLine() as line:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from cuista.checks import Array, check_rows
-from cuista.errors import InputError, MissingLibraryError
+from cuista.errors import InputError, MissingLibraryError, NumericalError
 from cuista.evaluation import report_on
 from cuista.networks.base import scale_of
 from cuista.networks.lamp import Lamp
@@ -45,6 +45,7 @@ class Solver(ABC):
 
     name: ClassVar[str]
     has_lam: ClassVar[bool] = True
+    has_iterates: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -85,12 +86,17 @@ class Solver(ABC):
 
         def nmse(lam: float) -> float:
             self.lam = lam
-            with np.errstate(all="ignore"):  # AMP may diverge
-                result = float(report_on(self.iterates, x, y, self.ops).nmse_db[-1])
-            return result if np.isfinite(result) else np.inf
+            try:
+                return float(report_on(self.iterates, x, y, self.ops).nmse_db[-1])
+            except NumericalError:
+                return np.inf
 
-        self.lam = min((float(lam) for lam in self.candidates(y)), key=nmse)
-        return self.lam
+        least, best = min((nmse(float(lam)), float(lam)) for lam in self.candidates(y))
+        if not least < 1:
+            found = f"the best of {TRIED} values gives {least:.3g} dB"
+            raise NumericalError(f"{self.name} diverges on this problem ({found}): choose another method")
+        self.lam = best
+        return best
 
     def tuned(self) -> float:
         """λ, which is found now if it has not been."""
@@ -106,6 +112,8 @@ class Solver(ABC):
         ------
         InputError
             If y has another shape, a NaN or an infinity.
+        NumericalError
+            If the method diverges.
         """
         y = check_rows(y, self.problem.M, "y")
         if self.has_lam:
@@ -183,11 +191,18 @@ class Amp(Solver):
 
     def iterates(self, y: Array) -> Iterator[Array]:
         self.network.parameters["threshold"][...] = self.tuned()
-        return self.network.iterates(y)
+        xp, y = self.ops.xp, self.ops.asarray(y, self.dtype)
+        bound = 1e8 * float(xp.abs(y).max())
+        for x in self.network.iterates(y):
+            if float(xp.abs(x).max()) > bound:
+                raise NumericalError(f"amp diverges with λ = {self.lam:.4g}: give another, or choose another method")
+            yield x
 
 
 class _ScikitLearn(Solver):
     """What scikit-learn solves, on the CPU and in this thread: warnings can be silenced for a whole process only."""
+
+    has_iterates: ClassVar[bool] = False
 
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **{**options, "ops": ReferenceOps()})

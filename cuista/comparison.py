@@ -70,7 +70,9 @@ class Result:
     snr_db
         Of the signals.
     nmse_db
-        (T + 1,), of x_0, …, x_T; where a method has no iterates, of its only result after that of 0.
+        (T + 1,), of x_0, …, x_T.
+    has_iterates
+        Whether there are such; else there are 0 and the result.
     parameters
         How many numbers were learned or tuned.
     steps
@@ -82,6 +84,7 @@ class Result:
     method: str
     snr_db: float
     nmse_db: Array
+    has_iterates: bool
     parameters: int
     steps: int
     training_seconds: float
@@ -97,12 +100,15 @@ class Comparison:
 
     def rows(self) -> list[dict[str, Any]]:
         """A dictionary for each result, for JSON: None where a number is not known or infinite."""
-        rows = []
-        for result in self.results:
-            row = asdict(result)
-            row["nmse_db"] = result.nmse_db.tolist()
-            rows.append({name: value if value == value and value != np.inf else None for name, value in row.items()})
-        return rows
+
+        def known(value: Any) -> Any:
+            return None if isinstance(value, float) and not np.isfinite(value) else value
+
+        return [
+            {name: known(value) for name, value in asdict(result).items()}
+            | {"nmse_db": [known(value) for value in result.nmse_db.tolist()]}
+            for result in self.results
+        ]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-comparison` file; the curves are `nmse_db/0`, `nmse_db/1`, … in the order of the results."""
@@ -138,6 +144,7 @@ def compare(
     samples: int = 10_000,
     seed: int = 0,
     ops: ReferenceOps | None = None,
+    overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Iterator[Result]:
@@ -158,6 +165,8 @@ def compare(
         interrupted is continued: so an interrupted comparison goes on where it was.
     ridge
         Of the analytic weight; if None 0 without noise, and with noise what `choose_ridge` finds.
+    overwrite
+        Whether what is there and was trained otherwise is trained anew.
     say, progress
         Called with what is done, and as in `train` with the network's name.
 
@@ -166,8 +175,16 @@ def compare(
     InputError
         If a model is for another matrix.
     FileError
-        If the folder has files of another comparison.
+        If the folder has networks that were trained otherwise.
+    MissingLibraryError
+        If a solver's library is not installed.
     """
+    loaded = {os.fspath(path): Model.load(path, ops=ops) for path in models}
+    for path, model in loaded.items():
+        if model.problem.sha256 != problem.sha256:
+            raise InputError(f"{path} is for another matrix than the problem's: compare models of one matrix")
+    for method in solvers:
+        SOLVERS[method](problem, layers)  # says now if it cannot be
     for snr in snrs or (problem.snr_db,):
         noisy = replace(problem, snr_db=float(snr))
         x, y = noisy.sample(samples, stream=TEST, seed=seed)
@@ -175,17 +192,16 @@ def compare(
             options: dict[str, Any] = {"layers": layers, "untied": variant.untied, "ops": ops}
             if isinstance(recipe, PaperRecipe):
                 options |= {"percent": 1.2, "max_percent": 13.0}
-            weight = _weight(noisy, variant, Path(folder), ridge, seed, options, say)
+            uses_weight = not (isinstance(recipe, PaperRecipe) and NETWORKS[variant.net].matrices)
+            strength = ridge if uses_weight else 0.0
+            weight = _weight(noisy, variant, Path(folder), strength, seed, options, say)
             model = Model.new(noisy, weight, variant.net, per_coordinate=variant.per_coordinate, **options)
             name = f"{variant} at {snr:g} dB"
             out = Path(folder) / f"{str(variant).replace(':', '-')}-{snr:g}dB.h5"
-            model = _trained(model, recipe, seed, out, name, say, progress)
+            model = _trained(model, recipe, seed, out, name, overwrite, say, progress)
             yield _measured(str(variant), model, x, y, noisy.snr_db)
-        for path in models:
-            model = Model.load(path, ops=ops)
-            if model.problem.sha256 != problem.sha256:
-                raise InputError(f"{path} is for another matrix than the problem's: compare models of one matrix")
-            yield _measured(os.fspath(path), model, x, y, noisy.snr_db)
+        for path, model in loaded.items():
+            yield _measured(path, model, x, y, noisy.snr_db)
         for method in solvers:
             solver = SOLVERS[method](noisy, layers, ops=ops)
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
@@ -202,15 +218,17 @@ def _weight(
     say: Callable[[str], None],
 ) -> Weight:
     """The weight kept in the folder, or a new one, which is kept there."""
-    noisy = ridge is None and problem.snr_db < np.inf
-    path = folder / (f"weight-{variant}-{problem.snr_db:g}dB.h5".replace(":", "-") if noisy else "weight.h5")
+    if ridge is None and problem.snr_db == np.inf:
+        ridge = 0.0
+    chosen = f"{variant}-{problem.snr_db:g}dB-{options['layers']}-layers-seed-{seed}" if ridge is None else f"{ridge:g}"
+    path = folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
     if path.exists():
         return Weight.load(path, problem.A)
-    if noisy:
+    if ridge is None:
         say(f"{variant} at {problem.snr_db:g} dB: finding the ridge of its weight")
         weight = choose_ridge(problem, variant.net, seed=seed, **options)
     else:
-        weight = solve_exact(problem.A, ridge=ridge or 0.0)
+        weight = solve_exact(problem.A, ridge=ridge)
     weight.save(path)
     return weight
 
@@ -221,6 +239,7 @@ def _trained(
     seed: int,
     out: Path,
     name: str,
+    overwrite: bool,
     say: Callable[[str], None],
     progress: Callable[[str, Progress], None] | None,
 ) -> Model:
@@ -230,17 +249,24 @@ def _trained(
         kept = Model.load(out, ops=model.network.ops)
         expected = identity(model, chosen, seed)
         differing = [key for key, value in expected.items() if kept.training.get(key) != value]
-        if differing:
+        if not differing:
+            say(f"{name}: taken from {out}")
+            return kept
+        if not overwrite:
             key = differing[0]
             raise FileError(
-                f"{out} was trained otherwise: {key} was {kept.training.get(key)}, and is {expected[key]} now. Remove "
-                "it, or let --out be another file"
+                f"{out} was trained otherwise: {key} was {kept.training.get(key)}, and is {expected[key]} now. "
+                "Train it anew with --force, or let --out be another file"
             )
-        say(f"{name}: taken from {out}")
-        return kept
     say(f"{name}: training")
     shown = (lambda at: progress(name, at)) if progress else None
-    return train(model, chosen, seed=seed, out=out, resume=True, progress=shown)
+    options: dict[str, Any] = {"seed": seed, "out": out, "overwrite": overwrite, "progress": shown}
+    try:
+        return train(model, chosen, resume=not out.exists() or checkpoint_path(out).exists(), **options)
+    except FileError:
+        if not (overwrite and checkpoint_path(out).exists()):
+            raise
+        return train(model, chosen, **options)  # the checkpoint is damaged, or of another run
 
 
 def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db: float) -> Result:
@@ -248,15 +274,20 @@ def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db
     if isinstance(recoverer, Model):
         ops, learned = recoverer.network.ops, recoverer.network.parameters
         count, steps = sum(int(value.size) for value in learned.values()), recoverer.training.get("steps", 0)
+        has_iterates = True
         iterates, seconds = recoverer.network.iterates, recoverer.training_seconds
     else:
-        ops, iterates = recoverer.ops, recoverer.iterates
+        ops, iterates, has_iterates = recoverer.ops, recoverer.iterates, recoverer.has_iterates
         count, steps, seconds = int(recoverer.has_lam), 0, float("nan")
     nmse = report_on(iterates, x, y, ops).nmse_db
-    timed = y[:TIMED_SAMPLES]
-    times = []
-    for _ in range(3):
+
+    def seconds_of(batch: Array) -> float:
         start = time.perf_counter()
-        recoverer.recover(timed)
-        times.append(time.perf_counter() - start)
-    return Result(method, snr_db, nmse, count, steps, seconds, float(np.median(times)) / len(timed))
+        recoverer.recover(batch)
+        return (time.perf_counter() - start) / len(batch)
+
+    timed = y[:TIMED_SAMPLES]
+    if seconds_of(timed[:64]) * len(timed) > 1:  # slow enough for a few to tell
+        timed = timed[:64]
+    recovery = float(np.median([seconds_of(timed) for _ in range(3)]))
+    return Result(method, snr_db, nmse, has_iterates, count, steps, seconds, recovery)

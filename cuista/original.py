@@ -107,20 +107,26 @@ def read_model(
     layers = max(layer for _, layer in found)
     if layers == 0:
         raise FileError(f"{source} has no variables of layers; expected {names['threshold']}_1:0 and so on")
+    kind = NETWORKS[net]
     options: dict[str, Any] = {
         "layers": layers,
         "percent": percent,
         "max_percent": max_percent,
-        "untied": (names["weight"], 1) in found,
+        "untied": kind.can_untie and (names["weight"], 1) in found,
         "per_coordinate": found.get((names["threshold"], 1), np.zeros(1)).size > 1,
     }
     parameters = {}
-    network = NETWORKS[net](problem.A, weight.W, **options)
+    network = kind(problem.A, weight.W, **options)
+    unknown = sorted({variable for variable, _ in found} - {names[name] for name in network.shapes})
+    if unknown:
+        raise FileError(f"{source} holds {', '.join(unknown)}, which {kind.title} does not have; see --net")
     for name, (_, *shape) in network.shapes.items():
         numbers = (0,) if _shared(network, name) else range(1, layers + 1)
         missing = [_spelled(names[name], t) for t in numbers if (names[name], t) not in found]
         if missing:
-            raise FileError(f"{source} lacks {', '.join(missing)}, which {net} of {layers} layers has; see --net")
+            raise FileError(
+                f"{source} lacks {', '.join(missing)}, which {kind.title} of {layers} layers has; see --net"
+            )
         parts = [as_real(found[names[name], t], name) for t in numbers]
         if any(part.size != np.prod(shape) or (len(shape) == 2 and part.shape != tuple(shape)) for part in parts):
             shapes = sorted({part.shape for part in parts})
@@ -131,8 +137,9 @@ def read_model(
     return model
 
 
-def write_model(model: Model, scope: str) -> dict[str, Array]:
-    """The saved variables of a model, float32 as the original's."""
+def write_model(model: Model, scope: str | None = None) -> dict[str, Array]:
+    """The saved variables of a model, float32 as the original's, under a scope: the network's name if None."""
+    scope = model.network.title if scope is None else scope
     prefix = f"{scope}/" if scope else ""
     names = variable_names(model.network.name)
     variables: dict[str, Array] = {}

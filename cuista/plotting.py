@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
+from cuista.baselines import SOLVERS
 from cuista.comparison import Comparison
 from cuista.errors import InputError, MissingLibraryError
 from cuista.model import Model
@@ -20,7 +21,14 @@ ENDINGS = (".pdf", ".png", ".svg")
 # A colour-blind safe cycle (Okabe, Ito), and markers, so that the curves differ in print too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"
-STYLE: Any = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "savefig.dpi": 200}
+STYLE: Any = {
+    "font.size": 9,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "cuista",
+}
 
 
 def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -44,7 +52,9 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
         if kinds == {"cuista-comparison"} and len(files) == 1:
             figure = nmse_figure(Comparison.load(files[0]))
         elif kinds == {"cuista-model"}:
-            figure = parameter_figure({Path(file).stem: Model.load(file) for file in files})
+            stems = [Path(file).stem for file in files]
+            names = stems if len(set(stems)) == len(stems) else [os.fspath(file) for file in files]
+            figure = parameter_figure({name: Model.load(file) for name, file in zip(names, files, strict=True)})
         else:
             raise InputError("expected one comparison (cuista compare makes it), or one or more models")
         # Without a date, the same results give the same file.
@@ -65,7 +75,7 @@ def nmse_figure(comparison: Comparison) -> Any:
                 continue
             label = title(result.method)
             curve = np.maximum(result.nmse_db, -200)
-            if len(curve) > 2:
+            if result.has_iterates:
                 panel.plot(np.arange(len(curve)), curve, label=label, **looks[result.method])
             else:  # no iterates
                 look = {"color": looks[result.method]["color"], "linestyle": ":"}
@@ -105,9 +115,9 @@ def parameter_figure(models: dict[str, Model]) -> Any:
         panel.set_xlabel("layer")
         panel.set_ylabel(name.replace("_", " "))
         panel.xaxis.get_major_locator().set_params(integer=True)
-        if name == "threshold" and all(np.min(p["threshold"]) > 0 for p in stacks.values()):
+        low, high = panel.dataLim.intervaly
+        if name == "threshold" and 0 < 10 * low < high:
             panel.set_yscale("log")
-            panel.yaxis.set_minor_formatter("")
     _legend(figure, panels)
     return figure
 
@@ -117,7 +127,7 @@ def title(method: str) -> str:
     net, *forms = method.split(":")
     if net in NETWORKS:
         return " ".join([NETWORKS[net].title, *(f"({form})" for form in forms)])
-    return method.upper() if method in ("ista", "fista", "amp", "omp") else Path(method).stem
+    return method.upper() if method in SOLVERS else method.removesuffix(".h5")
 
 
 def _matplotlib() -> Any:

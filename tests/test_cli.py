@@ -302,24 +302,36 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     assert compared.results[2].nmse_db[-1] == pytest.approx(layers[-1]["nmse_db"])
     run(*words, fails=1)
     assert "--force" in run.errors
-    run(*words, "--recipe", "paper", "--force", fails=1)
-    assert "was trained otherwise" in run.errors
+    Path("comparison.h5").unlink()
+    run(*words, "--seed", 5, fails=1)
+    assert "was trained otherwise: seed was 0, and is 5 now" in run.errors
+    run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--force")
+    assert Path("comparison.h5.models/alista-infdB.h5").read_bytes() != trained
+    run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--ridge", 7, "--force")
+    assert cuista.Model.load("comparison.h5.models/alista-infdB.h5").weight.report.ridge == 7
     results = json.loads(run("compare", problem, "--classical", "ista", "-o", "ista.json", "--json"))["results"]
     assert json.loads(Path("ista.json").read_text())["results"] == results
+    compared.save("comparison.h5", overwrite=True)
     for file, figure in ((("comparison.h5",), "nmse.svg"), ((model, model), "parameters.png")):
         run("plot", *file, "-o", figure)
         assert Path(figure).stat().st_size > 1000
-    assert "LISTA-CPSS (untied)" in Path("nmse.svg").read_text() or "<use" in Path("nmse.svg").read_text()
+    drawn = Path("nmse.svg").read_bytes()
+    run("plot", "comparison.h5", "-o", "nmse.svg", "--force")
+    assert Path("nmse.svg").read_bytes() == drawn
+    run("gen-problem", "--m", 20, "--n", 40, "--seed", 9, "-o", "p9.h5")
+    run("train", "p9.h5", "-T", 2, *FAST, "-o", "other.h5")
     for wrong, said in (
         (("compare", problem), "nothing to compare"),
         (("compare", problem, "--net", "alista:untied", "-o", "n.h5"), "no form 'untied'"),
         (("compare", problem, "--net", "nonet", "-o", "n.h5"), "not a network"),
+        (("compare", problem, "--net", "alista", "--model", "other.h5", "-o", "n.h5"), "for another matrix"),
         (("plot", problem, "-o", "n.pdf"), "is a cuista-problem"),
         (("plot", "comparison.h5", model, "-o", "n.pdf"), "expected one comparison"),
         (("plot", "comparison.h5", "-o", "n.txt"), ".pdf"),
     ):
         run(*wrong, fails=2 if said in ("nothing to compare", ".pdf") else 1)
         assert said in run.errors
+    assert not Path("n.h5.models/alista-infdB.h5").exists()
 
 
 def test_a_figure_without_matplotlib_says_how_to_get_it(run, model, monkeypatch):
@@ -388,6 +400,9 @@ def test_every_network_of_the_original_survives_conversion(run, problem, net):
         assert again.untied == bool(untied)
         for name, value in trained.network.parameters.items():
             np.testing.assert_allclose(again.parameters[name], value, rtol=1e-6)
+        if trained.network.matrices:
+            run("convert", "vars.npz", "wrong.h5", "--problem", "problem.h5", fails=1)
+            assert "see --net" in run.errors
         run("convert", "trained.h5", "parameters.mat", "--force")
         assert set(storage.load_arrays("parameters.mat")) == set(trained.network.parameters)
 

@@ -12,7 +12,7 @@ import pytest
 import cuista
 from cuista import original
 from cuista.baselines import Amp, Fista, Ista, Lasso, Omp
-from cuista.errors import FileError, InputError, MissingLibraryError
+from cuista.errors import FileError, InputError, MissingLibraryError, NumericalError
 from cuista.evaluation import nmse_db, report_on
 from cuista.streaming import recover_file
 
@@ -131,6 +131,15 @@ def test_the_tuned_parameter_is_best_of_its_neighbours(kind):
         return report_on(kind(problem, 16, lam=value).iterates, x, y).nmse_db[-1]
 
     assert nmse(lam) < min(nmse(lam * 2), nmse(lam / 2))
+
+
+def test_a_solver_that_diverges_says_so():
+    A = cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1) + 3)  # AMP is not for such a matrix
+    problem = cuista.Problem(A)
+    _, y = problem.sample(5)
+    assert np.isfinite(Amp(problem, 200).recover(y)).all()  # with a λ so large that it does not
+    with pytest.raises(NumericalError, match=r"diverges with λ = 0\.01"):
+        Amp(problem, 500, lam=0.01).recover(y)
 
 
 def test_a_solver_out_of_range_is_refused(small_problem):

@@ -26,6 +26,7 @@ class SearchRecipe:
     """The best point of a grid on a few signals, and from there Nelder-Mead on the logarithms, on more signals."""
 
     name: ClassVar[str] = "search"
+    analytic: ClassVar[bool] = True
     grid_signals: int = 64
     signals: int = 512
     evaluations: int = 120
