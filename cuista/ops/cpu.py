@@ -177,8 +177,8 @@ class CpuOps(ReferenceOps):
         for layer, factor in zip(range(len(parameter)), factors, strict=False):
             pieces = (array[layer].reshape(-1) for array in (parameter, gradient, mean, square))
             for p, g, m, v in zip(*map(_in_pieces, pieces), strict=True):
-                g = g * (one * scale * factor).astype(one.dtype)
-                change = np.subtract(g, m)
+                g = np.multiply(g, (one * scale * factor).astype(one.dtype), out=self._pool.empty(g.shape, g.dtype))
+                change = np.subtract(g, m, out=self._pool.empty(g.shape, g.dtype))
                 change *= one * (1 - BETA1)
                 m += change
                 g *= g
