@@ -235,16 +235,15 @@ class Omp(_ScikitLearn):
     has_lam: ClassVar[bool] = False
 
     def solution(self, y: Array) -> Array:
-        A, most = self.problem.A, min(self.iterations, *self.problem.A.shape)
+        A, pursue = self.problem.A, self.library.orthogonal_mp_gram
         gram, correlations, energy = A.T @ A, y @ A, np.square(y).sum(axis=1)
         noise = 10 ** (-self.problem.snr_db / 10)
+        enough = max(noise / (1 + noise), 1e-12)
         x = np.zeros(correlations.shape)
         for i in np.flatnonzero(energy):
-            path = self.library.orthogonal_mp_gram(gram, correlations[i], n_nonzero_coefs=most, return_path=True)
-            path = path.reshape(A.shape[1], -1)  # a column for each number of entries chosen
-            residual = energy[i] - 2 * correlations[i] @ path + np.einsum("ns,ns->s", path, gram @ path)
-            enough = np.flatnonzero(residual <= max(noise / (1 + noise), 1e-12) * energy[i])
-            x[i] = path[:, enough[0] if enough.size else -1]
+            x[i] = pursue(gram, correlations[i], tol=enough * energy[i], norms_squared=energy[i : i + 1])
+            if np.count_nonzero(x[i]) > self.iterations:
+                x[i] = pursue(gram, correlations[i], n_nonzero_coefs=self.iterations)
         return x
 
 

@@ -24,6 +24,8 @@ from cuista.problem import TEST, Problem
 from cuista.training import PaperRecipe, Progress, Recipe, SearchRecipe, checkpoint_path, choose_ridge, identity, train
 from cuista.weights import Weight, solve_exact
 
+# Iterations of what has no iterates to show: it ends before.
+TO_THE_END = 10_000
 # Signals for the time that recovery takes.
 TIMED_SAMPLES = 4096
 
@@ -157,7 +159,7 @@ def compare(
     models
         Files of networks that are trained.
     solvers
-        Names of classical solvers, with `layers` iterations.
+        Names of classical solvers: those that have iterates make `layers` of them, the others go on to their end.
     snrs
         Signal-to-noise ratios in dB; the problem's own if empty.
     folder
@@ -203,7 +205,7 @@ def compare(
         for path, model in loaded.items():
             yield _measured(path, model, x, y, noisy.snr_db)
         for method in solvers:
-            solver = SOLVERS[method](noisy, layers, ops=ops)
+            solver = SOLVERS[method](noisy, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops)
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
             yield _measured(method, solver, x, y, noisy.snr_db)
 
