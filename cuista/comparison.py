@@ -289,7 +289,8 @@ def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db
         return (time.perf_counter() - start) / len(batch)
 
     timed = y[:TIMED_SAMPLES]
-    if seconds_of(timed[:64]) * len(timed) > 1:  # slow enough for a few to tell
+    seconds_of(timed[:64])  # what is compiled and allocated the first time
+    if seconds_of(timed[:64]) * len(timed) > 3:  # slow enough for a few to tell
         timed = timed[:64]
     recovery = float(np.median([seconds_of(timed) for _ in range(3)]))
     return Result(method, snr_db, nmse, has_iterates, count, steps, seconds, recovery)

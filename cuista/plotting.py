@@ -76,7 +76,8 @@ def nmse_figure(comparison: Comparison) -> Any:
             label = title(result.method)
             curve = np.maximum(result.nmse_db, -200)
             if result.has_iterates:
-                panel.plot(np.arange(len(curve)), curve, label=label, **looks[result.method])
+                style = "--" if result.method in SOLVERS else "-"
+                panel.plot(np.arange(len(curve)), curve, style, label=label, **looks[result.method])
             else:  # no iterates
                 look = {"color": looks[result.method]["color"], "linestyle": ":"}
                 panel.axhline(curve[-1], label=label, **look)
