@@ -108,9 +108,12 @@ def parse_ridge(text: str) -> float | None:
     if text == "auto":
         return None
     try:
-        return float(text)
+        strength = float(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a number nor auto", param_hint="--ridge") from None
+        strength = -1.0
+    if not 0 <= strength < float("inf"):
+        raise click.BadParameter(f"{text!r} is neither a number of 0 or more nor auto", param_hint="--ridge")
+    return strength
 
 
 def find_ridge(problem: Problem, **options: Any) -> Weight:

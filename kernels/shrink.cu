@@ -2,13 +2,15 @@
 // device memory. See ReferenceOps.shrink_select for what it computes.
 #include "select.cuh"
 
+// The threshold of entry j in row i is threshold[i · per_sample + j · per_coordinate].
+
 // A warp for each row, which it holds in registers: N ≤ 32 · ITEMS. Entries are read and written WIDTH at a time; with
 // 4, N must be a multiple of it.
 template <int ITEMS, int WIDTH>
 __device__ __forceinline__ void shrink_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
-    const double* __restrict__ threshold, int per_coordinate, real window, int batch, int N, int k,
-    real* __restrict__ x_next, signed char* __restrict__ code)
+    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int batch, int N,
+    int k, real* __restrict__ x_next, signed char* __restrict__ code)
 {
     typedef Pack<real, WIDTH> Reals;
     typedef Pack<signed char, WIDTH> Codes;
@@ -16,6 +18,7 @@ __device__ __forceinline__ void shrink_rows(
     if (row >= batch) return;  // the whole warp does
     const long long offset = (long long)row * N;
     const real alpha = real(*step_size);
+    threshold += row * (long long)per_sample;
     const real theta = real(*threshold);
 
     real z[ITEMS];
@@ -54,10 +57,10 @@ __device__ __forceinline__ void shrink_rows(
 #define SHRINK_ROWS(ITEMS, WIDTH)                                                                                     \
     KERNEL __launch_bounds__(128, 1) shrink_rows_##ITEMS##_##WIDTH(                                                      \
         const real* x, const real* u, const double* step_size, const double* threshold, int per_coordinate,           \
-        real window, int batch, int N, int k, real* x_next, signed char* code)                                        \
+        int per_sample, real window, int batch, int N, int k, real* x_next, signed char* code)                        \
     {                                                                                                                 \
         shrink_rows<ITEMS, WIDTH>(                                                                                    \
-            x, u, step_size, threshold, per_coordinate, window, batch, N, k, x_next, code);                           \
+            x, u, step_size, threshold, per_coordinate, per_sample, window, batch, N, k, x_next, code);               \
     }
 
 SHRINK_ROWS(4, 1)
@@ -72,14 +75,15 @@ SHRINK_ROWS(32, 4)
 // A block for each row, of any length. z waits in shared memory if there is enough of it, else where x_next will be.
 KERNEL __launch_bounds__(256, 1) shrink_long_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
-    const double* __restrict__ threshold, int per_coordinate, real window, int N, int k, int in_shared,
-    real* __restrict__ x_next, signed char* __restrict__ code)
+    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int N, int k,
+    int in_shared, real* __restrict__ x_next, signed char* __restrict__ code)
 {
     SHARED_MEMORY(shared);
     __shared__ unsigned long long slots[64];
     const long long offset = (long long)blockIdx.x * N;
     real* const z = in_shared ? reinterpret_cast<real*>(shared) : x_next + offset;
     const real alpha = real(*step_size);
+    threshold += blockIdx.x * (long long)per_sample;
     const real theta = real(*threshold);
     for (int j = threadIdx.x; j < N; j += blockDim.x) z[j] = x[offset + j] + alpha * u[offset + j];
 

@@ -95,7 +95,7 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
         x = np.sign(x) * 10.0 ** np.minimum(20 * np.abs(u), 37)
     theta: object = draw(st.sampled_from([0.0, 0.5, 0.75, 2.0, -0.5, DENORMAL[dtype], np.inf, np.nan]))
     if draw(st.booleans()):
-        theta = rng.choice([0.0, 0.25, 0.5, 2.0, -0.25, np.nan], N)
+        theta = rng.choice([0.0, 0.25, 0.5, 2.0, -0.25, np.nan], draw(st.sampled_from([(N,), (batch, 1), (batch, N)])))
     return {
         "x": x.astype(dtype),
         "u": u.astype(dtype),

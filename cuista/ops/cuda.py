@@ -87,14 +87,17 @@ class CudaOps(ReferenceOps):
     def shrink_select(
         self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
-        if not isinstance(k, int) or getattr(threshold, "ndim", 0) > 1:  # one for each sample: no kernel has that
+        if not isinstance(k, int):  # one for each sample: no kernel has that
             return super().shrink_select(x, u, step_size, threshold, k, window)
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
         k = min(k, N - 1)
         x_next, code = self.xp.empty(x.shape, x.dtype), self.xp.empty(x.shape, np.int8)
-        inputs = (x, u, alpha, theta, np.int32(theta.ndim), x.dtype.type(window))
+        # How far the thresholds of two entries, and of two samples, are from each other.
+        per_coordinate = int(theta.ndim > 0 and theta.shape[-1] > 1)
+        per_sample = theta.shape[1] if theta.ndim > 1 else 0
+        inputs = (x, u, alpha, theta, np.int32(per_coordinate), np.int32(per_sample), x.dtype.type(window))
         if N <= 1024:
             items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
             kernel = f"shrink_rows_{items}_{_width(N, x, u)}"
