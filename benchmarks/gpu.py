@@ -92,10 +92,10 @@ def rates() -> tuple[float, float]:
 def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
     """Kernels 1 and 2 on what they meet in the layers of a trained network, as shares of the rate of a copy."""
     network, (_, y) = model.network, model.problem.sample(RECOVERED, ops=ops)
-    (x, seen), _ = network.begin(y)
+    (x, Wy), _ = network.begin(y)
     figures: dict[str, Any] = {}
     for t in range(LAYERS):
-        u = network.correction(t, x, seen)
+        u = network.correction(t, x, Wy)
         alpha, theta = network.parameters["step_size"][t], network.parameters["threshold"][t]
         arguments = (x, u, alpha, theta, network.support[t])
         x_next, _ = ops.shrink_select(*arguments)

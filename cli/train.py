@@ -130,7 +130,7 @@ def command(
     from cuista.model import Model
     from cuista.networks import NETWORKS
     from cuista.storage import check_writable
-    from cuista.training import checkpoint_path, train
+    from cuista.training import SearchRecipe, checkpoint_path, train
 
     if untied and not NETWORKS[net].can_untie:
         say(f"Note: --untied is ignored: {NETWORKS[net].title} has no matrix that could differ from layer to layer.")
@@ -143,6 +143,8 @@ def command(
     if resume and force:
         raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
     chosen = choose_recipe(NETWORKS[net], recipe, options)
+    if not isinstance(chosen, SearchRecipe):
+        chosen.stages(layers)  # says now what is wrong with it
     checkpoint = checkpoint_path(out)
     begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
     if resume and begun is None:

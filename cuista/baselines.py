@@ -93,6 +93,7 @@ class Solver(ABC):
 
         least, best = min((nmse(float(lam)), float(lam)) for lam in self.candidates(y))
         if not least < 1:
+            self.lam = None
             found = f"the best of {TRIED} values gives {least:.3g} dB"
             raise NumericalError(f"{self.name} diverges on this problem ({found}): choose another method")
         self.lam = best
@@ -100,10 +101,7 @@ class Solver(ABC):
 
     def tuned(self) -> float:
         """λ, which is found now if it has not been."""
-        if self.lam is None:
-            self.tune()
-        assert self.lam is not None
-        return self.lam
+        return self.tune() if self.lam is None else self.lam
 
     def recover(self, y: ArrayLike) -> Array:
         """The last iterate (samples, N) for measurements y (samples, M), in batches.
@@ -213,7 +211,7 @@ class _ScikitLearn(Solver):
                 f"{self.name} is scikit-learn's, and that is not installed: pip install 'cuista[sklearn]', or choose "
                 "another method"
             ) from None
-        self.library: Any = linear_model
+        self.linear_model: Any = linear_model
 
     def iterates(self, y: Array) -> Iterator[Array]:
         with warnings.catch_warnings():
@@ -235,7 +233,7 @@ class Omp(_ScikitLearn):
     has_lam: ClassVar[bool] = False
 
     def solution(self, y: Array) -> Array:
-        A, pursue = self.problem.A, self.library.orthogonal_mp_gram
+        A, pursue = self.problem.A, self.linear_model.orthogonal_mp_gram
         gram, correlations, energy = A.T @ A, y @ A, np.square(y).sum(axis=1)
         noise = 10 ** (-self.problem.snr_db / 10)
         enough = max(noise / (1 + noise), 1e-12)
@@ -254,7 +252,7 @@ class Lasso(_ScikitLearn):
 
     def solution(self, y: Array) -> Array:
         # Its objective is ours divided by M.
-        lasso = self.library.Lasso(
+        lasso = self.linear_model.Lasso(
             alpha=self.tuned() / self.problem.M, fit_intercept=False, precompute=True, max_iter=self.iterations
         )
         coefficients = lasso.fit(np.asfortranarray(self.problem.A), y.T).coef_

@@ -223,7 +223,11 @@ def _weight(
     """The weight kept in the folder, or a new one, which is kept there."""
     if ridge is None and problem.snr_db == np.inf:
         ridge = 0.0
-    chosen = f"{variant}-{problem.snr_db:g}dB-{options['layers']}-layers-seed-{seed}" if ridge is None else f"{ridge:g}"
+    if ridge is None:  # what is found depends on all this
+        numbers = (problem.snr_db, problem.sparsity, options.get("percent", 0), options["layers"], seed)
+        chosen = f"auto-{variant}-{'-'.join(f'{number:g}' for number in numbers)}"
+    else:
+        chosen = f"{ridge:g}"
     path = folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
     if path.exists():
         return Weight.load(path, problem.A)

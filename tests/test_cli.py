@@ -281,6 +281,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     words = (*words, "--ridge", 0)
     process = start(*words)
     while not Path("comparison.h5.models/alista-infdB.h5").exists():
+        assert process.poll() is None
         time.sleep(0.05)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
