@@ -14,10 +14,13 @@ import click
 from cuista.cli import (
     compare,
     convert,
+    denoise,
     doctor,
     gen_problem,
     info,
+    learn_dict,
     plot,
+    prepare_images,
     quickstart,
     recover,
     solve,
@@ -40,7 +43,10 @@ def cli(debug: bool) -> None:
     """
 
 
-for module in (quickstart, gen_problem, solve_w, train, test, recover, solve, compare, plot, info, convert, doctor):
+for module in (
+    *(quickstart, gen_problem, solve_w, train, test, recover, solve, compare, plot),
+    *(prepare_images, learn_dict, denoise, info, convert, doctor),
+):
     cli.add_command(module.command)
 
 

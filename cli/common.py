@@ -65,6 +65,55 @@ device_option = click.option(
 )
 
 
+resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, to the bit-identical result.")
+convention_option = click.option(
+    "--convention",
+    type=click.Choice(["correlation", "convolution"]),
+    help="What bare filters were made for; those for convolution are rotated by 180°. [.mat: convolution]",
+)
+
+
+def filter_size(value: str | tuple[int, int]) -> tuple[int, int]:
+    """The option type of a filter's size: 7, or 7x5."""
+    if isinstance(value, tuple):
+        return value
+    try:
+        sizes = [int(part) for part in value.lower().replace("×", "x").split("x")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 2) or min(sizes) < 1:
+        raise click.BadParameter(f"{value!r} is not the size of a filter: expected 7, or 7x5")
+    return sizes[0], sizes[-1]
+
+
+def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object]) -> bool:
+    """Whether there is something to do for a command that writes `out`, which `load` reads, and can be resumed.
+
+    Raises
+    ------
+    click.UsageError, FileError
+        If the options contradict each other, or an output or a checkpoint is in the way.
+    """
+    from cuista.storage import check_writable
+    from cuista.training import checkpoint_path
+
+    if resume and force:
+        raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
+    checkpoint = checkpoint_path(out)
+    if resume and not checkpoint.exists():
+        if out.exists():
+            load()
+            say(f"{out} is complete: nothing to resume.")
+            return False
+        say(f"No checkpoint {checkpoint}: starting afresh.")
+    if checkpoint.exists() and not (resume or force):
+        raise FileError(
+            f"{checkpoint} holds an unfinished run: continue it with --resume, or start afresh with --force"
+        )
+    check_writable(out, overwrite=force or (resume and checkpoint.exists()))
+    return True
+
+
 def engine_on(device: str) -> ReferenceOps:
     """The engine of --device, told when it was chosen here."""
     from cuista.device import cupy_packages, parse_device, why_no_cuda, why_not

@@ -11,6 +11,7 @@ from cuista.cli.common import (
     H5_FILE,
     INPUT_FILE,
     ProgressLine,
+    convention_option,
     device_option,
     engine_on,
     force_option,
@@ -25,7 +26,7 @@ from cuista.errors import InputError
 
 if TYPE_CHECKING:
     from cuista.problem import Problem
-    from cuista.weights import Weight
+    from cuista.weights import ConvWeight, Weight
 
 
 @click.command("solve-w", cls=Command)
@@ -44,25 +45,44 @@ if TYPE_CHECKING:
     metavar="λ|auto",
     help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.",
 )
+@click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary, or filters (s, s, F) (key D).")
+@convention_option
 @key_option
 @device_option
 @click.option("-o", "--out", type=H5_FILE, default="weight.h5", show_default=True, help="The weight file.")
 @json_option
 @force_option
 def command(
-    source: Path, method: str, ridge: str, key: str | None, device: str, out: Path, as_json: bool, force: bool
+    source: Path,
+    method: str,
+    ridge: str,
+    conv: bool,
+    convention: Any,
+    key: str | None,
+    device: str,
+    out: Path,
+    as_json: bool,
+    force: bool,
 ) -> None:
     """Solve the analytic weight of a problem.
 
-    SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5). Prints the weight's objective, the mutual
-    coherence of W and of A, how well it meets its constraint, and the time taken. The solution itself is computed on
-    the CPU, in double precision; --device is for the fits of --ridge auto.
+    SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5), or with --conv a dictionary.
+    Prints the weight's objective, the mutual coherence of W and of A, how well it meets its constraint, and the time
+    taken. The solution itself is computed on the CPU, in double precision; --device is for the fits of --ridge auto.
     """
     from cuista import storage
     from cuista.problem import Problem
     from cuista.weights import solve_exact, solve_pgd
 
     storage.check_writable(out, overwrite=force)
+    if conv:
+        conv_weight = solve_filters(source, method, ridge, convention, key)
+        conv_weight.save(out, overwrite=force)
+        print_report(asdict(conv_weight.report), as_json)
+        say(f"Wrote {out}.")
+        return
+    if convention is not None:
+        raise click.UsageError("--convention is of filters: give --conv too")
     problem = None
     if storage.is_cuista(source):
         if key is not None:
@@ -89,18 +109,41 @@ def command(
         else:
             weight = solve_exact(A, ridge=strength)
     weight.save(out, overwrite=force)
-    report = asdict(weight.report)
+    print_report(asdict(weight.report), as_json)
+    say(f"Wrote {out}.")
+
+
+def solve_filters(source: Path, method: str, ridge: str, convention: Any, key: str | None) -> ConvWeight:
+    """The weight of a convolutional dictionary."""
+    from cuista.dictionary import Dictionary
+    from cuista.weights import solve_conv, solve_conv_pgd
+
+    dictionary = Dictionary.load(source, convention=convention, key=key)
+    strength = parse_ridge(ridge)
+    if strength is None:
+        raise click.UsageError("--ridge auto is for a problem file: give a number for a convolutional dictionary")
+    if method == "exact":
+        return solve_conv(dictionary, ridge=strength)
+    if strength:
+        raise click.UsageError("--ridge needs --method exact: the paper's iteration has no ridge")
+    with ProgressLine() as line:
+        return solve_conv_pgd(
+            dictionary, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}")
+        )
+
+
+def print_report(report: dict[str, Any], as_json: bool) -> None:
+    """Print what is known of a weight."""
     if as_json:
         print_json(report)
-    else:
-        names = {"coherence": "mutual coherence W", "matrix_coherence": "mutual coherence A"}
-        for field, value in report.items():
-            name = names.get(field, field)
-            if value != "":
-                click.echo(
-                    f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}"
-                )
-    say(f"Wrote {out}.")
+        return
+    names = {"coherence": "mutual coherence W", "matrix_coherence": "mutual coherence A"}
+    for field, value in report.items():
+        name = names.get(field, field)
+        if value != "":
+            click.echo(
+                f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}"
+            )
 
 
 def parse_ridge(text: str) -> float | None:

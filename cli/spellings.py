@@ -135,8 +135,10 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
             translated.append(SWITCHES[option][choice.lower()])
         elif option in TASKS:
             task = value if equals else next(rest, "")
-            if task != "sc":
-                raise click.UsageError(f"{option} {task}: this version of cuista has sparse coding (sc) only")
+            if task not in ("sc", "denoise"):
+                raise click.UsageError(f"{option} {task}: this version of cuista has sc and denoise only")
+            if "--task" in known:
+                translated += ["--task", task]
         elif option in IGNORED:
             value = value if equals else next(rest, "")
             click.echo(f"Note: {option} {value} is ignored: {IGNORED[option]}.", err=True)
@@ -151,9 +153,9 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
 
 def net(value: str) -> str:
     """The option type of a network's name, in any case, with - or _."""
-    from cuista.networks import NETWORKS
+    from cuista.networks import CONV_NETWORKS, NETWORKS
 
-    name = value.lower().replace("_", "-")
-    if name not in NETWORKS:
-        raise click.BadParameter(f"{value!r} is not a network of cuista, which has: {', '.join(NETWORKS)}")
+    name, known = value.lower().replace("_", "-"), [*NETWORKS, *CONV_NETWORKS]
+    if name not in known:
+        raise click.BadParameter(f"{value!r} is not a network of cuista, which has: {', '.join(known)}")
     return name

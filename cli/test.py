@@ -21,6 +21,7 @@ from cuista.cli.common import (
     table,
 )
 from cuista.cli.spellings import Command
+from cuista.cli.test_denoiser import test_denoiser
 
 if TYPE_CHECKING:
     from cuista.evaluation import Report
@@ -32,7 +33,15 @@ if TYPE_CHECKING:
 @click.option("--x", "signals", type=INPUT_FILE, help="Take the signals from a file instead; they are measured here.")
 @key_option
 @columns_option
-@click.option("--baselines", is_flag=True, help="Beside ISTA and FISTA, each with the λ that is best for it.")
+@click.option("--images", type=INPUT_FILE, help="A denoiser's test pictures: a file of prepare-images.")
+@click.option(
+    "--sigma", type=click.FloatRange(0, min_open=True), help="Of a denoiser's noise, of 255. [what it was trained for]"
+)
+@click.option(
+    "--baselines",
+    is_flag=True,
+    help="Beside ISTA and FISTA, each with the λ that is best for it; a denoiser beside FISTA and non-local means.",
+)
 @seed_option
 @device_option
 @click.option("-o", "--out", type=H5_FILE, help="Write the report, per-sample counts included.")
@@ -44,6 +53,8 @@ def command(
     signals: Path | None,
     key: str | None,
     columns: bool,
+    images: Path | None,
+    sigma: float | None,
     baselines: bool,
     seed: int,
     device: str,
@@ -51,7 +62,7 @@ def command(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Test a model on fresh signals, layer by layer."""
+    """Test a model on fresh signals, layer by layer; or a denoiser on the test pictures of --images."""
     from cuista import storage
     from cuista.baselines import Fista, Ista
     from cuista.checks import check_rows
@@ -60,6 +71,17 @@ def command(
     from cuista.ops import Key
     from cuista.problem import TEST
 
+    if storage.kind_of(model_file) == "cuista-denoiser":
+        of_signals = {"--samples": samples, "--x": signals, "--key": key, "--columns": columns or None}
+        for option, value in of_signals.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is of sparse coding, and {model_file} is a denoiser: leave it out")
+        if images is None:
+            raise click.UsageError(f"{model_file} is a denoiser: give pictures with --images, a file of prepare-images")
+        test_denoiser(model_file, images, sigma, baselines, seed, device, out, as_json, force)
+        return
+    if images is not None or sigma is not None:
+        raise click.UsageError(f"--images and --sigma are for denoisers, and {model_file} is none: leave them out")
     if signals is None and (key or columns):
         raise click.UsageError("--key and --columns are for the signals of --x, which is not given")
     if signals is not None and samples is not None:

@@ -11,6 +11,8 @@ from cuista.cli.common import (
     INPUT_FILE,
     PROBLEM_OPTIONS,
     ProgressLine,
+    check_resume,
+    convention_option,
     device_option,
     engine_on,
     force_option,
@@ -18,17 +20,19 @@ from cuista.cli.common import (
     make_problem,
     probability,
     problem_options,
+    resume_option,
     say,
     seed_option,
 )
 from cuista.cli.solve_w import find_ridge, parse_ridge
 from cuista.cli.spellings import Command, net
+from cuista.cli.train_denoiser import train_denoiser
 
-from cuista.errors import FileError, InputError
+from cuista.errors import InputError
 
 if TYPE_CHECKING:
     from cuista.model import Model
-    from cuista.networks import Network
+    from cuista.networks import Unrolled
     from cuista.problem import Problem
     from cuista.training import Progress, Recipe, SearchRecipe
     from cuista.weights import Weight
@@ -40,7 +44,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 
 
 @click.command("train", cls=Command)
-@click.argument("problem_file", metavar="[PROBLEM]", type=INPUT_FILE, required=False)
+@click.argument("problem_file", metavar="[PROBLEM|IMAGES]", type=INPUT_FILE, required=False)
 @click.option("--net", type=net, metavar="NAME", default="alista", show_default=True, help="The network.")
 @click.option(
     "-W",
@@ -50,7 +54,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     help="Its analytic weight: a file from solve-w, or a bare array. Solved if not given.",
 )
 @click.option("--ridge", metavar="λ|auto", help="Ridge of a weight solved here. [0; auto if the problem is noisy]")
-@click.option("-T", "--layers", type=click.IntRange(1), default=16, show_default=True, help="Number of layers.")
+@click.option("-T", "--layers", type=click.IntRange(1), help="Number of layers. [16; denoise: 5]")
 @click.option(
     "-p",
     "--percent",
@@ -101,20 +105,32 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     metavar="SECONDS",
     help="How often the run's state is saved, in OUT.ckpt.",
 )
-@click.option("--resume", is_flag=True, help="Continue an interrupted run, to the bit-identical result.")
+@resume_option
 @force_option
+@click.option("--task", type=click.Choice(["sc", "denoise"]), help="Sparse coding, or denoising. [the network's]")
+@click.option("--dict", "dictionary_file", type=INPUT_FILE, help="denoise: the dictionary, unless -W has it.")
+@convention_option
+@click.option(
+    "--sigma", type=click.FloatRange(0, min_open=True), help="denoise: standard deviation of the noise, of 255. [20]"
+)
+@click.option("--crop", type=click.IntRange(1), help="denoise: pixels along a side of a crop. [fast: 128; paper: 321]")
 @problem_options
 def command(
     problem_file: Path | None,
     net: str,
     weight_file: Path | None,
     ridge: str | None,
-    layers: int,
+    layers: int | None,
     percent: float | None,
     max_percent: float | None,
     untied: bool,
     coord: bool,
     recipe: str | None,
+    task: str | None,
+    dictionary_file: Path | None,
+    convention: str | None,
+    sigma: float | None,
+    crop: int | None,
     seed: int,
     device: str,
     out: Path,
@@ -123,42 +139,71 @@ def command(
     force: bool,
     **options: Any,
 ) -> None:
-    """Train a network for a problem.
+    """Train a network for a problem, or one that denoises on pictures.
 
-    Without a PROBLEM file, the options of gen-problem make one; with one, they must agree with it.
+    Without a PROBLEM file, the options of gen-problem make one; with one, they must agree with it. A convolutional
+    network is trained on IMAGES, a file of prepare-images.
     """
     from cuista.model import Model
-    from cuista.networks import NETWORKS
-    from cuista.storage import check_writable
+    from cuista.networks import CONV_NETWORKS, NETWORKS
     from cuista.training import SearchRecipe, checkpoint_path, train
 
-    if untied and not NETWORKS[net].can_untie:
-        say(f"Note: --untied is ignored: {NETWORKS[net].title} has no matrix that could differ from layer to layer.")
+    kind: type[Unrolled] = {**NETWORKS, **CONV_NETWORKS}[net]
+    convolutional = net in CONV_NETWORKS
+    if task is not None and (task == "denoise") != convolutional:
+        suiting = ", ".join(NETWORKS if task == "sc" else CONV_NETWORKS)
+        raise click.UsageError(f"--task {task} is not what {kind.title} does: give it another --net, of {suiting}")
+    if untied and not kind.can_untie:
+        say(f"Note: --untied is ignored: {kind.title} has no matrix that could differ from layer to layer.")
         untied = False
-    if coord and not NETWORKS[net].can_coordinate:
-        say(f"Note: --coord is ignored: {NETWORKS[net].title} has no threshold per coordinate.")
+    if coord and not kind.can_coordinate:
+        say(f"Note: --coord is ignored: {kind.title} has no threshold per coordinate.")
         coord = False
-    if (percent, max_percent) != (None, None) and not NETWORKS[net].selects:
-        say(f"Note: --percent and --max-percent are ignored: {NETWORKS[net].title} has no support schedule.")
-    if resume and force:
-        raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
-    chosen = choose_recipe(NETWORKS[net], recipe, options)
+    if (percent, max_percent) != (None, None) and not kind.selects:
+        say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
+    chosen = choose_recipe(kind, recipe, options)
+    layers = layers or (5 if convolutional else 16)
     if not isinstance(chosen, SearchRecipe):
         chosen.stages(layers)  # says now what is wrong with it
+    if convolutional:
+        given = [name for name in PROBLEM_OPTIONS if options[name] is not None]
+        if given:
+            raise click.UsageError(f"--{given[0].replace('_', '-')} is of sparse coding, and {kind.title} denoises")
+        if problem_file is None:
+            raise click.UsageError(f"{kind.title} is trained on pictures: give a file of cuista prepare-images")
+        assert not isinstance(chosen, SearchRecipe)
+        selection = {"percent": percent, "max_percent": max_percent}
+        train_denoiser(
+            problem_file,
+            net,
+            chosen,
+            weight_file=weight_file,
+            dictionary_file=dictionary_file,
+            convention=convention,
+            ridge=ridge,
+            sigma=20.0 if sigma is None else sigma,
+            crop=crop,
+            schedule={
+                "layers": layers,
+                "untied": untied,
+                **{name: value for name, value in selection.items() if value is not None},
+            },
+            seed=seed,
+            device=device,
+            out=out,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
+            force=force,
+        )
+        return
+    of_pictures = {"--dict": dictionary_file, "--convention": convention, "--sigma": sigma, "--crop": crop}
+    for option, value in of_pictures.items():
+        if value is not None:
+            raise click.UsageError(f"{option} is of denoising, and {kind.title} is for sparse coding: leave it out")
+    if not check_resume(out, resume, force, lambda: Model.load(out)):
+        return
     checkpoint = checkpoint_path(out)
     begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
-    if resume and begun is None:
-        if out.exists():
-            Model.load(out)
-            say(f"{out} is complete: nothing to resume.")
-            return
-        say(f"No checkpoint {checkpoint}: starting afresh.")
-    if checkpoint.exists() and not (resume or force):
-        raise FileError(
-            f"{checkpoint} holds an unfinished run: continue it with --resume, or start afresh with --force"
-        )
-    check_writable(out, overwrite=force or begun is not None)
-
     ops = engine_on(device)
     problem = choose_problem(problem_file, seed, options)
     if chosen.name == "paper":
@@ -189,8 +234,9 @@ def command(
     say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
 
 
-def choose_recipe(net: type[Network], name: str | None, options: dict[str, Any]) -> Recipe | SearchRecipe:
+def choose_recipe(net: type[Unrolled], name: str | None, options: dict[str, Any]) -> Recipe | SearchRecipe:
     """The recipe with the options given; one that only the paper recipe has asks for it."""
+    from cuista.networks import ConvNetwork
     from cuista.training import FastRecipe, PaperRecipe, SearchRecipe
 
     if not net.has_gradients:
@@ -207,14 +253,15 @@ def choose_recipe(net: type[Network], name: str | None, options: dict[str, Any])
         say(f"Note: {spelled} belongs to the paper recipe, so that is used.")
     chosen = {option: options[option] for option in BOTH if options[option] is not None}
     of_fast = {option: options[option] for option in FAST_ONLY if options[option] is not None}
+    convolutional = issubclass(net, ConvNetwork)
     if name != "paper" and not given:
-        return FastRecipe(**chosen, **of_fast)
+        return (FastRecipe.for_pictures if convolutional else FastRecipe)(**chosen, **of_fast)
     for option in of_fast:
         raise click.UsageError(f"--{option.replace('_', '-')}: only the fast recipe has this; leave it out")
     for option in given:
         value = options[option]
         chosen[PAPER_ONLY[option]] = parse_decays(value) if option == "lr_decay" else value
-    return PaperRecipe(**chosen)
+    return (PaperRecipe.for_pictures if convolutional else PaperRecipe)(**chosen)
 
 
 def parse_decays(text: str) -> tuple[float, ...]:

@@ -70,3 +70,24 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
         raise InputError(f"{name} has shape {array.shape}; expected (samples, {length}){hint}")
     check_finite(array, name)
     return array
+
+
+def check_filters(D: ArrayLike, name: str) -> Array:
+    """The array as `as_real`, if it is finite filters (s₁, s₂, F), none of them zero; one filter may be (s₁, s₂).
+
+    Raises
+    ------
+    InputError
+        If it is not; the message names the first offending entry or filter.
+    """
+    D = as_real(D, name)
+    D = D[:, :, None] if D.ndim == 2 else D
+    if D.ndim != 3 or 0 in D.shape:
+        raise InputError(f"{name} has shape {D.shape}; expected (s₁, s₂, F), filters in the last axis")
+    check_finite(D, name)
+    zero = np.flatnonzero(~D.any(axis=(0, 1)))
+    if zero.size:
+        raise InputError(
+            f"filter {zero[0]} of {name} is zero ({zero.size} of {D.shape[2]} are): it stands for nothing; remove them"
+        )
+    return D

@@ -173,9 +173,9 @@ def blas_threads(operations: float) -> Iterator[None]:
         yield
 
 
-def in_batches(rows: int, work: Callable[[slice], Result]) -> list[Result]:
-    """The results of `work` on each slice of at most BATCH of the rows, in order, computed on all processors."""
-    slices = [slice(first, min(first + BATCH, rows)) for first in range(0, rows, BATCH)]
+def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
+    """The results of `work` on each slice of at most `batch` of the rows, in order, computed on all processors."""
+    slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     threads = min(processors(), len(slices))
     if threads < 2:
         return [work(part) for part in slices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,7 +14,9 @@ from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.errors import InputError
 from cuista.model import Model
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.networks import Unrolled
+from cuista.ops import CpuOps, Key, ReferenceOps
+from cuista.problem import TEST
 
 
 @dataclass(frozen=True)
@@ -94,17 +96,17 @@ def report_on(
     return Report(nmse, error, *(counts.astype(np.int64) for counts in (size, positives, negatives)))
 
 
-def nmse_db(model: Model, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
+def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
     """The NMSE in dB after `depth` layers on signals x (samples, N), measured as y (samples, M).
 
     With `weights` (samples,) both of its sums are weighted by sample.
     """
-    ops = model.network.ops
+    ops = network.ops
 
     def sums(part: slice) -> tuple[float, float]:
         weight = None if weights is None else weights[part]
         truth = ops.asarray(x[part], x.dtype)
-        error, _ = ops.half_squared_error(model.network.output(y[part], depth), truth, weight)
+        error, _ = ops.half_squared_error(network.output(y[part], depth), truth, weight)
         return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
     error, energy = map(sum, zip(*ops.in_batches(x.shape, sums), strict=True))
@@ -119,3 +121,69 @@ def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
     error = xp.square(estimate - truth).sum(axis=1, dtype=np.float64)
     stacked: Array = xp.stack([error, *(count.sum(axis=1).astype(np.float64) for count in counts)])
     return stacked
+
+
+def psnr_db(estimate: Array, clean: Array) -> float:
+    """The peak signal-to-noise ratio in dB of pictures (H, W) from 0 to 1: −10·log10 of their mean square error."""
+    with np.errstate(divide="ignore"):
+        return float(-10 * np.log10(np.square(estimate - clean, dtype=np.float64).mean()))
+
+
+def ssim(estimate: Array, clean: Array) -> float:
+    """The structural similarity of pictures from 0 to 1, (H, W) of 11 pixels or more: 1 if they are the same.
+
+    Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Processing 2004, with their Gaussian window (σ = 1.5 over 11×11),
+    K₁ = 0.01 and K₂ = 0.03; borders where the window does not fit are left out.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    def mean(values: Array) -> Array:
+        return np.asarray(gaussian_filter(values, 1.5, radius=5))
+
+    a, b = estimate.astype(np.float64), clean.astype(np.float64)
+    mean_a, mean_b = mean(a), mean(b)
+    variances, covariance = mean(a * a) + mean(b * b) - mean_a**2 - mean_b**2, mean(a * b) - mean_a * mean_b
+    similarity = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2)
+    similarity /= (mean_a**2 + mean_b**2 + 0.01**2) * (variances + 0.03**2)
+    return float(similarity[5:-5, 5:-5].mean())
+
+
+@dataclass(frozen=True)
+class PictureQuality:
+    """How a picture was denoised: its name and size, and of each method (`noisy` the first) PSNR in dB and SSIM."""
+
+    name: str
+    shape: tuple[int, ...]
+    psnr_db: dict[str, float]
+    ssim: dict[str, float]
+
+
+def evaluate_denoising(
+    methods: Mapping[str, Callable[[Array], Array]], pictures: Iterable[tuple[str, Array]], sigma: float, seed: int = 0
+) -> Iterator[PictureQuality]:
+    """Add noise to pictures and denoise them, one after the other.
+
+    As in the publication the mean of the clean picture is taken from it first, and given back at the end.
+
+    Parameters
+    ----------
+    methods
+        By name, what maps a noisy picture (H, W) of mean 0 to the denoised one.
+    pictures
+        Names and clean pictures (H, W), from 0 to 1.
+    sigma
+        Standard deviation of the Gaussian noise, of 255.
+    seed
+        Of the noise; that of a picture depends on its number too.
+    """
+    for number, (name, clean) in enumerate(pictures):
+        mean = clean.mean()
+        noise = CpuOps().normal(Key(seed, TEST, number), 0, (clean.shape[0], clean.shape[1]), np.float64)
+        noisy = clean - mean + sigma / 255 * noise
+        results = {"noisy": noisy, **{method: denoise(noisy) for method, denoise in methods.items()}}
+        yield PictureQuality(
+            name,
+            clean.shape,
+            {method: psnr_db(result + mean, clean) for method, result in results.items()},
+            {method: ssim(result + mean, clean) for method, result in results.items()},
+        )

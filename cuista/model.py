@@ -89,6 +89,18 @@ class Model:
             network.calibrate(problem.sample(256, stream=FITTING)[1])
         return cls(problem, weight, network)
 
+    def identity(self) -> dict[str, Any]:
+        """What it was made from, as in the identity of a training run."""
+        problem = self.problem
+        return {
+            "per_coordinate": self.network.per_coordinate,
+            "matrix": problem.sha256,
+            "weight": storage.sha256(self.weight.W),
+            "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
+            "snr_db": problem.snr_db,
+            "magnitude": repr(problem.magnitude),
+        }
+
     def iterates(self, y: ArrayLike) -> Iterator[Array]:
         """The network's x_1, …, x_T for measurements y (samples, M), one at a time."""
         return self.network.iterates(check_rows(y, self.problem.M, "y"))
@@ -183,12 +195,7 @@ class Model:
                 ops=ops,
                 dtype=dtype,
             )
-            for name, shape in model.network.shapes.items():
-                value = arrays[f"parameters/{name}"]
-                if value.shape != shape:
-                    raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}, not {shape}")
-                if not np.isfinite(value).all():
-                    raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
+            storage.check_parameters(path, arrays, model.network.shapes)
             model.training = json.loads(attributes["training"])
             model.training_seconds = float(attributes.get("training_seconds", "nan"))
         except KeyError as error:

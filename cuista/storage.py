@@ -82,23 +82,37 @@ def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = Fal
     FileError
         As `replacing`.
     """
+    with creating(path, record.kind, overwrite=overwrite) as file:
+        for name, value in record.attributes.items():
+            file.attrs[name] = value
+        for name, array in record.arrays.items():
+            checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and these have none
+            file.create_dataset(name, data=array, fletcher32=checksum)
+
+
+@contextlib.contextmanager
+def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> Iterator[Any]:
+    """A file of ours of this kind, an `h5py.File` to fill; it is there, under its name, when the block has ended well.
+
+    Raises
+    ------
+    FileError
+        As `replacing`.
+    """
     import h5py
 
     from cuista import __version__
 
     provenance = {
-        "format": record.kind,
+        "format": kind,
         "format_version": FORMAT_VERSION,
         "cuista_version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     with replacing(path, overwrite=overwrite) as temporary, h5py.File(temporary, "w") as file:
-        for name, value in {**record.attributes, **provenance}.items():
-            file.attrs[name] = value
-        for name, array in record.arrays.items():
-            checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and these have none
-            file.create_dataset(name, data=array, fletcher32=checksum)
+        file.attrs.update(provenance)
+        yield file
 
 
 def read(path: str | os.PathLike[str], *kinds: str) -> Record:
@@ -107,11 +121,31 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
     Raises
     ------
     FileError
-        If the file is missing, damaged, not ours, of a kind not in `kinds` (when any are given), or written by
-        a later format than this version knows.
+        As `opened`.
     """
     import h5py
 
+    with opened(path, *kinds) as file:
+        record = Record(file.attrs["format"], attributes={name: _plain(value) for name, value in file.attrs.items()})
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                record.arrays[name] = node[()]
+
+        file.visititems(visit)
+    return record
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
+    """A file of ours, an `h5py.File` to read from.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged, not ours, of a kind not in `kinds` (when any are given), or written by
+        a later format than this version knows. An OSError in the block is taken for damage.
+    """
     with _open_hdf5(path) as file:
         kind = file.attrs.get("format")
         if not isinstance(kind, str) or not kind.startswith("cuista-"):
@@ -125,17 +159,22 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
             )
         if kinds and kind not in kinds:
             raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
-        record = Record(kind, attributes={name: _plain(value) for name, value in file.attrs.items()})
-
-        def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset):
-                record.arrays[name] = node[()]
-
         try:
-            file.visititems(visit)
+            yield file
         except OSError as error:
             raise FileError(f"{path} is damaged: {_reason(error)}") from error
-    return record
+
+
+def check_parameters(
+    path: str | os.PathLike[str], arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise FileError if a network's parameters in a file have other shapes than these, or a NaN or an infinity."""
+    for name, shape in shapes.items():
+        value = arrays[f"parameters/{name}"]
+        if value.shape != shape:
+            raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}, not {shape}")
+        if not np.isfinite(value).all():
+            raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
@@ -153,6 +192,14 @@ def is_cuista(path: str | os.PathLike[str]) -> bool:
         return False
     with _open_hdf5(path) as file:
         return str(file.attrs.get("format", "")).startswith("cuista-")
+
+
+def kind_of(path: str | os.PathLike[str]) -> str | None:
+    """Which kind of our files this claims to be; None if it is none, or not there."""
+    if not is_hdf5(path):
+        return None
+    with _open_hdf5(path) as file:
+        return str(file.attrs.get("format", "")) or None
 
 
 def sha256(array: Array) -> str:

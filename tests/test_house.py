@@ -26,11 +26,16 @@ FLOORS = [
     "ops",
     "storage",
     "problem",
+    "dictionary",
     "weights",
     "networks",
+    "pictures",
+    "images",
     "model",
+    "denoiser",
     "evaluation",
     "baselines",
+    "conv_baselines",
     "original",
     "streaming",
     "training",
@@ -65,7 +70,7 @@ def test_imports_run_downwards_and_only_the_command_line_talks(path):
 
 
 def test_importing_cuista_leaves_heavy_libraries_alone():
-    code = "import sys, cuista, cuista.cli; print(sorted({'scipy', 'h5py', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys, cuista, cuista.cli; print(sorted({'scipy', 'h5py', 'matplotlib', 'PIL', 'skimage'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

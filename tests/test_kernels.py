@@ -455,7 +455,7 @@ def test_recovery_and_reports_are_those_of_the_cpu(cuda, shape):
     np.testing.assert_allclose(report.support_size, expected.support_size, atol=2)
     drawn = problem.sample(50, ops=cuda)
     np.testing.assert_allclose(cuda.to_numpy(drawn[1]), y, atol=1e-4)
-    assert nmse_db(model, *drawn, 3) == pytest.approx(nmse_db(plain, x, y, 3), abs=1e-3)
+    assert nmse_db(model.network, *drawn, 3) == pytest.approx(nmse_db(plain.network, x, y, 3), abs=1e-3)
 
 
 # -- races ------------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_the_model_is_the_best_by_validation_of_the_last_stage(small_model):
     assert small_model.history["nmse_db"][last][-1] > best  # the last parameters are not the best …
     assert small_model.training["validation_nmse_db"] == best
     x, y = small_model.problem.sample(50, stream=VALIDATION, seed=0)
-    assert nmse_db(small_model, x, y, 4) == best  # … and the best are what is kept
+    assert nmse_db(small_model.network, x, y, 4) == best  # … and the best are what is kept
 
 
 def test_fast_training_recovers_what_it_was_trained_for(small_model, quick_recipe):

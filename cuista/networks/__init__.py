@@ -2,7 +2,11 @@
 
 from cuista.networks.adaptive import AdaptiveAlista
 from cuista.networks.alista import Alista
-from cuista.networks.base import Network, support_schedule
+from cuista.networks.base import Network, Unrolled, support_schedule
+from cuista.networks.conv import ConvNetwork
+from cuista.networks.conv_alista import ConvAlista
+from cuista.networks.conv_lista_cp import ConvListaCp, ConvListaCpss
+from cuista.networks.conv_tilista import ConvTiLista
 from cuista.networks.error_based import ErrorBasedAlista
 from cuista.networks.hyperlista import HyperLista
 from cuista.networks.lamp import Lamp
@@ -20,4 +24,8 @@ NETWORKS: dict[str, type[Network]] = {
     )
 }
 
-__all__ = ["NETWORKS", "Alista", "Network", "support_schedule"]
+CONV_NETWORKS: dict[str, type[ConvNetwork]] = {
+    network.name: network for network in (ConvAlista, ConvListaCp, ConvListaCpss, ConvTiLista)
+}
+
+__all__ = ["CONV_NETWORKS", "NETWORKS", "Alista", "ConvNetwork", "Network", "Unrolled", "support_schedule"]

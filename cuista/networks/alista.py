@@ -24,7 +24,8 @@ class Alista(Network):
     name: ClassVar[str] = "alista"
     title: ClassVar[str] = "ALISTA"
 
-    def _prepare(self, A: Array, W: Array) -> None:
+    def _prepare(self) -> None:
+        A, W = self.sources
         # What takes x to −x AᵀW and d to −d WᵀA, factor by factor: the one that costs less when x is sparse.
         self.W = self.ops.asarray(W, self.dtype)
         chain = [-(A.T @ W)] if A.shape[1] <= 8 * A.shape[0] else [A.T, -W]

@@ -45,13 +45,11 @@ def support_schedule(N: int, layers: int, percent: float, max_percent: float) ->
     return tuple(int(k) for k in np.clip(np.rint((N - 1) * shares / 100), 0, N - 1))
 
 
-class Network(ABC):
+class Unrolled(ABC):
     """An unrolled network: a chain of layers that each know their own backward pass.
 
     Parameters
     ----------
-    A, W
-        Measurement matrix and its analytic weight, (M, N).
     layers
         T.
     percent, max_percent
@@ -76,10 +74,12 @@ class Network(ABC):
         Whether it has these variants.
     starts_relative, has_gradients
         Whether its published start depends on the measurements, and whether it is trained by gradients.
+    logarithmic
+        The names of the parameters whose logarithms the fast recipe trains.
     matrices
         The names of those parameters that are matrices, kept in the precision of the iterates; all else is float64.
-    support
-        k_t for each layer.
+    product_operations
+        Of the largest matrix product in a step, for each of a batch: how many operations.
 
     Raises
     ------
@@ -91,19 +91,20 @@ class Network(ABC):
     title: ClassVar[str]
     selects: ClassVar[bool] = True
     matrices: ClassVar[tuple[str, ...]] = ()
+    logarithmic: ClassVar[tuple[str, ...]] = ("threshold",)
     can_untie: ClassVar[bool] = False
     can_coordinate: ClassVar[bool] = True
     starts_relative: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = True
+    product_operations: float = 0.0
+    support: tuple[int, ...] = ()
 
     def __init__(
         self,
-        A: Array,
-        W: Array,
         *,
-        layers: int = 16,
-        percent: float = 1.2,
-        max_percent: float = 13.0,
+        layers: int,
+        percent: float,
+        max_percent: float,
         per_coordinate: bool = False,
         untied: bool = False,
         parameters: dict[str, Array] | None = None,
@@ -117,18 +118,15 @@ class Network(ABC):
             raise InputError(f"{self.title} has no threshold per coordinate: leave that out")
         self.ops = ops or CpuOps()
         self.dtype = np.dtype(dtype)
-        self.M, self.N = A.shape
         self.layers, self.per_coordinate, self.untied = layers, per_coordinate, untied
         self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
-        self.support = support_schedule(self.N, layers, self.percent, self.max_percent)
-        self.sources = A, W
         self.one: Scalar = self.ops.asarray(1.0, np.float64)
-        self._prepare(A, W)
+        self._prepare()
         self.parameters = self.published_start() if parameters is None else parameters
 
-    def _prepare(self, A: Array, W: Array) -> None:
-        """Put the fixed matrices where they are computed with."""
-        self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (A, A.T))
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Put what is fixed where it is computed with."""
 
     # -- what is learned ----------------------------------------------------------------------------------------
 
@@ -148,17 +146,6 @@ class Network(ABC):
     def calibrate(self, y: Array) -> None:
         """Adjust the published start to the measurements y (batch, M) of the problem, where it `starts_relative`."""
         raise NotImplementedError
-
-    def ista_start(self) -> tuple[Array, float]:
-        """Aᵀ/scale and λ/scale with λ = 0.4, the matrix and the threshold of ISTA."""
-        A = self.sources[0]
-        scale = scale_of(A)
-        return A.T / scale, LAM / scale
-
-    def analytic_weights(self, step_sizes: Array | None = None) -> Array:
-        """Wᵀ, or α_t Wᵀ for each layer, as a learned matrix: (T or 1, N, M)."""
-        weights: Array = np.tile(self.sources[1].T, (self.stack, 1, 1))
-        return weights if step_sizes is None else self.ops.to_numpy(step_sizes)[:, None, None] * weights
 
     @property
     def parameters(self) -> dict[str, Array]:
@@ -182,14 +169,6 @@ class Network(ABC):
         """A parameter with one number for each layer."""
         return np.full(self.layers, value)
 
-    def thresholds(self, value: float) -> Array:
-        """Thresholds for each layer, and coordinate if there is one for each."""
-        return np.full(self.threshold_shape, value)
-
-    @property
-    def threshold_shape(self) -> tuple[int, ...]:
-        return (self.layers, self.N) if self.per_coordinate else (self.layers,)
-
     @property
     def stack(self) -> int:
         """How many of each learned matrix there are."""
@@ -197,9 +176,9 @@ class Network(ABC):
 
     # -- forward ------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        """The state before the first layer, x = 0, for measurements y (batch, M), and its backward pass."""
-        return (self.zeros(y), y), constant_start
+        """The state before the first layer, and its backward pass."""
 
     @abstractmethod
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
@@ -215,11 +194,6 @@ class Network(ABC):
         """
         raise NotImplementedError
 
-    def zeros(self, y: Array) -> Array:
-        """x_0 = 0, (batch, N)."""
-        x: Array = self.ops.xp.zeros((y.shape[0], self.N), self.dtype)
-        return x
-
     def iterates(self, y: Array) -> Iterator[Array]:
         """x_1, …, x_T for measurements y (batch, M), one at a time."""
         state, _ = self.begin(self.ops.asarray(y, self.dtype))
@@ -233,8 +207,10 @@ class Network(ABC):
 
     def density(self, y: Array, depth: int) -> float:
         """Mean share of entries of x_1, …, x_depth that are not zero, for measurements y (batch, M)."""
-        present = sum(self.ops.xp.count_nonzero(x) for x in islice(self.iterates(y), depth))
-        return float(present) / float(depth * y.shape[0] * self.N)
+        present, size = 0, 0
+        for x in islice(self.iterates(y), depth):
+            present, size = present + self.ops.xp.count_nonzero(x), size + x.size
+        return float(present) / float(size)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -294,11 +270,11 @@ class Network(ABC):
                     gradient[t] = value
         return loss, gradients
 
-    def precursor(self) -> Network | None:
+    def precursor(self) -> Unrolled | None:
         """A network with fewer parameters that this one contains: the fast recipe trains it first."""
         return None
 
-    def adopt(self, precursor: Network) -> None:
+    def adopt(self, precursor: Unrolled) -> None:
         """Take such parameters that this network does what the precursor does."""
         raise NotImplementedError
 
@@ -309,6 +285,73 @@ class Network(ABC):
     def fuse(self, signals: Signals) -> FusedStep | None:
         """The engine's kernel for a whole training step of this network on such signals, if there is one."""
         return None
+
+
+class Network(Unrolled):
+    """An unrolled network for a measurement matrix.
+
+    Parameters
+    ----------
+    A, W
+        Measurement matrix and its analytic weight, (M, N).
+    layers, percent, max_percent
+        As in `Unrolled`; by default the publications'.
+    options
+        The others of `Unrolled`.
+
+    Attributes
+    ----------
+    support
+        k_t for each layer.
+    """
+
+    def __init__(
+        self,
+        A: Array,
+        W: Array,
+        *,
+        layers: int = 16,
+        percent: float = 1.2,
+        max_percent: float = 13.0,
+        **options: Any,
+    ) -> None:
+        self.M, self.N = A.shape
+        self.sources = A, W
+        self.product_operations = 2.0 * self.N**2
+        super().__init__(layers=layers, percent=percent, max_percent=max_percent, **options)
+        self.support = support_schedule(self.N, layers, self.percent, self.max_percent)
+
+    def _prepare(self) -> None:
+        A, _ = self.sources
+        self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (A, A.T))
+
+    def begin(self, y: Array) -> tuple[State, Backprop]:
+        """The state before the first layer, x = 0, for measurements y (batch, M), and its backward pass."""
+        return (self.zeros(y), y), constant_start
+
+    def zeros(self, y: Array) -> Array:
+        """x_0 = 0, (batch, N)."""
+        x: Array = self.ops.xp.zeros((y.shape[0], self.N), self.dtype)
+        return x
+
+    def ista_start(self) -> tuple[Array, float]:
+        """Aᵀ/scale and λ/scale with λ = 0.4, the matrix and the threshold of ISTA."""
+        A = self.sources[0]
+        scale = scale_of(A)
+        return A.T / scale, LAM / scale
+
+    def analytic_weights(self, step_sizes: Array | None = None) -> Array:
+        """Wᵀ, or α_t Wᵀ for each layer, as a learned matrix: (T or 1, N, M)."""
+        weights: Array = np.tile(self.sources[1].T, (self.stack, 1, 1))
+        return weights if step_sizes is None else self.ops.to_numpy(step_sizes)[:, None, None] * weights
+
+    def thresholds(self, value: float) -> Array:
+        """Thresholds for each layer, and coordinate if there is one for each."""
+        return np.full(self.threshold_shape, value)
+
+    @property
+    def threshold_shape(self) -> tuple[int, ...]:
+        return (self.layers, self.N) if self.per_coordinate else (self.layers,)
 
 
 def scale_of(A: Array) -> float:

@@ -28,8 +28,9 @@ class HyperLista(Alista):
     has_gradients: ClassVar[bool] = False
     can_coordinate: ClassVar[bool] = False
 
-    def _prepare(self, A: Array, W: Array) -> None:
-        super()._prepare(A, W)
+    def _prepare(self) -> None:
+        super()._prepare()
+        A, _ = self.sources
         pseudo_inverse = np.linalg.pinv(A)
         self._inverse, self._residual = (
             self.ops.asarray(matrix.T, self.dtype) for matrix in (pseudo_inverse, -pseudo_inverse @ A)

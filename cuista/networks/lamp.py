@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.base import LAM, Backprop, Gradients, Network, OuterSum, Proposal, State, constant_start
+from cuista.networks.base import LAM, Backprop, Gradients, Network, OuterSum, Proposal, State, Unrolled, constant_start
 from cuista.ops import Scalar
 
 
@@ -99,7 +99,7 @@ class Lamp(Network):
             return None
         return FixedLamp(*self.sources, layers=self.layers, ops=self.ops, dtype=self.dtype)
 
-    def adopt(self, precursor: Network) -> None:
+    def adopt(self, precursor: Unrolled) -> None:
         """B_t = α_t Wᵀ of a LAMP with that and step sizes."""
         weight = self.analytic_weights(precursor.parameters["step_size"])
         self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
@@ -112,9 +112,9 @@ class FixedLamp(Lamp):
     matrices: ClassVar[tuple[str, ...]] = ()
     can_untie: ClassVar[bool] = False
 
-    def _prepare(self, A: Array, W: Array) -> None:
-        super()._prepare(A, W)
-        self.weight = self.ops.asarray(W.T, self.dtype)
+    def _prepare(self) -> None:
+        super()._prepare()
+        self.weight = self.ops.asarray(self.sources[1].T, self.dtype)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.alista import contained_in
-from cuista.networks.base import Backprop, Gradients, Network, OuterSum, State
+from cuista.networks.base import Backprop, Gradients, Network, OuterSum, State, Unrolled
 
 
 class Lista(Network):
@@ -81,7 +81,7 @@ class Lista(Network):
     def precursor(self) -> Network | None:
         return contained_in(self, self.untied)
 
-    def adopt(self, precursor: Network) -> None:
+    def adopt(self, precursor: Unrolled) -> None:
         """Become an ALISTA: B = Wᵀ and W_t = I − WᵀA if its step sizes are 1.
 
         With other step sizes B would have to be α_t Wᵀ, and it is the same in all layers. But η is odd and

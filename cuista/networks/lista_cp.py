@@ -11,7 +11,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.alista import contained_in
-from cuista.networks.base import Backprop, Gradients, Network, OuterSum, State
+from cuista.networks.base import Backprop, Gradients, Network, OuterSum, State, Unrolled
 from cuista.ops import Scalar
 
 
@@ -56,7 +56,7 @@ class ListaCp(Network):
     def precursor(self) -> Network:
         return contained_in(self, self.untied or "step_size" in self.shapes)
 
-    def adopt(self, precursor: Network) -> None:
+    def adopt(self, precursor: Unrolled) -> None:
         """W_t = α_t Wᵀ of an ALISTA, whose step sizes are folded into the weights."""
         weight = self.analytic_weights(precursor.parameters["step_size"] if self.untied else None)
         self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from cuista.checks import Array
 from cuista.networks.alista import Alista, contained_in
-from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, constant_start
+from cuista.networks.base import Backprop, Gradients, Network, Proposal, State, Unrolled, constant_start
 
 
 class MomentumAlista(Alista):
@@ -56,6 +56,6 @@ class MomentumAlista(Alista):
     def precursor(self) -> Network:
         return contained_in(self, True)
 
-    def adopt(self, precursor: Network) -> None:
+    def adopt(self, precursor: Unrolled) -> None:
         """Become an ALISTA: no momentum."""
         self.parameters = {**precursor.parameters, "momentum": self.of_layers(0.0)}

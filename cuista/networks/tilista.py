@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from cuista.checks import Array
-from cuista.networks.base import Network
+from cuista.networks.base import Unrolled
 from cuista.networks.lista_cp import ListaCpss
 from cuista.ops import Scalar
 
@@ -30,6 +30,6 @@ class TiLista(ListaCpss):
     def step_size(self, t: int) -> Scalar:
         return self.parameter("step_size", t)
 
-    def adopt(self, precursor: Network) -> None:
+    def adopt(self, precursor: Unrolled) -> None:
         """W = Wᵀ, α_t and θ_t of an ALISTA."""
         self.parameters = {"weight": self.analytic_weights(), **precursor.parameters}

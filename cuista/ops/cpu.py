@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 
 from cuista import device
 from cuista.checks import Array
+from cuista.ops.borders import gather, pad_zeros, spread, taps
 from cuista.ops.reference import (
     BETA1,
     BETA2,
@@ -33,6 +34,8 @@ from cuista.ops.reference import (
 
 # Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 250 and × 500, one thread).
 SPARSE_DENSITY = 0.15
+# How much of the maps of a convolutional network is computed at a time: it should stay in a core's cache.
+BAND_BYTES = 2**20
 
 
 class CpuOps(ReferenceOps):
@@ -44,8 +47,10 @@ class CpuOps(ReferenceOps):
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         return self._pool.empty(shape, dtype)
 
-    def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
-        return device.in_batches(shape[0], work)
+    def in_batches(
+        self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
+    ) -> list[Result]:
+        return device.in_batches(shape[0], work, batch or device.BATCH)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         return np.matmul(a, b, out=self._pool.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out)
@@ -152,6 +157,100 @@ class CpuOps(ReferenceOps):
                 d_threshold -= np.bincount(place, jump, minlength=theta.size).reshape(theta.shape)
         return dz, float(np.vdot(dz, u)), d_threshold
 
+    def conv_layer(
+        self,
+        x: Array | None,
+        padded: Array,
+        weight: Array,
+        dictionary: Array,
+        step_size: Scalar,
+        threshold: Scalar,
+        k: int = 0,
+    ) -> tuple[Array, Array, Any]:
+        """As defined, a band of rows at a time, which stays in the cache from the first product to the last.
+
+        The record is the result itself: it tells which entries were shrunk, and which way.
+        """
+        (s1, s2, filters), dtype, empty = dictionary.shape, padded.dtype, self._pool.empty
+        height, width = padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1
+        theta, scaled = dtype.type(threshold), dtype.type(step_size) * weight
+        x_next = empty((filters, height, width), dtype)
+        passed = empty(x_next.shape, np.bool_) if k else None
+        picture = np.zeros((height - s1 + 1, width - s2 + 1), dtype)
+        bands = _bands(height, width, filters, dtype.itemsize)
+
+        def analyse(rows: slice) -> Array:
+            size = (rows.stop - rows.start) * width
+            copies = taps(np, padded, (s1, s2), rows, empty((s1 * s2, size), dtype))
+            z = np.matmul(scaled.reshape(-1, filters).T, copies, out=empty((filters, size), dtype))
+            z = z.reshape(filters, -1, width)
+            if x is not None:
+                z += x[:, rows]
+            return z
+
+        def synthesize(rows: slice) -> None:
+            band = x_next.reshape(filters, -1)[:, rows.start * width : rows.stop * width]
+            copies = np.matmul(dictionary.reshape(-1, filters), band, out=empty((s1 * s2, band.shape[1]), dtype))
+            gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start)
+
+        for rows in bands:
+            z = analyse(rows)
+            if passed is None:
+                _shrink(z, theta, x_next[:, rows], empty(z.shape, dtype))
+                synthesize(rows)
+            else:  # the selection needs all of them first
+                x_next[:, rows] = z
+        if passed is not None:
+            least = _least_to_pass(x_next, theta, k)
+            for rows in bands:
+                z = empty(x_next[:, rows].shape, dtype)
+                z[...] = x_next[:, rows]
+                magnitude = np.abs(z, out=empty(z.shape, dtype))
+                np.greater(magnitude, least, out=passed[:, rows])
+                _shrink(z, theta, x_next[:, rows], magnitude)
+                np.copyto(x_next[:, rows], z, where=passed[:, rows])
+                synthesize(rows)
+        return x_next, picture, (x_next, passed, padded, weight, dictionary, step_size)
+
+    def conv_layer_backward(
+        self, of_x: Array | None, of_picture: Array, record: Any, wants_weight: bool = True
+    ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
+        """As defined, a band of rows at a time. Σ dz u is ⟨the adjoint of the analysis on dz, padded⟩."""
+        x_next, passed, padded, weight, dictionary, step_size = record
+        (s1, s2, filters), dtype, empty = dictionary.shape, padded.dtype, self._pool.empty
+        _, height, width = x_next.shape
+        alpha = dtype.type(step_size)
+        around = pad_zeros(np, of_picture, (s1, s2))
+        rotated = np.ascontiguousarray(dictionary[::-1, ::-1]).reshape(-1, filters).T
+        dz = empty(x_next.shape, dtype) if of_x is None else of_x
+        of_padded = np.zeros_like(padded)
+        d_weight = np.zeros((s1 * s2, filters), dtype) if wants_weight else None
+        d_threshold = 0.0
+        for rows in _bands(height, width, filters, dtype.itemsize):
+            size = (rows.stop - rows.start) * width
+            copies = taps(np, around, (s1, s2), rows, empty((s1 * s2, size), dtype))
+            delta = np.matmul(rotated, copies, out=empty((filters, size), dtype)).reshape(filters, -1, width)
+            if of_x is not None:
+                delta += of_x[:, rows]
+            sign = np.sign(x_next[:, rows], out=empty(delta.shape, dtype))
+            delta *= sign
+            if passed is None:
+                d_threshold -= float(delta.sum())
+            else:
+                d_threshold -= float(np.sum(delta, where=~passed[:, rows]))
+            delta *= sign
+            dz[:, rows] = delta
+            flat = delta.reshape(filters, size)
+            back = np.matmul(weight.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
+            spread(back.reshape(s1 * s2, -1, width), of_padded, (s1, s2), rows.start)
+            if d_weight is not None:
+                d_weight += np.matmul(taps(np, padded, (s1, s2), rows, copies), flat.T)
+        d_step_size = float(np.vdot(of_padded, padded))
+        of_padded *= alpha
+        if d_weight is not None:
+            d_weight = (alpha * d_weight).reshape(weight.shape)
+        return dz, of_padded, d_step_size, d_threshold, d_weight
+
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
         if weights is None:
@@ -191,6 +290,33 @@ class CpuOps(ReferenceOps):
                 change *= one * rate
                 p -= change
         return None
+
+
+def _bands(height: int, width: int, filters: int, itemsize: int) -> list[slice]:
+    """Rows of maps (F, height, width) by as many as take about BAND_BYTES."""
+    rows = max(1, BAND_BYTES // (filters * width * itemsize))
+    return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
+
+
+def _shrink(z: Array, theta: Any, out: Array, scratch: Array) -> None:
+    """The soft thresholding of z; a negative θ moves outwards all that is not 0."""
+    if theta >= 0:
+        np.clip(z, -theta, theta, out=scratch)
+    else:
+        np.multiply(np.sign(z, out=scratch), theta, out=scratch)
+    np.subtract(z, scratch, out=out)
+
+
+def _least_to_pass(z: Array, theta: Any, k: int) -> Any:
+    """What the magnitude of an entry must exceed to be among the k largest, and over θ."""
+    magnitude = np.abs(z).ravel()
+    magnitude = magnitude[magnitude > theta] if theta >= 0 else magnitude
+    k = min(k, z.size - 1)
+    if magnitude.size <= k:
+        return theta
+    rank = magnitude.size - 1 - k
+    magnitude.view(f"i{magnitude.itemsize}").partition(rank)  # integers sort faster, and non-negative floats like them
+    return magnitude[rank]
 
 
 def _in_pieces(flat: Array) -> list[Array]:

@@ -7,6 +7,7 @@ that are numbers stay there as arrays of no axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,10 @@ class CudaOps(ReferenceOps):
     def to_numpy(self, array: Any) -> Array:
         return np.asarray(array.get() if hasattr(array, "get") else array)
 
-    def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
-        rows, length = shape
-        batch = max(ENTRIES // length, 1)
-        return [work(slice(first, min(first + batch, rows))) for first in range(0, rows, batch)]
+    def in_batches(
+        self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
+    ) -> list[Result]:
+        return super().in_batches(shape, work, batch or max(ENTRIES // math.prod(shape[1:]), 1))
 
     # -- thresholding with support selection --------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cuista.checks import Array
+from cuista.ops.borders import gather, pad_zeros, spread, taps
 
 Result = TypeVar("Result")
 # A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
@@ -136,9 +137,15 @@ class ReferenceOps:
         """The array in host memory."""
         return np.asarray(array)
 
-    def in_batches(self, shape: tuple[int, ...], work: Callable[[slice], Result]) -> list[Result]:
-        """The results of `work` on slices of the rows of an array of this shape, in order, as suits the engine."""
-        return [work(slice(0, shape[0]))]
+    def in_batches(
+        self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
+    ) -> list[Result]:
+        """The results of `work` on slices of the rows of an array of this shape, in order.
+
+        They are as many rows at a time as `batch` says, or as suits the engine.
+        """
+        batch = batch or shape[0]
+        return [work(slice(first, min(first + batch, shape[0]))) for first in range(0, shape[0], batch)]
 
     def apply(self, work: Callable[[Array], Array], rows: Array, length: int, dtype: DTypeLike) -> Array:
         """`work` on rows (samples, …) of host memory, in batches: its results (samples, length) in host memory."""
@@ -282,6 +289,105 @@ class ReferenceOps:
             d_threshold = d_theta if theta.shape == d_theta.shape else d_theta.sum(axis=1, keepdims=True)
         return dz, xp.sum(dz * u, dtype=np.float64), d_threshold
 
+    # -- layers of convolutional networks ---------------------------------------------------------------------------
+
+    def conv_layer(
+        self,
+        x: Array | None,
+        padded: Array,
+        weight: Array,
+        dictionary: Array,
+        step_size: Scalar,
+        threshold: Scalar,
+        k: int = 0,
+    ) -> tuple[Array, Array, Any]:
+        """One proximal step on the maps of a picture: z = x + α W ⋆ r, thresholded, and the picture it stands for.
+
+        All products are valid correlations: the analysis (W ⋆ r)_m = w_m ⋆ r of the padded residual, and the synthesis
+        Σ_m d_m ⋆ x_m. The thresholding is that of `shrink_select`, the block of all maps being its row.
+
+        Parameters
+        ----------
+        x
+            Maps (F, H + s₁ − 1, W + s₂ − 1); None for 0.
+        padded
+            The residual r with its borders, (H + 2(s₁ − 1), W + 2(s₂ − 1)).
+        weight, dictionary
+            (s₁, s₂, F).
+        step_size, threshold, k
+            α, θ and how many entries may pass unshrunk.
+
+        Returns
+        -------
+        x_next : (F, H + s₁ − 1, W + s₂ − 1)
+        picture : (H, W)
+            Its synthesis.
+        record
+            What `conv_layer_backward` needs.
+        """
+        xp, (s1, s2, filters) = self.xp, dictionary.shape
+        shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
+        rows = (1, -1) if k else (filters, -1)  # without selection each entry is for itself
+        u = self.matmul(_by_filter(weight), taps(xp, padded, (s1, s2))).reshape(rows)
+        before = xp.zeros_like(u) if x is None else x.reshape(rows)
+        x_next, code = self.shrink_select(before, u, step_size, threshold, k)
+        x_next = x_next.reshape(shape)
+        record = (code, before, u, padded, weight, dictionary, step_size, threshold)
+        return x_next, self.synthesize(x_next, dictionary), record
+
+    def conv_layer_backward(
+        self, of_x: Array | None, of_picture: Array, record: Any, wants_weight: bool = True
+    ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
+        """The backward pass of `conv_layer`, from ∂L/∂x_next (None for 0) and ∂L/∂picture.
+
+        δ = ∂L/∂x_next + Σᵀ ∂L/∂picture, where the adjoint of the synthesis is the correlation of the picture, padded by
+        zeros, with the filters rotated by 180°. Then dz, ∂L/∂α = Σ dz u and ∂L/∂θ are as in
+        `shrink_select_backward`, ∂L/∂r is α times the adjoint of the analysis on dz, and ∂L/∂w_m the valid correlation
+        of the padded residual with α dz_m.
+
+        Parameters
+        ----------
+        of_x
+            (F, H + s₁ − 1, W + s₂ − 1); it may be overwritten.
+        of_picture
+            (H, W).
+        record
+            From `conv_layer`.
+        wants_weight
+            Whether ∂L/∂W is to be computed.
+
+        Returns
+        -------
+        dz : (F, H + s₁ − 1, W + s₂ − 1)
+            ∂L/∂x as far as this layer goes.
+        of_padded : (H + 2(s₁ − 1), W + 2(s₂ − 1))
+        d_step_size, d_threshold : numbers, float64
+        d_weight : (s₁, s₂, F), or None
+        """
+        code, x, u, padded, weight, dictionary, step_size, threshold = record
+        xp, (s1, s2, filters) = self.xp, dictionary.shape
+        shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
+        copies = taps(xp, pad_zeros(xp, of_picture, (s1, s2)), (s1, s2))
+        delta = self.matmul(_by_filter(dictionary[::-1, ::-1]), copies).reshape(x.shape)
+        if of_x is not None:
+            delta = delta + of_x.reshape(x.shape)
+        dz, d_step_size, d_threshold = self.shrink_select_backward(delta, code, x, u, step_size, threshold)
+        flat = dz.reshape(filters, -1)
+        alpha = self.asarray(step_size, x.dtype)
+        of_padded = xp.zeros_like(padded)
+        spread(alpha * self.matmul(_by_tap(weight), flat).reshape(-1, *shape[1:]), of_padded, (s1, s2))
+        d_weight = None
+        if wants_weight:
+            d_weight = (alpha * self.matmul(taps(xp, padded, (s1, s2)), flat.T)).reshape(weight.shape)
+        return dz.reshape(shape), of_padded, d_step_size, d_threshold, d_weight
+
+    def synthesize(self, x: Array, dictionary: Array) -> Array:
+        """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, H + s₁ − 1, W + s₂ − 1), with filters (s₁, s₂, F)."""
+        s1, s2, filters = dictionary.shape
+        picture: Array = self.xp.zeros((x.shape[1] - s1 + 1, x.shape[2] - s2 + 1), x.dtype)
+        gather(self.matmul(_by_tap(dictionary), x.reshape(filters, -1)).reshape(-1, *x.shape[1:]), picture, (s1, s2))
+        return picture
+
     # -- loss ---------------------------------------------------------------------------------------------------
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
@@ -409,3 +515,15 @@ def _blocks_of_rows(rows: int, size: int) -> Iterator[slice]:
     """Slices of about a million entries, so that the random words of a large array need not all be in memory."""
     step = max(1, 2**20 // size)
     return (slice(first, first + step) for first in range(0, rows, step))
+
+
+def _by_filter(weight: Array) -> Array:
+    """Filters (s₁, s₂, F) as a matrix (F, s₁s₂)."""
+    matrix: Array = _by_tap(weight).T
+    return matrix
+
+
+def _by_tap(weight: Array) -> Array:
+    """Filters (s₁, s₂, F) as a matrix (s₁s₂, F)."""
+    matrix: Array = weight.reshape(-1, weight.shape[2])
+    return matrix

@@ -1,5 +1,6 @@
 """Training: recipes say what is trained when, the trainer does it."""
 
+from cuista.training.dictionary import LearningRecipe, learn_dictionary
 from cuista.training.recipes import FastRecipe, PaperRecipe, Progress, Recipe, Stage
 from cuista.training.ridge import choose_ridge
 from cuista.training.search import SearchRecipe
@@ -7,6 +8,7 @@ from cuista.training.trainer import checkpoint_path, identity, train
 
 __all__ = [
     "FastRecipe",
+    "LearningRecipe",
     "PaperRecipe",
     "Progress",
     "Recipe",
@@ -15,5 +17,6 @@ __all__ = [
     "checkpoint_path",
     "choose_ridge",
     "identity",
+    "learn_dictionary",
     "train",
 ]

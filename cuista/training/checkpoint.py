@@ -15,9 +15,10 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
+from cuista.denoiser import Denoiser
 from cuista.errors import FileError
 from cuista.model import Model
-from cuista.networks import Network
+from cuista.networks import Unrolled
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
@@ -80,7 +81,7 @@ class TrainingState:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], model: Model, learning: Network, state: TrainingState, run: dict[str, Any]
+    path: str | os.PathLike[str], model: Model | Denoiser, learning: Unrolled, state: TrainingState, run: dict[str, Any]
 ) -> None:
     """Write the state atomically, over the last one.
 
@@ -105,7 +106,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], network: Network, precursor: Network | None, run: dict[str, Any]
+    path: str | os.PathLike[str], network: Unrolled, precursor: Unrolled | None, run: dict[str, Any]
 ) -> TrainingState:
     """Read a state, and put its parameters into the network, and its precursor if that was in training.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cuista.errors import InputError
 
@@ -107,6 +107,11 @@ class PaperRecipe:
     better_wait: int = 4000
     max_steps: int = 200_000
 
+    @classmethod
+    def for_pictures(cls, **options: Any) -> PaperRecipe:
+        """The original's for denoising: 4 crops a step, 16 for validation."""
+        return cls(**{"batch": 4, "validation_batch": 16, **options})
+
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
         """The 3·T stages (with two decays), whether or not there is `more` than step sizes and thresholds."""
         names = ("learning_rate", "batch", "validation_batch", "better_wait", "max_steps", "factor")
@@ -151,6 +156,8 @@ class FastRecipe:
       measurement noise, whose error all signals share, they are left as they are.
     - The learning rate falls along half a cosine in each stage.
 
+    Where `layerwise` is false all layers are trained from the start, with nothing fitted.
+
     Learned matrices start from the analytic weight. A network that contains ALISTA starts from one trained like this
     (others have their step sizes and thresholds trained like this first), and then everything is trained for
     `matrix_steps`, at `fine_rate`, and for the matrices at `matrix_rate` times the network's own rate
@@ -164,12 +171,23 @@ class FastRecipe:
     validation_batch: int = 4000
     layer_steps: int = 40
     max_steps: int = 1200
+    layerwise: bool = True
     window: float = 0.3
     hard: float = 0.5
     weight_power: float = 0.8
     matrix_steps: int = 600
     matrix_rate: float = 1.0
     fine_rate: float = 3e-3
+
+    @classmethod
+    def for_pictures(cls, **options: Any) -> FastRecipe:
+        """The recipe for denoising. A crop has ten thousand pixels, so that few of them and few steps do.
+
+        Without support selection no entry jumps, and no crop is rare enough to rule the error. Trained layer by layer
+        the first layers would do all they can alone, and the last ones nothing: 0.3 dB were lost.
+        """
+        sizes = {"batch": 4, "validation_batch": 16, "max_steps": 300, "matrix_steps": 300}
+        return cls(**{**sizes, "layerwise": False, "window": 0.0, "hard": 0.0, **options})
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
         """One stage a layer, one for all, and if there is `more` than step sizes and thresholds, one for everything."""
@@ -203,6 +221,7 @@ class FastRecipe:
                 fit=True,
             )
             for t in range(1, layers + 1)
+            if self.layerwise
         ]
         everything = replace(
             first,

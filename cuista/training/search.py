@@ -67,7 +67,7 @@ def search(
     def error(point: Array, x: Array, y: Array) -> float:
         nonlocal done, least
         set_parameters(point)
-        result = nmse_db(model, x, y, network.layers)
+        result = nmse_db(network, x, y, network.layers)
         result = result if np.isfinite(result) else 1e3  # so far off that the iterates overflowed
         history.append((*point, result))
         done, least = done + len(x), min(least, result)
@@ -92,7 +92,7 @@ def search(
     model.history = {name: column for name, column in zip((*names, "nmse_db"), columns, strict=True)}
     model.training = {
         **identity,
-        "validation_nmse_db": nmse_db(model, x, y, network.layers),
+        "validation_nmse_db": nmse_db(network, x, y, network.layers),
         "steps": len(history),
     }
     model.training_seconds = time.monotonic() - began

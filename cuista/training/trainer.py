@@ -9,52 +9,61 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
+from cuista.denoiser import Denoiser
 from cuista.device import blas_threads
 from cuista.errors import DivergedError, FileError, InputError
-from cuista.evaluation import nmse_db
+from cuista.images import NoisyCrops
 from cuista.model import Model
-from cuista.networks import Network
+from cuista.networks import Unrolled
 from cuista.ops import Key, Scalar
 from cuista.problem import FITTING, TRAINING, VALIDATION
 from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
 from cuista.training.recipes import FastRecipe, Progress, Recipe, Stage
 from cuista.training.search import SearchRecipe, search
+from cuista.training.signals import SignalSource
 
 # On how many signals it is looked at how sparse the iterates are.
 DENSITY_SIGNALS = 256
 # A validation NMSE this many dB above the first one, or above 0, is no network any more.
 DIVERGED_DB = 30.0
-# What `fit_layer` fits.
+# What `fit_layer` fits, and on how many signals.
+FITTING_BATCH = 512
 FITTED = ("step_size", "threshold")
+
+Trained = TypeVar("Trained", Model, Denoiser)
 
 
 def train(
-    model: Model,
+    model: Trained,
     recipe: Recipe | SearchRecipe | None = None,
     *,
+    crops: NoisyCrops | None = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
-) -> Model:
-    """Train a model's network, in place, and keep the best parameters by validation of the recipe's last stage.
+) -> Trained:
+    """Train a model's or a denoiser's network, in place, and keep the best parameters by validation of the last stage.
 
     Parameters
     ----------
     model
-        From `Model.new`.
+        From `Model.new` or `Denoiser.new`.
     recipe
-        `FastRecipe()` if None, or `SearchRecipe()` for a network without gradients.
+        `FastRecipe()` if None, or `SearchRecipe()` for a network without gradients. Those for a denoiser are
+        `FastRecipe.for_pictures()` (if None) and `PaperRecipe.for_pictures()`.
+    crops
+        The examples of a denoiser. A model draws its own.
     seed
         Of the training, validation and fitting signals. The same seed gives the same bits on the same machine.
     out
@@ -79,12 +88,16 @@ def train(
     InputError
         If the recipe is not one for this network.
     """
-    recipe = recipe or (FastRecipe() if model.network.has_gradients else SearchRecipe())
+    recipe = recipe or default_recipe(model)
+    if isinstance(model, Denoiser) != (crops is not None):
+        raise InputError("crops are what a denoiser is trained on: give them with one, and only with one")
     if model.network.has_gradients == isinstance(recipe, SearchRecipe):
         suits = "fast or the paper" if model.network.has_gradients else "search"
         raise InputError(f"the {recipe.name} recipe is not for {model.network.title}: expected the {suits} recipe")
     if not isinstance(recipe, SearchRecipe):
-        return _Run(model, recipe, seed, out, resume, overwrite, checkpoint_seconds, progress).train()
+        _Run(model, crops, recipe, seed, out, resume, overwrite, checkpoint_seconds, progress).train()
+        return model
+    assert isinstance(model, Model)  # only for one are there networks without gradients
     if out is not None:
         storage.check_writable(out, overwrite=overwrite)
     search(model, recipe, seed, identity(model, recipe, seed), progress)
@@ -93,10 +106,21 @@ def train(
     return model
 
 
-def identity(model: Model, recipe: Recipe | SearchRecipe | None = None, seed: int = 0) -> dict[str, Any]:
+def default_recipe(model: Model | Denoiser) -> Recipe | SearchRecipe:
+    """The recipe of a network for which none is given."""
+    if isinstance(model, Denoiser):
+        return FastRecipe.for_pictures()
+    return FastRecipe() if model.network.has_gradients else SearchRecipe()
+
+
+def identity(
+    model: Model | Denoiser,
+    recipe: Recipe | SearchRecipe | None = None,
+    seed: int = 0,
+    crops: NoisyCrops | None = None,
+) -> dict[str, Any]:
     """What makes two runs of `train` the same, as it is found in the `training` of a trained model."""
-    recipe = recipe or (FastRecipe() if model.network.has_gradients else SearchRecipe())
-    network, problem = model.network, model.problem
+    recipe, network = recipe or default_recipe(model), model.network
     return {
         "net": network.name,
         "recipe": recipe.name,
@@ -105,15 +129,11 @@ def identity(model: Model, recipe: Recipe | SearchRecipe | None = None, seed: in
         "layers": network.layers,
         "percent": network.percent,
         "max_percent": network.max_percent,
-        "per_coordinate": network.per_coordinate,
         "untied": network.untied,
         "dtype": network.dtype.name,
         "device": network.ops.name.partition(":")[0],
-        "matrix": problem.sha256,
-        "weight": storage.sha256(model.weight.W),
-        "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
-        "snr_db": problem.snr_db,
-        "magnitude": repr(problem.magnitude),
+        **model.identity(),
+        **(crops.identity() if crops else {}),
     }
 
 
@@ -129,13 +149,16 @@ class _Run:
     ----------
     model, network
         What is to be trained.
-    working, learning
-        What is trained now: these, or in the stages of a precursor the same model with that for its network.
+    source
+        Where the examples come from.
+    learning
+        What is trained now: the network, or in the stages of a precursor that.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Model | Denoiser,
+        crops: NoisyCrops | None,
         recipe: Recipe,
         seed: int,
         out: str | os.PathLike[str] | None,
@@ -146,40 +169,42 @@ class _Run:
     ) -> None:
         self.model, self.network, self.recipe, self.seed = model, model.network, recipe, seed
         self.ops = ops = self.network.ops
-        self.identity = identity(model, recipe, seed)
+        self.source: SignalSource | NoisyCrops
+        if isinstance(model, Model):
+            self.source = SignalSource(model.problem, recipe)
+        else:
+            assert crops is not None  # `train` has seen to it
+            self.source = crops
+        self.identity = identity(model, recipe, seed, crops)
         resume = resume and out is not None and checkpoint_path(out).exists()
         self.out, self.overwrite = out, overwrite or resume
         self.checkpoint_seconds, self.progress = checkpoint_seconds, progress
         self.precursor = self.network.precursor() if recipe.analytic else None
         self.stages = recipe.stages(self.network.layers, bool(self.precursor or self.network.matrices))
-        self.weight_power = recipe.weight_power if model.problem.snr_db == np.inf else 1.0
         self.state = TrainingState(mean_loss=ops.asarray(0.0, np.float64))
         if out is not None:
             storage.check_writable(out, overwrite=self.overwrite)
             if resume:
                 self.state = load_checkpoint(checkpoint_path(out), self.network, self.precursor, self.identity)
         if recipe.analytic and not resume:
-            self.network.parameters = self.network.fast_start()
+            for network in filter(None, (self.network, self.precursor)):
+                network.parameters = network.fast_start()
         self.began = time.monotonic()
         self.unscaled = ops.asarray(1.0, np.float64)
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
         self.last_nmse: float | None = None
-        self.validation = self._sample(recipe.validation_batch, VALIDATION)
-        self.fitting = self._sample(512, FITTING)[:2]
-        if not (self.validation[0].any() and self.fitting[0].any()):
-            raise InputError(
-                f"pnz is {model.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
-                "in hundreds of signals. Give a larger --pnz"
-            )
+        self.validation = self._sample(recipe.validation_batch, VALIDATION, validate=True)
+        self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
+        if not (self.validation[0].any() and (self.fitting is None or self.fitting[0].any())):
+            raise InputError(self.source.blank())
 
     def _prepare(self) -> None:
         """Have at hand what the stage needs."""
         stage = self.stages[self.state.stage]
         first = self.precursor if stage.precursor else None
-        self.working = replace(self.model, network=first) if first else self.model
-        self.learning = self.working.network
-        self.fused = self.learning.fuse(self.model.problem.signals(self.recipe.hard))
+        self.learning = first or self.network
+        self.fused = self.source.fuse(self.learning)
         factors = np.zeros(self.network.layers)
         factors[: stage.depth] = stage.factors
         self.factors = self.ops.asarray(factors, np.float64)
@@ -204,10 +229,10 @@ class _Run:
         self._prepare()
         self.last_good = _copy(self.learning.parameters)
 
-    def train(self) -> Model:
+    def train(self) -> None:
         state = self.state
         work = np.array([stage.steps * stage.depth for stage in self.stages])
-        with _deferred_signals() as interrupted, blas_threads(2 * self.recipe.batch * self.model.problem.N**2):
+        with deferred_signals() as interrupted, blas_threads(self.recipe.batch * self.network.product_operations):
             saved = time.monotonic()
             while state.stage < len(self.stages):
                 stage = self.stages[state.stage]
@@ -229,7 +254,6 @@ class _Run:
                 if interrupted():
                     raise KeyboardInterrupt
         self._finish()
-        return self.model
 
     def _save(self, fatal: bool) -> None:
         """Write the checkpoint. A full disk ends a run only when there is no later chance."""
@@ -251,7 +275,7 @@ class _Run:
 
     def _begin(self, stage: Stage) -> None:
         """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
-        if stage.fit:
+        if stage.fit and self.fitting:
             fit_layer(self.learning, stage.depth - 1, *self.fitting)
         else:
             self._validate(stage)
@@ -270,7 +294,7 @@ class _Run:
             self.factors,
             self.active,
             scale if stage.relative else self.unscaled,
-            logarithmic=("threshold",) if stage.relative else (),
+            logarithmic=self.learning.logarithmic if stage.relative else (),
         )
         state.step += 1
         state.total_steps += 1
@@ -282,11 +306,11 @@ class _Run:
         state, network = self.state, self.learning
         if self.fused and self.fused.suits(stage.batch, state.density):
             key = Key(self.seed, TRAINING, state.total_steps)
-            arguments = (stage.batch, stage.depth, stage.window, self.weight_power)
+            arguments = (stage.batch, stage.depth, stage.window, self.source.weight_power)
             return self.fused(network.parameters, network.support, key, *arguments)
         x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
         if weights is not None:
-            weights **= self.weight_power
+            weights **= self.source.weight_power
         wanted = [name for name, rate in self.rates.items() if rate]
         return network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted)
 
@@ -294,7 +318,7 @@ class _Run:
         state = self.state
         if not np.isfinite(float(state.mean_loss)):
             raise self._diverged(f"the loss became {float(state.mean_loss)}")
-        result = nmse_db(self.working, *self.validation[:2], stage.depth, self.validation[2])
+        result = self.source.nmse_db(self.learning, self.validation, stage.depth)
         start = max(state.history[0][2], 0.0) if state.history else np.inf
         if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
@@ -339,18 +363,14 @@ class _Run:
             message += f"; the last good parameters are in {path}"
         return DivergedError(message)
 
-    def _sample(self, batch: int, stream: int, step: int = 0) -> tuple[Array, Array, Array | None]:
-        """Signals, measurements, and the signals' weights if a share of them is hard."""
-        network, problem = self.network, self.model.problem
-        if self.recipe.hard:
-            return problem.sample_weighted(
-                batch, self.recipe.hard, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops
-            )
-        x, y = problem.sample(batch, stream=stream, step=step, seed=self.seed, dtype=network.dtype, ops=network.ops)
-        return x, y, None
+    def _sample(
+        self, batch: int, stream: int, step: int = 0, validate: bool = False
+    ) -> tuple[Array, Array, Array | None]:
+        """Targets, inputs, and the examples' weights if they have some."""
+        return self.source.sample(self.ops, self.network.dtype, batch, Key(self.seed, stream, step), validate)
 
 
-def fit_layer(network: Network, t: int, x: Array, y: Array) -> None:
+def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
     """Set layer t's step size and threshold to those that give the least error on signals x (batch, N), y (batch, M).
 
     Nelder-Mead on (α, log θ), or log θ alone, from the layer before and from two guesses made of the error so far.
@@ -396,7 +416,7 @@ def _copy(parameters: Parameters) -> Parameters:
 
 
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[Callable[[], bool]]:
+def deferred_signals() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM wait until the loop asks, so that neither ever meets a half-made step."""
     received: list[int] = []
 

@@ -1,5 +1,15 @@
-"""Analytic weights: computed from the measurement matrix, not learned."""
+"""Analytic weights."""
 
+from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv, solve_conv_pgd
 from cuista.weights.dense import Weight, WeightReport, solve_exact, solve_pgd
 
-__all__ = ["Weight", "WeightReport", "solve_exact", "solve_pgd"]
+__all__ = [
+    "ConvWeight",
+    "ConvWeightReport",
+    "Weight",
+    "WeightReport",
+    "solve_conv",
+    "solve_conv_pgd",
+    "solve_exact",
+    "solve_pgd",
+]

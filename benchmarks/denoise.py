@@ -1,0 +1,67 @@
+"""Denoising pictures of one's own: the convolutional networks beside FISTA and non-local means, all options at default.
+
+    pip install '.[images]' scikit-image && python benchmarks/denoise.py FOLDER DICTIONARY [DICTIONARY …]
+
+Two thirds of the pictures are for training, a sixth each for validation and test; σ = 20 of 255.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import save
+
+from cuista.conv_baselines import ConvFista, non_local_means
+from cuista.denoiser import Denoiser
+from cuista.dictionary import Dictionary
+from cuista.evaluation import evaluate_denoising
+from cuista.images import ImageSet, NoisyCrops, prepare_images
+from cuista.ops import CpuOps, Key
+from cuista.problem import TUNING
+from cuista.training import train
+from cuista.weights import solve_conv
+
+SIGMA = 20.0
+NETS = [
+    *(("conv-alista", False, 0.0), ("conv-alista", False, 300.0), ("conv-tilista", False, 0.0)),
+    *(("conv-lista-cp", False, 0.0), ("conv-lista-cp", True, 0.0), ("conv-lista-cpss", True, 0.0)),
+]
+
+folder, *dictionaries = sys.argv[1:]
+images = Path(tempfile.mkdtemp()) / "images.h5"
+counts = prepare_images(folder, images, split=(4000, 1000, 1000)).counts  # of fewer pictures, their shares
+figures: dict[str, object] = {"sigma": SIGMA, "pictures": counts, "layers": 5}
+with NoisyCrops(images, 128, SIGMA) as crops:
+    clean, noisy, _ = crops.sample(CpuOps(), np.float32, 16, Key(0, TUNING), validate=True)
+
+for name in dictionaries:
+    dictionary = Dictionary.load(name)
+    methods, learned = {}, {}
+    for iterations in (5, 100):
+        solver = ConvFista(dictionary, iterations)
+        solver.tune(clean, noisy)
+        methods[f"fista {iterations}"] = solver.denoise
+    means = non_local_means(SIGMA / 255)
+    assert means is not None, "pip install scikit-image"
+    methods["nl-means"] = means
+    for net, untied, ridge in NETS:
+        denoiser = Denoiser.new(solve_conv(dictionary, ridge=ridge), net, sigma=SIGMA, untied=untied)
+        with NoisyCrops(images, 128, SIGMA) as crops:
+            train(denoiser, crops=crops)
+        label = f"{net}{' untied' * untied}{f' ridge {ridge:g}' * bool(ridge)}"
+        methods[label] = lambda noisy, denoiser=denoiser: denoiser.denoise(noisy, mean=0.0)
+        learned[label] = sum(value.size for value in denoiser.network.parameters.values())
+    results = list(evaluate_denoising(methods, ImageSet(images, "test").pictures(), SIGMA))
+    rows, columns, filters = dictionary.D.shape
+    figures[f"{rows}x{columns}x{filters}"] = {
+        method: {
+            "psnr_db": float(np.mean([result.psnr_db[method] for result in results])),
+            "ssim": float(np.mean([result.ssim[method] for result in results])),
+            "learned": learned.get(method, 0),
+        }
+        for method in results[0].psnr_db
+    }
+    save("denoise", figures)

@@ -1,0 +1,76 @@
+"""cuista learn-dict"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cuista.cli.common import (
+    H5_FILE,
+    INPUT_FILE,
+    ProgressLine,
+    check_resume,
+    filter_size,
+    force_option,
+    resume_option,
+    say,
+    seed_option,
+)
+from cuista.cli.spellings import Command
+
+
+@click.command("learn-dict", cls=Command)
+@click.argument("images_file", metavar="IMAGES", type=INPUT_FILE)
+@click.option(
+    "--size", type=filter_size, metavar="S|S×S", default="7", show_default=True, help="Pixels of a filter, as 7 or 7x5."
+)
+@click.option("--filters", type=click.IntRange(1), default=64, show_default=True, help="How many filters.")
+@click.option(
+    "--lam",
+    type=click.FloatRange(0, min_open=True),
+    default=0.05,
+    show_default=True,
+    help="λ: how sparse the maps are to be.",
+)
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="How many steps.")
+@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Random crops in a step.")
+@click.option("--crop", type=click.IntRange(1), default=96, show_default=True, help="Pixels along a side of a crop.")
+@seed_option
+@click.option("-o", "--out", type=H5_FILE, default="dictionary.h5", show_default=True, help="The dictionary file.")
+@resume_option
+@force_option
+def command(
+    images_file: Path,
+    size: tuple[int, int],
+    filters: int,
+    lam: float,
+    steps: int,
+    batch: int,
+    crop: int,
+    seed: int,
+    out: Path,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Learn a convolutional dictionary from the training pictures of a file of prepare-images."""
+    from cuista.dictionary import Dictionary
+    from cuista.images import ImageSet
+    from cuista.training import LearningRecipe, learn_dictionary
+
+    if not check_resume(out, resume, force, lambda: Dictionary.load(out)):
+        return
+    recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)
+    images = ImageSet(images_file, "train", crop)
+    with ProgressLine() as line:
+        learned = learn_dictionary(
+            images,
+            size,
+            filters,
+            recipe,
+            seed=seed,
+            out=out,
+            resume=resume,
+            overwrite=force,
+            progress=lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}"),
+        )
+    say(f"Wrote {out}: {learned.filters} filters of {learned.shape[0]}×{learned.shape[1]}.")

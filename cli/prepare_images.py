@@ -1,0 +1,68 @@
+"""cuista prepare-images"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, force_option, say, seed_option
+from cuista.cli.spellings import Command
+
+
+def parse_split(value: str) -> tuple[int, ...]:
+    """The option type of --split: three numbers with commas between."""
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or min(numbers) < 0 or not numbers[0]:
+        raise click.BadParameter(f"{value!r} is not how many pictures are for training, validation and test: 400,50,50")
+    return numbers
+
+
+@click.command("prepare-images", cls=Command)
+@click.argument("folder", type=INPUT_FILE)
+@click.option(
+    "--split",
+    type=parse_split,
+    metavar="TRAIN,VALIDATION,TEST",
+    help="How many pictures are for what; of fewer pictures than that, their shares. [80, 10 and 10 %]",
+)
+@click.option("--patches", type=click.IntRange(2), metavar="PIXELS", help="Random square patches instead of pictures.")
+@click.option("--per-image", type=click.IntRange(1), help="How many patches of each picture. [10000]")
+@click.option("--strict", is_flag=True, help="End at a file that cannot be read, instead of skipping it.")
+@seed_option
+@click.option("-o", "--out", type=H5_FILE, default="images.h5", show_default=True, help="The file of pictures.")
+@force_option
+def command(
+    folder: Path,
+    split: tuple[int, ...] | None,
+    patches: int | None,
+    per_image: int | None,
+    strict: bool,
+    seed: int,
+    out: Path,
+    force: bool,
+) -> None:
+    """Gather the pictures of a FOLDER, in grey, in one file for training: shuffled, and dealt out by --split."""
+    from cuista.images import prepare_images
+
+    if per_image is not None and patches is None:
+        raise click.UsageError("--per-image is how many patches, and --patches is not given")
+    with ProgressLine() as line:
+        prepared = prepare_images(
+            folder,
+            out,
+            split=split,
+            patches=patches,
+            per_image=per_image or 10_000,
+            strict=strict,
+            seed=seed,
+            overwrite=force,
+            progress=lambda done, files, name: line.show(done / files, f"{done}/{files} {name}"),
+        )
+    for reason in prepared.skipped:
+        say(f"Skipped: {reason}.")
+    counts = ", ".join(f"{count} for {name}" for name, count in prepared.counts.items())
+    what = f"{per_image or 10_000} patches of {patches}×{patches} of each of the pictures" if patches else "pictures"
+    say(f"Wrote {out}: {what}, {counts}.")

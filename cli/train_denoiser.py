@@ -1,0 +1,95 @@
+"""What cuista train does with pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from cuista.cli.common import ProgressLine, check_resume, engine_on, say
+from cuista.cli.solve_w import parse_ridge
+
+if TYPE_CHECKING:
+    from cuista.denoiser import Denoiser
+    from cuista.training import Recipe
+    from cuista.weights import ConvWeight
+
+
+def train_denoiser(
+    images: Path,
+    net: str,
+    recipe: Recipe,
+    *,
+    weight_file: Path | None,
+    dictionary_file: Path | None,
+    convention: str | None,
+    ridge: str | None,
+    sigma: float,
+    crop: int | None,
+    schedule: dict[str, Any],
+    seed: int,
+    device: str,
+    out: Path,
+    checkpoint_every: float,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Train a convolutional network on pictures."""
+    from cuista.denoiser import Denoiser
+    from cuista.images import NoisyCrops
+    from cuista.training import checkpoint_path, train
+
+    checkpoint = checkpoint_path(out)
+    if not check_resume(out, resume, force, lambda: Denoiser.load(out)):
+        return
+    begun = Denoiser.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
+    weight = choose_weight(weight_file, dictionary_file, convention, ridge, begun)
+    ops = engine_on(device)
+    denoiser = Denoiser.new(weight, net, sigma=sigma, **schedule, ops=ops)
+    with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops, ProgressLine() as line:
+        from cuista.cli.train import describe
+
+        try:
+            train(
+                denoiser,
+                recipe,
+                crops=crops,
+                seed=seed,
+                out=out,
+                resume=resume,
+                overwrite=force,
+                checkpoint_seconds=checkpoint_every,
+                progress=lambda progress: line.show(*describe(progress)),
+            )
+        except KeyboardInterrupt:
+            if checkpoint.exists():
+                say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
+            raise
+    nmse, steps = denoiser.training["validation_nmse_db"], denoiser.training["steps"]
+    say(f"Wrote {out}: mean validation NMSE {nmse:.2f} dB after {steps} steps.")
+
+
+def choose_weight(
+    weight_file: Path | None, dictionary_file: Path | None, convention: Any, ridge: str | None, begun: Denoiser | None
+) -> ConvWeight:
+    """The weight in the file, that of the run begun, or one solved now for the dictionary given."""
+    from cuista.dictionary import Dictionary
+    from cuista.weights import ConvWeight, solve_conv
+
+    dictionary = Dictionary.load(dictionary_file, convention=convention) if dictionary_file else None
+    if weight_file is not None:
+        if ridge is not None:
+            raise click.UsageError("--ridge is for a weight solved here, and -W gives one: leave one of them out")
+        return ConvWeight.load(weight_file, dictionary)
+    if begun is not None and (dictionary is None or begun.weight.dictionary.sha256 == dictionary.sha256):
+        return begun.weight
+    if dictionary is None:
+        raise click.UsageError(
+            "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns one "
+            "from pictures, cuista gen-problem --conv imports one)"
+        )
+    strength = 0.0 if ridge is None else parse_ridge(ridge)
+    if strength is None:
+        raise click.UsageError("--ridge auto is for sparse coding: give a number for a convolutional weight")
+    say(f"Solving the analytic weight (ridge {strength:g}).")
+    return solve_conv(dictionary, ridge=strength)

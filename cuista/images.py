@@ -1,0 +1,327 @@
+"""Sets of grey pictures in one HDF5 file, and the random crops of them that networks are trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista import storage
+from cuista.checks import Array
+from cuista.errors import FileError, InputError
+from cuista.networks import Unrolled
+from cuista.ops import CpuOps, Key, ReferenceOps
+from cuista.pictures import read_picture, to_integers
+from cuista.problem import TRAINING
+
+# In the order of --split.
+SPLITS = ("train", "validation", "test")
+# Pixels along a side of an HDF5 chunk: a crop of 321 pixels touches 9 to 16 of them.
+CHUNK = 128
+# The stream by whose random numbers pictures are shuffled and patches chosen, and the purposes within any.
+_PREPARING = 6
+_WHERE, _NOISE = range(2)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare_images` did: how many pictures each split has, and what was skipped and why."""
+
+    counts: dict[str, int]
+    skipped: list[str]
+
+
+def prepare_images(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    split: Sequence[int] | None = None,
+    patches: int | None = None,
+    per_image: int = 10_000,
+    strict: bool = False,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Prepared:
+    """Write the grey pictures of a folder, and of those in it, to a `cuista-images` file.
+
+    The pictures are shuffled, by `seed` and their names, and dealt out. Each is an array `train/00000` (H, W) of
+    8 or 16 bits as its file, in chunks fit for reading crops, with the attributes `name`, `sha256` (of its file)
+    and `depth`. With `patches` the file is a `cuista-patches` file instead, and has patches (n, s, s) of each picture.
+
+    Parameters
+    ----------
+    folder
+        Where to look, in sub-folders too. Names that begin with a dot are passed by.
+    split
+        How many pictures are for training, validation and test; 80, 10 and 10 % if None. Of fewer pictures than
+        that these are the shares.
+    patches, per_image
+        Take that many random square patches of so many pixels a side from each picture.
+    strict
+        Whether a file that cannot be read is an error; else it is skipped.
+    progress
+        Called with (done, files, name).
+
+    Raises
+    ------
+    FileError
+        If the folder is missing or has no picture, or `out` cannot be written; with `strict` for the first bad file.
+    InputError
+        If `split`, `patches` or `per_image` is out of range.
+    """
+    _check_split(split)
+    if patches is not None and (patches < 2 or per_image < 1):
+        raise InputError(f"{per_image} patches of {patches} pixels were asked for; expected 1 or more, of 2 or more")
+    files = _files_in(Path(folder))
+    order = np.argsort(CpuOps().random_words(Key(seed, _PREPARING), _WHERE)(len(files)), kind="stable")
+    skipped: list[str] = []
+    storage.check_writable(out, overwrite=overwrite)
+
+    def readable() -> Iterator[tuple[int, Path, Array, int]]:
+        for done, index in enumerate(order):
+            if progress:
+                progress(done, len(files), files[index].name)
+            try:
+                picture = read_picture(files[index])
+                grey = to_integers(picture.grey(), picture.depth)
+                if patches and min(grey.shape) < patches:
+                    raise FileError(f"{files[index]} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch")
+                yield int(index), files[index], grey, picture.depth
+            except FileError as error:
+                if strict:
+                    raise FileError(f"{error}. Remove it, or leave out --strict to skip it") from error
+                skipped.append(str(error))
+
+    with storage.creating(out, "cuista-patches" if patches else "cuista-images", overwrite=overwrite) as file:
+        file.attrs["seed"] = seed
+        count = 0
+        for index, path, grey, depth in readable():
+            name = f"all/{count:05d}"
+            if patches:
+                file[name] = _random_patches(grey, patches, per_image, Key(seed, _PREPARING, index + 1))
+            else:
+                chunks = tuple(min(CHUNK, size) for size in grey.shape)
+                file.create_dataset(name, data=grey, chunks=chunks, fletcher32=True)
+            relative = path.relative_to(folder).as_posix()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            file[name].attrs.update(name=relative, sha256=digest, depth=depth)
+            count += 1
+        if not count:
+            reasons = f": {skipped[0]}" if skipped else ""
+            raise FileError(f"{folder} has no picture that can be read{reasons}")
+        counts = _deal(count, split)
+        first = 0
+        for name, size in counts.items():
+            chosen = [f"all/{number:05d}" for number in range(first, first + size)]
+            first += size
+            file.create_group(name)
+            for number, one in enumerate(chosen):
+                file.move(one, f"{name}/{number:05d}")
+        del file["all"]
+        digests = [file[f"{name}/{n}"].attrs["sha256"] for name in SPLITS for n in sorted(file[name])]
+        file.attrs["sha256"] = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return Prepared(counts, skipped)
+
+
+class ImageSet:
+    """The pictures of one split of a `cuista-images` file, read piece by piece.
+
+    Parameters
+    ----------
+    path
+        The file.
+    split
+        `train`, `validation` or `test`.
+    least
+        Pictures with a side of fewer pixels are left out, with a warning.
+
+    Attributes
+    ----------
+    keys
+        What the pictures are called in the file.
+    shortest
+        The least side of all, in pixels.
+    sha256
+        The hash of all pictures of the file.
+
+    Raises
+    ------
+    FileError
+        If the file is none of these, or damaged.
+    InputError
+        If the split has no picture, or none that is large enough.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], split: str, least: int = 1) -> None:
+        self.path, self.split = path, split
+        with storage.opened(path, "cuista-images") as file:
+            if split not in file or "sha256" not in file.attrs:
+                raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
+            self.sha256 = str(file.attrs["sha256"])
+            shapes = {f"{split}/{name}": file[split][name].shape for name in sorted(file[split])}
+        self.keys = [key for key, shape in shapes.items() if min(shape) >= least]
+        self.shortest = min((min(shapes[key]) for key in self.keys), default=0)
+        if not shapes:
+            raise InputError(
+                f"{path} has no pictures for {split}: prepare the images again with a --split that gives it some"
+            )
+        if not self.keys:
+            largest = max(min(shape) for shape in shapes.values())
+            raise InputError(
+                f"no {split} picture of {path} is as large as the crop of {least}×{least}: "
+                f"the largest has {largest} pixels on its shorter side; give a --crop up to that"
+            )
+        left_out = len(shapes) - len(self.keys)
+        if left_out:
+            warnings.warn(
+                f"{left_out} of {len(shapes)} {split} pictures in {path} are smaller than {least}×{least}: left out",
+                stacklevel=2,
+            )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pictures(self) -> Iterator[tuple[str, Array]]:
+        """Name and pixels (H, W), from 0 to 1, of one picture after the other."""
+        for key in self.keys:
+            with storage.opened(self.path, "cuista-images") as file:
+                node = file[key]
+                name, picture = str(node.attrs["name"]), node[()] / _largest(node)
+            yield name, picture
+
+    def crops(self, key: Key, batch: int, size: int) -> Array:
+        """Random crops (batch, size, size) of random pictures, from 0 to 1: a pure function of the key, float32."""
+        words = CpuOps().random_words(key, _WHERE)(3 * batch).reshape(batch, 3)
+        crops = np.empty((batch, size, size), np.float32)
+        with storage.opened(self.path, "cuista-images") as file:
+            for crop, (which, row, column) in zip(crops, words, strict=True):
+                node = file[self.keys[int(which) % len(self.keys)]]
+                i, j = (int(w) % (length - size + 1) for w, length in zip((row, column), node.shape, strict=True))
+                np.divide(node[i : i + size, j : j + size], _largest(node), out=crop, casting="unsafe")
+        return crops
+
+
+class NoisyCrops:
+    """Where the training of a denoiser has its examples from: crops with Gaussian noise, and their means removed.
+
+    The next step's crops are read while this one's are computed with.
+
+    Parameters
+    ----------
+    path
+        A `cuista-images` file.
+    crop
+        Pixels along a side.
+    sigma
+        Standard deviation of the noise, of 255.
+    """
+
+    weight_power = 1.0
+
+    def __init__(self, path: str | os.PathLike[str], crop: int, sigma: float) -> None:
+        self.crop, self.sigma = crop, sigma
+        self.training, self.validation = (ImageSet(path, split, crop) for split in SPLITS[:2])
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: dict[tuple[Key, int], Future[Array]] = {}
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two of them the same."""
+        return {"images": self.training.sha256, "crop": self.crop, "sigma": self.sigma}
+
+    def sample(
+        self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False
+    ) -> tuple[Array, Array, Array | None]:
+        """Clean crops, their noisy versions (batch, crop, crop), and no weights."""
+        images = self.validation if validate else self.training
+        ahead = self._ahead.pop((key, batch), None)
+        crops = images.crops(key, batch, self.crop) if ahead is None else ahead.result()
+        if key.stream == TRAINING:
+            following = key._replace(step=key.step + 1)
+            self._ahead = {(following, batch): self._reader.submit(images.crops, following, batch, self.crop)}
+        clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
+        noise = ops.normal(key, _NOISE, (batch, self.crop**2), dtype).reshape(clean.shape)
+        return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
+
+    def nmse_db(self, network: Unrolled, validation: tuple[Array, Array, Array | None], depth: int) -> float:
+        """The mean over the crops that `sample` gave of the NMSE in dB of each, after `depth` layers.
+
+        So it falls by as much as the mean PSNR rises. Of a crop of one colour the error is compared with 1/255.
+        """
+        xp = network.ops.xp
+        clean, noisy, _ = validation
+        squares = [xp.square(array).reshape(len(clean), -1) for array in (network.output(noisy, depth) - clean, clean)]
+        error, energy = (square.sum(axis=1, dtype=np.float64) for square in squares)
+        energy = xp.maximum(energy, clean[0].size / 255**2)
+        return float(10 * xp.log10(error / energy).mean())
+
+    def blank(self) -> str:
+        """What to say if the examples are zero throughout."""
+        return "the crops of the pictures are each of one colour: expected pictures with something in them"
+
+    def fuse(self, network: object) -> None:
+        """No kernel has all of a step on these."""
+
+    def __enter__(self) -> NoisyCrops:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reader.shutdown(cancel_futures=True)
+
+
+def read_patches(path: str | os.PathLike[str], split: str) -> Array:
+    """The patches of a split of a `cuista-patches` file as rows (n, s²), from 0 to 1 less the mean of each, float32."""
+    with storage.opened(path, "cuista-patches") as file:
+        if not file.get(split):
+            raise InputError(f"{path} has no patches for {split}")
+        nodes = [file[split][name] for name in sorted(file[split])]
+        rows = np.concatenate([node[()].reshape(len(node), -1) / np.float32(_largest(node)) for node in nodes])
+    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
+
+
+def _largest(node: Any) -> float:
+    """The value that stands for white."""
+    return float(np.iinfo(node.dtype).max)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileError(f"{folder} is not a folder: expected one of pictures")
+    files = (path for path in folder.rglob("*") if path.is_file())
+    visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not visible:
+        raise FileError(f"{folder} is empty: expected pictures")
+    return sorted(visible)
+
+
+def _check_split(split: Sequence[int] | None) -> None:
+    if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
+        raise InputError(f"the split is {list(split)}; expected numbers for training (1 or more), validation and test")
+
+
+def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:
+    """How many of `count` pictures each split gets: so many as are asked for, or of fewer the same shares."""
+    wanted = np.array(split if split is not None else (80, 10, 10), np.float64)
+    if split is None or wanted.sum() > count:
+        ends = np.rint(np.cumsum(wanted) / wanted.sum() * count)
+        wanted = np.diff(ends, prepend=0)
+    return dict(zip(SPLITS, map(int, wanted), strict=True))
+
+
+def _random_patches(grey: Array, size: int, count: int, key: Key) -> Array:
+    """Patches (count, size, size) of a picture, as integers like it."""
+    words = CpuOps().random_words(key, _WHERE)(2 * count).reshape(count, 2)
+    rows, columns = (words[:, axis] % np.uint64(grey.shape[axis] - size + 1) for axis in (0, 1))
+    windows = np.lib.stride_tricks.sliding_window_view(grey, (size, size))
+    return np.ascontiguousarray(windows[rows.astype(np.int64), columns.astype(np.int64)])

@@ -1,0 +1,56 @@
+"""Where the training of a sparse-coding network has its examples from."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista.checks import Array
+from cuista.evaluation import nmse_db
+from cuista.networks import Unrolled
+from cuista.ops import FusedStep, Key, ReferenceOps
+from cuista.problem import Problem
+from cuista.training.recipes import Recipe
+
+
+class SignalSource:
+    """Signals of a problem, a share of them hard if the recipe wants that.
+
+    Attributes
+    ----------
+    weight_power
+        To which power weights are taken in training.
+    """
+
+    def __init__(self, problem: Problem, recipe: Recipe) -> None:
+        self.problem, self.hard = problem, recipe.hard
+        self.weight_power = recipe.weight_power if problem.snr_db == np.inf else 1.0
+
+    def sample(
+        self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False
+    ) -> tuple[Array, Array, Array | None]:
+        """Signals (batch, N), measurements (batch, M), and the signals' weights (batch,) if a share of them is hard.
+
+        Those for validation are like those for training, but for their key.
+        """
+        where = {"stream": key.stream, "step": key.step, "seed": key.seed}
+        if self.hard:
+            return self.problem.sample_weighted(batch, self.hard, **where, dtype=dtype, ops=ops)
+        x, y = self.problem.sample(batch, **where, dtype=dtype, ops=ops)
+        return x, y, None
+
+    def nmse_db(self, network: Unrolled, validation: tuple[Array, Array, Array | None], depth: int) -> float:
+        """The NMSE in dB after `depth` layers on what `sample` gave."""
+        x, y, weights = validation
+        return nmse_db(network, x, y, depth, weights)
+
+    def blank(self) -> str:
+        """What to say if the examples are zero throughout."""
+        return (
+            f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
+            "in hundreds of signals. Give a larger --pnz"
+        )
+
+    def fuse(self, network: Unrolled) -> FusedStep | None:
+        """The engine's kernel for a whole training step of the network on these, if there is one."""
+        return network.fuse(self.problem.signals(self.hard))

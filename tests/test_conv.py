@@ -1,0 +1,306 @@
+"""Convolutional dictionaries, their weights and networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import correlate2d
+
+from cuista.conv_baselines import ConvFista
+from cuista.denoiser import Denoiser
+from cuista.dictionary import Dictionary, normalize_filters, random_dictionary, rotate
+from cuista.errors import InputError, NumericalError
+from cuista.networks import CONV_NETWORKS
+from cuista.networks.conv_alista import OneStepConvAlista
+from cuista.ops import CpuOps, ReferenceOps, borders
+from cuista.weights import ConvWeight, solve_conv, solve_conv_pgd
+
+SMALL = Dictionary(random_dictionary((3, 2), 5))
+WEIGHT = solve_conv(SMALL)
+
+
+# -- weights --------------------------------------------------------------------------------------------------------
+
+
+def test_the_closed_form_does_not_depend_on_the_period_from_2s_minus_1_on():
+    dictionary = Dictionary(random_dictionary((7, 7), 64))
+    exact = solve_conv(dictionary).W
+
+    def distance(n):
+        return np.linalg.norm(solve_conv(dictionary, period=(n, n)).W - exact) / np.linalg.norm(exact)
+
+    assert max(distance(n) for n in (13, 15, 20)) < 1e-12
+    assert min(distance(n) for n in (10, 11, 12)) > 1e-3
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (3, 5), (1, 4), (1, 1)])
+@pytest.mark.parametrize("filters", [1, 6])
+def test_the_closed_form_turns_with_its_filters_and_meets_its_constraint(shape, filters):
+    D = 2 * random_dictionary(shape, filters)
+    weight = solve_conv(Dictionary(D))
+    np.testing.assert_allclose(solve_conv(Dictionary(rotate(D))).W, rotate(weight.W), atol=1e-12)
+    assert weight.report.constraint_residual < 1e-12
+
+
+def test_no_feasible_weight_has_a_smaller_objective(rng):
+    def objective(W):
+        pairs = ((W[..., m], SMALL.D[..., k]) for m in range(5) for k in range(5))
+        return sum(np.square(correlate2d(w, d)).sum() for w, d in pairs)
+
+    assert objective(WEIGHT.W) == pytest.approx(WEIGHT.report.objective)
+    for _ in range(10):
+        step = rng.standard_normal(WEIGHT.W.shape)
+        step -= np.einsum("ijm,ijm->m", step, SMALL.D) * SMALL.D  # stays feasible, for the filters have unit norm
+        assert objective(WEIGHT.W + 1e-3 * step) > WEIGHT.report.objective
+
+
+def test_projected_gradient_approaches_the_closed_form_from_above():
+    seen = []
+    weight = solve_conv_pgd(SMALL, progress=lambda step, steps, objective: seen.append(objective))
+    assert len(seen) == 500
+    assert seen[0] > seen[-1] > WEIGHT.report.objective
+    assert solve_conv_pgd(SMALL, steps=20_000).report.objective == pytest.approx(WEIGHT.report.objective, rel=1e-9)
+    assert "500 steps" in weight.report.note
+
+
+def test_projected_gradient_says_when_it_cannot(rng):
+    with pytest.raises(InputError, match="norms"):
+        solve_conv_pgd(Dictionary(2 * SMALL.D))
+    alike = np.ones((3, 3, 600)) * np.where(np.arange(600) % 2, 1, np.indices((3, 3)).sum(axis=0)[..., None] % 2 - 0.5)
+    with pytest.raises(NumericalError, match="--method exact"):
+        solve_conv_pgd(Dictionary(normalize_filters(alike + 0.1 * rng.standard_normal(alike.shape))))
+
+
+def test_a_ridge_takes_the_weight_to_the_filters_themselves():
+    np.testing.assert_allclose(solve_conv(SMALL, ridge=1e9).W, SMALL.D, atol=1e-6)
+    with pytest.raises(InputError, match="ridge is -1"):
+        solve_conv(SMALL, ridge=-1)
+
+
+@pytest.mark.parametrize("damage", ["shape", "nan", "zero", "empty"])
+def test_what_are_no_filters_is_refused(damage):
+    D = SMALL.D.copy()
+    D = {"shape": D[0, 0], "nan": D * np.nan, "zero": D * (np.arange(5) != 2), "empty": D[:, :, :0]}[damage]
+    said = {"shape": "filters in the last axis", "nan": "NaN", "zero": "filter 2", "empty": "expected"}
+    with pytest.raises(InputError, match=said[damage]):
+        Dictionary(D)
+
+
+def test_a_weight_file_has_its_dictionary_and_knows_another(tmp_path):
+    WEIGHT.save(tmp_path / "w.h5")
+    loaded = ConvWeight.load(tmp_path / "w.h5")
+    assert (loaded.W == WEIGHT.W).all()
+    assert loaded.report == WEIGHT.report
+    assert Dictionary.load(tmp_path / "w.h5").sha256 == SMALL.sha256
+    with pytest.raises(InputError, match="another dictionary"):
+        ConvWeight.load(tmp_path / "w.h5", Dictionary(rotate(SMALL.D)))
+    np.save(tmp_path / "w.npy", WEIGHT.W)
+    assert ConvWeight.load(tmp_path / "w.npy", SMALL).report.method == "imported"
+    np.save(tmp_path / "w.npy", 2 * WEIGHT.W)
+    with pytest.raises(InputError, match="not one of this dictionary"):
+        ConvWeight.load(tmp_path / "w.npy", SMALL)
+
+
+# -- primitives -----------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(4, 12), st.integers(4, 12), st.integers(0, 2**31))
+def test_every_linear_map_has_its_adjoint(s1, s2, height, width, seed):
+    rng = np.random.default_rng(seed)
+    shape = (s1, s2)
+    image = rng.standard_normal((height, width))
+    padded = borders.pad_reflected(np, image, shape)
+    np.testing.assert_array_equal(padded, np.pad(image, ((s1 - 1,) * 2, (s2 - 1,) * 2), mode="reflect"))
+    g = rng.standard_normal(padded.shape)
+    assert np.vdot(borders.fold_reflected(g.copy(), shape), image) == pytest.approx(np.vdot(g, padded))
+    assert np.vdot(borders.unpad(g, shape), image) == pytest.approx(np.vdot(g, borders.pad_zeros(np, image, shape)))
+
+    copies = borders.taps(np, padded, shape)
+    c, spread = rng.standard_normal(copies.shape), np.zeros_like(padded)
+    borders.spread(c.reshape(len(c), *(n - s + 1 for n, s in zip(padded.shape, shape, strict=True))), spread, shape)
+    assert np.vdot(spread, padded) == pytest.approx(np.vdot(c, copies))
+
+    ops, D = ReferenceOps(), rng.standard_normal((s1, s2, 3))
+    x = rng.standard_normal((3, height + s1 - 1, width + s2 - 1))
+    picture = ops.synthesize(x, D)
+    expected = sum(correlate2d(x[m], D[..., m], mode="valid") for m in range(3))
+    np.testing.assert_allclose(picture, expected, atol=1e-12)
+    back = ops.conv_layer(None, borders.pad_zeros(np, image, shape), D[::-1, ::-1], D, 1.0, 0.0)[0]
+    assert np.vdot(back, x) == pytest.approx(np.vdot(image, picture))
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.0, -0.1])
+@pytest.mark.parametrize("k", [0, 20, 10**6])
+@pytest.mark.parametrize("shape", [(3, 3, 4), (1, 4, 3), (3, 2, 1)])
+@pytest.mark.parametrize("first", [True, False])
+def test_the_cpu_engine_gives_what_is_defined(threshold, k, shape, first, rng, monkeypatch):
+    monkeypatch.setattr("cuista.ops.cpu.BAND_BYTES", 2000)  # several bands, the last one shorter
+    compare_engines(CpuOps(), threshold, k, shape, first, rng)
+
+
+@pytest.mark.parametrize("threshold", [0.1, -0.1])
+@pytest.mark.parametrize("k", [0, 20])
+def test_the_cuda_engine_gives_what_is_defined(cuda, threshold, k, rng):
+    compare_engines(cuda, threshold, k, (3, 2, 4), False, rng)
+
+
+def compare_engines(ops, threshold, k, shape, first, rng):
+    s1, s2, filters = shape
+    D, W = rng.standard_normal((2, *shape))
+    r, x = rng.standard_normal((13, 9)), rng.standard_normal((filters, 12 + s1, 8 + s2))
+    of_picture = rng.standard_normal(r.shape)
+
+    def both(ops):
+        def to(array):
+            return ops.asarray(array, np.float64)
+
+        before = None if first else to(x)
+        padded = borders.pad_reflected(ops.xp, to(r), (s1, s2))
+        x_next, picture, record = ops.conv_layer(before, padded, to(W), to(D), 0.3, threshold, k)
+        of_x = None if first else to(0.7 * x)
+        back = ops.conv_layer_backward(of_x, to(of_picture), record)
+        return [np.asarray(ops.to_numpy(array)) for array in (x_next, picture, *back)]
+
+    for found, defined in zip(both(ops), both(ReferenceOps()), strict=True):
+        np.testing.assert_allclose(found, defined, rtol=1e-11, atol=1e-11)
+
+
+# -- networks -------------------------------------------------------------------------------------------------------
+
+
+def variants():
+    kinds = {**CONV_NETWORKS, OneStepConvAlista.name: OneStepConvAlista}
+    return [(kind, untied) for kind in kinds.values() for untied in (False, True)[: 1 + kind.can_untie]]
+
+
+def any_network(kind, untied, ops=None, threshold=0.02, seed=3):
+    """Three layers with parameters that differ."""
+    rng = np.random.default_rng(seed)
+    net = kind(SMALL.D, WEIGHT.W, layers=3, untied=untied, percent=3, ops=ops, dtype=np.float64)
+    ranges = {
+        "step_size": (0.1, 0.3),
+        "threshold": tuple(sorted((0.5 * threshold, 1.5 * threshold))),
+        "weight": (-0.3, 0.3),
+    }
+    net.parameters = {name: rng.uniform(*ranges[name], shape) for name, shape in net.shapes.items()}
+    return net
+
+
+@pytest.mark.parametrize("threshold", [0.02, -0.02])
+@pytest.mark.parametrize(("kind", "untied"), variants())
+@pytest.mark.parametrize("engine", [ReferenceOps, CpuOps])
+def test_gradients_are_those_of_central_differences(kind, untied, threshold, engine, rng):
+    net = any_network(kind, untied, engine(), threshold)
+    y, clean = rng.standard_normal((2, 2, 9, 11))
+    base = {name: value.copy() for name, value in net.parameters.items()}
+    for depth in (1, 3):
+        loss, gradients = net.loss_and_gradients(y, clean, depth)
+        gradients = {name: value.copy() for name, value in gradients.items()}
+        assert loss == pytest.approx(0.5 * np.square(net.output(y, depth) - clean).sum())
+        for name in base:
+            closest = np.inf
+            for _ in range(3):  # a kink may lie in the way of one direction
+                direction = rng.standard_normal(base[name].shape)
+                ends = []
+                for step in (1e-7, -1e-7):
+                    net.parameters = {**base, name: base[name] + step * direction}
+                    ends.append(net.loss_and_gradients(y, clean, depth)[0])
+                net.parameters = base
+                expected = float((gradients[name] * direction).sum())
+                scale = float(np.linalg.norm(gradients[name]) * np.linalg.norm(direction)) + 1e-9
+                closest = min(closest, abs((ends[0] - ends[1]) / 2e-7 - expected) / scale)
+            assert closest < 1e-6, (name, depth, closest)
+
+
+@pytest.mark.parametrize(("kind", "untied"), variants())
+def test_layers_are_the_formula(kind, untied, rng):
+    net = any_network(kind, untied)
+    f = rng.standard_normal((9, 11))
+    p, D = net.parameters, SMALL.D
+    x, picture = np.zeros((5, 11, 12)), np.zeros_like(f)
+    for t, found in enumerate(net.iterates(f[None])):
+        W = p["weight"][t if untied else 0] if "weight" in p else rotate(WEIGHT.W)
+        alpha = p["step_size"][t if len(p["step_size"]) > 1 else 0] if "step_size" in p else 1.0
+        r = np.pad(f - picture, ((2, 2), (1, 1)), mode="reflect")
+        z = x + alpha * np.stack([correlate2d(r, W[..., m], mode="valid") for m in range(5)])
+        x = np.sign(z) * np.maximum(np.abs(z) - p["threshold"][t], 0)
+        if net.selects:
+            k = round((z.size - 1) * min((t + 1) * 3, 13) / 100)
+            passed = (np.abs(z) > np.sort(np.abs(z).ravel())[-k - 1]) & (np.abs(z) > p["threshold"][t])
+            x = np.where(passed, z, x)
+        picture = sum(correlate2d(x[m], D[..., m], mode="valid") for m in range(5))
+        np.testing.assert_allclose(found[0], picture, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "untied"), variants())
+def test_the_cuda_engine_trains_the_same_network(cuda, kind, untied, rng):
+    y, clean = rng.standard_normal((2, 2, 9, 11))
+    loss, gradients = any_network(kind, untied).loss_and_gradients(y, clean, 3)
+    net = any_network(kind, untied, cuda)
+    on_device = [cuda.asarray(array, np.float64) for array in (y, clean)]
+    found, of_device = net.loss_and_gradients(*on_device, 3)
+    assert float(found) == pytest.approx(loss, rel=1e-10)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(cuda.to_numpy(of_device[name]), gradient, rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(cuda.to_numpy(net.output(on_device[0])), any_network(kind, untied).output(y), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "untied"), [pair for pair in variants() if CONV_NETWORKS["conv-lista-cp"] in pair[0].mro()]
+)
+def test_a_learned_network_becomes_the_one_it_contains(kind, untied, rng):
+    net = any_network(kind, untied)
+    if net.selects:
+        net.percent = 0.0
+    precursor = net.precursor()
+    precursor.parameters = precursor.fast_start()
+    net.adopt(precursor)
+    y = rng.standard_normal((1, 9, 11))
+    np.testing.assert_allclose(net.output(y), precursor.output(y), atol=1e-12)
+
+
+def test_a_network_starts_where_the_publication_starts():
+    start = Denoiser.new(WEIGHT).network.parameters
+    assert start["step_size"].tolist() == [0.1] * 5
+    assert start["threshold"].tolist() == pytest.approx([0.01] * 5)
+    start = Denoiser.new(WEIGHT, "conv-tilista").network.parameters
+    np.testing.assert_allclose(start["weight"][0], 0.1 * rotate(SMALL.D), rtol=1e-6)
+    assert start["step_size"].tolist() == [1.0] * 5
+
+
+def test_a_picture_smaller_than_the_filters_is_refused():
+    with pytest.raises(InputError, match="smaller than the filters"):
+        Denoiser.new(WEIGHT).denoise(np.ones((2, 9)))
+
+
+@pytest.mark.parametrize("net", ["conv-alista", "conv-tilista"])
+@pytest.mark.parametrize("shape", [(70, 51), (16, 16), (3, 40)])
+def test_tiles_leave_no_seam(net, shape, rng):
+    denoiser = Denoiser.new(WEIGHT, net, layers=2, dtype=np.float64)
+    denoiser.network.parameters = any_network(CONV_NETWORKS[net], False).parameters
+    noisy = rng.random(shape)
+    whole = denoiser.denoise(noisy, tile=1000)
+    np.testing.assert_allclose(denoiser.denoise(noisy, tile=16), whole, atol=1e-12)
+    assert np.abs(whole - noisy).max() > 0.01
+
+
+def test_support_selection_takes_the_share_of_the_whole_block():
+    net = CONV_NETWORKS["conv-lista-cpss"](SMALL.D, WEIGHT.W, percent=2, max_percent=3)
+    assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659
+
+
+# -- FISTA ----------------------------------------------------------------------------------------------------------
+
+
+def test_fista_descends_to_the_minimum(rng):
+    f = rng.standard_normal((9, 11))
+    *_, (x, picture) = ConvFista(SMALL, 3000, lam=0.3, dtype=np.float64).iterates(f)
+    np.testing.assert_allclose(picture, ReferenceOps().synthesize(x, SMALL.D), atol=1e-10)
+    # At the minimum the correlation with the residual is λ sign(x) where x ≠ 0 and at most λ elsewhere.
+    r = np.pad(f - picture, ((2, 2), (1, 1)))
+    correlation = np.stack([correlate2d(r, rotate(SMALL.D[..., m]), mode="valid") for m in range(5)])
+    assert np.abs(correlation).max() < 0.3 + 1e-4
+    np.testing.assert_allclose(correlation[x != 0], 0.3 * np.sign(x[x != 0]), atol=1e-3)

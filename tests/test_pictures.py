@@ -1,0 +1,533 @@
+"""Pictures, sets of them, and denoisers trained on them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import png
+import pytest
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+from cuista import storage
+from cuista.denoiser import Denoiser
+from cuista.dictionary import Dictionary, random_dictionary, rotate
+from cuista.errors import FileError, InputError, MissingLibraryError
+from cuista.evaluation import evaluate_denoising, psnr_db, ssim
+from cuista.images import ImageSet, NoisyCrops, prepare_images, read_patches
+from cuista.ops import CpuOps, Key
+from cuista.pictures import Picture, read_picture, write_picture
+from cuista.problem import TRAINING, VALIDATION
+from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, learn_dictionary, train
+from cuista.weights import solve_conv
+
+QUICK = FastRecipe.for_pictures(max_steps=30, matrix_steps=20, batch=2, validation_batch=4)
+
+
+def scene(size=(64, 80), seed=0):
+    """A picture of edges and slopes, from 0 to 1."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices(size) / max(size)
+    picture = 0.3 * rows
+    for _ in range(6):
+        a, b, c = rng.standard_normal(3)
+        picture = picture + 0.15 * (a * rows + b * columns > 0.5 * c)
+    return np.clip(picture, 0, 1)
+
+
+def save(path, picture, **options):
+    Image.fromarray(np.rint(255 * picture).astype(np.uint8)).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten pictures."""
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for number in range(10):
+        save(tmp_path / "pictures" / ("more" if number % 2 else "") / f"{number}.png", scene(seed=number))
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def images(folder, tmp_path):
+    prepare_images(folder, tmp_path / "images.h5", split=(6, 2, 2))
+    return tmp_path / "images.h5"
+
+
+def small_denoiser(net="conv-alista", **options):
+    return Denoiser.new(solve_conv(Dictionary(random_dictionary((3, 3), 12))), net, layers=2, **options)
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_usual_kind_of_picture_is_read_right(tmp_path):
+    rng = np.random.default_rng(0)
+    rgb, alpha = rng.integers(0, 256, (7, 9, 3), np.uint8), rng.integers(0, 256, (7, 9), np.uint8)
+    deep = rng.integers(0, 65536, (7, 9), np.uint16)
+    Image.fromarray(rgb).save(tmp_path / "rgb.png")
+    Image.fromarray(np.dstack([rgb, alpha])).save(tmp_path / "rgba.png")
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep).save(tmp_path / "deep.tif")
+    indexed = Image.fromarray(rgb).quantize(8)
+    indexed.save(tmp_path / "indexed.png")
+    indexed.save(tmp_path / "clear.png", transparency=0)
+    Image.fromarray(rgb[..., 0] > 128).save(tmp_path / "bits.png")
+    turned = Image.fromarray(rgb)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by 90° for showing
+    turned.save(tmp_path / "turned.png", exif=exif)
+
+    picture = read_picture(tmp_path / "rgb.png")
+    np.testing.assert_allclose(picture.channels, np.moveaxis(rgb, 2, 0) / 255)
+    assert (picture.depth, picture.alpha) == (8, None)
+    np.testing.assert_allclose(picture.grey(), rgb @ [0.299, 0.587, 0.114] / 255)
+    picture = read_picture(tmp_path / "rgba.png")
+    np.testing.assert_allclose(picture.alpha, alpha / 255)
+    share = alpha / 255
+    np.testing.assert_allclose(picture.grey(), share * (rgb @ [0.299, 0.587, 0.114] / 255) + 1 - share)
+    for name in ("deep.png", "deep.tif"):
+        picture = read_picture(tmp_path / name)
+        np.testing.assert_allclose(picture.channels, deep[None] / 65535)
+        assert picture.depth == 16
+    np.testing.assert_allclose(
+        read_picture(tmp_path / "indexed.png").channels, np.moveaxis(np.asarray(indexed.convert("RGB")), 2, 0) / 255
+    )
+    clear = read_picture(tmp_path / "clear.png")
+    np.testing.assert_array_equal(clear.alpha, np.asarray(indexed) != 0)
+    assert set(np.unique(read_picture(tmp_path / "bits.png").channels)) == {0, 1}
+    assert read_picture(tmp_path / "turned.png").channels.shape == (3, 9, 7)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_picture_comes_back_as_it_was_written(tmp_path, depth, channels, transparent, rng):
+    values = rng.integers(0, 2**depth, (channels + 1, 7, 9)) / (2**depth - 1)
+    picture = Picture(values[:-1], depth, values[-1] if transparent else None)
+    write_picture(tmp_path / "p.png", picture)
+    again = read_picture(tmp_path / "p.png")
+    np.testing.assert_allclose(again.channels, picture.channels, atol=1e-12)
+    assert again.depth == depth
+    assert (again.alpha is None) == (not transparent)
+    if transparent:
+        np.testing.assert_allclose(again.alpha, values[-1], atol=1e-12)
+    with pytest.raises(FileError, match="exists already"):
+        write_picture(tmp_path / "p.png", picture)
+
+
+def test_values_beyond_black_and_white_are_clipped(tmp_path):
+    write_picture(tmp_path / "p.png", Picture(np.array([[[-0.5, 0.5, 1.5]]])))
+    assert np.asarray(Image.open(tmp_path / "p.png")).tolist() == [[0, 128, 255]]
+
+
+def test_what_is_no_picture_is_said(tmp_path, monkeypatch):
+    (tmp_path / "text.png").write_text("not a picture")
+    save(tmp_path / "whole.png", scene())
+    data = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "float.tif")
+    cases = {"text.png": "not a picture", "cut.png": "damaged", "float.tif": "floating-point", "none.png": "not exist"}
+    for name, said in cases.items():
+        with pytest.raises(FileError, match=said):
+            read_picture(tmp_path / name)
+    deep_rgb = np.zeros((4, 4, 3), np.uint16)
+    with open(tmp_path / "deep.png", "wb") as file:
+        png.Writer(4, 4, greyscale=False, bitdepth=16).write(file, deep_rgb.reshape(4, -1).tolist())
+    data = (tmp_path / "deep.png").read_bytes()
+    (tmp_path / "deep.png").write_bytes(data[:-30])
+    with pytest.raises(FileError, match="damaged"):
+        read_picture(tmp_path / "deep.png")
+    for ending, picture in {"xyz": Picture(np.ones((1, 3, 3))), "jpg": Picture(np.ones((1, 3, 3)), 16)}.items():
+        with pytest.raises(FileError, match="png"):
+            write_picture(tmp_path / f"p.{ending}", picture)
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(MissingLibraryError, match=r"cuista\[images\]"):
+        read_picture(tmp_path / "whole.png")
+
+
+# -- sets -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
+    first = prepare_images(folder, tmp_path / "a.h5", split=(6, 2, 2))
+    assert (first.counts, first.skipped) == ({"train": 6, "validation": 2, "test": 2}, [])
+    prepare_images(folder, tmp_path / "b.h5", split=(6, 2, 2))
+    assert prepare_images(folder, tmp_path / "c.h5", split=(600, 200, 200)).counts == first.counts  # their shares
+    assert sum(prepare_images(folder, tmp_path / "d.h5", split=(3, 1, 1)).counts.values()) == 5
+    other = prepare_images(folder, tmp_path / "e.h5", seed=1)
+    assert other.counts == {"train": 8, "validation": 1, "test": 1}
+    names = {}
+    for file in "abe":
+        sets = [ImageSet(tmp_path / f"{file}.h5", split) for split in ("train", "validation", "test")]
+        names[file] = [name for one in sets for name, _ in one.pictures()]
+        assert len(set(names[file])) == 10
+    assert names["a"] == names["b"] != names["e"]
+    assert "more/1.png" in names["a"]
+    for name, pixels in ImageSet(tmp_path / "a.h5", "test").pictures():
+        np.testing.assert_allclose(pixels, read_picture(folder / name).grey())
+
+
+def test_bad_files_are_skipped_by_name_or_refused(folder, tmp_path):
+    (folder / "notes.txt").write_text("hello")
+    data = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(data[:100])
+    (folder / ".hidden.png").write_text("passed by")
+    prepared = prepare_images(folder, tmp_path / "images.h5")
+    assert sorted(prepared.counts.values()) == [1, 1, 7]
+    assert len(prepared.skipped) == 2
+    assert any("notes.txt is not a picture" in reason for reason in prepared.skipped)
+    assert any("0.png is damaged" in reason for reason in prepared.skipped)
+    with pytest.raises(FileError, match="--strict"):
+        prepare_images(folder, tmp_path / "strict.h5", strict=True)
+    assert not (tmp_path / "strict.h5").exists()
+
+
+def test_a_folder_without_pictures_is_refused(tmp_path):
+    for name, said in {"missing": "not a folder", "empty": "is empty", "texts": "no picture that can be read"}.items():
+        if name != "missing":
+            (tmp_path / name).mkdir()
+        if name == "texts":
+            (tmp_path / name / "a.txt").write_text("a")
+        with pytest.raises(FileError, match=said):
+            prepare_images(tmp_path / name, tmp_path / "images.h5")
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_crops_are_a_pure_function_of_the_key_and_lie_in_the_pictures(images):
+    one = ImageSet(images, "train", 16)
+    crops = one.crops(Key(0, TRAINING, 3), 5, 16)
+    np.testing.assert_array_equal(crops, ImageSet(images, "train", 16).crops(Key(0, TRAINING, 3), 5, 16))
+    assert np.abs(crops - one.crops(Key(0, TRAINING, 4), 5, 16)).max() > 0
+    pictures = [np.lib.stride_tricks.sliding_window_view(pixels, (16, 16)) for _, pixels in one.pictures()]
+    for crop in crops:
+        assert any(np.isclose(windows, crop, atol=1e-6).all(axis=(2, 3)).any() for windows in pictures)
+
+
+def test_pictures_smaller_than_the_crop_are_left_out_or_all_refused(folder, tmp_path):
+    save(folder / "small.png", scene((20, 30)))
+    prepare_images(folder, tmp_path / "images.h5", split=(11, 0, 0))
+    with pytest.warns(UserWarning, match="1 of 11 train pictures"):
+        assert len(ImageSet(tmp_path / "images.h5", "train", 40)) == 10
+    with pytest.raises(InputError, match="give a --crop up to that"):
+        ImageSet(tmp_path / "images.h5", "train", 65)
+    with pytest.raises(InputError, match="--split"):
+        ImageSet(tmp_path / "images.h5", "test")
+
+
+def test_noise_has_its_sigma_and_prefetching_changes_nothing(images):
+    ops = CpuOps()
+    with NoisyCrops(images, 32, 20) as ahead:
+        drawn = [ahead.sample(ops, np.float32, 4, Key(1, TRAINING, step)) for step in range(4)]
+    for step, (clean, noisy, _) in enumerate(drawn):
+        with NoisyCrops(images, 32, 20) as fresh:
+            again = fresh.sample(ops, np.float32, 4, Key(1, TRAINING, step))
+        np.testing.assert_array_equal(clean, again[0])
+        np.testing.assert_array_equal(noisy, again[1])
+        np.testing.assert_allclose(clean.mean(axis=(1, 2)), 0, atol=1e-6)
+        assert 255 * (noisy - clean).std() == pytest.approx(20, rel=0.05)
+
+
+def test_patches_are_rows_without_their_means(folder, tmp_path):
+    prepared = prepare_images(folder, tmp_path / "p.h5", split=(6, 2, 2), patches=8, per_image=50)
+    assert prepared.counts == {"train": 6, "validation": 2, "test": 2}
+    rows = read_patches(tmp_path / "p.h5", "train")
+    assert rows.shape == (300, 64)
+    np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-6)
+    with pytest.raises(FileError, match="cuista-patches file; expected cuista-images"):
+        ImageSet(tmp_path / "p.h5", "train")
+
+
+# -- quality ----------------------------------------------------------------------------------------------------------
+
+
+def test_ssim_is_scikit_images(rng):
+    clean = scene()
+    noisy = clean + 0.1 * rng.standard_normal(clean.shape)
+    options = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0}
+    assert ssim(noisy, clean) == pytest.approx(structural_similarity(noisy, clean, **options), abs=1e-6)
+    assert ssim(clean, clean) == pytest.approx(1)
+    assert psnr_db(clean + 0.1, clean) == pytest.approx(20)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("net", ["conv-alista", "conv-tilista", "conv-lista-cp", "conv-lista-cpss"])
+def test_training_denoises_and_a_file_brings_all_back(images, tmp_path, net):
+    denoiser = small_denoiser(net)
+    with NoisyCrops(images, 32, 20) as crops:
+        train(denoiser, QUICK, crops=crops, out=tmp_path / "model.h5")
+    quality = list(
+        evaluate_denoising({"net": lambda f: denoiser.denoise(f, mean=0.0)}, ImageSet(images, "test").pictures(), 20)
+    )
+    for result in quality:
+        assert result.psnr_db["noisy"] == pytest.approx(22.1, abs=0.3)
+        assert result.psnr_db["net"] > result.psnr_db["noisy"] + 2
+        assert result.ssim["net"] > result.ssim["noisy"]
+    loaded = Denoiser.load(tmp_path / "model.h5")
+    noisy = scene()
+    np.testing.assert_array_equal(loaded.denoise(noisy), denoiser.denoise(noisy))
+    assert loaded.training == denoiser.training
+    assert loaded.training["sigma"] == 20
+    assert loaded.history["nmse_db"].min() < 0
+
+
+def test_the_paper_recipe_trains_too(images):
+    denoiser = small_denoiser()
+    recipe = PaperRecipe.for_pictures(max_steps=20, better_wait=10)
+    assert (recipe.batch, recipe.validation_batch) == (4, 16)
+    with NoisyCrops(images, 24, 20) as crops:
+        validation = crops.sample(CpuOps(), np.float32, 16, Key(0, VALIDATION), validate=True)
+        before = crops.nmse_db(denoiser.network, validation, 2)
+        train(denoiser, recipe, crops=crops)
+        assert crops.nmse_db(denoiser.network, validation, 2) == denoiser.training["validation_nmse_db"] < before
+    assert denoiser.training["recipe"] == "paper"
+
+
+@pytest.mark.parametrize("net", ["conv-alista", "conv-tilista"])
+def test_an_interrupted_run_is_resumed_to_the_bit(images, tmp_path, net):
+    whole, cut = small_denoiser(net), small_denoiser(net)
+    with NoisyCrops(images, 24, 20) as crops:
+        train(whole, QUICK, crops=crops)
+    for step in (13, 19):  # of the first stage; and, where there is one, of that which trains the filters
+
+        def interrupt(progress, step=step):
+            if progress.step == step and progress.title == ("all layers" if step == 13 else "everything"):
+                signal.raise_signal(signal.SIGINT)
+
+        if step == 13 or net == "conv-tilista":
+            with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
+                train(small_denoiser(net), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True, progress=interrupt)
+    with NoisyCrops(images, 24, 20) as crops:
+        train(cut, QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+    for name, value in whole.network.parameters.items():
+        np.testing.assert_array_equal(cut.network.parameters[name], value)
+    with NoisyCrops(images, 25, 20) as crops, pytest.raises(FileError, match="exists already"):
+        train(small_denoiser(net), QUICK, crops=crops, out=tmp_path / "m.h5")
+
+
+def test_a_checkpoint_of_other_crops_is_refused(images, tmp_path):
+    def interrupt(progress):
+        signal.raise_signal(signal.SIGINT)
+
+    with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
+        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", progress=interrupt)
+    with NoisyCrops(images, 25, 20) as crops, pytest.raises(FileError, match=r"crop \(then 24, now 25"):
+        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+
+
+def test_the_cuda_engine_trains_to_the_same(cuda, images):
+    plain, device = (small_denoiser(dtype=np.float64, ops=ops) for ops in (None, cuda))
+    recipe = FastRecipe.for_pictures(max_steps=4, batch=2, validation_batch=2)
+    for denoiser in (plain, device):
+        with NoisyCrops(images, 16, 20) as crops:
+            train(denoiser, recipe, crops=crops)
+    for name, value in plain.network.parameters.items():
+        np.testing.assert_allclose(cuda.to_numpy(device.network.parameters[name]), value, rtol=1e-8)
+    np.testing.assert_allclose(device.denoise(scene()), plain.denoise(scene()), atol=1e-8)
+
+
+def test_a_learned_dictionary_codes_pictures_better_and_resumes_to_the_bit(images, tmp_path):
+    pictures = ImageSet(images, "train", 24)
+    recipe = LearningRecipe(steps=20, batch=2, crop=24, iterations=20)
+    seen = []
+    learned = learn_dictionary(
+        pictures, (3, 3), 8, recipe, out=tmp_path / "d.h5", progress=lambda *now: seen.append(now)
+    )
+    assert learned.normalized
+    assert len(seen) == 20
+    crops = ImageSet(images, "validation", 24).crops(Key(0, VALIDATION), 4, 24)
+    crops -= crops.mean(axis=(1, 2), keepdims=True)
+    from cuista.training.dictionary import _descent
+
+    random = Dictionary(random_dictionary((3, 3), 8))
+    after, before = (_descent(dictionary, crops, recipe, CpuOps())[2] for dictionary in (learned, random))
+    assert after < 0.9 * before
+
+    def interrupt(step, steps, objective):
+        if step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    again = {"out": tmp_path / "again.h5"}
+    with pytest.raises(KeyboardInterrupt):
+        learn_dictionary(pictures, (3, 3), 8, recipe, **again, progress=interrupt)
+    with pytest.raises(FileError, match="another run"):
+        learn_dictionary(pictures, (3, 3), 9, recipe, **again, resume=True)
+    resumed = learn_dictionary(pictures, (3, 3), 8, recipe, **again, resume=True)
+    np.testing.assert_array_equal(resumed.D, learned.D)
+    assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["again.h5", "d.h5", "images.h5"]
+
+
+def test_the_gradient_of_a_dictionary_is_that_of_central_differences(rng):
+    from cuista.training.dictionary import _descent
+
+    # Of the objective with the codes as they are: the solver here gives always the same.
+    ops, D = CpuOps(), random_dictionary((3, 2), 4)
+    f, x = rng.standard_normal((9, 8)), rng.standard_normal((4, 11, 9))
+
+    def loss(D):
+        return 0.5 * np.square(ops.synthesize(x, D) - f).sum()
+
+    class Fixed:
+        def __init__(self, *arguments, **options):
+            pass
+
+        def iterates(self, crop):
+            yield x, ops.synthesize(x, D)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cuista.training.dictionary.ConvFista", Fixed)
+        gradient, curvature, _ = _descent(Dictionary(D), f[None], LearningRecipe(), ops)
+    direction = rng.standard_normal(D.shape)
+    slope = (loss(D + 1e-6 * direction) - loss(D - 1e-6 * direction)) / 2e-6
+    assert slope == pytest.approx((gradient * direction).sum(), rel=1e-7)
+    assert curvature == pytest.approx(np.square(ops.synthesize(x, gradient)).sum())
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+TRAIN = ("--max-steps", 20, "--batch", 2, "--validation-batch", 2, "--crop", 24, "-T", 2)
+
+
+def test_from_a_folder_to_a_denoised_picture(run, folder):
+    run("prepare-images", folder, "--split", "6,2,2")
+    assert "6 for train, 2 for validation, 2 for test" in run.errors
+    run("learn-dict", "images.h5", "--size", 3, "--filters", 8, "--steps", 5, "--crop", 24, "--batch", 1)
+    report = json.loads(run("solve-w", "--conv", "dictionary.h5", "--json"))
+    assert report["constraint_residual"] < 1e-12
+    run("train", "images.h5", "--task", "denoise", "--net", "conv-alista", "--sigma", 25, "-W", "weight.h5", *TRAIN)
+    table = run("test", "model.h5", "--images", "images.h5", "--baselines", "-o", "report.h5")
+    for word in ("noisy dB", "fista 2 dB", "fista 100 dB", "nl-means dB", "conv-alista SSIM", "mean"):
+        assert word in table
+    result = json.loads(run("test", "model.h5", "--images", "images.h5", "--json"))
+    assert result["sigma"] == 25
+    assert result["mean"]["conv-alista"]["psnr_db"] > result["mean"]["noisy"]["psnr_db"] == pytest.approx(20.2, abs=0.3)
+    assert storage.read("report.h5").arrays["psnr_db"].shape == (2, 5)
+    colours = np.dstack([scene((50, 70), seed) for seed in range(3)])
+    save("in.png", colours)
+    run("denoise", "model.h5", "in.png", "-o", "out.png", "--compare", "beside.png")
+    denoised, beside = np.asarray(Image.open("out.png")), np.asarray(Image.open("beside.png"))
+    assert (denoised.shape, beside.shape) == ((50, 70, 3), (50, 210, 3))
+    np.testing.assert_array_equal(beside[:, 70:140], denoised)
+    for channel in range(3):
+        whole = Denoiser.load("model.h5").denoise(np.rint(255 * colours[..., channel]) / 255)
+        np.testing.assert_allclose(denoised[..., channel], np.clip(255 * whole, 0, 255), atol=0.51)
+    assert "conv-alista" in run("info", "model.h5")
+    assert "train/00000: 64×80 uint8" in run("info", "images.h5")
+    run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
+    assert "--force" in run.errors
+
+
+@pytest.mark.parametrize(("file", "turned"), [("d.mat", True), ("d.npy", False), ("d.h5", False)])
+def test_filters_are_imported_for_what_they_were_made(run, file, turned):
+    D = random_dictionary((3, 2), 4)
+    storage.save_arrays(file, {"D": 2 * D})
+    run("gen-problem", "--conv", "--load-dict", file)
+    np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, rotate(D) if turned else D)
+    assert "(--convention)" in run.errors
+    other = "correlation" if turned else "convolution"
+    run("gen-problem", "--conv", "--load-dict", file, "--convention", other, "--no-normalize", "--force")
+    np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, 2 * (D if turned else rotate(D)))
+    run("solve-w", "--conv", file, "--convention", "correlation", "--method", "pgd", fails=1)
+    assert "use --method exact" in run.errors
+    run("solve-w", "--conv", file, "--ridge", 0.5)
+
+
+def test_random_dictionaries_follow_their_seed(run):
+    run("gen-problem", "--conv", "--size", "5x3", "--filters", 6, "--seed", 4)
+    np.testing.assert_array_equal(Dictionary.load("dictionary.h5").D, random_dictionary((5, 3), 6, seed=4))
+
+
+@pytest.fixture
+def prepared(run, folder):
+    run("prepare-images", folder, "--split", "6,2,2")
+    run("gen-problem", "--conv", "--size", 3, "--filters", 6)
+    return run
+
+
+def test_mistakes_are_said_in_one_line(prepared):
+    run = prepared
+    problem = ("gen-problem", "--m", 5, "--n", 9)
+    run(*problem)
+    cases = [
+        (("train", "images.h5", "--net", "conv-alista"), 2, "--dict FILE"),
+        (("train", "--net", "conv-alista", "--dict", "dictionary.h5"), 2, "prepare-images"),
+        (("train", "images.h5", "--task", "denoise"), 2, "--net"),
+        (("train", "images.h5", "--task", "sc", "--net", "conv-alista"), 2, "--net"),
+        (("train", "problem.h5", "--sigma", 20), 2, "--sigma"),
+        (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--pnz", 0.1), 2, "--pnz"),
+        (("train", "problem.h5", "--net", "conv-alista", "--dict", "dictionary.h5"), 1, "expected cuista-images"),
+        (("train", "dictionary.h5", "--net", "conv-alista", "--dict", "images.h5"), 1, "expected cuista-dictionary"),
+        (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--crop", 200), 1, "--crop"),
+        (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--ridge", "auto"), 2, "--ridge"),
+        (("solve-w", "--conv", "problem.h5"), 1, "expected cuista-dictionary"),
+        (("solve-w", "problem.h5", "--convention", "convolution"), 2, "--conv"),
+        (("solve-w", "--conv", "missing.npy"), 1, "does not exist"),
+        (("gen-problem", "--conv", "--pnz", 0.1), 2, "--pnz"),
+        (("gen-problem", "--load-dict", "d.npy"), 2, "--conv"),
+        (("gen-problem", "--conv", "--size", "3x", "--force"), 2, "--size"),
+        (("learn-dict", "images.h5", "--crop", 100, "-o", "d.h5"), 1, "--crop"),
+        (("learn-dict", "problem.h5", "-o", "d.h5"), 1, "expected cuista-images"),
+        (("prepare-images", "nowhere", "-o", "i.h5"), 1, "not a folder"),
+        (("prepare-images", ".", "--split", "1,2", "-o", "i.h5"), 2, "400,50,50"),
+        (("prepare-images", ".", "--per-image", 9, "-o", "i.h5"), 2, "--patches"),
+        (("denoise", "problem.h5", "a.png", "-o", "b.png"), 1, "expected cuista-denoiser"),
+        (("denoise", "problem.h5", "a.png", "-o", "b.xyz"), 1, "ending in"),
+        (("denoise", "problem.h5", "a.png", "-o", "no/b.png"), 1, "does not exist"),
+    ]
+    for words, status, said in cases:
+        run(*words, fails=status)
+        assert said in run.errors, (words, run.errors)
+        assert len([line for line in run.errors.splitlines() if line.startswith("Error")]) == 1
+
+
+def test_a_denoiser_is_tested_with_pictures_and_recovers_no_codes(prepared):
+    run = prepared
+    run("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", *TRAIN)
+    run("test", "model.h5", fails=2)
+    assert "--images" in run.errors
+    run("test", "model.h5", "--images", "images.h5", "--samples", 5, fails=2)
+    assert "--samples" in run.errors
+    run("recover", "model.h5", "y.npy", fails=1)
+    assert "cuista-denoiser file" in run.errors
+    data = Path("model.h5").read_bytes()
+    Path("cut.h5").write_bytes(data[: len(data) // 2])
+    run("denoise", "cut.h5", "a.png", "-o", "b.png", fails=1)
+    assert "damaged" in run.errors
+    run("denoise", "model.h5", "a.png", "-o", "b.png", fails=1)
+    assert "a.png does not exist" in run.errors
+    with h5py.File("model.h5", "a") as file:
+        file["parameters/threshold"][0] = np.nan
+    run("test", "model.h5", "--images", "images.h5", fails=1)
+    assert "damaged" in run.errors
+
+
+def test_training_can_be_interrupted_and_resumed(prepared, start):
+    run = prepared
+    words = ("train", "images.h5", "--net", "conv-lista-cp", "--dict", "dictionary.h5", *TRAIN)
+    words = (*words, "--matrix-steps", 400)
+    process = start(*words, "--checkpoint-every", 0, "-o", "cut.h5")
+    for _ in range(600):
+        time.sleep(0.05)
+        try:
+            if storage.read("cut.h5.ckpt").attributes["state"].find('"total_steps": 4') > 0:
+                break
+        except Exception:  # not there yet
+            continue
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    run(*words, "-o", "cut.h5", fails=1)
+    assert "unfinished run" in run.errors
+    run(*words, "-o", "cut.h5", "--resume")
+    run(*words, "-o", "whole.h5")
+    cut, whole = Denoiser.load("cut.h5"), Denoiser.load("whole.h5")
+    for name, value in whole.network.parameters.items():
+        np.testing.assert_array_equal(cut.network.parameters[name], value)
