@@ -16,6 +16,7 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
+    from cuista.images import ImageSet
     from cuista.ops import Bernoulli, Normal, ReferenceOps
     from cuista.problem import Problem
 
@@ -112,6 +113,12 @@ def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object
         )
     check_writable(out, overwrite=force or (resume and checkpoint.exists()))
     return True
+
+
+def note_left_out(images: ImageSet) -> None:
+    """Say how many pictures were too small, if any."""
+    if images.left_out:
+        say(f"Note: {images.left_out} {images.split} pictures are smaller than the crop, and left out.")
 
 
 def engine_on(device: str) -> ReferenceOps:

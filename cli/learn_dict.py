@@ -12,6 +12,7 @@ from cuista.cli.common import (
     check_resume,
     filter_size,
     force_option,
+    note_left_out,
     resume_option,
     say,
     seed_option,
@@ -61,6 +62,7 @@ def command(
         return
     recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)
     images = ImageSet(images_file, "train", crop)
+    note_left_out(images)
     with ProgressLine() as line:
         learned = learn_dictionary(
             images,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from cuista.cli.common import ProgressLine, check_resume, engine_on, say
+from cuista.cli.common import ProgressLine, check_resume, engine_on, note_left_out, say
 from cuista.cli.solve_w import parse_ridge
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def train_denoiser(
     with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops, ProgressLine() as line:
         from cuista.cli.train import describe
 
+        for pictures in (crops.training, crops.validation):
+            note_left_out(pictures)
         try:
             train(
                 denoiser,

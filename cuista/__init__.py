@@ -1,20 +1,28 @@
 """Sparse recovery with ALISTA: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
+from cuista.denoiser import Denoiser
+from cuista.dictionary import Dictionary
 from cuista.errors import CuistaError
 from cuista.evaluation import Report, evaluate
+from cuista.images import ImageSet, NoisyCrops, prepare_images
 from cuista.model import Model
 from cuista.ops import Bernoulli, Normal, engine
 from cuista.problem import Problem, normalize_columns, random_matrix
-from cuista.training import FastRecipe, PaperRecipe, choose_ridge, train
-from cuista.weights import Weight, solve_exact, solve_pgd
+from cuista.training import FastRecipe, PaperRecipe, choose_ridge, learn_dictionary, train
+from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
+    "ConvWeight",
     "CuistaError",
+    "Denoiser",
+    "Dictionary",
     "FastRecipe",
+    "ImageSet",
     "Model",
+    "NoisyCrops",
     "Normal",
     "PaperRecipe",
     "Problem",
@@ -23,8 +31,12 @@ __all__ = [
     "choose_ridge",
     "engine",
     "evaluate",
+    "learn_dictionary",
     "normalize_columns",
+    "prepare_images",
     "random_matrix",
+    "solve_conv",
+    "solve_conv_pgd",
     "solve_exact",
     "solve_pgd",
     "train",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -143,7 +142,7 @@ class ImageSet:
     split
         `train`, `validation` or `test`.
     least
-        Pictures with a side of fewer pixels are left out, with a warning.
+        Pictures with a side of fewer pixels are left out.
 
     Attributes
     ----------
@@ -151,6 +150,8 @@ class ImageSet:
         What the pictures are called in the file.
     shortest
         The least side of all, in pixels.
+    left_out
+        How many pictures were too small.
     sha256
         The hash of all pictures of the file.
 
@@ -181,12 +182,7 @@ class ImageSet:
                 f"no {split} picture of {path} is as large as the crop of {least}×{least}: "
                 f"the largest has {largest} pixels on its shorter side; give a --crop up to that"
             )
-        left_out = len(shapes) - len(self.keys)
-        if left_out:
-            warnings.warn(
-                f"{left_out} of {len(shapes)} {split} pictures in {path} are smaller than {least}×{least}: left out",
-                stacklevel=2,
-            )
+        self.left_out = len(shapes) - len(self.keys)
 
     def __len__(self) -> int:
         return len(self.keys)

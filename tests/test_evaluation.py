@@ -33,10 +33,10 @@ def test_nmse_is_the_same_in_and_out_of_training_and_across_batches(small_model)
     x, y = small_model.problem.sample(700)
     report = cuista.evaluate(small_model, x, y)
     for depth in (1, 4):
-        assert nmse_db(small_model, x, y, depth) == pytest.approx(report.nmse_db[depth], abs=1e-4)
+        assert nmse_db(small_model.network, x, y, depth) == pytest.approx(report.nmse_db[depth], abs=1e-4)
     weights = np.repeat([1.0, 0.0], 350)
     half = cuista.evaluate(small_model, x[:350], y[:350])
-    assert nmse_db(small_model, x, y, 4, weights) == pytest.approx(half.nmse_db[-1], abs=1e-4)
+    assert nmse_db(small_model.network, x, y, 4, weights) == pytest.approx(half.nmse_db[-1], abs=1e-4)
 
 
 def test_a_report_survives_its_file(small_model, tmp_path):
