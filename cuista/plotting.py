@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from cuista import storage
 from cuista.baselines import SOLVERS
 from cuista.comparison import Comparison
+from cuista.denoiser import Denoiser
 from cuista.errors import InputError, MissingLibraryError
 from cuista.model import Model
 from cuista.networks import NETWORKS
@@ -47,14 +48,16 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
     if out.suffix.lower() not in ENDINGS:
         raise InputError(f"{out} is to be a figure; expected an ending of {', '.join(ENDINGS)}")
     storage.check_writable(out, overwrite=overwrite)
-    kinds = {storage.read(file, "cuista-comparison", "cuista-model").kind for file in files}
+    known: dict[str, Any] = {"cuista-comparison": Comparison, "cuista-model": Model, "cuista-denoiser": Denoiser}
+    kinds = [storage.read(file, *known).kind for file in files]
     with _matplotlib().rc_context(STYLE):
-        if kinds == {"cuista-comparison"} and len(files) == 1:
+        if kinds == ["cuista-comparison"]:
             figure = nmse_figure(Comparison.load(files[0]))
-        elif kinds == {"cuista-model"}:
+        elif "cuista-comparison" not in kinds:
             stems = [Path(file).stem for file in files]
             names = stems if len(set(stems)) == len(stems) else [os.fspath(file) for file in files]
-            figure = parameter_figure({name: Model.load(file) for name, file in zip(names, files, strict=True)})
+            loaded = {name: known[kind].load(file) for name, kind, file in zip(names, kinds, files, strict=True)}
+            figure = parameter_figure(loaded)
         else:
             raise InputError("expected one comparison (cuista compare makes it), or one or more models")
         # Without a date, the same results give the same file.
@@ -89,7 +92,7 @@ def nmse_figure(comparison: Comparison) -> Any:
     return figure
 
 
-def parameter_figure(models: dict[str, Model]) -> Any:
+def parameter_figure(models: Mapping[str, Model | Denoiser]) -> Any:
     """What is one number a layer, or (thresholds for each coordinate) the mean and the range of them; a panel each."""
     stacks = {
         name: {key: model.network.ops.to_numpy(value) for key, value in model.network.parameters.items()}

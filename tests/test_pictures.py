@@ -420,6 +420,7 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
         np.testing.assert_allclose(denoised[..., channel], np.clip(255 * whole, 0, 255), atol=0.51)
     assert "conv-alista" in run("info", "model.h5")
     assert "train/00000: 64×80 uint8" in run("info", "images.h5")
+    run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
     assert "--force" in run.errors
 
