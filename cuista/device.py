@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -176,8 +177,20 @@ def blas_threads(operations: float) -> Iterator[None]:
 def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
     """The results of `work` on each slice of at most `batch` of the rows, in order, computed on all processors."""
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
-    threads = min(processors(), len(slices))
-    if threads < 2:
+    if min(processors(), len(slices)) < 2 or getattr(_worker, "busy", False):
         return [work(part) for part in slices]
-    with blas_threads(0), ThreadPoolExecutor(threads) as executor:
-        return list(executor.map(work, slices))
+    with blas_threads(0):
+        return list(_workers(processors()).map(work, slices))
+
+
+_worker = threading.local()
+
+
+@cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, so that the arrays which they recycle do (see `CpuOps`)."""
+    return ThreadPoolExecutor(threads, "cuista", initializer=lambda: setattr(_worker, "busy", True))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # a child has none of its parent's threads
