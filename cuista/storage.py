@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import sys
 import zipfile
@@ -194,12 +195,10 @@ def is_cuista(path: str | os.PathLike[str]) -> bool:
         return str(file.attrs.get("format", "")).startswith("cuista-")
 
 
-def kind_of(path: str | os.PathLike[str]) -> str | None:
-    """Which kind of our files this claims to be; None if it is none, or not there."""
-    if not is_hdf5(path):
-        return None
-    with _open_hdf5(path) as file:
-        return str(file.attrs.get("format", "")) or None
+def kind_of(path: str | os.PathLike[str]) -> str:
+    """Which kind of our files this is; FileError, as `opened`, if it is none."""
+    with opened(path) as file:
+        return str(file.attrs["format"])
 
 
 def sha256(array: Array) -> str:
@@ -393,4 +392,4 @@ def _chosen(
 
 def _reason(error: OSError) -> str:
     """What the system says, in one line: HDF5 says much more than anybody wants to read."""
-    return error.strerror or str(error).splitlines()[0].split(" (file write failed", 1)[0]
+    return error.strerror or re.split(r" \((?:file write failed|unable to)", str(error).splitlines()[0])[0]
