@@ -16,9 +16,12 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
-    from cuista.images import ImageSet
+    from cuista.denoiser import Denoiser
+    from cuista.images import ImageSet, NoisyCrops
+    from cuista.model import Model
     from cuista.ops import Bernoulli, Normal, ReferenceOps
     from cuista.problem import Problem
+    from cuista.training import Progress, Recipe, SearchRecipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -264,3 +267,44 @@ class ProgressLine:
 def say(text: str) -> None:
     """A line for the user that is no data: on stderr."""
     click.echo(text, err=True)
+
+
+def run_training(
+    model: Model | Denoiser,
+    recipe: Recipe | SearchRecipe,
+    crops: NoisyCrops | None,
+    seed: int,
+    out: Path,
+    checkpoint_every: float,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Train with progress, and say how to go on if that is interrupted."""
+    from cuista.training import checkpoint_path, train
+
+    with ProgressLine() as line:
+        try:
+            train(
+                model,
+                recipe,
+                crops=crops,
+                seed=seed,
+                out=out,
+                resume=resume,
+                overwrite=force,
+                checkpoint_seconds=checkpoint_every,
+                progress=lambda progress: line.show(*describe(progress)),
+            )
+        except KeyboardInterrupt:
+            checkpoint = checkpoint_path(out)
+            if checkpoint.exists():
+                say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
+            raise
+    nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
+    say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
+
+
+def describe(progress: Progress) -> tuple[float, str]:
+    """How far training is, and in which words."""
+    nmse = "" if progress.nmse_db is None else f", NMSE {progress.nmse_db:.2f} dB"
+    return progress.fraction, f"{progress.title}, step {progress.step}/{progress.steps}{nmse}"

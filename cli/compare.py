@@ -11,6 +11,7 @@ from cuista.cli.common import (
     INPUT_FILE,
     ProgressLine,
     decibels,
+    describe,
     device_option,
     engine_on,
     force_option,
@@ -24,7 +25,6 @@ from cuista.cli.common import (
 from cuista.cli.solve import METHODS
 from cuista.cli.solve_w import parse_ridge
 from cuista.cli.spellings import Command
-from cuista.cli.train import describe
 
 from cuista.errors import FileError
 

@@ -10,7 +10,6 @@ from cuista.cli.common import (
     H5_FILE,
     INPUT_FILE,
     PROBLEM_OPTIONS,
-    ProgressLine,
     check_resume,
     convention_option,
     device_option,
@@ -21,6 +20,7 @@ from cuista.cli.common import (
     probability,
     problem_options,
     resume_option,
+    run_training,
     say,
     seed_option,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cuista.model import Model
     from cuista.networks import Unrolled
     from cuista.problem import Problem
-    from cuista.training import Progress, Recipe, SearchRecipe
+    from cuista.training import Recipe, SearchRecipe
     from cuista.weights import Weight
 
 # Options of one recipe: click's name → the recipe's field.
@@ -146,7 +146,7 @@ def command(
     """
     from cuista.model import Model
     from cuista.networks import CONV_NETWORKS, NETWORKS
-    from cuista.training import SearchRecipe, checkpoint_path, train
+    from cuista.training import SearchRecipe, checkpoint_path
 
     kind: type[Unrolled] = {**NETWORKS, **CONV_NETWORKS}[net]
     convolutional = net in CONV_NETWORKS
@@ -214,24 +214,7 @@ def command(
         ridge = "0"  # the paper recipe starts learned matrices elsewhere
     weight = choose_weight(problem, weight_file, ridge, begun, net=net, untied=untied, seed=seed, ops=ops, **schedule)
     model = Model.new(problem, weight, net, **schedule, per_coordinate=coord, untied=untied, ops=ops)
-    with ProgressLine() as line:
-        try:
-            train(
-                model,
-                chosen,
-                seed=seed,
-                out=out,
-                resume=resume,
-                overwrite=force,
-                checkpoint_seconds=checkpoint_every,
-                progress=lambda progress: line.show(*describe(progress)),
-            )
-        except KeyboardInterrupt:
-            if checkpoint.exists():
-                say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
-            raise
-    nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
-    say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
+    run_training(model, chosen, None, seed, out, checkpoint_every, resume, force)
 
 
 def choose_recipe(net: type[Unrolled], name: str | None, options: dict[str, Any]) -> Recipe | SearchRecipe:
@@ -315,9 +298,3 @@ def choose_weight(problem: Problem, path: Path | None, ridge: str | None, begun:
         return find_ridge(problem, **search)
     say(f"Solving the analytic weight (ridge {strength:g}).")
     return solve_exact(problem.A, ridge=strength)
-
-
-def describe(progress: Progress) -> tuple[float, str]:
-    """How far training is, and in which words."""
-    nmse = "" if progress.nmse_db is None else f", NMSE {progress.nmse_db:.2f} dB"
-    return progress.fraction, f"{progress.title}, step {progress.step}/{progress.steps}{nmse}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from cuista.cli.common import ProgressLine, check_resume, engine_on, note_left_out, say
+from cuista.cli.common import check_resume, engine_on, note_left_out, run_training, say
 from cuista.cli.solve_w import parse_ridge
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def train_denoiser(
     """Train a convolutional network on pictures."""
     from cuista.denoiser import Denoiser
     from cuista.images import NoisyCrops
-    from cuista.training import checkpoint_path, train
+    from cuista.training import checkpoint_path
 
     checkpoint = checkpoint_path(out)
     if not check_resume(out, resume, force, lambda: Denoiser.load(out)):
@@ -46,29 +46,10 @@ def train_denoiser(
     weight = choose_weight(weight_file, dictionary_file, convention, ridge, begun)
     ops = engine_on(device)
     denoiser = Denoiser.new(weight, net, sigma=sigma, **schedule, ops=ops)
-    with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops, ProgressLine() as line:
-        from cuista.cli.train import describe
-
+    with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops:
         for pictures in (crops.training, crops.validation):
             note_left_out(pictures)
-        try:
-            train(
-                denoiser,
-                recipe,
-                crops=crops,
-                seed=seed,
-                out=out,
-                resume=resume,
-                overwrite=force,
-                checkpoint_seconds=checkpoint_every,
-                progress=lambda progress: line.show(*describe(progress)),
-            )
-        except KeyboardInterrupt:
-            if checkpoint.exists():
-                say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
-            raise
-    nmse, steps = denoiser.training["validation_nmse_db"], denoiser.training["steps"]
-    say(f"Wrote {out}: mean validation NMSE {nmse:.2f} dB after {steps} steps.")
+        run_training(denoiser, recipe, crops, seed, out, checkpoint_every, resume, force)
 
 
 def choose_weight(

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from cuista import storage
+from cuista import storage, stored
 from cuista.checks import Array
 from cuista.device import processors
 from cuista.dictionary import Dictionary
-from cuista.errors import FileError, InputError
+from cuista.errors import InputError
 from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.ops import ReferenceOps
 from cuista.pictures import check_grey
@@ -116,23 +116,10 @@ class Denoiser:
 
     def record(self, kind: str) -> storage.Record:
         """All of it, as the record of a file."""
-        network, record = self.network, storage.Record(kind, {"W": self.weight.W})
+        record = storage.Record(kind, {"W": self.weight.W})
         self.weight.dictionary.store(record)
-        record.arrays.update(
-            {f"parameters/{name}": network.ops.to_numpy(value) for name, value in network.parameters.items()}
-        )
-        record.arrays.update({f"history/{name}": value for name, value in self.history.items()})
-        record.attributes.update(
-            net=network.name,
-            layers=network.layers,
-            percent=network.percent,
-            max_percent=network.max_percent,
-            untied=network.untied,
-            sigma=self.sigma,
-            weight=json.dumps(asdict(self.weight.report)),
-            training=json.dumps(self.training),
-            training_seconds=self.training_seconds,
-        )
+        stored.store(record, self)
+        record.attributes.update(sigma=self.sigma, weight=json.dumps(asdict(self.weight.report)))
         return record
 
     @classmethod
@@ -152,38 +139,11 @@ class Denoiser:
             If it is not one, or damaged.
         """
         record = storage.read(path, kind)
-        attributes, arrays = record.attributes, record.arrays
-        dictionary = Dictionary.from_record(record, path)
-        try:
+        attributes, dictionary = record.attributes, Dictionary.from_record(record, path)
+        with stored.reading(path):
             report = ConvWeightReport(**json.loads(attributes["weight"]))
-            weight = ConvWeight(arrays["W"], dictionary, report)
-            parameters = {
-                name.removeprefix("parameters/"): value
-                for name, value in arrays.items()
-                if name.startswith("parameters/")
-            }
-            if attributes["dictionary_sha256"] != dictionary.sha256 or weight.W.shape != dictionary.D.shape:
-                raise FileError(f"{path} is damaged: its dictionary is not the one it was made with")
-            denoiser = cls.new(
-                weight,
-                attributes["net"],
-                sigma=attributes["sigma"],
-                layers=int(attributes["layers"]),
-                percent=attributes["percent"],
-                max_percent=attributes["max_percent"],
-                untied=bool(attributes["untied"]),
-                parameters=parameters,
-                ops=ops,
-                dtype=dtype,
-            )
-            storage.check_parameters(path, arrays, denoiser.network.shapes)
-            denoiser.training = json.loads(attributes["training"])
-            denoiser.training_seconds = float(attributes["training_seconds"])
-        except KeyError as error:
-            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
-        except (TypeError, ValueError) as error:
-            raise FileError(f"{path} is damaged: {error}") from error
-        denoiser.history = {
-            name.removeprefix("history/"): value for name, value in arrays.items() if name.startswith("history/")
-        }
+            weight = ConvWeight.stored(record, dictionary, report, path)
+            options = {**stored.network_options(record), "ops": ops, "dtype": dtype}
+            denoiser = cls.new(weight, attributes["net"], sigma=attributes["sigma"], **options)
+            stored.restore(record, denoiser, path)
         return denoiser

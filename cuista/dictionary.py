@@ -110,7 +110,10 @@ class Dictionary:
         """The dictionary in a file's record; `path` is for the error message."""
         if "D" not in record.arrays:
             raise FileError(f"{path} is damaged: 'D' is missing")
-        return cls(record.arrays["D"])
+        dictionary = cls(record.arrays["D"])
+        if record.attributes.get("dictionary_sha256") != dictionary.sha256:
+            raise FileError(f"{path} is damaged: its dictionary is not the one it was made with")
+        return dictionary
 
 
 def default_convention(path: str | os.PathLike[str]) -> Convention:

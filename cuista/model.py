@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuista import storage
+from cuista import storage, stored
 from cuista.checks import Array, check_rows
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS, Network
@@ -126,21 +126,12 @@ class Model:
         record = storage.Record(kind)
         self.problem.store(record)
         record.arrays["W"] = self.weight.W
-        parameters = {f"parameters/{name}": network.ops.to_numpy(value) for name, value in network.parameters.items()}
-        record.arrays.update(parameters)
-        record.arrays.update({f"history/{name}": value for name, value in self.history.items()})
+        stored.store(record, self)
         record.attributes.update(
-            net=network.name,
-            layers=network.layers,
-            percent=network.percent,
-            max_percent=network.max_percent,
-            untied=network.untied,
             support_schedule=list(network.support),
             matrix_sha256=self.problem.sha256,
             weight_sha256=storage.sha256(self.weight.W),
             weight=json.dumps(asdict(self.weight.report)),
-            training=json.dumps(self.training),
-            training_seconds=self.training_seconds,
         )
         return record
 
@@ -168,7 +159,7 @@ class Model:
         """The model in a file's record; `path` is for the error message."""
         attributes, arrays = record.attributes, record.arrays
         problem = Problem.from_record(record, path)
-        try:
+        with stored.reading(path):
             if attributes["net"] not in NETWORKS:
                 raise FileError(
                     f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know"
@@ -178,31 +169,8 @@ class Model:
             if attributes["weight_sha256"] != storage.sha256(arrays["W"]) or arrays["W"].shape != problem.A.shape:
                 raise FileError(f"{path} is damaged: its weight is not the one it was made with")
             weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
-            model = cls.new(
-                problem,
-                weight,
-                attributes["net"],
-                layers=int(attributes["layers"]),
-                percent=attributes["percent"],
-                max_percent=attributes["max_percent"],
-                per_coordinate=arrays["parameters/threshold"].ndim == 2,
-                untied=bool(attributes.get("untied", False)),
-                parameters={
-                    name.removeprefix("parameters/"): value
-                    for name, value in arrays.items()
-                    if name.startswith("parameters/")
-                },
-                ops=ops,
-                dtype=dtype,
-            )
-            storage.check_parameters(path, arrays, model.network.shapes)
-            model.training = json.loads(attributes["training"])
-            model.training_seconds = float(attributes.get("training_seconds", "nan"))
-        except KeyError as error:
-            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
-        except (TypeError, ValueError) as error:
-            raise FileError(f"{path} is damaged: {error}") from error
-        model.history = {
-            name.removeprefix("history/"): value for name, value in arrays.items() if name.startswith("history/")
-        }
+            per_coordinate = arrays["parameters/threshold"].ndim == 2
+            options = {**stored.network_options(record), "per_coordinate": per_coordinate, "ops": ops, "dtype": dtype}
+            model = cls.new(problem, weight, attributes["net"], **options)
+            stored.restore(record, model, path)
         return model

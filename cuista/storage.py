@@ -166,18 +166,6 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
             raise FileError(f"{path} is damaged: {_reason(error)}") from error
 
 
-def check_parameters(
-    path: str | os.PathLike[str], arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raise FileError if a network's parameters in a file have other shapes than these, or a NaN or an infinity."""
-    for name, shape in shapes.items():
-        value = arrays[f"parameters/{name}"]
-        if value.shape != shape:
-            raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}, not {shape}")
-        if not np.isfinite(value).all():
-            raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
-
-
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether the file starts as an HDF5 file does."""
     try:

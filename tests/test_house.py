@@ -31,6 +31,7 @@ FLOORS = [
     "networks",
     "pictures",
     "images",
+    "stored",
     "model",
     "denoiser",
     "evaluation",

@@ -503,10 +503,13 @@ def test_a_denoiser_is_tested_with_pictures_and_recovers_no_codes(prepared):
     assert "damaged" in run.errors
     run("denoise", "model.h5", "a.png", "-o", "b.png", fails=1)
     assert "a.png does not exist" in run.errors
-    with h5py.File("model.h5", "a") as file:
-        file["parameters/threshold"][0] = np.nan
-    run("test", "model.h5", "--images", "images.h5", fails=1)
-    assert "damaged" in run.errors
+    whole = Path("model.h5").read_bytes()
+    for name in ("parameters/threshold", "W", "D"):
+        Path("model.h5").write_bytes(whole)
+        with h5py.File("model.h5", "a") as file:
+            file[name][0] = np.nan if name != "D" else 1
+        run("test", "model.h5", "--images", "images.h5", fails=1)
+        assert "damaged" in run.errors
 
 
 def test_training_can_be_interrupted_and_resumed(prepared, start):

@@ -38,7 +38,7 @@ DIVERGED_DB = 30.0
 FITTING_BATCH = 512
 FITTED = ("step_size", "threshold")
 
-Trained = TypeVar("Trained", Model, Denoiser)
+Trained = TypeVar("Trained", bound=Model | Denoiser)
 
 
 def train(

@@ -105,9 +105,19 @@ class ConvWeight:
             )
         try:
             report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
-            return cls(record.arrays["W"], own, report)
+            return cls.stored(record, own, report, path)
         except KeyError as error:
             raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+
+    @classmethod
+    def stored(
+        cls, record: storage.Record, dictionary: Dictionary, report: ConvWeightReport, path: str | os.PathLike[str]
+    ) -> ConvWeight:
+        """The weight in a file's record, checked; `path` is for the error message."""
+        W = record.arrays["W"]
+        if W.shape != dictionary.D.shape or not np.isfinite(W).all():
+            raise FileError(f"{path} is damaged: its weight has shape {W.shape}, or NaN or infinite entries")
+        return cls(W, dictionary, report)
 
 
 def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int, int] | None = None) -> ConvWeight:
