@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -269,6 +270,20 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+@contextlib.contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Say how to go on if what writes `out` is interrupted."""
+    from cuista.training import checkpoint_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoint = checkpoint_path(out)
+        if checkpoint.exists():
+            say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
+        raise
+
+
 def run_training(
     model: Model | Denoiser,
     recipe: Recipe | SearchRecipe,
@@ -279,27 +294,21 @@ def run_training(
     resume: bool,
     force: bool,
 ) -> None:
-    """Train with progress, and say how to go on if that is interrupted."""
-    from cuista.training import checkpoint_path, train
+    """Train with progress."""
+    from cuista.training import train
 
-    with ProgressLine() as line:
-        try:
-            train(
-                model,
-                recipe,
-                crops=crops,
-                seed=seed,
-                out=out,
-                resume=resume,
-                overwrite=force,
-                checkpoint_seconds=checkpoint_every,
-                progress=lambda progress: line.show(*describe(progress)),
-            )
-        except KeyboardInterrupt:
-            checkpoint = checkpoint_path(out)
-            if checkpoint.exists():
-                say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
-            raise
+    with ProgressLine() as line, resumable(out):
+        train(
+            model,
+            recipe,
+            crops=crops,
+            seed=seed,
+            out=out,
+            resume=resume,
+            overwrite=force,
+            checkpoint_seconds=checkpoint_every,
+            progress=lambda progress: line.show(*describe(progress)),
+        )
     nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
     say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
 

@@ -13,6 +13,7 @@ from cuista.cli.common import (
     filter_size,
     force_option,
     note_left_out,
+    resumable,
     resume_option,
     say,
     seed_option,
@@ -63,7 +64,7 @@ def command(
     recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)
     images = ImageSet(images_file, "train", crop)
     note_left_out(images)
-    with ProgressLine() as line:
+    with ProgressLine() as line, resumable(out):
         learned = learn_dictionary(
             images,
             size,

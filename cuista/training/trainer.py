@@ -32,7 +32,7 @@ from cuista.training.signals import SignalSource
 
 # On how many signals it is looked at how sparse the iterates are.
 DENSITY_SIGNALS = 256
-# A validation NMSE this many dB above a stage's first one, or above 0, is no network any more.
+# A validation NMSE this many dB above the first one, or above 0, is no network any more.
 DIVERGED_DB = 30.0
 # What `fit_layer` fits, and on how many signals.
 FITTING_BATCH = 512
@@ -319,8 +319,9 @@ class _Run:
         if not np.isfinite(float(state.mean_loss)):
             raise self._diverged(f"the loss became {float(state.mean_loss)}")
         result = self.source.nmse_db(self.learning, self.validation, stage.depth)
-        of_stage = [nmse for number, _, nmse in state.history if number == state.stage]
-        start = max(of_stage[0], 0.0) if of_stage else np.inf  # a new layer may begin badly
+        # The paper recipe's new layers begin untrained, and may begin badly.
+        earlier = [nmse for number, _, nmse in state.history if self.recipe.analytic or number == state.stage]
+        start = max(earlier[0], 0.0) if earlier else np.inf
         if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation NMSE became {result:.4g} dB")
         self.last_nmse = result
