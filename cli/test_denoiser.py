@@ -60,6 +60,7 @@ def test_denoiser(
         for iterations in (network.layers, ITERATIONS):
             solver = ConvFista(denoiser.weight.dictionary, iterations, ops=network.ops)
             name = f"fista {iterations}"
+            say(f"Finding the best λ for {name}.")
             lambdas[name] = solver.tune(clean, noisy)
             methods[name] = solver.denoise
         means = non_local_means(sigma / 255)

@@ -68,13 +68,12 @@ class ConvNetwork(Unrolled):
         return self.one
 
     def first_step(self) -> float:
-        """1/L, where L bounds what x ↦ W ⋆ (Σ d_m ⋆ x_m) with W the rotated analytic weight can do to an eigenvector.
+        """1/L, with L the largest |Σ_m ŵ_m* d̂_m| over the frequencies.
 
-        That is the largest |Σ_m ŵ_m* d̂_m| over the frequencies.
+        These are the eigenvalues of x ↦ W ⋆ (Σ_m d_m ⋆ x_m) but for the borders, W being the rotated analytic weight.
         """
-        D, W = (
-            np.fft.rfft2(filters, [max(8 * s, 64) for s in self.filter_shape], axes=(0, 1)) for filters in self.sources
-        )
+        period = [max(8 * size, 64) for size in self.filter_shape]
+        D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in self.sources)
         return 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
 
     def analytic_weights(self, step_sizes: Array) -> Array:
