@@ -202,12 +202,12 @@ class Encoder(Unrolled):
             # and ∂W = ∂W' − Cᵀ∂W' + Ã diag(∂d). The sum over the matrices of ∂C Ã is one product.
             of_C = ops.matmul(of_W, transposed(xp, W))
             of_B = -ops.matmul(_beside(xp, of_C), A.reshape(-1, A.shape[2]))
-            of_B += (of_W if scale is None else of_W * scale[:, None]).sum(axis=0)
+            of_B += of_W.sum(axis=0) if scale is None else xp.einsum("amn,an->mn", of_W, scale)
             if W is A:
                 return None, of_B
             of_W_before = of_W - ops.matmul(transposed(xp, C), of_W)
             if scale is not None:
-                of_W_before -= A * (q * xp.sum(of_W * B, axis=1))[:, None]
+                of_W_before -= A * (q * xp.einsum("amn,mn->an", of_W, B))[:, None]
             return of_W_before, of_B
 
         return W_next, back
@@ -303,5 +303,5 @@ def _beside(xp: Any, stack: Array) -> Array:
 
 def _diagonals(xp: Any, A: Array, W: Array) -> Array:
     """ã_iᵀw_i for the columns of matrices (n, M, N), (n, N)."""
-    d: Array = xp.sum(A * W, axis=1)
+    d: Array = xp.einsum("amn,amn->an", A, W)
     return d

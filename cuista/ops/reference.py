@@ -124,8 +124,8 @@ class ReferenceOps:
 
     name = "cpu"
     xp: Any = np
-    # How many pictures or matrices are worked on at a time; None for as many as memory allows.
-    at_a_time: int | None = 1
+    # How many perturbed matrices are worked on at a time; None for as many as memory allows.
+    at_a_time: int | None = 2
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
