@@ -18,7 +18,7 @@ from cuista.device import blas_threads
 from cuista.errors import FileError, InputError
 from cuista.model import Model
 from cuista.networks import Encoder
-from cuista.ops import Key, ReferenceOps
+from cuista.ops import CpuOps, Key, ReferenceOps
 from cuista.perturbed import PerturbedSet, perturb
 from cuista.problem import TEST, TUNING, Problem
 from cuista.robust import EncoderModel, RobustModel
@@ -135,12 +135,12 @@ def evaluate_robustness(
             raise InputError(f"{name} is for another matrix than the set of perturbed ones: make a set for its problem")
     for name, model in models.items():
         if isinstance(model, RobustModel):
-            yield _result(name, perturbed, _with(model), model, progress)
+            yield _result(name, perturbed, _with(model), model, ops, progress)
         else:
-            yield _result(name, perturbed, _without(model), None, progress)
+            yield _result(name, perturbed, _without(model), None, ops, progress)
         exact = _with_exact_weights(model, ops)
         if exact is not None:
-            yield _result(f"{name} + exact W", perturbed, _with(exact), exact, progress)
+            yield _result(f"{name} + exact W", perturbed, _with(exact), exact, ops, progress)
     layers = {model.network.layers for model in models.values()}
     for iterations in (*sorted(layers), None):
         method = f"fista {iterations}" if iterations else "fista, to its end"
@@ -151,7 +151,7 @@ def evaluate_robustness(
             return lambda y: _fista(replace(perturbed.problem, A=A), y, perturbed.x[: len(y)], lam, iterations, ops)
 
         signals = None if iterations else FISTA_SIGNALS
-        yield replace(_result(method, perturbed, recoverer, None, progress, signals), lam=lam)
+        yield replace(_result(method, perturbed, recoverer, None, ops, progress, signals), lam=lam)
 
 
 def _result(
@@ -159,21 +159,29 @@ def _result(
     perturbed: PerturbedSet,
     recoverer: Callable[[Array], Recover],
     encoder: RobustModel | None,
+    ops: ReferenceOps | None,
     progress: Callable[[str, float], None],
     signals: int | None = None,
 ) -> RobustResult:
     """What a method reaches on each matrix, by what it recovers with, on the first so many signals (None: all)."""
     x = perturbed.x[:signals]
-    nmse = np.empty(perturbed.matrices.shape[:2])
-    taken = []
-    for i, (_, matrices) in enumerate(perturbed):
-        for j, A in enumerate(matrices):
-            estimate, count = recoverer(A)(x @ A.T.astype(x.dtype))
-            nmse[i, j] = _nmse_db(estimate, x)
-            taken.append(count)
-            progress(method, (i * len(matrices) + j + 1) / nmse.size)
+    levels, count = perturbed.matrices.shape[:2]
+    matrices = [A for _, of_level in perturbed for A in of_level]
+    done = 0
+
+    def on(part: slice) -> tuple[float, int]:
+        nonlocal done
+        (A,) = matrices[part]
+        estimate, iterations = recoverer(A)(x @ A.T.astype(x.dtype))
+        done += 1
+        progress(method, done / len(matrices))
+        return _nmse_db(estimate, x), iterations
+
+    found = (ops or CpuOps()).in_batches((len(matrices), 1), on, 1)
+    nmse = np.array([error for error, _ in found]).reshape(levels, count)
+    iterations = float(np.mean([taken for _, taken in found]))
     seconds = float("nan") if encoder is None else _seconds(encoder, perturbed)
-    return RobustResult(method, nmse, float(np.mean(taken)), seconds)
+    return RobustResult(method, nmse, iterations, seconds)
 
 
 def _with(robust: RobustModel) -> Callable[[Array], Recover]:

@@ -165,7 +165,7 @@ def test_a_published_command_line_carries_over(run):
     run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "--force")
     assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
     run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
-    assert "AtoW" in run.errors
+    assert "--task sc is not what atow does" in run.errors
     np.save("A.npy", cuista.random_matrix(6, 9))
     run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
     assert not cuista.Problem.load("q.h5").normalized

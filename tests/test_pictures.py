@@ -459,7 +459,7 @@ def test_mistakes_are_said_in_one_line(prepared):
     cases = [
         (("train", "images.h5", "--net", "conv-alista"), 2, "--dict FILE"),
         (("train", "--net", "conv-alista", "--dict", "dictionary.h5"), 2, "prepare-images"),
-        (("train", "images.h5", "--task", "denoise"), 2, "--net"),
+        (("train", "images.h5", "--task", "denoise"), 2, "--dict"),
         (("train", "images.h5", "--task", "sc", "--net", "conv-alista"), 2, "--net"),
         (("train", "problem.h5", "--sigma", 20), 2, "--sigma"),
         (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--pnz", 0.1), 2, "--pnz"),
