@@ -34,6 +34,9 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
         raise click.UsageError("--compare and -o name the same file: give two names")
     denoiser = Denoiser.load(model_file, ops=engine_on(device))
     picture = read_picture(picture_file)
+    if denoiser.network.selects and len(denoiser.tiles(picture.channels[0].shape)) > 1:
+        title = denoiser.network.title
+        say(f"Note: the picture is computed by tiles, and {title} selects entries within each: seams may be seen.")
     denoised = np.stack([denoiser.denoise(channel) for channel in picture.channels])
     write_picture(out, Picture(denoised, picture.depth, picture.alpha), overwrite=force)
     say(f"Wrote {out}.")

@@ -287,6 +287,36 @@ def test_tiles_leave_no_seam(net, shape, rng):
     assert np.abs(whole - noisy).max() > 0.01
 
 
+def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):
+    net = any_network(CONV_NETWORKS["conv-lista-cp"], True, threshold=1e-6)
+    denoiser = Denoiser(WEIGHT, net, 20)
+    assert net.reach == (3 * 2, 3 * 1)
+    noisy = rng.random((40, 30))
+    whole = denoiser.denoise(noisy, tile=1000)
+
+    def error(*reach):
+        net.reach = reach
+        return np.abs(denoiser.denoise(noisy, tile=10) - whole).max()
+
+    assert error(6, 3) < 1e-12
+    assert min(error(5, 3), error(6, 2)) > 1e-6
+
+
+def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
+    monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)  # the least tiles
+    denoiser = Denoiser.new(WEIGHT, layers=2)
+    for shape in ((200, 331), (64, 65), (5, 129)):
+        tiles, seen = denoiser.tiles(shape), np.zeros(shape, int)
+        for rows, columns in tiles:
+            seen[rows.kept, columns.kept] += 1
+        assert (seen == 1).all()
+        assert len({seen[rows.computed, columns.computed].shape for rows, columns in tiles}) == 1
+        assert len(tiles) > 1
+    for tile in (0, -3):
+        with pytest.raises(InputError, match="expected 1 or more"):
+            denoiser.denoise(np.ones((9, 9)), tile=tile)
+
+
 def test_support_selection_takes_the_share_of_the_whole_block():
     net = CONV_NETWORKS["conv-lista-cpss"](SMALL.D, WEIGHT.W, percent=2, max_percent=3)
     assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659

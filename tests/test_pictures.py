@@ -425,6 +425,17 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     assert "--force" in run.errors
 
 
+@pytest.mark.parametrize("net", ["conv-alista", "conv-lista-cpss"])
+def test_a_network_that_selects_within_tiles_is_said_to(run, net, monkeypatch):
+    small_denoiser(net).save("model.h5")
+    save("in.png", scene())
+    run("denoise", "model.h5", "in.png", "-o", "whole.png")
+    assert "Note" not in run.errors
+    monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)
+    run("denoise", "model.h5", "in.png", "-o", "tiles.png")
+    assert ("Note: the picture is computed by tiles" in run.errors) == (net == "conv-lista-cpss")
+
+
 @pytest.mark.parametrize(("file", "turned"), [("d.mat", True), ("d.npy", False), ("d.h5", False)])
 def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     D = random_dictionary((3, 2), 4)
