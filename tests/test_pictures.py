@@ -143,12 +143,56 @@ def test_what_is_no_picture_is_said(tmp_path, monkeypatch):
     (tmp_path / "deep.png").write_bytes(data[:-30])
     with pytest.raises(FileError, match="damaged"):
         read_picture(tmp_path / "deep.png")
-    for ending, picture in {"xyz": Picture(np.ones((1, 3, 3))), "jpg": Picture(np.ones((1, 3, 3)), 16)}.items():
-        with pytest.raises(FileError, match="png"):
-            write_picture(tmp_path / f"p.{ending}", picture)
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(MissingLibraryError, match=r"cuista\[images\]"):
         read_picture(tmp_path / "whole.png")
+
+
+def test_what_a_format_cannot_hold_is_said_with_one_that_can(tmp_path):
+    grey, colour, clear = np.ones((1, 3, 3)), np.ones((3, 3, 3)), np.ones((3, 3))
+    for ending, picture, said in (
+        ("xyz", Picture(grey), r"\.png, \.tif"),
+        ("jpg", Picture(grey, 16), r"grey, of 16 bits, which can be written as PNG or TIFF only.* in \.png or \.tif$"),
+        (
+            "tif",
+            Picture(grey, 16, clear),
+            r"grey with transparency, of 16 bits, which can be written as PNG only.* in \.png$",
+        ),
+        ("tif", Picture(colour, 16), r"colour, of 16 bits, which can be written as PNG only.* in \.png$"),
+        ("bmp", Picture(colour, 8, clear), "no transparency"),
+        ("webp", Picture(np.ones((1, 1, 16384))), "16383 pixels at most"),
+    ):
+        with pytest.raises(FileError, match=said):
+            write_picture(tmp_path / f"p.{ending}", picture)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError("encoding\nerror 5"), OSError("encoder error -2"), KeyError("mode")])
+def test_what_pillow_refuses_to_write_is_said_in_one_line(tmp_path, monkeypatch, error):
+    def refuse(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(FileError, match=r"^cannot write \S+ as WebP: .*$") as said:
+        write_picture(tmp_path / "p.webp", Picture(np.ones((1, 3, 3))))
+    assert "\n" not in str(said.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_may_be_larger_than_pillow_thinks_safe(tmp_path, monkeypatch):
+    save(tmp_path / "large.png", scene())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_picture(tmp_path / "large.png").channels.shape == (1, 64, 80)  # and no warning, which would fail here
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_the_transparent_value_of_deep_grey_is_kept(tmp_path):
+    deep = np.array([[7, 300], [300, 65535]], np.uint16)
+    with open(tmp_path / "deep.png", "wb") as file:
+        png.Writer(2, 2, greyscale=True, bitdepth=16, transparent=300).write(file, deep.tolist())
+    picture = read_picture(tmp_path / "deep.png")
+    np.testing.assert_array_equal(picture.alpha, deep != 300)
+    np.testing.assert_allclose(picture.channels, deep[None] / 65535)
 
 
 # -- sets -------------------------------------------------------------------------------------------------------------
@@ -423,6 +467,17 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
     assert "--force" in run.errors
+
+
+@pytest.mark.parametrize("target", ["-o", "--compare"])
+def test_a_format_that_does_not_fit_is_said_before_anything_is_written(run, target, monkeypatch):
+    small_denoiser().save("model.h5")
+    write_picture("in.png", Picture(np.stack([scene()] * 3), 16))
+    monkeypatch.setattr(Denoiser, "denoise", None)
+    names = {"-o": "out.png", "--compare": "beside.png", target: "bad.tif"}
+    run("denoise", "model.h5", "in.png", *(word for pair in names.items() for word in pair), fails=1)
+    assert "bad.tif: the picture is colour, of 16 bits, which can be written as PNG only" in run.errors
+    assert sorted(path.name for path in Path().iterdir()) == ["in.png", "model.h5"]
 
 
 @pytest.mark.parametrize("net", ["conv-alista", "conv-lista-cpss"])
