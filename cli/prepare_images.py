@@ -63,6 +63,10 @@ def command(
         )
     for reason in prepared.skipped:
         say(f"Skipped: {reason}.")
+    if not prepared.counts["validation"]:
+        say("Note: no picture is for validation, which cuista train needs: add pictures, or give another --split.")
+    if not prepared.counts["test"] and (split is None or split[2]):
+        say("Note: no picture is left for cuista test: add pictures, or give another --split.")
     counts = ", ".join(f"{count} for {name}" for name, count in prepared.counts.items())
     what = f"{per_image or 10_000} patches of {patches}×{patches} of each of the pictures" if patches else "pictures"
     say(f"Wrote {out}: {what}, {counts}.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,9 +55,10 @@ def prepare_images(
 ) -> Prepared:
     """Write the grey pictures of a folder, and of those in it, to a `cuista-images` file.
 
-    The pictures are shuffled, by `seed` and their names, and dealt out. Each is an array `train/00000` (H, W) of
-    8 or 16 bits as its file, in chunks fit for reading crops, with the attributes `name`, `sha256` (of its file)
-    and `depth`. With `patches` the file is a `cuista-patches` file instead, and has patches (n, s, s) of each picture.
+    The pictures are shuffled, by `seed` and their names, and dealt out; no more are read than that takes. Each is an
+    array `train/00000` (H, W) of 8 or 16 bits as its file, in chunks fit for reading crops, with the attributes
+    `name`, `sha256` (of its file) and `depth`. With `patches` the file is a `cuista-patches` file instead, and has
+    patches (n, s, s) of each picture.
 
     Parameters
     ----------
@@ -63,13 +66,13 @@ def prepare_images(
         Where to look, in sub-folders too. Names that begin with a dot are passed by.
     split
         How many pictures are for training, validation and test; 80, 10 and 10 % if None. Of fewer pictures than
-        that these are the shares.
+        that these are the shares; each that is not 0 gets a picture if there are enough.
     patches, per_image
         Take that many random square patches of so many pixels a side from each picture.
     strict
         Whether a file that cannot be read is an error; else it is skipped.
     progress
-        Called with (done, files, name).
+        Called with (pictures written, how many at most, name of the next).
 
     Raises
     ------
@@ -83,13 +86,15 @@ def prepare_images(
         raise InputError(f"{per_image} patches of {patches} pixels were asked for; expected 1 or more, of 2 or more")
     files = _files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, _PREPARING), _WHERE)(len(files)), kind="stable")
+    most = len(files) if split is None else min(sum(split), len(files))
+    digests: list[str] = []
     skipped: list[str] = []
     storage.check_writable(out, overwrite=overwrite)
 
     def readable() -> Iterator[tuple[int, Path, Array, int]]:
-        for done, index in enumerate(order):
+        for index in order:
             if progress:
-                progress(done, len(files), files[index].name)
+                progress(len(digests), most, files[index].name)
             try:
                 picture = read_picture(files[index])
                 grey = to_integers(picture.grey(), picture.depth)
@@ -103,32 +108,30 @@ def prepare_images(
 
     with storage.creating(out, "cuista-patches" if patches else "cuista-images", overwrite=overwrite) as file:
         file.attrs["seed"] = seed
-        count = 0
-        for index, path, grey, depth in readable():
-            name = f"all/{count:05d}"
+        for name in SPLITS:
+            file.create_group(name)
+        for index, path, grey, depth in islice(readable(), most):
             if patches:
-                file[name] = _random_patches(grey, patches, per_image, Key(seed, _PREPARING, index + 1))
+                pixels = _random_patches(grey, patches, per_image, Key(seed, _PREPARING, index + 1))
+                chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
             else:
-                chunks = tuple(min(CHUNK, size) for size in grey.shape)
-                file.create_dataset(name, data=grey, chunks=chunks, fletcher32=True)
-            relative = path.relative_to(folder).as_posix()
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            file[name].attrs.update(name=relative, sha256=digest, depth=depth)
-            count += 1
-        if not count:
+                pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
+            # How many there are to deal out is known at the end only: until then all are for training.
+            node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks, fletcher32=True)
+            digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            relative = storage.printable(path.relative_to(folder).as_posix())
+            node.attrs.update(name=relative, sha256=digests[-1], depth=depth)
+        if not digests:
             reasons = f": {skipped[0]}" if skipped else ""
             raise FileError(f"{folder} has no picture that can be read{reasons}")
-        counts = _deal(count, split)
-        first = 0
-        for name, size in counts.items():
-            chosen = [f"all/{number:05d}" for number in range(first, first + size)]
-            first += size
-            file.create_group(name)
-            for number, one in enumerate(chosen):
-                file.move(one, f"{name}/{number:05d}")
-        del file["all"]
-        digests = [file[f"{name}/{n}"].attrs["sha256"] for name in SPLITS for n in sorted(file[name])]
-        file.attrs["sha256"] = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+        counts = _deal(len(digests), split)
+        first = counts["train"]
+        for name in SPLITS[1:]:
+            for number in range(counts[name]):
+                file.move(_numbered("train", first + number), _numbered(name, number))
+            first += counts[name]
+        what = {"pictures": digests, "counts": counts, "patches": patches and [patches, per_image, seed]}
+        file.attrs["sha256"] = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     return Prepared(counts, skipped)
 
 
@@ -153,7 +156,7 @@ class ImageSet:
     left_out
         How many pictures were too small.
     sha256
-        The hash of all pictures of the file.
+        The hash of all pictures of the file, and of how they are dealt out.
 
     Raises
     ------
@@ -286,6 +289,11 @@ def read_patches(path: str | os.PathLike[str], split: str) -> Array:
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
+def _numbered(split: str, number: int) -> str:
+    """What a picture is called in the file."""
+    return f"{split}/{number:05d}"
+
+
 def _largest(node: Any) -> float:
     """The value that stands for white."""
     return float(np.iinfo(node.dtype).max)
@@ -294,7 +302,8 @@ def _largest(node: Any) -> float:
 def _files_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder: expected one of pictures")
-    files = (path for path in folder.rglob("*") if path.is_file())
+    # A link to nothing is no file, but somebody meant it to be one.
+    files = (path for path in folder.rglob("*") if path.is_file() or not path.exists())
     visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not visible:
         raise FileError(f"{folder} is empty: expected pictures")
@@ -307,11 +316,18 @@ def _check_split(split: Sequence[int] | None) -> None:
 
 
 def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:
-    """How many of `count` pictures each split gets: so many as are asked for, or of fewer the same shares."""
+    """How many of `count` pictures each split gets: so many as are asked for, or of fewer the same shares.
+
+    A share that is not 0 but was rounded to it gets a picture of the largest, as long as that has more than one.
+    """
     wanted = np.array(split if split is not None else (80, 10, 10), np.float64)
     if split is None or wanted.sum() > count:
         ends = np.rint(np.cumsum(wanted) / wanted.sum() * count)
-        wanted = np.diff(ends, prepend=0)
+        shares, wanted = wanted, np.diff(ends, prepend=0)
+        for empty in np.flatnonzero((wanted == 0) & (shares > 0)):
+            if wanted.max() > 1:
+                wanted[np.argmax(wanted)] -= 1
+                wanted[empty] = 1
     return dict(zip(SPLITS, map(int, wanted), strict=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -203,7 +204,6 @@ def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
     assert (first.counts, first.skipped) == ({"train": 6, "validation": 2, "test": 2}, [])
     prepare_images(folder, tmp_path / "b.h5", split=(6, 2, 2))
     assert prepare_images(folder, tmp_path / "c.h5", split=(600, 200, 200)).counts == first.counts  # their shares
-    assert sum(prepare_images(folder, tmp_path / "d.h5", split=(3, 1, 1)).counts.values()) == 5
     other = prepare_images(folder, tmp_path / "e.h5", seed=1)
     assert other.counts == {"train": 8, "validation": 1, "test": 1}
     names = {}
@@ -215,6 +215,85 @@ def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
     assert "more/1.png" in names["a"]
     for name, pixels in ImageSet(tmp_path / "a.h5", "test").pictures():
         np.testing.assert_allclose(pixels, read_picture(folder / name).grey())
+
+
+def test_no_more_pictures_are_read_than_are_dealt_out(folder, tmp_path):
+    seen = []
+    (folder / "4.png").write_text("no picture")
+    prepared = prepare_images(folder, tmp_path / "few.h5", split=(3, 1, 1), progress=lambda *now: seen.append(now))
+    assert prepared.counts == {"train": 3, "validation": 1, "test": 1}
+    assert len(seen) == 5 + len(prepared.skipped)
+    assert {most for _, most, _ in seen} == {5}
+    prepare_images(folder, tmp_path / "all.h5")
+    names = {}
+    for file in ("few", "all"):
+        sets = [ImageSet(tmp_path / f"{file}.h5", split) for split in ("train", "validation", "test")]
+        names[file] = [name for one in sets for name, _ in one.pictures()]
+    assert names["few"] == names["all"][:5]
+    few, whole = ((tmp_path / f"{file}.h5").stat().st_size for file in ("few", "all"))
+    assert few <= whole - 4 * 64 * 80  # nothing is left in it of what was not dealt out
+
+
+@pytest.mark.parametrize(
+    ("pictures", "split", "dealt"),
+    [
+        (1, None, (1, 0, 0)),
+        (2, None, (1, 1, 0)),
+        (3, None, (1, 1, 1)),
+        (4, (80, 10, 10), (2, 1, 1)),
+        (5, (400, 50, 0), (4, 1, 0)),
+        (3, (1000, 1, 1), (1, 1, 1)),
+    ],
+)
+def test_from_three_pictures_on_every_share_gets_one(folder, tmp_path, pictures, split, dealt):
+    for path in sorted(folder.rglob("*.png"))[pictures:]:
+        path.unlink()
+    prepared = prepare_images(folder, tmp_path / "images.h5", split=split)
+    assert tuple(prepared.counts.values()) == dealt
+
+
+def test_the_hash_is_of_how_pictures_are_dealt_out_and_of_patches_too(folder, tmp_path):
+    hashes = set()
+    for number, options in enumerate(
+        (
+            {"split": (6, 2, 2)},
+            {"split": (7, 1, 2)},
+            {"split": (6, 2, 2), "seed": 1},
+            *({"split": (6, 2, 2), "patches": size, "per_image": many} for size, many in ((4, 9), (5, 9), (4, 8))),
+            {"split": (6, 2, 2), "patches": 4, "per_image": 9, "seed": 1},
+        )
+    ):
+        prepare_images(folder, tmp_path / f"{number}.h5", **options)
+        hashes.add(storage.read(tmp_path / f"{number}.h5").attributes["sha256"])
+    assert len(hashes) == number + 1
+    prepare_images(folder, tmp_path / "again.h5", split=(6, 2, 2))
+    assert storage.read(tmp_path / "again.h5").attributes["sha256"] in hashes
+
+
+def test_a_run_on_pictures_dealt_out_otherwise_is_not_resumed(folder, images, tmp_path):
+    def interrupt(*progress):
+        signal.raise_signal(signal.SIGINT)
+
+    prepare_images(folder, tmp_path / "other.h5", split=(7, 1, 2))
+    with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
+        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", progress=interrupt)
+    with NoisyCrops(tmp_path / "other.h5", 24, 20) as crops, pytest.raises(FileError, match="images"):
+        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+
+
+def test_names_that_are_not_utf_8_are_kept_escaped(folder, tmp_path):
+    odd = os.fsdecode(b"a\xff.png")
+    try:
+        save(folder / odd, scene())
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    prepare_images(folder, tmp_path / "images.h5", split=(11, 0, 0))
+    assert "a\\udcff.png" in [name for name, _ in ImageSet(tmp_path / "images.h5", "train").pictures()]
+
+
+def test_a_link_to_nothing_is_named(folder, tmp_path):
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert prepare_images(folder, tmp_path / "images.h5").skipped == [f"{folder}/gone.png is a link to nothing"]
 
 
 def test_bad_files_are_skipped_by_name_or_refused(folder, tmp_path):
@@ -282,6 +361,9 @@ def test_patches_are_rows_without_their_means(folder, tmp_path):
     assert prepared.counts == {"train": 6, "validation": 2, "test": 2}
     rows = read_patches(tmp_path / "p.h5", "train")
     assert rows.shape == (300, 64)
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert file["train/00000"].fletcher32
+        assert file["train/00000"].chunks == (50, 8, 8)
     np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-6)
     with pytest.raises(FileError, match="cuista-patches file; expected cuista-images"):
         ImageSet(tmp_path / "p.h5", "train")
@@ -467,6 +549,17 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
     assert "--force" in run.errors
+
+
+def test_a_folder_too_small_to_train_on_is_said_at_once(run, folder):
+    run("prepare-images", folder, "--split", "8,0,0")
+    assert "Note: no picture is for validation, which cuista train needs" in run.errors
+    assert "cuista test" not in run.errors
+    for path in sorted(folder.rglob("*.png"))[1:]:
+        path.unlink()
+    run("prepare-images", folder, "--force")
+    assert "which cuista train needs" in run.errors
+    assert "no picture is left for cuista test" in run.errors
 
 
 @pytest.mark.parametrize("target", ["-o", "--compare"])
