@@ -73,6 +73,25 @@ def test_projected_gradient_says_when_it_cannot(rng):
         solve_conv_pgd(Dictionary(normalize_filters(alike + 0.1 * rng.standard_normal(alike.shape))))
 
 
+@pytest.mark.parametrize("scale", [1e160, 1e300, 1e-170, 1e-300])
+def test_filters_of_any_size_have_their_weight_or_are_refused(scale):
+    huge = Dictionary(scale * SMALL.D)
+    weight = solve_conv(huge)
+    np.testing.assert_allclose(weight.W * scale, WEIGHT.W, rtol=1e-9)
+    assert weight.report.objective == pytest.approx(WEIGHT.report.objective)
+    assert weight.report.constraint_residual < 1e-12
+    np.testing.assert_allclose(normalize_filters(huge.D), SMALL.D)
+    with pytest.raises(InputError, match="--normalize"):
+        solve_conv_pgd(huge)
+    if scale < 1:  # the ridge is all, and what it leads to, d/‖d‖², out of reach from there
+        with pytest.raises(NumericalError, match="give another --ridge"):
+            solve_conv(huge, ridge=1.0)
+    else:
+        np.testing.assert_array_equal(solve_conv(huge, ridge=1.0).W, weight.W)
+    with pytest.raises(InputError, match="not one of this dictionary"):
+        ConvWeight.from_array(weight.W * 1e200 if scale > 1 else weight.W / 1e200, SMALL)
+
+
 def test_a_ridge_takes_the_weight_to_the_filters_themselves():
     np.testing.assert_allclose(solve_conv(SMALL, ridge=1e9).W, SMALL.D, atol=1e-6)
     with pytest.raises(InputError, match="ridge is -1"):
@@ -320,6 +339,14 @@ def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
 def test_support_selection_takes_the_share_of_the_whole_block():
     net = CONV_NETWORKS["conv-lista-cpss"](SMALL.D, WEIGHT.W, percent=2, max_percent=3)
     assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (3, 3), (11, 5), (1, 1), (2, 9)])
+@pytest.mark.parametrize("filters", [1, 3])
+def test_the_gain_is_never_less_than_what_the_synthesis_does(shape, filters, rng):
+    D = rng.standard_normal((*shape, filters))
+    finest = np.square(np.abs(np.fft.rfft2(D, (2048, 2048), axes=(0, 1)))).sum(axis=2).max()
+    assert finest * (1 - 1e-12) <= Dictionary(D).gain < 1.01 * finest
 
 
 # -- FISTA ----------------------------------------------------------------------------------------------------------
