@@ -51,6 +51,17 @@ def decibels(value: str) -> float:
     return number
 
 
+def positive(value: str | float) -> float:
+    """The option type of a finite number more than 0."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"{value!r} is not a number more than 0")
+    return number
+
+
 INPUT_FILE = click.Path(path_type=Path)
 H5_FILE = output_file(".h5")
 
@@ -122,7 +133,9 @@ def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object
 def note_left_out(images: ImageSet) -> None:
     """Say how many pictures were too small, if any."""
     if images.left_out:
-        say(f"Note: {images.left_out} {images.split} pictures are smaller than the crop, and left out.")
+        are = "is" if images.left_out == 1 else "are"
+        what, least = counted(images.left_out, f"{images.split} picture"), f"{images.least}×{images.least}"
+        say(f"Note: {what} {are} smaller than {images.least_of} of {least}, and left out.")
 
 
 def engine_on(device: str) -> ReferenceOps:
@@ -263,6 +276,11 @@ class ProgressLine:
             self._drawn = True
         else:
             click.echo(f"{fraction:4.0%} {text}", err=True)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """So many of them, as 1 filter or 2 filters."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def say(text: str) -> None:

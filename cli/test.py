@@ -15,6 +15,7 @@ from cuista.cli.common import (
     force_option,
     json_option,
     key_option,
+    positive,
     print_json,
     say,
     seed_option,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @columns_option
 @click.option("--images", type=INPUT_FILE, help="A denoiser's test pictures: a file of prepare-images.")
 @click.option(
-    "--sigma", type=click.FloatRange(0, min_open=True), help="Of a denoiser's noise, of 255. [what it was trained for]"
+    "--sigma", type=positive, metavar="FLOAT", help="Of a denoiser's noise, of 255. [what it was trained for]"
 )
 @click.option(
     "--baselines",

@@ -17,6 +17,7 @@ from cuista.cli.common import (
     force_option,
     magnitude_law,
     make_problem,
+    positive,
     probability,
     problem_options,
     resume_option,
@@ -110,9 +111,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 @click.option("--task", type=click.Choice(["sc", "denoise"]), help="Sparse coding, or denoising. [the network's]")
 @click.option("--dict", "dictionary_file", type=INPUT_FILE, help="denoise: the dictionary, unless -W has it.")
 @convention_option
-@click.option(
-    "--sigma", type=click.FloatRange(0, min_open=True), help="denoise: standard deviation of the noise, of 255. [20]"
-)
+@click.option("--sigma", type=positive, metavar="FLOAT", help="denoise: standard deviation of the noise, of 255. [20]")
 @click.option("--crop", type=click.IntRange(1), help="denoise: pixels along a side of a crop. [fast: 128; paper: 321]")
 @problem_options
 def command(

@@ -22,7 +22,7 @@ from cuista.errors import FileError, InputError
 from cuista.networks import Unrolled
 from cuista.ops import CpuOps, Key, ReferenceOps
 from cuista.pictures import read_picture, to_integers
-from cuista.problem import TRAINING
+from cuista.problem import TRAINING, TUNING
 
 # In the order of --split.
 SPLITS = ("train", "validation", "test")
@@ -31,6 +31,8 @@ CHUNK = 128
 # The stream by whose random numbers pictures are shuffled and patches chosen, and the purposes within any.
 _PREPARING = 6
 _WHERE, _NOISE = range(2)
+# How many validation pictures a baseline is tuned on at most, and how many pixels along a side of each.
+TUNED_ON, TUNED_SIZE = 4, 256
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class ImageSet:
         The file.
     split
         `train`, `validation` or `test`.
-    least
-        Pictures with a side of fewer pixels are left out.
+    least, least_of
+        Pictures with a side of fewer pixels are left out; and what it is that needs so many.
 
     Attributes
     ----------
@@ -166,8 +168,8 @@ class ImageSet:
         If the split has no picture, or none that is large enough.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str, least: int = 1) -> None:
-        self.path, self.split = path, split
+    def __init__(self, path: str | os.PathLike[str], split: str, least: int = 1, least_of: str = "the crop") -> None:
+        self.path, self.split, self.least, self.least_of = path, split, least, least_of
         with storage.opened(path, "cuista-images") as file:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
@@ -181,9 +183,12 @@ class ImageSet:
             )
         if not self.keys:
             largest = max(min(shape) for shape in shapes.values())
+            advice = (
+                "give a --crop up to that" if least_of == "the crop" else "prepare the images again with larger ones"
+            )
             raise InputError(
-                f"no {split} picture of {path} is as large as the crop of {least}×{least}: "
-                f"the largest has {largest} pixels on its shorter side; give a --crop up to that"
+                f"no {split} picture of {path} is as large as {least_of} of {least}×{least}: "
+                f"the largest has {largest} pixels on its shorter side; {advice}"
             )
         self.left_out = len(shapes) - len(self.keys)
 
@@ -277,6 +282,34 @@ class NoisyCrops:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._reader.shutdown(cancel_futures=True)
+
+
+def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -> list[tuple[Array, Array]]:
+    """Clean and noisy pictures (H, W) that a baseline is tuned on: the middle of some of the validation pictures.
+
+    As in a test it is the mean of the whole picture that is removed: that of its middle is not 0.
+
+    Parameters
+    ----------
+    path
+        A `cuista-images` file.
+    sigma
+        Standard deviation of the noise, of 255.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    FileError, InputError
+        As `ImageSet`.
+    """
+    pairs = []
+    for number, (_, picture) in enumerate(islice(ImageSet(path, "validation").pictures(), TUNED_ON)):
+        rows, columns = (slice(max(size - TUNED_SIZE, 0) // 2, (size + TUNED_SIZE) // 2) for size in picture.shape)
+        clean = (picture - picture.mean())[rows, columns]
+        noise = CpuOps().normal(Key(seed, TUNING, number), _NOISE, (clean.shape[0], clean.shape[1]), np.float64)
+        pairs.append((clean, clean + sigma / 255 * noise))
+    return pairs
 
 
 def read_patches(path: str | os.PathLike[str], split: str) -> Array:

@@ -341,6 +341,22 @@ def test_support_selection_takes_the_share_of_the_whole_block():
     assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659
 
 
+@pytest.mark.parametrize("sigma", [0.02, 0.5, 3])
+def test_fista_is_tuned_to_the_best_of_all(sigma, rng):
+    pairs = []
+    for shape in ((16, 19), (21, 12)):
+        clean = np.cumsum(rng.standard_normal(shape), axis=1) / 4
+        pairs.append((clean, clean + sigma * rng.standard_normal(shape)))
+    solver = ConvFista(SMALL, 20)
+    found = solver.tune(pairs)
+
+    def error(lam):
+        solver.lam = lam
+        return np.mean([np.log(np.square(solver.denoise(noisy) - clean).mean()) for clean, noisy in pairs])
+
+    assert found == min(np.geomspace(1e-3, 1, 16).tolist(), key=error)
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (3, 3), (11, 5), (1, 1), (2, 9)])
 @pytest.mark.parametrize("filters", [1, 3])
 def test_the_gain_is_never_less_than_what_the_synthesis_does(shape, filters, rng):

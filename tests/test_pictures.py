@@ -20,7 +20,7 @@ from cuista.denoiser import Denoiser
 from cuista.dictionary import Dictionary, random_dictionary, rotate
 from cuista.errors import FileError, InputError, MissingLibraryError
 from cuista.evaluation import evaluate_denoising, psnr_db, ssim
-from cuista.images import ImageSet, NoisyCrops, prepare_images, read_patches
+from cuista.images import ImageSet, NoisyCrops, prepare_images, read_patches, tuning_pairs
 from cuista.ops import CpuOps, Key
 from cuista.pictures import Picture, read_picture, write_picture
 from cuista.problem import TRAINING, VALIDATION
@@ -582,6 +582,49 @@ def test_a_network_that_selects_within_tiles_is_said_to(run, net, monkeypatch):
     monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)
     run("denoise", "model.h5", "in.png", "-o", "tiles.png")
     assert ("Note: the picture is computed by tiles" in run.errors) == (net == "conv-lista-cpss")
+
+
+def test_pictures_too_small_for_ssim_are_left_out_with_a_note(run, folder):
+    small_denoiser().save("model.h5")
+    save(folder / "small.png", scene((10, 30)))
+    run("prepare-images", folder, "--split", "1,0,10")
+    table = run("test", "model.h5", "--images", "images.h5")
+    assert "small.png" in [name for name, _ in ImageSet("images.h5", "test").pictures()]
+    assert "Note: 1 test picture is smaller than SSIM's window of 11×11, and left out." in run.errors
+    assert "small.png" not in table
+    for path in folder.rglob("*.png"):
+        save(path, scene((10, 30)))
+    run("prepare-images", folder, "--force")
+    run("test", "model.h5", "--images", "images.h5", fails=1)
+    assert "as large as SSIM's window of 11×11" in run.errors
+    assert "--crop" not in run.errors
+
+
+@pytest.mark.parametrize("sigma", ["nan", "inf", "0", "-1", "much"])
+def test_a_sigma_that_is_none_is_refused_as_an_option(run, images, sigma):
+    small_denoiser().save("model.h5")
+    for words in (("test", "model.h5", "--images", images), ("train", images, "--net", "conv-alista")):
+        run(*words, "--sigma", sigma, fails=2)
+        assert "--sigma" in run.errors
+        assert "is not a number more than 0" in run.errors
+
+
+def test_a_baseline_is_tuned_on_what_it_is_tested_on(folder, tmp_path):
+    for number in range(6):
+        picture = np.tile(np.linspace(0, 1, 300), (280, 1))
+        save(folder / f"{number}.png", 0.5 * picture + 0.5 * scene((280, 300), number))
+    prepare_images(folder, tmp_path / "images.h5", split=(1, 9, 0))
+    pairs = tuning_pairs(tmp_path / "images.h5", 20)
+    assert len(pairs) == 4
+    pictures = [pixels for _, pixels in ImageSet(tmp_path / "images.h5", "validation").pictures()]
+    for (clean, noisy), whole in zip(pairs, pictures, strict=False):
+        assert clean.shape == tuple(min(size, 256) for size in whole.shape)
+        top, left = ((size - part) // 2 for size, part in zip(whole.shape, clean.shape, strict=True))
+        middle = whole[top : top + clean.shape[0], left : left + clean.shape[1]]
+        np.testing.assert_allclose(clean, middle - whole.mean(), atol=1e-12)
+        assert 255 * (noisy - clean).std() == pytest.approx(20, rel=0.05)
+    np.testing.assert_array_equal(tuning_pairs(tmp_path / "images.h5", 20)[0][1], pairs[0][1])
+    assert np.abs(tuning_pairs(tmp_path / "images.h5", 20, seed=1)[0][1] - pairs[0][1]).max() > 0
 
 
 @pytest.mark.parametrize(("file", "turned"), [("d.mat", True), ("d.npy", False), ("d.h5", False)])
