@@ -7,13 +7,15 @@ from typing import Any
 
 import click
 from cuista.cli.common import (
-    H5_FILE,
+    CONVERTIBLE_FILE,
     INPUT_FILE,
     PROBLEM_OPTIONS,
     convention_option,
+    counted,
     filter_size,
     force_option,
     key_option,
+    load_dictionary,
     make_problem,
     problem_options,
     say,
@@ -32,7 +34,7 @@ from cuista.cli.spellings import Command
 @click.option("--filters", type=click.IntRange(1), help="--conv: how many random filters. [64]")
 @key_option
 @seed_option
-@click.option("-o", "--out", type=H5_FILE, help="The file. [problem.h5; --conv: dictionary.h5]")
+@click.option("-o", "--out", type=CONVERTIBLE_FILE, help="The file. [problem.h5; --conv: dictionary.h5]")
 @force_option
 def command(
     load_a: Path | None,
@@ -88,17 +90,15 @@ def make_dictionary(
     force: bool,
 ) -> None:
     """Write a dictionary of filters from a file, or random ones."""
-    from cuista.dictionary import Dictionary, default_convention, normalize_filters, random_dictionary
-    from cuista.storage import is_cuista
+    from cuista.dictionary import Dictionary, normalize_filters, random_dictionary
 
     if source is None:
         dictionary = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=seed))
     else:
-        dictionary = Dictionary.load(source, convention=convention, key=key)
-        if convention is None and not is_cuista(source):
-            say(f"Taking the filters in {source} for those of a {default_convention(source)} (--convention).")
+        dictionary = load_dictionary(source, convention, key)
     if normalize is not False:
         dictionary = Dictionary(normalize_filters(dictionary.D))
     dictionary.save(out, overwrite=force)
     rows, columns = dictionary.shape
-    say(f"Wrote {out}: {dictionary.filters} filters of {rows}×{columns}, Σ|d̂|² at most {dictionary.gain:.4g}.")
+    filters_of = f"{counted(dictionary.filters, 'filter')} of {rows}×{columns}"
+    say(f"Wrote {out}: {filters_of}, Σ|d̂|² at most {dictionary.gain:.4g}.")

@@ -25,7 +25,7 @@ from cuista.ops import CpuOps, Key
 from cuista.pictures import Picture, read_picture, write_picture
 from cuista.problem import TRAINING, VALIDATION
 from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, learn_dictionary, train
-from cuista.weights import solve_conv
+from cuista.weights import ConvWeight, solve_conv
 
 QUICK = FastRecipe.for_pictures(max_steps=30, matrix_steps=20, batch=2, validation_batch=4)
 
@@ -640,6 +640,69 @@ def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     run("solve-w", "--conv", file, "--convention", "correlation", "--method", "pgd", fails=1)
     assert "use --method exact" in run.errors
     run("solve-w", "--conv", file, "--ridge", 0.5)
+
+
+def test_solve_w_says_what_it_takes_bare_filters_for(run):
+    D = random_dictionary((3, 3), 8)
+    np.save("d.npy", D)
+    run("solve-w", "--conv", "d.npy")
+    assert "Taking d.npy for 8 filters of 3×3, those of a correlation (--convention)." in run.errors
+    assert "Note" not in run.errors
+    np.save("first.npy", np.moveaxis(D, -1, 0))
+    run("solve-w", "--conv", "first.npy", "--convention", "convolution", "--force")
+    assert "3 filters of 8×3, those of a convolution." in run.errors
+    assert "if these are 8 filters of 3×3, move it: np.moveaxis(D, 0, -1)" in run.errors
+    run("gen-problem", "--conv", "--filters", 1)
+    assert "1 filter of 7×7" in run.errors
+
+
+@pytest.mark.parametrize("convention", [(), ("--convention", "convolution"), ("--convention", "correlation")])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat"])
+def test_filters_and_their_weights_survive_conversion(run, suffix, convention):
+    run("gen-problem", "--conv", "--size", "3x2", "--filters", 5)
+    run("solve-w", "--conv", "dictionary.h5")
+    D, W = Dictionary.load("dictionary.h5").D, ConvWeight.load("weight.h5").W
+    turned = convention[-1:] == ("convolution",) or (not convention and suffix == ".mat")
+    run("convert", "dictionary.h5", f"D{suffix}", *convention)
+    np.testing.assert_array_equal(storage.load_array(f"D{suffix}", "D"), rotate(D) if turned else D)
+    run("convert", f"D{suffix}", "again.h5", *convention)
+    np.testing.assert_array_equal(Dictionary.load("again.h5").D, D)
+    run("convert", "weight.h5", f"W{suffix}", *convention)
+    np.testing.assert_array_equal(storage.load_array(f"W{suffix}", "W"), rotate(W) if turned else W)
+    run("convert", f"W{suffix}", "weight2.h5", "--dict", "dictionary.h5", *convention)
+    np.testing.assert_array_equal(ConvWeight.load("weight2.h5").W, W)
+    if suffix != ".npy":  # the dictionary stands beside it
+        run("convert", f"W{suffix}", "weight3.h5", *convention)
+        np.testing.assert_array_equal(ConvWeight.load("weight3.h5").W, W)
+        assert Dictionary.load("weight3.h5").sha256 == Dictionary.load("dictionary.h5").sha256
+
+
+def test_what_of_filters_cannot_be_converted_is_said(run):
+    run("gen-problem", "--m", 5, "--n", 9)
+    run("gen-problem", "--conv", "--size", 3, "--filters", 4)
+    small_denoiser().save("model.h5")
+    np.savez("W.npz", W=2 * random_dictionary((3, 3), 4))
+    np.save("A.npy", np.eye(3))
+    for words, status, said in (
+        (("W.npz", "w.h5"), 2, "--dict"),
+        (("W.npz", "w.h5", "--dict", "dictionary.h5"), 1, "not one of this dictionary"),
+        (("W.npz", "w.h5", "--problem", "problem.h5"), 2, "--problem"),
+        (("A.npy", "a.h5", "--convention", "convolution"), 2, "--convention"),
+        (("problem.h5", "a.npy", "--convention", "convolution"), 2, "--convention"),
+        (("dictionary.h5", "d.npy", "--dict", "dictionary.h5"), 2, "--dict"),
+        (("model.h5", "m.npz"), 1, "is a cuista-denoiser file"),
+    ):
+        run("convert", *words, fails=status)
+        assert said in run.errors
+    for words, convertible in (
+        (("gen-problem", "--conv", "-o", "d.npy"), True),
+        (("solve-w", "--conv", "dictionary.h5", "-o", "w.mat"), True),
+        (("learn-dict", "images.h5", "-o", "d.mat"), True),
+        (("prepare-images", ".", "-o", "images.npz"), False),
+        (("test", "model.h5", "-o", "report.npz"), False),
+    ):
+        run(*words, fails=2)
+        assert ("cuista convert" in run.errors) == convertible
 
 
 def test_random_dictionaries_follow_their_seed(run):

@@ -16,7 +16,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_filters
-from cuista.dictionary import Dictionary, scaled
+from cuista.dictionary import Convention, Dictionary, default_convention, rotate, scaled
 from cuista.errors import FileError, InputError, NumericalError
 
 
@@ -85,18 +85,39 @@ class ConvWeight:
         storage.write(path, record, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], dictionary: Dictionary | None = None) -> ConvWeight:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        dictionary: Dictionary | None = None,
+        *,
+        convention: Convention | None = None,
+        key: str | None = None,
+    ) -> ConvWeight:
         """Read a weight from a `cuista-conv-weight` file, or for a dictionary from a bare array (key `W`).
+
+        Parameters
+        ----------
+        path
+            The file.
+        dictionary
+            Whose weight it must be; that in the file if None.
+        convention, key
+            Of a bare array, as those of `Dictionary.load`.
 
         Raises
         ------
         InputError
-            If it is not a weight of this dictionary, or a bare array comes without one.
+            If it is not a weight of this dictionary, a bare array comes without one, or something is asked of a file of
+            ours.
         """
         if not storage.is_cuista(path):
             if dictionary is None:
                 raise InputError(f"{path} is a bare array: give its dictionary too, or a weight of cuista solve-w")
-            return cls.from_array(storage.load_array(path, "W"), dictionary)
+            W = storage.load_array(path, "W", key=key)
+            turned = (convention or default_convention(path)) == "convolution"
+            return cls.from_array(rotate(W) if turned else W, dictionary)
+        if convention or key:
+            raise InputError(f"{path} is one of cuista's files: leave out --key and --convention")
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
