@@ -137,6 +137,27 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
     return record
 
 
+def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
+    """The attributes of a file of ours, and shape and dtype of each of its arrays, none of which is read.
+
+    Raises
+    ------
+    FileError
+        As `opened`.
+    """
+    import h5py
+
+    arrays: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            arrays[name] = node.shape, node.dtype.name
+
+    with opened(path) as file:
+        file.visititems(visit)
+        return {name: _plain(value) for name, value in file.attrs.items()}, arrays
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
     """A file of ours, an `h5py.File` to read from.

@@ -545,7 +545,6 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
         whole = Denoiser.load("model.h5").denoise(np.rint(255 * colours[..., channel]) / 255)
         np.testing.assert_allclose(denoised[..., channel], np.clip(255 * whole, 0, 255), atol=0.51)
     assert "conv-alista" in run("info", "model.h5")
-    assert "train/00000: 64×80 uint8" in run("info", "images.h5")
     run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
     assert "--force" in run.errors
@@ -582,6 +581,23 @@ def test_a_network_that_selects_within_tiles_is_said_to(run, net, monkeypatch):
     monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)
     run("denoise", "model.h5", "in.png", "-o", "tiles.png")
     assert ("Note: the picture is computed by tiles" in run.errors) == (net == "conv-lista-cpss")
+
+
+def test_info_of_pictures_is_by_split_and_reads_none(run, folder, monkeypatch):
+    deep = np.zeros((30, 20), np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    for words in (("--split", "11,0,0"), ("--split", "8,2,1", "--patches", 8, "--per-image", 1, "-o", "patches.h5")):
+        run("prepare-images", folder, *words)
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", None)
+    lines = run("info", "images.h5").splitlines()
+    assert lines[-3:] == [
+        "train: 11 pictures of 30×20 to 64×80 uint16 and uint8",
+        "validation: 0 pictures",
+        "test: 0 pictures",
+    ]
+    assert run("info", "patches.h5").splitlines()[-1].startswith("test: 1 patch of 8×8 uint")
+    split = json.loads(run("info", "patches.h5", "--json"))["splits"]["validation"]
+    assert (split["pictures"], split["patches"], split["smallest"]) == (2, 2, [8, 8])
 
 
 def test_pictures_too_small_for_ssim_are_left_out_with_a_note(run, folder):
