@@ -17,13 +17,12 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
-    from cuista.denoiser import Denoiser
     from cuista.dictionary import Convention, Dictionary
     from cuista.images import ImageSet, NoisyCrops
-    from cuista.model import Model
     from cuista.ops import Bernoulli, Normal, ReferenceOps
     from cuista.problem import Problem
     from cuista.training import Progress, Recipe, SearchRecipe
+    from cuista.training.trainer import AnyModel
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -330,7 +329,7 @@ def resumable(out: Path) -> Iterator[None]:
 
 
 def run_training(
-    model: Model | Denoiser,
+    model: AnyModel,
     recipe: Recipe | SearchRecipe,
     crops: NoisyCrops | None,
     seed: int,
@@ -355,10 +354,12 @@ def run_training(
             progress=lambda progress: line.show(*describe(progress)),
         )
     nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
-    say(f"Wrote {out}: validation NMSE {nmse:.2f} dB after {steps} steps.")
+    what = "loss, relative to that of W = Ã," if model.network.name == "atow" else "NMSE"
+    say(f"Wrote {out}: validation {what} {nmse:.2f} dB after {steps} steps.")
 
 
 def describe(progress: Progress) -> tuple[float, str]:
     """How far training is, and in which words."""
-    nmse = "" if progress.nmse_db is None else f", NMSE {progress.nmse_db:.2f} dB"
+    what = "loss" if progress.title == "encoder" else "NMSE"
+    nmse = "" if progress.nmse_db is None else f", {what} {progress.nmse_db:.2f} dB"
     return progress.fraction, f"{progress.title}, step {progress.step}/{progress.steps}{nmse}"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from cuista.cli.common import (
-    CONVERTIBLE_FILE,
     INPUT_FILE,
     PROBLEM_OPTIONS,
     convention_option,
@@ -17,11 +16,18 @@ from cuista.cli.common import (
     key_option,
     load_dictionary,
     make_problem,
+    output_file,
     problem_options,
     say,
     seed_option,
 )
 from cuista.cli.spellings import Command
+
+if TYPE_CHECKING:
+    from cuista.problem import Problem
+
+# Levels of perturbation, if not said otherwise.
+SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
 
 
 @click.command("gen-problem", cls=Command)
@@ -32,9 +38,19 @@ from cuista.cli.spellings import Command
 @convention_option
 @click.option("--size", type=filter_size, metavar="S|SxS", help="--conv: pixels of a random filter. [7]")
 @click.option("--filters", type=click.IntRange(1), help="--conv: how many random filters. [64]")
+@click.option("--perturbed", is_flag=True, help="Make a test set of perturbed matrices instead, for robust recovery.")
+@click.option("--problem", "problem_file", type=INPUT_FILE, help="--perturbed: the nominal problem, in a file.")
+@click.option("--sigma", "sigmas", type=float, multiple=True, help="--perturbed: a level; repeatable. [0 to 0.025]")
+@click.option("--count", type=click.IntRange(1), help="--perturbed: matrices for each level. [10]")
+@click.option("--samples", type=click.IntRange(1), help="--perturbed: signals that each measures. [1000]")
 @key_option
 @seed_option
-@click.option("-o", "--out", type=CONVERTIBLE_FILE, help="The file. [problem.h5; --conv: dictionary.h5]")
+@click.option(
+    "-o",
+    "--out",
+    type=output_file(".h5", advice="cuista convert writes problems and dictionaries in other formats"),
+    help="The file. [problem.h5; --conv: dictionary.h5; --perturbed: perturbed.h5]",
+)
 @force_option
 def command(
     load_a: Path | None,
@@ -43,20 +59,35 @@ def command(
     convention: Any,
     size: tuple[int, int] | None,
     filters: int | None,
+    perturbed: bool,
+    problem_file: Path | None,
+    sigmas: tuple[float, ...],
+    count: int | None,
+    samples: int | None,
     key: str | None,
     seed: int,
     out: Path | None,
     force: bool,
     **options: Any,
 ) -> None:
-    """Make a problem: a measurement matrix, and the law of its signals and noise. Or a convolutional dictionary."""
+    """Make a problem: a measurement matrix, and the law of its signals and noise.
+
+    Or a convolutional dictionary, or a test set of perturbed matrices.
+    """
+    from cuista.problem import Problem
     from cuista.storage import check_writable
 
     of_conv = {"--load-dict": load_dict, "--convention": convention, "--size": size, "--filters": filters}
     given = [name for name, value in of_conv.items() if value is not None]
     if given and not conv:
         raise click.UsageError(f"{given[0]} is of a convolutional dictionary: give --conv too")
-    out = out or Path("dictionary.h5" if conv else "problem.h5")
+    of_set = {"--problem": problem_file, "--sigma": sigmas or None, "--count": count, "--samples": samples}
+    given = [name for name, value in of_set.items() if value is not None]
+    if given and not perturbed:
+        raise click.UsageError(f"{given[0]} is of a set of perturbed matrices: give --perturbed too")
+    if conv and perturbed:
+        raise click.UsageError("--conv makes a dictionary and --perturbed a set of matrices: give one of them")
+    out = out or Path("dictionary.h5" if conv else "perturbed.h5" if perturbed else "problem.h5")
     if conv:
         of_matrix = {"--load-a": load_a} | {f"--{name.replace('_', '-')}": options[name] for name in PROBLEM_OPTIONS}
         wrong = [name for name, value in of_matrix.items() if value is not None and name != "--normalize"]
@@ -72,10 +103,31 @@ def command(
     if key is not None and load_a is None:
         raise click.UsageError("--key names an array in the file of --load-a, which is not given")
     check_writable(out, overwrite=force)
-    problem = make_problem(options, seed, load_a, key)
+    if problem_file is not None:
+        of_matrix = {"load_a": load_a, **{name: options[name] for name in PROBLEM_OPTIONS}}
+        wrong = [name for name, value in of_matrix.items() if value is not None]
+        if wrong:
+            raise click.UsageError(f"--{wrong[0].replace('_', '-')}: the file of --problem says it; leave it out")
+        problem = Problem.load(problem_file)
+    else:
+        problem = make_problem(options, seed, load_a, key)
+    if perturbed:
+        make_set(out, problem, sigmas or SIGMAS, count or 10, samples or 1000, seed, force)
+        return
     problem.save(out, overwrite=force)
     shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
     say(f"Wrote {out}: {shape}, SNR {problem.snr_db:g} dB.")
+
+
+def make_set(
+    out: Path, problem: Problem, sigmas: tuple[float, ...], count: int, samples: int, seed: int, force: bool
+) -> None:
+    """Write a test set of perturbed matrices."""
+    from cuista.perturbed import PerturbedSet
+
+    PerturbedSet.new(problem, sigmas, count, samples, seed).save(out, overwrite=force)
+    levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
+    say(f"Wrote {out}: {count} matrices of {problem.M}×{problem.N} for each σ of {levels}, and {samples} signals.")
 
 
 def make_dictionary(

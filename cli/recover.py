@@ -56,18 +56,44 @@ def write_codes(
 @click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
 @click.argument("measurements", metavar="Y", type=INPUT_FILE)
 @codes_option
+@click.option(
+    "--matrix",
+    type=INPUT_FILE,
+    help="The matrix (key A) that measured, if not the model's own. A robust model's encoder makes its weight; for an "
+    "ALISTA it is solved.",
+)
 @key_option
 @columns_option
 @device_option
 @force_option
 def command(
-    model_file: Path, measurements: Path, out: Path, key: str | None, columns: bool, device: str, force: bool
+    model_file: Path,
+    measurements: Path,
+    out: Path,
+    matrix: Path | None,
+    key: str | None,
+    columns: bool,
+    device: str,
+    force: bool,
 ) -> None:
     """Recover the sparse codes of your own measurements.
 
     Y is a .npy, .npz, .mat or .h5 file (key y), a sample a row. Works in batches: from .npy and .h5, whose rows
     need not be in memory at once, in constant memory.
     """
+    from cuista import storage
     from cuista.model import Model
+    from cuista.robust import RobustModel
 
-    write_codes(Model.load(model_file, ops=engine_on(device)), measurements, out, key, columns, force)
+    ops = engine_on(device)
+    model: Model
+    if matrix is None and storage.kind_of(model_file) != "cuista-robust":
+        model = Model.load(model_file, ops=ops)
+    else:
+        if storage.kind_of(model_file) == "cuista-robust":
+            robust = RobustModel.load(model_file, ops=ops)
+        else:
+            robust = RobustModel.new(Model.load(model_file, ops=ops), ops=ops)
+        A = robust.problem.A if matrix is None else storage.load_array(matrix, "A")
+        model = robust.model_for(A)
+    write_codes(model, measurements, out, key, columns, force)

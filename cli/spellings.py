@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import click
 
 # The original's option → ours, for every command that has ours.
@@ -54,6 +56,36 @@ RENAMED = {
     "--xtest": "--x",
     "-xt": "--x",
     "-u": "--untied",
+    "--eT": "--layers",
+    "-eT": "--layers",
+    "--Binit": "--start",
+    "--encoder_Binit": "--start",
+    "-eb": "--start",
+    "--encoder_loss": "--loss",
+    "-el": "--loss",
+    "--Abs": "--matrices",
+    "-Abs": "--matrices",
+    "--xbs": "--batch",
+    "-xbs": "--batch",
+    "--psigma_max": "--psigma-max",
+    "-ps_max": "--psigma-max",
+    "-psteps": "--psteps",
+    "-ms": "--msigma",
+    "--encoder_lr": "--encoder-rate",
+    "-elr": "--encoder-rate",
+    "--encoder_pre_lr": "--learning-rate",
+    "-eplr": "--learning-rate",
+    "--decoder_lr": "--learning-rate",
+    "-dlr": "--learning-rate",
+    "--encoder_psigma": "--sigma",
+    "-eps": "--sigma",
+}
+
+# What a command for training under perturbation says of the encoder and the decoder, whose files say it here.
+OF_FILES = {
+    **dict.fromkeys(("--eT", "-eT", "--Binit", "-eb", "--encoder_Binit", "--eta"), "the file of --encoder has it"),
+    **dict.fromkeys(("--loss", "-el", "--encoder_loss"), "the file of --encoder has it"),
+    **dict.fromkeys(("--encoder_psigma", "-eps", "--encoder_pre_lr", "-eplr"), "the file of --encoder has it"),
 }
 
 # Options whose value decides what they become here.
@@ -81,6 +113,15 @@ IGNORED = {
     "-fixval": "the validation set is always fixed",
     "--val_step": "validation is every 10 steps in the paper recipe",
     "-vs": "validation is every 10 steps in the paper recipe",
+    "--dT": "the file of --decoder has it",
+    "--encoder_scope": "give the encoder's file with --encoder",
+    "-escope": "give the encoder's file with --encoder",
+    "--encoder_id": "give the encoder's file with --encoder",
+    "-eid": "give the encoder's file with --encoder",
+    "--decoder_scope": "give the decoder's file with --decoder",
+    "-dscope": "give the decoder's file with --decoder",
+    "--decoder_id": "give the decoder's file with --decoder",
+    "-did": "give the decoder's file with --decoder",
     "-pfn": "name the output with -o",
     "--prob_file": "name the output with -o",
     "-l": "the first thresholds are the published ones, of λ = 0.4",
@@ -119,12 +160,16 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
         If the original's option asks for something that is another command's business, or not in this version.
     """
     translated: list[str] = []
+    robust = any(option in (*TASKS, "--task") and task == "robust" for option, task in pairwise(arguments))
     rest = iter(arguments)
     for word in rest:
         if word == "--":
             return [*translated, word, *rest]
         option, equals, value = word.partition("=")
-        if option in known or not option.startswith("-"):
+        if robust and option in OF_FILES:
+            value = value if equals else next(rest, "")
+            click.echo(f"Note: {option} {value} is ignored: {OF_FILES[option]}.", err=True)
+        elif option in known or not option.startswith("-"):
             translated.append(word)
         elif RENAMED.get(option) in known:
             translated.append(RENAMED[option] + equals + value)
@@ -135,8 +180,10 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
             translated.append(SWITCHES[option][choice.lower()])
         elif option in TASKS:
             task = value if equals else next(rest, "")
-            if task not in ("sc", "denoise"):
-                raise click.UsageError(f"{option} {task}: this version of cuista has sc and denoise only")
+            if task not in ("sc", "denoise", "encoder", "robust"):
+                raise click.UsageError(
+                    f"{option} {task}: this version of cuista has sc, denoise, encoder and robust only"
+                )
             if "--task" in known:
                 translated += ["--task", task]
         elif option in IGNORED:
@@ -153,9 +200,10 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
 
 def net(value: str) -> str:
     """The option type of a network's name, in any case, with - or _."""
-    from cuista.networks import CONV_NETWORKS, NETWORKS
+    from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
 
-    name, known = value.lower().replace("_", "-"), [*NETWORKS, *CONV_NETWORKS]
+    name, known = value.lower().replace("_", "-"), [*NETWORKS, *CONV_NETWORKS, Encoder.name]
+    name = {"atow-grad": Encoder.name, "robust-alista": "alista"}.get(name, name)
     if name not in known:
         raise click.BadParameter(f"{value!r} is not a network of cuista, which has: {', '.join(known)}")
     return name

@@ -23,20 +23,31 @@ from cuista.cli.common import (
 )
 from cuista.cli.spellings import Command
 from cuista.cli.test_denoiser import test_denoiser
+from cuista.cli.test_robust import test_encoder, test_robust
 
 if TYPE_CHECKING:
     from cuista.evaluation import Report
 
 
 @click.command("test", cls=Command)
-@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--samples", type=click.IntRange(1), help="How many fresh signals. [10000]")
+@click.argument("model_files", metavar="MODEL…", type=INPUT_FILE, nargs=-1, required=True)
+@click.option(
+    "--samples", type=click.IntRange(1), help="How many fresh signals [10000], or matrices for an encoder [10]."
+)
 @click.option("--x", "signals", type=INPUT_FILE, help="Take the signals from a file instead; they are measured here.")
 @key_option
 @columns_option
 @click.option("--images", type=INPUT_FILE, help="A denoiser's test pictures: a file of prepare-images.")
 @click.option(
-    "--sigma", type=positive, metavar="FLOAT", help="Of a denoiser's noise, of 255. [what it was trained for]"
+    "--sigma",
+    type=positive,
+    metavar="FLOAT",
+    help="Of a denoiser's noise, of 255, or an encoder's perturbations. [what it was trained for]",
+)
+@click.option(
+    "--perturbed",
+    type=INPUT_FILE,
+    help="Recover by perturbed matrices instead, beside FISTA: a set of gen-problem --perturbed. Takes several models.",
 )
 @click.option(
     "--baselines",
@@ -49,13 +60,14 @@ if TYPE_CHECKING:
 @json_option
 @force_option
 def command(
-    model_file: Path,
+    model_files: tuple[Path, ...],
     samples: int | None,
     signals: Path | None,
     key: str | None,
     columns: bool,
     images: Path | None,
     sigma: float | None,
+    perturbed: Path | None,
     baselines: bool,
     seed: int,
     device: str,
@@ -63,7 +75,11 @@ def command(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Test a model on fresh signals, layer by layer; or a denoiser on the test pictures of --images."""
+    """Test a model on fresh signals, layer by layer.
+
+    Or a denoiser on the test pictures of --images, an encoder on fresh matrices, and one or more models on the matrices
+    of --perturbed.
+    """
     from cuista import storage
     from cuista.baselines import Fista, Ista
     from cuista.checks import check_rows
@@ -72,15 +88,31 @@ def command(
     from cuista.ops import Key
     from cuista.problem import TEST
 
-    if storage.kind_of(model_file) == "cuista-denoiser":
-        of_signals = {"--samples": samples, "--x": signals, "--key": key, "--columns": columns or None}
-        for option, value in of_signals.items():
-            if value is not None:
-                raise click.UsageError(f"{option} is of sparse coding, and {model_file} is a denoiser: leave it out")
+    of_signals: dict[str, object] = {"--samples": samples, "--x": signals, "--key": key, "--columns": columns or None}
+    of_pictures = {"--images": images, "--baselines": baselines or None}
+    if perturbed is not None:
+        _refuse({**of_signals, **of_pictures, "--sigma": sigma}, "--perturbed has matrices and signals of its own")
+        test_robust(model_files, perturbed, device, out, as_json, force)
+        return
+    model_file, *others = model_files
+    if others:
+        raise click.UsageError("several models are tested on perturbed matrices only: give --perturbed, or one model")
+    held = storage.kind_of(model_file)
+    if held == "cuista-denoiser":
+        _refuse(of_signals, f"{model_file} is a denoiser")
         if images is None:
             raise click.UsageError(f"{model_file} is a denoiser: give pictures with --images, a file of prepare-images")
         test_denoiser(model_file, images, sigma, baselines, seed, device, out, as_json, force)
         return
+    if held == "cuista-encoder":
+        of_signals.pop("--samples")
+        _refuse({**of_signals, **of_pictures}, f"{model_file} is an encoder")
+        test_encoder(model_file, sigma, samples, seed, device, out, as_json, force)
+        return
+    if held == "cuista-robust":
+        raise click.UsageError(
+            f"{model_file} is for perturbed matrices: give some with --perturbed (cuista gen-problem --perturbed)"
+        )
     if images is not None or sigma is not None:
         raise click.UsageError(f"--images and --sigma are for denoisers, and {model_file} is none: leave them out")
     if signals is None and (key or columns):
@@ -117,6 +149,13 @@ def command(
             say(f"{name.upper()} has λ = {lam:.3g}, the best of 24 for its last iterate's NMSE.")
     if out:
         say(f"Wrote {out}.")
+
+
+def _refuse(options: dict[str, object], reason: str) -> None:
+    """Raise UsageError if one of these options is given."""
+    for option, value in options.items():
+        if value is not None:
+            raise click.UsageError(f"{option}: {reason}; leave it out")
 
 
 def layer_table(reports: dict[str, Report]) -> str:

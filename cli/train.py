@@ -28,12 +28,14 @@ from cuista.cli.common import (
 from cuista.cli.solve_w import find_ridge, parse_ridge
 from cuista.cli.spellings import Command, net
 from cuista.cli.train_denoiser import train_denoiser
+from cuista.cli.train_robust import robust_options, train_encoder, train_robust
 
 from cuista.errors import InputError
 
 if TYPE_CHECKING:
     from cuista.model import Model
     from cuista.networks import Unrolled
+    from cuista.ops import ReferenceOps
     from cuista.problem import Problem
     from cuista.training import Recipe, SearchRecipe
     from cuista.weights import Weight
@@ -47,7 +49,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 
 @click.command("train", cls=Command)
 @click.argument("problem_file", metavar="[PROBLEM|IMAGES]", type=INPUT_FILE, required=False)
-@click.option("--net", type=net, metavar="NAME", default="alista", show_default=True, help="The network.")
+@click.option("--net", type=net, metavar="NAME", help="The network. [alista; encoder: atow]")
 @click.option(
     "-W",
     "--weight",
@@ -56,7 +58,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     help="Its analytic weight: a file from solve-w, or a bare array. Solved if not given.",
 )
 @click.option("--ridge", metavar="λ|auto", help="Ridge of a weight solved here. [0; auto if the problem is noisy]")
-@click.option("-T", "--layers", type=click.IntRange(1), help="Number of layers. [16; denoise: 5]")
+@click.option("-T", "--layers", type=click.IntRange(1), help="Number of layers. [16; denoise: 5; encoder: 4]")
 @click.option(
     "-p",
     "--percent",
@@ -109,15 +111,25 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 )
 @resume_option
 @force_option
-@click.option("--task", type=click.Choice(["sc", "denoise"]), help="Sparse coding, or denoising. [the network's]")
+@click.option(
+    "--task",
+    type=click.Choice(["sc", "denoise", "encoder", "robust"]),
+    help="Sparse coding, denoising, an encoder of matrices, training under perturbation. [the network's]",
+)
 @click.option("--dict", "dictionary_file", type=INPUT_FILE, help="denoise: the dictionary, unless -W has it.")
 @convention_option
-@click.option("--sigma", type=positive, metavar="FLOAT", help="denoise: standard deviation of the noise, of 255. [20]")
+@click.option(
+    "--sigma",
+    type=positive,
+    metavar="FLOAT",
+    help="denoise: standard deviation of the noise, of 255. [20] encoder: of the perturbation. [0.01]",
+)
 @click.option("--crop", type=click.IntRange(1), help="denoise: pixels along a side of a crop. [fast: 128; paper: 321]")
+@robust_options
 @problem_options
 def command(
     problem_file: Path | None,
-    net: str,
+    net: str | None,
     weight_file: Path | None,
     ridge: str | None,
     layers: int | None,
@@ -142,17 +154,28 @@ def command(
     """Train a network for a problem, or one that denoises on pictures.
 
     Without a PROBLEM file, the options of gen-problem make one; with one, they must agree with it. A convolutional
-    network is trained on IMAGES, a file of prepare-images.
+    network is trained on IMAGES, a file of prepare-images. For recovery by other matrices than the problem's, train an
+    encoder (--task encoder), and then it and a decoder together (--task robust).
     """
     from cuista.model import Model
     from cuista.networks import CONV_NETWORKS, NETWORKS
-    from cuista.training import SearchRecipe, checkpoint_path
+    from cuista.training import FastRecipe, SearchRecipe, checkpoint_path
 
-    kind: type[Unrolled] = {**NETWORKS, **CONV_NETWORKS}[net]
-    convolutional = net in CONV_NETWORKS
-    if task is not None and (task == "denoise") != convolutional:
-        suiting = ", ".join(NETWORKS if task == "sc" else CONV_NETWORKS)
-        raise click.UsageError(f"--task {task} is not what {kind.title} does: give it another --net, of {suiting}")
+    task = choose_task(task, net)
+    check_of_task(task, {"dict": dictionary_file, "convention": convention, "sigma": sigma, "crop": crop, **options})
+    run: dict[str, Any] = {
+        **{"seed": seed, "device": device, "out": out},
+        **{"checkpoint_every": checkpoint_every, "resume": resume, "force": force},
+    }
+    of_decoder = {"-W": weight_file, "-p": percent, "--max-percent": max_percent}
+    of_decoder |= {"--untied": untied or None, "--coord": coord or None}
+    if task == "encoder":
+        for option, value in {**of_decoder, "--ridge": ridge}.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is not of an encoder: leave it out")
+        train_encoder(choose_problem(problem_file, seed, options), recipe, options, layers=layers, sigma=sigma, **run)
+        return
+    kind: type[Unrolled] = {**NETWORKS, **CONV_NETWORKS}[net or ("conv-alista" if task == "denoise" else "alista")]
     if untied and not kind.can_untie:
         say(f"Note: --untied is ignored: {kind.title} has no matrix that could differ from layer to layer.")
         untied = False
@@ -161,21 +184,47 @@ def command(
         coord = False
     if (percent, max_percent) != (None, None) and not kind.selects:
         say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
+    schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
+    if task == "robust":
+        has_problem = problem_file is not None or any(options[name] is not None for name in PROBLEM_OPTIONS)
+
+        def train_decoder(problem: Problem | None, path: Path, ops: ReferenceOps) -> Model:
+            if path.exists() and (resume or not force) and not checkpoint_path(path).exists():
+                say(f"Taking the decoder from {path}.")
+                return Model.load(path, ops=ops)
+            say(f"Training the decoder first, kept in {path}.")
+            if problem is None:
+                problem = choose_problem(problem_file, seed, options)
+            chosen = FastRecipe() if kind.has_gradients else SearchRecipe()
+            begun = {"resume": checkpoint_path(path).exists(), "force": force}
+            return train_dense(
+                problem, kind, chosen, weight_file, ridge, schedule, coord, untied, ops, **{**run, **begun, "out": path}
+            )
+
+        train_robust(
+            recipe,
+            options,
+            net=net,
+            ridge=ridge,
+            train_decoder=train_decoder,
+            problem=(lambda: choose_problem(problem_file, seed, options)) if has_problem else None,
+            decoder_options={**of_decoder, "-T": layers},
+            **run,
+        )
+        return
     chosen = choose_recipe(kind, recipe, options)
-    layers = layers or (5 if convolutional else 16)
     if not isinstance(chosen, SearchRecipe):
-        chosen.stages(layers)  # says now what is wrong with it
-    if convolutional:
+        chosen.stages(layers or 16)  # says now what is wrong with it
+    if task == "denoise":
         given = [name for name in PROBLEM_OPTIONS if options[name] is not None]
         if given:
             raise click.UsageError(f"--{given[0].replace('_', '-')} is of sparse coding, and {kind.title} denoises")
         if problem_file is None:
             raise click.UsageError(f"{kind.title} is trained on pictures: give a file of cuista prepare-images")
         assert not isinstance(chosen, SearchRecipe)
-        selection = {"percent": percent, "max_percent": max_percent}
         train_denoiser(
             problem_file,
-            net,
+            kind.name,
             chosen,
             weight_file=weight_file,
             dictionary_file=dictionary_file,
@@ -183,38 +232,90 @@ def command(
             ridge=ridge,
             sigma=20.0 if sigma is None else sigma,
             crop=crop,
-            schedule={
-                "layers": layers,
-                "untied": untied,
-                **{name: value for name, value in selection.items() if value is not None},
-            },
-            seed=seed,
-            device=device,
-            out=out,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            force=force,
+            schedule={"untied": untied, **{name: value for name, value in schedule.items() if value is not None}},
+            **run,
         )
         return
-    of_pictures = {"--dict": dictionary_file, "--convention": convention, "--sigma": sigma, "--crop": crop}
-    for option, value in of_pictures.items():
-        if value is not None:
-            raise click.UsageError(f"{option} is of denoising, and {kind.title} is for sparse coding: leave it out")
     if not check_resume(out, resume, force, lambda: Model.load(out)):
         return
-    checkpoint = checkpoint_path(out)
-    begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
     ops = engine_on(device)
     problem = choose_problem(problem_file, seed, options)
-    if chosen.name == "paper":
-        percent = 1.2 if percent is None else percent
-        max_percent = 13.0 if max_percent is None else max_percent
-    schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
-    if (ridge, weight_file) == (None, None) and not chosen.analytic and NETWORKS[net].matrices:
+    train_dense(problem, kind, chosen, weight_file, ridge, schedule, coord, untied, ops, **run)
+
+
+def train_dense(
+    problem: Problem,
+    kind: type[Unrolled],
+    recipe: Recipe | SearchRecipe,
+    weight_file: Path | None,
+    ridge: str | None,
+    schedule: dict[str, Any],
+    coord: bool,
+    untied: bool,
+    ops: ReferenceOps,
+    *,
+    seed: int,
+    device: str,
+    out: Path,
+    checkpoint_every: float,
+    resume: bool,
+    force: bool,
+) -> Model:
+    """Train a network for the signals of a problem, with the weight given or one solved now."""
+    from cuista.model import Model
+    from cuista.training import checkpoint_path
+
+    checkpoint = checkpoint_path(out)
+    begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
+    schedule = {**schedule, "layers": schedule["layers"] or 16}
+    if recipe.name == "paper":
+        published = {"percent": 1.2, "max_percent": 13.0}
+        schedule |= {name: value for name, value in published.items() if schedule[name] is None}
+    if (ridge, weight_file) == (None, None) and not recipe.analytic and kind.matrices:
         ridge = "0"  # the paper recipe starts learned matrices elsewhere
-    weight = choose_weight(problem, weight_file, ridge, begun, net=net, untied=untied, seed=seed, ops=ops, **schedule)
-    model = Model.new(problem, weight, net, **schedule, per_coordinate=coord, untied=untied, ops=ops)
-    run_training(model, chosen, None, seed, out, checkpoint_every, resume, force)
+    weight = choose_weight(
+        problem, weight_file, ridge, begun, net=kind.name, untied=untied, seed=seed, ops=ops, **schedule
+    )
+    model = Model.new(problem, weight, kind.name, **schedule, per_coordinate=coord, untied=untied, ops=ops)
+    run_training(model, recipe, None, seed, out, checkpoint_every, resume, force)
+    return model
+
+
+# The options that are of some tasks only: click's name → those tasks.
+OF_TASKS = {
+    **dict.fromkeys(("dict", "convention", "crop"), ("denoise",)),
+    "sigma": ("denoise", "encoder"),
+    **dict.fromkeys(("loss", "loss_weights", "start", "eta"), ("encoder",)),
+    "matrices": ("encoder", "robust"),
+    **dict.fromkeys(("encoder", "decoder", "psigma_max", "psteps", "msigma", "encoder_rate"), ("robust",)),
+}
+
+
+def choose_task(task: str | None, net: str | None) -> str:
+    """What is trained for: as --task says, or as the network does."""
+    from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
+
+    suiting = {
+        "sc": list(NETWORKS),
+        "denoise": list(CONV_NETWORKS),
+        "encoder": [Encoder.name],
+        "robust": list(NETWORKS),
+    }
+    natural = next((name for name, nets in suiting.items() if net in nets), "sc")
+    if task is not None and net is not None and net not in suiting[task]:
+        listed = ", ".join(suiting[task])
+        raise click.UsageError(f"--task {task} is not what {net} does: give it another --net, of {listed}")
+    return task or natural
+
+
+def check_of_task(task: str, options: dict[str, Any]) -> None:
+    """Raise UsageError if an option of another task is given."""
+    for name, tasks in OF_TASKS.items():
+        if task not in tasks and options[name] is not None:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} is of --task {' or '.join(tasks)}, and this is {task}: leave it out, or "
+                "give the task"
+            )
 
 
 def choose_recipe(net: type[Unrolled], name: str | None, options: dict[str, Any]) -> Recipe | SearchRecipe:

@@ -7,8 +7,19 @@ from cuista.evaluation import Report, evaluate
 from cuista.images import ImageSet, NoisyCrops, prepare_images
 from cuista.model import Model
 from cuista.ops import Bernoulli, Normal, engine
+from cuista.perturbed import PerturbedSet
 from cuista.problem import Problem, normalize_columns, random_matrix
-from cuista.training import FastRecipe, PaperRecipe, choose_ridge, learn_dictionary, train
+from cuista.robust import EncoderModel, RobustModel
+from cuista.robustness import evaluate_robustness
+from cuista.training import (
+    EncoderRecipe,
+    FastRecipe,
+    PaperRecipe,
+    RobustRecipe,
+    choose_ridge,
+    learn_dictionary,
+    train,
+)
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
 
 __version__ = "0.1.0"
@@ -19,18 +30,24 @@ __all__ = [
     "CuistaError",
     "Denoiser",
     "Dictionary",
+    "EncoderModel",
+    "EncoderRecipe",
     "FastRecipe",
     "ImageSet",
     "Model",
     "NoisyCrops",
     "Normal",
     "PaperRecipe",
+    "PerturbedSet",
     "Problem",
     "Report",
+    "RobustModel",
+    "RobustRecipe",
     "Weight",
     "choose_ridge",
     "engine",
     "evaluate",
+    "evaluate_robustness",
     "learn_dictionary",
     "normalize_columns",
     "prepare_images",

@@ -242,6 +242,10 @@ class NoisyCrops:
         """What makes two of them the same."""
         return {"images": self.training.sha256, "crop": self.crop, "sigma": self.sigma}
 
+    def enter(self, stage: object) -> bool:
+        """Nothing changes from stage to stage."""
+        return False
+
     def sample(
         self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False
     ) -> tuple[Array, Array, Array | None]:

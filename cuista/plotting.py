@@ -1,4 +1,4 @@
-"""Figures, with matplotlib: NMSE by layer of a comparison, and the parameters of networks by layer."""
+"""Figures, with matplotlib: NMSE by layer or by perturbation, and the parameters of networks by layer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from cuista.denoiser import Denoiser
 from cuista.errors import InputError, MissingLibraryError
 from cuista.model import Model
 from cuista.networks import NETWORKS
+from cuista.robust import RobustModel
+from cuista.robustness import Robustness
 
 ENDINGS = (".pdf", ".png", ".svg")
 # A colour-blind safe cycle (Okabe, Ito), and markers, so that the curves differ in print too.
@@ -33,7 +35,7 @@ STYLE: Any = {
 
 
 def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Draw one comparison's NMSE by layer, or the step sizes and thresholds of one or more models.
+    """Draw one comparison's NMSE by layer, one test's NMSE by perturbation, or the parameters of one or more models.
 
     Raises
     ------
@@ -48,18 +50,25 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
     if out.suffix.lower() not in ENDINGS:
         raise InputError(f"{out} is to be a figure; expected an ending of {', '.join(ENDINGS)}")
     storage.check_writable(out, overwrite=overwrite)
-    known: dict[str, Any] = {"cuista-comparison": Comparison, "cuista-model": Model, "cuista-denoiser": Denoiser}
+    single = {"cuista-comparison", "cuista-robustness"}
+    of_models: dict[str, Any] = {"cuista-model": Model, "cuista-denoiser": Denoiser, "cuista-robust": RobustModel}
+    known = [*single, *of_models]
     kinds = [storage.read(file, *known).kind for file in files]
     with _matplotlib().rc_context(STYLE):
         if kinds == ["cuista-comparison"]:
             figure = nmse_figure(Comparison.load(files[0]))
-        elif "cuista-comparison" not in kinds:
+        elif kinds == ["cuista-robustness"]:
+            figure = robustness_figure(Robustness.load(files[0]))
+        elif not single & set(kinds):
             stems = [Path(file).stem for file in files]
             names = stems if len(set(stems)) == len(stems) else [os.fspath(file) for file in files]
-            loaded = {name: known[kind].load(file) for name, kind, file in zip(names, kinds, files, strict=True)}
+            loaded = {name: of_models[kind].load(file) for name, kind, file in zip(names, kinds, files, strict=True)}
             figure = parameter_figure(loaded)
         else:
-            raise InputError("expected one comparison (cuista compare makes it), or one or more models")
+            raise InputError(
+                "expected one comparison (cuista compare makes it), one report of cuista test --perturbed, or one or "
+                "more models"
+            )
         # Without a date, the same results give the same file.
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix.lower())
         with storage.replacing(out, overwrite=overwrite) as temporary:
@@ -92,7 +101,19 @@ def nmse_figure(comparison: Comparison) -> Any:
     return figure
 
 
-def parameter_figure(models: Mapping[str, Model | Denoiser]) -> Any:
+def robustness_figure(robustness: Robustness) -> Any:
+    """NMSE against the level of perturbation."""
+    figure, (panel,) = _panels(1, width=4.2)
+    for result, look in zip(robustness.results, _looks(), strict=False):
+        style = "--" if result.method.startswith("fista") else ":" if result.method.endswith("exact W") else "-"
+        panel.plot(robustness.sigmas, np.maximum(result.mean_db, -200), style, label=result.method, **look)
+    panel.set_xlabel("σ of the perturbation")
+    panel.set_ylabel("NMSE (dB)")
+    _legend(figure, [panel])
+    return figure
+
+
+def parameter_figure(models: Mapping[str, Model | Denoiser | RobustModel]) -> Any:
     """What is one number a layer, or (thresholds for each coordinate) the mean and the range of them; a panel each."""
     stacks = {
         name: {key: model.network.ops.to_numpy(value) for key, value in model.network.parameters.items()}
@@ -144,10 +165,10 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _panels(count: int) -> tuple[Any, Any]:
+def _panels(count: int, width: float = 2.8) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.6 + 2.8 * count, 2.8), layout="constrained")
+    figure = Figure(figsize=(1.6 + width * count, 2.8), layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 

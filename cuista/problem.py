@@ -196,7 +196,10 @@ class Problem:
     def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
         """The measurements y (batch, M) = A x + ε of sparse codes x (batch, N), at the problem's SNR."""
         ops = ops or CpuOps()
-        y = ops.sparse_matmul(x, self._transposed(x.dtype, ops))
+        return self.add_noise(ops.sparse_matmul(x, self._transposed(x.dtype, ops)), key, ops)
+
+    def add_noise(self, y: Array, key: Key, ops: ReferenceOps) -> Array:
+        """Measurements y (batch, M) with noise at the problem's SNR."""
         if self.snr_db < np.inf:
             noise = ops.normal(key, _NOISE, (y.shape[0], self.M), y.dtype)
             noise *= y.std(axis=1, keepdims=True) * y.dtype.type(10 ** (-self.snr_db / 20))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import numpy as np
 from cuista.checks import Array
 from cuista.errors import FileError
 from cuista.networks import Unrolled
-from cuista.storage import Record
+from cuista.ops import ReferenceOps
+from cuista.storage import Record, sha256
 
 
 class Trained(Protocol):
@@ -25,6 +27,9 @@ class Trained(Protocol):
     training: dict[str, Any]
     history: dict[str, Array]
     training_seconds: float
+
+    def record(self, kind: str) -> Record:
+        """All of it, as the record of a file of this kind."""
 
 
 def store(record: Record, trained: Trained) -> None:
@@ -42,6 +47,14 @@ def store(record: Record, trained: Trained) -> None:
         training=json.dumps(trained.training),
         training_seconds=trained.training_seconds,
     )
+
+
+def parameters_sha256(parameters: dict[str, Array], ops: ReferenceOps) -> str:
+    """The hash of a network's parameters, by which it is told what training began with."""
+    digest = hashlib.sha256()
+    for name, value in sorted(parameters.items()):
+        digest.update(f"{name} {sha256(ops.to_numpy(value))}".encode())
+    return digest.hexdigest()
 
 
 def network_options(record: Record) -> dict[str, Any]:

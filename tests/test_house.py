@@ -26,6 +26,7 @@ FLOORS = [
     "ops",
     "storage",
     "problem",
+    "perturbed",
     "dictionary",
     "weights",
     "networks",
@@ -34,6 +35,7 @@ FLOORS = [
     "stored",
     "model",
     "denoiser",
+    "robust",
     "evaluation",
     "baselines",
     "conv_baselines",
@@ -41,6 +43,7 @@ FLOORS = [
     "streaming",
     "training",
     "comparison",
+    "robustness",
     "plotting",
 ]
 

@@ -7,13 +7,16 @@ from cuista.networks.conv import ConvNetwork
 from cuista.networks.conv_alista import ConvAlista
 from cuista.networks.conv_lista_cp import ConvListaCp, ConvListaCpss
 from cuista.networks.conv_tilista import ConvTiLista
+from cuista.networks.encoder import Encoder
 from cuista.networks.error_based import ErrorBasedAlista
+from cuista.networks.exact_encoder import ExactEncoder
 from cuista.networks.hyperlista import HyperLista
 from cuista.networks.lamp import Lamp
 from cuista.networks.liht import Liht
 from cuista.networks.lista import Lista, ListaSs
 from cuista.networks.lista_cp import ListaCp, ListaCpss
 from cuista.networks.momentum import MomentumAlista
+from cuista.networks.robust import RobustAlista
 from cuista.networks.tilista import TiLista
 
 NETWORKS: dict[str, type[Network]] = {
@@ -28,4 +31,15 @@ CONV_NETWORKS: dict[str, type[ConvNetwork]] = {
     network.name: network for network in (ConvAlista, ConvListaCp, ConvListaCpss, ConvTiLista)
 }
 
-__all__ = ["CONV_NETWORKS", "NETWORKS", "Alista", "ConvNetwork", "Network", "Unrolled", "support_schedule"]
+__all__ = [
+    "CONV_NETWORKS",
+    "NETWORKS",
+    "Alista",
+    "ConvNetwork",
+    "Encoder",
+    "ExactEncoder",
+    "Network",
+    "RobustAlista",
+    "Unrolled",
+    "support_schedule",
+]

@@ -249,7 +249,7 @@ class Unrolled(ABC):
         for t in range(depth):
             state, backprop = self.layer(t, state, window)
             backward.append(backprop)
-        loss, delta = self.ops.half_squared_error(state[0], target, weights)
+        loss, of_state = self.loss(state, target, weights)
         gradients = {
             name: self.ops.empty(value.shape, value.dtype)
             for name, value in self.parameters.items()
@@ -257,7 +257,6 @@ class Unrolled(ABC):
         }
         for gradient in gradients.values():
             gradient[depth if len(gradient) > 1 else 0 :] = 0
-        of_state: State = (delta, *[None] * (len(state) - 1))
         for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
             of_state, of_layer = backward.pop()(of_state)
             for name, gradient in gradients.items():
@@ -270,6 +269,30 @@ class Unrolled(ABC):
                     gradient[t] = value
         return loss, gradients
 
+    def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
+        """½ Σ_i w_i ‖x − x*‖² of the last state, and its derivative."""
+        loss, delta = self.ops.half_squared_error(state[0], target, weights)
+        return loss, (delta, *[None] * (len(state) - 1))
+
+    def sum_over_parts(
+        self,
+        shape: tuple[int, ...],
+        work: Callable[[slice], tuple[Scalar, dict[str, Array]]],
+        at_a_time: int | None = 1,
+    ) -> tuple[Scalar, dict[str, Array]]:
+        """The sums of losses and gradients that `work` gives for parts of a batch of pictures or matrices."""
+
+        def one(part: slice) -> tuple[Scalar, dict[str, Array]]:
+            loss, gradients = work(part)
+            return loss, {name: gradient.copy() for name, gradient in gradients.items()}  # the arrays are used again
+
+        (loss, gradients), *others = self.ops.in_batches(shape, one, at_a_time)
+        for more, of_more in others:
+            loss = loss + more
+            for name, gradient in gradients.items():
+                gradient += of_more[name]
+        return loss, gradients
+
     def precursor(self) -> Unrolled | None:
         """A network with fewer parameters that this one contains: the fast recipe trains it first."""
         return None
@@ -278,8 +301,11 @@ class Unrolled(ABC):
         """Take such parameters that this network does what the precursor does."""
         raise NotImplementedError
 
-    def matrix_rate(self, nmse_db: float) -> float:
-        """Adam's learning rate for the learned matrices in the fast recipe, where the NMSE is this at first."""
+    def matrix_rate(self, nmse_db: float) -> float | tuple[float, ...]:
+        """Adam's learning rate for the learned matrices in the fast recipes, where the NMSE is this at first.
+
+        One for all, or one for each.
+        """
         return 3e-5
 
     def fuse(self, signals: Signals) -> FusedStep | None:

@@ -147,14 +147,7 @@ class ConvNetwork(Unrolled):
 
         Picture by picture, so that no more maps are in memory than those of the pictures in work.
         """
-
-        def one(part: slice) -> tuple[Scalar, dict[str, Array]]:
-            loss, gradients = Unrolled.loss_and_gradients(self, y[part], target[part], depth, window, None, wanted)
-            return loss, {name: gradient.copy() for name, gradient in gradients.items()}  # the arrays are used again
-
-        (loss, gradients), *others = self.ops.in_batches(y.shape, one, 1)
-        for more, of_more in others:
-            loss = loss + more
-            for name, gradient in gradients.items():
-                gradient += of_more[name]
-        return loss, gradients
+        return self.sum_over_parts(
+            y.shape,
+            lambda part: Unrolled.loss_and_gradients(self, y[part], target[part], depth, window, None, wanted),
+        )

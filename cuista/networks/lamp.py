@@ -38,7 +38,7 @@ class Lamp(Network):
     def fast_start(self) -> dict[str, Array]:
         return {**self.published_start(), "weight": self.analytic_weights()}
 
-    def matrix_rate(self, nmse_db: float) -> float:
+    def matrix_rate(self, nmse_db: float) -> float | tuple[float, ...]:
         # Tied, B is not fitted to the layers yet, and has far to go.
         return super().matrix_rate(nmse_db) if self.untied else 1e-3
 

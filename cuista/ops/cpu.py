@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 
 from cuista import device
 from cuista.checks import Array
+from cuista.errors import NumericalError
 from cuista.ops.borders import gather, pad_zeros, spread, taps
 from cuista.ops.reference import (
     BETA1,
@@ -25,6 +26,7 @@ from cuista.ops.reference import (
     EPSILON,
     KIND,
     NEAR,
+    NOT_POSITIVE,
     SHRUNK_DOWN,
     SHRUNK_UP,
     ReferenceOps,
@@ -53,7 +55,20 @@ class CpuOps(ReferenceOps):
         return device.in_batches(shape[0], work, batch or device.BATCH)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        return np.matmul(a, b, out=self._pool.empty((a.shape[0], b.shape[1]), a.dtype) if out is None else out)
+        if out is None:
+            stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+            out = self._pool.empty((*stack, a.shape[-2], b.shape[-1]), a.dtype)
+        return np.matmul(a, b, out=out)
+
+    def solve_positive(self, G: Array, B: Array) -> Array:
+        from scipy.linalg.lapack import dposv
+
+        solutions = np.empty(B.shape, np.float64)
+        for g, b, solution in zip(G, B, solutions, strict=True):
+            _, solution[...], failed = dposv(g, b)
+            if failed:
+                raise NumericalError(NOT_POSITIVE)
+        return solutions
 
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if a.dtype != b.dtype or not a.flags.c_contiguous:

@@ -55,6 +55,8 @@ class CudaOps(ReferenceOps):
         Of the device.
     """
 
+    at_a_time = None
+
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
         self.xp, self.launch, self.name = xp, launch, name
         self._limits: dict[bytes, Array] = {}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cuista.checks import Array
+from cuista.errors import NumericalError
 from cuista.ops.borders import gather, pad_zeros, spread, taps
 
 Result = TypeVar("Result")
@@ -24,6 +25,8 @@ OFF, PASSED, SHRUNK_UP, SHRUNK_DOWN = range(4)
 KIND = 3
 # … and a flag: among the k largest, and so close to the threshold that a small change of it decides its fate.
 NEAR = 4
+
+NOT_POSITIVE = "a matrix has rows that depend on the others, so that A Aᵀ is singular: give a ridge of more than 0"
 
 # Adam's constants.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -121,6 +124,8 @@ class ReferenceOps:
 
     name = "cpu"
     xp: Any = np
+    # How many pictures or matrices are worked on at a time; None for as many as memory allows.
+    at_a_time: int | None = 1
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
@@ -160,13 +165,27 @@ class ReferenceOps:
     # -- products -----------------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The product a b, written to `out` if that is given."""
+        """The product a b, or those of stacks (…, P, Q) and (…, Q, R), written to `out` if that is given."""
         product: Array = self.xp.matmul(a, b, out=out)
         return product
 
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
         return self.matmul(a, b)
+
+    def solve_positive(self, G: Array, B: Array) -> Array:
+        """G⁻¹B for stacks of symmetric positive definite G (n, M, M) and of B (n, M, K), float64.
+
+        Raises
+        ------
+        NumericalError
+            If a G is singular, where the engine can tell.
+        """
+        try:
+            solutions: Array = self.xp.linalg.solve(G, B)
+        except np.linalg.LinAlgError as error:
+            raise NumericalError(NOT_POSITIVE) from error
+        return solutions
 
     # -- thresholding with support selection --------------------------------------------------------------------
 

@@ -11,6 +11,9 @@ from cuista.checks import Array
 from cuista.ops import ReferenceOps
 from cuista.ops.reference import BETA1, BETA2, Scalar
 
+# A learning rate for all of a parameter, or one for each of the matrices in it.
+Rate = float | tuple[float, ...]
+
 
 @dataclass
 class Adam:
@@ -25,7 +28,7 @@ class Adam:
         ops: ReferenceOps,
         parameters: dict[str, Array],
         gradients: dict[str, Array],
-        rates: Mapping[str, float],
+        rates: Mapping[str, Rate],
         factors: Array,
         layers: slice = slice(None),
         scale: Scalar = 1.0,
@@ -41,7 +44,7 @@ class Adam:
         ops
             The engine, whose arrays all these are.
         rates
-            The learning rate of each parameter; what has 0 or none stays as it is.
+            The learning rate of each parameter, or of each of the matrices in it; what has 0 or none stays as it is.
         layers
             Those that have factors other than 0. What all layers share is the first's.
         factors, scale, logarithmic
@@ -58,6 +61,13 @@ class Adam:
             parameter, gradient, mean, square = (
                 array[layers] for array in (parameters[name], gradient, self.mean[name], self.square[name])
             )
-            if len(parameter):
-                logarithm = name in logarithmic
+            if not len(parameter):
+                continue
+            logarithm = name in logarithmic
+            if not isinstance(rate, tuple):
                 ops.adam(parameter, gradient, mean, square, float(rate * correction), factors[layers], scale, logarithm)
+                continue
+            each = [array.reshape(-1, *array.shape[-2:]) for array in (parameter, gradient, mean, square)]
+            for i, of_matrix in enumerate(rate):
+                one, of_gradient, m, v = (array[i : i + 1] for array in each)
+                ops.adam(one, of_gradient, m, v, float(of_matrix * correction), factors[:1], scale, logarithm)

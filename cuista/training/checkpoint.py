@@ -15,10 +15,9 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.denoiser import Denoiser
 from cuista.errors import FileError
-from cuista.model import Model
 from cuista.networks import Unrolled
+from cuista.stored import Trained
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
@@ -63,10 +62,11 @@ class TrainingState:
     best: Parameters = field(default_factory=dict)
     history: list[tuple[int, int, float]] = field(default_factory=list)
 
-    def next_stage(self) -> None:
-        """Forget all that belongs to the stage, and go to the next."""
+    def next_stage(self, keeps_moments: bool) -> None:
+        """Forget all that belongs to the stage, Adam's moments included if they are not kept, and go to the next."""
         self.stage, self.step = self.stage + 1, 0
-        self.adam = Adam()
+        if not keeps_moments:
+            self.adam = Adam()
         self.mean_loss[...] = 0
         self.best_nmse_db, self.best_step, self.best = float("inf"), 0, {}
 
@@ -81,7 +81,7 @@ class TrainingState:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], model: Model | Denoiser, learning: Unrolled, state: TrainingState, run: dict[str, Any]
+    path: str | os.PathLike[str], model: Trained, learning: Unrolled, state: TrainingState, run: dict[str, Any]
 ) -> None:
     """Write the state atomically, over the last one.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
+
+import numpy as np
 
 from cuista.errors import InputError
 
@@ -43,6 +46,12 @@ class Stage:
         Whether to begin by fitting the last layer's two parameters without derivatives.
     precursor
         Whether this is training of the network's precursor, if it has one.
+    decay, decay_steps, staircase
+        The learning rate is multiplied by `decay` over so many steps, at once at their end if `staircase`.
+    sigma
+        How much the measurement matrix is perturbed: see `cuista.perturbed`.
+    keeps_moments
+        Whether Adam goes on with the state of the stage before.
     """
 
     title: str
@@ -59,6 +68,18 @@ class Stage:
     window: float = 0.0
     fit: bool = False
     precursor: bool = False
+    decay: float = 1.0
+    decay_steps: int = 1
+    staircase: bool = False
+    sigma: float = 0.0
+    keeps_moments: bool = False
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, relative to the first."""
+        if self.cosine:
+            return float(0.5 * (1 + np.cos(np.pi * (step + 0.5) / self.steps)))
+        periods = step / self.decay_steps
+        return float(self.decay ** (math.floor(periods) if self.staircase else periods))
 
 
 @dataclass(frozen=True)
@@ -234,7 +255,150 @@ class FastRecipe:
         return (*of_layers, replace(first, title="all layers"), *([everything] if more else []))
 
 
-Recipe = PaperRecipe | FastRecipe
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """How an encoder is trained: on its own loss, with fresh perturbed matrices in each step.
+
+    By default in a few hundred steps of a learning rate that is relative to the step matrices' size, and falls along
+    half a cosine: the analytic start (see `Encoder`) is near the end already. `paper()` is the original's: to 200,000
+    steps with a learning rate that falls by a quarter every 5000.
+
+    Attributes
+    ----------
+    sigma
+        Standard deviation of what is added to the entries of the matrix.
+    batch, validation_batch
+        Matrices.
+    better_wait
+        As in `PaperRecipe`; None to make all steps.
+    """
+
+    hard: ClassVar[float] = 0.0
+    analytic: ClassVar[bool] = False
+    name: str = "fast"
+    sigma: float = 1e-2
+    learning_rate: float = 1e-3
+    batch: int = 8
+    validation_batch: int = 16
+    max_steps: int = 300
+    better_wait: int | None = None
+
+    @classmethod
+    def paper(cls, **options: Any) -> EncoderRecipe:
+        """The original's."""
+        sizes = {"learning_rate": 1e-4, "batch": 16, "max_steps": 200_000, "better_wait": 4000}
+        return cls(**{"name": "paper", **sizes, **options})
+
+    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
+        """One stage."""
+        _check_positive(self, "learning_rate", "batch", "validation_batch", "sigma")
+        paper = self.name == "paper"
+        return (
+            Stage(
+                title="encoder",
+                depth=layers,
+                factors=(1.0,) * layers,
+                steps=self.max_steps,
+                batch=self.batch,
+                learning_rate=self.learning_rate,
+                matrix_rate=1.0 if paper else self.learning_rate,
+                validate_every=100 if paper else 50,
+                patience=self.better_wait,
+                cosine=not paper,
+                relative=not paper,
+                decay=0.75,
+                decay_steps=5000,
+                staircase=True,
+                sigma=self.sigma,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class RobustRecipe:
+    """Training under perturbation, of an encoder and a decoder together or of a decoder alone.
+
+    A curriculum: a stage for each σ of linspace(0, psigma_max, psteps) but the first. In each step some matrices, each
+    perturbed at a level of its own, uniform from 0 to σ, measure the same signals. The loss is that after the last
+    layer, and Adam's state goes on from stage to stage.
+
+    By default on relative scales, with the jump at the threshold and hard signals as in `FastRecipe`, and a learning
+    rate that falls along half a cosine in each stage. `paper()` is the original's: 50,000 steps a stage, the learning
+    rates falling continuously, by a quarter every 5000 steps of a stage.
+
+    Attributes
+    ----------
+    psigma_max, psteps
+        The last level, and how many there are with 0.
+    matrices, batch
+        Of a step: matrices, and the signals that each of them measures.
+    validation_matrices, validation_batch
+        The same for validation, at levels up to the stage's.
+    msigma
+        Standard deviation of noise in the measurements, beside that of the problem's SNR.
+    learning_rate
+        Of step sizes, thresholds and a ridge.
+    matrix_rate
+        Of learned matrices, the encoder's or the decoder's, as a factor of the network's own (`matrix_rate`).
+    encoder_rate
+        The same of `paper()`, as it is.
+    """
+
+    analytic: ClassVar[bool] = False
+    name: str = "fast"
+    psigma_max: float = 2e-2
+    psteps: int = 5
+    max_steps: int = 150
+    matrices: int = 4
+    batch: int = 16
+    validation_matrices: int = 32
+    validation_batch: int = 64
+    msigma: float = 0.0
+    learning_rate: float = 3e-3
+    matrix_rate: float = 1.0
+    encoder_rate: float = 1e-9
+    window: float = 0.3
+    hard: float = 0.5
+    weight_power: float = 0.8
+
+    @classmethod
+    def paper(cls, **options: Any) -> RobustRecipe:
+        """The original's."""
+        plain = {"learning_rate": 1e-4, "window": 0.0, "hard": 0.0, "weight_power": 1.0}
+        return cls(**{"name": "paper", "max_steps": 50_000, **plain, **options})
+
+    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
+        """One stage for each level but 0."""
+        names = ("psigma_max", "matrices", "batch", "validation_matrices", "validation_batch", "learning_rate")
+        _check_positive(self, *names, "matrix_rate", "encoder_rate")
+        if self.psteps < 2:
+            raise InputError(f"psteps is {self.psteps}; expected 2 or more, for the first level is 0 and left out")
+        if not 0 <= self.msigma < float("inf"):
+            raise InputError(f"msigma is {self.msigma}; expected a number of 0 or more")
+        paper = self.name == "paper"
+        return tuple(
+            Stage(
+                title=f"σ = {sigma:g}",
+                depth=layers,
+                factors=(1.0,) * layers,
+                steps=self.max_steps,
+                batch=self.matrices * self.batch,
+                learning_rate=self.learning_rate,
+                matrix_rate=self.encoder_rate / self.learning_rate if paper else self.matrix_rate,
+                validate_every=100 if paper else 50,
+                cosine=not paper,
+                relative=not paper,
+                window=self.window,
+                decay=0.75,
+                decay_steps=5000,
+                sigma=float(sigma),
+                keeps_moments=True,
+            )
+            for sigma in np.linspace(0, self.psigma_max, self.psteps)[1:]
+        )
+
+
+Recipe = PaperRecipe | FastRecipe | EncoderRecipe | RobustRecipe
 
 
 def _check_positive(recipe: Recipe, *names: str | float) -> None:

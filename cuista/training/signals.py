@@ -1,6 +1,8 @@
-"""Where the training of a sparse-coding network has its examples from."""
+"""Where the training of a network has its examples from."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -10,11 +12,14 @@ from cuista.evaluation import nmse_db
 from cuista.networks import Unrolled
 from cuista.ops import FusedStep, Key, ReferenceOps
 from cuista.problem import Problem
-from cuista.training.recipes import Recipe
+from cuista.training.recipes import FastRecipe, PaperRecipe, Stage
+
+# Targets, inputs (of whatever kind the network takes), and the examples' weights if they have some.
+Examples = tuple[Array, Any, "Array | None"]
 
 
-class SignalSource:
-    """Signals of a problem, a share of them hard if the recipe wants that.
+class Source(Protocol):
+    """Where examples come from.
 
     Attributes
     ----------
@@ -22,13 +27,36 @@ class SignalSource:
         To which power weights are taken in training.
     """
 
-    def __init__(self, problem: Problem, recipe: Recipe) -> None:
+    weight_power: float
+
+    def enter(self, stage: Stage) -> bool:
+        """Go on to a stage; whether the examples for validation are others then."""
+
+    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+        """A batch of examples, a pure function of the key (and of the stage)."""
+
+    def nmse_db(self, network: Any, validation: Examples, depth: int) -> float:
+        """The error in dB after `depth` layers on what `sample` gave."""
+
+    def blank(self) -> str:
+        """What to say if the examples are zero throughout."""
+
+    def fuse(self, network: Any) -> FusedStep | None:
+        """The engine's kernel for a whole training step of the network on these, if there is one."""
+
+
+class SignalSource:
+    """Signals of a problem, a share of them hard if the recipe wants that."""
+
+    def __init__(self, problem: Problem, recipe: FastRecipe | PaperRecipe) -> None:
         self.problem, self.hard = problem, recipe.hard
         self.weight_power = recipe.weight_power if problem.snr_db == np.inf else 1.0
 
-    def sample(
-        self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False
-    ) -> tuple[Array, Array, Array | None]:
+    def enter(self, stage: object) -> bool:
+        """Nothing changes from stage to stage."""
+        return False
+
+    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
         """Signals (batch, N), measurements (batch, M), and the signals' weights (batch,) if a share of them is hard.
 
         Those for validation are like those for training, but for their key.
@@ -39,7 +67,7 @@ class SignalSource:
         x, y = self.problem.sample(batch, **where, dtype=dtype, ops=ops)
         return x, y, None
 
-    def nmse_db(self, network: Unrolled, validation: tuple[Array, Array, Array | None], depth: int) -> float:
+    def nmse_db(self, network: Unrolled, validation: Examples, depth: int) -> float:
         """The NMSE in dB after `depth` layers on what `sample` gave."""
         x, y, weights = validation
         return nmse_db(network, x, y, depth, weights)

@@ -25,10 +25,14 @@ from cuista.model import Model
 from cuista.networks import Unrolled
 from cuista.ops import Key, Scalar
 from cuista.problem import FITTING, TRAINING, VALIDATION
+from cuista.robust import EncoderModel, RobustModel
+from cuista.stored import parameters_sha256
+from cuista.training.adam import Rate
 from cuista.training.checkpoint import Parameters, TrainingState, load_checkpoint, save_checkpoint
-from cuista.training.recipes import FastRecipe, Progress, Recipe, Stage
+from cuista.training.perturbed import AugmentedSource, MatrixSource, PairSource
+from cuista.training.recipes import EncoderRecipe, FastRecipe, PaperRecipe, Progress, Recipe, RobustRecipe, Stage
 from cuista.training.search import SearchRecipe, search
-from cuista.training.signals import SignalSource
+from cuista.training.signals import Examples, SignalSource, Source
 
 # On how many signals it is looked at how sparse the iterates are.
 DENSITY_SIGNALS = 256
@@ -38,7 +42,8 @@ DIVERGED_DB = 30.0
 FITTING_BATCH = 512
 FITTED = ("step_size", "threshold")
 
-Trained = TypeVar("Trained", bound=Model | Denoiser)
+AnyModel = Model | Denoiser | EncoderModel | RobustModel
+Trained = TypeVar("Trained", bound=AnyModel)
 
 
 def train(
@@ -53,15 +58,17 @@ def train(
     checkpoint_seconds: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Trained:
-    """Train a model's or a denoiser's network, in place, and keep the best parameters by validation of the last stage.
+    """Train a model's network, in place, and keep the best parameters by validation of the last stage.
 
     Parameters
     ----------
     model
-        From `Model.new` or `Denoiser.new`.
+        From the `new` of `Model`, `Denoiser`, `EncoderModel` or `RobustModel`.
     recipe
         `FastRecipe()` if None, or `SearchRecipe()` for a network without gradients. Those for a denoiser are
-        `FastRecipe.for_pictures()` (if None) and `PaperRecipe.for_pictures()`.
+        `FastRecipe.for_pictures()` (if None) and `PaperRecipe.for_pictures()`; that for an encoder is `EncoderRecipe()`
+        or its `paper()`, and that for a robust model `RobustRecipe()` or its `paper()`. A `Model` trained by the latter
+        is a decoder trained on measurements of perturbed matrices, which it is not told.
     crops
         The examples of a denoiser. A model draws its own.
     seed
@@ -91,9 +98,7 @@ def train(
     recipe = recipe or default_recipe(model)
     if isinstance(model, Denoiser) != (crops is not None):
         raise InputError("crops are what a denoiser is trained on: give them with one, and only with one")
-    if model.network.has_gradients == isinstance(recipe, SearchRecipe):
-        suits = "fast or the paper" if model.network.has_gradients else "search"
-        raise InputError(f"the {recipe.name} recipe is not for {model.network.title}: expected the {suits} recipe")
+    _check_suits(model, recipe)
     if not isinstance(recipe, SearchRecipe):
         _Run(model, crops, recipe, seed, out, resume, overwrite, checkpoint_seconds, progress).train()
         return model
@@ -106,15 +111,48 @@ def train(
     return model
 
 
-def default_recipe(model: Model | Denoiser) -> Recipe | SearchRecipe:
-    """The recipe of a network for which none is given."""
+def default_recipe(model: AnyModel) -> Recipe | SearchRecipe:
+    """The recipe of a model for which none is given."""
+    if isinstance(model, EncoderModel):
+        return EncoderRecipe()
+    if isinstance(model, RobustModel):
+        return RobustRecipe()
     if isinstance(model, Denoiser):
         return FastRecipe.for_pictures()
     return FastRecipe() if model.network.has_gradients else SearchRecipe()
 
 
+def _check_suits(model: AnyModel, recipe: Recipe | SearchRecipe) -> None:
+    """Raise InputError if the recipe is not one for the model."""
+    kinds: tuple[type, ...] = (FastRecipe, PaperRecipe)
+    if isinstance(model, EncoderModel):
+        kinds = (EncoderRecipe,)
+    elif isinstance(model, RobustModel):
+        kinds = (RobustRecipe,)
+    elif not model.network.has_gradients:
+        kinds = (SearchRecipe,)
+    elif isinstance(model, Model):
+        kinds = (*kinds, RobustRecipe)
+    if not isinstance(recipe, kinds):
+        suiting = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"a {type(recipe).__name__} is not for {model.network.title}: expected the {suiting}")
+
+
+def _source(model: AnyModel, recipe: Recipe, crops: NoisyCrops | None) -> Source:
+    """Where the examples come from."""
+    if isinstance(model, Denoiser):
+        assert crops is not None  # `train` has seen to it
+        return crops
+    if isinstance(model, EncoderModel):
+        return MatrixSource(model.problem)
+    if isinstance(recipe, RobustRecipe):
+        return (PairSource if isinstance(model, RobustModel) else AugmentedSource)(model.problem, recipe)
+    assert isinstance(recipe, FastRecipe | PaperRecipe)  # `train` has seen to it
+    return SignalSource(model.problem, recipe)
+
+
 def identity(
-    model: Model | Denoiser,
+    model: AnyModel,
     recipe: Recipe | SearchRecipe | None = None,
     seed: int = 0,
     crops: NoisyCrops | None = None,
@@ -134,7 +172,14 @@ def identity(
         "device": network.ops.name.partition(":")[0],
         **model.identity(),
         **(crops.identity() if crops else {}),
+        # A decoder's training goes on from where it is.
+        **({"began_with": parameters_sha256(network.parameters, network.ops)} if _goes_on(model, recipe) else {}),
     }
+
+
+def _goes_on(model: AnyModel, recipe: Recipe | SearchRecipe) -> bool:
+    """Whether this is training of a decoder that was trained before."""
+    return isinstance(model, Model) and isinstance(recipe, RobustRecipe)
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
@@ -157,7 +202,7 @@ class _Run:
 
     def __init__(
         self,
-        model: Model | Denoiser,
+        model: AnyModel,
         crops: NoisyCrops | None,
         recipe: Recipe,
         seed: int,
@@ -169,12 +214,7 @@ class _Run:
     ) -> None:
         self.model, self.network, self.recipe, self.seed = model, model.network, recipe, seed
         self.ops = ops = self.network.ops
-        self.source: SignalSource | NoisyCrops
-        if isinstance(model, Model):
-            self.source = SignalSource(model.problem, recipe)
-        else:
-            assert crops is not None  # `train` has seen to it
-            self.source = crops
+        self.source = _source(model, recipe, crops)
         self.identity = identity(model, recipe, seed, crops)
         resume = resume and out is not None and checkpoint_path(out).exists()
         self.out, self.overwrite = out, overwrite or resume
@@ -191,12 +231,12 @@ class _Run:
                 network.parameters = network.fast_start()
         self.began = time.monotonic()
         self.unscaled = ops.asarray(1.0, np.float64)
+        self.validation: Examples | None = None
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
         self.last_nmse: float | None = None
-        self.validation = self._sample(recipe.validation_batch, VALIDATION, validate=True)
         self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
-        if not (self.validation[0].any() and (self.fitting is None or self.fitting[0].any())):
+        if not (self._validation()[0].any() and (self.fitting is None or self.fitting[0].any())):
             raise InputError(self.source.blank())
 
     def _prepare(self) -> None:
@@ -205,23 +245,25 @@ class _Run:
         first = self.precursor if stage.precursor else None
         self.learning = first or self.network
         self.fused = self.source.fuse(self.learning)
+        if self.source.enter(stage):
+            self.validation = None
         factors = np.zeros(self.network.layers)
         factors[: stage.depth] = stage.factors
         self.factors = self.ops.asarray(factors, np.float64)
         self.active = slice(int(np.flatnonzero(factors)[0]), stage.depth)
-        of_matrices = stage.learning_rate
+        of_matrices: Rate = stage.learning_rate
         if stage.relative:
             earlier = [nmse for number, _, nmse in self.state.history if number < self.state.stage]
             of_matrices = self.learning.matrix_rate(earlier[-1] if earlier else 0.0)
         self.rates = {
-            name: stage.matrix_rate * of_matrices if name in self.learning.matrices else stage.learning_rate
+            name: _scaled(of_matrices, stage.matrix_rate) if name in self.learning.matrices else stage.learning_rate
             for name in self.learning.parameters
         }
 
     def _next_stage(self) -> None:
         """Go on to the next stage, from the best of this one if that was to find where the rest begins."""
         best, ended = self.state.best, self.stages[self.state.stage]
-        self.state.next_stage()
+        self.state.next_stage(self.stages[self.state.stage + 1].keeps_moments)
         if ended.precursor and not self.stages[self.state.stage].precursor:
             self.learning.parameters = best
             if self.precursor:
@@ -285,12 +327,12 @@ class _Run:
         state, ops = self.state, self.ops
         loss, gradients = self._loss_and_gradients(stage)
         scale = ops.track_loss(loss, stage.batch, state.mean_loss)
-        share = 0.5 * (1 + np.cos(np.pi * (state.step + 0.5) / stage.steps)) if stage.cosine else 1.0
+        share = stage.rate_at(state.step)
         state.adam.step(
             ops,
             self.learning.parameters,
             gradients,
-            {name: share * rate for name, rate in self.rates.items()},
+            {name: _scaled(rate, share) for name, rate in self.rates.items()},
             self.factors,
             self.active,
             scale if stage.relative else self.unscaled,
@@ -318,7 +360,8 @@ class _Run:
         state = self.state
         if not np.isfinite(float(state.mean_loss)):
             raise self._diverged(f"the loss became {float(state.mean_loss)}")
-        result = self.source.nmse_db(self.learning, self.validation, stage.depth)
+        validation = self._validation()
+        result = self.source.nmse_db(self.learning, validation, stage.depth)
         # The paper recipe's new layers begin untrained, and may begin badly.
         earlier = [nmse for number, _, nmse in state.history if self.recipe.analytic or number == state.stage]
         start = max(earlier[0], 0.0) if earlier else np.inf
@@ -327,7 +370,7 @@ class _Run:
         self.last_nmse = result
         self.last_good = _copy(self.learning.parameters)
         if self.fused and not self.fused.suits(stage.batch, 1.0):  # else it makes no difference
-            state.density = self.learning.density(self.validation[1][:DENSITY_SIGNALS], stage.depth)
+            state.density = self.learning.density(validation[1][:DENSITY_SIGNALS], stage.depth)
         state.history.append((state.stage, state.step, result))
         if result < state.best_nmse_db:
             state.best_nmse_db, state.best_step, state.best = result, state.step, self.last_good
@@ -365,9 +408,13 @@ class _Run:
             message += f"; the last good parameters are in {path}"
         return DivergedError(message)
 
-    def _sample(
-        self, batch: int, stream: int, step: int = 0, validate: bool = False
-    ) -> tuple[Array, Array, Array | None]:
+    def _validation(self) -> Examples:
+        """The examples for validation, which may be others in another stage."""
+        if self.validation is None:
+            self.validation = self._sample(self.recipe.validation_batch, VALIDATION, validate=True)
+        return self.validation
+
+    def _sample(self, batch: int, stream: int, step: int = 0, validate: bool = False) -> Examples:
         """Targets, inputs, and the examples' weights if they have some."""
         return self.source.sample(self.ops, self.network.dtype, batch, Key(self.seed, stream, step), validate)
 
@@ -411,6 +458,10 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
     if steps:
         network.parameters["step_size"][t] = best[0]
     network.parameters["threshold"][t] = np.exp(best[-1])
+
+
+def _scaled(rate: Rate, factor: float) -> Rate:
+    return tuple(factor * each for each in rate) if isinstance(rate, tuple) else factor * rate
 
 
 def _copy(parameters: Parameters) -> Parameters:

@@ -81,6 +81,11 @@ class DeviceModule:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return DeviceArray(np.full(size, 0xA5, np.uint8).view(dtype).reshape(shape))
 
+    @property
+    def linalg(self) -> SimpleNamespace:
+        """What is used of NumPy's linear algebra."""
+        return SimpleNamespace(solve=_on_device(np.linalg.solve))
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return _on_device(getattr(np, name))
 

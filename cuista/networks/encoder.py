@@ -1,0 +1,307 @@
+"""The encoder: W_{i+1} = W_i − B_i g(ÃᵀW_i − I) from W_0 = Ã, learning the step matrices B_i (M, N).
+
+Liu, Chen, Wang, Yin, ICLR 2019, section 4.3 (AtoW_grad). It maps a perturbed matrix Ã to a weight for it: gradient
+descent on a loss of R = ÃᵀW − I, unrolled, with B_i in the place of the step size times Ã. g is the loss's derivative,
+entry by entry, Q its weights:
+
+    l2     ½ Σ (R Q)²      g = R Q²              expl2  ½ Σ e^{R²} Q    g = R e^{R²} Q
+    l1     Σ |R| Q         g = sign(R) Q         expl1  Σ e^{|R|} Q     g = sign(R) e^{|R|} Q
+
+rel1 and rel2 are l1 and l2 whose Q is √(N − 1) on the diagonal and 1 elsewhere; otherwise Q is 1.
+
+For l2 and rel2, whose g is linear, no N×N matrix is formed. With q = Q_ii² − 1 and d_i = ã_iᵀw_i
+
+    B g(ÃᵀW − I) = (B Ãᵀ) W − B diag(1 − q (d − 1)),
+
+two products of M²N operations instead of two of M N².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.errors import InputError
+from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start
+from cuista.ops import CpuOps, Key, Scalar
+from cuista.problem import MATRIX
+
+LOSSES = ("l1", "l2", "rel1", "rel2", "expl1", "expl2")
+STARTS = ("analytic", "nominal", "uniform", "normal")
+# The purpose, in the stream of matrices, of a random start.
+_START_PURPOSE = 1
+# The analytic start's ridge, as a share of the mean eigenvalue of A Aᵀ: perturbed matrices have others.
+_RIDGE = 0.05
+
+# From ∂L/∂W after a layer to that before it (None for W_0 = Ã, which is data), and ∂L/∂B.
+StepBackprop = Callable[[Array], "tuple[Array | None, Array]"]
+# W, and what takes ∂L/∂W to the gradients of the parameters.
+Encoded = tuple[Array, Callable[[Array], Gradients]]
+
+
+class Encoder(Unrolled):
+    """The network. Learned: `step_matrix` B (T, M, N).
+
+    Parameters
+    ----------
+    A
+        The nominal matrix (M, N), of columns of unit norm.
+    layers
+        T.
+    loss
+        One of `LOSSES`.
+    Q
+        (N, N), for a loss but rel1 and rel2; 1 throughout if None.
+    start
+        What the B_i are at first: `nominal` is η A, `uniform` entries from −0.01 to 0.01, `normal` ones of standard
+        deviation 0.01. `analytic`, for l2 and rel2, is B_0 = (A Aᵀ + λI)⁻¹A, which makes the first layer a Newton step,
+        and after it multiples of that by which the w_i grow until ã_iᵀw_i = 1. If None it is that, or `nominal` for
+        another loss.
+    eta
+        η.
+    seed
+        Of a random start.
+    options
+        `parameters`, `ops` and `dtype` of `Unrolled`.
+
+    Raises
+    ------
+    InputError
+        If there is no such loss or start, or Q or η is not what it must be.
+    """
+
+    name: ClassVar[str] = "atow"
+    title: ClassVar[str] = "AtoW"
+    selects: ClassVar[bool] = False
+    can_coordinate: ClassVar[bool] = False
+    matrices: ClassVar[tuple[str, ...]] = ("step_matrix",)
+    logarithmic: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        A: Array,
+        *,
+        layers: int = 4,
+        loss: str = "rel2",
+        Q: Array | None = None,
+        start: str | None = None,
+        eta: float = 1e-3,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if loss not in LOSSES:
+            raise InputError(f"{loss!r} is not a loss of the encoder, which has: {', '.join(LOSSES)}")
+        linear = loss in ("l2", "rel2") and Q is None
+        start = start or ("analytic" if linear else "nominal")
+        if start not in STARTS:
+            raise InputError(f"{start!r} is not a start of the encoder, which has: {', '.join(STARTS)}")
+        if not 0 < eta < np.inf:
+            raise InputError(f"η is {eta}; expected more than 0")
+        self.M, self.N = A.shape
+        if Q is not None and loss in ("rel1", "rel2"):
+            raise InputError(f"{loss} has weights of its own: give {loss.replace('rel', 'l')} to have others")
+        if Q is not None and (Q.shape != (self.N, self.N) or not np.isfinite(Q).all() or (Q < 0).any()):
+            raise InputError(f"the weights Q have shape {Q.shape}; expected ({self.N}, {self.N}), finite, 0 or more")
+        if start == "analytic" and not linear:
+            raise InputError(
+                f"the analytic start is for l2 and rel2, and the loss is {loss}{' with Q' * (Q is not None)}"
+            )
+        self.source, self.loss_name, self.Q = A, loss, Q
+        self.start, self.eta, self.seed = start, eta, seed
+        # The loss without its weights, whether it has R = ÃᵀW − I linearly, and q.
+        self.kind = loss.replace("rel", "l")
+        self.linear = linear
+        self.q = float(self.N - 2) if loss == "rel2" else 0.0
+        self.product_operations = 2.0 * self.M * self.N * (self.M if self.linear else self.N)
+        super().__init__(layers=layers, percent=0.0, max_percent=0.0, **options)
+
+    def _prepare(self) -> None:
+        Q = self.Q
+        if self.loss_name == "rel1":
+            Q = np.ones((self.N, self.N))
+            np.fill_diagonal(Q, np.sqrt(self.N - 1))
+        self.weights: Array | float = 1.0 if Q is None else self.ops.asarray(Q, self.dtype)
+        # An R that rounding alone keeps from 0, as on the diagonal at first, has no sign.
+        self.zero = 8 * float(np.finfo(self.dtype).eps)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"step_matrix": (self.layers, self.M, self.N)}
+
+    def published_start(self) -> dict[str, Array]:
+        shape, key = (self.layers * self.M, self.N), Key(self.seed, MATRIX, 1)
+        if self.start == "analytic":
+            G = self.source @ self.source.T
+            first = np.linalg.solve(G + _RIDGE * np.trace(G) / self.M * np.eye(self.M), self.source)
+            # w_i grows by q c (1 − d_i) B_i if B is c times the first: to ã_iᵀw_i = 1 if c = 1 / (q ã_iᵀb_i).
+            then = first / (self.N * np.einsum("mn,mn->n", self.source, first).mean())
+            B = np.vstack([first, *[then] * (self.layers - 1)])
+        elif self.start == "nominal":
+            B = np.tile(self.eta * self.source, (self.layers, 1))
+        elif self.start == "normal":
+            B = 0.01 * CpuOps().normal(key, _START_PURPOSE, shape, np.float64)
+        else:
+            words = CpuOps().random_words(key, _START_PURPOSE)(shape[0] * shape[1])
+            B = 0.02 * ((words >> np.uint64(11)) * 2.0**-53).reshape(shape) - 0.01
+        return {"step_matrix": B.reshape(self.layers, self.M, self.N)}
+
+    def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
+        """The root mean square of each B_i at first: rates are relative to it, for they differ by a factor of N."""
+        start = self.published_start()["step_matrix"]
+        return tuple(float(rms) for rms in np.sqrt(np.square(start).mean(axis=(1, 2))))
+
+    def begin(self, y: Array) -> tuple[State, Backprop]:
+        """The state before the first layer: W = Ã and Ã, for matrices Ã (n, M, N)."""
+        return (y, y), constant_start
+
+    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
+        W, A = state
+        W_next, back = self.step(self.parameter("step_matrix", t), W, A)
+
+        def backprop(of_state: State) -> tuple[State, Gradients]:
+            of_W, of_B = back(of_state[0])
+            return (of_W, None), {"step_matrix": of_B}
+
+        return (W_next, A), backprop
+
+    def encode(self, A: Array, parameters: dict[str, Array]) -> Encoded:
+        """W (n, M, N) for matrices Ã (n, M, N) by these parameters; and what takes ∂L/∂W to their gradients.
+
+        As parameters of a larger network they are (1, T, M, N): what all its layers share.
+        """
+        W, backward = A, []
+        for B in parameters["step_matrix"][0]:
+            W, back = self.step(B, W, A)
+            backward.append(back)
+
+        def backprop(of_W: Array) -> Gradients:
+            of_B: list[Array] = []
+            of_next: Any = of_W
+            for back in reversed(backward):
+                of_next, of_layer = back(of_next)
+                of_B.append(of_layer)
+            return {"step_matrix": self.ops.xp.stack(of_B[::-1])}
+
+        return W, backprop
+
+    def step(self, B: Array, W: Array, A: Array) -> tuple[Array, StepBackprop]:
+        """One layer: the next W (n, M, N), and the backward pass."""
+        return (self._linear_step if self.linear else self._step)(B, W, A)
+
+    def _linear_step(self, B: Array, W: Array, A: Array) -> tuple[Array, StepBackprop]:
+        ops, xp, q = self.ops, self.ops.xp, W.dtype.type(self.q)
+        C = ops.matmul(B, transposed(xp, A))
+        scale = 1 - q * (_diagonals(xp, A, W) - 1) if q else None
+        W_next = W - ops.matmul(C, W) + (B if scale is None else B * scale[:, None])
+
+        def back(of_W: Array) -> tuple[Array | None, Array]:
+            # W' = W − C W + B diag(s), C = B Ãᵀ, s = 1 − q(d − 1): ∂C = −∂W' Wᵀ, ∂B = ∂C Ã + ∂W' diag(s), ∂d = −q ∂s,
+            # and ∂W = ∂W' − Cᵀ∂W' + Ã diag(∂d). The sum over the matrices of ∂C Ã is one product.
+            of_C = ops.matmul(of_W, transposed(xp, W))
+            of_B = -ops.matmul(_beside(xp, of_C), A.reshape(-1, A.shape[2]))
+            of_B += (of_W if scale is None else of_W * scale[:, None]).sum(axis=0)
+            if W is A:
+                return None, of_B
+            of_W_before = of_W - ops.matmul(transposed(xp, C), of_W)
+            if scale is not None:
+                of_W_before -= A * (q * xp.sum(of_W * B, axis=1))[:, None]
+            return of_W_before, of_B
+
+        return W_next, back
+
+    def _step(self, B: Array, W: Array, A: Array) -> tuple[Array, StepBackprop]:
+        ops = self.ops
+        R = self.residual(A, W)
+        _, g, slope = self._loss_of(R)
+        W_next = W - ops.matmul(B, g)
+
+        def back(of_W: Array) -> tuple[Array | None, Array]:
+            # W' = W − B g(R), R = ÃᵀW − I: ∂B = −Σ ∂W' gᵀ, ∂R = −(Bᵀ∂W') g'(R), ∂W = ∂W' + Ã ∂R.
+            of_B = -ops.matmul(of_W, transposed(ops.xp, g)).sum(axis=0)
+            if W is A:
+                return None, of_B
+            if slope is None:  # g is constant but for jumps
+                return of_W, of_B
+            of_R = ops.matmul(B.T, of_W) * slope
+            return of_W - ops.matmul(A, of_R), of_B
+
+        return W_next, back
+
+    def residual(self, A: Array, W: Array) -> Array:
+        """R = ÃᵀW − I (n, N, N)."""
+        R = self.ops.matmul(transposed(self.ops.xp, A), W)
+        R.reshape(len(R), -1)[:, :: self.N + 1] -= 1
+        return R
+
+    def _loss_of(self, R: Array) -> tuple[Array, Array, Array | None]:
+        """Of each entry the loss, its derivative g, and g' (None for 0)."""
+        xp, Q = self.ops.xp, self.weights
+        if self.kind == "l2":
+            return R * R * Q * Q / 2, R * Q * Q, xp.ones_like(R) * Q * Q
+        if self.kind == "expl2":
+            grown = xp.exp(R * R) * Q
+            return grown / 2, R * grown, (1 + 2 * R * R) * grown
+        sign = xp.where(xp.abs(R) > self.zero, xp.sign(R), xp.zeros_like(R))
+        if self.kind == "l1":
+            return xp.abs(R) * Q, sign * Q, None
+        grown = xp.exp(xp.abs(R)) * Q
+        return grown, sign * grown, grown
+
+    def losses(self, A: Array, W: Array) -> tuple[Array, Array]:
+        """The loss of each weight W (n, M, N) for its matrix Ã (n, M, N), (n,), float64; and ∂L/∂W of their sum."""
+        ops, xp = self.ops, self.ops.xp
+        if not self.linear:
+            loss, g, _ = self._loss_of(self.residual(A, W))
+            return xp.sum(loss, axis=(1, 2), dtype=np.float64), ops.matmul(A, g)
+        # ½‖ÃᵀW − I‖² = ½(⟨W, ÃÃᵀW⟩ − 2 Σd + N), and its derivative is ÃÃᵀW − Ã.
+        GW = ops.matmul(ops.matmul(A, transposed(xp, A)), W)
+        d = _diagonals(xp, A, W)
+        quadratic = xp.sum(W * GW, axis=(1, 2), dtype=np.float64) - 2 * xp.sum(d, axis=1, dtype=np.float64) + self.N
+        loss = 0.5 * quadratic + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
+        return loss, GW - A * (1 - W.dtype.type(self.q) * (d - 1))[:, None]
+
+    def loss(self, state: State, target: Any, weights: Array | None) -> tuple[Scalar, State]:
+        """The sum of the losses over the batch."""
+        W, A = state
+        losses, of_W = self.losses(A, W)
+        return losses.sum(), (of_W, None)
+
+    def loss_and_gradients(
+        self,
+        y: Array,
+        target: Array,
+        depth: int,
+        window: float = 0.0,
+        weights: Array | None = None,
+        wanted: Container[str] | None = None,
+    ) -> tuple[Scalar, dict[str, Array]]:
+        """The sum of the losses over matrices y = Ã (n, M, N) after `depth` layers, and its gradients.
+
+        A matrix at a time on a CPU, so that no more is in memory than the layers of those in work.
+        """
+
+        def one(part: slice) -> tuple[Scalar, dict[str, Array]]:
+            return Unrolled.loss_and_gradients(self, y[part], target[part], depth, window, None, wanted)
+
+        return self.sum_over_parts(y.shape, one, self.ops.at_a_time)
+
+
+def transposed(xp: Any, stack: Array) -> Array:
+    """Of each matrix in (n, P, Q) the transpose."""
+    each: Array = xp.swapaxes(stack, 1, 2)
+    return each
+
+
+def _beside(xp: Any, stack: Array) -> Array:
+    """Matrices (n, P, Q) beside each other, (P, n Q)."""
+    side: Array = xp.swapaxes(stack, 0, 1).reshape(stack.shape[1], -1)
+    return side
+
+
+def _diagonals(xp: Any, A: Array, W: Array) -> Array:
+    """ã_iᵀw_i for the columns of matrices (n, M, N), (n, N)."""
+    d: Array = xp.sum(A * W, axis=1)
+    return d

@@ -1,0 +1,88 @@
+"""The exact encoder: of each matrix Ã its analytic weight, w_i = G⁻¹ã_i / (ã_iᵀG⁻¹ã_i) with G = ÃÃᵀ + λI.
+
+What the encoder of `encoder.py` approximates, Liu, Chen, Wang, Yin, ICLR 2019, equation (16); with the ridge λ of the
+noise-aware weight, which may be learned. There is nothing else to learn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.errors import InputError
+from cuista.networks.base import Gradients
+from cuista.networks.encoder import Encoded, transposed
+from cuista.ops import ReferenceOps
+
+
+class ExactEncoder:
+    """The closed form as an encoder.
+
+    Parameters
+    ----------
+    A
+        The nominal matrix (M, N).
+    ridge
+        Where a learned λ starts, more than 0; none is learned, and λ = 0, if 0.
+    ops, dtype
+        The engine, and the precision of the results; float64 is computed in.
+
+    Raises
+    ------
+    InputError
+        If λ is negative or not finite, or 0 for a matrix with more rows than columns.
+    """
+
+    name = "exact"
+    matrices: tuple[str, ...] = ()
+    logarithmic: tuple[str, ...] = ("ridge",)
+
+    def __init__(self, A: Array, *, ridge: float = 0.0, ops: ReferenceOps, dtype: Any = np.float32) -> None:
+        self.M, self.N = A.shape
+        if not 0 <= ridge < np.inf:
+            raise InputError(f"ridge is {ridge}; expected a number of 0 or more")
+        if not ridge and self.M > self.N:
+            raise InputError(f"the matrix is tall ({self.M}×{self.N}), so that A Aᵀ is singular: give a --ridge")
+        self.ridge, self.ops, self.dtype = float(ridge), ops, np.dtype(dtype)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"ridge": (1,)} if self.ridge else {}
+
+    def published_start(self) -> dict[str, Array]:
+        return {"ridge": np.array([self.ridge])} if self.ridge else {}
+
+    def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
+        """No matrices are learned."""
+        return ()
+
+    def encode(self, A: Array, parameters: dict[str, Array]) -> Encoded:
+        """W (n, M, N) for matrices Ã (n, M, N); and what takes ∂L/∂W to ∂L/∂λ.
+
+        Raises
+        ------
+        NumericalError
+            If a matrix has dependent rows and λ is 0.
+        """
+        ops, xp = self.ops, self.ops.xp
+        A = ops.asarray(A, np.float64)
+        G = ops.matmul(A, transposed(xp, A))
+        if "ridge" in parameters:
+            # A step may have led below 0, where λ makes no difference (and its derivative is 0).
+            G.reshape(len(G), -1)[:, :: self.M + 1] += xp.maximum(parameters["ridge"], 0)
+        V = ops.solve_positive(G, A)
+        s = xp.sum(A * V, axis=1)[:, None]
+        W = V / s
+
+        def backprop(of_W: Array) -> Gradients:
+            # W = V diag(1/s), s_i = ã_iᵀv_i: ∂v_i = ∂w_i / s_i − ã_i (∂w_iᵀv_i) / s_i². V = G⁻¹Ã, dV/dλ = −G⁻¹V, so
+            # that ∂λ = −⟨∂V, G⁻¹V⟩ = −⟨G⁻¹∂V, V⟩.
+            if "ridge" not in parameters:
+                return {}
+            of_V = of_W / s - A * (xp.sum(of_W * V, axis=1)[:, None] / (s * s))
+            of_ridge = -xp.sum(ops.solve_positive(G, of_V) * V)
+            return {"ridge": xp.where(parameters["ridge"] > 0, of_ridge, 0.0)[0]}
+
+        return ops.asarray(W, self.dtype), backprop

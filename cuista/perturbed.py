@@ -1,0 +1,137 @@
+"""Measurement matrices other than the one that was trained for: Ã = A + σN, its columns of unit norm again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.checks import Array
+from cuista.errors import FileError, InputError
+from cuista.ops import CpuOps, Key, ReferenceOps
+from cuista.problem import TEST, Problem
+
+# The purposes within a stream of random numbers, beside those of signals: what is added to A, and how much of it.
+_ENTRIES, _LEVELS = 2, 3
+
+
+def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
+    """Matrices Ã (n, M, N) = A + σ_i N_i with columns of unit norm, N_i of standard normal entries.
+
+    Liu, Chen, Wang, Yin, ICLR 2019, section 4.3. A pure function of the key.
+
+    Parameters
+    ----------
+    A
+        (M, N), of the engine, in the precision to compute in.
+    levels
+        σ_i, (n,).
+    """
+    (M, N), n = A.shape, len(levels)
+    noise = ops.normal(key, _ENTRIES, (n * M, N), A.dtype).reshape(n, M, N)
+    matrices = A + ops.asarray(levels, A.dtype)[:, None, None] * noise
+    norms: Any = ops.xp.sqrt(ops.xp.sum(ops.xp.square(matrices), axis=1, keepdims=True))
+    perturbed: Array = matrices / norms
+    return perturbed
+
+
+def random_levels(key: Key, sigma: float, count: int, ops: ReferenceOps) -> Array:
+    """Levels (count,), uniform from 0 to σ."""
+    words = ops.random_words(key, _LEVELS)(count)
+    return np.asarray(sigma * ((words >> np.uint64(11)) * 2.0**-53))
+
+
+def check_normalized(problem: Problem) -> None:
+    """Raise InputError unless the columns of the problem's matrix have unit norm, as those of perturbed ones do."""
+    if not problem.normalized:
+        raise InputError(
+            "the columns of the measurement matrix have not unit norm, and those of perturbed matrices do: normalise "
+            "it (cuista gen-problem --load-a FILE --normalize)"
+        )
+
+
+@dataclass(frozen=True)
+class PerturbedSet:
+    """A test set: for each level several perturbed matrices, and the signals that all of them measure, without noise.
+
+    Attributes
+    ----------
+    problem
+        The nominal matrix, and the law of the signals.
+    sigmas
+        (S,): the levels.
+    matrices
+        (S, count, M, N), float32.
+    x
+        Sparse codes (samples, N), float32.
+    seed
+        Of all its random numbers.
+    """
+
+    problem: Problem
+    sigmas: Array
+    matrices: Array
+    x: Array
+    seed: int
+
+    @classmethod
+    def new(
+        cls, problem: Problem, sigmas: Sequence[float], count: int = 10, samples: int = 1000, seed: int = 0
+    ) -> PerturbedSet:
+        """`count` matrices for each level σ, and as many `samples`: a pure function of the seed.
+
+        Raises
+        ------
+        InputError
+            If a level is negative or not finite, there are none, or the problem's matrix is not normalised.
+        """
+        check_normalized(problem)
+        if not sigmas or not all(0 <= sigma < np.inf for sigma in sigmas):
+            raise InputError(f"σ is {list(sigmas)}; expected one or more numbers of 0 or more")
+        if count < 1:
+            raise InputError(f"the number of matrices is {count}; expected 1 or more")
+        ops = CpuOps()
+        matrices = np.empty((len(sigmas), count, *problem.A.shape), np.float32)
+        for i, sigma in enumerate(sigmas):
+            for j in range(count):
+                matrices[i, j] = perturb(problem.A, Key(seed, TEST, i * count + j), np.array([sigma]), ops)[0]
+        x, _ = problem.sample(samples, stream=TEST, seed=seed)
+        return cls(problem, np.array(sigmas, np.float64), matrices, x, seed)
+
+    def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
+        """Each level, and its matrices (M, N) in float64."""
+        for sigma, matrices in zip(self.sigmas, self.matrices, strict=True):
+            yield float(sigma), list(matrices.astype(np.float64))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a `cuista-perturbed` file."""
+        record = storage.Record("cuista-perturbed")
+        self.problem.store(record)
+        record.arrays |= {"sigmas": self.sigmas, "matrices": self.matrices, "x": self.x}
+        record.attributes |= {"matrix_sha256": self.problem.sha256, "test_seed": self.seed}
+        storage.write(path, record, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PerturbedSet:
+        """Read a `cuista-perturbed` file.
+
+        Raises
+        ------
+        FileError
+            If it is not one, or damaged.
+        """
+        record = storage.read(path, "cuista-perturbed")
+        problem = Problem.from_record(record, path)
+        try:
+            sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))
+            result = cls(problem, sigmas, matrices, x, int(record.attributes["test_seed"]))
+        except KeyError as error:
+            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+        shapes = (matrices.ndim, matrices.shape[0], matrices.shape[2:], x.shape[1:])
+        if shapes != (4, len(sigmas), problem.A.shape, (problem.N,)) or not np.isfinite(matrices).all():
+            raise FileError(f"{path} is damaged: its matrices have shape {matrices.shape}, or NaN or infinite entries")
+        return result

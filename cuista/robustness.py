@@ -1,0 +1,318 @@
+"""How recovery survives another measurement matrix: models and FISTA on a set of perturbed matrices."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.baselines import Fista
+from cuista.checks import Array
+from cuista.device import blas_threads
+from cuista.errors import FileError, InputError
+from cuista.model import Model
+from cuista.networks import Encoder
+from cuista.ops import Key, ReferenceOps
+from cuista.perturbed import PerturbedSet, perturb
+from cuista.problem import TEST, TUNING, Problem
+from cuista.robust import EncoderModel, RobustModel
+from cuista.weights import solve_exact
+
+# FISTA's iterations: as many as layers, and until it no longer improves, which is looked at every so many …
+CHECK_EVERY = 250
+# … by so many dB, on so many signals, up to so many iterations.
+IMPROVEMENT_DB = 0.1
+FISTA_SIGNALS = 100
+MOST_ITERATIONS = 10_000
+# The λ that are tried, relative to that beyond which the solution is 0.
+RELATIVE_LAMBDAS = np.geomspace(1e-6, 1e-1, 11)
+# Matrices for the time that a weight takes.
+TIMED_MATRICES = 5
+
+# The estimates of a set's signals from what a matrix measured, (samples, N), and how many iterations they took.
+Recover = Callable[[Array], tuple[Array, int]]
+
+
+@dataclass(frozen=True)
+class RobustResult:
+    """What a method reached on a set of perturbed matrices.
+
+    Attributes
+    ----------
+    method
+        A model's name, with `+ exact W` if the weight is solved anew for each matrix, or FISTA.
+    nmse_db
+        (S, count): of each matrix.
+    iterations
+        Layers, or the mean number of iterations.
+    seconds_per_matrix
+        That the weight of a matrix takes; NaN for a method without.
+    lam
+        FISTA's λ; NaN for the others.
+    """
+
+    method: str
+    nmse_db: Array
+    iterations: float
+    seconds_per_matrix: float = float("nan")
+    lam: float = float("nan")
+
+    @property
+    def mean_db(self) -> Array:
+        """(S,): for each level the mean of the matrices' NMSE in dB."""
+        return np.asarray(self.nmse_db.mean(axis=1))
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The results of all methods at levels `sigmas` (S,)."""
+
+    sigmas: Array
+    results: tuple[RobustResult, ...]
+    about: dict[str, Any]
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a `cuista-robustness` file."""
+        record = storage.Record("cuista-robustness", {"sigmas": self.sigmas})
+        rows = [{name: value for name, value in asdict(result).items() if name != "nmse_db"} for result in self.results]
+        record.arrays |= {f"nmse_db/{i}": result.nmse_db for i, result in enumerate(self.results)}
+        record.attributes |= {"results": json.dumps(rows), "about": json.dumps(self.about)}
+        storage.write(path, record, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Robustness:
+        """Read such a file.
+
+        Raises
+        ------
+        FileError
+            If it is not one, or damaged.
+        """
+        record = storage.read(path, "cuista-robustness")
+        try:
+            rows = json.loads(record.attributes["results"])
+            results = [RobustResult(**row, nmse_db=record.arrays[f"nmse_db/{i}"]) for i, row in enumerate(rows)]
+            return cls(record.arrays["sigmas"], tuple(results), json.loads(record.attributes["about"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileError(f"{path} is damaged: {error}") from error
+
+
+def evaluate_robustness(
+    perturbed: PerturbedSet,
+    models: Mapping[str, Model | RobustModel],
+    *,
+    ops: ReferenceOps | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, float], None] = lambda method, fraction: None,
+) -> Iterator[RobustResult]:
+    """Test models and FISTA on the matrices of a set, one method after the other.
+
+    A `RobustModel` makes a weight for each matrix. A `Model` goes by the matrix that it was trained for. As what could
+    be reached with a perfect encoder, every ALISTA also comes with the exact weight of each matrix (`+ exact W`), but
+    for one that was trained with the wrong weight. FISTA is given each matrix; its λ is that of least NMSE on another
+    perturbed matrix and other signals, for as many iterations as layers and for as many as improve the NMSE.
+
+    Parameters
+    ----------
+    models
+        By name.
+    say, progress
+        Called with what is done, and with a method's name and the share of its work that is done.
+
+    Raises
+    ------
+    InputError
+        If a model is for another matrix than the set.
+    """
+    for name, model in models.items():
+        if model.problem.sha256 != perturbed.problem.sha256:
+            raise InputError(f"{name} is for another matrix than the set of perturbed ones: make a set for its problem")
+    for name, model in models.items():
+        if isinstance(model, RobustModel):
+            yield _result(name, perturbed, _with(model), model, progress)
+        else:
+            yield _result(name, perturbed, _without(model), None, progress)
+        exact = _with_exact_weights(model, ops)
+        if exact is not None:
+            yield _result(f"{name} + exact W", perturbed, _with(exact), exact, progress)
+    layers = {model.network.layers for model in models.values()}
+    for iterations in (*sorted(layers), None):
+        method = f"fista {iterations}" if iterations else "fista, to its end"
+        say(f"{method}: finding λ")
+        lam = _tune_fista(perturbed, iterations, ops)
+
+        def recoverer(A: Array, iterations: int | None = iterations, lam: float = lam) -> Recover:
+            return lambda y: _fista(replace(perturbed.problem, A=A), y, perturbed.x[: len(y)], lam, iterations, ops)
+
+        signals = None if iterations else FISTA_SIGNALS
+        yield replace(_result(method, perturbed, recoverer, None, progress, signals), lam=lam)
+
+
+def _result(
+    method: str,
+    perturbed: PerturbedSet,
+    recoverer: Callable[[Array], Recover],
+    encoder: RobustModel | None,
+    progress: Callable[[str, float], None],
+    signals: int | None = None,
+) -> RobustResult:
+    """What a method reaches on each matrix, by what it recovers with, on the first so many signals (None: all)."""
+    x = perturbed.x[:signals]
+    nmse = np.empty(perturbed.matrices.shape[:2])
+    taken = []
+    for i, (_, matrices) in enumerate(perturbed):
+        for j, A in enumerate(matrices):
+            estimate, count = recoverer(A)(x @ A.T.astype(x.dtype))
+            nmse[i, j] = _nmse_db(estimate, x)
+            taken.append(count)
+            progress(method, (i * len(matrices) + j + 1) / nmse.size)
+    seconds = float("nan") if encoder is None else _seconds(encoder, perturbed)
+    return RobustResult(method, nmse, float(np.mean(taken)), seconds)
+
+
+def _with(robust: RobustModel) -> Callable[[Array], Recover]:
+    """Recovery by a model that has a weight made for each matrix."""
+
+    def recoverer(A: Array) -> Recover:
+        model = robust.model_for(A)
+        return lambda y: (model.recover(y), model.network.layers)
+
+    return recoverer
+
+
+def _without(model: Model) -> Callable[[Array], Recover]:
+    """Recovery by a model that goes by its own matrix."""
+    return lambda A: lambda y: (model.recover(y), model.network.layers)
+
+
+def _with_exact_weights(model: Model | RobustModel, ops: ReferenceOps | None) -> RobustModel | None:
+    """The same decoder with the exact encoder, where that is another method and its thresholds are for it."""
+    if isinstance(model, RobustModel):
+        if not isinstance(model.network.encoder, Encoder):
+            return None
+        weight = solve_exact(model.problem.A)
+        return RobustModel.new(model.with_weight(model.problem.A, weight.W), ops=ops)
+    trained_with_wrong_weights = "psigma_max" in model.training
+    if model.network.name != "alista" or trained_with_wrong_weights:
+        return None
+    return RobustModel.new(model, ops=ops)
+
+
+def _seconds(encoder: RobustModel, perturbed: PerturbedSet) -> float:
+    """The median time of a weight for one matrix, with one BLAS thread."""
+    matrices = perturbed.matrices.reshape(-1, *perturbed.matrices.shape[2:])[: TIMED_MATRICES + 1]
+    times = []
+    with blas_threads(0):
+        for A in matrices:
+            start = time.perf_counter()
+            encoder.weights(A[None])
+            times.append(time.perf_counter() - start)
+    return float(np.median(times[1:] or times))  # the first compiles and allocates
+
+
+def _nmse_db(estimate: Array, x: Array) -> float:
+    with np.errstate(divide="ignore"):
+        error = np.square(estimate - x, dtype=np.float64).sum() / np.square(x, dtype=np.float64).sum()
+        return float(10 * np.log10(error))
+
+
+def _fista(
+    problem: Problem, y: Array, x: Array, lam: float, iterations: int | None, ops: ReferenceOps | None
+) -> tuple[Array, int]:
+    """FISTA's estimate after so many iterations, or when its NMSE no longer improves; and how many it took."""
+    solver = Fista(problem, iterations or MOST_ITERATIONS, lam=lam, ops=ops)
+    if iterations:
+        return solver.recover(y), iterations
+    best, least, done = np.zeros_like(x), np.inf, 0
+    for iteration, iterate in enumerate(solver.iterates(y), 1):
+        if iteration % CHECK_EVERY:
+            continue
+        estimate = solver.ops.to_numpy(iterate)
+        nmse = _nmse_db(estimate, x)
+        if nmse > least - IMPROVEMENT_DB:
+            break
+        best, least, done = estimate.copy(), nmse, iteration
+    return best, done
+
+
+def _tune_fista(perturbed: PerturbedSet, iterations: int | None, ops: ReferenceOps | None) -> float:
+    """The λ of least NMSE on a matrix perturbed at the middle level, with signals of its own."""
+    problem = perturbed.problem
+    level = np.array([float(np.median(perturbed.sigmas))])
+    A = perturb(problem.A, Key(perturbed.seed, TUNING), level, ReferenceOps())[0]
+    x, _ = problem.sample(FISTA_SIGNALS, stream=TUNING, seed=perturbed.seed)
+    y = x @ A.T.astype(x.dtype)
+    most = float(np.median(np.abs(y @ A).max(axis=1)))
+    candidates = most * (RELATIVE_LAMBDAS if iterations is None else np.geomspace(1e-4, 1, 24))
+    there = replace(problem, A=A)
+
+    def nmse(lam: float) -> float:
+        return _nmse_db(_fista(there, y, x, lam, iterations, ops)[0], x)
+
+    return float(min(candidates, key=nmse))
+
+
+@dataclass(frozen=True)
+class EncodedMatrix:
+    """An encoder's weight of a perturbed matrix beside the exact one.
+
+    Attributes
+    ----------
+    loss, exact_loss
+        The encoder's loss of its weight and of the exact one.
+    objective, exact_objective
+        Σ_{i≠j} (w_iᵀã_j)², with ã_iᵀw_i scaled to 1.
+    coherence, exact_coherence
+        max_{i≠j} |w_iᵀã_j|, scaled so.
+    seconds, exact_seconds
+        That each took.
+    """
+
+    loss: float
+    exact_loss: float
+    objective: float
+    exact_objective: float
+    coherence: float
+    exact_coherence: float
+    seconds: float
+    exact_seconds: float
+
+
+def evaluate_encoder(
+    model: EncoderModel, sigma: float, count: int, seed: int = 0, progress: Callable[[float], None] | None = None
+) -> Iterator[EncodedMatrix]:
+    """Perturb the matrix at level σ, and set the encoder's weight beside the exact one, `count` times."""
+    from cuista.weights.dense import describe
+
+    network = model.network
+    ops = network.ops
+    for number in range(count):
+        A = perturb(model.problem.A, Key(seed, TEST, number), np.array([sigma]), ReferenceOps())
+        if number == 0:
+            model.weights(A)  # what is compiled and allocated the first time
+        start = time.perf_counter()
+        W = model.weights(A)[0].astype(np.float64)
+        seconds = time.perf_counter() - start
+        exact = solve_exact(A[0])
+        there = ops.asarray(A, network.dtype)
+        losses = [float(network.losses(there, ops.asarray(w[None], network.dtype))[0][0]) for w in (W, exact.W)]
+        report = describe(W / np.einsum("mn,mn->n", A[0], W), A[0], method="atow")
+        of_exact = exact.report
+        if progress:
+            progress((number + 1) / count)
+        yield EncodedMatrix(
+            loss=losses[0],
+            exact_loss=losses[1],
+            objective=report.objective,
+            exact_objective=of_exact.objective,
+            coherence=report.coherence,
+            exact_coherence=of_exact.coherence,
+            seconds=seconds,
+            exact_seconds=of_exact.seconds,
+        )
