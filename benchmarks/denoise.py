@@ -18,9 +18,7 @@ from cuista.conv_baselines import ConvFista, non_local_means
 from cuista.denoiser import Denoiser
 from cuista.dictionary import Dictionary
 from cuista.evaluation import evaluate_denoising
-from cuista.images import ImageSet, NoisyCrops, prepare_images
-from cuista.ops import CpuOps, Key
-from cuista.problem import TUNING
+from cuista.images import ImageSet, NoisyCrops, prepare_images, tuning_pairs
 from cuista.training import train
 from cuista.weights import solve_conv
 
@@ -34,15 +32,14 @@ folder, *dictionaries = sys.argv[1:]
 images = Path(tempfile.mkdtemp()) / "images.h5"
 counts = prepare_images(folder, images, split=(4000, 1000, 1000)).counts  # of fewer pictures, their shares
 figures: dict[str, object] = {"sigma": SIGMA, "pictures": counts, "layers": 5}
-with NoisyCrops(images, 128, SIGMA) as crops:
-    clean, noisy, _ = crops.sample(CpuOps(), np.float32, 16, Key(0, TUNING), validate=True)
+pairs = tuning_pairs(images, SIGMA)
 
 for name in dictionaries:
     dictionary = Dictionary.load(name)
     methods, learned = {}, {}
     for iterations in (5, 100):
         solver = ConvFista(dictionary, iterations)
-        solver.tune(clean, noisy)
+        solver.tune(pairs)
         methods[f"fista {iterations}"] = solver.denoise
     means = non_local_means(SIGMA / 255)
     assert means is not None, "pip install scikit-image"

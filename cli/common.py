@@ -17,6 +17,7 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
+    from cuista.dictionary import Convention, Dictionary
     from cuista.images import ImageSet, NoisyCrops
     from cuista.ops import Bernoulli, Normal, ReferenceOps
     from cuista.problem import Problem
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def output_file(*endings: str) -> Callable[[str], Path]:
-    """The option type of a file to write, whose ending says in which format."""
+def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:
+    """The option type of a file to write, whose ending says in which format; `advice` is for another ending."""
 
     def file(value: str) -> Path:
         path = Path(value)
         if path.suffix.lower() not in endings:
-            advice = "; cuista convert writes other formats" if endings == (".h5",) else ""
-            raise click.BadParameter(f"{value} must end in {' or '.join(endings)}{advice}")
+            raise click.BadParameter(f"{value} must end in {' or '.join(endings)}{advice and f'; {advice}'}")
         return path
 
     return file
@@ -50,8 +50,20 @@ def decibels(value: str) -> float:
     return number
 
 
+def positive(value: str | float) -> float:
+    """The option type of a finite number more than 0."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.BadParameter(f"{value!r} is not a number more than 0")
+    return number
+
+
 INPUT_FILE = click.Path(path_type=Path)
 H5_FILE = output_file(".h5")
+CONVERTIBLE_FILE = output_file(".h5", advice="cuista convert writes other formats")
 
 force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -121,7 +133,9 @@ def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object
 def note_left_out(images: ImageSet) -> None:
     """Say how many pictures were too small, if any."""
     if images.left_out:
-        say(f"Note: {images.left_out} {images.split} pictures are smaller than the crop, and left out.")
+        are = "is" if images.left_out == 1 else "are"
+        what, least = counted(images.left_out, f"{images.split} picture"), f"{images.least}×{images.least}"
+        say(f"Note: {what} {are} smaller than {images.least_of} of {least}, and left out.")
 
 
 def engine_on(device: str) -> ReferenceOps:
@@ -210,6 +224,32 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
     return Problem(A, probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options), seed)
 
 
+def load_dictionary(path: Path, convention: Convention | None = None, key: str | None = None) -> Dictionary:
+    """The dictionary in a file of ours, or of bare filters, of which is said what they are taken for."""
+    from cuista.dictionary import Dictionary, default_convention
+    from cuista.storage import is_cuista
+
+    dictionary = Dictionary.load(path, convention=convention, key=key)
+    if not is_cuista(path):
+        rows, columns = dictionary.shape
+        taken = f"those of a {convention or default_convention(path)}{'' if convention else ' (--convention)'}"
+        say(f"Taking {path} for {counted(dictionary.filters, 'filter')} of {rows}×{columns}, {taken}.")
+        if rows != columns and rows > 1 and dictionary.filters < max(rows, columns):
+            meant = f"{counted(rows, 'filter')} of {columns}×{dictionary.filters}"
+            say(f"Note: filters stand in the last axis here; if these are {meant}, move it: np.moveaxis(D, 0, -1).")
+    return dictionary
+
+
+def for_bare(convention: Convention | None, *files: Path | None) -> list[Convention | None]:
+    """The --convention for each of these files: for ours there is none, and some must be bare if it was given."""
+    from cuista.storage import is_cuista
+
+    bare = [file is not None and not is_cuista(file) for file in files]
+    if convention is not None and not any(bare):
+        raise click.UsageError("--convention is of bare filters, and none are given here: leave it out")
+    return [convention if one else None for one in bare]
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table of right-aligned columns, numbers with two decimals."""
     cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
@@ -262,6 +302,11 @@ class ProgressLine:
             self._drawn = True
         else:
             click.echo(f"{fraction:4.0%} {text}", err=True)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """So many of them, as 1 filter or 2 filters."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def say(text: str) -> None:

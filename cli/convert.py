@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
-from cuista.cli.common import INPUT_FILE, force_option, key_option, output_file, say
+from cuista.cli.common import (
+    INPUT_FILE,
+    convention_option,
+    counted,
+    for_bare,
+    force_option,
+    key_option,
+    load_dictionary,
+    output_file,
+    say,
+)
 from cuista.cli.spellings import Command, net
 
 from cuista.errors import FileError, InputError
+
+if TYPE_CHECKING:
+    from cuista.checks import Array
+    from cuista.storage import Record
+
+FILTERS = ("cuista-dictionary", "cuista-conv-weight")
 
 
 @click.command("convert", cls=Command)
@@ -21,6 +38,10 @@ from cuista.errors import FileError, InputError
 @click.option(
     "-W", "--weight", "weight_file", type=INPUT_FILE, help="The weight of an imported network. [solved exactly]"
 )
+@click.option(
+    "--dict", "dictionary_file", type=INPUT_FILE, help="The dictionary that imported filters are the weight of."
+)
+@convention_option
 @click.option(
     "-p", "--percent", type=float, default=1.2, show_default=True, help="Support schedule of an imported network."
 )
@@ -36,6 +57,8 @@ def command(
     key: str | None,
     problem_file: Path | None,
     weight_file: Path | None,
+    dictionary_file: Path | None,
+    convention: Any,
     percent: float,
     max_percent: float,
     net: str,
@@ -47,6 +70,9 @@ def command(
     Reads the original's prob.npz; its W.npy (give --problem); and the saved variables alpha_1:0, theta_1:0, W_1:0, …
     of a network (give --problem, --net, and -W, -p, --max-percent as they were). A problem is exported as such a
     prob.npz, a weight as W, a network as such variables (in .npz) or as step_size, threshold, weight, … (in .mat).
+
+    Filters (s, s, F) are a convolutional dictionary D, or with --dict or such a D beside them its weight W. In a .mat
+    file they are for convolution.
     """
     from cuista import original, storage
     from cuista.model import Model
@@ -63,9 +89,15 @@ def command(
         raise InputError(f"{source} is {ours}; expected a target ending in {expected}")
     if exporting and key is not None:
         raise click.UsageError(f"--key names an array in a file of several, and {source} is one of cuista's")
+    if exporting and dictionary_file is not None:
+        raise click.UsageError(f"--dict is for imported filters, and {source} is one of cuista's files: leave it out")
     if exporting:
-        record = storage.read(source, "cuista-problem", "cuista-weight", "cuista-model")
-        if record.kind == "cuista-problem":
+        record = storage.read(source, "cuista-problem", "cuista-weight", "cuista-model", *FILTERS)
+        if convention is not None and record.kind not in FILTERS:
+            raise click.UsageError(f"--convention is of filters, and {source} is a {record.kind} file: leave it out")
+        if record.kind in FILTERS:
+            arrays = filters_of(record, target, convention)
+        elif record.kind == "cuista-problem":
             arrays = original.write_problem(Problem.from_record(record, source))
             if target.suffix.lower() == ".npy":
                 arrays = {"A": arrays["A"]}
@@ -87,6 +119,13 @@ def command(
     arrays = storage.load_arrays(source)
     if key is not None:
         arrays = {key: storage.load_array(source, key=key)}
+    if dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
+        if problem_file is not None:
+            raise click.UsageError(f"--problem is of matrices, and {source} holds filters: leave it out")
+        import_filters(source, target, list(arrays), dictionary_file, convention, key, force)
+        return
+    if convention is not None:
+        raise click.UsageError(f"--convention is of filters (s, s, F), and {source} holds none: leave it out")
     if problem_file is None:
         if original.has_variables(arrays):
             raise click.UsageError(
@@ -108,3 +147,40 @@ def command(
     )
     model.save(target, overwrite=force)
     say(f"Wrote {target}: {model.network.title}, {model.network.layers} layers.")
+
+
+def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
+    """The filters to export of a dictionary or of its weight, as the readers of such a file take them."""
+    from cuista.dictionary import default_convention, rotate
+
+    names = ("D",) if record.kind == "cuista-dictionary" else ("W",) if target.suffix.lower() == ".npy" else ("W", "D")
+    convention = convention or default_convention(target)
+    say(f"The filters are written for {convention} (--convention).")
+    return {name: rotate(record.arrays[name]) if convention == "convolution" else record.arrays[name] for name in names}
+
+
+def import_filters(
+    source: Path,
+    target: Path,
+    names: list[str],
+    dictionary_file: Path | None,
+    convention: Any,
+    key: str | None,
+    force: bool,
+) -> None:
+    """Write the dictionary in a file of bare filters, or the weight that it holds of one."""
+    from cuista.weights import ConvWeight
+
+    with_dictionary = key is None and "W" in names and "D" in names
+    if dictionary_file is None and not with_dictionary:
+        if "W" in names and len(names) == 1:
+            raise click.UsageError(f"{source} holds a weight W: give the dictionary that it is of with --dict")
+        dictionary = load_dictionary(source, convention, key)
+        dictionary.save(target, overwrite=force)
+        say(f"Wrote {target}: a dictionary of {counted(dictionary.filters, 'filter')}.")
+        return
+    of_dictionary, _ = for_bare(convention, dictionary_file or source, source)
+    dictionary = load_dictionary(dictionary_file or source, of_dictionary, None if dictionary_file else "D")
+    weight = ConvWeight.load(source, dictionary, convention=convention, key=key)
+    weight.save(target, overwrite=force)
+    say(f"Wrote {target}: a convolutional weight with objective {weight.report.objective:.8g}.")

@@ -24,7 +24,7 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
     import numpy as np
 
     from cuista.denoiser import Denoiser
-    from cuista.pictures import Picture, check_ending, read_picture, write_picture
+    from cuista.pictures import Picture, check_ending, check_format, read_picture, write_picture
     from cuista.storage import check_writable
 
     for target in filter(None, (out, compare)):
@@ -34,6 +34,14 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
         raise click.UsageError("--compare and -o name the same file: give two names")
     denoiser = Denoiser.load(model_file, ops=engine_on(device))
     picture = read_picture(picture_file)
+    # Before the work, so that nothing is half done: an empty picture of the size of three stands for --compare's.
+    channels, height, width = picture.channels.shape
+    check_format(out, picture)
+    if compare is not None:
+        check_format(compare, Picture(np.broadcast_to(0.0, (channels, height, 3 * width)), picture.depth))
+    if denoiser.network.selects and len(denoiser.tiles(picture.channels[0].shape)) > 1:
+        title = denoiser.network.title
+        say(f"Note: the picture is computed by tiles, and {title} selects entries within each: seams may be seen.")
     denoised = np.stack([denoiser.denoise(channel) for channel in picture.channels])
     write_picture(out, Picture(denoised, picture.depth, picture.alpha), overwrite=force)
     say(f"Wrote {out}.")

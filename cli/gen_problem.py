@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from cuista.cli.common import (
-    H5_FILE,
     INPUT_FILE,
     PROBLEM_OPTIONS,
     convention_option,
+    counted,
     filter_size,
     force_option,
     key_option,
+    load_dictionary,
     make_problem,
+    output_file,
     problem_options,
     say,
     seed_option,
@@ -44,7 +46,10 @@ SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
 @key_option
 @seed_option
 @click.option(
-    "-o", "--out", type=H5_FILE, help="The file. [problem.h5; --conv: dictionary.h5; --perturbed: perturbed.h5]"
+    "-o",
+    "--out",
+    type=output_file(".h5", advice="cuista convert writes problems and dictionaries in other formats"),
+    help="The file. [problem.h5; --conv: dictionary.h5; --perturbed: perturbed.h5]",
 )
 @force_option
 def command(
@@ -137,17 +142,15 @@ def make_dictionary(
     force: bool,
 ) -> None:
     """Write a dictionary of filters from a file, or random ones."""
-    from cuista.dictionary import Dictionary, default_convention, normalize_filters, random_dictionary
-    from cuista.storage import is_cuista
+    from cuista.dictionary import Dictionary, normalize_filters, random_dictionary
 
     if source is None:
         dictionary = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=seed))
     else:
-        dictionary = Dictionary.load(source, convention=convention, key=key)
-        if convention is None and not is_cuista(source):
-            say(f"Taking the filters in {source} for those of a {default_convention(source)} (--convention).")
+        dictionary = load_dictionary(source, convention, key)
     if normalize is not False:
         dictionary = Dictionary(normalize_filters(dictionary.D))
     dictionary.save(out, overwrite=force)
     rows, columns = dictionary.shape
-    say(f"Wrote {out}: {dictionary.filters} filters of {rows}×{columns}, Σ|d̂|² at most {dictionary.gain:.4g}.")
+    filters_of = f"{counted(dictionary.filters, 'filter')} of {rows}×{columns}"
+    say(f"Wrote {out}: {filters_of}, Σ|d̂|² at most {dictionary.gain:.4g}.")

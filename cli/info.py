@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
-from cuista.cli.common import INPUT_FILE, json_option, print_json
+from cuista.cli.common import INPUT_FILE, counted, json_option, print_json
 from cuista.cli.spellings import Command
 
 
@@ -17,13 +19,14 @@ def command(file: Path, as_json: bool) -> None:
     """Describe any of cuista's files."""
     from cuista import storage
 
-    record = storage.read(file)
+    found, held = storage.contents(file)
     first = ("format", "format_version", "cuista_version", "created", "command")
-    names = [*first, *sorted(set(record.attributes) - set(first))]
-    attributes = {name: _parsed(record.attributes[name]) for name in names if name in record.attributes}
-    arrays = {name: {"shape": list(value.shape), "dtype": value.dtype.name} for name, value in record.arrays.items()}
+    names = [*first, *sorted(set(found) - set(first))]
+    attributes = {name: _parsed(found[name]) for name in names if name in found}
+    arrays = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in held.items()}
+    splits = _splits(held) if attributes["format"] in ("cuista-images", "cuista-patches") else None
     if as_json:
-        print_json({"attributes": attributes, "arrays": arrays})
+        print_json({"attributes": attributes, **({"arrays": arrays} if splits is None else {"splits": splits})})
         return
     for name, value in attributes.items():
         if isinstance(value, dict):
@@ -32,9 +35,43 @@ def command(file: Path, as_json: bool) -> None:
                 click.echo(f"    {inner}: {item}")
         else:
             click.echo(f"{name}: {value}")
+    if splits is not None:
+        for name, split in splits.items():
+            click.echo(f"{name}: {_described(split)}")
+        return
     click.echo("arrays:")
     for name, array in sorted(arrays.items()):
-        click.echo(f"    {name}: {'×'.join(map(str, array['shape'])) or 'scalar'} {array['dtype']}")
+        click.echo(f"    {name}: {_size(array['shape']) or 'scalar'} {array['dtype']}")
+
+
+def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[str, Any]]:
+    """What each split of a file of pictures or of patches holds."""
+    from cuista.images import SPLITS
+
+    splits: dict[str, dict[str, Any]] = {}
+    for split in SPLITS:
+        own = [array for name, array in arrays.items() if name.startswith(f"{split}/")]
+        splits[split] = {"pictures": len(own)}
+        if own:
+            shapes = sorted({shape[-2:] for shape, _ in own}, key=lambda shape: (shape[0] * shape[1], shape))
+            splits[split] |= {"smallest": shapes[0], "largest": shapes[-1], "dtypes": sorted({kind for _, kind in own})}
+            if len(own[0][0]) == 3:
+                splits[split]["patches"] = sum(shape[0] for shape, _ in own)
+    return splits
+
+
+def _described(split: dict[str, Any]) -> str:
+    pictures = counted(split["pictures"], "picture")
+    if not split["pictures"]:
+        return pictures
+    smallest, largest, kinds = _size(split["smallest"]), _size(split["largest"]), " and ".join(split["dtypes"])
+    if "patches" in split:
+        return f"{counted(split['patches'], 'patch', 'patches')} of {smallest} {kinds}, of {pictures}"
+    return f"{pictures} of {smallest}{'' if smallest == largest else f' to {largest}'} {kinds}"
+
+
+def _size(shape: Iterable[object]) -> str:
+    return "×".join(map(str, shape))
 
 
 def _parsed(value: object) -> object:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 from cuista.cli.common import (
-    H5_FILE,
+    CONVERTIBLE_FILE,
     INPUT_FILE,
     ProgressLine,
     check_resume,
+    counted,
     filter_size,
     force_option,
     note_left_out,
@@ -38,7 +39,9 @@ from cuista.cli.spellings import Command
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Random crops in a step.")
 @click.option("--crop", type=click.IntRange(1), default=96, show_default=True, help="Pixels along a side of a crop.")
 @seed_option
-@click.option("-o", "--out", type=H5_FILE, default="dictionary.h5", show_default=True, help="The dictionary file.")
+@click.option(
+    "-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", show_default=True, help="The dictionary file."
+)
 @resume_option
 @force_option
 def command(
@@ -76,4 +79,4 @@ def command(
             overwrite=force,
             progress=lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}"),
         )
-    say(f"Wrote {out}: {learned.filters} filters of {learned.shape[0]}×{learned.shape[1]}.")
+    say(f"Wrote {out}: {counted(learned.filters, 'filter')} of {learned.shape[0]}×{learned.shape[1]}.")

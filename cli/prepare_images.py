@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, force_option, say, seed_option
+from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, counted, force_option, say, seed_option
 from cuista.cli.spellings import Command
 
 
@@ -63,6 +63,11 @@ def command(
         )
     for reason in prepared.skipped:
         say(f"Skipped: {reason}.")
+    if not prepared.counts["validation"]:
+        say("Note: no picture is for validation, which cuista train needs: add pictures, or give another --split.")
+    if not prepared.counts["test"] and (split is None or split[2]):
+        say("Note: no picture is left for cuista test: add pictures, or give another --split.")
     counts = ", ".join(f"{count} for {name}" for name, count in prepared.counts.items())
-    what = f"{per_image or 10_000} patches of {patches}×{patches} of each of the pictures" if patches else "pictures"
+    of_each = counted(per_image or 10_000, "patch", "patches")
+    what = f"{of_each} of {patches}×{patches} of each of the pictures" if patches else "pictures"
     say(f"Wrote {out}: {what}, {counts}.")

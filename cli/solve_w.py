@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from cuista.cli.common import (
-    H5_FILE,
+    CONVERTIBLE_FILE,
     INPUT_FILE,
     ProgressLine,
     convention_option,
+    counted,
     device_option,
     engine_on,
     force_option,
     json_option,
     key_option,
+    load_dictionary,
     print_json,
     say,
 )
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 @convention_option
 @key_option
 @device_option
-@click.option("-o", "--out", type=H5_FILE, default="weight.h5", show_default=True, help="The weight file.")
+@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="weight.h5", show_default=True, help="The weight file.")
 @json_option
 @force_option
 def command(
@@ -79,7 +81,8 @@ def command(
         conv_weight = solve_filters(source, method, ridge, convention, key)
         conv_weight.save(out, overwrite=force)
         print_report(asdict(conv_weight.report), as_json)
-        say(f"Wrote {out}.")
+        rows, columns = conv_weight.dictionary.shape
+        say(f"Wrote {out}: the weight of {counted(conv_weight.dictionary.filters, 'filter')} of {rows}×{columns}.")
         return
     if convention is not None:
         raise click.UsageError("--convention is of filters: give --conv too")
@@ -115,10 +118,9 @@ def command(
 
 def solve_filters(source: Path, method: str, ridge: str, convention: Any, key: str | None) -> ConvWeight:
     """The weight of a convolutional dictionary."""
-    from cuista.dictionary import Dictionary
     from cuista.weights import solve_conv, solve_conv_pgd
 
-    dictionary = Dictionary.load(source, convention=convention, key=key)
+    dictionary = load_dictionary(source, convention, key)
     strength = parse_ridge(ridge)
     if strength is None:
         raise click.UsageError("--ridge auto is for a problem file: give a number for a convolutional dictionary")

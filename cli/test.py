@@ -15,6 +15,7 @@ from cuista.cli.common import (
     force_option,
     json_option,
     key_option,
+    positive,
     print_json,
     say,
     seed_option,
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @click.option("--images", type=INPUT_FILE, help="A denoiser's test pictures: a file of prepare-images.")
 @click.option(
     "--sigma",
-    type=click.FloatRange(0, min_open=True),
+    type=positive,
+    metavar="FLOAT",
     help="Of a denoiser's noise, of 255, or an encoder's perturbations. [what it was trained for]",
 )
 @click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-from cuista.cli.common import ProgressLine, engine_on, print_json, say, table
+from cuista.cli.common import ProgressLine, engine_on, note_left_out, print_json, say, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # FISTA is shown after as many iterations as the network has layers, and after so many.
 ITERATIONS = 100
-# On how many crops its λ is found.
-TUNING_CROPS = 8
 
 
 def test_denoiser(
@@ -36,10 +34,8 @@ def test_denoiser(
     from cuista import storage
     from cuista.conv_baselines import ConvFista, non_local_means
     from cuista.denoiser import Denoiser
-    from cuista.evaluation import evaluate_denoising
-    from cuista.images import ImageSet
-    from cuista.ops import CpuOps, Key
-    from cuista.problem import TUNING
+    from cuista.evaluation import SSIM_WINDOW, evaluate_denoising
+    from cuista.images import ImageSet, tuning_pairs
 
     if out:
         storage.check_writable(out, overwrite=force)
@@ -48,20 +44,17 @@ def test_denoiser(
     if sigma != denoiser.sigma:
         say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with {sigma:g}.")
     network = denoiser.network
-    pictures = ImageSet(images, "test", 11)
+    pictures = ImageSet(images, "test", SSIM_WINDOW, "SSIM's window")
+    note_left_out(pictures)
     methods: dict[str, Callable[[Array], Array]] = {}
     lambdas = {}
     if baselines:
-        validation, key = ImageSet(images, "validation"), Key(seed, TUNING)
-        clean = validation.crops(key, TUNING_CROPS, min(96, validation.shortest))
-        clean -= clean.mean(axis=(1, 2), keepdims=True)
-        noise = CpuOps().normal(key, 1, (TUNING_CROPS, clean[0].size), clean.dtype)
-        noisy = clean + clean.dtype.type(sigma / 255) * noise.reshape(clean.shape)
+        pairs = tuning_pairs(images, sigma, seed=seed)
         for iterations in (network.layers, ITERATIONS):
             solver = ConvFista(denoiser.weight.dictionary, iterations, ops=network.ops)
             name = f"fista {iterations}"
             say(f"Finding the best λ for {name}.")
-            lambdas[name] = solver.tune(clean, noisy)
+            lambdas[name] = solver.tune(pairs)
             methods[name] = solver.denoise
         means = non_local_means(sigma / 255)
         if means is None:
@@ -94,6 +87,6 @@ def test_denoiser(
         rows.append(["mean", *map(float, psnr.mean(axis=0)), *map(float, ssim.mean(axis=0))])
         click.echo(table(headers, rows))
         for name, lam in lambdas.items():
-            say(f"{name} has λ = {lam:.3g}, the best of 16 for crops of the validation pictures.")
+            say(f"{name} has λ = {lam:.3g}, the best of 16 for validation pictures.")
     if out:
         say(f"Wrote {out}.")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from cuista.cli.common import (
-    H5_FILE,
     INPUT_FILE,
     PROBLEM_OPTIONS,
     check_resume,
@@ -17,6 +16,8 @@ from cuista.cli.common import (
     force_option,
     magnitude_law,
     make_problem,
+    output_file,
+    positive,
     probability,
     problem_options,
     resume_option,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from cuista.training import Recipe, SearchRecipe
     from cuista.weights import Weight
 
+MODEL_FILE = output_file(".h5", advice="cuista convert writes networks for sparse coding in other formats")
 # Options of one recipe: click's name → the recipe's field.
 PAPER_ONLY = {"better_wait": "better_wait", "lr_decay": "decays", "decay_rate": "factor"}
 FAST_ONLY = ("matrix_steps", "matrix_rate")
@@ -98,7 +100,7 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 )
 @seed_option
 @device_option
-@click.option("-o", "--out", type=H5_FILE, default="model.h5", show_default=True, help="The model file.")
+@click.option("-o", "--out", type=MODEL_FILE, default="model.h5", show_default=True, help="The model file.")
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(0),
@@ -118,7 +120,8 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
 @convention_option
 @click.option(
     "--sigma",
-    type=click.FloatRange(0, min_open=True),
+    type=positive,
+    metavar="FLOAT",
     help="denoise: standard deviation of the noise, of 255. [20] encoder: of the perturbation. [0.01]",
 )
 @click.option("--crop", type=click.IntRange(1), help="denoise: pixels along a side of a crop. [fast: 128; paper: 321]")

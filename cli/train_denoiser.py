@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from cuista.cli.common import check_resume, engine_on, note_left_out, run_training, say
+from cuista.cli.common import check_resume, engine_on, for_bare, load_dictionary, note_left_out, run_training, say
 from cuista.cli.solve_w import parse_ridge
 
 if TYPE_CHECKING:
@@ -56,14 +56,14 @@ def choose_weight(
     weight_file: Path | None, dictionary_file: Path | None, convention: Any, ridge: str | None, begun: Denoiser | None
 ) -> ConvWeight:
     """The weight in the file, that of the run begun, or one solved now for the dictionary given."""
-    from cuista.dictionary import Dictionary
     from cuista.weights import ConvWeight, solve_conv
 
-    dictionary = Dictionary.load(dictionary_file, convention=convention) if dictionary_file else None
+    of_dictionary, of_weight = for_bare(convention, dictionary_file, weight_file)
+    dictionary = load_dictionary(dictionary_file, of_dictionary) if dictionary_file else None
     if weight_file is not None:
         if ridge is not None:
             raise click.UsageError("--ridge is for a weight solved here, and -W gives one: leave one of them out")
-        return ConvWeight.load(weight_file, dictionary)
+        return ConvWeight.load(weight_file, dictionary, convention=of_weight)
     if begun is not None and (dictionary is None or begun.weight.dictionary.sha256 == dictionary.sha256):
         return begun.weight
     if dictionary is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,7 +15,7 @@ from cuista.errors import InputError
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.ops.borders import pad_zeros
 
-# How many values of λ are tried.
+# From how many values λ is chosen.
 TRIED = 16
 
 
@@ -80,15 +81,28 @@ class ConvFista:
         """The last picture, in host memory, of a noisy one f (H, W) of mean 0."""
         return self.ops.to_numpy(deque(self.iterates(f), maxlen=1).pop()[1])
 
-    def tune(self, clean: Array, noisy: Array) -> float:
-        """Set λ to that of 16, from 1e-3 to 1, with the best mean PSNR on pictures (batch, H, W), and return it."""
+    def tune(self, pairs: Sequence[tuple[Array, Array]]) -> float:
+        """Set λ to that of 16, from 1e-3 to 1, with the best mean PSNR on clean and noisy pictures, and return it.
 
-        def error(lam: float) -> float:
-            self.lam = lam
-            parts = self.ops.in_batches(noisy.shape, lambda part: self.denoise(noisy[part][0]), 1)
-            return float(np.log(np.square(np.stack(parts) - clean).mean(axis=(1, 2))).mean())
+        The PSNR rises with λ to the best and falls from there: it is looked for from coarse to fine, not everywhere.
+        """
+        lambdas = np.geomspace(1e-3, 1, TRIED).tolist()
 
-        self.lam = min(np.geomspace(1e-3, 1, TRIED).tolist(), key=error)
+        def log_error(part: slice) -> float:
+            ((clean, noisy),) = pairs[part]
+            return float(np.log(np.square(self.denoise(noisy) - clean).mean()))
+
+        @cache
+        def error(index: int) -> float:
+            self.lam = lambdas[index]
+            return float(np.mean(self.ops.in_batches((len(pairs), 1), log_error, 1)))
+
+        step = TRIED // 4
+        best = min(range(step // 2, TRIED, step), key=error)
+        while step > 1:
+            step //= 2
+            best = min((near for near in (best - step, best, best + step) if 0 <= near < TRIED), key=error)
+        self.lam = lambdas[best]
         return self.lam
 
 

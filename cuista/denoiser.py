@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +22,20 @@ from cuista.ops import ReferenceOps
 from cuista.pictures import check_grey
 from cuista.weights import ConvWeight, ConvWeightReport
 
-# Bytes that the maps of all tiles in work may take.
+# Bytes that the maps of all tiles in work may take, and how many of them a tile in work has: those before a layer and
+# after it; with support selection also what is selected from, the magnitudes and those over the threshold.
 TILE_BYTES = 2**28
+MAPS, MAPS_SELECTING = 2, 5
+# Pixels along a side of a tile at least, whatever memory that takes: of less most would be overlap.
+LEAST_TILE = 64
+
+
+class Span(NamedTuple):
+    """What a tile is along an axis: the pixels that are computed, those kept, and where in the tile these are."""
+
+    computed: slice
+    kept: slice
+    inside: slice
 
 
 @dataclass
@@ -68,8 +82,8 @@ class Denoiser:
         """The denoised picture (H, W) of a noisy one, both from 0 to 1 (not clipped), of any size.
 
         It is computed by overlapping tiles. A pixel depends only on those within the network's `reach`, so that with
-        so much overlap, thrown away, there are no seams: the result is that of the whole but for rounding. (With
-        support selection a tile selects its own share of entries.)
+        so much overlap, thrown away, there are no seams: the result is that of the whole but for rounding. Only with
+        support selection it is another, for each tile selects its own share of entries.
 
         Parameters
         ----------
@@ -78,37 +92,46 @@ class Denoiser:
         mean
             That of the clean picture; the noisy one's if None.
         tile
-            Pixels along a side of a tile, its overlap not counted. As many as memory allows if None.
+            Pixels along a side of a tile at most, its overlap not counted. As many as memory allows if None.
 
         Raises
         ------
         InputError
-            If it is no finite grey picture, or smaller than a filter.
+            If it is no finite grey picture, or smaller than a filter, or a tile has no pixel.
         """
         noisy = check_grey(noisy, "the picture")
         network, mean = self.network, noisy.mean() if mean is None else mean
         f = network.ops.asarray(noisy - mean, network.dtype)
-        reach = network.reach
-        side = tile or self._tile()
-        corners = [(i, j) for i in range(0, f.shape[0], side) for j in range(0, f.shape[1], side)]
+        tiles = self.tiles(noisy.shape, tile)
         result = np.empty(noisy.shape, network.dtype)
 
         def work(part: slice) -> None:
-            ((i, j),) = corners[part]
-            first = max(i - reach, 0), max(j - reach, 0)
-            tile_of_f = f[first[0] : i + side + reach, first[1] : j + side + reach]
-            denoised = network.ops.to_numpy(network.output(tile_of_f[None]))[0]
-            inner = denoised[i - first[0] : i - first[0] + side, j - first[1] : j - first[1] + side]
-            result[i : i + side, j : j + side] = inner
+            ((rows, columns),) = tiles[part]
+            denoised = network.ops.to_numpy(network.output(f[rows.computed, columns.computed][None]))[0]
+            result[rows.kept, columns.kept] = denoised[rows.inside, columns.inside]
 
-        network.ops.in_batches((len(corners), 1), work, 1)
+        network.ops.in_batches((len(tiles), 1), work, 1)
         return np.asarray(result + mean)
 
-    def _tile(self) -> int:
-        """As many pixels as let the maps of two layers of the tiles in work, one a processor, take TILE_BYTES."""
-        of_pixel: int = 2 * self.network.filters * self.network.dtype.itemsize * processors()
-        side: int = math.isqrt(TILE_BYTES // of_pixel) - 2 * self.network.reach
-        return max(side, 64)
+    def tiles(self, shape: Sequence[int], tile: int | None = None) -> list[tuple[Span, Span]]:
+        """The rows and columns of the tiles by which a picture of this shape (H, W) is denoised.
+
+        All have one shape, so that arrays are used again from tile to tile.
+        """
+        if tile is not None and tile < 1:
+            raise InputError(f"a tile is {tile} pixels wide; expected 1 or more, or None for as many as memory allows")
+        side = tile or self._side()
+        rows, columns = (_spans(length, side, reach) for length, reach in zip(shape, self.network.reach, strict=True))
+        return list(product(rows, columns))
+
+    def _side(self) -> int:
+        """As many pixels as let the maps of the tiles in work, one a processor, take TILE_BYTES."""
+        network = self.network
+        maps = MAPS_SELECTING if network.selects else MAPS
+        of_pixel: int = maps * network.filters * network.dtype.itemsize * processors()
+        overlap = max(2 * reach + s - 1 for reach, s in zip(network.reach, network.filter_shape, strict=True))
+        side: int = math.isqrt(TILE_BYTES // of_pixel) - overlap
+        return max(side, LEAST_TILE)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-denoiser` file."""
@@ -147,3 +170,14 @@ class Denoiser:
             denoiser = cls.new(weight, attributes["net"], sigma=attributes["sigma"], **options)
             stored.restore(record, denoiser, path)
         return denoiser
+
+
+def _spans(length: int, side: int, reach: int) -> list[Span]:
+    """Tiles of at most `side` pixels and an overlap, all of one length: those at an end are shifted back inside."""
+    side = math.ceil(length / math.ceil(length / side))
+    whole = min(side + 2 * reach, length)
+    spans = []
+    for start in range(0, length, side):
+        first, stop = min(max(start - reach, 0), length - whole), min(start + side, length)
+        spans.append(Span(slice(first, first + whole), slice(start, stop), slice(start - first, stop - first)))
+    return spans

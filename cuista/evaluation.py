@@ -123,6 +123,10 @@ def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
     return stacked
 
 
+# Pixels along a side of the window in which structural similarity is computed.
+SSIM_WINDOW = 11
+
+
 def psnr_db(estimate: Array, clean: Array) -> float:
     """The peak signal-to-noise ratio in dB of pictures (H, W) from 0 to 1: −10·log10 of their mean square error."""
     with np.errstate(divide="ignore"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,7 +22,7 @@ from cuista.errors import FileError, InputError
 from cuista.networks import Unrolled
 from cuista.ops import CpuOps, Key, ReferenceOps
 from cuista.pictures import read_picture, to_integers
-from cuista.problem import TRAINING
+from cuista.problem import TRAINING, TUNING
 
 # In the order of --split.
 SPLITS = ("train", "validation", "test")
@@ -29,6 +31,8 @@ CHUNK = 128
 # The stream by whose random numbers pictures are shuffled and patches chosen, and the purposes within any.
 _PREPARING = 6
 _WHERE, _NOISE = range(2)
+# How many validation pictures a baseline is tuned on at most, and how many pixels along a side of each.
+TUNED_ON, TUNED_SIZE = 4, 256
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,10 @@ def prepare_images(
 ) -> Prepared:
     """Write the grey pictures of a folder, and of those in it, to a `cuista-images` file.
 
-    The pictures are shuffled, by `seed` and their names, and dealt out. Each is an array `train/00000` (H, W) of
-    8 or 16 bits as its file, in chunks fit for reading crops, with the attributes `name`, `sha256` (of its file)
-    and `depth`. With `patches` the file is a `cuista-patches` file instead, and has patches (n, s, s) of each picture.
+    The pictures are shuffled, by `seed` and their names, and dealt out; no more are read than that takes. Each is an
+    array `train/00000` (H, W) of 8 or 16 bits as its file, in chunks fit for reading crops, with the attributes
+    `name`, `sha256` (of its file) and `depth`. With `patches` the file is a `cuista-patches` file instead, and has
+    patches (n, s, s) of each picture.
 
     Parameters
     ----------
@@ -63,13 +68,13 @@ def prepare_images(
         Where to look, in sub-folders too. Names that begin with a dot are passed by.
     split
         How many pictures are for training, validation and test; 80, 10 and 10 % if None. Of fewer pictures than
-        that these are the shares.
+        that these are the shares; each that is not 0 gets a picture if there are enough.
     patches, per_image
         Take that many random square patches of so many pixels a side from each picture.
     strict
         Whether a file that cannot be read is an error; else it is skipped.
     progress
-        Called with (done, files, name).
+        Called with (pictures written, how many at most, name of the next).
 
     Raises
     ------
@@ -83,13 +88,15 @@ def prepare_images(
         raise InputError(f"{per_image} patches of {patches} pixels were asked for; expected 1 or more, of 2 or more")
     files = _files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, _PREPARING), _WHERE)(len(files)), kind="stable")
+    most = len(files) if split is None else min(sum(split), len(files))
+    digests: list[str] = []
     skipped: list[str] = []
     storage.check_writable(out, overwrite=overwrite)
 
     def readable() -> Iterator[tuple[int, Path, Array, int]]:
-        for done, index in enumerate(order):
+        for index in order:
             if progress:
-                progress(done, len(files), files[index].name)
+                progress(len(digests), most, files[index].name)
             try:
                 picture = read_picture(files[index])
                 grey = to_integers(picture.grey(), picture.depth)
@@ -103,32 +110,30 @@ def prepare_images(
 
     with storage.creating(out, "cuista-patches" if patches else "cuista-images", overwrite=overwrite) as file:
         file.attrs["seed"] = seed
-        count = 0
-        for index, path, grey, depth in readable():
-            name = f"all/{count:05d}"
+        for name in SPLITS:
+            file.create_group(name)
+        for index, path, grey, depth in islice(readable(), most):
             if patches:
-                file[name] = _random_patches(grey, patches, per_image, Key(seed, _PREPARING, index + 1))
+                pixels = _random_patches(grey, patches, per_image, Key(seed, _PREPARING, index + 1))
+                chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
             else:
-                chunks = tuple(min(CHUNK, size) for size in grey.shape)
-                file.create_dataset(name, data=grey, chunks=chunks, fletcher32=True)
-            relative = path.relative_to(folder).as_posix()
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            file[name].attrs.update(name=relative, sha256=digest, depth=depth)
-            count += 1
-        if not count:
+                pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
+            # How many there are to deal out is known at the end only: until then all are for training.
+            node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks, fletcher32=True)
+            digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+            relative = storage.printable(path.relative_to(folder).as_posix())
+            node.attrs.update(name=relative, sha256=digests[-1], depth=depth)
+        if not digests:
             reasons = f": {skipped[0]}" if skipped else ""
             raise FileError(f"{folder} has no picture that can be read{reasons}")
-        counts = _deal(count, split)
-        first = 0
-        for name, size in counts.items():
-            chosen = [f"all/{number:05d}" for number in range(first, first + size)]
-            first += size
-            file.create_group(name)
-            for number, one in enumerate(chosen):
-                file.move(one, f"{name}/{number:05d}")
-        del file["all"]
-        digests = [file[f"{name}/{n}"].attrs["sha256"] for name in SPLITS for n in sorted(file[name])]
-        file.attrs["sha256"] = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+        counts = _deal(len(digests), split)
+        first = counts["train"]
+        for name in SPLITS[1:]:
+            for number in range(counts[name]):
+                file.move(_numbered("train", first + number), _numbered(name, number))
+            first += counts[name]
+        what = {"pictures": digests, "counts": counts, "patches": patches and [patches, per_image, seed]}
+        file.attrs["sha256"] = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     return Prepared(counts, skipped)
 
 
@@ -141,8 +146,8 @@ class ImageSet:
         The file.
     split
         `train`, `validation` or `test`.
-    least
-        Pictures with a side of fewer pixels are left out.
+    least, least_of
+        Pictures with a side of fewer pixels are left out; and what it is that needs so many.
 
     Attributes
     ----------
@@ -153,7 +158,7 @@ class ImageSet:
     left_out
         How many pictures were too small.
     sha256
-        The hash of all pictures of the file.
+        The hash of all pictures of the file, and of how they are dealt out.
 
     Raises
     ------
@@ -163,8 +168,8 @@ class ImageSet:
         If the split has no picture, or none that is large enough.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str, least: int = 1) -> None:
-        self.path, self.split = path, split
+    def __init__(self, path: str | os.PathLike[str], split: str, least: int = 1, least_of: str = "the crop") -> None:
+        self.path, self.split, self.least, self.least_of = path, split, least, least_of
         with storage.opened(path, "cuista-images") as file:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
@@ -178,9 +183,12 @@ class ImageSet:
             )
         if not self.keys:
             largest = max(min(shape) for shape in shapes.values())
+            advice = (
+                "give a --crop up to that" if least_of == "the crop" else "prepare the images again with larger ones"
+            )
             raise InputError(
-                f"no {split} picture of {path} is as large as the crop of {least}×{least}: "
-                f"the largest has {largest} pixels on its shorter side; give a --crop up to that"
+                f"no {split} picture of {path} is as large as {least_of} of {least}×{least}: "
+                f"the largest has {largest} pixels on its shorter side; {advice}"
             )
         self.left_out = len(shapes) - len(self.keys)
 
@@ -280,6 +288,34 @@ class NoisyCrops:
         self._reader.shutdown(cancel_futures=True)
 
 
+def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -> list[tuple[Array, Array]]:
+    """Clean and noisy pictures (H, W) that a baseline is tuned on: the middle of some of the validation pictures.
+
+    As in a test it is the mean of the whole picture that is removed: that of its middle is not 0.
+
+    Parameters
+    ----------
+    path
+        A `cuista-images` file.
+    sigma
+        Standard deviation of the noise, of 255.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    FileError, InputError
+        As `ImageSet`.
+    """
+    pairs = []
+    for number, (_, picture) in enumerate(islice(ImageSet(path, "validation").pictures(), TUNED_ON)):
+        rows, columns = (slice(max(size - TUNED_SIZE, 0) // 2, (size + TUNED_SIZE) // 2) for size in picture.shape)
+        clean = (picture - picture.mean())[rows, columns]
+        noise = CpuOps().normal(Key(seed, TUNING, number), _NOISE, (clean.shape[0], clean.shape[1]), np.float64)
+        pairs.append((clean, clean + sigma / 255 * noise))
+    return pairs
+
+
 def read_patches(path: str | os.PathLike[str], split: str) -> Array:
     """The patches of a split of a `cuista-patches` file as rows (n, s²), from 0 to 1 less the mean of each, float32."""
     with storage.opened(path, "cuista-patches") as file:
@@ -290,6 +326,11 @@ def read_patches(path: str | os.PathLike[str], split: str) -> Array:
     return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
+def _numbered(split: str, number: int) -> str:
+    """What a picture is called in the file."""
+    return f"{split}/{number:05d}"
+
+
 def _largest(node: Any) -> float:
     """The value that stands for white."""
     return float(np.iinfo(node.dtype).max)
@@ -298,7 +339,8 @@ def _largest(node: Any) -> float:
 def _files_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder: expected one of pictures")
-    files = (path for path in folder.rglob("*") if path.is_file())
+    # A link to nothing is no file, but somebody meant it to be one.
+    files = (path for path in folder.rglob("*") if path.is_file() or not path.exists())
     visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not visible:
         raise FileError(f"{folder} is empty: expected pictures")
@@ -311,11 +353,18 @@ def _check_split(split: Sequence[int] | None) -> None:
 
 
 def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:
-    """How many of `count` pictures each split gets: so many as are asked for, or of fewer the same shares."""
+    """How many of `count` pictures each split gets: so many as are asked for, or of fewer the same shares.
+
+    A share that is not 0 but was rounded to it gets a picture of the largest, as long as that has more than one.
+    """
     wanted = np.array(split if split is not None else (80, 10, 10), np.float64)
     if split is None or wanted.sum() > count:
         ends = np.rint(np.cumsum(wanted) / wanted.sum() * count)
-        wanted = np.diff(ends, prepend=0)
+        shares, wanted = wanted, np.diff(ends, prepend=0)
+        for empty in np.flatnonzero((wanted == 0) & (shares > 0)):
+            if wanted.max() > 1:
+                wanted[np.argmax(wanted)] -= 1
+                wanted[empty] = 1
     return dict(zip(SPLITS, map(int, wanted), strict=True))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ FORMATS = {
     ".bmp": "BMP",
     ".webp": "WebP",
 }
+# Pixels along a side at most, where a format or what writes it has such a limit.
+LONGEST = {"JPEG": 65500, "WebP": 16383}
 
 
 @dataclass(frozen=True)
@@ -55,22 +59,23 @@ class Picture:
 def read_picture(path: str | os.PathLike[str]) -> Picture:
     """Read a picture, upright as its camera meant it; of several in a file the first.
 
-    Palettes become colours. 8 and 16 bits are kept: 16-bit colour is read from PNG.
+    Palettes become colours. 8 and 16 bits are kept: 16-bit colour is read from PNG. However large, it is read.
 
     Raises
     ------
     FileError
-        If the file is missing, no picture, damaged, or has a kind of pixel that is not read.
+        If the file is missing, no picture, damaged, larger than memory, or has a kind of pixel that is not read.
     MissingLibraryError
         If Pillow is not installed, or pypng for a 16-bit colour picture.
     """
     image_module, operations = _pillow()
     if not Path(path).is_file():
-        raise FileError(f"{path} is a folder" if Path(path).is_dir() else f"{path} does not exist")
+        missing = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
+        raise FileError(f"{path} {'is a folder' if Path(path).is_dir() else missing}")
     try:
         if _is_deep_colour_png(path):
             return _read_deep_colour(path)
-        with image_module.open(path) as image:
+        with _of_any_size(image_module), image_module.open(path) as image:
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
                 raise FileError(f"{path} is a TIFF of {max(bits)} bits a colour, which is not read: convert it to PNG")
@@ -79,8 +84,8 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise
     except image_module.UnidentifiedImageError:
         raise FileError(f"{path} is not a picture of a kind that Pillow reads, or is damaged") from None
-    except image_module.DecompressionBombError as error:
-        raise FileError(f"{path} is too large: {error}") from error
+    except MemoryError as error:
+        raise FileError(f"{path} is too large: there is not enough memory for its pixels") from error
     except Exception as error:  # what a damaged file makes of Pillow's readers can be nearly any
         raise FileError(f"{path} is damaged: {error}") from error
 
@@ -91,16 +96,10 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: 
     Raises
     ------
     FileError
-        As `storage.replacing`; or if the ending is unknown, or the format cannot hold such a picture.
+        As `storage.replacing` and `check_format`; or if the picture cannot be written for any other reason.
     """
     image_module, _ = _pillow()
-    kind, deep = check_ending(path), picture.depth == 16
-    if deep and (kind not in ("PNG", "TIFF") or (kind == "TIFF" and len(picture.channels) > 1)):
-        raise FileError(f"{path}: 16 bits a colour can be written as PNG only; end the name in .png")
-    if deep and picture.alpha is not None and len(picture.channels) == 1 and kind == "TIFF":
-        raise FileError(f"{path}: 16 bits with transparency can be written as PNG only; end the name in .png")
-    if picture.alpha is not None and kind in ("JPEG", "BMP"):
-        raise FileError(f"{path}: {kind} has no transparency, and the picture has; end the name in .png")
+    kind, deep = check_format(path, picture), picture.depth == 16
     planes = [*picture.channels, *([] if picture.alpha is None else [picture.alpha])]
     pixels = to_integers(np.stack(planes, axis=-1), picture.depth)
     with storage.replacing(path, overwrite=overwrite) as temporary:
@@ -111,7 +110,12 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: 
                 writer.write_packed(file, (row.astype(">u2").tobytes() for row in pixels))
             return
         options = {"quality": 95} if kind in ("JPEG", "WebP") else {}
-        image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(temporary, kind, **options)
+        try:
+            image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(temporary, kind, **options)
+        except Exception as error:  # what Pillow's writers refuse they say in many ways
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+                raise
+            raise FileError(f"cannot write {path} as {kind}: {' '.join(str(error).split())}") from error
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
@@ -122,6 +126,34 @@ def check_ending(path: str | os.PathLike[str]) -> str:
         raise FileError(
             f"cannot tell what to write to {path}: expected a name ending in {', '.join(FORMATS)}"
         ) from None
+
+
+def check_format(path: str | os.PathLike[str], picture: Picture) -> str:
+    """Pillow's name of the format that the ending says, which can hold such a picture; its values do not matter.
+
+    Raises
+    ------
+    FileError
+        If the ending is unknown, or the format has not such a depth, transparency or size.
+    """
+    kind, (channels, height, width) = check_ending(path), picture.channels.shape
+    if picture.depth == 16:
+        plain = channels == 1 and picture.alpha is None
+        able = {"PNG": ".png", "TIFF": ".tif"} if plain else {"PNG": ".png"}
+        if kind not in able:
+            pixels = f"{'grey' if channels == 1 else 'colour'}{'' if picture.alpha is None else ' with transparency'}"
+            raise FileError(
+                f"{path}: the picture is {pixels}, of 16 bits, which can be written as {' or '.join(able)} only; "
+                f"end the name in {' or '.join(able.values())}"
+            )
+    if picture.alpha is not None and kind in ("JPEG", "BMP"):
+        raise FileError(f"{path}: {kind} has no transparency, and the picture has; end the name in .png")
+    if max(height, width) > LONGEST.get(kind, np.inf):
+        raise FileError(
+            f"{path}: {kind} has sides of {LONGEST[kind]} pixels at most, and the picture would have "
+            f"{height}×{width}; end the name in .png"
+        )
+    return kind
 
 
 def to_integers(values: Array, depth: int) -> Array:
@@ -137,7 +169,9 @@ def _from_pillow(image: Any, path: str | os.PathLike[str]) -> Picture:
         pixels = np.asarray(image).astype(np.float64)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise FileError(f"{path} has pixels from {pixels.min():g} to {pixels.max():g}; expected 8 or 16 bits")
-        return Picture(pixels[None] / 65535, 16)
+        # A grey PNG names the one value that is transparent.
+        alpha = (pixels != image.info["transparency"]).astype(np.float64) if transparent else None
+        return Picture(pixels[None] / 65535, 16, alpha)
     if mode == "F":
         raise FileError(f"{path} has floating-point pixels; expected 8 or 16 bits")
     grey = mode in ("1", "L", "LA", "La")
@@ -161,6 +195,17 @@ def _read_deep_colour(path: str | os.PathLike[str]) -> Picture:
         pixels = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, info["planes"]) / 65535
     planes = np.moveaxis(pixels, 2, 0)
     return Picture(planes[:-1], 16, planes[-1]) if info["alpha"] else Picture(planes, 16)
+
+
+@contextlib.contextmanager
+def _of_any_size(image_module: Any) -> Iterator[None]:
+    """Without Pillow's limit of pixels, which is against strangers' files: these are the user's own."""
+    limit = image_module.MAX_IMAGE_PIXELS
+    image_module.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        image_module.MAX_IMAGE_PIXELS = limit
 
 
 def _pillow() -> tuple[Any, Any]:

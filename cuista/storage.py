@@ -85,7 +85,7 @@ def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = Fal
     """
     with creating(path, record.kind, overwrite=overwrite) as file:
         for name, value in record.attributes.items():
-            file.attrs[name] = value
+            file.attrs[name] = printable(value) if isinstance(value, str) else value
         for name, array in record.arrays.items():
             checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and these have none
             file.create_dataset(name, data=array, fletcher32=checksum)
@@ -109,7 +109,7 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
         "format_version": FORMAT_VERSION,
         "cuista_version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": printable(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
     with replacing(path, overwrite=overwrite) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update(provenance)
@@ -135,6 +135,27 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
 
         file.visititems(visit)
     return record
+
+
+def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
+    """The attributes of a file of ours, and shape and dtype of each of its arrays, none of which is read.
+
+    Raises
+    ------
+    FileError
+        As `opened`.
+    """
+    import h5py
+
+    arrays: dict[str, tuple[tuple[int, ...], str]] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            arrays[name] = node.shape, node.dtype.name
+
+    with opened(path) as file:
+        file.visititems(visit)
+        return {name: _plain(value) for name, value in file.attrs.items()}, arrays
 
 
 @contextlib.contextmanager
@@ -164,6 +185,11 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
             yield file
         except OSError as error:
             raise FileError(f"{path} is damaged: {_reason(error)}") from error
+
+
+def printable(text: str) -> str:
+    """The text as a file can keep it: what is not UTF-8 in the name of another file stands escaped, as \\udcff."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:

@@ -73,6 +73,25 @@ def test_projected_gradient_says_when_it_cannot(rng):
         solve_conv_pgd(Dictionary(normalize_filters(alike + 0.1 * rng.standard_normal(alike.shape))))
 
 
+@pytest.mark.parametrize("scale", [1e160, 1e300, 1e-170, 1e-300])
+def test_filters_of_any_size_have_their_weight_or_are_refused(scale):
+    huge = Dictionary(scale * SMALL.D)
+    weight = solve_conv(huge)
+    np.testing.assert_allclose(weight.W * scale, WEIGHT.W, rtol=1e-9)
+    assert weight.report.objective == pytest.approx(WEIGHT.report.objective)
+    assert weight.report.constraint_residual < 1e-12
+    np.testing.assert_allclose(normalize_filters(huge.D), SMALL.D)
+    with pytest.raises(InputError, match="--normalize"):
+        solve_conv_pgd(huge)
+    if scale < 1:  # the ridge is all, and what it leads to, d/‖d‖², out of reach from there
+        with pytest.raises(NumericalError, match="give another --ridge"):
+            solve_conv(huge, ridge=1.0)
+    else:
+        np.testing.assert_array_equal(solve_conv(huge, ridge=1.0).W, weight.W)
+    with pytest.raises(InputError, match="not one of this dictionary"):
+        ConvWeight.from_array(weight.W * 1e200 if scale > 1 else weight.W / 1e200, SMALL)
+
+
 def test_a_ridge_takes_the_weight_to_the_filters_themselves():
     np.testing.assert_allclose(solve_conv(SMALL, ridge=1e9).W, SMALL.D, atol=1e-6)
     with pytest.raises(InputError, match="ridge is -1"):
@@ -287,9 +306,63 @@ def test_tiles_leave_no_seam(net, shape, rng):
     assert np.abs(whole - noisy).max() > 0.01
 
 
+def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):
+    net = any_network(CONV_NETWORKS["conv-lista-cp"], True, threshold=1e-6)
+    denoiser = Denoiser(WEIGHT, net, 20)
+    assert net.reach == (3 * 2, 3 * 1)
+    noisy = rng.random((40, 30))
+    whole = denoiser.denoise(noisy, tile=1000)
+
+    def error(*reach):
+        net.reach = reach
+        return np.abs(denoiser.denoise(noisy, tile=10) - whole).max()
+
+    assert error(6, 3) < 1e-12
+    assert min(error(5, 3), error(6, 2)) > 1e-6
+
+
+def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
+    monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)  # the least tiles
+    denoiser = Denoiser.new(WEIGHT, layers=2)
+    for shape in ((200, 331), (64, 65), (5, 129)):
+        tiles, seen = denoiser.tiles(shape), np.zeros(shape, int)
+        for rows, columns in tiles:
+            seen[rows.kept, columns.kept] += 1
+        assert (seen == 1).all()
+        assert len({seen[rows.computed, columns.computed].shape for rows, columns in tiles}) == 1
+        assert len(tiles) > 1
+    for tile in (0, -3):
+        with pytest.raises(InputError, match="expected 1 or more"):
+            denoiser.denoise(np.ones((9, 9)), tile=tile)
+
+
 def test_support_selection_takes_the_share_of_the_whole_block():
     net = CONV_NETWORKS["conv-lista-cpss"](SMALL.D, WEIGHT.W, percent=2, max_percent=3)
     assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.5, 3])
+def test_fista_is_tuned_to_the_best_of_all(sigma, rng):
+    pairs = []
+    for shape in ((16, 19), (21, 12)):
+        clean = np.cumsum(rng.standard_normal(shape), axis=1) / 4
+        pairs.append((clean, clean + sigma * rng.standard_normal(shape)))
+    solver = ConvFista(SMALL, 20)
+    found = solver.tune(pairs)
+
+    def error(lam):
+        solver.lam = lam
+        return np.mean([np.log(np.square(solver.denoise(noisy) - clean).mean()) for clean, noisy in pairs])
+
+    assert found == min(np.geomspace(1e-3, 1, 16).tolist(), key=error)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (3, 3), (11, 5), (1, 1), (2, 9)])
+@pytest.mark.parametrize("filters", [1, 3])
+def test_the_gain_is_never_less_than_what_the_synthesis_does(shape, filters, rng):
+    D = rng.standard_normal((*shape, filters))
+    finest = np.square(np.abs(np.fft.rfft2(D, (2048, 2048), axes=(0, 1)))).sum(axis=2).max()
+    assert finest * (1 - 1e-12) <= Dictionary(D).gain < 1.01 * finest
 
 
 # -- FISTA ----------------------------------------------------------------------------------------------------------

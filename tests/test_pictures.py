@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -19,12 +20,12 @@ from cuista.denoiser import Denoiser
 from cuista.dictionary import Dictionary, random_dictionary, rotate
 from cuista.errors import FileError, InputError, MissingLibraryError
 from cuista.evaluation import evaluate_denoising, psnr_db, ssim
-from cuista.images import ImageSet, NoisyCrops, prepare_images, read_patches
+from cuista.images import ImageSet, NoisyCrops, prepare_images, read_patches, tuning_pairs
 from cuista.ops import CpuOps, Key
 from cuista.pictures import Picture, read_picture, write_picture
 from cuista.problem import TRAINING, VALIDATION
 from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, learn_dictionary, train
-from cuista.weights import solve_conv
+from cuista.weights import ConvWeight, solve_conv
 
 QUICK = FastRecipe.for_pictures(max_steps=30, matrix_steps=20, batch=2, validation_batch=4)
 
@@ -143,12 +144,56 @@ def test_what_is_no_picture_is_said(tmp_path, monkeypatch):
     (tmp_path / "deep.png").write_bytes(data[:-30])
     with pytest.raises(FileError, match="damaged"):
         read_picture(tmp_path / "deep.png")
-    for ending, picture in {"xyz": Picture(np.ones((1, 3, 3))), "jpg": Picture(np.ones((1, 3, 3)), 16)}.items():
-        with pytest.raises(FileError, match="png"):
-            write_picture(tmp_path / f"p.{ending}", picture)
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
     with pytest.raises(MissingLibraryError, match=r"cuista\[images\]"):
         read_picture(tmp_path / "whole.png")
+
+
+def test_what_a_format_cannot_hold_is_said_with_one_that_can(tmp_path):
+    grey, colour, clear = np.ones((1, 3, 3)), np.ones((3, 3, 3)), np.ones((3, 3))
+    for ending, picture, said in (
+        ("xyz", Picture(grey), r"\.png, \.tif"),
+        ("jpg", Picture(grey, 16), r"grey, of 16 bits, which can be written as PNG or TIFF only.* in \.png or \.tif$"),
+        (
+            "tif",
+            Picture(grey, 16, clear),
+            r"grey with transparency, of 16 bits, which can be written as PNG only.* in \.png$",
+        ),
+        ("tif", Picture(colour, 16), r"colour, of 16 bits, which can be written as PNG only.* in \.png$"),
+        ("bmp", Picture(colour, 8, clear), "no transparency"),
+        ("webp", Picture(np.ones((1, 1, 16384))), "16383 pixels at most"),
+    ):
+        with pytest.raises(FileError, match=said):
+            write_picture(tmp_path / f"p.{ending}", picture)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [ValueError("encoding\nerror 5"), OSError("encoder error -2"), KeyError("mode")])
+def test_what_pillow_refuses_to_write_is_said_in_one_line(tmp_path, monkeypatch, error):
+    def refuse(self, *arguments, **options):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    with pytest.raises(FileError, match=r"^cannot write \S+ as WebP: .*$") as said:
+        write_picture(tmp_path / "p.webp", Picture(np.ones((1, 3, 3))))
+    assert "\n" not in str(said.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_may_be_larger_than_pillow_thinks_safe(tmp_path, monkeypatch):
+    save(tmp_path / "large.png", scene())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert read_picture(tmp_path / "large.png").channels.shape == (1, 64, 80)  # and no warning, which would fail here
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_the_transparent_value_of_deep_grey_is_kept(tmp_path):
+    deep = np.array([[7, 300], [300, 65535]], np.uint16)
+    with open(tmp_path / "deep.png", "wb") as file:
+        png.Writer(2, 2, greyscale=True, bitdepth=16, transparent=300).write(file, deep.tolist())
+    picture = read_picture(tmp_path / "deep.png")
+    np.testing.assert_array_equal(picture.alpha, deep != 300)
+    np.testing.assert_allclose(picture.channels, deep[None] / 65535)
 
 
 # -- sets -------------------------------------------------------------------------------------------------------------
@@ -159,7 +204,6 @@ def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
     assert (first.counts, first.skipped) == ({"train": 6, "validation": 2, "test": 2}, [])
     prepare_images(folder, tmp_path / "b.h5", split=(6, 2, 2))
     assert prepare_images(folder, tmp_path / "c.h5", split=(600, 200, 200)).counts == first.counts  # their shares
-    assert sum(prepare_images(folder, tmp_path / "d.h5", split=(3, 1, 1)).counts.values()) == 5
     other = prepare_images(folder, tmp_path / "e.h5", seed=1)
     assert other.counts == {"train": 8, "validation": 1, "test": 1}
     names = {}
@@ -171,6 +215,85 @@ def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
     assert "more/1.png" in names["a"]
     for name, pixels in ImageSet(tmp_path / "a.h5", "test").pictures():
         np.testing.assert_allclose(pixels, read_picture(folder / name).grey())
+
+
+def test_no_more_pictures_are_read_than_are_dealt_out(folder, tmp_path):
+    seen = []
+    (folder / "4.png").write_text("no picture")
+    prepared = prepare_images(folder, tmp_path / "few.h5", split=(3, 1, 1), progress=lambda *now: seen.append(now))
+    assert prepared.counts == {"train": 3, "validation": 1, "test": 1}
+    assert len(seen) == 5 + len(prepared.skipped)
+    assert {most for _, most, _ in seen} == {5}
+    prepare_images(folder, tmp_path / "all.h5")
+    names = {}
+    for file in ("few", "all"):
+        sets = [ImageSet(tmp_path / f"{file}.h5", split) for split in ("train", "validation", "test")]
+        names[file] = [name for one in sets for name, _ in one.pictures()]
+    assert names["few"] == names["all"][:5]
+    few, whole = ((tmp_path / f"{file}.h5").stat().st_size for file in ("few", "all"))
+    assert few <= whole - 4 * 64 * 80  # nothing is left in it of what was not dealt out
+
+
+@pytest.mark.parametrize(
+    ("pictures", "split", "dealt"),
+    [
+        (1, None, (1, 0, 0)),
+        (2, None, (1, 1, 0)),
+        (3, None, (1, 1, 1)),
+        (4, (80, 10, 10), (2, 1, 1)),
+        (5, (400, 50, 0), (4, 1, 0)),
+        (3, (1000, 1, 1), (1, 1, 1)),
+    ],
+)
+def test_from_three_pictures_on_every_share_gets_one(folder, tmp_path, pictures, split, dealt):
+    for path in sorted(folder.rglob("*.png"))[pictures:]:
+        path.unlink()
+    prepared = prepare_images(folder, tmp_path / "images.h5", split=split)
+    assert tuple(prepared.counts.values()) == dealt
+
+
+def test_the_hash_is_of_how_pictures_are_dealt_out_and_of_patches_too(folder, tmp_path):
+    hashes = set()
+    for number, options in enumerate(
+        (
+            {"split": (6, 2, 2)},
+            {"split": (7, 1, 2)},
+            {"split": (6, 2, 2), "seed": 1},
+            *({"split": (6, 2, 2), "patches": size, "per_image": many} for size, many in ((4, 9), (5, 9), (4, 8))),
+            {"split": (6, 2, 2), "patches": 4, "per_image": 9, "seed": 1},
+        )
+    ):
+        prepare_images(folder, tmp_path / f"{number}.h5", **options)
+        hashes.add(storage.read(tmp_path / f"{number}.h5").attributes["sha256"])
+    assert len(hashes) == number + 1
+    prepare_images(folder, tmp_path / "again.h5", split=(6, 2, 2))
+    assert storage.read(tmp_path / "again.h5").attributes["sha256"] in hashes
+
+
+def test_a_run_on_pictures_dealt_out_otherwise_is_not_resumed(folder, images, tmp_path):
+    def interrupt(*progress):
+        signal.raise_signal(signal.SIGINT)
+
+    prepare_images(folder, tmp_path / "other.h5", split=(7, 1, 2))
+    with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
+        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", progress=interrupt)
+    with NoisyCrops(tmp_path / "other.h5", 24, 20) as crops, pytest.raises(FileError, match="images"):
+        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+
+
+def test_names_that_are_not_utf_8_are_kept_escaped(folder, tmp_path):
+    odd = os.fsdecode(b"a\xff.png")
+    try:
+        save(folder / odd, scene())
+    except OSError:
+        pytest.skip("the file system takes UTF-8 only")
+    prepare_images(folder, tmp_path / "images.h5", split=(11, 0, 0))
+    assert "a\\udcff.png" in [name for name, _ in ImageSet(tmp_path / "images.h5", "train").pictures()]
+
+
+def test_a_link_to_nothing_is_named(folder, tmp_path):
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert prepare_images(folder, tmp_path / "images.h5").skipped == [f"{folder}/gone.png is a link to nothing"]
 
 
 def test_bad_files_are_skipped_by_name_or_refused(folder, tmp_path):
@@ -238,6 +361,9 @@ def test_patches_are_rows_without_their_means(folder, tmp_path):
     assert prepared.counts == {"train": 6, "validation": 2, "test": 2}
     rows = read_patches(tmp_path / "p.h5", "train")
     assert rows.shape == (300, 64)
+    with h5py.File(tmp_path / "p.h5") as file:
+        assert file["train/00000"].fletcher32
+        assert file["train/00000"].chunks == (50, 8, 8)
     np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-6)
     with pytest.raises(FileError, match="cuista-patches file; expected cuista-images"):
         ImageSet(tmp_path / "p.h5", "train")
@@ -419,10 +545,102 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
         whole = Denoiser.load("model.h5").denoise(np.rint(255 * colours[..., channel]) / 255)
         np.testing.assert_allclose(denoised[..., channel], np.clip(255 * whole, 0, 255), atol=0.51)
     assert "conv-alista" in run("info", "model.h5")
-    assert "train/00000: 64×80 uint8" in run("info", "images.h5")
     run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
     assert "--force" in run.errors
+
+
+def test_a_folder_too_small_to_train_on_is_said_at_once(run, folder):
+    run("prepare-images", folder, "--split", "8,0,0")
+    assert "Note: no picture is for validation, which cuista train needs" in run.errors
+    assert "cuista test" not in run.errors
+    for path in sorted(folder.rglob("*.png"))[1:]:
+        path.unlink()
+    run("prepare-images", folder, "--force")
+    assert "which cuista train needs" in run.errors
+    assert "no picture is left for cuista test" in run.errors
+
+
+@pytest.mark.parametrize("target", ["-o", "--compare"])
+def test_a_format_that_does_not_fit_is_said_before_anything_is_written(run, target, monkeypatch):
+    small_denoiser().save("model.h5")
+    write_picture("in.png", Picture(np.stack([scene()] * 3), 16))
+    monkeypatch.setattr(Denoiser, "denoise", None)
+    names = {"-o": "out.png", "--compare": "beside.png", target: "bad.tif"}
+    run("denoise", "model.h5", "in.png", *(word for pair in names.items() for word in pair), fails=1)
+    assert "bad.tif: the picture is colour, of 16 bits, which can be written as PNG only" in run.errors
+    assert sorted(path.name for path in Path().iterdir()) == ["in.png", "model.h5"]
+
+
+@pytest.mark.parametrize("net", ["conv-alista", "conv-lista-cpss"])
+def test_a_network_that_selects_within_tiles_is_said_to(run, net, monkeypatch):
+    small_denoiser(net).save("model.h5")
+    save("in.png", scene())
+    run("denoise", "model.h5", "in.png", "-o", "whole.png")
+    assert "Note" not in run.errors
+    monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)
+    run("denoise", "model.h5", "in.png", "-o", "tiles.png")
+    assert ("Note: the picture is computed by tiles" in run.errors) == (net == "conv-lista-cpss")
+
+
+def test_info_of_pictures_is_by_split_and_reads_none(run, folder, monkeypatch):
+    deep = np.zeros((30, 20), np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    for words in (("--split", "11,0,0"), ("--split", "8,2,1", "--patches", 8, "--per-image", 1, "-o", "patches.h5")):
+        run("prepare-images", folder, *words)
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", None)
+    lines = run("info", "images.h5").splitlines()
+    assert lines[-3:] == [
+        "train: 11 pictures of 30×20 to 64×80 uint16 and uint8",
+        "validation: 0 pictures",
+        "test: 0 pictures",
+    ]
+    assert run("info", "patches.h5").splitlines()[-1].startswith("test: 1 patch of 8×8 uint")
+    split = json.loads(run("info", "patches.h5", "--json"))["splits"]["validation"]
+    assert (split["pictures"], split["patches"], split["smallest"]) == (2, 2, [8, 8])
+
+
+def test_pictures_too_small_for_ssim_are_left_out_with_a_note(run, folder):
+    small_denoiser().save("model.h5")
+    save(folder / "small.png", scene((10, 30)))
+    run("prepare-images", folder, "--split", "1,0,10")
+    table = run("test", "model.h5", "--images", "images.h5")
+    assert "small.png" in [name for name, _ in ImageSet("images.h5", "test").pictures()]
+    assert "Note: 1 test picture is smaller than SSIM's window of 11×11, and left out." in run.errors
+    assert "small.png" not in table
+    for path in folder.rglob("*.png"):
+        save(path, scene((10, 30)))
+    run("prepare-images", folder, "--force")
+    run("test", "model.h5", "--images", "images.h5", fails=1)
+    assert "as large as SSIM's window of 11×11" in run.errors
+    assert "--crop" not in run.errors
+
+
+@pytest.mark.parametrize("sigma", ["nan", "inf", "0", "-1", "much"])
+def test_a_sigma_that_is_none_is_refused_as_an_option(run, images, sigma):
+    small_denoiser().save("model.h5")
+    for words in (("test", "model.h5", "--images", images), ("train", images, "--net", "conv-alista")):
+        run(*words, "--sigma", sigma, fails=2)
+        assert "--sigma" in run.errors
+        assert "is not a number more than 0" in run.errors
+
+
+def test_a_baseline_is_tuned_on_what_it_is_tested_on(folder, tmp_path):
+    for number in range(6):
+        picture = np.tile(np.linspace(0, 1, 300), (280, 1))
+        save(folder / f"{number}.png", 0.5 * picture + 0.5 * scene((280, 300), number))
+    prepare_images(folder, tmp_path / "images.h5", split=(1, 9, 0))
+    pairs = tuning_pairs(tmp_path / "images.h5", 20)
+    assert len(pairs) == 4
+    pictures = [pixels for _, pixels in ImageSet(tmp_path / "images.h5", "validation").pictures()]
+    for (clean, noisy), whole in zip(pairs, pictures, strict=False):
+        assert clean.shape == tuple(min(size, 256) for size in whole.shape)
+        top, left = ((size - part) // 2 for size, part in zip(whole.shape, clean.shape, strict=True))
+        middle = whole[top : top + clean.shape[0], left : left + clean.shape[1]]
+        np.testing.assert_allclose(clean, middle - whole.mean(), atol=1e-12)
+        assert 255 * (noisy - clean).std() == pytest.approx(20, rel=0.05)
+    np.testing.assert_array_equal(tuning_pairs(tmp_path / "images.h5", 20)[0][1], pairs[0][1])
+    assert np.abs(tuning_pairs(tmp_path / "images.h5", 20, seed=1)[0][1] - pairs[0][1]).max() > 0
 
 
 @pytest.mark.parametrize(("file", "turned"), [("d.mat", True), ("d.npy", False), ("d.h5", False)])
@@ -438,6 +656,69 @@ def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     run("solve-w", "--conv", file, "--convention", "correlation", "--method", "pgd", fails=1)
     assert "use --method exact" in run.errors
     run("solve-w", "--conv", file, "--ridge", 0.5)
+
+
+def test_solve_w_says_what_it_takes_bare_filters_for(run):
+    D = random_dictionary((3, 3), 8)
+    np.save("d.npy", D)
+    run("solve-w", "--conv", "d.npy")
+    assert "Taking d.npy for 8 filters of 3×3, those of a correlation (--convention)." in run.errors
+    assert "Note" not in run.errors
+    np.save("first.npy", np.moveaxis(D, -1, 0))
+    run("solve-w", "--conv", "first.npy", "--convention", "convolution", "--force")
+    assert "3 filters of 8×3, those of a convolution." in run.errors
+    assert "if these are 8 filters of 3×3, move it: np.moveaxis(D, 0, -1)" in run.errors
+    run("gen-problem", "--conv", "--filters", 1)
+    assert "1 filter of 7×7" in run.errors
+
+
+@pytest.mark.parametrize("convention", [(), ("--convention", "convolution"), ("--convention", "correlation")])
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat"])
+def test_filters_and_their_weights_survive_conversion(run, suffix, convention):
+    run("gen-problem", "--conv", "--size", "3x2", "--filters", 5)
+    run("solve-w", "--conv", "dictionary.h5")
+    D, W = Dictionary.load("dictionary.h5").D, ConvWeight.load("weight.h5").W
+    turned = convention[-1:] == ("convolution",) or (not convention and suffix == ".mat")
+    run("convert", "dictionary.h5", f"D{suffix}", *convention)
+    np.testing.assert_array_equal(storage.load_array(f"D{suffix}", "D"), rotate(D) if turned else D)
+    run("convert", f"D{suffix}", "again.h5", *convention)
+    np.testing.assert_array_equal(Dictionary.load("again.h5").D, D)
+    run("convert", "weight.h5", f"W{suffix}", *convention)
+    np.testing.assert_array_equal(storage.load_array(f"W{suffix}", "W"), rotate(W) if turned else W)
+    run("convert", f"W{suffix}", "weight2.h5", "--dict", "dictionary.h5", *convention)
+    np.testing.assert_array_equal(ConvWeight.load("weight2.h5").W, W)
+    if suffix != ".npy":  # the dictionary stands beside it
+        run("convert", f"W{suffix}", "weight3.h5", *convention)
+        np.testing.assert_array_equal(ConvWeight.load("weight3.h5").W, W)
+        assert Dictionary.load("weight3.h5").sha256 == Dictionary.load("dictionary.h5").sha256
+
+
+def test_what_of_filters_cannot_be_converted_is_said(run):
+    run("gen-problem", "--m", 5, "--n", 9)
+    run("gen-problem", "--conv", "--size", 3, "--filters", 4)
+    small_denoiser().save("model.h5")
+    np.savez("W.npz", W=2 * random_dictionary((3, 3), 4))
+    np.save("A.npy", np.eye(3))
+    for words, status, said in (
+        (("W.npz", "w.h5"), 2, "--dict"),
+        (("W.npz", "w.h5", "--dict", "dictionary.h5"), 1, "not one of this dictionary"),
+        (("W.npz", "w.h5", "--problem", "problem.h5"), 2, "--problem"),
+        (("A.npy", "a.h5", "--convention", "convolution"), 2, "--convention"),
+        (("problem.h5", "a.npy", "--convention", "convolution"), 2, "--convention"),
+        (("dictionary.h5", "d.npy", "--dict", "dictionary.h5"), 2, "--dict"),
+        (("model.h5", "m.npz"), 1, "is a cuista-denoiser file"),
+    ):
+        run("convert", *words, fails=status)
+        assert said in run.errors
+    for words, convertible in (
+        (("gen-problem", "--conv", "-o", "d.npy"), True),
+        (("solve-w", "--conv", "dictionary.h5", "-o", "w.mat"), True),
+        (("learn-dict", "images.h5", "-o", "d.mat"), True),
+        (("prepare-images", ".", "-o", "images.npz"), False),
+        (("test", "model.h5", "-o", "report.npz"), False),
+    ):
+        run(*words, fails=2)
+        assert ("cuista convert" in run.errors) == convertible
 
 
 def test_random_dictionaries_follow_their_seed(run):

@@ -38,7 +38,7 @@ class ConvNetwork(Unrolled):
     Attributes
     ----------
     reach
-        How many pixels away a pixel of the input can make a difference to one of the output.
+        How many rows and columns away a pixel of the input can make a difference to one of the output.
     """
 
     selects: ClassVar[bool] = False
@@ -52,8 +52,8 @@ class ConvNetwork(Unrolled):
         self.sources = D, W
         rows, columns, self.filters = D.shape
         self.filter_shape = rows, columns
-        # Each layer but the first looks s − 1 further from the picture to the maps, and as far from these to the next.
-        self.reach = 2 * layers * (max(rows, columns) - 1)
+        # An entry of the maps sees s − 1 pixels of the residual to one side, and a pixel as many entries to the other.
+        self.reach = layers * (rows - 1), layers * (columns - 1)
         super().__init__(layers=layers, percent=percent, max_percent=max_percent, **options)
 
     def _prepare(self) -> None:

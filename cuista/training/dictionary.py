@@ -102,7 +102,10 @@ def learn_dictionary(
     """
     recipe, ops = recipe or LearningRecipe(), CpuOps()
     if min(shape) < 1 or filters < 1 or max(shape) > recipe.crop:
-        raise InputError(f"{filters} filters of {shape[0]}×{shape[1]}: expected 1 or more, smaller than the crop")
+        raise InputError(
+            f"the filters are {filters} of {shape[0]}×{shape[1]}; expected 1 or more, no larger than the crop of "
+            f"{recipe.crop}×{recipe.crop}: give a smaller --size or a larger --crop"
+        )
     run = {**vars(recipe), "size": list(shape), "filters": filters, "seed": seed, "images": images.sha256}
     D, first, objective = random_dictionary(shape, filters, seed=seed), 0, 0.0
     if out is not None:

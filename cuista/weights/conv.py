@@ -16,7 +16,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_filters
-from cuista.dictionary import Dictionary
+from cuista.dictionary import Convention, Dictionary, default_convention, rotate, scaled
 from cuista.errors import FileError, InputError, NumericalError
 
 
@@ -70,7 +70,7 @@ class ConvWeight:
         if W.shape != D.shape:
             raise InputError(f"the weight has shape {W.shape}, and the dictionary {D.shape}; expected the same")
         report = describe(W, D, method="imported")
-        if report.constraint_residual > 1e-2:
+        if not report.constraint_residual <= 1e-2:
             raise InputError(
                 "the weight is not one of this dictionary: "
                 f"⟨w, d⟩ differs from 1 by up to {report.constraint_residual:.3g}. "
@@ -85,18 +85,39 @@ class ConvWeight:
         storage.write(path, record, overwrite=overwrite)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], dictionary: Dictionary | None = None) -> ConvWeight:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        dictionary: Dictionary | None = None,
+        *,
+        convention: Convention | None = None,
+        key: str | None = None,
+    ) -> ConvWeight:
         """Read a weight from a `cuista-conv-weight` file, or for a dictionary from a bare array (key `W`).
+
+        Parameters
+        ----------
+        path
+            The file.
+        dictionary
+            Whose weight it must be; that in the file if None.
+        convention, key
+            Of a bare array, as those of `Dictionary.load`.
 
         Raises
         ------
         InputError
-            If it is not a weight of this dictionary, or a bare array comes without one.
+            If it is not a weight of this dictionary, a bare array comes without one, or something is asked of a file of
+            ours.
         """
         if not storage.is_cuista(path):
             if dictionary is None:
                 raise InputError(f"{path} is a bare array: give its dictionary too, or a weight of cuista solve-w")
-            return cls.from_array(storage.load_array(path, "W"), dictionary)
+            W = storage.load_array(path, "W", key=key)
+            turned = (convention or default_convention(path)) == "convolution"
+            return cls.from_array(rotate(W) if turned else W, dictionary)
+        if convention or key:
+            raise InputError(f"{path} is one of cuista's files: leave out --key and --convention")
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
@@ -128,6 +149,9 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     ⟨w_m, d_m⟩ = 1 gives H w_m ∝ d_m. H is positive definite, for a product of polynomials is 0 only if a factor is.
     A ridge λ > 0 adds λ‖w_m‖² to the objective: w multiplies the noise too.
 
+    It is solved for filters scaled to entries about 1, s D with the ridge s²λ, whose weight is W/s: so neither huge
+    nor tiny filters overflow.
+
     Parameters
     ----------
     dictionary
@@ -143,9 +167,9 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     InputError
         If λ is negative or not finite, or a period is shorter than the filters.
     NumericalError
-        If H is singular, as it may be with a shorter period, or numerically so.
+        If H is singular, as it may be with a shorter period, or numerically so; or if W has an entry beyond float64.
     """
-    D = dictionary.D
+    D, exponent = scaled(dictionary.D)
     rows, columns, _ = D.shape
     period = period or (2 * rows - 1, 2 * columns - 1)
     if not 0 <= ridge < np.inf:
@@ -156,7 +180,8 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
 
     start = time.perf_counter()
     H = _gram(D, period)
-    H.flat[:: len(H) + 1] += ridge
+    with np.errstate(over="ignore"):
+        H.flat[:: len(H) + 1] += np.ldexp(ridge, -2 * exponent)
     d = D.reshape(len(H), -1)
     _, solution, failed = dposv(H, d)
     if failed:
@@ -164,9 +189,18 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
             "the filters do not determine an analytic weight: the matrix of their autocorrelations is singular. "
             "Give a --ridge, 1e-6 say"
         )
-    W = np.ascontiguousarray(solution / np.einsum("qm,qm->m", d, solution)).reshape(D.shape)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        W = np.ascontiguousarray(solution / np.einsum("qm,qm->m", d, solution)).reshape(D.shape)
+        W = np.ldexp(W, -exponent)
+    if not np.isfinite(W).all():
+        largest = np.abs(dictionary.D).max(axis=(0, 1))
+        raise NumericalError(
+            f"the analytic weight has entries beyond the range of numbers: the filters' largest entries are from "
+            f"{largest.min():.3g} to {largest.max():.3g}, and the ridge is {ridge:g}. Scale the filters to unit norm "
+            "(gen-problem --conv --load-dict FILE --normalize), or give another --ridge"
+        )
     seconds = time.perf_counter() - start
-    report = replace(describe(W, D, method="exact"), ridge=float(ridge), seconds=seconds)
+    report = replace(describe(W, dictionary.D, method="exact"), ridge=float(ridge), seconds=seconds)
     return ConvWeight(W, dictionary, report)
 
 
@@ -195,7 +229,8 @@ def solve_conv_pgd(
         If the iteration diverges, as it does when Σ_l |d̂_l|² exceeds 1000 at a frequency.
     """
     D = dictionary.D
-    norms = np.linalg.norm(D, axis=(0, 1))
+    with np.errstate(over="ignore"):
+        norms = np.linalg.norm(D, axis=(0, 1))
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
             f"the filters have norms from {norms.min():.4g} to {norms.max():.4g}, and the pgd method needs 1: use "
@@ -227,6 +262,9 @@ def solve_conv_pgd(
 
 def describe(W: Array, D: Array, *, method: str) -> ConvWeightReport:
     """The report on a weight W (s₁, s₂, F) of D."""
+    D, exponent = scaled(D)
+    with np.errstate(over="ignore"):
+        W = np.ldexp(W, exponent)
     rows, columns, filters = D.shape
     w = W.reshape(-1, filters)
     objective = float(np.einsum("qm,qp,pm->", w, _gram(D, (2 * rows - 1, 2 * columns - 1)), w, optimize=True))
