@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -328,34 +329,47 @@ def resumable(out: Path) -> Iterator[None]:
         raise
 
 
-def run_training(
-    model: AnyModel,
-    recipe: Recipe | SearchRecipe,
-    crops: NoisyCrops | None,
-    seed: int,
-    out: Path,
-    checkpoint_every: float,
-    resume: bool,
-    force: bool,
-) -> None:
-    """Train with progress."""
-    from cuista.training import train
+@dataclass(frozen=True)
+class Run:
+    """What every run of cuista train is told: of which numbers, where it computes and writes, whether it goes on."""
 
-    with ProgressLine() as line, resumable(out):
-        train(
-            model,
-            recipe,
-            crops=crops,
-            seed=seed,
-            out=out,
-            resume=resume,
-            overwrite=force,
-            checkpoint_seconds=checkpoint_every,
-            progress=lambda progress: line.show(*describe(progress)),
-        )
-    nmse, steps = model.training["validation_nmse_db"], model.training["steps"]
-    what = "loss, relative to that of W = Ã," if model.network.name == "atow" else "NMSE"
-    say(f"Wrote {out}: validation {what} {nmse:.2f} dB after {steps} steps.")
+    seed: int
+    device: str
+    out: Path
+    checkpoint_every: float
+    resume: bool
+    force: bool
+
+    def is_due(self, kind: Any) -> bool:
+        """Whether there is something to do to have an output of this kind: see `check_resume`."""
+        return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out))
+
+    def begun(self, kind: Any) -> Any:
+        """The model, of this kind, in the checkpoint that is to be continued; None to start afresh."""
+        from cuista.training import checkpoint_path
+
+        checkpoint = checkpoint_path(self.out)
+        return kind.load(checkpoint, kind="cuista-checkpoint") if self.resume and checkpoint.exists() else None
+
+    def train(self, model: AnyModel, recipe: Recipe | SearchRecipe, crops: NoisyCrops | None = None) -> None:
+        """Train with progress."""
+        from cuista.training import train
+
+        with ProgressLine() as line, resumable(self.out):
+            train(
+                model,
+                recipe,
+                crops=crops,
+                seed=self.seed,
+                out=self.out,
+                resume=self.resume,
+                overwrite=self.force,
+                checkpoint_seconds=self.checkpoint_every,
+                progress=lambda progress: line.show(*describe(progress)),
+            )
+        result, steps = model.training["validation_nmse_db"], model.training["steps"]
+        what = "loss, relative to that of W = Ã," if model.network.name == "atow" else "NMSE"
+        say(f"Wrote {self.out}: validation {what} {result:.2f} dB after {steps} steps.")
 
 
 def describe(progress: Progress) -> tuple[float, str]:

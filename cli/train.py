@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 from cuista.cli.common import (
     INPUT_FILE,
     PROBLEM_OPTIONS,
-    check_resume,
+    Run,
     convention_option,
     device_option,
     engine_on,
@@ -21,7 +22,6 @@ from cuista.cli.common import (
     probability,
     problem_options,
     resume_option,
-    run_training,
     say,
     seed_option,
 )
@@ -159,21 +159,18 @@ def command(
     """
     from cuista.model import Model
     from cuista.networks import CONV_NETWORKS, NETWORKS
-    from cuista.training import FastRecipe, SearchRecipe, checkpoint_path
+    from cuista.training import SearchRecipe
 
     task = choose_task(task, net)
     check_of_task(task, {"dict": dictionary_file, "convention": convention, "sigma": sigma, "crop": crop, **options})
-    run: dict[str, Any] = {
-        **{"seed": seed, "device": device, "out": out},
-        **{"checkpoint_every": checkpoint_every, "resume": resume, "force": force},
-    }
+    run = Run(seed, device, out, checkpoint_every, resume, force)
     of_decoder = {"-W": weight_file, "-p": percent, "--max-percent": max_percent}
     of_decoder |= {"--untied": untied or None, "--coord": coord or None}
     if task == "encoder":
         for option, value in {**of_decoder, "--ridge": ridge}.items():
             if value is not None:
                 raise click.UsageError(f"{option} is not of an encoder: leave it out")
-        train_encoder(choose_problem(problem_file, seed, options), recipe, options, layers=layers, sigma=sigma, **run)
+        train_encoder(choose_problem(problem_file, seed, options), recipe, options, layers, sigma, run)
         return
     kind: type[Unrolled] = {**NETWORKS, **CONV_NETWORKS}[net or ("conv-alista" if task == "denoise" else "alista")]
     if untied and not kind.can_untie:
@@ -185,31 +182,22 @@ def command(
     if (percent, max_percent) != (None, None) and not kind.selects:
         say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
+    dense = DenseNetwork(kind, weight_file, ridge, schedule, coord, untied)
     if task == "robust":
         has_problem = problem_file is not None or any(options[name] is not None for name in PROBLEM_OPTIONS)
 
-        def train_decoder(problem: Problem | None, path: Path, ops: ReferenceOps) -> Model:
-            if path.exists() and (resume or not force) and not checkpoint_path(path).exists():
-                say(f"Taking the decoder from {path}.")
-                return Model.load(path, ops=ops)
-            say(f"Training the decoder first, kept in {path}.")
-            if problem is None:
-                problem = choose_problem(problem_file, seed, options)
-            chosen = FastRecipe() if kind.has_gradients else SearchRecipe()
-            begun = {"resume": checkpoint_path(path).exists(), "force": force}
-            return train_dense(
-                problem, kind, chosen, weight_file, ridge, schedule, coord, untied, ops, **{**run, **begun, "out": path}
-            )
+        def nominal() -> Problem:
+            return choose_problem(problem_file, seed, options)
 
         train_robust(
             recipe,
             options,
             net=net,
             ridge=ridge,
-            train_decoder=train_decoder,
-            problem=(lambda: choose_problem(problem_file, seed, options)) if has_problem else None,
+            problem=nominal if has_problem else None,
             decoder_options={**of_decoder, "-T": layers},
-            **run,
+            train_decoder=dense.train,
+            run=run,
         )
         return
     chosen = choose_recipe(kind, recipe, options)
@@ -233,52 +221,42 @@ def command(
             sigma=20.0 if sigma is None else sigma,
             crop=crop,
             schedule={"untied": untied, **{name: value for name, value in schedule.items() if value is not None}},
-            **run,
+            run=run,
         )
         return
-    if not check_resume(out, resume, force, lambda: Model.load(out)):
+    if not run.is_due(Model):
         return
     ops = engine_on(device)
-    problem = choose_problem(problem_file, seed, options)
-    train_dense(problem, kind, chosen, weight_file, ridge, schedule, coord, untied, ops, **run)
+    dense.train(choose_problem(problem_file, seed, options), chosen, run, ops)
 
 
-def train_dense(
-    problem: Problem,
-    kind: type[Unrolled],
-    recipe: Recipe | SearchRecipe,
-    weight_file: Path | None,
-    ridge: str | None,
-    schedule: dict[str, Any],
-    coord: bool,
-    untied: bool,
-    ops: ReferenceOps,
-    *,
-    seed: int,
-    device: str,
-    out: Path,
-    checkpoint_every: float,
-    resume: bool,
-    force: bool,
-) -> Model:
-    """Train a network for the signals of a problem, with the weight given or one solved now."""
-    from cuista.model import Model
-    from cuista.training import checkpoint_path
+@dataclass(frozen=True)
+class DenseNetwork:
+    """A network for the signals of a problem, as the options ask for it; None where they say nothing."""
 
-    checkpoint = checkpoint_path(out)
-    begun = Model.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
-    schedule = {**schedule, "layers": schedule["layers"] or 16}
-    if recipe.name == "paper":
-        published = {"percent": 1.2, "max_percent": 13.0}
-        schedule |= {name: value for name, value in published.items() if schedule[name] is None}
-    if (ridge, weight_file) == (None, None) and not recipe.analytic and kind.matrices:
-        ridge = "0"  # the paper recipe starts learned matrices elsewhere
-    weight = choose_weight(
-        problem, weight_file, ridge, begun, net=kind.name, untied=untied, seed=seed, ops=ops, **schedule
-    )
-    model = Model.new(problem, weight, kind.name, **schedule, per_coordinate=coord, untied=untied, ops=ops)
-    run_training(model, recipe, None, seed, out, checkpoint_every, resume, force)
-    return model
+    kind: type[Unrolled]
+    weight_file: Path | None
+    ridge: str | None
+    schedule: dict[str, Any]
+    per_coordinate: bool
+    untied: bool
+
+    def train(self, problem: Problem, recipe: Recipe | SearchRecipe, run: Run, ops: ReferenceOps) -> Model:
+        """Train it, with the weight given or one solved now."""
+        from cuista.model import Model
+
+        ridge, schedule = self.ridge, {**self.schedule, "layers": self.schedule["layers"] or 16}
+        if recipe.name == "paper":
+            published = {"percent": 1.2, "max_percent": 13.0}
+            schedule |= {name: value for name, value in published.items() if schedule[name] is None}
+        if (ridge, self.weight_file) == (None, None) and not recipe.analytic and self.kind.matrices:
+            ridge = "0"  # the paper recipe starts learned matrices elsewhere
+        search = {"net": self.kind.name, "untied": self.untied, "seed": run.seed, "ops": ops, **schedule}
+        weight = choose_weight(problem, self.weight_file, ridge, run.begun(Model), **search)
+        options = {**schedule, "per_coordinate": self.per_coordinate, "untied": self.untied, "ops": ops}
+        model = Model.new(problem, weight, self.kind.name, **options)
+        run.train(model, recipe)
+        return model
 
 
 # The options that are of some tasks only: click's name → those tasks.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from cuista.cli.common import check_resume, engine_on, for_bare, load_dictionary, note_left_out, run_training, say
+from cuista.cli.common import Run, engine_on, for_bare, load_dictionary, note_left_out, say
 from cuista.cli.solve_w import parse_ridge
 
 if TYPE_CHECKING:
@@ -27,29 +27,21 @@ def train_denoiser(
     sigma: float,
     crop: int | None,
     schedule: dict[str, Any],
-    seed: int,
-    device: str,
-    out: Path,
-    checkpoint_every: float,
-    resume: bool,
-    force: bool,
+    run: Run,
 ) -> None:
     """Train a convolutional network on pictures."""
     from cuista.denoiser import Denoiser
     from cuista.images import NoisyCrops
-    from cuista.training import checkpoint_path
 
-    checkpoint = checkpoint_path(out)
-    if not check_resume(out, resume, force, lambda: Denoiser.load(out)):
+    if not run.is_due(Denoiser):
         return
-    begun = Denoiser.load(checkpoint, kind="cuista-checkpoint") if resume and checkpoint.exists() else None
-    weight = choose_weight(weight_file, dictionary_file, convention, ridge, begun)
-    ops = engine_on(device)
+    weight = choose_weight(weight_file, dictionary_file, convention, ridge, run.begun(Denoiser))
+    ops = engine_on(run.device)
     denoiser = Denoiser.new(weight, net, sigma=sigma, **schedule, ops=ops)
     with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops:
         for pictures in (crops.training, crops.validation):
             note_left_out(pictures)
-        run_training(denoiser, recipe, crops, seed, out, checkpoint_every, resume, force)
+        run.train(denoiser, recipe, crops)
 
 
 def choose_weight(

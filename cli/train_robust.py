@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from cuista.cli.common import INPUT_FILE, check_resume, engine_on, run_training, say
+from cuista.cli.common import INPUT_FILE, Run, engine_on, say
 
 from cuista.errors import InputError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cuista.ops import ReferenceOps
     from cuista.problem import Problem
     from cuista.robust import EncoderModel
-    from cuista.training import EncoderRecipe, RobustRecipe
+    from cuista.training import EncoderRecipe, Recipe, RobustRecipe, SearchRecipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,18 +56,7 @@ def robust_options(function: F) -> F:
 
 
 def train_encoder(
-    problem: Problem,
-    name: str | None,
-    options: dict[str, Any],
-    *,
-    layers: int | None,
-    sigma: float | None,
-    seed: int,
-    device: str,
-    out: Path,
-    checkpoint_every: float,
-    resume: bool,
-    force: bool,
+    problem: Problem, name: str | None, options: dict[str, Any], layers: int | None, sigma: float | None, run: Run
 ) -> None:
     """Train an encoder."""
     from cuista.robust import EncoderModel
@@ -84,7 +73,7 @@ def train_encoder(
     recipe.stages(layers or 4)  # says now what is wrong with it
     start = options["start"] or ("nominal" if paper else None)
     Q = None if options["loss_weights"] is None else load_array(options["loss_weights"], "Q")
-    if not check_resume(out, resume, force, lambda: EncoderModel.load(out)):
+    if not run.is_due(EncoderModel):
         return
     model = EncoderModel.new(
         problem,
@@ -93,10 +82,10 @@ def train_encoder(
         loss=options["loss"] or "rel2",
         start="nominal" if start == "default" else start,
         eta=1e-3 if options["eta"] is None else options["eta"],
-        seed=seed,
-        ops=engine_on(device),
+        seed=run.seed,
+        ops=engine_on(run.device),
     )
-    run_training(model, recipe, None, seed, out, checkpoint_every, resume, force)
+    run.train(model, recipe)
 
 
 def train_robust(
@@ -105,26 +94,31 @@ def train_robust(
     *,
     net: str | None,
     ridge: str | None,
-    train_decoder: Callable[[Problem | None, Path, ReferenceOps], Model],
     problem: Callable[[], Problem] | None,
     decoder_options: dict[str, Any],
-    seed: int,
-    device: str,
-    out: Path,
-    checkpoint_every: float,
-    resume: bool,
-    force: bool,
+    train_decoder: Callable[[Problem, Recipe | SearchRecipe, Run, ReferenceOps], Model],
+    run: Run,
 ) -> None:
     """Train an encoder with its decoder, or a decoder alone, under perturbation.
 
-    `train_decoder` trains one for a problem (None: that of the options), as `cuista train` does otherwise, `problem`
-    gives the problem on the command line, if there is one, and `decoder_options` are those given of such training.
+    Parameters
+    ----------
+    net, ridge
+        Those options.
+    problem
+        Gives the problem of the command line, if there is one.
+    decoder_options
+        The options of a decoder that is trained here, as they were given.
+    train_decoder
+        Trains one for a problem, as `cuista train` does otherwise.
     """
     from cuista.model import Model
     from cuista.networks import NETWORKS
     from cuista.robust import EncoderModel, RobustModel
 
     encoder_file, decoder_file = options["encoder"], options["decoder"]
+    if net is not None and not NETWORKS[net].has_gradients:
+        raise click.UsageError(f"--net {net}: {NETWORKS[net].title} is not trained by gradients; give another one")
     if encoder_file is not None and net not in (None, "alista"):
         raise click.UsageError(f"--net {net}: with an --encoder the decoder is alista; leave one of them out")
     if decoder_file is not None:
@@ -143,21 +137,24 @@ def train_robust(
     recipe = choose_robust_recipe(name, options)
     recipe.stages(1)  # says now what is wrong with it
     kind = Model if encoder_file is None else RobustModel
-    if not check_resume(out, resume, force, lambda: kind.load(out)):
+    if not run.is_due(kind):
         return
-    ops = engine_on(device)
+    ops = engine_on(run.device)
     encoder: EncoderModel | None = None
     if encoder_file not in (None, "exact"):
         encoder = EncoderModel.load(encoder_file, ops=ops)
     asked = problem() if problem else None
     if decoder_file is not None:
         decoder = Model.load(decoder_file, ops=ops)
-        if net is not None and NETWORKS[net].name != decoder.network.name:
+        if net not in (None, decoder.network.name):
             raise InputError(f"--net is {net}, but {decoder_file} holds {decoder.network.title}: leave it out")
     else:
-        if asked is None and encoder is not None:
-            asked = encoder.problem
-        decoder = train_decoder(asked, out.with_name(f"{out.stem}.decoder.h5"), ops)
+        asked = asked or (encoder.problem if encoder else None)
+        if asked is None:
+            raise click.UsageError(
+                "give a --decoder, or a PROBLEM file to train one for (cuista gen-problem makes one)"
+            )
+        decoder = _decoder(asked, train_decoder, run, ops)
     if asked is not None and asked.sha256 != decoder.problem.sha256:
         raise InputError(f"{decoder_file} is for another matrix than the problem: leave the problem out, or train anew")
     model: Model | RobustModel = decoder
@@ -165,7 +162,24 @@ def train_robust(
         model = RobustModel.new(decoder, encoder, ridge=strength, ops=ops)
     elif not model.network.has_gradients:
         raise InputError(f"{model.network.title} is not trained by gradients: give another decoder")
-    run_training(model, recipe, None, seed, out, checkpoint_every, resume, force)
+    run.train(model, recipe)
+
+
+def _decoder(
+    problem: Problem,
+    train_decoder: Callable[[Problem, Recipe | SearchRecipe, Run, ReferenceOps], Model],
+    run: Run,
+    ops: ReferenceOps,
+) -> Model:
+    """The decoder that was trained for this run before, or is now."""
+    from cuista.model import Model
+    from cuista.training import FastRecipe
+
+    run = replace(run, out=run.out.with_name(f"{run.out.stem}.decoder.h5"))
+    if not run.is_due(Model):  # it was complete when this was interrupted
+        return Model.load(run.out, ops=ops)
+    say(f"Training the decoder first, kept in {run.out}.")
+    return train_decoder(problem, FastRecipe(), run, ops)
 
 
 def choose_robust_recipe(name: str | None, options: dict[str, Any]) -> RobustRecipe:

@@ -755,7 +755,7 @@ def test_an_interrupted_curriculum_is_continued_by_the_same_command(files, start
         ("train --task robust --decoder alista.h5 --ridge 1", 2, "--ridge is of --encoder exact"),
         ("train --task robust --decoder alista.h5 --encoder-rate 1e-9 --recipe fast", 2, "only the paper recipe"),
         ("train --task robust --decoder alista.h5 --recipe paper --matrix-rate 1", 2, "only the fast recipe"),
-        ("train --task robust", 2, "give a PROBLEM file"),
+        ("train --task robust", 2, "give a --decoder, or a PROBLEM file"),
         ("gen-problem --sigma 0.1", 2, "give --perturbed"),
         ("gen-problem --perturbed --conv", 2, "give one of them"),
         ("gen-problem --perturbed --problem problem.h5 --m 3", 2, "the file of --problem says it"),
