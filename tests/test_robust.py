@@ -10,20 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from shim.gpu import DeviceArray
+from conftest import kernels_on_the_cpu
+from shim.gpu import DeviceArray, DeviceModule, launcher_on
 
 import cuista
 from cuista import storage
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.networks import Encoder, ExactEncoder, RobustAlista
 from cuista.networks.encoder import LOSSES
-from cuista.ops import CpuOps, Key, ReferenceOps
+from cuista.ops import CpuOps, CudaOps, Key, ReferenceOps
 from cuista.perturbed import PerturbedSet, perturb, random_levels
 from cuista.problem import TRAINING
 from cuista.robustness import Robustness, evaluate_encoder, evaluate_robustness
 from cuista.training import EncoderRecipe, RobustRecipe, checkpoint_path, train
 from cuista.training.perturbed import AugmentedSource, MatrixSource, PairSource
-from cuista.training.trainer import checkpoint_path as path_of_checkpoint
 
 M, N = 8, 14
 A = cuista.normalize_columns(cuista.random_matrix(M, N, seed=3))
@@ -286,6 +286,39 @@ def test_the_cuda_engine_agrees_and_reads_nothing_back(cuda, inner, monkeypatch)
         np.testing.assert_allclose(cuda.to_numpy(gradients[name]), value, atol=1e-9 * np.abs(value).max())
 
 
+@pytest.mark.parametrize("kind", ["encoder", "robust", "exact", "alista"])
+def test_training_on_the_cuda_engine_is_that_on_the_cpu_and_reads_nothing_back(
+    small_problem, small_weight, request, kind, monkeypatch
+):
+    cuda = CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config)))
+    read_back = {}
+
+    def new(ops):
+        decoder = cuista.Model.new(small_problem, small_weight, layers=4, ops=ops, dtype=np.float64)
+        encoder = cuista.EncoderModel.new(small_problem, layers=3, ops=ops, dtype=np.float64)
+        robust = {"ops": ops, "dtype": np.float64}
+        return {
+            "encoder": lambda: encoder,
+            "robust": lambda: cuista.RobustModel.new(decoder, encoder, **robust),
+            "exact": lambda: cuista.RobustModel.new(decoder, ridge=0.1, **robust),
+            "alista": lambda: decoder,
+        }[kind]()
+
+    def count(progress):
+        if 1 < progress.step < progress.steps:
+            read_back[progress.stage_number, progress.step] = DeviceArray.waits
+        DeviceArray.waits = 0
+
+    recipe = SMALL_ENCODER if kind == "encoder" else SMALL_ROBUST
+    expected = train(new(CpuOps()), recipe)
+    model = train(new(cuda), recipe, progress=count)
+    assert len(read_back) >= 20
+    assert not any(read_back.values())
+    np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-6)
+    for name, value in expected.network.parameters.items():
+        np.testing.assert_allclose(cuda.to_numpy(model.network.parameters[name]), value, rtol=1e-6, atol=1e-8)
+
+
 # -- perturbation -----------------------------------------------------------------------------------------------------
 
 
@@ -512,7 +545,7 @@ def test_a_run_goes_on_from_the_decoder_it_began_with_only(decoder, small_proble
 
     with contextlib.suppress(KeyboardInterrupt):
         train(cuista.RobustModel.new(decoder), SMALL_ROBUST, out=out, progress=interrupt)
-    assert path_of_checkpoint(out).exists()
+    assert checkpoint_path(out).exists()
     other = cuista.Model.new(small_problem, small_weight, layers=4)
     with pytest.raises(FileError, match="decoder_sha256"):
         train(cuista.RobustModel.new(other), SMALL_ROBUST, out=out, resume=True)
@@ -725,6 +758,25 @@ def test_an_interrupted_curriculum_is_continued_by_the_same_command(files, start
     assert "--resume" in files.errors
     files(*words[:-1], 5, "-o", "r.h5", "--resume", fails=1)
     assert "max_steps (then 4000, now 5)" in files.errors
+
+
+def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, start, tmp_path):
+    words = ("train", "problem.h5", "--task", "robust", "--net", "tilista", *QUICK, "-o", "r.h5")
+    process = start(*words, "--checkpoint-every", 0)
+    checkpoint = tmp_path / "r.decoder.h5.ckpt"
+    while not checkpoint.exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    files(*words, fails=1)
+    assert "r.decoder.h5.ckpt holds an unfinished run" in files.errors
+    files(*words, "--resume")
+    assert not checkpoint.exists()
+    files(*words[:-1], "whole.h5")
+    resumed, whole = (cuista.Model.load(name).network.parameters for name in ("r.h5", "whole.h5"))
+    assert all((resumed[name] == value).all() for name, value in whole.items())
 
 
 @pytest.mark.parametrize(

@@ -115,4 +115,4 @@ def _unwrapped(item: Any) -> Any:
         return item.host
     if isinstance(item, np.ndarray):
         raise TypeError(f"a NumPy array of shape {item.shape} among the device's arrays")
-    return [_unwrapped(part) for part in item] if isinstance(item, list | tuple) and item else item
+    return type(item)(map(_unwrapped, item)) if isinstance(item, list | tuple) and item else item
