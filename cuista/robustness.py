@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,6 +36,8 @@ RELATIVE_LAMBDAS = np.geomspace(1e-6, 1e-1, 11)
 # Matrices for the time that a weight takes.
 TIMED_MATRICES = 5
 
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 # The estimates of a set's signals from what a matrix measured, (samples, N), and how many iterations they took.
 Recover = Callable[[Array], tuple[Array, int]]
 
@@ -145,7 +148,7 @@ def evaluate_robustness(
     for iterations in (*sorted(layers), None):
         method = f"fista {iterations}" if iterations else "fista, to its end"
         say(f"{method}: finding λ")
-        lam = _tune_fista(perturbed, iterations, ops)
+        lam = _tune_fista(perturbed, iterations, ops, partial(progress, f"{method}: λ"))
 
         def recoverer(A: Array, iterations: int | None = iterations, lam: float = lam) -> Recover:
             return lambda y: _fista(replace(perturbed.problem, A=A), y, perturbed.x[: len(y)], lam, iterations, ops)
@@ -166,22 +169,34 @@ def _result(
     """What a method reaches on each matrix, by what it recovers with, on the first so many signals (None: all)."""
     x = perturbed.x[:signals]
     levels, count = perturbed.matrices.shape[:2]
-    matrices = [A for _, of_level in perturbed for A in of_level]
-    done = 0
 
-    def on(part: slice) -> tuple[float, int]:
-        nonlocal done
-        (A,) = matrices[part]
+    def on(A: Array) -> tuple[float, int]:
         estimate, iterations = recoverer(A)(x @ A.T.astype(x.dtype))
-        done += 1
-        progress(method, done / len(matrices))
         return _nmse_db(estimate, x), iterations
 
-    found = (ops or CpuOps()).in_batches((len(matrices), 1), on, 1)
+    matrices = [A for _, of_level in perturbed for A in of_level]
+    found = _on_each(matrices, on, ops, partial(progress, method))
     nmse = np.array([error for error, _ in found]).reshape(levels, count)
     iterations = float(np.mean([taken for _, taken in found]))
     seconds = float("nan") if encoder is None else _seconds(encoder, perturbed)
     return RobustResult(method, nmse, iterations, seconds)
+
+
+def _on_each(
+    items: Sequence[Item], work: Callable[[Item], Found], ops: ReferenceOps | None, progress: Callable[[float], None]
+) -> list[Found]:
+    """The results of `work` on each item, in order, computed on all processors."""
+    done = 0
+
+    def on(part: slice) -> Found:
+        nonlocal done
+        (item,) = items[part]
+        found = work(item)
+        done += 1
+        progress(done / len(items))
+        return found
+
+    return (ops or CpuOps()).in_batches((len(items), 1), on, 1)
 
 
 def _with(robust: RobustModel) -> Callable[[Array], Recover]:
@@ -249,7 +264,9 @@ def _fista(
     return best, done
 
 
-def _tune_fista(perturbed: PerturbedSet, iterations: int | None, ops: ReferenceOps | None) -> float:
+def _tune_fista(
+    perturbed: PerturbedSet, iterations: int | None, ops: ReferenceOps | None, progress: Callable[[float], None]
+) -> float:
     """The λ of least NMSE on a matrix perturbed at the middle level, with signals of its own."""
     problem = perturbed.problem
     level = np.array([float(np.median(perturbed.sigmas))])
@@ -257,13 +274,14 @@ def _tune_fista(perturbed: PerturbedSet, iterations: int | None, ops: ReferenceO
     x, _ = problem.sample(FISTA_SIGNALS, stream=TUNING, seed=perturbed.seed)
     y = x @ A.T.astype(x.dtype)
     most = float(np.median(np.abs(y @ A).max(axis=1)))
-    candidates = most * (RELATIVE_LAMBDAS if iterations is None else np.geomspace(1e-4, 1, 24))
+    relative = RELATIVE_LAMBDAS if iterations is None else np.geomspace(1e-4, 1, 24)
+    candidates = [float(most * value) for value in relative]
     there = replace(problem, A=A)
 
     def nmse(lam: float) -> float:
         return _nmse_db(_fista(there, y, x, lam, iterations, ops)[0], x)
 
-    return float(min(candidates, key=nmse))
+    return candidates[int(np.argmin(_on_each(candidates, nmse, ops, progress)))]
 
 
 @dataclass(frozen=True)
