@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -327,6 +327,13 @@ def resumable(out: Path) -> Iterator[None]:
         if checkpoint.exists():
             say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
         raise
+
+
+def refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raise UsageError if one of these options is given."""
+    for option, value in options.items():
+        if value is not None:
+            raise click.UsageError(f"{option}: {reason}; leave it out")
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
         If the original's option asks for something that is another command's business, or not in this version.
     """
     translated: list[str] = []
-    robust = any(option in (*TASKS, "--task") and task == "robust" for option, task in pairwise(arguments))
+    spelled = {(option, task) for option, task in pairwise(arguments)} | {tuple(word.split("=")) for word in arguments}
+    robust = any((option, "robust") in spelled for option in (*TASKS, "--task"))
     rest = iter(arguments)
     for word in rest:
         if word == "--":

@@ -17,6 +17,7 @@ from cuista.cli.common import (
     key_option,
     positive,
     print_json,
+    refuse,
     say,
     seed_option,
     table,
@@ -91,7 +92,7 @@ def command(
     of_signals: dict[str, object] = {"--samples": samples, "--x": signals, "--key": key, "--columns": columns or None}
     of_pictures = {"--images": images, "--baselines": baselines or None}
     if perturbed is not None:
-        _refuse({**of_signals, **of_pictures, "--sigma": sigma}, "--perturbed has matrices and signals of its own")
+        refuse({**of_signals, **of_pictures, "--sigma": sigma}, "--perturbed has matrices and signals of its own")
         test_robust(model_files, perturbed, device, out, as_json, force)
         return
     model_file, *others = model_files
@@ -99,14 +100,14 @@ def command(
         raise click.UsageError("several models are tested on perturbed matrices only: give --perturbed, or one model")
     held = storage.kind_of(model_file)
     if held == "cuista-denoiser":
-        _refuse(of_signals, f"{model_file} is a denoiser")
+        refuse(of_signals, f"{model_file} is a denoiser")
         if images is None:
             raise click.UsageError(f"{model_file} is a denoiser: give pictures with --images, a file of prepare-images")
         test_denoiser(model_file, images, sigma, baselines, seed, device, out, as_json, force)
         return
     if held == "cuista-encoder":
         of_signals.pop("--samples")
-        _refuse({**of_signals, **of_pictures}, f"{model_file} is an encoder")
+        refuse({**of_signals, **of_pictures}, f"{model_file} is an encoder")
         test_encoder(model_file, sigma, samples, seed, device, out, as_json, force)
         return
     if held == "cuista-robust":
@@ -149,13 +150,6 @@ def command(
             say(f"{name.upper()} has λ = {lam:.3g}, the best of 24 for its last iterate's NMSE.")
     if out:
         say(f"Wrote {out}.")
-
-
-def _refuse(options: dict[str, object], reason: str) -> None:
-    """Raise UsageError if one of these options is given."""
-    for option, value in options.items():
-        if value is not None:
-            raise click.UsageError(f"{option}: {reason}; leave it out")
 
 
 def layer_table(reports: dict[str, Report]) -> str:

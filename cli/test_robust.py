@@ -47,6 +47,7 @@ def test_robust(
         )
     count, samples = perturbed.matrices.shape[1], len(perturbed.x)
     about = {"set": str(set_file), "models": list(map(str, model_files)), "matrices": count, "samples": samples}
+    about["fista_to_its_end_samples"] = min(samples, FISTA_SIGNALS)
     robustness = Robustness(perturbed.sigmas, results, about)
     if out:
         robustness.save(out, overwrite=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from cuista.cli.common import (
     positive,
     probability,
     problem_options,
+    refuse,
     resume_option,
     say,
     seed_option,
@@ -167,9 +169,7 @@ def command(
     of_decoder = {"-W": weight_file, "-p": percent, "--max-percent": max_percent}
     of_decoder |= {"--untied": untied or None, "--coord": coord or None}
     if task == "encoder":
-        for option, value in {**of_decoder, "--ridge": ridge}.items():
-            if value is not None:
-                raise click.UsageError(f"{option} is not of an encoder: leave it out")
+        refuse({**of_decoder, "--ridge": ridge}, "an encoder has no such option")
         train_encoder(choose_problem(problem_file, seed, options), recipe, options, layers, sigma, run)
         return
     kind: type[Unrolled] = {**NETWORKS, **CONV_NETWORKS}[net or ("conv-alista" if task == "denoise" else "alista")]
@@ -196,7 +196,7 @@ def command(
             ridge=ridge,
             problem=nominal if has_problem else None,
             decoder_options={**of_decoder, "-T": layers},
-            train_decoder=dense.train,
+            make_decoder=partial(dense.model, seed=seed),
             run=run,
         )
         return
@@ -227,7 +227,7 @@ def command(
     if not run.is_due(Model):
         return
     ops = engine_on(device)
-    dense.train(choose_problem(problem_file, seed, options), chosen, run, ops)
+    run.train(dense.model(choose_problem(problem_file, seed, options), chosen, run.begun(Model), ops, seed), chosen)
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,10 @@ class DenseNetwork:
     per_coordinate: bool
     untied: bool
 
-    def train(self, problem: Problem, recipe: Recipe | SearchRecipe, run: Run, ops: ReferenceOps) -> Model:
-        """Train it, with the weight given or one solved now."""
+    def model(
+        self, problem: Problem, recipe: Recipe | SearchRecipe, begun: Model | None, ops: ReferenceOps, seed: int
+    ) -> Model:
+        """It, untrained, with the weight given, that of the run begun, or one solved now."""
         from cuista.model import Model
 
         ridge, schedule = self.ridge, {**self.schedule, "layers": self.schedule["layers"] or 16}
@@ -251,12 +253,10 @@ class DenseNetwork:
             schedule |= {name: value for name, value in published.items() if schedule[name] is None}
         if (ridge, self.weight_file) == (None, None) and not recipe.analytic and self.kind.matrices:
             ridge = "0"  # the paper recipe starts learned matrices elsewhere
-        search = {"net": self.kind.name, "untied": self.untied, "seed": run.seed, "ops": ops, **schedule}
-        weight = choose_weight(problem, self.weight_file, ridge, run.begun(Model), **search)
+        search = {"net": self.kind.name, "untied": self.untied, "seed": seed, "ops": ops, **schedule}
+        weight = choose_weight(problem, self.weight_file, ridge, begun, **search)
         options = {**schedule, "per_coordinate": self.per_coordinate, "untied": self.untied, "ops": ops}
-        model = Model.new(problem, weight, self.kind.name, **options)
-        run.train(model, recipe)
-        return model
+        return Model.new(problem, weight, self.kind.name, **options)
 
 
 # The options that are of some tasks only: click's name → those tasks.

@@ -7,18 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from cuista.cli.common import INPUT_FILE, Run, engine_on, say
+from cuista.cli.common import INPUT_FILE, Run, engine_on, refuse, say
 
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.model import Model
     from cuista.ops import ReferenceOps
     from cuista.problem import Problem
     from cuista.robust import EncoderModel
-    from cuista.training import EncoderRecipe, Recipe, RobustRecipe, SearchRecipe
+    from cuista.training import EncoderRecipe, Recipe, RobustRecipe
 
 F = TypeVar("F", bound=Callable[..., Any])
+# From a problem, a recipe, what the run goes on from (None: nothing) and the engine to an untrained network.
+MakeDecoder = Callable[["Problem", "Recipe", "Model | None", "ReferenceOps"], "Model"]
 
 # The paper's B_i = η A is the original's default.
 STARTS = ("analytic", "nominal", "default", "uniform", "normal")
@@ -63,7 +65,8 @@ def train_encoder(
     from cuista.storage import load_array
     from cuista.training import EncoderRecipe
 
-    _refuse(options, "the training of an encoder", "matrix_steps", "matrix_rate", "lr_decay", "decay_rate", "batch")
+    _refuse(options, "an encoder is trained", "matrix_steps", "matrix_rate", "lr_decay", "decay_rate")
+    refuse({"--batch": options["batch"]}, "an encoder is trained on --matrices")
     paper = _is_paper(name, options, "better_wait")
     fields = {"batch": "matrices", **{field: field for field in ("validation_batch", "max_steps", "learning_rate")}}
     chosen = {field: options[option] for field, option in fields.items() if options[option] is not None}
@@ -96,7 +99,7 @@ def train_robust(
     ridge: str | None,
     problem: Callable[[], Problem] | None,
     decoder_options: dict[str, Any],
-    train_decoder: Callable[[Problem, Recipe | SearchRecipe, Run, ReferenceOps], Model],
+    make_decoder: MakeDecoder,
     run: Run,
 ) -> None:
     """Train an encoder with its decoder, or a decoder alone, under perturbation.
@@ -109,12 +112,12 @@ def train_robust(
         Gives the problem of the command line, if there is one.
     decoder_options
         The options of a decoder that is trained here, as they were given.
-    train_decoder
-        Trains one for a problem, as `cuista train` does otherwise.
+    make_decoder
+        Makes one to train, as `cuista train` does otherwise.
     """
     from cuista.model import Model
-    from cuista.networks import NETWORKS
-    from cuista.robust import EncoderModel, RobustModel
+    from cuista.networks import NETWORKS, ExactEncoder
+    from cuista.robust import EncoderModel, RobustModel, check_encoder
 
     encoder_file, decoder_file = options["encoder"], options["decoder"]
     if net is not None and not NETWORKS[net].has_gradients:
@@ -127,13 +130,13 @@ def train_robust(
                 raise click.UsageError(f"{option} is of a decoder trained here, and --decoder gives one: leave it out")
     if ridge is not None and encoder_file != "exact" and decoder_file is not None:
         raise click.UsageError("--ridge is of --encoder exact, or of a decoder trained here: leave it out")
-    strength = 0.0
+    strength: float | None = None
     if encoder_file == "exact" and ridge is not None:
         try:
             strength = float(ridge)
         except ValueError:
             raise click.UsageError(f"--ridge {ridge}: give the number at which a learned ridge starts") from None
-    _refuse(options, "training under perturbation", "matrix_steps", "better_wait", "lr_decay", "decay_rate")
+    _refuse(options, "this is training under perturbation", "matrix_steps", "better_wait", "lr_decay", "decay_rate")
     recipe = choose_robust_recipe(name, options)
     recipe.stages(1)  # says now what is wrong with it
     kind = Model if encoder_file is None else RobustModel
@@ -143,20 +146,21 @@ def train_robust(
     encoder: EncoderModel | None = None
     if encoder_file not in (None, "exact"):
         encoder = EncoderModel.load(encoder_file, ops=ops)
-    asked = problem() if problem else None
+    nominal = problem() if problem else None
     if decoder_file is not None:
         decoder = Model.load(decoder_file, ops=ops)
         if net not in (None, decoder.network.name):
             raise InputError(f"--net is {net}, but {decoder_file} holds {decoder.network.title}: leave it out")
+        if nominal is not None and nominal.sha256 != decoder.problem.sha256:
+            raise InputError(f"{decoder_file} is for another matrix than the problem: leave the problem out")
     else:
-        asked = asked or (encoder.problem if encoder else None)
-        if asked is None:
-            raise click.UsageError(
-                "give a --decoder, or a PROBLEM file to train one for (cuista gen-problem makes one)"
-            )
-        decoder = _decoder(asked, train_decoder, run, ops)
-    if asked is not None and asked.sha256 != decoder.problem.sha256:
-        raise InputError(f"{decoder_file} is for another matrix than the problem: leave the problem out, or train anew")
+        nominal = nominal or (encoder.problem if encoder else None)
+        if nominal is None:
+            raise click.UsageError("give a --decoder, or a PROBLEM to train one for (cuista gen-problem makes one)")
+        check_encoder(nominal, encoder, strength)
+        if encoder_file == "exact":
+            ExactEncoder(nominal.A, ridge=strength or 0.0, learned=strength is not None, ops=ops)
+        decoder = _decoder(nominal, make_decoder, run, ops)
     model: Model | RobustModel = decoder
     if encoder_file is not None:
         model = RobustModel.new(decoder, encoder, ridge=strength, ops=ops)
@@ -165,21 +169,27 @@ def train_robust(
     run.train(model, recipe)
 
 
-def _decoder(
-    problem: Problem,
-    train_decoder: Callable[[Problem, Recipe | SearchRecipe, Run, ReferenceOps], Model],
-    run: Run,
-    ops: ReferenceOps,
-) -> Model:
-    """The decoder that was trained for this run before, or is now."""
+def _decoder(problem: Problem, make: MakeDecoder, run: Run, ops: ReferenceOps) -> Model:
+    """The decoder that was trained for this run before it was interrupted, or one trained now."""
     from cuista.model import Model
-    from cuista.training import FastRecipe
+    from cuista.training import FastRecipe, identity
 
-    run = replace(run, out=run.out.with_name(f"{run.out.stem}.decoder.h5"))
-    if not run.is_due(Model):  # it was complete when this was interrupted
-        return Model.load(run.out, ops=ops)
-    say(f"Training the decoder first, kept in {run.out}.")
-    return train_decoder(problem, FastRecipe(), run, ops)
+    recipe, run = FastRecipe(), replace(run, out=run.out.with_name(f"{run.out.stem}.decoder.h5"))
+    if run.is_due(Model):
+        say(f"Training the decoder first, kept in {run.out}.")
+        decoder = make(problem, recipe, run.begun(Model), ops)
+        run.train(decoder, recipe)
+        return decoder
+    kept = Model.load(run.out, ops=ops)
+    now = identity(make(problem, recipe, kept, ops), recipe, run.seed)
+    then = kept.training
+    differing = [f"{name} (then {then.get(name)}, now {now[name]})" for name in now if then.get(name) != now[name]]
+    if differing:
+        raise FileError(
+            f"{run.out} is a decoder that was trained otherwise; it differs in {', '.join(differing)}. Give the "
+            "options of then, or start afresh with --force"
+        )
+    return kept
 
 
 def choose_robust_recipe(name: str | None, options: dict[str, Any]) -> RobustRecipe:
@@ -206,8 +216,5 @@ def _is_paper(name: str | None, options: dict[str, Any], paper_only: str) -> boo
     return name == "paper"
 
 
-def _refuse(options: dict[str, Any], what: str, *names: str) -> None:
-    """Raise UsageError if one of these options, which `what` has not, is given."""
-    for name in names:
-        if options[name] is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')}: {what} has no such option")
+def _refuse(options: dict[str, Any], reason: str, *names: str) -> None:
+    refuse({f"--{name.replace('_', '-')}": options[name] for name in names}, reason)

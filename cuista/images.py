@@ -231,6 +231,7 @@ class NoisyCrops:
     """
 
     weight_power = 1.0
+    measure = "NMSE"
 
     def __init__(self, path: str | os.PathLike[str], crop: int, sigma: float) -> None:
         self.crop, self.sigma = crop, sigma

@@ -143,11 +143,18 @@ class RobustModel:
         decoder: Model,
         encoder: EncoderModel | None = None,
         *,
-        ridge: float = 0.0,
+        ridge: float | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
     ) -> RobustModel:
-        """An ALISTA with an encoder; with None the exact one, whose ridge is learned from this value on unless it is 0.
+        """An ALISTA with an encoder, or with the exact one.
+
+        Parameters
+        ----------
+        decoder, encoder
+            Trained ones; without an encoder it is the exact one.
+        ridge
+            Where the exact encoder's ridge starts, which is then learned. If None it is that of the decoder's weight.
 
         Raises
         ------
@@ -155,24 +162,16 @@ class RobustModel:
             If the decoder is another network, or the two are for different matrices.
         """
         problem, network = decoder.problem, decoder.network
-        check_normalized(problem)
         if network.name != "alista":
             raise InputError(f"the decoder is {network.title}; expected ALISTA, which takes a weight made for a matrix")
-        if encoder is not None:
-            if encoder.problem.A.shape != problem.A.shape:
-                (M, N), (m, n) = problem.A.shape, encoder.problem.A.shape
-                raise InputError(f"the decoder is for matrices of {M}×{N}, and the encoder for {m}×{n}")
-            if encoder.problem.sha256 != problem.sha256:
-                raise InputError(
-                    "the decoder and the encoder were trained for different matrices (their hashes are "
-                    f"{problem.sha256[:12]}… and {encoder.problem.sha256[:12]}…): train both for one"
-                )
-            if ridge:
-                raise InputError(f"ridge is {ridge}, but a trained encoder has none: it is for the exact one")
+        check_encoder(problem, encoder, ridge)
         ops = ops or CpuOps()
-        inner: Encoder | ExactEncoder = ExactEncoder(problem.A, ridge=ridge, ops=ops, dtype=dtype)
-        of_inner = inner.published_start()
-        if encoder is not None:
+        inner: Encoder | ExactEncoder
+        if encoder is None:
+            strength = decoder.weight.report.ridge if ridge is None else ridge
+            inner = ExactEncoder(problem.A, ridge=strength, learned=ridge is not None, ops=ops, dtype=dtype)
+            of_inner = inner.published_start()
+        else:
             inner = _on(encoder.network, ops, dtype)
             of_inner = {name: value[None] for name, value in encoder.network.parameters.items()}
         parts = {"decoder": network.parameters, "encoder": of_inner}
@@ -197,7 +196,7 @@ class RobustModel:
         return {
             "matrix": self.problem.sha256,
             "encoder": encoder.name,
-            "ridge": getattr(encoder, "ridge", None),
+            **({"ridge": encoder.ridge, "learned": encoder.learned} if isinstance(encoder, ExactEncoder) else {}),
             **{f"{name}_sha256": value for name, value in self.origin.items()},
         }
 
@@ -221,7 +220,10 @@ class RobustModel:
             (M, N), (m, n) = self.problem.A.shape, A.shape
             raise InputError(f"the matrix is {m}×{n}, and the model for {M}×{N}{hint}")
         if not np.allclose(np.linalg.norm(A, axis=0), 1, rtol=1e-3):
-            raise InputError("the columns of the matrix have not unit norm, for which the model was trained")
+            raise InputError(
+                "the columns of the matrix have not unit norm, for which the model was trained: divide them by their "
+                "norms, and afterwards the recovered entries, too"
+            )
         W = self.weights(normalize_columns(A)[None])[0].astype(np.float64)
         return self.with_weight(A, W)
 
@@ -255,7 +257,7 @@ class RobustModel:
         if isinstance(encoder, Encoder):
             _store_encoder(record, encoder)
         else:
-            record.attributes["ridge"] = encoder.ridge
+            record.attributes |= {"ridge": encoder.ridge, "learned": encoder.learned}
         return record
 
     @classmethod
@@ -286,12 +288,30 @@ class RobustModel:
                     problem.A, layers=step_matrix.shape[1], **_encoder_options(record), ops=ops, dtype=dtype
                 )
             else:
-                encoder = ExactEncoder(problem.A, ridge=attributes["ridge"], ops=ops, dtype=dtype)
+                ridge = {"ridge": attributes["ridge"], "learned": bool(attributes["learned"])}
+                encoder = ExactEncoder(problem.A, **ridge, ops=ops, dtype=dtype)
             options |= {"per_coordinate": bool(attributes["per_coordinate"]), "ops": ops, "dtype": dtype}
             network = RobustAlista(encoder, problem.M, problem.N, **options)
             model = cls(problem, network, json.loads(attributes["origin"]))
             stored.restore(record, model, path)
         return model
+
+
+def check_encoder(problem: Problem, encoder: EncoderModel | None, ridge: float | None = None) -> None:
+    """Raise InputError if an encoder (None: the exact one) is not for a problem's matrix, or has no such ridge."""
+    check_normalized(problem)
+    if encoder is None:
+        return
+    if encoder.problem.A.shape != problem.A.shape:
+        (M, N), (m, n) = problem.A.shape, encoder.problem.A.shape
+        raise InputError(f"the decoder is for matrices of {M}×{N}, and the encoder for {m}×{n}")
+    if encoder.problem.sha256 != problem.sha256:
+        raise InputError(
+            "the decoder and the encoder are for different matrices (their hashes are "
+            f"{problem.sha256[:12]}… and {encoder.problem.sha256[:12]}…): train both for one"
+        )
+    if ridge is not None:
+        raise InputError(f"ridge is {ridge}, but a trained encoder has none: it is for the exact one")
 
 
 def _on(encoder: Encoder, ops: ReferenceOps, dtype: Any) -> Encoder:

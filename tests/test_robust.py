@@ -21,7 +21,7 @@ from cuista.networks.encoder import LOSSES
 from cuista.ops import CpuOps, CudaOps, Key, ReferenceOps
 from cuista.perturbed import PerturbedSet, perturb, random_levels
 from cuista.problem import TRAINING
-from cuista.robustness import Robustness, evaluate_encoder, evaluate_robustness
+from cuista.robustness import Robustness, RobustResult, evaluate_encoder, evaluate_robustness
 from cuista.training import EncoderRecipe, RobustRecipe, checkpoint_path, train
 from cuista.training.perturbed import AugmentedSource, MatrixSource, PairSource
 
@@ -186,9 +186,9 @@ def test_an_encoder_that_cannot_be_is_refused():
 
 
 @ENGINES
-@pytest.mark.parametrize("ridge", [0.0, 0.3])
-def test_the_exact_encoder_gives_the_analytic_weight(ops, ridge):
-    net = ExactEncoder(A, ridge=ridge, ops=ops, dtype=np.float64)
+@pytest.mark.parametrize(("ridge", "learned"), [(0.0, False), (0.3, False), (0.3, True)])
+def test_the_exact_encoder_gives_the_analytic_weight(ops, ridge, learned):
+    net = ExactEncoder(A, ridge=ridge, learned=learned, ops=ops, dtype=np.float64)
     W, _ = net.encode(matrices(), net.published_start())
     for found, matrix in zip(W, matrices(), strict=True):
         np.testing.assert_allclose(found, cuista.solve_exact(matrix, ridge=ridge).W, rtol=1e-9, atol=1e-9)
@@ -200,7 +200,7 @@ def test_a_matrix_with_dependent_rows_needs_a_ridge():
     for ops in (ReferenceOps(), CpuOps()):
         with pytest.raises(NumericalError, match="ridge"):
             ExactEncoder(A, ops=ops).encode(np.zeros_like(singular), {})
-    W, _ = ExactEncoder(A, ridge=0.1, ops=CpuOps()).encode(singular, {"ridge": np.array([0.1])})
+    W, _ = ExactEncoder(A, ridge=0.1, ops=CpuOps()).encode(singular, {})
     assert np.isfinite(W).all()
     with pytest.raises(InputError, match="tall"):
         ExactEncoder(A.T, ops=CpuOps())
@@ -218,7 +218,7 @@ def robust(inner, ops=None, per_coordinate=False, thresholds=(0.05, 0.2), dtype=
     }
     if isinstance(inner, Encoder):
         parameters["step_matrix"] = inner.parameters["step_matrix"][None]
-    elif inner.ridge:
+    elif inner.learned:
         parameters["ridge"] = np.array([inner.ridge])
     options = {"layers": 4, "percent": 6, "max_percent": 20, "per_coordinate": per_coordinate}
     return RobustAlista(inner, M, N, parameters=parameters, **options, ops=ops, dtype=dtype)
@@ -236,7 +236,8 @@ def pairs(dtype=np.float64):
 INNER = {
     **{loss: (lambda ops, loss=loss: encoder(loss, ops=ops)) for loss in LOSSES},
     "exact": lambda ops: ExactEncoder(A, ops=ops, dtype=np.float64),
-    "exact-ridge": lambda ops: ExactEncoder(A, ridge=0.3, ops=ops, dtype=np.float64),
+    "exact-ridge": lambda ops: ExactEncoder(A, ridge=0.3, learned=True, ops=ops, dtype=np.float64),
+    "exact-fixed": lambda ops: ExactEncoder(A, ridge=0.3, ops=ops, dtype=np.float64),
 }
 
 
@@ -375,6 +376,7 @@ def test_a_matrix_that_is_not_normalised_is_refused(small_problem):
 
 # -- training ---------------------------------------------------------------------------------------------------------
 
+QUICK_FAST = cuista.FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=60, matrix_steps=10)
 SMALL_ENCODER = EncoderRecipe(max_steps=40, batch=3, validation_batch=4, sigma=0.05)
 SMALL_ROBUST = RobustRecipe(
     max_steps=12, matrices=3, batch=8, validation_matrices=4, validation_batch=40, psigma_max=0.08, psteps=3
@@ -446,7 +448,10 @@ def test_training_examples_are_what_the_recipe_says(small_problem):
     x, (A_perturbed, y), weights = source.sample(CpuOps(), np.float64, 0, key)
     assert (x.shape, A_perturbed.shape, y.shape, weights) == ((8, 40), (3, 20, 40), (3, 8, 20), None)
     np.testing.assert_allclose(y, np.matmul(x, A_perturbed.swapaxes(1, 2)), atol=1e-12)
+    levels = random_levels(key, 0.08, 3, CpuOps())
+    np.testing.assert_allclose(A_perturbed, perturb(small_problem.A, key, levels, CpuOps()))
     noisy = PairSource(small_problem, replace(recipe, msigma=0.1))
+    assert (source.weight_power, noisy.weight_power) == (recipe.weight_power, 1.0)
     noisy.enter(stage)
     _, (same, with_noise), _ = noisy.sample(CpuOps(), np.float64, 0, key)
     assert (same == A_perturbed).all()
@@ -460,7 +465,7 @@ def test_training_examples_are_what_the_recipe_says(small_problem):
     source.enter(SMALL_ENCODER.stages(3)[0])
     target, given, _ = source.sample(CpuOps(), np.float64, 4, key)
     assert target is given
-    assert given.shape == (4, 20, 40)
+    np.testing.assert_allclose(given, perturb(small_problem.A, key, np.full(4, 0.05), CpuOps()))
 
 
 def test_an_encoder_learns(small_problem):
@@ -469,6 +474,30 @@ def test_an_encoder_learns(small_problem):
     train(model, recipe)
     first, *_, last = model.history["nmse_db"]
     assert last < first - 0.3
+
+
+def test_rates_are_relative_to_what_is_trained(small_problem, small_weight, decoder, monkeypatch):
+    rates = []
+    step = cuista.training.adam.Adam.step
+
+    def record(adam, ops, parameters, gradients, of_step, *rest, **options):
+        rates.append(of_step)
+        return step(adam, ops, parameters, gradients, of_step, *rest, **options)
+
+    monkeypatch.setattr(cuista.training.adam.Adam, "step", record)
+    encoder = cuista.EncoderModel.new(small_problem, layers=3)
+    sizes = np.sqrt(np.square(encoder.network.parameters["step_matrix"]).mean(axis=(1, 2)))
+    train(encoder, replace(SMALL_ENCODER, max_steps=1))
+    np.testing.assert_allclose(rates[-1]["step_matrix"], 0.5 * 1e-3 * sizes, rtol=1e-5)  # half way down the cosine
+    train(cuista.RobustModel.new(decoder, encoder), replace(SMALL_ROBUST, max_steps=1, psteps=2))
+    sizes = np.sqrt(np.square(encoder.network.parameters["step_matrix"]).mean(axis=(1, 2)))
+    np.testing.assert_allclose(rates[-1]["step_matrix"], 0.5 * 1e-3 * sizes, rtol=1e-5)
+    assert rates[-1]["threshold"] == pytest.approx(0.5 * SMALL_ROBUST.learning_rate)
+    # Its matrices are learned the slower the better LISTA is already, from the first stage on.
+    lista = train(cuista.Model.new(small_problem, small_weight, "lista", layers=3), QUICK_FAST)
+    train(lista, replace(SMALL_ROBUST, max_steps=1, psteps=2))
+    begun = lista.history["nmse_db"][0]
+    assert rates[-1]["weight"] == pytest.approx(0.5 * lista.network.matrix_rate(begun), rel=1e-6)
 
 
 def test_joint_training_helps_under_perturbation(decoder, trained_encoder):
@@ -581,7 +610,7 @@ def test_a_robust_model_survives_its_file(decoder, trained_encoder, small_proble
     inner = {"learned": trained_encoder, "weighted": cuista.EncoderModel.new(small_problem, loss="expl2", Q=Q)}.get(
         kind
     )
-    model = cuista.RobustModel.new(decoder, inner, ridge=0.2 if kind == "ridge" else 0.0)
+    model = cuista.RobustModel.new(decoder, inner, ridge=0.2 if kind == "ridge" else None)
     model.save(tmp_path / "robust.h5")
     loaded = cuista.RobustModel.load(tmp_path / "robust.h5")
     A_perturbed = perturb(small_problem.A, Key(0, 1), np.array([0.02]), CpuOps())[0]
@@ -623,6 +652,15 @@ def test_a_matrix_that_does_not_fit_is_refused(decoder):
             model.model_for(matrix)
 
 
+def test_the_exact_encoder_has_the_ridge_of_the_decoders_weight(small_problem):
+    noisy = replace(small_problem, snr_db=20.0)
+    decoder = train(cuista.Model.new(noisy, cuista.solve_exact(noisy.A, ridge=3.0), layers=4), QUICK_FAST)
+    _, y = noisy.sample(50)
+    again = cuista.RobustModel.new(decoder).model_for(noisy.A)
+    np.testing.assert_allclose(again.recover(y), decoder.recover(y), atol=1e-5)
+    assert cuista.RobustModel.new(decoder).network.shapes.keys() == {"step_size", "threshold"}
+
+
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
@@ -636,6 +674,21 @@ def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(decoder,
     assert results["fista, to its end"].mean_db[1] < results["fista 4"].mean_db[1]
     for name, result in results.items():
         assert np.isfinite(result.seconds_per_matrix) == (name not in ("plain", "fista 4", "fista, to its end"))
+
+
+def test_the_nmse_of_a_level_is_the_mean_in_db():
+    result = RobustResult("method", np.array([[-10.0, -30.0]]), 16)
+    assert result.mean_db.tolist() == [-20.0]
+
+
+def test_without_an_exact_weight_the_rest_is_tested(quick_recipe):
+    tall = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(50, 40)), pnz=0.1)
+    model = train(cuista.Model.new(tall, cuista.solve_exact(tall.A), layers=2), quick_recipe)
+    said = []
+    perturbed = PerturbedSet.new(tall, [0.01], 1, 20)
+    methods = [result.method for result in evaluate_robustness(perturbed, {"tall": model}, say=said.append)]
+    assert methods == ["tall", "fista 2", "fista, to its end"]
+    assert "tall + exact W is left out: the matrix is tall" in said[0]
 
 
 def test_an_encoder_is_set_beside_the_exact_weight(small_problem):
@@ -779,6 +832,19 @@ def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, start, 
     assert all((resumed[name] == value).all() for name, value in whole.items())
 
 
+def test_a_decoder_of_another_run_is_not_taken_for_this_ones(files):
+    words = ("train", "problem.h5", "--task", "robust", *QUICK, "-o", "r.h5")
+    files(*words, "-T", 2)
+    os.remove("r.h5")
+    files(*words, "-T", 2, fails=1)
+    assert "r.decoder.h5 exists already" in files.errors
+    files(*words, "-T", 3, "--seed", 4, "--resume", fails=1)
+    assert "seed (then 0, now 4)" in files.errors
+    assert "layers (then 2, now 3)" in files.errors
+    files(*words, "-T", 2, "--resume")
+    assert cuista.Model.load("r.h5").network.layers == 2
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
@@ -786,8 +852,13 @@ def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, start, 
         ("train problem.h5 --task sc --net atow", 2, "--task sc"),
         ("train problem.h5 --psigma-max 0.1", 2, "--psigma-max is of --task robust"),
         ("train problem.h5 --loss l1", 2, "--loss is of --task encoder"),
-        ("train problem.h5 --task encoder --untied", 2, "--untied is not of an encoder"),
+        ("train problem.h5 --task encoder --untied", 2, "--untied: an encoder has no such option"),
         ("train problem.h5 --task encoder --lr-decay 0.1", 2, "--lr-decay"),
+        ("train problem.h5 --task encoder --batch 4", 2, "--matrices"),
+        ("train other-problem.h5 --task robust --encoder encoder.h5", 1, "different matrices"),
+        ("train tall.h5 --task robust --encoder exact", 1, "the matrix is tall (50×40)"),
+        ("train problem.h5 --task robust --encoder exact --ridge 0", 1, "ridge is 0"),
+        ("train --task robust --net hyperlista --decoder alista.h5", 2, "not trained by gradients"),
         ("train problem.h5 --task encoder --loss rel2 --loss-weights Q.npy", 1, "weights of its own"),
         ("train problem.h5 --task encoder --loss l2 --loss-weights bad.npy", 1, "expected (40, 40)"),
         ("train problem.h5 --task encoder --loss l2 --loss-weights nan.npy", 1, "NaN"),
@@ -807,7 +878,7 @@ def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, start, 
         ("train --task robust --decoder alista.h5 --ridge 1", 2, "--ridge is of --encoder exact"),
         ("train --task robust --decoder alista.h5 --encoder-rate 1e-9 --recipe fast", 2, "only the paper recipe"),
         ("train --task robust --decoder alista.h5 --recipe paper --matrix-rate 1", 2, "only the fast recipe"),
-        ("train --task robust", 2, "give a --decoder, or a PROBLEM file"),
+        ("train --task robust", 2, "give a --decoder, or a PROBLEM to train one for"),
         ("gen-problem --sigma 0.1", 2, "give --perturbed"),
         ("gen-problem --perturbed --conv", 2, "give one of them"),
         ("gen-problem --perturbed --problem problem.h5 --m 3", 2, "the file of --problem says it"),
@@ -830,6 +901,7 @@ def test_what_is_wrong_is_said_in_one_line(files, decoder, small_problem, small_
     rng = np.random.default_rng(0)
     other = cuista.Problem(cuista.normalize_columns(rng.standard_normal((20, 40))))
     other.save("other-problem.h5")
+    cuista.Problem(cuista.normalize_columns(rng.standard_normal((50, 40)))).save("tall.h5")
     cuista.Model.new(other, cuista.solve_exact(other.A), layers=2).save("other.h5")
     cuista.Model.new(small_problem, small_weight, "tilista", layers=2).save("tilista.h5")
     cuista.RobustModel.new(decoder).save("robust.h5")

@@ -103,8 +103,10 @@ class Encoder(Unrolled):
         self.M, self.N = A.shape
         if Q is not None and loss in ("rel1", "rel2"):
             raise InputError(f"{loss} has weights of its own: give {loss.replace('rel', 'l')} to have others")
-        if Q is not None and (Q.shape != (self.N, self.N) or not np.isfinite(Q).all() or (Q < 0).any()):
-            raise InputError(f"the weights Q have shape {Q.shape}; expected ({self.N}, {self.N}), finite, 0 or more")
+        if Q is not None and Q.shape != (self.N, self.N):
+            raise InputError(f"the weights Q have shape {Q.shape}; expected ({self.N}, {self.N})")
+        if Q is not None and not (Q >= 0).all():
+            raise InputError(f"the weights Q have entries down to {Q.min():.4g}; expected 0 or more")
         if start == "analytic" and not linear:
             raise InputError(
                 f"the analytic start is for l2 and rel2, and the loss is {loss}{' with Q' * (Q is not None)}"
@@ -149,9 +151,13 @@ class Encoder(Unrolled):
         return {"step_matrix": B.reshape(self.layers, self.M, self.N)}
 
     def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
-        """The root mean square of each B_i at first: rates are relative to it, for they differ by a factor of N."""
-        start = self.published_start()["step_matrix"]
-        return tuple(float(rms) for rms in np.sqrt(np.square(start).mean(axis=(1, 2))))
+        """The size of each B_i at first where the start is analytic, for they differ by a factor of N; else that of A.
+
+        Learning rates are relative to it.
+        """
+        if self.start == "analytic":
+            return tuple(map(rms_of, self.published_start()["step_matrix"]))
+        return (rms_of(self.source),) * self.layers
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
         """The state before the first layer: W = Ã and Ã, for matrices Ã (n, M, N)."""
@@ -260,7 +266,8 @@ class Encoder(Unrolled):
         GW = ops.matmul(ops.matmul(A, transposed(xp, A)), W)
         d = _diagonals(xp, A, W)
         quadratic = xp.sum(W * GW, axis=(1, 2), dtype=np.float64) - 2 * xp.sum(d, axis=1, dtype=np.float64) + self.N
-        loss = 0.5 * quadratic + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
+        # Rounding may take a loss of nearly 0 below it.
+        loss = 0.5 * xp.maximum(quadratic, 0) + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
         return loss, GW - A * (1 - W.dtype.type(self.q) * (d - 1))[:, None]
 
     def loss(self, state: State, target: Any, weights: Array | None) -> tuple[Scalar, State]:
@@ -287,6 +294,11 @@ class Encoder(Unrolled):
             return Unrolled.loss_and_gradients(self, y[part], target[part], depth, window, None, wanted)
 
         return self.sum_over_parts(y.shape, one, self.ops.at_a_time)
+
+
+def rms_of(matrix: Array) -> float:
+    """The root mean square of a matrix's entries."""
+    return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
 
 
 def transposed(xp: Any, stack: Array) -> Array:

@@ -25,38 +25,40 @@ class ExactEncoder:
     A
         The nominal matrix (M, N).
     ridge
-        Where a learned λ starts, more than 0; none is learned, and λ = 0, if 0.
+        λ, or where it starts.
+    learned
+        Whether it is learned.
     ops, dtype
         The engine, and the precision of the results; float64 is computed in.
 
     Raises
     ------
     InputError
-        If λ is negative or not finite, or 0 for a matrix with more rows than columns.
+        If λ is negative or not finite, or 0 where it is learned or the matrix has more rows than columns.
     """
 
     name = "exact"
     matrices: tuple[str, ...] = ()
     logarithmic: tuple[str, ...] = ("ridge",)
 
-    def __init__(self, A: Array, *, ridge: float = 0.0, ops: ReferenceOps, dtype: Any = np.float32) -> None:
+    def __init__(
+        self, A: Array, *, ridge: float = 0.0, learned: bool = False, ops: ReferenceOps, dtype: Any = np.float32
+    ) -> None:
         self.M, self.N = A.shape
         if not 0 <= ridge < np.inf:
             raise InputError(f"ridge is {ridge}; expected a number of 0 or more")
+        if learned and not ridge:
+            raise InputError("ridge is 0, where its logarithm could not be learned: give one to start from, 0.1 say")
         if not ridge and self.M > self.N:
             raise InputError(f"the matrix is tall ({self.M}×{self.N}), so that A Aᵀ is singular: give a --ridge")
-        self.ridge, self.ops, self.dtype = float(ridge), ops, np.dtype(dtype)
+        self.ridge, self.learned, self.ops, self.dtype = float(ridge), learned, ops, np.dtype(dtype)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"ridge": (1,)} if self.ridge else {}
+        return {"ridge": (1,)} if self.learned else {}
 
     def published_start(self) -> dict[str, Array]:
-        return {"ridge": np.array([self.ridge])} if self.ridge else {}
-
-    def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
-        """No matrices are learned."""
-        return ()
+        return {"ridge": np.array([self.ridge])} if self.learned else {}
 
     def encode(self, A: Array, parameters: dict[str, Array]) -> Encoded:
         """W (n, M, N) for matrices Ã (n, M, N); and what takes ∂L/∂W to ∂L/∂λ.
@@ -69,9 +71,9 @@ class ExactEncoder:
         ops, xp = self.ops, self.ops.xp
         A = ops.asarray(A, np.float64)
         G = ops.matmul(A, transposed(xp, A))
-        if "ridge" in parameters:
-            # A step may have led below 0, where λ makes no difference (and its derivative is 0).
-            G.reshape(len(G), -1)[:, :: self.M + 1] += xp.maximum(parameters["ridge"], 0)
+        # A step may have led a learned λ below 0, where it makes no difference (and its derivative is 0).
+        ridge = xp.maximum(parameters["ridge"], 0) if self.learned else self.ridge
+        G.reshape(len(G), -1)[:, :: self.M + 1] += ridge
         V = ops.solve_positive(G, A)
         s = xp.sum(A * V, axis=1)[:, None]
         W = V / s
@@ -79,7 +81,7 @@ class ExactEncoder:
         def backprop(of_W: Array) -> Gradients:
             # W = V diag(1/s), s_i = ã_iᵀv_i: ∂v_i = ∂w_i / s_i − ã_i (∂w_iᵀv_i) / s_i². V = G⁻¹Ã, dV/dλ = −G⁻¹V, so
             # that ∂λ = −⟨∂V, G⁻¹V⟩ = −⟨G⁻¹∂V, V⟩.
-            if "ridge" not in parameters:
+            if not self.learned:
                 return {}
             of_V = of_W / s - A * (xp.sum(of_W * V, axis=1)[:, None] / (s * s))
             of_ridge = -xp.sum(ops.solve_positive(G, of_V) * V)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from cuista.checks import Array
 from cuista.networks.base import Backprop, Gradients, State, Unrolled, support_schedule
-from cuista.networks.encoder import Encoder, transposed
+from cuista.networks.encoder import Encoder, rms_of, transposed
 from cuista.networks.exact_encoder import ExactEncoder
 from cuista.ops import Scalar
 
@@ -40,6 +40,8 @@ class RobustAlista(Unrolled):
     def __init__(self, encoder: AnyEncoder, M: int, N: int, *, parameters: dict[str, Array], **options: Any) -> None:
         self.encoder, self.M, self.N = encoder, M, N
         super().__init__(parameters=parameters, **options)
+        step_matrices = self.parameters["step_matrix"][0] if encoder.matrices else ()
+        self._rates = tuple(1e-3 * rms_of(self.ops.to_numpy(B)) for B in step_matrices)
         self.support = support_schedule(N, self.layers, self.percent, self.max_percent)
 
     def _prepare(self) -> None:
@@ -58,8 +60,8 @@ class RobustAlista(Unrolled):
         raise NotImplementedError("a robust network starts from a trained decoder")
 
     def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
-        """Of the encoder's step matrices, a thousandth of their size."""
-        return tuple(1e-3 * rate for rate in self.encoder.matrix_rate(nmse_db))
+        """A thousandth of the size that each of the encoder's step matrices began with."""
+        return self._rates
 
     def begin(self, y: Any) -> tuple[State, Backprop]:
         """The state before the first layer, for matrices Ã (n, M, N) and what each measured, (n, samples, M).

@@ -25,6 +25,7 @@ class _Perturbed:
     """What the sources have in common: matrices perturbed as the stage says."""
 
     weight_power = 1.0
+    measure = "NMSE"
 
     def __init__(self, problem: Problem) -> None:
         check_normalized(problem)
@@ -56,6 +57,8 @@ class _Perturbed:
 
 class MatrixSource(_Perturbed):
     """Matrices alone, for an encoder: they are what it is given, and all that it is judged by."""
+
+    measure = "loss"
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
         """Matrices Ã (batch, M, N), twice."""

@@ -25,9 +25,12 @@ class Source(Protocol):
     ----------
     weight_power
         To which power weights are taken in training.
+    measure
+        What `nmse_db` measures.
     """
 
     weight_power: float
+    measure: str
 
     def enter(self, stage: Stage) -> bool:
         """Go on to a stage; whether the examples for validation are others then."""
@@ -47,6 +50,8 @@ class Source(Protocol):
 
 class SignalSource:
     """Signals of a problem, a share of them hard if the recipe wants that."""
+
+    measure = "NMSE"
 
     def __init__(self, problem: Problem, recipe: FastRecipe | PaperRecipe) -> None:
         self.problem, self.hard = problem, recipe.hard

@@ -251,10 +251,14 @@ class _Run:
         factors[: stage.depth] = stage.factors
         self.factors = self.ops.asarray(factors, np.float64)
         self.active = slice(int(np.flatnonzero(factors)[0]), stage.depth)
+        self._set_rates(stage)
+
+    def _set_rates(self, stage: Stage) -> None:
+        """Adam's learning rates, which may depend on how good the network is at the beginning of the stage."""
         of_matrices: Rate = stage.learning_rate
         if stage.relative:
-            earlier = [nmse for number, _, nmse in self.state.history if number < self.state.stage]
-            of_matrices = self.learning.matrix_rate(earlier[-1] if earlier else 0.0)
+            begun = [nmse for number, step, nmse in self.state.history if number < self.state.stage or step == 0]
+            of_matrices = self.learning.matrix_rate(begun[-1] if begun else 0.0)
         self.rates = {
             name: _scaled(of_matrices, stage.matrix_rate) if name in self.learning.matrices else stage.learning_rate
             for name in self.learning.parameters
@@ -321,6 +325,7 @@ class _Run:
             fit_layer(self.learning, stage.depth - 1, *self.fitting)
         else:
             self._validate(stage)
+            self._set_rates(stage)
 
     def _step(self, stage: Stage) -> None:
         """One step, of which nothing is read back: an engine may still be at it when this returns."""
@@ -366,7 +371,7 @@ class _Run:
         earlier = [nmse for number, _, nmse in state.history if self.recipe.analytic or number == state.stage]
         start = max(earlier[0], 0.0) if earlier else np.inf
         if not result < start + DIVERGED_DB:
-            raise self._diverged(f"the validation NMSE became {result:.4g} dB")
+            raise self._diverged(f"the validation {self.source.measure} became {result:.4g} dB")
         self.last_nmse = result
         self.last_good = _copy(self.learning.parameters)
         if self.fused and not self.fused.suits(stage.batch, 1.0):  # else it makes no difference
