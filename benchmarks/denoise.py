@@ -19,13 +19,14 @@ from cuista.denoiser import Denoiser
 from cuista.dictionary import Dictionary
 from cuista.evaluation import evaluate_denoising
 from cuista.images import ImageSet, NoisyCrops, prepare_images, tuning_pairs
-from cuista.training import train
+from cuista.training import choose_conv_ridge, train
 from cuista.weights import solve_conv
 
 SIGMA = 20.0
+# Networks, whether untied, and the ridge of their weight; None for what suits the pictures.
 NETS = [
-    *(("conv-alista", False, 0.0), ("conv-alista", False, 300.0), ("conv-tilista", False, 0.0)),
-    *(("conv-lista-cp", False, 0.0), ("conv-lista-cp", True, 0.0), ("conv-lista-cpss", True, 0.0)),
+    *(("conv-alista", False, None), ("conv-alista", False, 0.0), ("conv-tilista", False, None)),
+    *(("conv-lista-cp", False, None), ("conv-lista-cp", True, None), ("conv-lista-cpss", True, None)),
 ]
 
 folder, *dictionaries = sys.argv[1:]
@@ -44,21 +45,27 @@ for name in dictionaries:
     means = non_local_means(SIGMA / 255)
     assert means is not None, "pip install scikit-image"
     methods["nl-means"] = means
+    with NoisyCrops(images, 128, SIGMA) as crops:
+        weights = {None: choose_conv_ridge(dictionary, crops), 0.0: solve_conv(dictionary)}
     for net, untied, ridge in NETS:
-        denoiser = Denoiser.new(solve_conv(dictionary, ridge=ridge), net, sigma=SIGMA, untied=untied)
+        denoiser = Denoiser.new(weights[ridge], net, sigma=SIGMA, untied=untied)
         with NoisyCrops(images, 128, SIGMA) as crops:
             train(denoiser, crops=crops)
-        label = f"{net}{' untied' * untied}{f' ridge {ridge:g}' * bool(ridge)}"
+        label = f"{net}{' untied' * untied}{' ridge 0' * (ridge is not None)}"
         methods[label] = lambda noisy, denoiser=denoiser: denoiser.denoise(noisy, mean=0.0)
         learned[label] = sum(value.size for value in denoiser.network.parameters.values())
     results = list(evaluate_denoising(methods, ImageSet(images, "test").pictures(), SIGMA))
     rows, columns, filters = dictionary.D.shape
+    unit = float(np.square(dictionary.D).sum())
     figures[f"{rows}x{columns}x{filters}"] = {
-        method: {
-            "psnr_db": float(np.mean([result.psnr_db[method] for result in results])),
-            "ssim": float(np.mean([result.ssim[method] for result in results])),
-            "learned": learned.get(method, 0),
-        }
-        for method in results[0].psnr_db
+        "ridge found, of the squared filters": round(weights[None].report.ridge / unit, 3),
+        **{
+            method: {
+                "psnr_db": float(np.mean([result.psnr_db[method] for result in results])),
+                "ssim": float(np.mean([result.ssim[method] for result in results])),
+                "learned": learned.get(method, 0),
+            }
+            for method in results[0].psnr_db
+        },
     }
     save("denoise", figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from cuista.cli.common import (
@@ -29,6 +29,8 @@ from cuista.errors import InputError
 if TYPE_CHECKING:
     from cuista.problem import Problem
     from cuista.weights import ConvWeight, Weight
+
+AnyWeight = TypeVar("AnyWeight", "Weight", "ConvWeight")
 
 
 @click.command("solve-w", cls=Command)
@@ -123,7 +125,10 @@ def solve_filters(source: Path, method: str, ridge: str, convention: Any, key: s
     dictionary = load_dictionary(source, convention, key)
     strength = parse_ridge(ridge)
     if strength is None:
-        raise click.UsageError("--ridge auto is for a problem file: give a number for a convolutional dictionary")
+        raise click.UsageError(
+            "--ridge auto needs a problem file, or pictures: give a number for a convolutional dictionary, or leave "
+            "its weight to cuista train --dict"
+        )
     if method == "exact":
         return solve_conv(dictionary, ridge=strength)
     if strength:
@@ -165,6 +170,15 @@ def find_ridge(problem: Problem, **options: Any) -> Weight:
     """The weight of --ridge auto, telling what was tried."""
     from cuista.training import choose_ridge
 
-    weight = choose_ridge(problem, progress=lambda ridge, nmse: say(f"  ridge {ridge:g}: {nmse:.2f} dB"), **options)
+    return told(choose_ridge(problem, progress=tell_ridge, **options))
+
+
+def tell_ridge(ridge: float, nmse_db: float) -> None:
+    """Say what was tried."""
+    say(f"  ridge {ridge:g}: {nmse_db:.2f} dB")
+
+
+def told(weight: AnyWeight) -> AnyWeight:
+    """The weight found; and say which ridge it has."""
     say(f"Ridge {weight.report.ridge:g} is best.")
     return weight

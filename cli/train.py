@@ -59,7 +59,11 @@ BOTH = ("learning_rate", "batch", "validation_batch", "max_steps")
     type=INPUT_FILE,
     help="Its analytic weight: a file from solve-w, or a bare array. Solved if not given.",
 )
-@click.option("--ridge", metavar="λ|auto", help="Ridge of a weight solved here. [0; auto if the problem is noisy]")
+@click.option(
+    "--ridge",
+    metavar="λ|auto",
+    help="Ridge of a weight solved here. [0; auto if the problem is noisy, and for denoising]",
+)
 @click.option("-T", "--layers", type=click.IntRange(1), help="Number of layers. [16; denoise: 5; encoder: 4]")
 @click.option(
     "-p",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from cuista.cli.common import Run, engine_on, for_bare, load_dictionary, note_left_out, say
-from cuista.cli.solve_w import parse_ridge
+from cuista.cli.solve_w import parse_ridge, tell_ridge, told
 
 if TYPE_CHECKING:
     from cuista.denoiser import Denoiser
@@ -33,21 +33,33 @@ def train_denoiser(
     from cuista.denoiser import Denoiser
     from cuista.images import NoisyCrops
 
+    parse_ridge(ridge or "auto")  # says now what is wrong with it
     if not run.is_due(Denoiser):
         return
-    weight = choose_weight(weight_file, dictionary_file, convention, ridge, run.begun(Denoiser))
     ops = engine_on(run.device)
-    denoiser = Denoiser.new(weight, net, sigma=sigma, **schedule, ops=ops)
+    layers = schedule.get("layers", 5)
     with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops:
         for pictures in (crops.training, crops.validation):
             note_left_out(pictures)
+        search = {"crops": crops, "layers": layers, "seed": run.seed, "ops": ops}
+        weight = choose_weight(weight_file, dictionary_file, convention, ridge, run.begun(Denoiser), search)
+        denoiser = Denoiser.new(weight, net, sigma=sigma, **schedule, ops=ops)
         run.train(denoiser, recipe, crops)
 
 
 def choose_weight(
-    weight_file: Path | None, dictionary_file: Path | None, convention: Any, ridge: str | None, begun: Denoiser | None
+    weight_file: Path | None,
+    dictionary_file: Path | None,
+    convention: Any,
+    ridge: str | None,
+    begun: Denoiser | None,
+    search: dict[str, Any],
 ) -> ConvWeight:
-    """The weight in the file, that of the run begun, or one solved now for the dictionary given."""
+    """The weight in the file, that of the run begun, or one solved now for the dictionary given.
+
+    `search` has the options with which its ridge is searched for.
+    """
+    from cuista.training import choose_conv_ridge
     from cuista.weights import ConvWeight, solve_conv
 
     of_dictionary, of_weight = for_bare(convention, dictionary_file, weight_file)
@@ -63,8 +75,9 @@ def choose_weight(
             "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns one "
             "from pictures, cuista gen-problem --conv imports one)"
         )
-    strength = 0.0 if ridge is None else parse_ridge(ridge)
+    strength = parse_ridge("auto" if ridge is None else ridge)
     if strength is None:
-        raise click.UsageError("--ridge auto is for sparse coding: give a number for a convolutional weight")
+        say("Solving a noise-aware weight (--ridge auto; --ridge 0 for the paper's).")
+        return told(choose_conv_ridge(dictionary, progress=tell_ridge, **search))
     say(f"Solving the analytic weight (ridge {strength:g}).")
     return solve_conv(dictionary, ridge=strength)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -550,6 +551,18 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     assert "--force" in run.errors
 
 
+def test_denoising_gets_the_ridge_that_denoises_best(run, folder, monkeypatch):
+    monkeypatch.setattr("cuista.training.ridge.CONV_RIDGES", (0.0, 10.0))
+    run("prepare-images", folder, "--split", "6,2,2")
+    run("gen-problem", "--conv", "--size", 3, "--filters", 8)
+    run("train", "images.h5", "--net", "conv-alista", "--sigma", 60, "--dict", "dictionary.h5", *TRAIN)
+    tried = dict(re.findall(r"ridge (\S+): (\S+) dB", run.errors))
+    assert list(tried) == ["0", "80"]
+    best = min(tried, key=lambda ridge: float(tried[ridge]))
+    assert f"Ridge {best} is best." in run.errors
+    assert Denoiser.load("model.h5").weight.report.ridge == pytest.approx(float(best))
+
+
 def test_a_folder_too_small_to_train_on_is_said_at_once(run, folder):
     run("prepare-images", folder, "--split", "8,0,0")
     assert "Note: no picture is for validation, which cuista train needs" in run.errors
@@ -745,9 +758,9 @@ def test_mistakes_are_said_in_one_line(prepared):
         (("train", "problem.h5", "--sigma", 20), 2, "--sigma"),
         (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--pnz", 0.1), 2, "--pnz"),
         (("train", "problem.h5", "--net", "conv-alista", "--dict", "dictionary.h5"), 1, "expected cuista-images"),
-        (("train", "dictionary.h5", "--net", "conv-alista", "--dict", "images.h5"), 1, "expected cuista-dictionary"),
+        (("train", "images.h5", "--net", "conv-alista", "--dict", "images.h5"), 1, "expected cuista-dictionary"),
         (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--crop", 200), 1, "--crop"),
-        (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--ridge", "auto"), 2, "--ridge"),
+        (("train", "images.h5", "--net", "conv-alista", "--dict", "dictionary.h5", "--ridge", "-1"), 2, "--ridge"),
         (("solve-w", "--conv", "problem.h5"), 1, "expected cuista-dictionary"),
         (("solve-w", "problem.h5", "--convention", "convolution"), 2, "--conv"),
         (("solve-w", "--conv", "missing.npy"), 1, "does not exist"),
