@@ -36,13 +36,19 @@ def train_denoiser(
     parse_ridge(ridge or "auto")  # says now what is wrong with it
     if not run.is_due(Denoiser):
         return
+    begun = run.begun(Denoiser)
+    if (weight_file, dictionary_file, begun) == (None, None, None):
+        raise click.UsageError(
+            "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns one "
+            "from pictures, cuista gen-problem --conv imports one)"
+        )
     ops = engine_on(run.device)
     layers = schedule.get("layers", 5)
     with NoisyCrops(images, crop or (128 if recipe.name == "fast" else 321), sigma) as crops:
         for pictures in (crops.training, crops.validation):
             note_left_out(pictures)
         search = {"crops": crops, "layers": layers, "seed": run.seed, "ops": ops}
-        weight = choose_weight(weight_file, dictionary_file, convention, ridge, run.begun(Denoiser), search)
+        weight = choose_weight(weight_file, dictionary_file, convention, ridge, begun, search)
         denoiser = Denoiser.new(weight, net, sigma=sigma, **schedule, ops=ops)
         run.train(denoiser, recipe, crops)
 
@@ -70,11 +76,7 @@ def choose_weight(
         return ConvWeight.load(weight_file, dictionary, convention=of_weight)
     if begun is not None and (dictionary is None or begun.weight.dictionary.sha256 == dictionary.sha256):
         return begun.weight
-    if dictionary is None:
-        raise click.UsageError(
-            "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns one "
-            "from pictures, cuista gen-problem --conv imports one)"
-        )
+    assert dictionary is not None  # `train_denoiser` has seen to it
     strength = parse_ridge("auto" if ridge is None else ridge)
     if strength is None:
         say("Solving a noise-aware weight (--ridge auto; --ridge 0 for the paper's).")
