@@ -25,10 +25,11 @@ from cuista.problem import TEST, TUNING, Problem
 from cuista.robust import EncoderModel, RobustModel
 from cuista.weights import solve_exact
 
-# FISTA's iterations: as many as layers, and until it no longer improves, which is looked at every so many …
+# FISTA's iterations: as many as layers, and until it no longer improves, which is looked at every so many, on so many
+# signals. It ripples, and with a small λ has plateaus: so many dB have not been won for so long, up to a limit.
 CHECK_EVERY = 250
-# … by so many dB, on so many signals, up to so many iterations.
 IMPROVEMENT_DB = 0.1
+PATIENCE = 1500
 FISTA_SIGNALS = 100
 MOST_ITERATIONS = 10_000
 # The λ that are tried, relative to that beyond which the solution is 0.
@@ -267,9 +268,10 @@ def _fista(
             continue
         estimate = solver.ops.to_numpy(iterate)
         nmse = _nmse_db(estimate, x)
-        if nmse > least - IMPROVEMENT_DB:
+        if nmse < least - IMPROVEMENT_DB:
+            best, least, done = estimate.copy(), nmse, iteration
+        elif iteration >= done + PATIENCE:
             break
-        best, least, done = estimate.copy(), nmse, iteration
     return best, done
 
 

@@ -28,7 +28,7 @@ from cuista.problem import TRAINING, VALIDATION
 from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, learn_dictionary, train
 from cuista.weights import ConvWeight, solve_conv
 
-QUICK = FastRecipe.for_pictures(max_steps=30, matrix_steps=20, batch=2, validation_batch=4)
+QUICK = FastRecipe.for_pictures(max_steps=30, matrix_steps=20, batch=2, validation_batch=4, learning_rate=0.03)
 
 
 def scene(size=(64, 80), seed=0):

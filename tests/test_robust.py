@@ -676,6 +676,16 @@ def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(decoder,
         assert np.isfinite(result.seconds_per_matrix) == (name not in ("plain", "fista 4", "fista, to its end"))
 
 
+def test_fista_runs_on_over_plateaus_to_its_end():
+    A = cuista.normalize_columns(cuista.random_matrix(50, 100, seed=3))
+    perturbed = PerturbedSet.new(cuista.Problem(A, pnz=0.04), [0.0, 0.02], 2, 60)
+    (result,) = evaluate_robustness(perturbed, {})
+    assert result.method == "fista, to its end"
+    # Without noise so sparse signals are recovered exactly as λ goes to 0, which takes thousands of iterations.
+    assert (result.nmse_db < -90).all()
+    assert 3000 < result.iterations <= 10_000
+
+
 def test_the_nmse_of_a_level_is_the_mean_in_db():
     result = RobustResult("method", np.array([[-10.0, -30.0]]), 16)
     assert result.mean_db.tolist() == [-20.0]

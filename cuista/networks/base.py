@@ -260,12 +260,15 @@ class Unrolled(ABC):
         for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
             of_state, of_layer = backward.pop()(of_state)
             for name, gradient in gradients.items():
-                value = of_layer.get(name, 0)
-                if len(gradient) == 1:  # shared: the sum over the layers
+                value, shared = of_layer.get(name), len(gradient) == 1
+                if value is None:
+                    if t >= 0 and not shared:
+                        gradient[t] = 0
+                elif shared:  # the sum over the layers
                     gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
                 elif isinstance(value, OuterSum):
                     self.ops.matmul(value.a.T, value.b, out=gradient[t])
-                elif t >= 0:
+                else:
                     gradient[t] = value
         return loss, gradients
 

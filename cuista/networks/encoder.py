@@ -201,17 +201,20 @@ class Encoder(Unrolled):
         ops, xp, q = self.ops, self.ops.xp, W.dtype.type(self.q)
         C = ops.matmul(B, transposed(xp, A))
         scale = 1 - q * (_diagonals(xp, A, W) - 1) if q else None
-        W_next = W - ops.matmul(C, W) + (B if scale is None else B * scale[:, None])
+        W_next = ops.matmul(C, W)
+        xp.subtract(W, W_next, out=W_next)
+        W_next += B if scale is None else B * scale[:, None]
 
         def back(of_W: Array) -> tuple[Array | None, Array]:
             # W' = W − C W + B diag(s), C = B Ãᵀ, s = 1 − q(d − 1): ∂C = −∂W' Wᵀ, ∂B = ∂C Ã + ∂W' diag(s), ∂d = −q ∂s,
             # and ∂W = ∂W' − Cᵀ∂W' + Ã diag(∂d). The sum over the matrices of ∂C Ã is one product.
             of_C = ops.matmul(of_W, transposed(xp, W))
-            of_B = -ops.matmul(_beside(xp, of_C), A.reshape(-1, A.shape[2]))
-            of_B += of_W.sum(axis=0) if scale is None else xp.einsum("amn,an->mn", of_W, scale)
+            of_B = of_W.sum(axis=0) if scale is None else xp.einsum("amn,an->mn", of_W, scale)
+            of_B -= ops.matmul(_beside(xp, of_C), A.reshape(-1, A.shape[2]))
             if W is A:
                 return None, of_B
-            of_W_before = of_W - ops.matmul(transposed(xp, C), of_W)
+            of_W_before = ops.matmul(transposed(xp, C), of_W)
+            xp.subtract(of_W, of_W_before, out=of_W_before)
             if scale is not None:
                 of_W_before -= A * (q * xp.einsum("amn,mn->an", of_W, B))[:, None]
             return of_W_before, of_B
