@@ -683,7 +683,7 @@ def test_fista_runs_on_over_plateaus_to_its_end():
     assert result.method == "fista, to its end"
     # Without noise so sparse signals are recovered exactly as λ goes to 0, which takes thousands of iterations.
     assert (result.nmse_db < -90).all()
-    assert 3000 < result.iterations <= 10_000
+    assert result.iterations > 3000
 
 
 def test_the_nmse_of_a_level_is_the_mean_in_db():

@@ -206,7 +206,7 @@ class FastRecipe:
 
         Without support selection no entry jumps, and no crop is rare enough to rule the error. Trained layer by layer
         the first layers would do all they can alone, and the last ones nothing: 0.3 dB were lost. The first layer's
-        step size ends at several times its start, so that the learning rate is twice as large as elsewhere.
+        step size may end at several times its start, so that the learning rate is twice as large as elsewhere.
         """
         sizes = {"batch": 4, "validation_batch": 16, "max_steps": 300, "matrix_steps": 300, "learning_rate": 0.06}
         return cls(**{**sizes, "layerwise": False, "window": 0.0, "hard": 0.0, **options})
