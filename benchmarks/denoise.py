@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from common import save
 
-from cuista.conv_baselines import ConvFista, non_local_means
+from cuista.data.dictionary import Dictionary
+from cuista.data.images import ImageSet, NoisyCrops, prepare_images, tuning_pairs
 from cuista.denoiser import Denoiser
-from cuista.dictionary import Dictionary
-from cuista.evaluation import evaluate_denoising
-from cuista.images import ImageSet, NoisyCrops, prepare_images, tuning_pairs
+from cuista.metrics import evaluate_denoising
+from cuista.solvers.conv import ConvFista, non_local_means
 from cuista.training import choose_conv_ridge, train
 from cuista.weights import solve_conv
 

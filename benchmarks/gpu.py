@@ -29,9 +29,9 @@ from common import ratio, save
 from reference_torch import forward
 
 import cuista
+from cuista.counter import TRAINING, Key
 from cuista.device import describe_cuda, parse_device
-from cuista.ops import Key, engine
-from cuista.problem import TRAINING
+from cuista.ops import engine
 from cuista.training.adam import Adam
 
 LAYERS, BATCH, RECOVERED = 16, 64, 131_072

@@ -18,7 +18,7 @@ from typing import Any
 
 from common import save
 
-from cuista.comparison import Comparison
+from cuista.evaluation.comparison import Comparison
 
 figures: dict[str, Any] = {"work": "cuista compare, all defaults, 250x500, pnz 0.1, T = 16, 10,000 fresh signals"}
 for file in sys.argv[1:]:

@@ -16,7 +16,7 @@ from common import ratio, save, side_by_side
 from reference_torch import forward
 
 import cuista
-from cuista.baselines import Fista
+from cuista.solvers.classical import Fista
 
 SAMPLES, FISTA_SAMPLES = 100_000, 512
 

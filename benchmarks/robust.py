@@ -15,8 +15,8 @@ import numpy as np
 from common import RESULTS, save
 
 import cuista
-from cuista.plotting import plot
-from cuista.robustness import Robustness
+from cuista.evaluation.figures import plot
+from cuista.evaluation.robustness import Robustness
 
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.0225, 0.025)
 # Seeds of matrices that nothing was tuned on.

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from common import ratio, save, side_by_side
 
+from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.denoiser import Denoiser
-from cuista.dictionary import Dictionary, random_dictionary
 from cuista.weights import solve_conv, solve_conv_pgd
 
 torch.set_num_threads(1)

@@ -29,8 +29,8 @@ from cuista.cli import (
     train,
 )
 
-from cuista import __version__
 from cuista.errors import CuistaError
+from cuista.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -18,10 +18,10 @@ from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
     from cuista.checks import Array
-    from cuista.dictionary import Convention, Dictionary
-    from cuista.images import ImageSet, NoisyCrops
+    from cuista.data.dictionary import Convention, Dictionary
+    from cuista.data.images import ImageSet, NoisyCrops
+    from cuista.data.problem import Problem
     from cuista.ops import Bernoulli, Normal, ReferenceOps
-    from cuista.problem import Problem
     from cuista.training import Progress, Recipe, SearchRecipe
     from cuista.training.trainer import AnyModel
 
@@ -207,7 +207,7 @@ def probability(text: str | None) -> float | Array:
 def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
     """The problem that the problem options ask for."""
     from cuista.checks import check_matrix
-    from cuista.problem import Problem, normalize_columns, random_matrix, with_condition_number
+    from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
     from cuista.storage import load_array
 
     m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
@@ -227,7 +227,7 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
 
 def load_dictionary(path: Path, convention: Convention | None = None, key: str | None = None) -> Dictionary:
     """The dictionary in a file of ours, or of bare filters, of which is said what they are taken for."""
-    from cuista.dictionary import Dictionary, default_convention
+    from cuista.data.dictionary import Dictionary, default_convention
     from cuista.storage import is_cuista
 
     dictionary = Dictionary.load(path, convention=convention, key=key)

@@ -29,7 +29,7 @@ from cuista.cli.spellings import Command
 from cuista.errors import FileError
 
 if TYPE_CHECKING:
-    from cuista.comparison import Comparison
+    from cuista.evaluation.comparison import Comparison
 
 
 @click.command("compare", cls=Command)
@@ -79,8 +79,8 @@ def command(
     """
     import json
 
-    from cuista.comparison import Comparison, Variant, compare
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
+    from cuista.evaluation.comparison import Comparison, Variant, compare
     from cuista.storage import check_writable, replacing
     from cuista.training import FastRecipe, PaperRecipe
 

@@ -75,8 +75,8 @@ def command(
     file they are for convolution.
     """
     from cuista import original, storage
+    from cuista.data.problem import Problem
     from cuista.model import Model
-    from cuista.problem import Problem
     from cuista.weights import Weight, solve_exact
 
     if not source.exists():
@@ -151,7 +151,7 @@ def command(
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
     """The filters to export of a dictionary or of its weight, as the readers of such a file take them."""
-    from cuista.dictionary import default_convention, rotate
+    from cuista.data.dictionary import default_convention, rotate
 
     names = ("D",) if record.kind == "cuista-dictionary" else ("W",) if target.suffix.lower() == ".npy" else ("W", "D")
     convention = convention or default_convention(target)

@@ -23,8 +23,8 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
     """
     import numpy as np
 
+    from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
     from cuista.denoiser import Denoiser
-    from cuista.pictures import Picture, check_ending, check_format, read_picture, write_picture
     from cuista.storage import check_writable
 
     for target in filter(None, (out, compare)):

@@ -10,7 +10,7 @@ import click
 from cuista.cli.common import json_option, print_json
 from cuista.cli.spellings import Command
 
-from cuista import __version__
+from cuista.version import __version__
 
 
 @click.command("doctor", cls=Command)
@@ -44,7 +44,7 @@ def examine() -> dict[str, Any]:
     import numpy  # noqa: F401  (threadpool_info sees the libraries that are loaded)
     from threadpoolctl import threadpool_info
 
-    from cuista import device
+    from cuista import device, parallel
 
     packages = ("numpy", "scipy", "h5py", "click")
     blas = [
@@ -58,7 +58,7 @@ def examine() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         },
-        "cpu": {"processors": device.processors(), "blas": "; ".join(blas) or "unknown BLAS"},
+        "cpu": {"processors": parallel.processors(), "blas": "; ".join(blas) or "unknown BLAS"},
         "cuda": device.describe_cuda(),
         "auto": str(device.parse_device("auto")),
     }

@@ -24,7 +24,7 @@ from cuista.cli.common import (
 from cuista.cli.spellings import Command
 
 if TYPE_CHECKING:
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
 
 # Levels of perturbation, if not said otherwise.
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
@@ -74,7 +74,7 @@ def command(
 
     Or a convolutional dictionary, or a test set of perturbed matrices.
     """
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
     from cuista.storage import check_writable
 
     of_conv = {"--load-dict": load_dict, "--convention": convention, "--size": size, "--filters": filters}
@@ -123,7 +123,7 @@ def make_set(
     out: Path, problem: Problem, sigmas: tuple[float, ...], count: int, samples: int, seed: int, force: bool
 ) -> None:
     """Write a test set of perturbed matrices."""
-    from cuista.perturbed import PerturbedSet
+    from cuista.data.perturbed import PerturbedSet
 
     PerturbedSet.new(problem, sigmas, count, samples, seed).save(out, overwrite=force)
     levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
@@ -142,7 +142,7 @@ def make_dictionary(
     force: bool,
 ) -> None:
     """Write a dictionary of filters from a file, or random ones."""
-    from cuista.dictionary import Dictionary, normalize_filters, random_dictionary
+    from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 
     if source is None:
         dictionary = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=seed))

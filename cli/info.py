@@ -46,7 +46,7 @@ def command(file: Path, as_json: bool) -> None:
 
 def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[str, Any]]:
     """What each split of a file of pictures or of patches holds."""
-    from cuista.images import SPLITS
+    from cuista.data.images import SPLITS
 
     splits: dict[str, dict[str, Any]] = {}
     for split in SPLITS:

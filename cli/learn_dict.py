@@ -58,8 +58,8 @@ def command(
     force: bool,
 ) -> None:
     """Learn a convolutional dictionary from the training pictures of a file of prepare-images."""
-    from cuista.dictionary import Dictionary
-    from cuista.images import ImageSet
+    from cuista.data.dictionary import Dictionary
+    from cuista.data.images import ImageSet
     from cuista.training import LearningRecipe, learn_dictionary
 
     if not check_resume(out, resume, force, lambda: Dictionary.load(out)):

@@ -25,7 +25,7 @@ def command(files: tuple[Path, ...], out: Path, force: bool) -> None:
 
     Needs matplotlib: pip install 'cuista[plot]'.
     """
-    from cuista.plotting import plot
+    from cuista.evaluation.figures import plot
 
     plot(files, out, overwrite=force)
     say(f"Wrote {out}.")

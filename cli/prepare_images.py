@@ -45,7 +45,7 @@ def command(
     force: bool,
 ) -> None:
     """Gather the pictures of a FOLDER, in grey, in one file for training: shuffled, and dealt out by --split."""
-    from cuista.images import prepare_images
+    from cuista.data.images import prepare_images
 
     if per_image is not None and patches is None:
         raise click.UsageError("--per-image is how many patches, and --patches is not given")

@@ -20,7 +20,7 @@ from cuista.cli.common import (
 from cuista.cli.spellings import Command
 
 if TYPE_CHECKING:
-    from cuista.streaming import Recoverer
+    from cuista.storage.streaming import Recoverer
 
 
 codes_option = click.option(
@@ -37,7 +37,7 @@ def write_codes(
     recoverer: Recoverer, measurements: Path, out: Path, key: str | None, columns: bool, force: bool
 ) -> None:
     """Recover the measurements in a file to another, with progress."""
-    from cuista.streaming import recover_file
+    from cuista.storage.streaming import recover_file
 
     with ProgressLine() as line:
         samples = recover_file(

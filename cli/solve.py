@@ -58,8 +58,8 @@ def command(
 
     Y is as in recover. omp and lasso are scikit-learn's (pip install 'cuista[sklearn]').
     """
-    from cuista.baselines import SOLVERS
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
+    from cuista.solvers.classical import SOLVERS
     from cuista.storage import check_writable
 
     check_writable(out, overwrite=force)

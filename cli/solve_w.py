@@ -27,7 +27,7 @@ from cuista.cli.spellings import Command
 from cuista.errors import InputError
 
 if TYPE_CHECKING:
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
     from cuista.weights import ConvWeight, Weight
 
 AnyWeight = TypeVar("AnyWeight", "Weight", "ConvWeight")
@@ -75,7 +75,7 @@ def command(
     taken. The solution itself is computed on the CPU, in double precision; --device is for the fits of --ridge auto.
     """
     from cuista import storage
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
     from cuista.weights import solve_exact, solve_pgd
 
     storage.check_writable(out, overwrite=force)

@@ -27,7 +27,7 @@ from cuista.cli.test_denoiser import test_denoiser
 from cuista.cli.test_robust import test_encoder, test_robust
 
 if TYPE_CHECKING:
-    from cuista.evaluation import Report
+    from cuista.metrics import Report
 
 
 @click.command("test", cls=Command)
@@ -82,12 +82,11 @@ def command(
     of --perturbed.
     """
     from cuista import storage
-    from cuista.baselines import Fista, Ista
     from cuista.checks import check_rows
-    from cuista.evaluation import evaluate, report_on
+    from cuista.counter import TEST, Key
+    from cuista.metrics import evaluate, report_on
     from cuista.model import Model
-    from cuista.ops import Key
-    from cuista.problem import TEST
+    from cuista.solvers.classical import Fista, Ista
 
     of_signals: dict[str, object] = {"--samples": samples, "--x": signals, "--key": key, "--columns": columns or None}
     of_pictures = {"--images": images, "--baselines": baselines or None}

@@ -32,10 +32,10 @@ def test_denoiser(
 ) -> None:
     """Report PSNR and SSIM of each test picture, and their means."""
     from cuista import storage
-    from cuista.conv_baselines import ConvFista, non_local_means
+    from cuista.data.images import ImageSet, tuning_pairs
     from cuista.denoiser import Denoiser
-    from cuista.evaluation import SSIM_WINDOW, evaluate_denoising
-    from cuista.images import ImageSet, tuning_pairs
+    from cuista.metrics import SSIM_WINDOW, evaluate_denoising
+    from cuista.solvers.conv import ConvFista, non_local_means
 
     if out:
         storage.check_writable(out, overwrite=force)

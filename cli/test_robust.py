@@ -23,10 +23,10 @@ def test_robust(
 ) -> None:
     """Report the NMSE of models and FISTA at each level of perturbation, averaged over the matrices."""
     from cuista import storage
+    from cuista.data.perturbed import PerturbedSet
+    from cuista.evaluation.robustness import FISTA_SIGNALS, MOST_ITERATIONS, Robustness, evaluate_robustness
     from cuista.model import Model
-    from cuista.perturbed import PerturbedSet
     from cuista.robust import RobustModel
-    from cuista.robustness import FISTA_SIGNALS, MOST_ITERATIONS, Robustness, evaluate_robustness
 
     if out:
         storage.check_writable(out, overwrite=force)
@@ -85,8 +85,8 @@ def test_encoder(
 ) -> None:
     """Report an encoder's objective beside the exact closed-form weight's, matrix by matrix."""
     from cuista import storage
+    from cuista.evaluation.robustness import EncodedMatrix, evaluate_encoder
     from cuista.robust import EncoderModel
-    from cuista.robustness import EncodedMatrix, evaluate_encoder
 
     if out:
         storage.check_writable(out, overwrite=force)

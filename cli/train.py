@@ -35,10 +35,10 @@ from cuista.cli.train_robust import robust_options, train_encoder, train_robust
 from cuista.errors import InputError
 
 if TYPE_CHECKING:
+    from cuista.data.problem import Problem
     from cuista.model import Model
     from cuista.networks import Unrolled
     from cuista.ops import ReferenceOps
-    from cuista.problem import Problem
     from cuista.training import Recipe, SearchRecipe
     from cuista.weights import Weight
 
@@ -342,7 +342,7 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
     """The problem in the file, which the problem options must then agree with; or the one that they make."""
     import numpy as np
 
-    from cuista.problem import Problem
+    from cuista.data.problem import Problem
 
     asked = {name: options[name] for name in PROBLEM_OPTIONS}
     if path is None:

@@ -10,8 +10,8 @@ from cuista.cli.common import Run, engine_on, for_bare, load_dictionary, note_le
 from cuista.cli.solve_w import parse_ridge, tell_ridge, told
 
 if TYPE_CHECKING:
+    from cuista.data.dictionary import Dictionary
     from cuista.denoiser import Denoiser
-    from cuista.dictionary import Dictionary
     from cuista.training import Recipe
     from cuista.weights import ConvWeight
 
@@ -31,9 +31,9 @@ def train_denoiser(
     run: Run,
 ) -> None:
     """Train a convolutional network on pictures."""
+    from cuista.data.dictionary import Dictionary
+    from cuista.data.images import NoisyCrops
     from cuista.denoiser import Denoiser
-    from cuista.dictionary import Dictionary
-    from cuista.images import NoisyCrops
     from cuista.training import choose_conv_ridge
     from cuista.weights import solve_conv
 

@@ -12,9 +12,9 @@ from cuista.cli.common import INPUT_FILE, Run, engine_on, refuse, say
 from cuista.errors import FileError, InputError
 
 if TYPE_CHECKING:
+    from cuista.data.problem import Problem
     from cuista.model import Model
     from cuista.ops import ReferenceOps
-    from cuista.problem import Problem
     from cuista.robust import EncoderModel
     from cuista.training import EncoderRecipe, Recipe, RobustRecipe
 

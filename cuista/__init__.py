@@ -1,16 +1,16 @@
 """Sparse recovery with ALISTA: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
+from cuista.data.dictionary import Dictionary
+from cuista.data.images import ImageSet, NoisyCrops, prepare_images
+from cuista.data.perturbed import PerturbedSet
+from cuista.data.problem import Problem, normalize_columns, random_matrix
 from cuista.denoiser import Denoiser
-from cuista.dictionary import Dictionary
 from cuista.errors import CuistaError
-from cuista.evaluation import Report, evaluate
-from cuista.images import ImageSet, NoisyCrops, prepare_images
+from cuista.evaluation.robustness import evaluate_robustness
+from cuista.metrics import Report, evaluate
 from cuista.model import Model
 from cuista.ops import Bernoulli, Normal, engine
-from cuista.perturbed import PerturbedSet
-from cuista.problem import Problem, normalize_columns, random_matrix
 from cuista.robust import EncoderModel, RobustModel
-from cuista.robustness import evaluate_robustness
 from cuista.training import (
     EncoderRecipe,
     FastRecipe,
@@ -21,9 +21,8 @@ from cuista.training import (
     learn_dictionary,
     train,
 )
+from cuista.version import __version__
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Bernoulli",
@@ -45,6 +44,7 @@ __all__ = [
     "RobustModel",
     "RobustRecipe",
     "Weight",
+    "__version__",
     "choose_conv_ridge",
     "choose_ridge",
     "engine",

@@ -14,12 +14,12 @@ import numpy as np
 
 from cuista import storage, stored
 from cuista.checks import Array
-from cuista.device import processors
-from cuista.dictionary import Dictionary
+from cuista.data.dictionary import Dictionary
+from cuista.data.pictures import check_grey
 from cuista.errors import InputError
 from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.ops import ReferenceOps
-from cuista.pictures import check_grey
+from cuista.parallel import processors
 from cuista.weights import ConvWeight, ConvWeightReport
 
 # Bytes that the maps of all tiles in work may take, and how many of them a tile in work has: those before a layer and

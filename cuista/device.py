@@ -1,26 +1,14 @@
-"""Which device computes, why a GPU cannot, and with how many threads the CPU does."""
+"""Which device computes, and why a GPU cannot."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any
 
 from cuista.errors import DeviceError
-
-Result = TypeVar("Result")
-
-# Rows at a time when a network is applied: enough to fill the matrix products, few enough to stay in cache.
-BATCH = 256
-# A product of fewer operations than this gains nothing from a second thread.
-SMALL_PRODUCT = 5e8
 
 INSTALL_CUPY = "pip install 'cupy-cuda13x[ctk]' (or, for a driver older than 580, 'cupy-cuda12x[ctk]')"
 
@@ -147,11 +135,6 @@ def describe_cuda() -> dict[str, Any]:
     return report
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
@@ -159,38 +142,3 @@ def _version(number: int) -> str:
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def blas_threads(operations: float) -> Iterator[None]:
-    """One BLAS thread while products are small, as many as BLAS wants when they have `operations` or more.
-
-    Threads that spin for work slow small products down, by several times when the machine has other work to do; and
-    with one thread the bits of a result do not depend on how many processors there are.
-    """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1 if operations < SMALL_PRODUCT else None, user_api="blas"):
-        yield
-
-
-def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
-    """The results of `work` on each slice of at most `batch` of the rows, in order, computed on all processors."""
-    slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
-    if min(processors(), len(slices)) < 2 or getattr(_worker, "busy", False):
-        return [work(part) for part in slices]
-    with blas_threads(0):
-        return list(_workers(processors()).map(work, slices))
-
-
-_worker = threading.local()
-
-
-@cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, so that the arrays which they recycle do (see `CpuOps`)."""
-    return ThreadPoolExecutor(threads, "cuista", initializer=lambda: setattr(_worker, "busy", True))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_workers.cache_clear)  # a child has none of its parent's threads

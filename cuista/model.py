@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike
 
 from cuista import storage, stored
 from cuista.checks import Array, check_rows
+from cuista.counter import FITTING
+from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS, Network
 from cuista.ops import ReferenceOps
-from cuista.problem import FITTING, Problem
 from cuista.weights import Weight, WeightReport
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from cuista.checks import Array, as_real
+from cuista.counter import VALIDATION
+from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.model import Model
 from cuista.networks import NETWORKS, Network
-from cuista.problem import VALIDATION, Problem
 from cuista.weights import Weight
 
 VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B)(?:_(?P<layer>[1-9]\d*))?:0")

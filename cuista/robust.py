@@ -12,12 +12,12 @@ from numpy.typing import ArrayLike
 
 from cuista import storage, stored
 from cuista.checks import Array, as_real, check_finite, check_matrix
+from cuista.data.perturbed import check_normalized
+from cuista.data.problem import Problem, normalize_columns
 from cuista.errors import FileError, InputError
 from cuista.model import Model
 from cuista.networks import Encoder, ExactEncoder, RobustAlista
 from cuista.ops import CpuOps, ReferenceOps
-from cuista.perturbed import check_normalized
-from cuista.problem import Problem, normalize_columns
 from cuista.weights import Weight
 from cuista.weights.dense import describe
 

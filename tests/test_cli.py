@@ -14,9 +14,9 @@ import pytest
 
 import cuista
 from cuista import cli, original, storage
-from cuista.baselines import SOLVERS
-from cuista.comparison import Comparison
+from cuista.evaluation.comparison import Comparison
 from cuista.networks import NETWORKS
+from cuista.solvers.classical import SOLVERS
 
 FAST = ("--batch", 32, "--validation-batch", 200, "--max-steps", 30)
 

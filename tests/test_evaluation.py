@@ -11,10 +11,10 @@ import pytest
 
 import cuista
 from cuista import original
-from cuista.baselines import Amp, Fista, Ista, Lasso, Omp
 from cuista.errors import FileError, InputError, MissingLibraryError, NumericalError
-from cuista.evaluation import nmse_db, report_on
-from cuista.streaming import recover_file
+from cuista.metrics import nmse_db, report_on
+from cuista.solvers.classical import Amp, Fista, Ista, Lasso, Omp
+from cuista.storage.streaming import recover_file
 
 
 def test_a_report_counts_what_it_says():
@@ -161,7 +161,7 @@ def test_a_solver_of_a_library_that_is_missing_says_how_to_get_it(small_problem,
 def test_files_are_recovered_piece_by_piece(small_model, tmp_path, suffix, columns, monkeypatch):
     from cuista import storage
 
-    monkeypatch.setattr("cuista.streaming.ROWS", 100)
+    monkeypatch.setattr("cuista.storage.streaming.ROWS", 100)
     _, y = small_model.problem.sample(250)
     source, target = tmp_path / f"y{suffix}", tmp_path / f"x{suffix}"
     storage.save_arrays(source, {"y": y.T if columns else y})
@@ -201,7 +201,7 @@ def test_damaged_measurements_are_what_the_error_names(small_model, tmp_path):
 
 
 def test_a_nan_in_a_file_leaves_no_output(small_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("cuista.streaming.ROWS", 100)
+    monkeypatch.setattr("cuista.storage.streaming.ROWS", 100)
     _, y = small_model.problem.sample(250)
     y[170, 2] = np.inf
     np.save(tmp_path / "y.npy", y)

@@ -22,10 +22,11 @@ from shim.gpu import DeviceArray, DeviceModule, launcher_on
 import cuista
 import cuista.ops.cuda as cuda_module
 from cuista import FastRecipe, PaperRecipe, kernels, train
+from cuista.counter import Key
 from cuista.errors import DivergedError
-from cuista.evaluation import nmse_db
+from cuista.metrics import nmse_db
 from cuista.networks import NETWORKS, Alista
-from cuista.ops import Bernoulli, CpuOps, CudaOps, Key, Normal, ReferenceOps
+from cuista.ops import Bernoulli, CpuOps, CudaOps, Normal, ReferenceOps
 from cuista.training import checkpoint_path
 
 REFERENCE = ReferenceOps()

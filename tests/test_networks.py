@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
 from cuista.networks import NETWORKS, Alista, support_schedule
 from cuista.ops import CpuOps, ReferenceOps
-from cuista.problem import normalize_columns, random_matrix
 from cuista.weights import solve_exact
 
 A = normalize_columns(random_matrix(15, 30, seed=3))

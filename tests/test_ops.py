@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps
+from cuista.counter import Key
+from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps
 from cuista.ops.cpu import _Pool
 from cuista.ops.reference import NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 

@@ -17,14 +17,14 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from cuista import storage
+from cuista.counter import TRAINING, VALIDATION, Key
+from cuista.data.dictionary import Dictionary, random_dictionary, rotate
+from cuista.data.images import ImageSet, NoisyCrops, prepare_images, read_patches, tuning_pairs
+from cuista.data.pictures import Picture, read_picture, write_picture
 from cuista.denoiser import Denoiser
-from cuista.dictionary import Dictionary, random_dictionary, rotate
 from cuista.errors import FileError, InputError, MissingLibraryError
-from cuista.evaluation import evaluate_denoising, psnr_db, ssim
-from cuista.images import ImageSet, NoisyCrops, prepare_images, read_patches, tuning_pairs
-from cuista.ops import CpuOps, Key
-from cuista.pictures import Picture, read_picture, write_picture
-from cuista.problem import TRAINING, VALIDATION
+from cuista.metrics import evaluate_denoising, psnr_db, ssim
+from cuista.ops import CpuOps
 from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, learn_dictionary, train
 from cuista.weights import ConvWeight, solve_conv
 

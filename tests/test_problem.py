@@ -7,8 +7,9 @@ import pytest
 
 import cuista
 from cuista import Bernoulli, Normal, Problem, normalize_columns, random_matrix
+from cuista.counter import TRAINING
+from cuista.data.problem import with_condition_number
 from cuista.errors import FileError, InputError
-from cuista.problem import TRAINING, with_condition_number
 
 A = normalize_columns(random_matrix(50, 100, seed=4))
 

@@ -15,13 +15,13 @@ from shim.gpu import DeviceArray, DeviceModule, launcher_on
 
 import cuista
 from cuista import storage
+from cuista.counter import TRAINING, Key
+from cuista.data.perturbed import PerturbedSet, perturb, random_levels
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.evaluation.robustness import Robustness, RobustResult, evaluate_encoder, evaluate_robustness
 from cuista.networks import Encoder, ExactEncoder, RobustAlista
 from cuista.networks.encoder import LOSSES
-from cuista.ops import CpuOps, CudaOps, Key, ReferenceOps
-from cuista.perturbed import PerturbedSet, perturb, random_levels
-from cuista.problem import TRAINING
-from cuista.robustness import Robustness, RobustResult, evaluate_encoder, evaluate_robustness
+from cuista.ops import CpuOps, CudaOps, ReferenceOps
 from cuista.training import EncoderRecipe, RobustRecipe, checkpoint_path, train
 from cuista.training.perturbed import AugmentedSource, MatrixSource, PairSource
 

@@ -12,11 +12,11 @@ import pytest
 
 import cuista
 from cuista import FastRecipe, PaperRecipe, train
+from cuista.counter import VALIDATION
 from cuista.errors import DivergedError, FileError, InputError
-from cuista.evaluation import nmse_db
+from cuista.metrics import nmse_db
 from cuista.networks import NETWORKS
 from cuista.ops import CpuOps
-from cuista.problem import VALIDATION
 from cuista.training import SearchRecipe, checkpoint_path
 from cuista.training.adam import Adam
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cuista import normalize_columns, random_matrix, solve_exact, solve_pgd
+from cuista.data.problem import with_condition_number
 from cuista.errors import InputError, NumericalError
-from cuista.problem import with_condition_number
 from cuista.weights import Weight
 
 A = normalize_columns(random_matrix(30, 60, seed=2))

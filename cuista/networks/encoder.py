@@ -24,15 +24,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cuista.checks import Array
+from cuista.counter import MATRIX, START, Key
 from cuista.errors import InputError
 from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start
-from cuista.ops import CpuOps, Key, Scalar
-from cuista.problem import MATRIX
+from cuista.ops import CpuOps, Scalar
 
 LOSSES = ("l1", "l2", "rel1", "rel2", "expl1", "expl2")
 STARTS = ("analytic", "nominal", "uniform", "normal")
-# The purpose, in the stream of matrices, of a random start.
-_START_PURPOSE = 1
 # The analytic start's ridge, as a share of the mean eigenvalue of A Aᵀ: perturbed matrices have others.
 _RIDGE = 0.05
 
@@ -144,9 +142,9 @@ class Encoder(Unrolled):
         elif self.start == "nominal":
             B = np.tile(self.eta * self.source, (self.layers, 1))
         elif self.start == "normal":
-            B = 0.01 * CpuOps().normal(key, _START_PURPOSE, shape, np.float64)
+            B = 0.01 * CpuOps().normal(key, START, shape, np.float64)
         else:
-            words = CpuOps().random_words(key, _START_PURPOSE)(shape[0] * shape[1])
+            words = CpuOps().random_words(key, START)(shape[0] * shape[1])
             B = 0.02 * ((words >> np.uint64(11)) * 2.0**-53).reshape(shape) - 0.01
         return {"step_matrix": B.reshape(self.layers, self.M, self.N)}
 

@@ -6,13 +6,13 @@ same names, signatures and results.
 
 from __future__ import annotations
 
+from cuista.counter import Key
 from cuista.device import Device, parse_device
 from cuista.ops.cpu import CpuOps
 from cuista.ops.cuda import CudaOps
 from cuista.ops.reference import (
     Bernoulli,
     FusedStep,
-    Key,
     Normal,
     ReferenceOps,
     Scalar,

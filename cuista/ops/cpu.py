@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista import device
+from cuista import parallel
 from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.ops.borders import gather, pad_zeros, spread, taps
@@ -52,7 +52,7 @@ class CpuOps(ReferenceOps):
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
     ) -> list[Result]:
-        return device.in_batches(shape[0], work, batch or device.BATCH)
+        return parallel.in_batches(shape[0], work, batch or parallel.BATCH)
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if out is None:

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
+from cuista.counter import HARD_STREAM, Key
 from cuista.ops.reference import (
-    HARD_STREAM,
     Bernoulli,
     FusedStep,
-    Key,
     Normal,
     ReferenceOps,
     Result,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cuista.checks import Array
+from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
 from cuista.ops.borders import gather, pad_zeros, spread, taps
 
@@ -30,14 +31,6 @@ NOT_POSITIVE = "a matrix has rows that depend on the others, so that A Aᵀ is s
 
 # Adam's constants.
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-
-
-class Key(NamedTuple):
-    """Which random numbers: a pure function of these three, so that nothing about randomness is ever saved."""
-
-    seed: int
-    stream: int
-    step: int = 0
 
 
 class Normal(NamedTuple):
@@ -86,10 +79,6 @@ class Signals(NamedTuple):
     def easy(self, batch: int) -> int:
         """How many signals of a batch, the first ones, are ordinary."""
         return batch - int(self.hard * batch)
-
-
-# What is added to a stream for its hard signals.
-HARD_STREAM = 64
 
 
 class FusedStep(Protocol):
@@ -509,7 +498,7 @@ class ReferenceOps:
         Entry e (sample · N + i) takes words 2e, for its support, and 2e + 1, for its magnitude.
         """
         size = probability.shape[0]
-        draw = self.random_words(key, 0)
+        draw = self.random_words(key, CODES)
         codes = np.zeros((batch, size), dtype=dtype)
         limit = np.rint(np.asarray(probability, dtype=np.float64) * 2.0**53).astype(np.uint64)
         for part in _blocks_of_rows(batch, size):

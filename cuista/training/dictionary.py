@@ -19,13 +19,13 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.conv_baselines import ConvFista
-from cuista.device import blas_threads
-from cuista.dictionary import Dictionary, normalize_filters, random_dictionary
+from cuista.counter import TRAINING, Key
+from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
+from cuista.data.images import ImageSet
 from cuista.errors import FileError, InputError
-from cuista.images import ImageSet
-from cuista.ops import CpuOps, Key
-from cuista.problem import TRAINING
+from cuista.ops import CpuOps
+from cuista.parallel import blas_threads
+from cuista.solvers.conv import ConvFista
 from cuista.training.trainer import checkpoint_path, deferred_signals
 
 CHECKPOINT = "cuista-dictionary-checkpoint"

@@ -8,17 +8,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.evaluation import nmse_db
+from cuista.counter import MORE_NOISE, Key
+from cuista.data.perturbed import check_normalized, perturb, random_levels
+from cuista.data.problem import Problem
+from cuista.metrics import nmse_db
 from cuista.networks import Encoder, RobustAlista
 from cuista.networks.encoder import transposed
-from cuista.ops import Key, ReferenceOps
-from cuista.perturbed import check_normalized, perturb, random_levels
-from cuista.problem import Problem
+from cuista.ops import ReferenceOps
 from cuista.training.recipes import RobustRecipe, Stage
 from cuista.training.signals import Examples
-
-# The purpose of the noise that `msigma` asks for, beside that of the problem's SNR.
-_NOISE = 4
 
 
 class _Perturbed:
@@ -105,7 +103,7 @@ class PairSource(_Perturbed):
         clean = ops.matmul(x, transposed(ops.xp, A)).reshape(-1, M)
         y = self.problem.add_noise(clean, key, ops)
         if recipe.msigma:
-            y = y + y.dtype.type(recipe.msigma) * ops.normal(key, _NOISE, (len(y), M), y.dtype)
+            y = y + y.dtype.type(recipe.msigma) * ops.normal(key, MORE_NOISE, (len(y), M), y.dtype)
         return x, (A, y.reshape(count, samples, M)), weights
 
     def nmse_db(self, network: RobustAlista, validation: Examples, depth: int) -> float:

@@ -49,7 +49,7 @@ class Stage:
     decay, decay_steps, staircase
         The learning rate is multiplied by `decay` over so many steps, at once at their end if `staircase`.
     sigma
-        How much the measurement matrix is perturbed: see `cuista.perturbed`.
+        How much the measurement matrix is perturbed: see `cuista.data.perturbed`.
     keeps_moments
         Whether Adam goes on with the state of the stage before.
     """

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from cuista.data.dictionary import Dictionary
+from cuista.data.images import NoisyCrops
+from cuista.data.problem import Problem
 from cuista.denoiser import Denoiser
-from cuista.dictionary import Dictionary
-from cuista.images import NoisyCrops
 from cuista.model import Model
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps
-from cuista.problem import Problem
 from cuista.training.recipes import FastRecipe
 from cuista.training.trainer import train
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_exact

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cuista.checks import Array
+from cuista.counter import FITTING, VALIDATION
 from cuista.errors import InputError
-from cuista.evaluation import nmse_db
+from cuista.metrics import nmse_db
 from cuista.model import Model
-from cuista.problem import FITTING, VALIDATION
 from cuista.training.recipes import Progress
 
 # c₁, c₂ and c₃ of the coarse grid: wider than the authors' (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1), and log-spaced.

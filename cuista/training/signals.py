@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.evaluation import nmse_db
+from cuista.counter import Key
+from cuista.data.problem import Problem
+from cuista.metrics import nmse_db
 from cuista.networks import Unrolled
-from cuista.ops import FusedStep, Key, ReferenceOps
-from cuista.problem import Problem
+from cuista.ops import FusedStep, ReferenceOps
 from cuista.training.recipes import FastRecipe, PaperRecipe, Stage
 
 # Targets, inputs (of whatever kind the network takes), and the examples' weights if they have some.

@@ -17,14 +17,14 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
+from cuista.counter import FITTING, TRAINING, VALIDATION, Key
+from cuista.data.images import NoisyCrops
 from cuista.denoiser import Denoiser
-from cuista.device import blas_threads
 from cuista.errors import DivergedError, FileError, InputError
-from cuista.images import NoisyCrops
 from cuista.model import Model
 from cuista.networks import Unrolled
-from cuista.ops import Key, Scalar
-from cuista.problem import FITTING, TRAINING, VALIDATION
+from cuista.ops import Scalar
+from cuista.parallel import blas_threads
 from cuista.robust import EncoderModel, RobustModel
 from cuista.stored import parameters_sha256
 from cuista.training.adam import Rate

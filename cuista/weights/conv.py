@@ -16,7 +16,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_filters
-from cuista.dictionary import Convention, Dictionary, default_convention, rotate, scaled
+from cuista.data.dictionary import Convention, Dictionary, default_convention, rotate, scaled
 from cuista.errors import FileError, InputError, NumericalError
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.baselines import SOLVERS
-from cuista.comparison import Comparison
 from cuista.denoiser import Denoiser
 from cuista.errors import InputError, MissingLibraryError
+from cuista.evaluation.comparison import Comparison
+from cuista.evaluation.robustness import Robustness
 from cuista.model import Model
 from cuista.networks import NETWORKS
 from cuista.robust import RobustModel
-from cuista.robustness import Robustness
+from cuista.solvers.classical import SOLVERS
 
 ENDINGS = (".pdf", ".png", ".svg")
 # A colour-blind safe cycle (Okabe, Ito), and markers, so that the curves differ in print too.

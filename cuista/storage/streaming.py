@@ -13,16 +13,15 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError, InputError
-from cuista.problem import Problem
 
 # Rows at a time from a file to a file.
 ROWS = 4096
 
 
 class Recoverer(Protocol):
-    """What recovers the signals of a problem: a model, or a solver."""
+    """What recovers the signals of a problem of M measurements and N entries: a model, or a solver."""
 
-    problem: Problem
+    problem: Any
 
     def recover(self, y: Array) -> Array:
         """The sparse codes (samples, N) of measurements (samples, M)."""

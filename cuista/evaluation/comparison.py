@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.baselines import SOLVERS, Solver
 from cuista.checks import Array
-from cuista.device import blas_threads
+from cuista.counter import TEST
+from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
-from cuista.evaluation import report_on
+from cuista.metrics import report_on
 from cuista.model import Model
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps
-from cuista.problem import TEST, Problem
+from cuista.parallel import blas_threads
+from cuista.solvers.classical import SOLVERS, Solver
 from cuista.training import PaperRecipe, Progress, Recipe, SearchRecipe, checkpoint_path, choose_ridge, identity, train
 from cuista.weights import Weight, solve_exact
 

@@ -12,14 +12,10 @@ from numpy.typing import DTypeLike
 
 from cuista import storage
 from cuista.checks import Array, check_matrix
+from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.errors import FileError, InputError
-from cuista.ops import Bernoulli, CpuOps, Key, Normal, ReferenceOps, Signals
-from cuista.ops.reference import HARD_STREAM
+from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 
-# The streams of random numbers that a seed opens. Their numbers are part of what makes a run reproducible.
-MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING = range(6)
-# The purposes within a stream: random words for sparse codes, and for noise.
-_CODES, _NOISE = range(2)
 # By how much denser hard signals are.
 _HARDER = 1.4
 
@@ -201,7 +197,7 @@ class Problem:
     def add_noise(self, y: Array, key: Key, ops: ReferenceOps) -> Array:
         """Measurements y (batch, M) with noise at the problem's SNR."""
         if self.snr_db < np.inf:
-            noise = ops.normal(key, _NOISE, (y.shape[0], self.M), y.dtype)
+            noise = ops.normal(key, NOISE, (y.shape[0], self.M), y.dtype)
             noise *= y.std(axis=1, keepdims=True) * y.dtype.type(10 ** (-self.snr_db / 20))
             y = y + noise
         return y
@@ -267,7 +263,7 @@ def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Arr
     """
     if M < 1 or N < 1:
         raise InputError(f"the matrix is to be {M}×{N}; expected 1 or more rows and columns")
-    A = CpuOps().normal(Key(seed, MATRIX), _CODES, (M, N), np.float64) / np.sqrt(M)
+    A = CpuOps().normal(Key(seed, MATRIX), CODES, (M, N), np.float64) / np.sqrt(M)
     return with_condition_number(A, con_num) if con_num else A
 
 

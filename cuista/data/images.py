@@ -18,19 +18,15 @@ from numpy.typing import DTypeLike
 
 from cuista import storage
 from cuista.checks import Array
+from cuista.counter import NOISE, PLACES, PREPARING, TRAINING, TUNING, Key
+from cuista.data.pictures import read_picture, to_integers
 from cuista.errors import FileError, InputError
-from cuista.networks import Unrolled
-from cuista.ops import CpuOps, Key, ReferenceOps
-from cuista.pictures import read_picture, to_integers
-from cuista.problem import TRAINING, TUNING
+from cuista.ops import CpuOps, ReferenceOps
 
 # In the order of --split.
 SPLITS = ("train", "validation", "test")
 # Pixels along a side of an HDF5 chunk: a crop of 321 pixels touches 9 to 16 of them.
 CHUNK = 128
-# The stream by whose random numbers pictures are shuffled and patches chosen, and the purposes within any.
-_PREPARING = 6
-_WHERE, _NOISE = range(2)
 # How many validation pictures a baseline is tuned on at most, and how many pixels along a side of each.
 TUNED_ON, TUNED_SIZE = 4, 256
 
@@ -87,7 +83,7 @@ def prepare_images(
     if patches is not None and (patches < 2 or per_image < 1):
         raise InputError(f"{per_image} patches of {patches} pixels were asked for; expected 1 or more, of 2 or more")
     files = _files_in(Path(folder))
-    order = np.argsort(CpuOps().random_words(Key(seed, _PREPARING), _WHERE)(len(files)), kind="stable")
+    order = np.argsort(CpuOps().random_words(Key(seed, PREPARING), PLACES)(len(files)), kind="stable")
     most = len(files) if split is None else min(sum(split), len(files))
     digests: list[str] = []
     skipped: list[str] = []
@@ -114,7 +110,7 @@ def prepare_images(
             file.create_group(name)
         for index, path, grey, depth in islice(readable(), most):
             if patches:
-                pixels = _random_patches(grey, patches, per_image, Key(seed, _PREPARING, index + 1))
+                pixels = _random_patches(grey, patches, per_image, Key(seed, PREPARING, index + 1))
                 chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
             else:
                 pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
@@ -205,7 +201,7 @@ class ImageSet:
 
     def crops(self, key: Key, batch: int, size: int) -> Array:
         """Random crops (batch, size, size) of random pictures, from 0 to 1: a pure function of the key, float32."""
-        words = CpuOps().random_words(key, _WHERE)(3 * batch).reshape(batch, 3)
+        words = CpuOps().random_words(key, PLACES)(3 * batch).reshape(batch, 3)
         crops = np.empty((batch, size, size), np.float32)
         with storage.opened(self.path, "cuista-images") as file:
             for crop, (which, row, column) in zip(crops, words, strict=True):
@@ -258,10 +254,10 @@ class NoisyCrops:
             following = key._replace(step=key.step + 1)
             self._ahead = {(following, batch): self._reader.submit(images.crops, following, batch, self.crop)}
         clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
-        noise = ops.normal(key, _NOISE, (batch, self.crop**2), dtype).reshape(clean.shape)
+        noise = ops.normal(key, NOISE, (batch, self.crop**2), dtype).reshape(clean.shape)
         return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
 
-    def nmse_db(self, network: Unrolled, validation: tuple[Array, Array, Array | None], depth: int) -> float:
+    def nmse_db(self, network: Any, validation: tuple[Array, Array, Array | None], depth: int) -> float:
         """The mean over the crops that `sample` gave of the NMSE in dB of each, after `depth` layers.
 
         So it falls by as much as the mean PSNR rises. Of a crop of one colour the error is compared with 1/255.
@@ -312,7 +308,7 @@ def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -
     for number, (_, picture) in enumerate(islice(ImageSet(path, "validation").pictures(), TUNED_ON)):
         rows, columns = (slice(max(size - TUNED_SIZE, 0) // 2, (size + TUNED_SIZE) // 2) for size in picture.shape)
         clean = (picture - picture.mean())[rows, columns]
-        noise = CpuOps().normal(Key(seed, TUNING, number), _NOISE, (clean.shape[0], clean.shape[1]), np.float64)
+        noise = CpuOps().normal(Key(seed, TUNING, number), NOISE, (clean.shape[0], clean.shape[1]), np.float64)
         pairs.append((clean, clean + sigma / 255 * noise))
     return pairs
 
@@ -371,7 +367,7 @@ def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:
 
 def _random_patches(grey: Array, size: int, count: int, key: Key) -> Array:
     """Patches (count, size, size) of a picture, as integers like it."""
-    words = CpuOps().random_words(key, _WHERE)(2 * count).reshape(count, 2)
+    words = CpuOps().random_words(key, PLACES)(2 * count).reshape(count, 2)
     rows, columns = (words[:, axis] % np.uint64(grey.shape[axis] - size + 1) for axis in (0, 1))
     windows = np.lib.stride_tricks.sliding_window_view(grey, (size, size))
     return np.ascontiguousarray(windows[rows.astype(np.int64), columns.astype(np.int64)])

@@ -11,12 +11,10 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
+from cuista.counter import ENTRIES, LEVELS, TEST, Key
+from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
-from cuista.ops import CpuOps, Key, ReferenceOps
-from cuista.problem import TEST, Problem
-
-# The purposes within a stream of random numbers, beside those of signals: what is added to A, and how much of it.
-_ENTRIES, _LEVELS = 2, 3
+from cuista.ops import CpuOps, ReferenceOps
 
 
 def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
@@ -32,7 +30,7 @@ def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
         σ_i, (n,).
     """
     (M, N), n = A.shape, len(levels)
-    noise = ops.normal(key, _ENTRIES, (n * M, N), A.dtype).reshape(n, M, N)
+    noise = ops.normal(key, ENTRIES, (n * M, N), A.dtype).reshape(n, M, N)
     matrices = A + ops.asarray(levels, A.dtype)[:, None, None] * noise
     norms: Any = ops.xp.sqrt(ops.xp.sum(ops.xp.square(matrices), axis=1, keepdims=True))
     perturbed: Array = matrices / norms
@@ -41,7 +39,7 @@ def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
 
 def random_levels(key: Key, sigma: float, count: int, ops: ReferenceOps) -> Array:
     """Levels (count,), uniform from 0 to σ."""
-    words = ops.random_words(key, _LEVELS)(count)
+    words = ops.random_words(key, LEVELS)(count)
     return np.asarray(sigma * ((words >> np.uint64(11)) * 2.0**-53))
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from cuista.checks import Array, check_rows
+from cuista.counter import TUNING
+from cuista.data.problem import Problem
 from cuista.errors import InputError, MissingLibraryError, NumericalError
-from cuista.evaluation import report_on
+from cuista.metrics import report_on
 from cuista.networks.base import scale_of
 from cuista.networks.lamp import Lamp
 from cuista.ops import CpuOps, ReferenceOps
-from cuista.problem import TUNING, Problem
 
 # How many values of a parameter are tried.
 TRIED = 24

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.dictionary import Dictionary
+from cuista.data.dictionary import Dictionary
 from cuista.errors import InputError
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.ops.borders import pad_zeros

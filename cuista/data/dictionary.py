@@ -11,9 +11,9 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_filters
+from cuista.counter import CODES, MATRIX, Key
 from cuista.errors import FileError, InputError
-from cuista.ops import CpuOps, Key
-from cuista.problem import MATRIX
+from cuista.ops import CpuOps
 
 Convention = Literal["correlation", "convolution"]
 
@@ -142,7 +142,7 @@ def rotate(D: Array) -> Array:
 def random_dictionary(shape: tuple[int, int], filters: int, *, seed: int = 0) -> Array:
     """Gaussian filters (s₁, s₂, F) of unit norm."""
     rows, columns = shape
-    D = CpuOps().normal(Key(seed, MATRIX), 0, (rows * columns, filters), np.float64)
+    D = CpuOps().normal(Key(seed, MATRIX), CODES, (rows * columns, filters), np.float64)
     return normalize_filters(D.reshape(rows, columns, filters))
 
 

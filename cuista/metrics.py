@@ -12,11 +12,11 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_rows
+from cuista.counter import TEST, Key
 from cuista.errors import InputError
 from cuista.model import Model
 from cuista.networks import Unrolled
-from cuista.ops import CpuOps, Key, ReferenceOps
-from cuista.problem import TEST
+from cuista.ops import CpuOps, ReferenceOps
 
 
 @dataclass(frozen=True)

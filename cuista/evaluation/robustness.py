@@ -13,16 +13,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cuista import storage
-from cuista.baselines import Fista
 from cuista.checks import Array
-from cuista.device import blas_threads
+from cuista.counter import TEST, TUNING, Key
+from cuista.data.perturbed import PerturbedSet, perturb
+from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.model import Model
 from cuista.networks import Encoder
-from cuista.ops import CpuOps, Key, ReferenceOps
-from cuista.perturbed import PerturbedSet, perturb
-from cuista.problem import TEST, TUNING, Problem
+from cuista.ops import CpuOps, ReferenceOps
+from cuista.parallel import blas_threads
 from cuista.robust import EncoderModel, RobustModel
+from cuista.solvers.classical import Fista
 from cuista.weights import solve_exact
 
 # FISTA's iterations: as many as layers, and until it no longer improves, which is looked at every so many, on so many

@@ -1,0 +1,24 @@
+"""Files: written whole or not at all, the HDF5 schema of cuista, and arrays of other formats."""
+
+from cuista.storage.arrays import load_array, load_arrays, opened_array, save_arrays
+from cuista.storage.files import check_writable, replacing, sha256
+from cuista.storage.records import Record, contents, creating, is_cuista, kind_of, opened, printable, read, write
+
+__all__ = [
+    "Record",
+    "check_writable",
+    "contents",
+    "creating",
+    "is_cuista",
+    "kind_of",
+    "load_array",
+    "load_arrays",
+    "opened",
+    "opened_array",
+    "printable",
+    "read",
+    "replacing",
+    "save_arrays",
+    "sha256",
+    "write",
+]
