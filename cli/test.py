@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuista.cli import test_denoise, test_encoder, test_robust, test_sc
+from cuista.cli import testing_denoise, testing_encoder, testing_robust, testing_sc
 from cuista.cli.common import report_option_list
 from cuista.cli.routing import Routed
 
@@ -26,10 +26,10 @@ def _natural(words: list[str]) -> str | None:
 command = Routed(
     "test",
     {
-        "sc": test_sc.command,
-        "denoise": test_denoise.command,
-        "encoder": test_encoder.command,
-        "robust": test_robust.command,
+        "sc": testing_sc.command,
+        "denoise": testing_denoise.command,
+        "encoder": testing_encoder.command,
+        "robust": testing_robust.command,
     },
     _natural,
     *report_option_list,
