@@ -18,6 +18,7 @@ from cuista.data.dictionary import Dictionary
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
 from cuista.networks import CONV_NETWORKS, ConvNetwork
+from cuista.operators import Convolution
 from cuista.ops import ReferenceOps
 from cuista.parallel import processors
 from cuista.weights import ConvWeight, ConvWeightReport
@@ -60,7 +61,16 @@ class Denoiser:
     training_seconds: float = float("nan")
 
     @classmethod
-    def new(cls, weight: ConvWeight, net: str = "conv-alista", *, sigma: float = 20.0, **options: Any) -> Denoiser:
+    def new(
+        cls,
+        weight: ConvWeight,
+        net: str = "conv-alista",
+        *,
+        sigma: float = 20.0,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+        **options: Any,
+    ) -> Denoiser:
         """An untrained network; `net` is its name, a key of `CONV_NETWORKS`, and `options` are those of `ConvNetwork`.
 
         Raises
@@ -72,7 +82,8 @@ class Denoiser:
             raise InputError(f"{net!r} is not a convolutional network of cuista, which has: {', '.join(CONV_NETWORKS)}")
         if not 0 < sigma < np.inf:
             raise InputError(f"σ is {sigma}; expected the standard deviation of the noise, of 255, more than 0")
-        return cls(weight, CONV_NETWORKS[net](weight.dictionary.D, weight.W, **options), float(sigma))
+        operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
+        return cls(weight, CONV_NETWORKS[net](operator, weight.W, **options), float(sigma))
 
     def identity(self) -> dict[str, Any]:
         """What it was made from, as in the identity of a training run."""

@@ -17,6 +17,7 @@ from cuista.counter import FITTING
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS, Network
+from cuista.operators import Dense
 from cuista.ops import ReferenceOps
 from cuista.weights import Weight, WeightReport
 
@@ -75,7 +76,7 @@ class Model:
         if net not in NETWORKS:
             raise InputError(f"{net!r} is not a network of this version of cuista, which has: {', '.join(NETWORKS)}")
         network = NETWORKS[net](
-            problem.A,
+            Dense(problem.A, ops=ops, dtype=dtype),
             weight.W,
             layers=layers,
             percent=round(17 * problem.sparsity, 6) if percent is None else percent,
@@ -83,8 +84,6 @@ class Model:
             per_coordinate=per_coordinate,
             untied=untied,
             parameters=parameters,
-            ops=ops,
-            dtype=dtype,
         )
         if parameters is None and network.starts_relative:
             network.calibrate(problem.sample(256, stream=FITTING)[1])

@@ -18,6 +18,7 @@ from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.model import Model
 from cuista.networks import NETWORKS, Network
+from cuista.operators import Dense
 from cuista.weights import Weight
 
 VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B)(?:_(?P<layer>[1-9]\d*))?:0")
@@ -117,7 +118,7 @@ def read_model(
         "per_coordinate": found.get((names["threshold"], 1), np.zeros(1)).size > 1,
     }
     parameters = {}
-    network = kind(problem.A, weight.W, **options)
+    network = kind(Dense(problem.A), weight.W, **options)
     unknown = sorted({variable for variable, _ in found} - {names[name] for name in network.shapes})
     if unknown:
         raise FileError(f"{source} holds {', '.join(unknown)}, which {kind.title} does not have; see --net")

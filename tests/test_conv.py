@@ -13,6 +13,7 @@ from cuista.denoiser import Denoiser
 from cuista.errors import InputError, NumericalError
 from cuista.networks import CONV_NETWORKS
 from cuista.networks.conv_alista import OneStepConvAlista
+from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps, borders
 from cuista.solvers.conv import ConvFista
 from cuista.weights import ConvWeight, solve_conv, solve_conv_pgd
@@ -198,7 +199,8 @@ def variants():
 def any_network(kind, untied, ops=None, threshold=0.02, seed=3):
     """Three layers with parameters that differ."""
     rng = np.random.default_rng(seed)
-    net = kind(SMALL.D, WEIGHT.W, layers=3, untied=untied, percent=3, ops=ops, dtype=np.float64)
+    operator = Convolution(SMALL.D, ops=ops, dtype=np.float64)
+    net = kind(operator, WEIGHT.W, layers=3, untied=untied, percent=3)
     ranges = {
         "step_size": (0.1, 0.3),
         "threshold": tuple(sorted((0.5 * threshold, 1.5 * threshold))),
@@ -273,7 +275,7 @@ def test_the_cuda_engine_trains_the_same_network(cuda, kind, untied, rng):
 def test_a_learned_network_becomes_the_one_it_contains(kind, untied, rng):
     net = any_network(kind, untied)
     if net.selects:
-        net.percent = 0.0
+        net.reschedule(0, 0)
     precursor = net.precursor()
     precursor.parameters = precursor.fast_start()
     net.adopt(precursor)
@@ -337,7 +339,7 @@ def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
 
 
 def test_support_selection_takes_the_share_of_the_whole_block():
-    net = CONV_NETWORKS["conv-lista-cpss"](SMALL.D, WEIGHT.W, percent=2, max_percent=3)
+    net = CONV_NETWORKS["conv-lista-cpss"](Convolution(SMALL.D), WEIGHT.W, percent=2, max_percent=3)
     assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659
 
 

@@ -16,8 +16,8 @@ from cuista.counter import TUNING
 from cuista.data.problem import Problem
 from cuista.errors import InputError, MissingLibraryError, NumericalError
 from cuista.metrics import report_on
-from cuista.networks.base import scale_of
 from cuista.networks.lamp import Lamp
+from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
 
 # How many values of a parameter are tried.
@@ -134,7 +134,7 @@ class Ista(Solver):
 
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **options)
-        self.step = 1 / scale_of(problem.A)
+        self.step = 1 / (1.001 * Dense(problem.A).norm_squared)
         self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (problem.A, problem.A.T))
 
     def iterates(self, y: Array) -> Iterator[Array]:
@@ -182,8 +182,8 @@ class Amp(Solver):
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **options)
         parameters = {"weight": problem.A.T[None], "threshold": np.ones(iterations)}
-        A, ops, dtype = problem.A, self.ops, self.dtype
-        self.network = Lamp(A, A, layers=iterations, parameters=parameters, ops=ops, dtype=dtype)
+        operator = Dense(problem.A, ops=self.ops, dtype=self.dtype)
+        self.network = Lamp(operator, problem.A, layers=iterations, parameters=parameters)
 
     def candidates(self, y: Array) -> Array:
         return np.geomspace(0.3, 4, TRIED)

@@ -1,0 +1,249 @@
+"""Couplings: what a layer makes of the iterate and the measurements, z = start + α u, before it is thresholded.
+
+Each is one way to compute u = Wᴴ(y − A x), with its backward pass. Backward passes take ∂L/∂start and ∂L/∂u; the part
+that the step size has in these, du = α dz, is the network's (`cuista.networks.proximal`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.networks.base import Backprop, Gradients, OuterSum, State, constant_start
+from cuista.operators import Dense
+
+Parameters = dict[str, Array]
+# A layer's part of a parameter, by its name.
+Part = Callable[[str], Array]
+
+
+class Step(NamedTuple):
+    """What z = start + α u is made of, (batch, N) each; and the residual, if there is one of which u is the image.
+
+    In backward passes: the derivatives of the loss in these.
+    """
+
+    start: Array
+    u: Array
+    residual: Array | None = None
+
+
+# From the derivatives in a step, and in what the layer hands on beside x, to ∂L/∂state and those of parameters.
+StepBackprop = Callable[[Step, State], tuple[State, Gradients]]
+
+
+class Coupling(ABC):
+    """The coupling of an operator A and its analytic weight W (M, N)."""
+
+    def __init__(self, operator: Dense, W: Array) -> None:
+        self.operator, self.ops, self.dtype = operator, operator.ops, operator.dtype
+
+    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of the learned matrices, where there are `stack` of those that each layer may have its own of."""
+        return {}
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        """The learned matrices with which every layer is the step x + B (y − A x), B (N, M)."""
+        return {}
+
+    @abstractmethod
+    def begin(self, y: Any, parameters: Parameters) -> tuple[State, Backprop]:
+        """The state before the first layer, x = 0 first, for measurements y (batch, M), and its backward pass."""
+
+    @abstractmethod
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        """Layer t's step, what the layer hands on beside x, and the backward pass."""
+
+    def zeros(self, y: Array) -> Array:
+        """x_0 = 0, (batch, N)."""
+        x: Array = self.ops.xp.zeros((y.shape[0], self.operator.N), self.dtype)
+        return x
+
+
+class Analytic(Coupling):
+    """u = Wᵀ(y − A x), W being fixed.
+
+    So Wᵀy is computed once for all layers, and unless N is far larger than M also WᵀA: a layer is then a single product
+    with a sparse x, and so is its backward pass.
+    """
+
+    def __init__(self, operator: Dense, W: Array) -> None:
+        super().__init__(operator, W)
+        ops, A = self.ops, operator.A
+        self.formed = operator.N <= 8 * operator.M
+        # What takes x to −x AᵀW, or x Aᵀ to that; and its transpose.
+        factor = -(A.T @ W) if self.formed else -W
+        self.W, self.factor, self.transposed = (ops.asarray(each, self.dtype) for each in (W, factor, factor.T))
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        return (self.zeros(y), self.ops.matmul(y, self.W)), constant_start
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        x, Wy = state
+        u = Wy
+        if t > 0:  # x_0 = 0
+            u = self.forward(x)
+            u += Wy
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # start = x, u = Wᵀy − WᵀA x: ∂L/∂x = ∂L/∂start − AᵀW ∂L/∂u. x_0 depends on nothing.
+            d_x = d.start
+            if t > 0:
+                d_x += self.backward(d.u)
+            return (d_x, None), {}
+
+        return Step(x, u), (Wy,), back
+
+    def forward(self, x: Array) -> Array:
+        """−WᵀA x for the rows of x (batch, N)."""
+        if self.formed:
+            return self.ops.sparse_matmul(x, self.factor)
+        return self.ops.matmul(self.operator.apply(x), self.factor)
+
+    def backward(self, d_u: Array) -> Array:
+        """The adjoint of `forward`, −AᵀW d."""
+        back = self.ops.sparse_matmul(d_u, self.transposed)
+        return back if self.formed else self.operator.adjoint(back)
+
+
+class Learned(Coupling):
+    """u = W r, r = y − A x, W (N, M) being learned as `weight`."""
+
+    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
+        return {"weight": (stack, self.operator.N, self.operator.M)}
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        return {"weight": np.tile(B, (stack, 1, 1))}
+
+    def weight(self, part: Part) -> tuple[Array, bool]:
+        """W, and whether it is learned."""
+        return part("weight"), True
+
+    def memory(self, x: Array) -> Array | None:
+        """How much of the residual before is added to the new one, (batch, 1); None for nothing."""
+        return None
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        return (self.zeros(y), None, y), constant_start
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        ops, (x, r_before, y) = self.ops, state
+        W, learned = self.weight(part)
+        r, kept = y, None
+        if t > 0:  # x_0 = 0
+            r, kept = y - self.operator.apply(x), self.memory(x)
+            if kept is not None:
+                r += kept * r_before
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # r = y − A x + κ r₋, u = r Wᵀ: ∂L/∂W = Σ du ⊗ r, ∂L/∂r = du W + more, ∂L/∂x = ∂L/∂start − Aᵀ ∂L/∂r. κ is a
+            # constant.
+            gradients: Gradients = {"weight": OuterSum(d.u, r)} if learned else {}
+            if t == 0:
+                return (d.start, None, None), gradients
+            d_r = ops.sparse_matmul(d.u, W)
+            for more in (d.residual, d_carried[0]):
+                if more is not None:
+                    d_r += more
+            return (d.start - self.operator.adjoint(d_r), None if kept is None else kept * d_r, None), gradients
+
+        return Step(x, ops.matmul(r, W.T), r), (r, y), back
+
+
+class Onsager(Learned):
+    """The same with Onsager's correction, r = y − A x + (‖x‖₀ / M) r₋: approximate message passing.
+
+    With it ‖r‖₂/√M estimates the standard deviation of the error in z. The count has derivative 0.
+    """
+
+    def memory(self, x: Array) -> Array:
+        present = self.ops.xp.count_nonzero(x, axis=1)[:, None].astype(x.dtype)
+        kept: Array = present / x.dtype.type(self.operator.M)
+        return kept
+
+
+class FixedOnsager(Onsager):
+    """The same with the analytic Wᵀ for W."""
+
+    def __init__(self, operator: Dense, W: Array) -> None:
+        super().__init__(operator, W)
+        self.fixed = self.ops.asarray(W.T, self.dtype)
+
+    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        return {}
+
+    def weight(self, part: Part) -> tuple[Array, bool]:
+        return self.fixed, False
+
+
+class Recurrent(Coupling):
+    """z = B y + W x, learning B (N, M) as `input_weight`, the same in all layers, and W (N, N) as `weight`."""
+
+    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
+        N, M = self.operator.N, self.operator.M
+        return {"input_weight": (1, N, M), "weight": (stack, N, N)}
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        W = np.eye(self.operator.N) - B @ self.operator.A
+        return {"input_weight": B[None], "weight": np.tile(W, (stack, 1, 1))}
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        def backprop(d_state: State) -> tuple[State, Gradients]:
+            # Every layer adds its dz to ∂L/∂(B y).
+            return (), {"input_weight": OuterSum(d_state[1], y)}
+
+        return (self.zeros(y), self.ops.matmul(y, parameters["input_weight"][0].T)), backprop
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        ops, (x, By), W = self.ops, state, part("weight")
+        Wx = ops.matmul(x, W.T) if t > 0 else x  # x_0 = 0
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # start = B y, u = x Wᵀ: ∂L/∂W = Σ du ⊗ x and ∂L/∂x = du W.
+            d_By = d.start if d_carried[0] is None else d_carried[0] + d.start
+            if t == 0:
+                return (None, d_By), {}
+            return (ops.sparse_matmul(d.u, W), d_By), {"weight": OuterSum(d.u, x)}
+
+        return Step(By, Wx), (By,), back
+
+
+class Momentum(Coupling):
+    """A coupling with momentum: its step starts at x + β (x − x₋), β being learned as `momentum`."""
+
+    def __init__(self, inner: Coupling) -> None:
+        self.inner = inner
+
+    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
+        return self.inner.shapes(stack)
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        return self.inner.start(B, stack)
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        state, back = self.inner.begin(y, parameters)
+        return (*state, state[0]), lambda d_state: back(d_state[:-1])  # x_{−1} = x_0 is a constant
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        x, x_before = state[0], state[-1]
+        step, carried, inner_back = self.inner(t, state[:-1], part)
+        beta, change = part("momentum").astype(x.dtype), x - x_before
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # start = x + β (x − x₋); x is also the x₋ of the next layer.
+            d_change = beta * d.start
+            d_beta = (d.start.astype(np.float64) * change).sum()
+            (d_x, *others), gradients = inner_back(d, d_carried[:-1])
+            d_x = d_x + d_change
+            if d_carried[-1] is not None:
+                d_x += d_carried[-1]
+            return (d_x, *others, -d_change), {**gradients, "momentum": d_beta}
+
+        return step._replace(start=x + beta * change), (*carried, x), back
