@@ -8,7 +8,9 @@ import pytest
 from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
 from cuista.networks import NETWORKS, support_schedule
-from cuista.networks.couplings import Analytic
+from cuista.networks.couplings import Analytic, FixedOnsager, Learned, Onsager, Recurrent
+from cuista.networks.proximal import Network
+from cuista.networks.shrinkages import Adaptive, Clamped, ErrorBased, Hard, NoiseScaled, Soft
 from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.weights import solve_exact
@@ -171,21 +173,58 @@ def test_gradients_match_central_differences(ops, variant, thresholds, depth):
     assert_gradients_match(any_network(variant, ops, thresholds=thresholds), *signals(), depth)
 
 
+COMBINATIONS = [
+    (coupling, shrinkage, momentum, steps)
+    for coupling in (Analytic, Learned, Onsager, FixedOnsager, Recurrent)
+    for shrinkage in (Soft, Clamped, Hard, Adaptive, ErrorBased, NoiseScaled)
+    for momentum in (False, True)
+    for steps in (False, True)
+    if shrinkage is not NoiseScaled or coupling in (Learned, Onsager, FixedOnsager)  # it needs a residual
+]
+
+
+@pytest.mark.parametrize(
+    "combination", COMBINATIONS, ids=lambda c: f"{c[0].__name__}-{c[1].__name__}{'-momentum' * c[2]}{'-steps' * c[3]}"
+)
+def test_any_coupling_goes_with_any_shrinkage(combination):
+    class Combined(Network):
+        name = title = "combined"
+        coupling, shrinkage, momentum, step_sizes = combination
+
+    rng = np.random.default_rng(5)
+    net = Combined(Dense(A, dtype=np.float64), W, layers=4, percent=6, max_percent=20)
+    ranges = {"threshold": (0.05, 0.2), "step_size": (0.7, 1.3), "momentum": (-0.3, 0.3)}
+    if combination[1] is ErrorBased:
+        ranges["threshold"] = (1.5, 6)
+    for key, value in net.fast_start().items():
+        low, high = ranges.get(key, (-0.02, 0.02))
+        net.parameters[key] = rng.uniform(low, high, value.shape) + (0 if key in ranges else value)
+    assert set(net.shapes) >= {"threshold", *["momentum"] * combination[2], *["step_size"] * combination[3]}
+    assert_gradients_match(net, *signals(), 4)
+
+
 def precursor_of(name, untied):
-    """A network of four layers, and its precursor with parameters that differ from layer to layer."""
-    options = {"percent": 6, "max_percent": 20, "untied": untied and NETWORKS[name].can_untie}
-    net = make(name, dtype=np.float64, layers=4, **options)
-    precursor = net.precursor()
-    if precursor is None:
-        pytest.skip(f"{name} contains none")
-    rng = np.random.default_rng(8)
-    ranges = {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}
-    precursor.parameters = {key: rng.uniform(*ranges[key], shape) for key, shape in precursor.shapes.items()}
+    """A network of four layers, and its precursor, if it has one, with parameters that differ from layer to layer."""
+    net = make(name, dtype=np.float64, layers=4, percent=6, max_percent=20, untied=untied)
+    precursor, rng = net.precursor(), np.random.default_rng(8)
+    if precursor is not None:
+        ranges = {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}
+        precursor.parameters = {key: rng.uniform(*ranges[key], shape) for key, shape in precursor.shapes.items()}
     return net, precursor
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize("untied", [False, True])
+PRECURSORS = pytest.mark.parametrize(
+    ("name", "untied"),
+    [
+        (name, untied)
+        for name, kind in NETWORKS.items()
+        for untied in (False, True)[: 1 + kind.can_untie]
+        if precursor_of(name, untied)[1]
+    ],
+)
+
+
+@PRECURSORS
 def test_gradients_of_precursors_match_central_differences(name, untied):
     assert_gradients_match(precursor_of(name, untied)[1], *signals(), 4)
 
@@ -203,8 +242,7 @@ def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
             np.testing.assert_allclose(gradients[name], expected[name], rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize("untied", [False, True])
+@PRECURSORS
 def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied):
     net, precursor = precursor_of(name, untied)
     net.adopt(precursor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,6 +25,17 @@ class OuterSum(NamedTuple):
 
     a: Array
     b: Array
+
+
+class Split(NamedTuple):
+    """How a batch is split: its shape, how many rows are taken at a time, and the inputs and targets of some rows.
+
+    `at_a_time` None leaves it to the engine.
+    """
+
+    shape: tuple[int, ...]
+    at_a_time: int | None
+    part: Callable[[slice], tuple[Any, Array]]
 
 
 Gradients = dict[str, "Scalar | Array | OuterSum"]
@@ -52,19 +64,19 @@ class Unrolled(ABC):
 
     Parameters
     ----------
-    ops, dtype
-        The engine, and the precision it computes in.
     layers
         How many layers there are, T.
     percent, max_percent
         The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t. Networks
-        without support selection ignore it.
+        without support selection ignore it. The defaults are the publications'.
     per_coordinate
         Whether each coordinate has a threshold of its own, instead of one for the whole layer.
     untied
         Whether each layer has a learned matrix of its own, instead of one for all.
     parameters
         What is learned. None means the parameters that the publications start from.
+    ops, dtype
+        The engine, and the precision it computes in.
 
     Attributes
     ----------
@@ -114,15 +126,15 @@ class Unrolled(ABC):
 
     def __init__(
         self,
-        ops: ReferenceOps | None,
-        dtype: DTypeLike,
-        layers: int,
-        percent: float = 0.0,
-        max_percent: float = 0.0,
         *,
+        layers: int,
+        percent: float = 1.2,
+        max_percent: float = 13.0,
         per_coordinate: bool = False,
         untied: bool = False,
         parameters: dict[str, Array] | None = None,
+        ops: ReferenceOps | None = None,
+        dtype: DTypeLike = np.float32,
     ) -> None:
         if layers < 1:
             raise InputError(f"the number of layers is {layers}; expected 1 or more")
@@ -148,10 +160,10 @@ class Unrolled(ABC):
 
     # -- what is learned --------------------------------------------------------------------------------------------
 
-    @property
-    @abstractmethod
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The parameters' shapes. The first axis is the layers', of length 1 for what they share."""
+        return {name: value.shape for name, value in self.published_start().items()}
 
     @abstractmethod
     def published_start(self) -> dict[str, Array]:
@@ -269,68 +281,57 @@ class Unrolled(ABC):
             If `wanted`, or what a layer returns, names a parameter that the network does not have.
         """
         self._check_names(wanted or ())
-        parts = self.parts(y, target)
-        if parts is None:
-            return self._loss_and_gradients(y, target, depth, window, weights, wanted)
-        shape, at_a_time, take = parts
 
-        def one(part: slice) -> tuple[Scalar, dict[str, Array]]:
-            loss, gradients = self._loss_and_gradients(*take(part), depth, window, weights, wanted)
-            return loss, {name: gradient.copy() for name, gradient in gradients.items()}  # the arrays are used again
+        def of(y: Any, target: Array) -> tuple[Scalar, dict[str, Array]]:
+            state, backprop = self.begin(y)
+            backward = [backprop]
+            for t in range(depth):
+                state, backprop = self.layer(t, state, window)
+                backward.append(backprop)
+            loss, d_state = self.loss(state, target, weights)
+            gradients = {
+                name: self.ops.empty(value.shape, value.dtype)
+                for name, value in self.parameters.items()
+                if wanted is None or name in wanted
+            }
+            for gradient in gradients.values():
+                gradient[depth if len(gradient) > 1 else 0 :] = 0
+            for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
+                d_state, d_layer = backward.pop()(d_state)
+                self._check_names(d_layer)
+                for name, gradient in gradients.items():
+                    value, shared = d_layer.get(name), len(gradient) == 1
+                    if value is None:
+                        if t >= 0 and not shared:
+                            gradient[t] = 0
+                    elif shared:  # the sum over the layers
+                        gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
+                    elif isinstance(value, OuterSum):
+                        self.ops.matmul(value.a.T, value.b, out=gradient[t])
+                    else:
+                        gradient[t] = value
+            return loss, gradients
 
-        (loss, gradients), *others = self.ops.in_batches(shape, one, at_a_time)
+        split = self.split(y, target)
+        if split is None:
+            return of(y, target)
+        (loss, gradients), *others = self.ops.in_batches(
+            split.shape, lambda rows: of(*split.part(rows)), split.at_a_time
+        )
         for more, d_more in others:
             loss = loss + more
             for name, gradient in gradients.items():
                 gradient += d_more[name]
         return loss, gradients
 
-    def parts(self, y: Any, target: Array) -> Parts | None:
-        """How a batch is split where its layers would take too much memory together; None where it is not."""
-        return None
-
-    def _loss_and_gradients(
-        self,
-        y: Any,
-        target: Array,
-        depth: int,
-        window: float,
-        weights: Array | None,
-        wanted: Collection[str] | None,
-    ) -> tuple[Scalar, dict[str, Array]]:
-        state, backprop = self.begin(y)
-        backward = [backprop]
-        for t in range(depth):
-            state, backprop = self.layer(t, state, window)
-            backward.append(backprop)
-        loss, d_state = self.loss(state, target, weights)
-        gradients = {
-            name: self.ops.empty(value.shape, value.dtype)
-            for name, value in self.parameters.items()
-            if wanted is None or name in wanted
-        }
-        for gradient in gradients.values():
-            gradient[depth if len(gradient) > 1 else 0 :] = 0
-        for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
-            d_state, d_layer = backward.pop()(d_state)
-            self._check_names(d_layer)
-            for name, gradient in gradients.items():
-                value, shared = d_layer.get(name), len(gradient) == 1
-                if value is None:
-                    if t >= 0 and not shared:
-                        gradient[t] = 0
-                elif shared:  # the sum over the layers
-                    gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
-                elif isinstance(value, OuterSum):
-                    self.ops.matmul(value.a.T, value.b, out=gradient[t])
-                else:
-                    gradient[t] = value
-        return loss, gradients
-
     def _check_names(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self.parameters:
-                raise ValueError(f"{self.title} has no parameter {name!r}, but {', '.join(self.parameters)}")
+                raise ValueError(f"{self.title} has no parameter {name!r}; it has: {', '.join(self.parameters)}")
+
+    def split(self, y: Any, target: Array) -> Split | None:
+        """How a batch is split whose layers would take too much memory together; None if it is not."""
+        return None
 
     def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
         """½ Σ_i w_i ‖x − x*‖² of the last state, and its derivative."""
@@ -355,8 +356,3 @@ class Unrolled(ABC):
     def fuse(self, signals: Signals) -> FusedStep | None:
         """The engine's kernel for a whole training step of this network on such signals, if there is one."""
         return None
-
-
-# The shape of the batch that is split, how many of its rows are taken at a time (None for as many as memory allows), and
-# the inputs and targets of some rows.
-Parts = tuple[tuple[int, ...], "int | None", Callable[[slice], tuple[Any, Array]]]

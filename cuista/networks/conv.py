@@ -13,7 +13,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Parts, State, Unrolled, constant_start, support_schedule
+from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start, support_schedule
 from cuista.operators import Convolution
 from cuista.ops.borders import fold_reflected, pad_reflected
 
@@ -27,20 +27,18 @@ class ConvNetwork(Unrolled):
     Parameters
     ----------
     operator
-        That of the dictionary (s₁, s₂, F), with the engine and the precision to compute in.
+        The dictionary (s₁, s₂, F), with the engine and the precision to compute in.
     W
-        Its analytic weight, (s₁, s₂, F), of the same orientation.
-    layers, percent, max_percent
-        As in `Unrolled`; the percents are of all entries of a picture's maps.
-    options
-        `untied` and `parameters` of `Unrolled`.
+        The analytic weight of the dictionary, (s₁, s₂, F), in the same orientation.
+    layers, options
+        As in `Unrolled`; the percentages refer to all entries of a picture's maps.
 
     Attributes
     ----------
     filters, filter_shape
         F, and (s₁, s₂).
     reach
-        How many rows and columns away a pixel of the input can make a difference to one of the output.
+        How many rows and columns away from a pixel of the input a pixel of the output may still depend on it.
     """
 
     selects = False
@@ -48,35 +46,23 @@ class ConvNetwork(Unrolled):
     # A step size is as small as the sum of the filters is large.
     logarithmic = ("threshold", "step_size")
 
-    def __init__(
-        self,
-        operator: Convolution,
-        W: Array,
-        *,
-        layers: int = 5,
-        percent: float = 1.2,
-        max_percent: float = 13.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, operator: Convolution, W: Array, *, layers: int = 5, **options: Any) -> None:
         self.operator, self.W = operator, W
         self.filter_shape = rows, columns = operator.filter_shape
         self.filters = operator.D.shape[2]
         self.rotated = operator.ops.asarray(W[::-1, ::-1], operator.dtype)
         # An entry of the maps sees s − 1 pixels of the residual to one side, and a pixel as many entries to the other.
         self.reach = layers * (rows - 1), layers * (columns - 1)
-        super().__init__(operator.ops, operator.dtype, layers, percent, max_percent, **options)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {"weight": (self.stack, *self.W.shape), "step_size": (self.layers,), "threshold": (self.layers,)}
-        learned = {"weight": bool(self.matrices), "step_size": self.step_sizes, "threshold": True}
-        return {name: shape for name, shape in shapes.items() if learned[name]}
+        super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
     def published_start(self) -> dict[str, Array]:
-        """The dictionary rotated and scaled as the weight, with step sizes of 1; the threshold is scaled so, too."""
-        weight = np.tile(SCALE * self.operator.D[::-1, ::-1], (self.stack, 1, 1, 1))
-        start = {"weight": weight, "step_size": np.ones(self.layers), "threshold": np.full(self.layers, LAM * SCALE)}
-        return {name: start[name] for name in self.shapes}
+        """The weight is the rotated dictionary, scaled; step sizes are 1; the threshold is scaled like the weight."""
+        start = {"threshold": np.full(self.layers, LAM * SCALE)}
+        if self.step_sizes:
+            start["step_size"] = np.ones(self.layers)
+        if self.matrices:
+            start["weight"] = np.tile(SCALE * self.operator.D[::-1, ::-1], (self.stack, 1, 1, 1))
+        return start
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
         """The state before the first layer: pictures, the maps of each (None for 0), and y, all of (batch, H, W)."""
@@ -113,12 +99,8 @@ class ConvNetwork(Unrolled):
                 for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
             ]
             d_x, d_padded, *parts = zip(*back, strict=True)
-            learned = {"step_size": self.step_sizes, "threshold": True, "weight": bool(self.matrices)}
-            gradients: Gradients = {
-                name: sum(each[1:], start=each[0])
-                for (name, present), each in zip(learned.items(), parts, strict=True)
-                if present
-            }
+            of_parameters = zip(("step_size", "threshold", "weight"), parts, strict=True)
+            gradients: Gradients = {name: sum(d) for name, d in of_parameters if name in self.shapes}
             return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None), gradients
 
         return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y), backprop
@@ -129,6 +111,6 @@ class ConvNetwork(Unrolled):
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 
-    def parts(self, y: Array, target: Array) -> Parts:
+    def split(self, y: Array, target: Array) -> Split:
         """Picture by picture, so that no more maps are in memory than those of the pictures in work."""
-        return y.shape, 1, lambda part: (y[part], target[part])
+        return Split(y.shape, 1, lambda rows: (y[rows], target[rows]))

@@ -18,7 +18,7 @@ class ConvAlista(ConvNetwork):
     title = "Conv-ALISTA"
 
     def published_start(self) -> dict[str, Array]:
-        return self._start(SCALE, LAM * SCALE)
+        return {"step_size": np.full(self.steps, SCALE), "threshold": np.full(self.layers, LAM * SCALE)}
 
     def fast_start(self) -> dict[str, Array]:
         """Step sizes 1/L, with L the largest |Σ_m ŵ_m* d̂_m| over the frequencies.
@@ -28,11 +28,12 @@ class ConvAlista(ConvNetwork):
         period = [max(8 * size, 64) for size in self.filter_shape]
         D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
         step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
-        return self._start(step, LAM * step / 5)
+        return {"step_size": np.full(self.steps, step), "threshold": np.full(self.layers, LAM * step / 5)}
 
-    def _start(self, step_size: float, threshold: float) -> dict[str, Array]:
-        values = {"step_size": step_size, "threshold": threshold}
-        return {name: np.full(shape, values[name]) for name, shape in self.shapes.items()}
+    @property
+    def steps(self) -> int:
+        """How many step sizes there are."""
+        return self.layers
 
 
 class OneStepConvAlista(ConvAlista):
@@ -41,5 +42,5 @@ class OneStepConvAlista(ConvAlista):
     name = "conv-alista-one-step"
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {**super().shapes, "step_size": (1,)}
+    def steps(self) -> int:
+        return 1

@@ -1,7 +1,7 @@
-"""Couplings: what a layer makes of the iterate and the measurements, z = start + α u, before it is thresholded.
+"""Couplings: how a layer computes z = start + α u from the iterate and the measurements, before it is thresholded.
 
-Each is one way to compute u = Wᴴ(y − A x), with its backward pass. Backward passes take ∂L/∂start and ∂L/∂u; the part
-that the step size has in these, du = α dz, is the network's (`cuista.networks.proximal`).
+Each is one way to compute u = Wᵀ(y − A x), with its backward pass. Backward passes take ∂L/∂start and ∂L/∂u, the latter
+with the step size in it (`cuista.networks.proximal`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Part = Callable[[str], Array]
 
 
 class Step(NamedTuple):
-    """What z = start + α u is made of, (batch, N) each; and the residual, if there is one of which u is the image.
+    """The terms of z = start + α u, (batch, N), and the residual that u is computed from, (batch, M), if it is known.
 
-    In backward passes: the derivatives of the loss in these.
+    Backward passes use it for the derivatives of the loss in these three.
     """
 
     start: Array
@@ -32,22 +32,21 @@ class Step(NamedTuple):
     residual: Array | None = None
 
 
-# From the derivatives in a step, and in what the layer hands on beside x, to ∂L/∂state and those of parameters.
+# From the derivatives in the step and in what the layer hands on besides x to ∂L/∂state and the parameters' gradients.
 StepBackprop = Callable[[Step, State], tuple[State, Gradients]]
 
 
 class Coupling(ABC):
-    """The coupling of an operator A and its analytic weight W (M, N)."""
+    """A coupling for an operator A with the analytic weight W (M, N)."""
 
     def __init__(self, operator: Dense, W: Array) -> None:
         self.operator, self.ops, self.dtype = operator, operator.ops, operator.dtype
 
-    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
-        """The shapes of the learned matrices, where there are `stack` of those that each layer may have its own of."""
-        return {}
-
     def start(self, B: Array, stack: int) -> Parameters:
-        """The learned matrices with which every layer is the step x + B (y − A x), B (N, M)."""
+        """The learned matrices that make every layer the step x + B (y − A x), B (N, M).
+
+        A matrix that each layer may have for itself is repeated `stack` times. The arrays may be read-only.
+        """
         return {}
 
     @abstractmethod
@@ -56,7 +55,7 @@ class Coupling(ABC):
 
     @abstractmethod
     def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
-        """Layer t's step, what the layer hands on beside x, and the backward pass."""
+        """Layer t's step, what the layer hands on besides x, and the backward pass."""
 
     def zeros(self, y: Array) -> Array:
         """x_0 = 0, (batch, N)."""
@@ -65,17 +64,17 @@ class Coupling(ABC):
 
 
 class Analytic(Coupling):
-    """u = Wᵀ(y − A x), W being fixed.
+    """u = Wᵀ(y − A x) with the analytic W, which stays as it is.
 
-    So Wᵀy is computed once for all layers, and unless N is far larger than M also WᵀA: a layer is then a single product
-    with a sparse x, and so is its backward pass.
+    So Wᵀy is computed once for all layers. Unless N is far larger than M, WᵀA is formed too: a layer is then a single
+    product with a sparse x, and so is its backward pass.
     """
 
     def __init__(self, operator: Dense, W: Array) -> None:
         super().__init__(operator, W)
         ops, A = self.ops, operator.A
         self.formed = operator.N <= 8 * operator.M
-        # What takes x to −x AᵀW, or x Aᵀ to that; and its transpose.
+        # What multiplies x, or else x Aᵀ, to give −x AᵀW; and its transpose.
         factor = -(A.T @ W) if self.formed else -W
         self.W, self.factor, self.transposed = (ops.asarray(each, self.dtype) for each in (W, factor, factor.T))
 
@@ -111,20 +110,15 @@ class Analytic(Coupling):
 
 
 class Learned(Coupling):
-    """u = W r, r = y − A x, W (N, M) being learned as `weight`."""
+    """u = W r with r = y − A x, where W (N, M) is learned as `weight`, or `fixed` if that is given."""
 
-    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
-        return {"weight": (stack, self.operator.N, self.operator.M)}
+    fixed: Array | None = None
 
     def start(self, B: Array, stack: int) -> Parameters:
-        return {"weight": np.tile(B, (stack, 1, 1))}
-
-    def weight(self, part: Part) -> tuple[Array, bool]:
-        """W, and whether it is learned."""
-        return part("weight"), True
+        return {"weight": _repeated(B, stack)} if self.fixed is None else {}
 
     def memory(self, x: Array) -> Array | None:
-        """How much of the residual before is added to the new one, (batch, 1); None for nothing."""
+        """The factor κ by which the last layer's residual is added to the new one, (batch, 1); None for 0."""
         return None
 
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
@@ -132,7 +126,7 @@ class Learned(Coupling):
 
     def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
         ops, (x, r_before, y) = self.ops, state
-        W, learned = self.weight(part)
+        W = part("weight") if self.fixed is None else self.fixed
         r, kept = y, None
         if t > 0:  # x_0 = 0
             r, kept = y - self.operator.apply(x), self.memory(x)
@@ -140,9 +134,9 @@ class Learned(Coupling):
                 r += kept * r_before
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # r = y − A x + κ r₋, u = r Wᵀ: ∂L/∂W = Σ du ⊗ r, ∂L/∂r = du W + more, ∂L/∂x = ∂L/∂start − Aᵀ ∂L/∂r. κ is a
-            # constant.
-            gradients: Gradients = {"weight": OuterSum(d.u, r)} if learned else {}
+            # r = y − A x + κ r₋ and u = r Wᵀ, κ taken as constant: ∂L/∂W = Σ ∂L/∂u ⊗ r, ∂L/∂r = ∂L/∂u W and what the
+            # threshold and the next layer add, ∂L/∂x = ∂L/∂start − ∂L/∂r A, ∂L/∂r₋ = κ ∂L/∂r.
+            gradients: Gradients = {"weight": OuterSum(d.u, r)} if self.fixed is None else {}
             if t == 0:
                 return (d.start, None, None), gradients
             d_r = ops.sparse_matmul(d.u, W)
@@ -155,9 +149,9 @@ class Learned(Coupling):
 
 
 class Onsager(Learned):
-    """The same with Onsager's correction, r = y − A x + (‖x‖₀ / M) r₋: approximate message passing.
+    """u = W r with Onsager's correction in r = y − A x + (‖x‖₀ / M) r₋: approximate message passing.
 
-    With it ‖r‖₂/√M estimates the standard deviation of the error in z. The count has derivative 0.
+    Thanks to it ‖r‖₂/√M estimates the standard deviation of the error in z. The count ‖x‖₀ has derivative 0.
     """
 
     def memory(self, x: Array) -> Array:
@@ -167,36 +161,23 @@ class Onsager(Learned):
 
 
 class FixedOnsager(Onsager):
-    """The same with the analytic Wᵀ for W."""
+    """The same with the transpose of the analytic weight for W."""
 
     def __init__(self, operator: Dense, W: Array) -> None:
         super().__init__(operator, W)
         self.fixed = self.ops.asarray(W.T, self.dtype)
 
-    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def start(self, B: Array, stack: int) -> Parameters:
-        return {}
-
-    def weight(self, part: Part) -> tuple[Array, bool]:
-        return self.fixed, False
-
 
 class Recurrent(Coupling):
-    """z = B y + W x, learning B (N, M) as `input_weight`, the same in all layers, and W (N, N) as `weight`."""
-
-    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
-        N, M = self.operator.N, self.operator.M
-        return {"input_weight": (1, N, M), "weight": (stack, N, N)}
+    """z = B y + W x, where B (N, M) is learned as `input_weight`, shared by all layers, and W (N, N) as `weight`."""
 
     def start(self, B: Array, stack: int) -> Parameters:
         W = np.eye(self.operator.N) - B @ self.operator.A
-        return {"input_weight": B[None], "weight": np.tile(W, (stack, 1, 1))}
+        return {"input_weight": B[None], "weight": _repeated(W, stack)}
 
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            # Every layer adds its dz to ∂L/∂(B y).
+            # Every layer has added its ∂L/∂start to ∂L/∂(B y).
             return (), {"input_weight": OuterSum(d_state[1], y)}
 
         return (self.zeros(y), self.ops.matmul(y, parameters["input_weight"][0].T)), backprop
@@ -206,23 +187,20 @@ class Recurrent(Coupling):
         Wx = ops.matmul(x, W.T) if t > 0 else x  # x_0 = 0
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # start = B y, u = x Wᵀ: ∂L/∂W = Σ du ⊗ x and ∂L/∂x = du W.
+            # start = B y and u = x Wᵀ: ∂L/∂W = Σ ∂L/∂u ⊗ x and ∂L/∂x = ∂L/∂u W.
             d_By = d.start if d_carried[0] is None else d_carried[0] + d.start
-            if t == 0:
-                return (None, d_By), {}
+            if t == 0:  # x_0 depends on nothing
+                return (d.start, d_By), {}
             return (ops.sparse_matmul(d.u, W), d_By), {"weight": OuterSum(d.u, x)}
 
         return Step(By, Wx), (By,), back
 
 
 class Momentum(Coupling):
-    """A coupling with momentum: its step starts at x + β (x − x₋), β being learned as `momentum`."""
+    """A coupling with momentum: its step starts β (x − x₋) further, β being learned as `momentum`."""
 
     def __init__(self, inner: Coupling) -> None:
         self.inner = inner
-
-    def shapes(self, stack: int) -> dict[str, tuple[int, ...]]:
-        return self.inner.shapes(stack)
 
     def start(self, B: Array, stack: int) -> Parameters:
         return self.inner.start(B, stack)
@@ -237,7 +215,7 @@ class Momentum(Coupling):
         beta, change = part("momentum").astype(x.dtype), x - x_before
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # start = x + β (x − x₋); x is also the x₋ of the next layer.
+            # start = … + β (x − x₋); x is also the x₋ of the next layer.
             d_change = beta * d.start
             d_beta = (d.start.astype(np.float64) * change).sum()
             (d_x, *others), gradients = inner_back(d, d_carried[:-1])
@@ -246,4 +224,9 @@ class Momentum(Coupling):
                 d_x += d_carried[-1]
             return (d_x, *others, -d_change), {**gradients, "momentum": d_beta}
 
-        return step._replace(start=x + beta * change), (*carried, x), back
+        return step._replace(start=step.start + beta * change), (*carried, x), back
+
+
+def _repeated(matrix: Array, times: int) -> Array:
+    """The matrix repeated along a new first axis: a view, for a copy may be large."""
+    return np.broadcast_to(matrix, (times, *matrix.shape))

@@ -22,13 +22,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.counter import MATRIX, START, Key
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Parts, State, Unrolled, constant_start
-from cuista.ops import CpuOps, ReferenceOps, Scalar
+from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start
+from cuista.ops import CpuOps, Scalar
 
 LOSSES = ("l1", "l2", "rel1", "rel2", "expl1", "expl2")
 STARTS = ("analytic", "nominal", "uniform", "normal")
@@ -63,8 +62,8 @@ class Encoder(Unrolled):
         η.
     seed
         Of a random start.
-    parameters, ops, dtype
-        As in `Unrolled`.
+    options
+        `parameters`, `ops` and `dtype` of `Unrolled`.
 
     Raises
     ------
@@ -90,9 +89,7 @@ class Encoder(Unrolled):
         start: str | None = None,
         eta: float = 1e-3,
         seed: int = 0,
-        parameters: dict[str, Array] | None = None,
-        ops: ReferenceOps | None = None,
-        dtype: DTypeLike = np.float32,
+        **options: Any,
     ) -> None:
         if loss not in LOSSES:
             raise InputError(f"{loss!r} is not a loss of the encoder, which has: {', '.join(LOSSES)}")
@@ -120,17 +117,13 @@ class Encoder(Unrolled):
         self.linear = linear
         self.q = float(self.N - 2) if loss == "rel2" else 0.0
         self.product_operations = 2.0 * self.M * self.N * (self.M if self.linear else self.N)
-        super().__init__(ops, dtype, layers, parameters=parameters)
+        super().__init__(layers=layers, **options)
         if loss == "rel1":
             Q = np.ones((self.N, self.N))
             np.fill_diagonal(Q, np.sqrt(self.N - 1))
         self.weights: Array | float = 1.0 if Q is None else self.ops.asarray(Q, self.dtype)
         # An R that rounding alone keeps from 0, as on the diagonal at first, has no sign.
         self.zero = 8 * float(np.finfo(self.dtype).eps)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"step_matrix": (self.layers, self.M, self.N)}
 
     def published_start(self) -> dict[str, Array]:
         shape, key = (self.layers * self.M, self.N), Key(self.seed, MATRIX, 1)
@@ -199,7 +192,7 @@ class Encoder(Unrolled):
     def _linear_step(self, B: Array, W: Array, A: Array) -> tuple[Array, LayerBackprop]:
         ops, xp, q = self.ops, self.ops.xp, W.dtype.type(self.q)
         C = ops.matmul(B, transposed(xp, A))
-        scale = 1 - q * (_diagonals(xp, A, W) - 1) if q else None
+        scale = 1 - q * (xp.einsum("amn,amn->an", A, W) - 1) if q else None
         W_next = ops.matmul(C, W)
         xp.subtract(W, W_next, out=W_next)
         W_next += B if scale is None else B * scale[:, None]
@@ -209,7 +202,7 @@ class Encoder(Unrolled):
             # and ∂W = ∂W' − Cᵀ∂W' + Ã diag(∂d). The sum over the matrices of ∂C Ã is one product.
             d_C = ops.matmul(d_W, transposed(xp, W))
             d_B = d_W.sum(axis=0) if scale is None else xp.einsum("amn,an->mn", d_W, scale)
-            d_B -= ops.matmul(_beside(xp, d_C), A.reshape(-1, A.shape[2]))
+            d_B -= ops.matmul(xp.swapaxes(d_C, 0, 1).reshape(self.M, -1), A.reshape(-1, self.N))
             if W is A:
                 return None, d_B
             d_W_before = ops.matmul(transposed(xp, C), d_W)
@@ -266,7 +259,7 @@ class Encoder(Unrolled):
             return xp.sum(loss, axis=(1, 2), dtype=np.float64), ops.matmul(A, g)
         # ½‖ÃᵀW − I‖² = ½(⟨W, ÃÃᵀW⟩ − 2 Σd + N), and its derivative is ÃÃᵀW − Ã.
         GW = ops.matmul(ops.matmul(A, transposed(xp, A)), W)
-        d = _diagonals(xp, A, W)
+        d = xp.einsum("amn,amn->an", A, W)
         quadratic = xp.sum(W * GW, axis=(1, 2), dtype=np.float64) - 2 * xp.sum(d, axis=1, dtype=np.float64) + self.N
         # Rounding may take a loss of nearly 0 below it.
         loss = 0.5 * xp.maximum(quadratic, 0) + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
@@ -278,9 +271,9 @@ class Encoder(Unrolled):
         losses, d_W = self.losses(A, W)
         return losses.sum(), (d_W, None)
 
-    def parts(self, y: Array, target: Array) -> Parts:
+    def split(self, y: Array, target: Array) -> Split:
         """A few matrices at a time on a CPU, so that no more is in memory than the layers of those in work."""
-        return y.shape, self.ops.at_a_time, lambda part: (y[part], target[part])
+        return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows]))
 
 
 def rms_of(matrix: Array) -> float:
@@ -292,15 +285,3 @@ def transposed(xp: Any, stack: Array) -> Array:
     """Of each matrix in (n, P, Q) the transpose."""
     each: Array = xp.swapaxes(stack, 1, 2)
     return each
-
-
-def _beside(xp: Any, stack: Array) -> Array:
-    """Matrices (n, P, Q) beside each other, (P, n Q)."""
-    side: Array = xp.swapaxes(stack, 0, 1).reshape(stack.shape[1], -1)
-    return side
-
-
-def _diagonals(xp: Any, A: Array, W: Array) -> Array:
-    """ã_iᵀw_i for the columns of matrices (n, M, N), (n, N)."""
-    d: Array = xp.einsum("amn,amn->an", A, W)
-    return d

@@ -43,10 +43,6 @@ class HyperLista(Network):
         inverse = np.linalg.pinv(A)
         return self.ops.asarray(inverse.T, self.dtype), self.ops.asarray((-inverse @ A).T, self.dtype)
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"threshold": (1,), "momentum": (1,), "support": (1,)}
-
     def published_start(self) -> dict[str, Array]:
         """The middle of the authors' grid."""
         return {"threshold": np.array([5e-3]), "momentum": np.array([5e-3]), "support": np.array([0.5])}
@@ -60,7 +56,7 @@ class HyperLista(Network):
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
         ops, xp, (x, Wy, x_before, inverse) = self.ops, self.ops.xp, state
-        c1, c2, c3 = (self.parameter(name, t).astype(x.dtype) for name in self.shapes)
+        c1, c2, c3 = (self.parameter(name, t).astype(x.dtype) for name in ("threshold", "momentum", "support"))
         tiny = np.finfo(x.dtype).tiny
         error = inverse + ops.sparse_matmul(x, self._inverse[1])
         error = xp.maximum(xp.sum(xp.abs(error), axis=1, keepdims=True), tiny)

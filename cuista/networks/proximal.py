@@ -1,9 +1,8 @@
-"""Networks whose layers are proximal steps: a coupling's step, and a shrinkage of it.
+"""Networks whose layers are proximal steps: x_{t+1} = η(start + α_t u; τ_t, k_t).
 
-    x_{t+1} = η(start + α_t u; τ_t, k_t)
-
-A coupling makes start and u of the iterate (`cuista.networks.couplings`), with momentum or without, and a shrinkage the
-threshold τ_t, and η (`cuista.networks.shrinkages`). A network names those that it is made of.
+A coupling computes start and u from the iterate and the measurements (`cuista.networks.couplings`), with momentum or
+without. A shrinkage computes the threshold τ_t and applies η (`cuista.networks.shrinkages`). A network names the two
+that it is made of.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Kind = TypeVar("Kind", bound="Network")
 
 
 class Proximal(Unrolled):
-    """What the coupling `couple` and the shrinkage `shrink` make together."""
+    """An unrolled network made of a coupling, `couple`, and a shrinkage, `shrink`."""
 
     couple: Coupling
     shrink: Soft
@@ -77,50 +76,33 @@ class Network(Proximal):
     Parameters
     ----------
     operator
-        That of the measurement matrix (M, N), with the engine and the precision to compute in.
+        The measurement matrix (M, N), with the engine and the precision to compute in.
     W
-        Its analytic weight, (M, N).
-    layers, percent, max_percent
-        As in `Unrolled`; by default the publications'.
-    options
-        `per_coordinate`, `untied` and `parameters` of `Unrolled`.
+        The analytic weight of the matrix, (M, N).
+    layers, options
+        As in `Unrolled`.
 
     Attributes
     ----------
     coupling, shrinkage, momentum
-        What its layers consist of; and whether it has momentum.
+        The kinds of coupling and of shrinkage, and whether there is momentum.
     """
 
     coupling: ClassVar[type[Coupling]]
     shrinkage: ClassVar[type[Soft]]
     momentum: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        operator: Dense,
-        W: Array,
-        *,
-        layers: int = 16,
-        percent: float = 1.2,
-        max_percent: float = 13.0,
-        **options: Any,
-    ) -> None:
+    def __init__(self, operator: Dense, W: Array, *, layers: int = 16, **options: Any) -> None:
         self.operator, self.W, self.M, self.N = operator, W, operator.M, operator.N
         self.product_operations = 2.0 * self.N**2
         coupling = self.coupling(operator, W)
         self.couple = Momentum(coupling) if self.momentum else coupling
         self.shrink = self.shrinkage(operator.ops)
-        super().__init__(operator.ops, operator.dtype, layers, percent, max_percent, **options)
+        super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        shapes = {**self.couple.shapes(self.stack), "threshold": self.threshold_shape}
-        more = {"step_size": self.step_sizes, "momentum": self.momentum}
-        return {**shapes, **{name: (self.layers,) for name, present in more.items() if present}}
-
-    def _start(self, B: Array, scale: float) -> dict[str, Array]:
-        """The parameters with which a layer is a step x + B (y − A x), or with step sizes of 1 the coupling's."""
-        theta = np.full(self.threshold_shape, self.shrink.start(scale))
+    def _start(self, B: Array) -> dict[str, Array]:
+        """The parameters with which learned matrices make a layer the step x + B (y − A x), and step sizes are 1."""
+        theta = np.full(self.threshold_shape, self.shrink.start(1.001 * self.operator.norm_squared))
         start = {**self.couple.start(B, self.stack), "threshold": theta}
         if self.step_sizes:
             start["step_size"] = np.ones(self.layers)
@@ -130,29 +112,19 @@ class Network(Proximal):
 
     def published_start(self) -> dict[str, Array]:
         """ISTA: B = Aᵀ/scale and θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
-        scale = 1.001 * self.operator.norm_squared
-        return self._start(self.operator.A.T / scale, scale)
+        return self._start(self.operator.A.T / (1.001 * self.operator.norm_squared))
 
     def fast_start(self) -> dict[str, Array]:
-        return self._start(self.W.T, 1.001 * self.operator.norm_squared)
+        return self._start(self.W.T)
 
     def contained(self, kind: type[Kind]) -> Kind:
-        """A network of another kind for the same matrix and weight, of the same form."""
-        return kind(
-            self.operator,
-            self.W,
-            layers=self.layers,
-            percent=self.percent,
-            max_percent=self.max_percent,
-            per_coordinate=self.per_coordinate,
-        )
-
-    def analytic_weights(self, step_sizes: Array | None = None) -> Array:
-        """Wᵀ, or α_t Wᵀ for each layer, as a learned matrix: (T or 1, N, M)."""
-        weights: Array = np.tile(self.W.T, (self.stack, 1, 1))
-        return weights if step_sizes is None else self.ops.to_numpy(step_sizes)[:, None, None] * weights
+        """A network of another kind for the same matrix and weight, with as many layers and the same schedule."""
+        form = {name: getattr(self, name) for name in ("layers", "percent", "max_percent", "per_coordinate")}
+        return kind(self.operator, self.W, **form)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """W_t = α_t Wᵀ of a network with the analytic weight, whose step sizes are folded into the weights."""
-        weight = self.analytic_weights(precursor.parameters["step_size"] if self.untied else None)
+        """Become a network with the analytic weight: W_t = α_t Wᵀ, its step sizes folded in, or Wᵀ without any."""
+        weight = self.W.T[None]
+        if self.untied:
+            weight = self.ops.to_numpy(precursor.parameters["step_size"])[:, None, None] * weight
         self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}

@@ -6,19 +6,17 @@ are α_t, θ_t and what the encoder learns; gradients flow through the decoder i
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import DTypeLike
-
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, Parts, State
+from cuista.networks.base import Backprop, Gradients, Split, State
 from cuista.networks.couplings import Coupling, Parameters, Part, Step, StepBackprop
 from cuista.networks.encoder import Encoder, rms_of, transposed
 from cuista.networks.exact_encoder import ExactEncoder
 from cuista.networks.proximal import Proximal
 from cuista.networks.shrinkages import Soft
-from cuista.ops import CpuOps, ReferenceOps, Scalar
+from cuista.ops import Scalar
 
 # What maps matrices to weights.
 AnyEncoder = Encoder | ExactEncoder
@@ -30,8 +28,8 @@ class Encoded(Coupling):
     What is handed on beside x is what is known of ∂L/∂W, W, Ã and y.
     """
 
-    def __init__(self, encoder: AnyEncoder, ops: ReferenceOps, dtype: DTypeLike) -> None:
-        self.encoder, self.ops, self.dtype = encoder, ops, np.dtype(dtype)
+    def __init__(self, encoder: AnyEncoder) -> None:
+        self.encoder, self.ops, self.dtype = encoder, encoder.ops, encoder.dtype
 
     def begin(self, y: Any, parameters: Parameters) -> tuple[State, Backprop]:
         """The state before the first layer, for matrices Ã (n, M, N) and what each measured, (n, samples, M)."""
@@ -78,35 +76,24 @@ class RobustAlista(Proximal):
         Their shape.
     parameters
         Of the decoder and the encoder. The encoder's have one axis more than its own, of length 1.
-    ops, dtype, options
-        As in `Unrolled`.
+    options
+        The others of `Unrolled`; `ops` and `dtype` are those of the encoder.
     """
 
     name = "robust-alista"
     title = "robust ALISTA"
 
-    def __init__(
-        self,
-        encoder: AnyEncoder,
-        M: int,
-        N: int,
-        *,
-        parameters: dict[str, Array],
-        ops: ReferenceOps | None = None,
-        dtype: DTypeLike = np.float32,
-        **options: Any,
-    ) -> None:
+    def __init__(self, encoder: AnyEncoder, M: int, N: int, *, parameters: dict[str, Array], **options: Any) -> None:
         self.encoder, self.M, self.N = encoder, M, N
         # They depend on the encoder.
         self.matrices, self.logarithmic = encoder.matrices, ("threshold", *encoder.logarithmic)
         self.product_operations = 2.0 * M * N
-        ops = ops or CpuOps()
-        self.couple, self.shrink = Encoded(encoder, ops, dtype), Soft(ops)
-        super().__init__(ops, dtype, parameters=parameters, **options)
+        self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops)
+        super().__init__(parameters=parameters, **options)
         step_matrices = self.parameters["step_matrix"][0] if encoder.matrices else ()
         self._rates = tuple(1e-3 * rms_of(self.ops.to_numpy(B)) for B in step_matrices)
 
-    @property
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         shared = {name: shape if name == "ridge" else (1, *shape) for name, shape in self.encoder.shapes.items()}
         return {"step_size": (self.layers,), "threshold": self.threshold_shape, **shared}
@@ -127,7 +114,7 @@ class RobustAlista(Proximal):
         loss, delta = self.ops.half_squared_error(x.reshape(rows), every, repeated)
         return loss, (delta.reshape(x.shape), *[None] * len(others))
 
-    def parts(self, y: Any, target: Array) -> Parts:
+    def split(self, y: Any, target: Array) -> Split:
         """A few matrices at a time on a CPU, each with all signals."""
         A, measured = y
-        return A.shape, self.ops.at_a_time, lambda part: ((A[part], measured[part]), target)
+        return Split(A.shape, self.ops.at_a_time, lambda rows: ((A[rows], measured[rows]), target))

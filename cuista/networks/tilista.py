@@ -25,5 +25,5 @@ class TiLista(Network):
         return contained_in(self)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """W = Wᵀ, α_t and θ_t of an ALISTA."""
-        self.parameters = {"weight": self.analytic_weights(), **precursor.parameters}
+        """Become an ALISTA: its α_t and θ_t, and the transpose of its weight for W."""
+        self.parameters = {"weight": self.W.T[None], **precursor.parameters}
