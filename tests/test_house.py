@@ -28,6 +28,7 @@ FLOORS = [
     "parallel",
     "ops",
     "storage",
+    "operators",
     "data",
     "weights",
     "networks",
