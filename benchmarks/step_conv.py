@@ -24,7 +24,7 @@ import torch
 from common import ratio, save, side_by_side
 
 from cuista.data.dictionary import Dictionary, random_dictionary
-from cuista.denoiser import Denoiser
+from cuista.tasks.denoising import Denoiser
 from cuista.weights import solve_conv, solve_conv_pgd
 
 torch.set_num_threads(1)

@@ -23,8 +23,8 @@ from common import ratio, save, side_by_side
 from reference_torch import threshold
 
 import cuista
+from cuista.tasks.robust import PairSource
 from cuista.training.adam import Adam
-from cuista.training.perturbed import PairSource
 
 LAYERS, MATRICES, SIGNALS, ENCODER_LAYERS = 16, 4, 16, 4
 

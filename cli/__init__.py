@@ -23,11 +23,13 @@ from cuista.cli import (
     prepare_images,
     quickstart,
     recover,
+    simulate,
     solve,
     solve_w,
     test,
     train,
 )
+from cuista.cli.common import spelled
 
 from cuista.errors import CuistaError
 from cuista.version import __version__
@@ -44,7 +46,7 @@ def cli(debug: bool) -> None:
 
 
 for module in (
-    *(quickstart, gen_problem, solve_w, train, test, recover, solve, compare, plot),
+    *(quickstart, gen_problem, solve_w, train, test, simulate, recover, solve, compare, plot),
     *(prepare_images, learn_dict, denoise, info, convert, doctor),
 ):
     cli.add_command(module.command)
@@ -67,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CuistaError as error:
         if debug:
             raise
-        status = _fail(str(error), 1)
+        flags = ", ".join(spelled(option) for option in error.options)
+        status = _fail(f"{error} ({flags})" if flags else str(error), 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
     except (BrokenPipeError, SystemExit):  # `cuista … | head`, from Python or from Click: nobody is listening any more

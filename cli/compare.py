@@ -2,48 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 from cuista.cli.common import (
+    AT_LEAST_1,
     INPUT_FILE,
     ProgressLine,
     decibels,
-    describe,
     device_option,
     engine_on,
-    force_option,
     json_option,
     output_file,
     print_json,
+    ridge,
     say,
     seed_option,
     table,
 )
-from cuista.cli.solve import METHODS
-from cuista.cli.solve_w import parse_ridge
+from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
-from cuista.errors import FileError
-
-if TYPE_CHECKING:
-    from cuista.evaluation.comparison import Comparison
+from cuista.data.problem import Problem
+from cuista.evaluation.comparison import Comparison, Variant, compare
+from cuista.solvers import SOLVERS
+from cuista.storage import check_writable, replacing
+from cuista.training import FastRecipe, PaperRecipe
 
 
 @click.command("compare", cls=Command)
 @click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
 @click.option("--net", "nets", multiple=True, metavar="NAME[:untied][:coord]", help="A network to train. Repeatable.")
 @click.option("--model", "models", multiple=True, type=INPUT_FILE, help="A trained network's file. Repeatable.")
-@click.option("--classical", multiple=True, type=click.Choice(METHODS), help="A classical solver. Repeatable.")
+@click.option("--classical", multiple=True, type=click.Choice(list(SOLVERS)), help="A classical solver. Repeatable.")
 @click.option("--snr", "snrs", multiple=True, type=decibels, help="An SNR in dB, or inf. Repeatable. [the problem's]")
 @click.option(
-    "-T", "--layers", type=click.IntRange(1), default=16, show_default=True, help="Number of layers, and of iterations."
+    "-T", "--layers", type=AT_LEAST_1, default=16, show_default=True, help="Number of layers, and of iterations."
 )
 @click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", show_default=True, help="How to train.")
-@click.option("--ridge", metavar="λ|auto", help="Ridge of the weight. [0; auto where there is noise]")
-@click.option("--samples", type=click.IntRange(1), default=10_000, show_default=True, help="How many fresh signals.")
+@click.option("--ridge", "strength", type=ridge, metavar="λ|auto", help="Ridge of the weight. [0; auto with noise]")
+@click.option("--samples", type=AT_LEAST_1, default=10_000, show_default=True, help="How many fresh signals.")
 @seed_option
 @device_option
 @click.option(
@@ -55,7 +56,8 @@ if TYPE_CHECKING:
     help="The results, .h5 (for cuista plot) or .json; beside it a folder keeps the trained networks.",
 )
 @json_option
-@force_option
+@resume_option
+@click.option("--force", is_flag=True, help="Start afresh, and overwrite the output.")
 def command(
     problem_file: Path,
     nets: tuple[str, ...],
@@ -64,39 +66,29 @@ def command(
     snrs: tuple[float, ...],
     layers: int,
     recipe: str,
-    ridge: str | None,
+    strength: Any,
     samples: int,
     seed: int,
     device: str,
     out: Path,
     as_json: bool,
+    resume: bool,
     force: bool,
 ) -> None:
     """Train networks, tune classical solvers, and test all on the same fresh signals.
 
-    What is trained is kept in the folder OUT.models: an interrupted comparison, given again, goes on where it was, and
-    another network is added without training the others anew.
+    What is trained is kept in the folder OUT.models: with --resume an interrupted comparison goes on where it was, and
+    another network is added without training the others again.
     """
-    import json
-
-    from cuista.data.problem import Problem
-    from cuista.evaluation.comparison import Comparison, Variant, compare
-    from cuista.storage import check_writable, replacing
-    from cuista.training import FastRecipe, PaperRecipe
-
     if not (nets or models or classical):
         raise click.UsageError("nothing to compare: give --net, --model or --classical, each as often as you like")
-    strength = None if ridge is None else parse_ridge(ridge)
     variants = list(dict.fromkeys(Variant.parse(net) for net in nets))
-    check_writable(out, overwrite=force)
+    if resume and force:
+        raise click.UsageError("--resume continues a comparison and --force starts it afresh: give one of them")
+    check_writable(out, overwrite=force or resume)
     problem = Problem.load(problem_file)
     ops = engine_on(device)
     folder = Path(f"{out}.models")
-    if variants:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FileError(f"cannot make the folder {folder}: {error.strerror}") from error
     results = []
     try:
         with ProgressLine() as line:
@@ -113,22 +105,23 @@ def command(
                 samples=samples,
                 seed=seed,
                 ops=ops,
+                resume=resume,
                 overwrite=force,
                 say=say,
-                progress=lambda name, at: line.show(at.fraction, f"{name}: {describe(at)[1]}"),
+                progress=lambda name, at: show(line, at, f"{name}: "),
             ):
                 results.append(result)
     except KeyboardInterrupt:
         if variants:
-            say(f"\nWhat is trained is kept in {folder}: the same command goes on from there.")
+            say(f"\nWhat is trained is kept in {folder}: the same command with --resume goes on from there.")
         raise
     about = {"problem": str(problem_file), "samples": samples, "seed": seed, "layers": layers, "recipe": recipe}
     comparison = Comparison(tuple(results), {**about, "device": ops.name})
     rows = comparison.rows()
     if out.suffix.lower() == ".h5":
-        comparison.save(out, overwrite=force)
+        comparison.save(out, overwrite=force or resume)
     else:
-        with replacing(out, overwrite=force) as temporary:
+        with replacing(out, overwrite=force or resume) as temporary:
             temporary.write_text(json.dumps({**comparison.about, "results": rows}, indent=2) + "\n")
     if as_json:
         print_json({**comparison.about, "results": rows})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from cuista.cli.common import (
@@ -17,13 +17,17 @@ from cuista.cli.common import (
     output_file,
     say,
 )
-from cuista.cli.spellings import Command, net
+from cuista.cli.routing import net_option
+from cuista.cli.spellings import Command
 
+from cuista import original, storage
+from cuista.checks import Array
+from cuista.data.dictionary import default_convention, rotate
+from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
-
-if TYPE_CHECKING:
-    from cuista.checks import Array
-    from cuista.storage import Record
+from cuista.storage import Record
+from cuista.tasks import Model
+from cuista.weights import ConvWeight, Weight, solve_exact
 
 FILTERS = ("cuista-dictionary", "cuista-conv-weight")
 
@@ -46,7 +50,7 @@ FILTERS = ("cuista-dictionary", "cuista-conv-weight")
     "-p", "--percent", type=float, default=1.2, show_default=True, help="Support schedule of an imported network."
 )
 @click.option("--max-percent", type=float, default=13.0, show_default=True, help="… up to this.")
-@click.option("--net", type=net, metavar="NAME", default="alista", show_default=True, help="The imported network.")
+@net_option("sc", default="alista")
 @click.option(
     "--scope", help="Variable scope of a network: which to import, or how to call the exported. [the network's name]"
 )
@@ -74,11 +78,6 @@ def command(
     Filters (s, s, F) are a convolutional dictionary D, or with --dict or such a D beside them its weight W. In a .mat
     file they are for convolution.
     """
-    from cuista import original, storage
-    from cuista.data.problem import Problem
-    from cuista.model import Model
-    from cuista.weights import Weight, solve_exact
-
     if not source.exists():
         raise FileError(f"{source} does not exist")
     storage.check_writable(target, overwrite=force)
@@ -151,8 +150,6 @@ def command(
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
     """The filters to export of a dictionary or of its weight, as the readers of such a file take them."""
-    from cuista.data.dictionary import default_convention, rotate
-
     names = ("D",) if record.kind == "cuista-dictionary" else ("W",) if target.suffix.lower() == ".npy" else ("W", "D")
     convention = convention or default_convention(target)
     say(f"The filters are written for {convention} (--convention).")
@@ -169,8 +166,6 @@ def import_filters(
     force: bool,
 ) -> None:
     """Write the dictionary in a file of bare filters, or the weight that it holds of one."""
-    from cuista.weights import ConvWeight
-
     with_dictionary = key is None and "W" in names and "D" in names
     if dictionary_file is None and not with_dictionary:
         if "W" in names and len(names) == 1:

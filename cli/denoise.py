@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import numpy as np
 from cuista.cli.common import INPUT_FILE, device_option, engine_on, force_option, say
 from cuista.cli.spellings import Command
+
+from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
+from cuista.storage import check_writable
+from cuista.tasks import Denoiser
 
 
 @click.command("denoise", cls=Command)
@@ -21,12 +26,6 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
 
     Colours are denoised one by one; transparency, and 8 or 16 bits, stay as they are.
     """
-    import numpy as np
-
-    from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
-    from cuista.denoiser import Denoiser
-    from cuista.storage import check_writable
-
     for target in filter(None, (out, compare)):
         check_ending(target)
         check_writable(target, overwrite=force)

@@ -11,14 +11,15 @@ import click
 from cuista.cli.common import INPUT_FILE, counted, json_option, print_json
 from cuista.cli.spellings import Command
 
+from cuista import storage
+from cuista.data.images import SPLITS
+
 
 @click.command("info", cls=Command)
 @click.argument("file", type=INPUT_FILE)
 @json_option
 def command(file: Path, as_json: bool) -> None:
     """Describe any of cuista's files."""
-    from cuista import storage
-
     found, held = storage.contents(file)
     first = ("format", "format_version", "cuista_version", "created", "command")
     names = [*first, *sorted(set(found) - set(first))]
@@ -46,8 +47,6 @@ def command(file: Path, as_json: bool) -> None:
 
 def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[str, Any]]:
     """What each split of a file of pictures or of patches holds."""
-    from cuista.data.images import SPLITS
-
     splits: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         own = [array for name, array in arrays.items() if name.startswith(f"{split}/")]

@@ -6,20 +6,24 @@ from pathlib import Path
 
 import click
 from cuista.cli.common import (
+    AT_LEAST_1,
     CONVERTIBLE_FILE,
     INPUT_FILE,
     ProgressLine,
-    check_resume,
     counted,
     filter_size,
     force_option,
     note_left_out,
-    resumable,
-    resume_option,
+    positive,
     say,
     seed_option,
 )
+from cuista.cli.running import check_resume, resumable, resume_option
 from cuista.cli.spellings import Command
+
+from cuista.data.dictionary import Dictionary
+from cuista.data.images import ImageSet
+from cuista.training import LearningRecipe, learn_dictionary
 
 
 @click.command("learn-dict", cls=Command)
@@ -27,17 +31,17 @@ from cuista.cli.spellings import Command
 @click.option(
     "--size", type=filter_size, metavar="S|S×S", default="7", show_default=True, help="Pixels of a filter, as 7 or 7x5."
 )
-@click.option("--filters", type=click.IntRange(1), default=64, show_default=True, help="How many filters.")
+@click.option("--filters", type=AT_LEAST_1, default=64, show_default=True, help="How many filters.")
 @click.option(
     "--lam",
-    type=click.FloatRange(0, min_open=True),
+    type=positive,
     default=0.05,
     show_default=True,
     help="λ: how sparse the maps are to be.",
 )
-@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="How many steps.")
-@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Random crops in a step.")
-@click.option("--crop", type=click.IntRange(1), default=96, show_default=True, help="Pixels along a side of a crop.")
+@click.option("--steps", type=AT_LEAST_1, default=300, show_default=True, help="How many steps.")
+@click.option("--batch", type=AT_LEAST_1, default=4, show_default=True, help="Random crops in a step.")
+@click.option("--crop", type=AT_LEAST_1, default=96, show_default=True, help="Pixels along a side of a crop.")
 @seed_option
 @click.option(
     "-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", show_default=True, help="The dictionary file."
@@ -58,10 +62,6 @@ def command(
     force: bool,
 ) -> None:
     """Learn a convolutional dictionary from the training pictures of a file of prepare-images."""
-    from cuista.data.dictionary import Dictionary
-    from cuista.data.images import ImageSet
-    from cuista.training import LearningRecipe, learn_dictionary
-
     if not check_resume(out, resume, force, lambda: Dictionary.load(out)):
         return
     recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)

@@ -8,6 +8,8 @@ import click
 from cuista.cli.common import INPUT_FILE, force_option, output_file, say
 from cuista.cli.spellings import Command
 
+from cuista.evaluation.figures import plot
+
 
 @click.command("plot", cls=Command)
 @click.argument("files", metavar="FILE…", type=INPUT_FILE, nargs=-1, required=True)
@@ -25,7 +27,5 @@ def command(files: tuple[Path, ...], out: Path, force: bool) -> None:
 
     Needs matplotlib: pip install 'cuista[plot]'.
     """
-    from cuista.evaluation.figures import plot
-
     plot(files, out, overwrite=force)
     say(f"Wrote {out}.")

@@ -5,8 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import H5_FILE, INPUT_FILE, ProgressLine, counted, force_option, say, seed_option
+from cuista.cli.common import (
+    AT_LEAST_1,
+    H5_FILE,
+    INPUT_FILE,
+    ProgressLine,
+    Whole,
+    counted,
+    force_option,
+    say,
+    seed_option,
+)
 from cuista.cli.spellings import Command
+
+from cuista.data.images import prepare_images
 
 
 def parse_split(value: str) -> tuple[int, ...]:
@@ -28,8 +40,8 @@ def parse_split(value: str) -> tuple[int, ...]:
     metavar="TRAIN,VALIDATION,TEST",
     help="How many pictures are for what; of fewer pictures than that, their shares. [80, 10 and 10 %]",
 )
-@click.option("--patches", type=click.IntRange(2), metavar="PIXELS", help="Random square patches instead of pictures.")
-@click.option("--per-image", type=click.IntRange(1), help="How many patches of each picture. [10000]")
+@click.option("--patches", type=Whole(2), metavar="PIXELS", help="Random square patches instead of pictures.")
+@click.option("--per-image", type=AT_LEAST_1, help="How many patches of each picture. [10000]")
 @click.option("--strict", is_flag=True, help="End at a file that cannot be read, instead of skipping it.")
 @seed_option
 @click.option("-o", "--out", type=H5_FILE, default="images.h5", show_default=True, help="The file of pictures.")
@@ -45,8 +57,6 @@ def command(
     force: bool,
 ) -> None:
     """Gather the pictures of a FOLDER, in grey, in one file for training: shuffled, and dealt out by --split."""
-    from cuista.data.images import prepare_images
-
     if per_image is not None and patches is None:
         raise click.UsageError("--per-image is how many patches, and --patches is not given")
     with ProgressLine() as line:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 from cuista.cli.common import (
@@ -19,9 +19,10 @@ from cuista.cli.common import (
 )
 from cuista.cli.spellings import Command
 
-if TYPE_CHECKING:
-    from cuista.storage.streaming import Recoverer
-
+from cuista import storage
+from cuista.model import Trained
+from cuista.storage.streaming import Recoverer, recover_file
+from cuista.tasks import Model, RobustModel
 
 codes_option = click.option(
     "-o",
@@ -37,8 +38,6 @@ def write_codes(
     recoverer: Recoverer, measurements: Path, out: Path, key: str | None, columns: bool, force: bool
 ) -> None:
     """Recover the measurements in a file to another, with progress."""
-    from cuista.storage.streaming import recover_file
-
     with ProgressLine() as line:
         samples = recover_file(
             recoverer,
@@ -81,19 +80,10 @@ def command(
     Y is a .npy, .npz, .mat or .h5 file (key y), a sample a row. Works in batches: from .npy and .h5, whose rows
     need not be in memory at once, in constant memory.
     """
-    from cuista import storage
-    from cuista.model import Model
-    from cuista.robust import RobustModel
-
     ops = engine_on(device)
-    model: Model
-    if matrix is None and storage.kind_of(model_file) != "cuista-robust":
-        model = Model.load(model_file, ops=ops)
-    else:
-        if storage.kind_of(model_file) == "cuista-robust":
-            robust = RobustModel.load(model_file, ops=ops)
-        else:
-            robust = RobustModel.new(Model.load(model_file, ops=ops), ops=ops)
-        A = robust.problem.A if matrix is None else storage.load_array(matrix, "A")
-        model = robust.model_for(A)
+    record = storage.read(model_file, Model.kind, RobustModel.kind)
+    model: Any = Trained.kinds[record.kind].from_record(record, model_file, ops=ops)
+    if matrix is not None or record.kind == RobustModel.kind:
+        robust = model if record.kind == RobustModel.kind else RobustModel.new(model, ops=ops)
+        model = robust.model_for(robust.problem.A if matrix is None else storage.load_array(matrix, "A"))
     write_codes(model, measurements, out, key, columns, force)

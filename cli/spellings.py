@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import click
 
@@ -81,8 +83,8 @@ RENAMED = {
     "-eps": "--sigma",
 }
 
-# What a command for training under perturbation says of the encoder and the decoder, whose files say it here.
-OF_FILES = {
+# What the original's command for training under perturbation says of the encoder, whose file says it here.
+IN_FILES = {
     **dict.fromkeys(("--eT", "-eT", "--Binit", "-eb", "--encoder_Binit", "--eta"), "the file of --encoder has it"),
     **dict.fromkeys(("--loss", "-el", "--encoder_loss"), "the file of --encoder has it"),
     **dict.fromkeys(("--encoder_psigma", "-eps", "--encoder_pre_lr", "-eplr"), "the file of --encoder has it"),
@@ -135,8 +137,8 @@ IGNORED = {
 
 # The same without a value.
 IGNORED_FLAGS = {
-    "-u": "it is an option of cuista train",
-    "--untied": "it is an option of cuista train",
+    "-u": "it is an option of networks with learned matrices",
+    "--untied": "it is an option of networks with learned matrices",
 }
 
 TASKS = ("--task_type", "-task")
@@ -144,15 +146,25 @@ TESTING = ("-t", "--test")
 
 
 class Command(click.Command):
-    """A command that understands the original's spellings as well as its own."""
+    """A command that understands the original's spellings as well as its own.
+
+    Parameters
+    ----------
+    ignored
+        More options of the original's that have a value and no meaning here, and why.
+    """
+
+    def __init__(self, *arguments: Any, ignored: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ignored = ignored
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        return super().parse_args(ctx, translate(args, known))
+        return super().parse_args(ctx, translate(args, known, self.ignored))
 
 
-def translate(arguments: list[str], known: set[str]) -> list[str]:
-    """The arguments in our spelling. An option in `known`, the command's own, is never touched.
+def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str]) -> list[str]:
+    """The arguments in our spelling. An option in `known`, the command's own, is never touched unless it is `ignored`.
 
     Raises
     ------
@@ -160,36 +172,27 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
         If the original's option asks for something that is another command's business, or not in this version.
     """
     translated: list[str] = []
-    spelled = {(option, task) for option, task in pairwise(arguments)} | {tuple(word.split("=")) for word in arguments}
-    robust = any((option, "robust") in spelled for option in (*TASKS, "--task"))
     rest = iter(arguments)
     for word in rest:
         if word == "--":
             return [*translated, word, *rest]
         option, equals, value = word.partition("=")
-        if robust and option in OF_FILES:
-            value = value if equals else next(rest, "")
-            click.echo(f"Note: {option} {value} is ignored: {OF_FILES[option]}.", err=True)
-        elif option in known or not option.startswith("-"):
+        reason = ignored.get(option)
+        if reason is None and (option in known or not option.startswith("-")):
             translated.append(word)
-        elif RENAMED.get(option) in known:
+        elif reason is None and RENAMED.get(option) in known:
             translated.append(RENAMED[option] + equals + value)
         elif option in SWITCHES and "--normalize" in known:
             choice = value if equals else next(rest, "")
             if choice.lower() not in SWITCHES[option]:
                 raise click.UsageError(f"{option} is {choice!r}; expected True or False")
             translated.append(SWITCHES[option][choice.lower()])
-        elif option in TASKS:
-            task = value if equals else next(rest, "")
-            if task not in ("sc", "denoise", "encoder", "robust"):
-                raise click.UsageError(
-                    f"{option} {task}: this version of cuista has sc, denoise, encoder and robust only"
-                )
-            if "--task" in known:
-                translated += ["--task", task]
-        elif option in IGNORED:
+        elif option in TASKS:  # a command that is not routed is the same for all of them
+            if not equals:
+                next(rest, "")
+        elif reason or option in IGNORED:
             value = value if equals else next(rest, "")
-            click.echo(f"Note: {option} {value} is ignored: {IGNORED[option]}.", err=True)
+            click.echo(f"Note: {option} {value} is ignored: {reason or IGNORED[option]}.", err=True)
         elif option in IGNORED_FLAGS:
             click.echo(f"Note: {option} is ignored: {IGNORED_FLAGS[option]}.", err=True)
         elif option in TESTING:
@@ -197,14 +200,3 @@ def translate(arguments: list[str], known: set[str]) -> list[str]:
         else:
             translated.append(word)
     return translated
-
-
-def net(value: str) -> str:
-    """The option type of a network's name, in any case, with - or _."""
-    from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
-
-    name, known = value.lower().replace("_", "-"), [*NETWORKS, *CONV_NETWORKS, Encoder.name]
-    name = {"atow-grad": Encoder.name, "robust-alista": "alista"}.get(name, name)
-    if name not in known:
-        raise click.BadParameter(f"{value!r} is not a network of cuista, which has: {', '.join(known)}")
-    return name

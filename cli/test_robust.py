@@ -1,43 +1,40 @@
-"""What cuista test does with encoders, and with sets of perturbed matrices."""
+"""cuista test --task robust"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
-from cuista.cli.common import ProgressLine, engine_on, print_json, say, table
+from cuista.cli.common import INPUT_FILE, ProgressLine, engine_on, print_json, report_options, say, table
+from cuista.cli.spellings import Command
 
-if TYPE_CHECKING:
-    from cuista.model import Model
-    from cuista.robust import RobustModel
+from cuista import storage
+from cuista.data.perturbed import PerturbedSet
+from cuista.evaluation.robustness import FISTA_SIGNALS, MOST_ITERATIONS, Robustness, evaluate_robustness
+from cuista.model import Trained
+from cuista.tasks import Model, RobustModel
 
-# Matrices that an encoder is tested on, if not said otherwise.
-MATRICES = 10
 
-
-def test_robust(
+@click.command("test", cls=Command)
+@click.argument("model_files", metavar="MODEL…", type=INPUT_FILE, nargs=-1, required=True)
+@click.option("--perturbed", "set_file", type=INPUT_FILE, required=True, help="The matrices: a set of gen-problem.")
+@report_options
+def command(
     model_files: tuple[Path, ...], set_file: Path, device: str, out: Path | None, as_json: bool, force: bool
 ) -> None:
-    """Report the NMSE of models and FISTA at each level of perturbation, averaged over the matrices."""
-    from cuista import storage
-    from cuista.data.perturbed import PerturbedSet
-    from cuista.evaluation.robustness import FISTA_SIGNALS, MOST_ITERATIONS, Robustness, evaluate_robustness
-    from cuista.model import Model
-    from cuista.robust import RobustModel
-
+    """Test models beside FISTA on perturbed matrices: the NMSE at each level of perturbation."""
     if out:
         storage.check_writable(out, overwrite=force)
     ops = engine_on(device)
-    kinds: dict[str, Any] = {"cuista-model": Model, "cuista-robust": RobustModel}
     stems = [path.stem for path in model_files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in model_files]
-    models: dict[str, Model | RobustModel] = {}
+    models: dict[str, Any] = {}
     for name, path in zip(names, model_files, strict=True):
-        kind = storage.read(path, *kinds).kind
-        models[name] = kinds[kind].load(path, ops=ops)
+        record = storage.read(path, Model.kind, RobustModel.kind)
+        models[name] = Trained.kinds[record.kind].from_record(record, path, ops=ops)
     perturbed = PerturbedSet.load(set_file)
     with ProgressLine() as line:
         results = tuple(
@@ -71,48 +68,3 @@ def _row(result: Any) -> list[Any]:
     milliseconds = 1e3 * result.seconds_per_matrix
     seconds = f"{milliseconds:.1f}" if np.isfinite(milliseconds) else "–"
     return [result.method, *map(float, result.mean_db), f"{result.iterations:.0f}", seconds]
-
-
-def test_encoder(
-    model_file: Path,
-    sigma: float | None,
-    count: int | None,
-    seed: int,
-    device: str,
-    out: Path | None,
-    as_json: bool,
-    force: bool,
-) -> None:
-    """Report an encoder's objective beside the exact closed-form weight's, matrix by matrix."""
-    from cuista import storage
-    from cuista.evaluation.robustness import EncodedMatrix, evaluate_encoder
-    from cuista.robust import EncoderModel
-
-    if out:
-        storage.check_writable(out, overwrite=force)
-    model = EncoderModel.load(model_file, ops=engine_on(device))
-    sigma = model.training.get("sigma", 1e-2) if sigma is None else sigma
-    with ProgressLine() as line:
-        count = count or MATRICES
-        results = list(
-            evaluate_encoder(model, sigma, count, seed, lambda fraction: line.show(fraction, f"σ = {sigma:g}"))
-        )
-    names = list(EncodedMatrix.__dataclass_fields__)
-    columns = {name: np.array([getattr(result, name) for result in results]) for name in names}
-    if out:
-        attributes = {"model": str(model_file), "sigma": sigma, "seed": seed}
-        storage.write(out, storage.Record("cuista-report", columns, attributes), overwrite=force)
-    if as_json:
-        mean = {name: float(values.mean()) for name, values in columns.items()}
-        print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
-        return
-    headers = ["matrix", f"{model.network.loss_name} loss", "exact", "Σ off-diagonal²", "exact"]
-    headers += ["coherence", "exact", "ms", "exact"]
-    scale = np.array([1e3 if "seconds" in name else 1.0 for name in names])
-    rows: list[list[Any]] = [
-        [i, *map(float, scale * list(asdict(result).values()))] for i, result in enumerate(results)
-    ]
-    rows.append(["mean", *map(float, scale * [values.mean() for values in columns.values()])])
-    click.echo(table(headers, rows))
-    if out:
-        say(f"Wrote {out}.")

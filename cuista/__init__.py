@@ -1,26 +1,32 @@
 """Sparse recovery with ALISTA: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
 from cuista.data.dictionary import Dictionary
-from cuista.data.images import ImageSet, NoisyCrops, prepare_images
+from cuista.data.images import ImageSet, prepare_images
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem, normalize_columns, random_matrix
-from cuista.denoiser import Denoiser
 from cuista.errors import CuistaError
 from cuista.evaluation.robustness import evaluate_robustness
-from cuista.metrics import Report, evaluate
-from cuista.model import Model
+from cuista.metrics import Report
+from cuista.model import load
 from cuista.ops import Bernoulli, Normal, engine
-from cuista.robust import EncoderModel, RobustModel
-from cuista.training import (
+from cuista.tasks import (
+    Denoiser,
+    Denoising,
+    EncoderModel,
     EncoderRecipe,
-    FastRecipe,
-    PaperRecipe,
+    Encoding,
+    Model,
+    Robust,
+    RobustModel,
     RobustRecipe,
+    SparseCoding,
+    analytic_weight,
     choose_conv_ridge,
     choose_ridge,
-    learn_dictionary,
-    train,
+    denoising_weight,
+    evaluate,
 )
+from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, learn_dictionary, train
 from cuista.version import __version__
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
 
@@ -29,28 +35,35 @@ __all__ = [
     "ConvWeight",
     "CuistaError",
     "Denoiser",
+    "Denoising",
     "Dictionary",
     "EncoderModel",
     "EncoderRecipe",
+    "Encoding",
     "FastRecipe",
     "ImageSet",
     "Model",
-    "NoisyCrops",
     "Normal",
     "PaperRecipe",
     "PerturbedSet",
     "Problem",
     "Report",
+    "Robust",
     "RobustModel",
     "RobustRecipe",
+    "SearchRecipe",
+    "SparseCoding",
     "Weight",
     "__version__",
+    "analytic_weight",
     "choose_conv_ridge",
     "choose_ridge",
+    "denoising_weight",
     "engine",
     "evaluate",
     "evaluate_robustness",
     "learn_dictionary",
+    "load",
     "normalize_columns",
     "prepare_images",
     "random_matrix",

@@ -45,7 +45,9 @@ def parse_device(text: str) -> Device:
     device = Device(text if ":" in text else "cuda:0")
     reason = why_no_cuda() or why_not(device.index or 0)
     if reason:
-        raise DeviceError(f"device {text!r} cannot be used: {reason}. Use --device cpu, or see cuista doctor")
+        raise DeviceError(
+            f"device {text!r} cannot be used: {reason}. Compute on the CPU, or see cuista doctor", option="device"
+        )
     return device
 
 

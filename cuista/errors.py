@@ -1,8 +1,26 @@
-"""The errors that cuista raises on purpose. Each message says what was wrong, what was expected, what to do."""
+"""The errors that cuista raises on purpose. Each message says what was wrong, what was expected and how to go on.
+
+Messages speak of things, not of the command line: an error carries the name of the parameter that it is about, and
+the command line says which of its options that is.
+"""
+
+from __future__ import annotations
 
 
 class CuistaError(Exception):
-    """Base of them all: its text is written for the user, so the command line prints it without a traceback."""
+    """The base of them all: its text is for the user, so the command line prints it without a traceback.
+
+    Parameters
+    ----------
+    message
+        The text.
+    option
+        The name of the parameter by which the caller can put it right, as in Python (`overwrite`, `ridge`), or several.
+    """
+
+    def __init__(self, message: str, *, option: str | tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.options = (option,) if isinstance(option, str) else option
 
 
 class InputError(CuistaError, ValueError):

@@ -1,9 +1,9 @@
-"""How well signals are recovered, layer by layer."""
+"""How well signals and pictures are recovered: NMSE by layer, PSNR and SSIM."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, check_rows
-from cuista.counter import TEST, Key
+from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.model import Model
 from cuista.networks import Unrolled
 from cuista.ops import CpuOps, ReferenceOps
+
+# Pixels along a side of the window in which structural similarity is computed.
+SSIM_WINDOW = 11
+
+
+def decibels(error: Any, energy: Any) -> Any:
+    """The ratio of two sums of squares in dB, 10·log10(error / energy): of numbers, or of NumPy arrays entry by entry.
+
+    Every NMSE and PSNR is computed here. It is −inf where the error is 0.
+    """
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(np.divide(error, energy))
 
 
 @dataclass(frozen=True)
@@ -56,18 +66,6 @@ class Report:
         storage.write(path, storage.Record("cuista-report", vars(self).copy(), attributes), overwrite=overwrite)
 
 
-def evaluate(model: Model, x: Array, y: Array) -> Report:
-    """Recover the signals x (samples, N) from y (samples, M) with a model, and report on every layer.
-
-    Raises
-    ------
-    InputError
-        If x and y do not fit the model or each other, or x is zero throughout.
-    """
-    x, y = check_rows(x, model.problem.N, "x"), check_rows(y, model.problem.M, "y")
-    return report_on(model.network.iterates, x, y, model.network.ops)
-
-
 def report_on(
     iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array, ops: ReferenceOps | None = None
 ) -> Report:
@@ -91,9 +89,9 @@ def report_on(
     parts = ops.in_batches(x.shape, compare)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
     total = np.sum(np.square(x, dtype=np.float64))
-    with np.errstate(divide="ignore"):
-        nmse = 10 * np.log10(error.sum(axis=1) / total)
-    return Report(nmse, error, *(counts.astype(np.int64) for counts in (size, positives, negatives)))
+    return Report(
+        decibels(error.sum(axis=1), total), error, *(counts.astype(np.int64) for counts in (size, positives, negatives))
+    )
 
 
 def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
@@ -110,8 +108,7 @@ def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | 
         return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
     error, energy = map(sum, zip(*ops.in_batches(x.shape, sums), strict=True))
-    with np.errstate(divide="ignore"):
-        return float(10 * np.log10(error / energy))
+    return float(decibels(error, energy))
 
 
 def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
@@ -123,14 +120,9 @@ def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
     return stacked
 
 
-# Pixels along a side of the window in which structural similarity is computed.
-SSIM_WINDOW = 11
-
-
 def psnr_db(estimate: Array, clean: Array) -> float:
     """The peak signal-to-noise ratio in dB of pictures (H, W) from 0 to 1: −10·log10 of their mean square error."""
-    with np.errstate(divide="ignore"):
-        return float(-10 * np.log10(np.square(estimate - clean, dtype=np.float64).mean()))
+    return -float(decibels(np.square(estimate - clean, dtype=np.float64).mean(), 1.0))
 
 
 def ssim(estimate: Array, clean: Array) -> float:
@@ -150,44 +142,3 @@ def ssim(estimate: Array, clean: Array) -> float:
     similarity = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2)
     similarity /= (mean_a**2 + mean_b**2 + 0.01**2) * (variances + 0.03**2)
     return float(similarity[5:-5, 5:-5].mean())
-
-
-@dataclass(frozen=True)
-class PictureQuality:
-    """How a picture was denoised: its name and size, and of each method (`noisy` the first) PSNR in dB and SSIM."""
-
-    name: str
-    shape: tuple[int, ...]
-    psnr_db: dict[str, float]
-    ssim: dict[str, float]
-
-
-def evaluate_denoising(
-    methods: Mapping[str, Callable[[Array], Array]], pictures: Iterable[tuple[str, Array]], sigma: float, seed: int = 0
-) -> Iterator[PictureQuality]:
-    """Add noise to pictures and denoise them, one after the other.
-
-    As in the publication the mean of the clean picture is taken from it first, and given back at the end.
-
-    Parameters
-    ----------
-    methods
-        By name, what maps a noisy picture (H, W) of mean 0 to the denoised one.
-    pictures
-        Names and clean pictures (H, W), from 0 to 1.
-    sigma
-        Standard deviation of the Gaussian noise, of 255.
-    seed
-        Of the noise; that of a picture depends on its number too.
-    """
-    for number, (name, clean) in enumerate(pictures):
-        mean = clean.mean()
-        noise = CpuOps().normal(Key(seed, TEST, number), 0, (clean.shape[0], clean.shape[1]), np.float64)
-        noisy = clean - mean + sigma / 255 * noise
-        results = {"noisy": noisy, **{method: denoise(noisy) for method, denoise in methods.items()}}
-        yield PictureQuality(
-            name,
-            clean.shape,
-            {method: psnr_db(result + mean, clean) for method, result in results.items()},
-            {method: ssim(result + mean, clean) for method, result in results.items()},
-        )

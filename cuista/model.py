@@ -1,177 +1,209 @@
-"""A trained network with all that it was made from: usable, resumable and auditable alone."""
+"""A trained network with all that it was made from, and its file: usable, resumable and auditable alone."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from cuista import storage, stored
-from cuista.checks import Array, check_rows
-from cuista.counter import FITTING
-from cuista.data.problem import Problem
+from cuista import storage
+from cuista.checks import Array
 from cuista.errors import FileError, InputError
-from cuista.networks import NETWORKS, Network
-from cuista.ops import ReferenceOps
-from cuista.weights import Weight, WeightReport
+from cuista.ops import CpuOps, ReferenceOps
+from cuista.storage import Record
+
+AnyTrained = TypeVar("AnyTrained", bound="Trained")
 
 
 @dataclass
-class Model:
-    """A network, the problem and the weight it is for, and how it was trained.
+class Trained(ABC):
+    """A network, what it was made from, and how it was trained.
+
+    What differs from task to task, which is what networks are made from and what is done with them, is said by the
+    subclass in the task's own room.
 
     Attributes
     ----------
-    problem, weight, network
-        What it consists of.
+    network
+        The network.
     training
-        How it came to be: recipe and its options, seed, `validation_nmse_db`, steps.
+        How it came to be: recipe and its options, seed, the best validation, steps. Empty if it is untrained.
     history
-        What was measured on the way, array by array; empty if it was not trained here.
+        Every validation, array by array; empty if it was not trained here.
     training_seconds
-        How long that took; NaN if it is not known.
+        How long training took; NaN if that is not known.
     """
 
-    problem: Problem
-    weight: Weight
-    network: Network
-    training: dict[str, Any] = field(default_factory=dict)
-    history: dict[str, Array] = field(default_factory=dict)
-    training_seconds: float = float("nan")
+    kind: ClassVar[str]
+    kinds: ClassVar[dict[str, type[Trained]]] = {}
 
-    @classmethod
-    def new(
-        cls,
-        problem: Problem,
-        weight: Weight,
-        net: str = "alista",
-        *,
-        layers: int = 16,
-        percent: float | None = None,
-        max_percent: float | None = None,
-        per_coordinate: bool = False,
-        untied: bool = False,
-        parameters: dict[str, Array] | None = None,
-        ops: ReferenceOps | None = None,
-        dtype: Any = np.float32,
-    ) -> Model:
-        """An untrained network for a problem; `net` is its name, a key of `NETWORKS`.
+    network: Any
+    training: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    history: dict[str, Array] = field(default_factory=dict, kw_only=True)
+    training_seconds: float = field(default=float("nan"), kw_only=True)
 
-        Without `percent` and `max_percent` the support schedule follows the problem's sparsity s: 17·s percent a
-        layer up to 170·s percent, which is 1.7 and 17 for pnz 0.1. (The paper's are 1.2 and 13.)
+    def __init_subclass__(cls) -> None:
+        cls.kinds[cls.kind] = cls
 
-        Raises
-        ------
-        InputError
-            If the weight is of another matrix, the schedule is out of range, or there is no such network.
-        """
-        if weight.matrix_sha256 != problem.sha256:
-            raise InputError("the weight is not one of this problem's matrix: solve it for this matrix")
-        if net not in NETWORKS:
-            raise InputError(f"{net!r} is not a network of this version of cuista, which has: {', '.join(NETWORKS)}")
-        network = NETWORKS[net](
-            problem.A,
-            weight.W,
-            layers=layers,
-            percent=round(17 * problem.sparsity, 6) if percent is None else percent,
-            max_percent=min(round(170 * problem.sparsity, 6), 100.0) if max_percent is None else max_percent,
-            per_coordinate=per_coordinate,
-            untied=untied,
-            parameters=parameters,
-            ops=ops,
-            dtype=dtype,
-        )
-        if parameters is None and network.starts_relative:
-            network.calibrate(problem.sample(256, stream=FITTING)[1])
-        return cls(problem, weight, network)
+    def task(self) -> Any:
+        """The `cuista.training.Task` that it is trained for if no other is given."""
+        raise InputError(f"{self.network.title} can be trained for several things: say which", option="task")
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """What it was made from, as in the identity of a training run."""
-        problem = self.problem
-        return {
-            "per_coordinate": self.network.per_coordinate,
-            "matrix": problem.sha256,
-            "weight": storage.sha256(self.weight.W),
-            "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
-            "snr_db": problem.snr_db,
-            "magnitude": repr(problem.magnitude),
-        }
 
-    def iterates(self, y: ArrayLike) -> Iterator[Array]:
-        """The network's x_1, …, x_T for measurements y (samples, M), one at a time."""
-        return self.network.iterates(check_rows(y, self.problem.M, "y"))
+    @abstractmethod
+    def store(self, record: Record) -> None:
+        """Put what it was made from into a file's record."""
 
-    def recover(self, y: ArrayLike) -> Array:
-        """The sparse codes (samples, N) of measurements y (samples, M), in batches.
+    @classmethod
+    @abstractmethod
+    def restore(
+        cls: type[AnyTrained],
+        record: Record,
+        path: str | os.PathLike[str],
+        options: dict[str, Any],
+        place: dict[str, Any],
+    ) -> AnyTrained:
+        """Make it from a file's record.
+
+        Parameters
+        ----------
+        record, path
+            The record, and the file's name for error messages.
+        options
+            Those of every network: layers, percent, max_percent, untied and parameters.
+        place
+            Where it is to compute: ops and dtype.
+        """
+
+    # -- its file -----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write its file.
 
         Raises
         ------
-        InputError
-            If y has another shape, a NaN or an infinity.
+        FileError
+            If the file exists and `overwrite` is false, or it cannot be written.
         """
-        network = self.network
-        return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
+        storage.write(path, self.record(self.kind), overwrite=overwrite)
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a `cuista-model` file."""
-        storage.write(path, self.record("cuista-model"), overwrite=overwrite)
-
-    def record(self, kind: str) -> storage.Record:
-        """All of this model as a file's record."""
-        network = self.network
-        record = storage.Record(kind)
-        self.problem.store(record)
-        record.arrays["W"] = self.weight.W
-        stored.store(record, self)
-        record.attributes.update(
-            support_schedule=list(network.support),
-            matrix_sha256=self.problem.sha256,
-            weight_sha256=storage.sha256(self.weight.W),
-            weight=json.dumps(asdict(self.weight.report)),
-        )
+    def record(self, kind: str) -> Record:
+        """All of it as the record of a file of this kind."""
+        record, network = Record(kind), self.network
+        self.store(record)
+        record.arrays |= {f"parameters/{name}": network.ops.to_numpy(p) for name, p in network.parameters.items()}
+        record.arrays |= {f"history/{name}": column for name, column in self.history.items()}
+        record.attributes |= {
+            "net": network.name,
+            "layers": network.layers,
+            "percent": network.percent,
+            "max_percent": network.max_percent,
+            "untied": network.untied,
+            "training": json.dumps(self.training),
+            "training_seconds": self.training_seconds,
+        }
         return record
 
     @classmethod
     def load(
-        cls,
+        cls: type[AnyTrained],
         path: str | os.PathLike[str],
         *,
-        kind: str = "cuista-model",
+        kind: str | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
-    ) -> Model:
-        """Read a file of this kind: a `cuista-model`, or the model in a `cuista-checkpoint`."""
-        return cls.from_record(storage.read(path, kind), path, ops=ops, dtype=dtype)
+    ) -> AnyTrained:
+        """Read its file, or what a file of another `kind` (a `cuista-checkpoint`) has of it.
+
+        Parameters
+        ----------
+        ops, dtype
+            The engine, the CPU's if None, and the precision it computes in.
+
+        Raises
+        ------
+        FileError
+            If the file is not of this kind, or damaged.
+        """
+        return cls.from_record(storage.read(path, kind or cls.kind), path, ops=ops, dtype=dtype)
 
     @classmethod
     def from_record(
-        cls,
-        record: storage.Record,
+        cls: type[AnyTrained],
+        record: Record,
         path: str | os.PathLike[str],
         *,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
-    ) -> Model:
-        """The model in a file's record; `path` is for the error message."""
-        attributes, arrays = record.attributes, record.arrays
-        problem = Problem.from_record(record, path)
-        with stored.reading(path):
-            if attributes["net"] not in NETWORKS:
-                raise FileError(
-                    f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know"
-                )
-            if not np.isfinite(arrays["W"]).all():
-                raise FileError(f"{path} is damaged: there are NaN or infinite entries in W")
-            if attributes["weight_sha256"] != storage.sha256(arrays["W"]) or arrays["W"].shape != problem.A.shape:
-                raise FileError(f"{path} is damaged: its weight is not the one it was made with")
-            weight = Weight(arrays["W"], attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
-            per_coordinate = arrays["parameters/threshold"].ndim == 2
-            options = {**stored.network_options(record), "per_coordinate": per_coordinate, "ops": ops, "dtype": dtype}
-            model = cls.new(problem, weight, attributes["net"], **options)
-            stored.restore(record, model, path)
+    ) -> AnyTrained:
+        """The same from a file's record; `path` is for the error message."""
+        attributes = record.attributes
+        with reading(path):
+            options = {
+                "layers": int(attributes["layers"]),
+                "percent": attributes["percent"],
+                "max_percent": attributes["max_percent"],
+                "untied": bool(attributes.get("untied", False)),
+                "parameters": _group(record, "parameters/"),
+            }
+            model = cls.restore(record, path, options, {"ops": ops or CpuOps(), "dtype": dtype})
+            for name, shape in model.network.shapes.items():
+                value = record.arrays[f"parameters/{name}"]
+                if value.shape != shape:
+                    raise FileError(f"{path} is damaged: parameters/{name} has shape {value.shape}, not {shape}")
+                if not np.isfinite(value).all():
+                    raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
+            model.training = json.loads(attributes["training"])
+            model.training_seconds = float(attributes.get("training_seconds", "nan"))
+            model.history = _group(record, "history/")
         return model
+
+
+def load(path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype: Any = np.float32) -> Trained:
+    """Read a trained network of any kind.
+
+    Parameters
+    ----------
+    ops, dtype
+        The engine, the CPU's if None, and the precision it computes in.
+
+    Raises
+    ------
+    FileError
+        If the file holds no trained network, or is damaged.
+    """
+    record = storage.read(path, *Trained.kinds)
+    return Trained.kinds[record.kind].from_record(record, path, ops=ops, dtype=dtype)
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say as a FileError what is missing or wrong in a record."""
+    try:
+        yield
+    except KeyError as error:
+        raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
+
+
+def parameters_sha256(parameters: dict[str, Array], ops: ReferenceOps) -> str:
+    """The hash of a network's parameters, by which training knows what it began with."""
+    digest = hashlib.sha256()
+    for name, value in sorted(parameters.items()):
+        digest.update(f"{name} {storage.sha256(ops.to_numpy(value))}".encode())
+    return digest.hexdigest()
+
+
+def _group(record: Record, prefix: str) -> dict[str, Array]:
+    return {name.removeprefix(prefix): value for name, value in record.arrays.items() if name.startswith(prefix)}

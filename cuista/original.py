@@ -16,8 +16,8 @@ from cuista.checks import Array, as_real
 from cuista.counter import VALIDATION
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
-from cuista.model import Model
 from cuista.networks import NETWORKS, Network
+from cuista.tasks.sparse_coding import Model
 from cuista.weights import Weight
 
 VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B)(?:_(?P<layer>[1-9]\d*))?:0")
@@ -102,7 +102,7 @@ def read_model(
     if scope is None and len(scopes) == 1:
         scope = scopes[0]
     if scope not in scopes:
-        raise FileError(f"{source} has the scopes {', '.join(map(repr, scopes))}; say which with --scope")
+        raise FileError(f"{source} has the scopes {', '.join(map(repr, scopes))}; say which one", option="scope")
     found = {(m["name"], int(m["layer"] or 0)): arrays[m.string] for m in matches if (m["scope"] or "") == scope}
     names = variable_names(net)
     layers = max(layer for _, layer in found)
@@ -120,13 +120,16 @@ def read_model(
     network = kind(problem.A, weight.W, **options)
     unknown = sorted({variable for variable, _ in found} - {names[name] for name in network.shapes})
     if unknown:
-        raise FileError(f"{source} holds {', '.join(unknown)}, which {kind.title} does not have; see --net")
+        raise FileError(
+            f"{source} holds {', '.join(unknown)}, which {kind.title} does not have: name its network", option="net"
+        )
     for name, (_, *shape) in network.shapes.items():
         numbers = (0,) if _shared(network, name) else range(1, layers + 1)
         missing = [_spelled(names[name], t) for t in numbers if (names[name], t) not in found]
         if missing:
             raise FileError(
-                f"{source} lacks {', '.join(missing)}, which {kind.title} of {layers} layers has; see --net"
+                f"{source} lacks {', '.join(missing)}, which {kind.title} of {layers} layers has: name its network",
+                option="net",
             )
         parts = [as_real(found[names[name], t], name) for t in numbers]
         if any(part.size != np.prod(shape) or (len(shape) == 2 and part.shape != tuple(shape)) for part in parts):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import cuista
-from cuista import cli, original, storage
+from cuista import original, storage
 from cuista.evaluation.comparison import Comparison
 from cuista.networks import NETWORKS
-from cuista.solvers.classical import SOLVERS
+from cuista.solvers import SOLVERS
 
 FAST = ("--batch", 32, "--validation-batch", 200, "--max-steps", 30)
 
@@ -165,7 +165,7 @@ def test_a_published_command_line_carries_over(run):
     run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "--force")
     assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
     run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
-    assert "--task sc is not what atow does" in run.errors
+    assert "atow is of --task encoder" in run.errors
     np.save("A.npy", cuista.random_matrix(6, 9))
     run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
     assert not cuista.Problem.load("q.h5").normalized
@@ -251,7 +251,7 @@ def test_a_run_resumes_with_another_number_of_threads(run, start, problem, monke
 def test_signals_that_are_never_there_are_refused(run):
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 1e-9)
     run("train", "problem.h5", fails=1)
-    assert "larger --pnz" in run.errors
+    assert "Give a larger one (--pnz)" in run.errors
 
 
 def test_resuming_nothing_starts_afresh_and_says_so(run, problem):
@@ -289,7 +289,9 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     assert process.returncode == 130
     assert "goes on from there" in errors
     trained = Path("comparison.h5.models/alista-infdB.h5").read_bytes()
-    table = run(*words)
+    run(*words, fails=1)
+    assert "in an earlier comparison: continue that, or start afresh (--resume, --force)" in run.errors
+    table = run(*words, "--resume")
     assert "alista at inf dB: taken from" in run.errors
     assert Path("comparison.h5.models/alista-infdB.h5").read_bytes() == trained
     assert "lista-cpss:untied 30 dB" in table
@@ -304,7 +306,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     run(*words, fails=1)
     assert "--force" in run.errors
     Path("comparison.h5").unlink()
-    run(*words, "--seed", 5, fails=1)
+    run(*words, "--seed", 5, "--resume", fails=1)
     assert "was trained otherwise: seed was 0, and is 5 now" in run.errors
     run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--force")
     assert Path("comparison.h5.models/alista-infdB.h5").read_bytes() != trained
@@ -341,9 +343,8 @@ def test_a_figure_without_matplotlib_says_how_to_get_it(run, model, monkeypatch)
     assert "pip install 'cuista[plot]'" in run.errors
 
 
-@pytest.mark.parametrize("method", cli.solve.METHODS)
+@pytest.mark.parametrize("method", list(SOLVERS))
 def test_solve_recovers_by_a_classical_solver(run, problem, method):
-    assert set(cli.solve.METHODS) == set(SOLVERS)
     x, y = cuista.Problem.load(problem).sample(30)
     np.save("y.npy", y)
     run("solve", problem, "y.npy", "--method", method, "--iterations", 60)
@@ -361,7 +362,7 @@ def test_recover_takes_columns_and_says_when_they_are_the_matter(run, model):
     _, y = cuista.Problem.load(model).sample(30)
     np.savez("y.npz", y=y.T)
     run("recover", model, "y.npz", fails=1)
-    assert "it would fit with --columns" in run.errors
+    assert "samples seem to be its columns (--columns)" in run.errors
     run("recover", model, "y.npz", "--columns", "-o", "x.h5")
     assert storage.load_array("x.h5", "x").shape == (40, 30)
 
@@ -403,7 +404,7 @@ def test_every_network_of_the_original_survives_conversion(run, problem, net):
             np.testing.assert_allclose(again.parameters[name], value, rtol=1e-6)
         if trained.network.matrices:
             run("convert", "vars.npz", "wrong.h5", "--problem", "problem.h5", fails=1)
-            assert "see --net" in run.errors
+            assert "name its network (--net)" in run.errors
         run("convert", "trained.h5", "parameters.mat", "--force")
         assert set(storage.load_arrays("parameters.mat")) == set(trained.network.parameters)
 

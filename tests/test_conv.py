@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from scipy.signal import correlate2d
 
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary, rotate
-from cuista.denoiser import Denoiser
 from cuista.errors import InputError, NumericalError
 from cuista.networks import CONV_NETWORKS
 from cuista.networks.conv_alista import OneStepConvAlista
 from cuista.ops import CpuOps, ReferenceOps, borders
 from cuista.solvers.conv import ConvFista
+from cuista.tasks.denoising import Denoiser
 from cuista.weights import ConvWeight, solve_conv, solve_conv_pgd
 
 SMALL = Dictionary(random_dictionary((3, 2), 5))

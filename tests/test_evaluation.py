@@ -224,7 +224,7 @@ def test_the_originals_variables_go_out_and_come_back(small_problem, small_weigh
     with pytest.raises(FileError, match="theta_2"):
         original.read_model(arrays, small_problem, small_weight, percent=1.2, max_percent=13)
     arrays["other/alpha_1:0"] = np.ones(())
-    with pytest.raises(FileError, match="--scope"):
+    with pytest.raises(FileError, match="say which one"):
         original.read_model(arrays, small_problem, small_weight, percent=1.2, max_percent=13)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,16 +20,16 @@ from skimage.metrics import structural_similarity
 from cuista import storage
 from cuista.counter import TRAINING, VALIDATION, Key
 from cuista.data.dictionary import Dictionary, random_dictionary, rotate
-from cuista.data.images import ImageSet, NoisyCrops, prepare_images, read_patches, tuning_pairs
+from cuista.data.images import ImageSet, prepare_images
 from cuista.data.pictures import Picture, read_picture, write_picture
-from cuista.denoiser import Denoiser
 from cuista.errors import FileError, InputError, MissingLibraryError
-from cuista.metrics import evaluate_denoising, psnr_db, ssim
+from cuista.metrics import psnr_db, ssim
 from cuista.ops import CpuOps
-from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, learn_dictionary, train
+from cuista.tasks.denoising import Denoiser, Denoising, evaluate_denoisers, tuning_pairs
+from cuista.training import LearningRecipe, learn_dictionary, train
 from cuista.weights import ConvWeight, solve_conv
 
-QUICK = FastRecipe.for_pictures(max_steps=30, matrix_steps=20, batch=2, validation_batch=4, learning_rate=0.03)
+QUICK = Denoising.recipes["fast"](max_steps=30, matrix_steps=20, batch=2, validation_batch=4, learning_rate=0.03)
 
 
 def scene(size=(64, 80), seed=0):
@@ -276,10 +277,10 @@ def test_a_run_on_pictures_dealt_out_otherwise_is_not_resumed(folder, images, tm
         signal.raise_signal(signal.SIGINT)
 
     prepare_images(folder, tmp_path / "other.h5", split=(7, 1, 2))
-    with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
-        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", progress=interrupt)
-    with NoisyCrops(tmp_path / "other.h5", 24, 20) as crops, pytest.raises(FileError, match="images"):
-        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_denoiser(), QUICK, task=Denoising(images, 24), out=tmp_path / "m.h5", progress=interrupt)
+    with pytest.raises(FileError, match="images"):
+        train(small_denoiser(), QUICK, task=Denoising(tmp_path / "other.h5", 24), out=tmp_path / "m.h5", resume=True)
 
 
 def test_names_that_are_not_utf_8_are_kept_escaped(folder, tmp_path):
@@ -307,7 +308,7 @@ def test_bad_files_are_skipped_by_name_or_refused(folder, tmp_path):
     assert len(prepared.skipped) == 2
     assert any("notes.txt is not a picture" in reason for reason in prepared.skipped)
     assert any("0.png is damaged" in reason for reason in prepared.skipped)
-    with pytest.raises(FileError, match="--strict"):
+    with pytest.raises(FileError, match="Remove it, or let it be skipped"):
         prepare_images(folder, tmp_path / "strict.h5", strict=True)
     assert not (tmp_path / "strict.h5").exists()
 
@@ -338,18 +339,18 @@ def test_pictures_smaller_than_the_crop_are_left_out_or_all_refused(folder, tmp_
     prepare_images(folder, tmp_path / "images.h5", split=(11, 0, 0))
     large = ImageSet(tmp_path / "images.h5", "train", 40)
     assert (len(large), large.left_out) == (10, 1)
-    with pytest.raises(InputError, match="give a --crop up to that"):
+    with pytest.raises(InputError, match="give a crop up to that"):
         ImageSet(tmp_path / "images.h5", "train", 65)
-    with pytest.raises(InputError, match="--split"):
+    with pytest.raises(InputError, match="with a split that gives it some"):
         ImageSet(tmp_path / "images.h5", "test")
 
 
 def test_noise_has_its_sigma_and_prefetching_changes_nothing(images):
-    ops = CpuOps()
-    with NoisyCrops(images, 32, 20) as ahead:
+    ops, task, denoiser = CpuOps(), Denoising(images, 32), small_denoiser()
+    with contextlib.closing(task.source(denoiser, QUICK)) as ahead:
         drawn = [ahead.sample(ops, np.float32, 4, Key(1, TRAINING, step)) for step in range(4)]
     for step, (clean, noisy, _) in enumerate(drawn):
-        with NoisyCrops(images, 32, 20) as fresh:
+        with contextlib.closing(task.source(denoiser, QUICK)) as fresh:
             again = fresh.sample(ops, np.float32, 4, Key(1, TRAINING, step))
         np.testing.assert_array_equal(clean, again[0])
         np.testing.assert_array_equal(noisy, again[1])
@@ -357,15 +358,13 @@ def test_noise_has_its_sigma_and_prefetching_changes_nothing(images):
         assert 255 * (noisy - clean).std() == pytest.approx(20, rel=0.05)
 
 
-def test_patches_are_rows_without_their_means(folder, tmp_path):
+def test_patches_are_chunked_and_checked_and_no_pictures(folder, tmp_path):
     prepared = prepare_images(folder, tmp_path / "p.h5", split=(6, 2, 2), patches=8, per_image=50)
     assert prepared.counts == {"train": 6, "validation": 2, "test": 2}
-    rows = read_patches(tmp_path / "p.h5", "train")
-    assert rows.shape == (300, 64)
     with h5py.File(tmp_path / "p.h5") as file:
+        assert file["train/00000"].shape == (50, 8, 8)
         assert file["train/00000"].fletcher32
         assert file["train/00000"].chunks == (50, 8, 8)
-    np.testing.assert_allclose(rows.mean(axis=1), 0, atol=1e-6)
     with pytest.raises(FileError, match="cuista-patches file; expected cuista-images"):
         ImageSet(tmp_path / "p.h5", "train")
 
@@ -388,15 +387,13 @@ def test_ssim_is_scikit_images(rng):
 @pytest.mark.parametrize("net", ["conv-alista", "conv-tilista", "conv-lista-cp", "conv-lista-cpss"])
 def test_training_denoises_and_a_file_brings_all_back(images, tmp_path, net):
     denoiser = small_denoiser(net)
-    with NoisyCrops(images, 32, 20) as crops:
-        train(denoiser, QUICK, crops=crops, out=tmp_path / "model.h5")
-    quality = list(
-        evaluate_denoising({"net": lambda f: denoiser.denoise(f, mean=0.0)}, ImageSet(images, "test").pictures(), 20)
-    )
-    for result in quality:
-        assert result.psnr_db["noisy"] == pytest.approx(22.1, abs=0.3)
-        assert result.psnr_db["net"] > result.psnr_db["noisy"] + 2
-        assert result.ssim["net"] > result.ssim["noisy"]
+    train(denoiser, QUICK, task=Denoising(images, 32), out=tmp_path / "model.h5")
+    report = evaluate_denoisers({"net": denoiser}, images)
+    assert report.methods == ("noisy", "net")
+    for noisy, denoised in report.psnr_db:
+        assert noisy == pytest.approx(22.1, abs=0.3)
+        assert denoised > noisy + 2
+    assert (report.ssim[:, 1] > report.ssim[:, 0]).all()
     loaded = Denoiser.load(tmp_path / "model.h5")
     noisy = scene()
     np.testing.assert_array_equal(loaded.denoise(noisy), denoiser.denoise(noisy))
@@ -407,21 +404,21 @@ def test_training_denoises_and_a_file_brings_all_back(images, tmp_path, net):
 
 def test_the_paper_recipe_trains_too(images):
     denoiser = small_denoiser()
-    recipe = PaperRecipe.for_pictures(max_steps=20, better_wait=10)
+    recipe = Denoising.recipes["paper"](max_steps=20, better_wait=10)
     assert (recipe.batch, recipe.validation_batch) == (4, 16)
-    with NoisyCrops(images, 24, 20) as crops:
+    task = Denoising(images, 24)
+    with contextlib.closing(task.source(denoiser, recipe)) as crops:
         validation = crops.sample(CpuOps(), np.float32, 16, Key(0, VALIDATION), validate=True)
-        before = crops.nmse_db(denoiser.network, validation, 2)
-        train(denoiser, recipe, crops=crops)
-        assert crops.nmse_db(denoiser.network, validation, 2) == denoiser.training["validation_nmse_db"] < before
+        before = crops.error_db(denoiser.network, validation, 2)
+        train(denoiser, recipe, task=task)
+        assert crops.error_db(denoiser.network, validation, 2) == denoiser.training["validation_nmse_db"] < before
     assert denoiser.training["recipe"] == "paper"
 
 
 @pytest.mark.parametrize("net", ["conv-alista", "conv-tilista"])
 def test_an_interrupted_run_is_resumed_to_the_bit(images, tmp_path, net):
-    whole, cut = small_denoiser(net), small_denoiser(net)
-    with NoisyCrops(images, 24, 20) as crops:
-        train(whole, QUICK, crops=crops)
+    whole, cut, task = small_denoiser(net), small_denoiser(net), Denoising(images, 24)
+    train(whole, QUICK, task=task)
     for step in (13, 19):  # of the first stage; and, where there is one, of that which trains the filters
 
         def interrupt(progress, step=step):
@@ -429,32 +426,37 @@ def test_an_interrupted_run_is_resumed_to_the_bit(images, tmp_path, net):
                 signal.raise_signal(signal.SIGINT)
 
         if step == 13 or net == "conv-tilista":
-            with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
-                train(small_denoiser(net), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True, progress=interrupt)
-    with NoisyCrops(images, 24, 20) as crops:
-        train(cut, QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+            with pytest.raises(KeyboardInterrupt):
+                train(
+                    small_denoiser(net),
+                    QUICK,
+                    task=Denoising(images, 24),
+                    out=tmp_path / "m.h5",
+                    resume=True,
+                    progress=interrupt,
+                )
+    train(cut, QUICK, task=Denoising(images, 24), out=tmp_path / "m.h5", resume=True)
     for name, value in whole.network.parameters.items():
         np.testing.assert_array_equal(cut.network.parameters[name], value)
-    with NoisyCrops(images, 25, 20) as crops, pytest.raises(FileError, match="exists already"):
-        train(small_denoiser(net), QUICK, crops=crops, out=tmp_path / "m.h5")
+    with pytest.raises(FileError, match="exists already"):
+        train(small_denoiser(net), QUICK, task=Denoising(images, 25), out=tmp_path / "m.h5")
 
 
 def test_a_checkpoint_of_other_crops_is_refused(images, tmp_path):
     def interrupt(progress):
         signal.raise_signal(signal.SIGINT)
 
-    with NoisyCrops(images, 24, 20) as crops, pytest.raises(KeyboardInterrupt):
-        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", progress=interrupt)
-    with NoisyCrops(images, 25, 20) as crops, pytest.raises(FileError, match=r"crop \(then 24, now 25"):
-        train(small_denoiser(), QUICK, crops=crops, out=tmp_path / "m.h5", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_denoiser(), QUICK, task=Denoising(images, 24), out=tmp_path / "m.h5", progress=interrupt)
+    with pytest.raises(FileError, match=r"crop \(then 24, now 25"):
+        train(small_denoiser(), QUICK, task=Denoising(images, 25), out=tmp_path / "m.h5", resume=True)
 
 
 def test_the_cuda_engine_trains_to_the_same(cuda, images):
     plain, device = (small_denoiser(dtype=np.float64, ops=ops) for ops in (None, cuda))
-    recipe = FastRecipe.for_pictures(max_steps=4, batch=2, validation_batch=2)
+    recipe = Denoising.recipes["fast"](max_steps=4, batch=2, validation_batch=2)
     for denoiser in (plain, device):
-        with NoisyCrops(images, 16, 20) as crops:
-            train(denoiser, recipe, crops=crops)
+        train(denoiser, recipe, task=Denoising(images, 16))
     for name, value in plain.network.parameters.items():
         np.testing.assert_allclose(cuda.to_numpy(device.network.parameters[name]), value, rtol=1e-8)
     np.testing.assert_allclose(device.denoise(scene()), plain.denoise(scene()), atol=1e-8)
@@ -667,7 +669,7 @@ def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     run("gen-problem", "--conv", "--load-dict", file, "--convention", other, "--no-normalize", "--force")
     np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, 2 * (D if turned else rotate(D)))
     run("solve-w", "--conv", file, "--convention", "correlation", "--method", "pgd", fails=1)
-    assert "use --method exact" in run.errors
+    assert "solve exactly, which takes any, or normalise them (--method)" in run.errors
     run("solve-w", "--conv", file, "--ridge", 0.5)
 
 
@@ -752,7 +754,7 @@ def test_mistakes_are_said_in_one_line(prepared):
     run(*problem)
     cases = [
         (("train", "images.h5", "--net", "conv-alista"), 2, "--dict FILE"),
-        (("train", "--net", "conv-alista", "--dict", "dictionary.h5"), 2, "prepare-images"),
+        (("train", "--net", "conv-alista", "--dict", "dictionary.h5"), 2, "IMAGES"),
         (("train", "images.h5", "--task", "denoise"), 2, "--dict"),
         (("train", "images.h5", "--task", "sc", "--net", "conv-alista"), 2, "--net"),
         (("train", "problem.h5", "--sigma", 20), 2, "--sigma"),
@@ -765,7 +767,7 @@ def test_mistakes_are_said_in_one_line(prepared):
         (("solve-w", "problem.h5", "--convention", "convolution"), 2, "--conv"),
         (("solve-w", "--conv", "missing.npy"), 1, "does not exist"),
         (("gen-problem", "--conv", "--pnz", 0.1), 2, "--pnz"),
-        (("gen-problem", "--load-dict", "d.npy"), 2, "--conv"),
+        (("gen-problem", "--load-dict", "d.npy"), 2, "--task denoise"),
         (("gen-problem", "--conv", "--size", "3x", "--force"), 2, "--size"),
         (("learn-dict", "images.h5", "--crop", 100, "-o", "d.h5"), 1, "--crop"),
         (("learn-dict", "problem.h5", "-o", "d.h5"), 1, "expected cuista-images"),

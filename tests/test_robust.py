@@ -14,7 +14,7 @@ from conftest import kernels_on_the_cpu
 from shim.gpu import DeviceArray, DeviceModule, launcher_on
 
 import cuista
-from cuista import storage
+from cuista import EncoderRecipe, Encoding, Robust, RobustRecipe, storage, train
 from cuista.counter import TRAINING, Key
 from cuista.data.perturbed import PerturbedSet, perturb, random_levels
 from cuista.errors import FileError, InputError, NumericalError
@@ -22,8 +22,9 @@ from cuista.evaluation.robustness import Robustness, RobustResult, evaluate_enco
 from cuista.networks import Encoder, ExactEncoder, RobustAlista
 from cuista.networks.encoder import LOSSES
 from cuista.ops import CpuOps, CudaOps, ReferenceOps
-from cuista.training import EncoderRecipe, RobustRecipe, checkpoint_path, train
-from cuista.training.perturbed import AugmentedSource, MatrixSource, PairSource
+from cuista.tasks.encoder import MatrixSource
+from cuista.tasks.robust import AugmentedSource, PairSource
+from cuista.training import checkpoint_path
 
 M, N = 8, 14
 A = cuista.normalize_columns(cuista.random_matrix(M, N, seed=3))
@@ -311,11 +312,13 @@ def test_training_on_the_cuda_engine_is_that_on_the_cpu_and_reads_nothing_back(
         DeviceArray.waits = 0
 
     recipe = SMALL_ENCODER if kind == "encoder" else SMALL_ROBUST
-    expected = train(new(CpuOps()), recipe)
-    model = train(new(cuda), recipe, progress=count)
+    task = Encoding() if kind == "encoder" else Robust()
+    expected = train(new(CpuOps()), recipe, task=task)
+    model = train(new(cuda), recipe, task=task, progress=count)
     assert len(read_back) >= 20
     assert not any(read_back.values())
-    np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-6)
+    measured = "loss_db" if kind == "encoder" else "nmse_db"
+    np.testing.assert_allclose(model.history[measured], expected.history[measured], atol=1e-6)
     for name, value in expected.network.parameters.items():
         np.testing.assert_allclose(cuda.to_numpy(model.network.parameters[name]), value, rtol=1e-6, atol=1e-8)
 
@@ -368,7 +371,7 @@ def test_a_matrix_that_is_not_normalised_is_refused(small_problem):
         lambda: PerturbedSet.new(other, [0.01]),
         lambda: cuista.EncoderModel.new(other),
         lambda: cuista.RobustModel.new(cuista.Model.new(other, cuista.solve_exact(other.A))),
-        lambda: train(cuista.Model.new(other, cuista.solve_exact(other.A)), RobustRecipe()),
+        lambda: train(cuista.Model.new(other, cuista.solve_exact(other.A)), task=Robust()),
     ):
         with pytest.raises(InputError, match="unit norm"):
             make()
@@ -472,7 +475,7 @@ def test_an_encoder_learns(small_problem):
     model = cuista.EncoderModel.new(small_problem, layers=3, start="nominal", loss="l2")
     recipe = EncoderRecipe.paper(max_steps=150, batch=3, validation_batch=4, learning_rate=1e-3, sigma=0.05)
     train(model, recipe)
-    first, *_, last = model.history["nmse_db"]
+    first, *_, last = model.history["loss_db"]
     assert last < first - 0.3
 
 
@@ -495,7 +498,7 @@ def test_rates_are_relative_to_what_is_trained(small_problem, small_weight, deco
     assert rates[-1]["threshold"] == pytest.approx(0.5 * SMALL_ROBUST.learning_rate)
     # Its matrices are learned the slower the better LISTA is already, from the first stage on.
     lista = train(cuista.Model.new(small_problem, small_weight, "lista", layers=3), QUICK_FAST)
-    train(lista, replace(SMALL_ROBUST, max_steps=1, psteps=2))
+    train(lista, replace(SMALL_ROBUST, max_steps=1, psteps=2), task=Robust())
     begun = lista.history["nmse_db"][0]
     assert rates[-1]["weight"] == pytest.approx(0.5 * lista.network.matrix_rate(begun), rel=1e-6)
 
@@ -540,7 +543,8 @@ def test_a_run_interrupted_within_a_stage_resumes_to_the_same_bits(
     chosen = {"fast": SMALL_ROBUST, "paper": PAPER_ROBUST}[recipe]
     if kind == "encoder":
         chosen = SMALL_ENCODER if recipe == "fast" else EncoderRecipe.paper(max_steps=30, batch=2, validation_batch=3)
-    expected = train(new(), chosen, seed=3)
+    task = Encoding() if kind == "encoder" else Robust()
+    expected = train(new(), chosen, task=task, seed=3)
     out, steps = tmp_path / "out.h5", 0
 
     def interrupt(progress):
@@ -553,7 +557,7 @@ def test_a_run_interrupted_within_a_stage_resumes_to_the_same_bits(
     while not out.exists():
         model = new()
         try:
-            train(model, chosen, seed=3, out=out, resume=True, progress=interrupt)
+            train(model, chosen, task=task, seed=3, out=out, resume=True, progress=interrupt)
         except KeyboardInterrupt:
             interruptions += 1
             assert checkpoint_path(out).exists()
@@ -586,8 +590,10 @@ def test_recipes_are_for_what_they_are_for(decoder, trained_encoder):
         (cuista.RobustModel.new(decoder), cuista.FastRecipe()),
         (decoder, SMALL_ENCODER),
     ):
-        with pytest.raises(InputError, match="expected the"):
+        with pytest.raises(InputError, match=f"a {type(recipe).__name__} does not train"):
             train(model, recipe)
+    with pytest.raises(InputError, match="not trained for the task 'robust'"):
+        train(trained_encoder, task=Robust())
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -741,7 +747,7 @@ def test_from_an_encoder_to_a_figure(files, monkeypatch):
         "-o",
         "e.h5",
     )
-    assert "loss, relative to that of W = Ã" in run.errors
+    assert "validation loss" in run.errors
     rows = run("test", "e.h5", "--samples", 2).splitlines()
     assert rows[-1].split()[0] == "mean"
     assert len(rows) == 4
@@ -858,17 +864,17 @@ def test_a_decoder_of_another_run_is_not_taken_for_this_ones(files):
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        ("train problem.h5 --task encoder --net alista", 2, "give it another --net, of atow"),
+        ("train problem.h5 --task encoder --net alista", 2, "is not one of atow; alista is of --task sc"),
         ("train problem.h5 --task sc --net atow", 2, "--task sc"),
         ("train problem.h5 --psigma-max 0.1", 2, "--psigma-max is of --task robust"),
         ("train problem.h5 --loss l1", 2, "--loss is of --task encoder"),
-        ("train problem.h5 --task encoder --untied", 2, "--untied: an encoder has no such option"),
+        ("train problem.h5 --task encoder --untied", 2, "--untied"),
         ("train problem.h5 --task encoder --lr-decay 0.1", 2, "--lr-decay"),
-        ("train problem.h5 --task encoder --batch 4", 2, "--matrices"),
+        ("train problem.h5 --task encoder --batch 4", 2, "--batch is of --task sc"),
         ("train other-problem.h5 --task robust --encoder encoder.h5", 1, "different matrices"),
         ("train tall.h5 --task robust --encoder exact", 1, "the matrix is tall (50×40)"),
         ("train problem.h5 --task robust --encoder exact --ridge 0", 1, "ridge is 0"),
-        ("train --task robust --net hyperlista --decoder alista.h5", 2, "not trained by gradients"),
+        ("train --task robust --net hyperlista --decoder alista.h5", 2, "hyperlista is of --task sc"),
         ("train problem.h5 --task encoder --loss rel2 --loss-weights Q.npy", 1, "weights of its own"),
         ("train problem.h5 --task encoder --loss l2 --loss-weights bad.npy", 1, "expected (40, 40)"),
         ("train problem.h5 --task encoder --loss l2 --loss-weights nan.npy", 1, "NaN"),
@@ -885,23 +891,23 @@ def test_a_decoder_of_another_run_is_not_taken_for_this_ones(files):
         ("train --task robust --encoder encoder.h5 --decoder other.h5", 1, "different matrices"),
         ("train other-problem.h5 --task robust --encoder encoder.h5 --decoder alista.h5", 1, "another matrix"),
         ("train --task robust --encoder exact --decoder alista.h5 --ridge auto", 2, "--ridge auto"),
-        ("train --task robust --decoder alista.h5 --ridge 1", 2, "--ridge is of --encoder exact"),
+        ("train --task robust --decoder alista.h5 --ridge 1", 2, "--ridge is of a decoder trained here"),
         ("train --task robust --decoder alista.h5 --encoder-rate 1e-9 --recipe fast", 2, "only the paper recipe"),
         ("train --task robust --decoder alista.h5 --recipe paper --matrix-rate 1", 2, "only the fast recipe"),
         ("train --task robust", 2, "give a --decoder, or a PROBLEM to train one for"),
-        ("gen-problem --sigma 0.1", 2, "give --perturbed"),
+        ("gen-problem --sigma 0.1", 2, "--sigma is of --task robust"),
         ("gen-problem --perturbed --conv", 2, "give one of them"),
         ("gen-problem --perturbed --problem problem.h5 --m 3", 2, "the file of --problem says it"),
         ("gen-problem --perturbed --sigma nan --m 20 --n 40", 1, "expected one or more numbers"),
         ("gen-problem --perturbed --no-normalize --m 20 --n 40", 1, "unit norm"),
         ("gen-problem --perturbed --problem problem.h5 -o problem.h5", 1, "--force"),
         ("test robust.h5", 2, "--perturbed"),
-        ("test alista.h5 encoder.h5", 2, "several models"),
+        ("test alista.h5 encoder.h5", 2, "--perturbed"),
         ("test alista.h5 --perturbed problem.h5", 1, "expected cuista-perturbed"),
         ("test encoder.h5 --perturbed set.h5", 1, "expected cuista-model or cuista-robust"),
         ("test other.h5 --perturbed set.h5", 1, "another matrix"),
-        ("test alista.h5 --perturbed set.h5 --samples 3", 2, "leave it out"),
-        ("test encoder.h5 --x y.npy", 2, "leave it out"),
+        ("test alista.h5 --perturbed set.h5 --samples 3", 2, "--samples is of --task sc"),
+        ("test encoder.h5 --x y.npy", 2, "--x is of --task sc"),
         ("recover alista.h5 y.npy --matrix Q.npy", 1, "the model for 20×40"),
         ("recover tilista.h5 y.npy --matrix A.npy", 1, "expected ALISTA"),
         ("plot set.h5", 1, "expected"),

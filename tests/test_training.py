@@ -202,10 +202,11 @@ def test_the_weight_must_be_the_matrixs(small_problem):
 
 def test_a_noisy_problem_gets_a_ridge_and_a_clean_one_none():
     A = cuista.normalize_columns(cuista.random_matrix(100, 200))
-    tried = []
-    clean = cuista.choose_ridge(cuista.Problem(A), layers=10, progress=lambda *pair: tried.append(pair))
+    said = []
+    clean = cuista.choose_ridge(cuista.Problem(A), layers=10, say=said.append)
     assert clean.report.ridge == 0
-    assert [ridge for ridge, _ in tried] == [0, 0.1, 0.4, 1, 3, 10]
+    assert [float(line.split()[1].rstrip(":")) for line in said[:-1]] == [0, 0.1, 0.4, 1, 3, 10]
+    assert said[-1] == "Ridge 0 is best."
     assert cuista.choose_ridge(cuista.Problem(A, snr_db=20), layers=10).report.ridge > 0
 
 
@@ -271,7 +272,7 @@ def test_the_few_numbers_of_hyperlista_are_found_without_training(small_problem,
 
 def test_a_recipe_that_is_not_for_a_network_is_refused(small_problem, small_weight):
     for net, recipe in (("hyperlista", FastRecipe()), ("alista", SearchRecipe())):
-        with pytest.raises(InputError, match="expected the"):
+        with pytest.raises(InputError, match="expected"):
             train(cuista.Model.new(small_problem, small_weight, net), recipe)
 
 

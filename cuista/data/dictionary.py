@@ -110,7 +110,7 @@ class Dictionary:
         """
         if storage.is_cuista(path):
             if convention or key:
-                raise InputError(f"{path} is one of cuista's files: leave out --key and --convention")
+                raise InputError(f"{path} is one of cuista's files: leave these out", option=("key", "convention"))
             record = storage.read(path, "cuista-dictionary", "cuista-conv-weight", "cuista-denoiser")
             return cls.from_record(record, path)
         D = check_filters(storage.load_array(path, "D", "d", key=key), f"the dictionary in {path}")

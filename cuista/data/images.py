@@ -1,4 +1,4 @@
-"""Sets of grey pictures in one HDF5 file, and the random crops of them that networks are trained on."""
+"""Sets of grey pictures in one HDF5 file, and random crops of them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.counter import NOISE, PLACES, PREPARING, TRAINING, TUNING, Key
+from cuista.counter import PLACES, PREPARING, Key
 from cuista.data.pictures import read_picture, to_integers
 from cuista.errors import FileError, InputError
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import CpuOps
 
-# In the order of --split.
+# In the order in which they are dealt out.
 SPLITS = ("train", "validation", "test")
 # Pixels along a side of an HDF5 chunk: a crop of 321 pixels touches 9 to 16 of them.
 CHUNK = 128
-# How many validation pictures a baseline is tuned on at most, and how many pixels along a side of each.
-TUNED_ON, TUNED_SIZE = 4, 256
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def prepare_images(
                 yield int(index), files[index], grey, picture.depth
             except FileError as error:
                 if strict:
-                    raise FileError(f"{error}. Remove it, or leave out --strict to skip it") from error
+                    raise FileError(f"{error}. Remove it, or let it be skipped", option="strict") from error
                 skipped.append(str(error))
 
     with storage.creating(out, "cuista-patches" if patches else "cuista-images", overwrite=overwrite) as file:
@@ -175,16 +170,17 @@ class ImageSet:
         self.shortest = min((min(shapes[key]) for key in self.keys), default=0)
         if not shapes:
             raise InputError(
-                f"{path} has no pictures for {split}: prepare the images again with a --split that gives it some"
+                f"{path} has no pictures for {split}: prepare the images again, with a split that gives it some",
+                option="split",
             )
         if not self.keys:
             largest = max(min(shape) for shape in shapes.values())
-            advice = (
-                "give a --crop up to that" if least_of == "the crop" else "prepare the images again with larger ones"
-            )
+            of_crop = least_of == "the crop"
+            advice = "give a crop up to that" if of_crop else "prepare the images again with larger ones"
             raise InputError(
                 f"no {split} picture of {path} is as large as {least_of} of {least}×{least}: "
-                f"the largest has {largest} pixels on its shorter side; {advice}"
+                f"the largest has {largest} pixels on its shorter side; {advice}",
+                option="crop" if of_crop else (),
             )
         self.left_out = len(shapes) - len(self.keys)
 
@@ -209,118 +205,6 @@ class ImageSet:
                 i, j = (int(w) % (length - size + 1) for w, length in zip((row, column), node.shape, strict=True))
                 np.divide(node[i : i + size, j : j + size], _largest(node), out=crop, casting="unsafe")
         return crops
-
-
-class NoisyCrops:
-    """Where the training of a denoiser has its examples from: crops with Gaussian noise, and their means removed.
-
-    The next step's crops are read while this one's are computed with.
-
-    Parameters
-    ----------
-    path
-        A `cuista-images` file.
-    crop
-        Pixels along a side.
-    sigma
-        Standard deviation of the noise, of 255.
-    """
-
-    weight_power = 1.0
-    measure = "NMSE"
-
-    def __init__(self, path: str | os.PathLike[str], crop: int, sigma: float) -> None:
-        self.crop, self.sigma = crop, sigma
-        self.training, self.validation = (ImageSet(path, split, crop) for split in SPLITS[:2])
-        self._reader = ThreadPoolExecutor(1)
-        self._ahead: dict[tuple[Key, int], Future[Array]] = {}
-
-    def identity(self) -> dict[str, Any]:
-        """What makes two of them the same."""
-        return {"images": self.training.sha256, "crop": self.crop, "sigma": self.sigma}
-
-    def enter(self, stage: object) -> bool:
-        """Nothing changes from stage to stage."""
-        return False
-
-    def sample(
-        self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False
-    ) -> tuple[Array, Array, Array | None]:
-        """Clean crops, their noisy versions (batch, crop, crop), and no weights."""
-        images = self.validation if validate else self.training
-        ahead = self._ahead.pop((key, batch), None)
-        crops = images.crops(key, batch, self.crop) if ahead is None else ahead.result()
-        if key.stream == TRAINING:
-            following = key._replace(step=key.step + 1)
-            self._ahead = {(following, batch): self._reader.submit(images.crops, following, batch, self.crop)}
-        clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
-        noise = ops.normal(key, NOISE, (batch, self.crop**2), dtype).reshape(clean.shape)
-        return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
-
-    def nmse_db(self, network: Any, validation: tuple[Array, Array, Array | None], depth: int) -> float:
-        """The mean over the crops that `sample` gave of the NMSE in dB of each, after `depth` layers.
-
-        So it falls by as much as the mean PSNR rises. Of a crop of one colour the error is compared with 1/255.
-        """
-        xp = network.ops.xp
-        clean, noisy, _ = validation
-        squares = [xp.square(array).reshape(len(clean), -1) for array in (network.output(noisy, depth) - clean, clean)]
-        error, energy = (square.sum(axis=1, dtype=np.float64) for square in squares)
-        energy = xp.maximum(energy, clean[0].size / 255**2)
-        return float(10 * xp.log10(error / energy).mean())
-
-    def blank(self) -> str:
-        """What to say if the examples are zero throughout."""
-        return "the crops of the pictures are each of one colour: expected pictures with something in them"
-
-    def fuse(self, network: object) -> None:
-        """No kernel has all of a step on these."""
-
-    def __enter__(self) -> NoisyCrops:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._reader.shutdown(cancel_futures=True)
-
-
-def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -> list[tuple[Array, Array]]:
-    """Clean and noisy pictures (H, W) that a baseline is tuned on: the middle of some of the validation pictures.
-
-    As in a test it is the mean of the whole picture that is removed: that of its middle is not 0.
-
-    Parameters
-    ----------
-    path
-        A `cuista-images` file.
-    sigma
-        Standard deviation of the noise, of 255.
-    seed
-        Of the noise.
-
-    Raises
-    ------
-    FileError, InputError
-        As `ImageSet`.
-    """
-    pairs = []
-    for number, (_, picture) in enumerate(islice(ImageSet(path, "validation").pictures(), TUNED_ON)):
-        rows, columns = (slice(max(size - TUNED_SIZE, 0) // 2, (size + TUNED_SIZE) // 2) for size in picture.shape)
-        clean = (picture - picture.mean())[rows, columns]
-        noise = CpuOps().normal(Key(seed, TUNING, number), NOISE, (clean.shape[0], clean.shape[1]), np.float64)
-        pairs.append((clean, clean + sigma / 255 * noise))
-    return pairs
-
-
-def read_patches(path: str | os.PathLike[str], split: str) -> Array:
-    """The patches of a split of a `cuista-patches` file as rows (n, s²), from 0 to 1 less the mean of each, float32."""
-    with storage.opened(path, "cuista-patches") as file:
-        if not file.get(split):
-            raise InputError(f"{path} has no patches for {split}")
-        nodes = [file[split][name] for name in sorted(file[split])]
-        rows = np.concatenate([node[()].reshape(len(node), -1) / np.float32(_largest(node)) for node in nodes])
-    return np.asarray(rows - rows.mean(axis=1, keepdims=True))
 
 
 def _numbered(split: str, number: int) -> str:

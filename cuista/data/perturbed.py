@@ -47,8 +47,9 @@ def check_normalized(problem: Problem) -> None:
     """Raise InputError unless the columns of the problem's matrix have unit norm, as those of perturbed ones do."""
     if not problem.normalized:
         raise InputError(
-            "the columns of the measurement matrix have not unit norm, and those of perturbed matrices do: normalise "
-            "it (cuista gen-problem --load-a FILE --normalize)"
+            "the columns of the measurement matrix do not have unit norm, as those of perturbed matrices do: make a "
+            "problem with normalised columns",
+            option="normalize",
         )
 
 

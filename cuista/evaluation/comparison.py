@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,13 +19,13 @@ from cuista.counter import TEST
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.metrics import report_on
-from cuista.model import Model
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps
 from cuista.parallel import blas_threads
 from cuista.solvers.classical import SOLVERS, Solver
-from cuista.training import PaperRecipe, Progress, Recipe, SearchRecipe, checkpoint_path, choose_ridge, identity, train
-from cuista.weights import Weight, solve_exact
+from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
+from cuista.training import FastRecipe, Progress, checkpoint_path, identity, train
+from cuista.weights import Weight
 
 # Iterations of what has no iterates to show: it ends before.
 TO_THE_END = 10_000
@@ -142,12 +143,13 @@ def compare(
     snrs: Sequence[float] = (),
     *,
     folder: str | os.PathLike[str],
-    recipe: Recipe | None = None,
+    recipe: Any = None,
     layers: int = 16,
-    ridge: float | None = None,
+    ridge: float | Literal["auto"] | None = None,
     samples: int = 10_000,
     seed: int = 0,
     ops: ReferenceOps | None = None,
+    resume: bool = False,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, Progress], None] | None = None,
@@ -165,12 +167,16 @@ def compare(
     snrs
         Signal-to-noise ratios in dB; the problem's own if empty.
     folder
-        Where the trained networks and their weights are kept. What is there and complete is taken as it is, what is
-        interrupted is continued: so an interrupted comparison goes on where it was.
+        Where the trained networks and their weights are kept; it is made if it is missing.
+    recipe
+        How networks are trained by gradients; `FastRecipe()` if None.
     ridge
-        Of the analytic weight; if None 0 without noise, and with noise what `choose_ridge` finds.
+        Of the analytic weight; if None what `analytic_weight` decides.
+    resume
+        Take what is in the folder and complete as it is, and continue what is interrupted: so an interrupted comparison
+        goes on where it was, and another network is added without training the others again.
     overwrite
-        Whether what is there and was trained otherwise is trained anew.
+        Whether networks that are in the folder may be trained afresh.
     say, progress
         Called with what is done, and as in `train` with the network's name.
 
@@ -179,7 +185,7 @@ def compare(
     InputError
         If a model is for another matrix.
     FileError
-        If the folder has networks that were trained otherwise.
+        If the folder has such networks and neither `resume` nor `overwrite` is given, or it has others.
     MissingLibraryError
         If a solver's library is not installed.
     """
@@ -189,92 +195,99 @@ def compare(
             raise InputError(f"{path} is for another matrix than the problem's: compare models of one matrix")
     for method in solvers:
         SOLVERS[method](problem, layers)  # says now if it cannot be
-    for snr in snrs or (problem.snr_db,):
-        noisy = replace(problem, snr_db=float(snr))
-        x, y = noisy.sample(samples, stream=TEST, seed=seed)
+    noisy = {float(snr): replace(problem, snr_db=float(snr)) for snr in snrs or (problem.snr_db,)}
+    kept = _Kept(Path(folder), recipe or FastRecipe(), layers, ridge, seed, ops, resume, overwrite, say, progress)
+    kept.prepare([(variant, snr) for snr in noisy for variant in variants])
+    for snr, there in noisy.items():
+        x, y = there.sample(samples, stream=TEST, seed=seed)
         for variant in variants:
-            options: dict[str, Any] = {"layers": layers, "untied": variant.untied, "ops": ops}
-            if isinstance(recipe, PaperRecipe):
-                options |= {"percent": 1.2, "max_percent": 13.0}
-            uses_weight = not (isinstance(recipe, PaperRecipe) and NETWORKS[variant.net].matrices)
-            strength = ridge if uses_weight else 0.0
-            weight = _weight(noisy, variant, Path(folder), strength, seed, options, say)
-            model = Model.new(noisy, weight, variant.net, per_coordinate=variant.per_coordinate, **options)
-            name = f"{variant} at {snr:g} dB"
-            out = Path(folder) / f"{str(variant).replace(':', '-')}-{snr:g}dB.h5"
-            model = _trained(model, recipe, seed, out, name, overwrite, say, progress)
-            yield _measured(str(variant), model, x, y, noisy.snr_db)
+            yield _measured(str(variant), kept.trained(variant, there), x, y, snr)
         for path, model in loaded.items():
-            yield _measured(path, model, x, y, noisy.snr_db)
+            yield _measured(path, model, x, y, snr)
         for method in solvers:
-            solver = SOLVERS[method](noisy, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops)
+            solver = SOLVERS[method](there, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops)
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
-            yield _measured(method, solver, x, y, noisy.snr_db)
+            yield _measured(method, solver, x, y, snr)
 
 
-def _weight(
-    problem: Problem,
-    variant: Variant,
-    folder: Path,
-    ridge: float | None,
-    seed: int,
-    options: dict[str, Any],
-    say: Callable[[str], None],
-) -> Weight:
-    """The weight kept in the folder, or a new one, which is kept there."""
-    if ridge is None and problem.snr_db == np.inf:
-        ridge = 0.0
-    if ridge is None:  # what is found depends on all this
-        numbers = (problem.snr_db, problem.sparsity, options.get("percent", 0), options["layers"], seed)
-        chosen = f"auto-{variant}-{'-'.join(f'{number:g}' for number in numbers)}"
-    else:
-        chosen = f"{ridge:g}"
-    path = folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
-    if path.exists():
-        return Weight.load(path, problem.A)
-    if ridge is None:
-        say(f"{variant} at {problem.snr_db:g} dB: finding the ridge of its weight")
-        weight = choose_ridge(problem, variant.net, seed=seed, **options)
-    else:
-        weight = solve_exact(problem.A, ridge=ridge)
-    weight.save(path)
-    return weight
+@dataclass(frozen=True)
+class _Kept:
+    """The folder in which a comparison's networks and weights are kept, and how they are trained: see `compare`."""
 
+    folder: Path
+    recipe: Any
+    layers: int
+    ridge: float | Literal["auto"] | None
+    seed: int
+    ops: ReferenceOps | None
+    resume: bool
+    overwrite: bool
+    say: Callable[[str], None]
+    progress: Callable[[str, Progress], None] | None
 
-def _trained(
-    model: Model,
-    recipe: Recipe | None,
-    seed: int,
-    out: Path,
-    name: str,
-    overwrite: bool,
-    say: Callable[[str], None],
-    progress: Callable[[str, Progress], None] | None,
-) -> Model:
-    """The model kept in the file, or trained now, which is kept there."""
-    chosen: Recipe | SearchRecipe | None = recipe if model.network.has_gradients else SearchRecipe()
-    if out.exists() and not checkpoint_path(out).exists():
-        kept = Model.load(out, ops=model.network.ops)
-        expected = identity(model, chosen, seed)
-        differing = [key for key, value in expected.items() if kept.training.get(key) != value]
-        if not differing:
-            say(f"{name}: taken from {out}")
-            return kept
-        if not overwrite:
-            key = differing[0]
+    def prepare(self, networks: Sequence[tuple[Variant, float]]) -> None:
+        """Make the folder, and see to it that nothing is in the way in it."""
+        if not networks:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        there = [out for out in (self.file(*network) for network in networks) if self.begun(out)]
+        if there and not (self.resume or self.overwrite):
             raise FileError(
-                f"{out} was trained otherwise: {key} was {kept.training.get(key)}, and is {expected[key]} now. "
-                "Train it anew with --force, or let --out be another file"
+                f"{there[0]} was trained, or begun, in an earlier comparison: continue that, or start afresh",
+                option=("resume", "overwrite"),
             )
-    say(f"{name}: training")
-    shown = (lambda at: progress(name, at)) if progress else None
-    options: dict[str, Any] = {"seed": seed, "out": out, "overwrite": overwrite, "progress": shown}
-    try:
-        return train(model, chosen, resume=not out.exists() or checkpoint_path(out).exists(), **options)
-    except FileError:
-        if not (overwrite and checkpoint_path(out).exists()):
-            raise
-        return train(model, chosen, **options)  # the checkpoint is damaged, or of another run
+
+    def file(self, variant: Variant, snr_db: float) -> Path:
+        """Where a network is kept."""
+        return self.folder / f"{str(variant).replace(':', '-')}-{snr_db:g}dB.h5"
+
+    def begun(self, out: Path) -> bool:
+        """Whether a network is there, complete or not."""
+        return out.exists() or checkpoint_path(out).exists()
+
+    def trained(self, variant: Variant, problem: Problem) -> Model:
+        """The network kept in its file, or trained now, which is then kept there."""
+        task, out, name = SparseCoding(), self.file(variant, problem.snr_db), f"{variant} at {problem.snr_db:g} dB"
+        options: dict[str, Any] = {"layers": self.layers, "untied": variant.untied, "ops": self.ops}
+        weight = self.weight(variant, problem, options)
+        model = Model.new(problem, weight, variant.net, per_coordinate=variant.per_coordinate, **options)
+        recipe = self.recipe if model.network.has_gradients else task.recipe(model)
+        if self.resume and out.exists() and not checkpoint_path(out).exists():
+            kept = Model.load(out, ops=self.ops)
+            expected = identity(model, recipe, self.seed, task)
+            differing = [key for key, value in expected.items() if kept.training.get(key) != value]
+            if differing:
+                key = differing[0]
+                raise FileError(
+                    f"{out} was trained otherwise: {key} was {kept.training.get(key)}, and is {expected[key]} now. "
+                    "Start afresh, or keep this comparison elsewhere",
+                    option="overwrite",
+                )
+            self.say(f"{name}: taken from {out}")
+            return kept
+        self.say(f"{name}: training")
+        shown = None if self.progress is None else partial(self.progress, name)
+        again: dict[str, Any] = {"resume": self.resume, "overwrite": self.overwrite}
+        return train(model, recipe, task=task, seed=self.seed, out=out, progress=shown, **again)
+
+    def weight(self, variant: Variant, problem: Problem, options: dict[str, Any]) -> Weight:
+        """The weight kept in the folder, or one solved now, which is then kept there."""
+        ridge = 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
+        # What is found for a ridge that is looked for depends on all this.
+        numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers, self.seed))
+        chosen = f"auto-{variant}-{self.recipe.name}-{numbers}" if ridge in (None, "auto") else f"{ridge:g}"
+        path = self.folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
+        if self.resume and path.exists():
+            return Weight.load(path, problem.A)
+        how: dict[str, Any] = {"ridge": ridge, "recipe": self.recipe, "seed": self.seed}
+        weight = analytic_weight(
+            problem, variant.net, **how, say=lambda text: self.say(f"{variant}: {text}"), **options
+        )
+        weight.save(path, overwrite=True)
+        return weight
 
 
 def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db: float) -> Result:

@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.denoiser import Denoiser
 from cuista.errors import InputError, MissingLibraryError
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.robustness import Robustness
-from cuista.model import Model
+from cuista.model import Trained, load
 from cuista.networks import NETWORKS
-from cuista.robust import RobustModel
 from cuista.solvers.classical import SOLVERS
 
 ENDINGS = (".pdf", ".png", ".svg")
@@ -50,25 +48,19 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
     if out.suffix.lower() not in ENDINGS:
         raise InputError(f"{out} is to be a figure; expected an ending of {', '.join(ENDINGS)}")
     storage.check_writable(out, overwrite=overwrite)
-    single = {"cuista-comparison", "cuista-robustness"}
-    of_models: dict[str, Any] = {"cuista-model": Model, "cuista-denoiser": Denoiser, "cuista-robust": RobustModel}
-    known = [*single, *of_models]
-    kinds = [storage.read(file, *known).kind for file in files]
+    kinds = [storage.kind_of(file) for file in files]
     with _matplotlib().rc_context(STYLE):
         if kinds == ["cuista-comparison"]:
             figure = nmse_figure(Comparison.load(files[0]))
         elif kinds == ["cuista-robustness"]:
             figure = robustness_figure(Robustness.load(files[0]))
-        elif not single & set(kinds):
+        elif set(kinds) <= set(Trained.kinds):
             stems = [Path(file).stem for file in files]
             names = stems if len(set(stems)) == len(stems) else [os.fspath(file) for file in files]
-            loaded = {name: of_models[kind].load(file) for name, kind, file in zip(names, kinds, files, strict=True)}
-            figure = parameter_figure(loaded)
+            figure = parameter_figure({name: load(file) for name, file in zip(names, files, strict=True)})
         else:
-            raise InputError(
-                "expected one comparison (cuista compare makes it), one report of cuista test --perturbed, or one or "
-                "more models"
-            )
+            found = ", ".join(f"{os.fspath(file)} is a {kind} file" for file, kind in zip(files, kinds, strict=True))
+            raise InputError(f"{found}; expected one comparison, one report of a test on perturbed matrices, or models")
         # Without a date, the same results give the same file.
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix.lower())
         with storage.replacing(out, overwrite=overwrite) as temporary:
@@ -113,7 +105,7 @@ def robustness_figure(robustness: Robustness) -> Any:
     return figure
 
 
-def parameter_figure(models: Mapping[str, Model | Denoiser | RobustModel]) -> Any:
+def parameter_figure(models: Mapping[str, Trained]) -> Any:
     """What is one number a layer, or (thresholds for each coordinate) the mean and the range of them; a panel each."""
     stacks = {
         name: {key: model.network.ops.to_numpy(value) for key, value in model.network.parameters.items()}

@@ -18,12 +18,14 @@ from cuista.counter import TEST, TUNING, Key
 from cuista.data.perturbed import PerturbedSet, perturb
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
-from cuista.model import Model
+from cuista.metrics import decibels
 from cuista.networks import Encoder
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.parallel import blas_threads
-from cuista.robust import EncoderModel, RobustModel
 from cuista.solvers.classical import Fista
+from cuista.tasks.encoder import EncoderModel
+from cuista.tasks.robust import RobustModel
+from cuista.tasks.sparse_coding import Model
 from cuista.weights import solve_exact
 
 # FISTA's iterations: as many as layers, and until it no longer improves, which is looked at every so many, on so many
@@ -251,9 +253,7 @@ def _timed(work: Callable[[Array], Found], matrix: Array) -> tuple[Found, float]
 
 
 def _nmse_db(estimate: Array, x: Array) -> float:
-    with np.errstate(divide="ignore"):
-        error = np.square(estimate - x, dtype=np.float64).sum() / np.square(x, dtype=np.float64).sum()
-        return float(10 * np.log10(error))
+    return float(decibels(np.square(estimate - x, dtype=np.float64).sum(), np.square(x, dtype=np.float64).sum()))
 
 
 def _fista(

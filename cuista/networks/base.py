@@ -124,6 +124,13 @@ class Unrolled(ABC):
         self._prepare()
         self.parameters = self.published_start() if parameters is None else parameters
 
+    def reschedule(self, percent: float, max_percent: float) -> None:
+        """Set the support schedule of a network without one of its own so far."""
+        _check_schedule(self.layers, percent, max_percent)
+        self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
+        if self.support:
+            self.support = support_schedule(self.N, self.layers, self.percent, self.max_percent)  # type: ignore[attr-defined]
+
     @abstractmethod
     def _prepare(self) -> None:
         """Put what is fixed where it is computed with."""

@@ -176,5 +176,5 @@ def _chosen(
     if found is None:
         held = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
         wanted = " or ".join(map(repr, (key,) if key else names)) or "a single array"
-        raise FileError(f"{path} holds {held}; expected {wanted}. Name the array with --key")
+        raise FileError(f"{path} holds {held}; expected {wanted}. Say which array is meant", option="key")
     return found

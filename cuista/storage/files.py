@@ -44,7 +44,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     if target.is_dir():
         raise FileError(f"cannot write {target}: it is a folder; give a file name")
     if target.exists() and not overwrite:
-        raise FileError(f"{target} exists already: choose another name, or overwrite it with --force")
+        raise FileError(f"{target} exists already: choose another name, or overwrite it", option="overwrite")
     folder = target.parent
     if not folder.is_dir():
         raise FileError(f"cannot write {target}: the folder {folder} does not exist; create it first")

@@ -65,8 +65,9 @@ def recover_file(
         if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:
             axes = f"({M}, samples)" if columns else f"(samples, {M})"
             fits = len(stored.shape) == 2 and stored.shape[1 if columns else 0] == M
-            hint = f"; it would fit {'without' if columns else 'with'} --columns" if fits else ""
-            raise InputError(f"{measurements} has shape {tuple(stored.shape)}; expected {axes}{hint}")
+            hint = f"; samples seem to be its {'rows' if columns else 'columns'}" if fits else ""
+            message = f"{measurements} has shape {tuple(stored.shape)}; expected {axes}{hint}"
+            raise InputError(message, option="columns" if fits else ())
         samples = int(stored.shape[1 if columns else 0])
         shape = (N, samples) if columns else (samples, N)
         with storage.replacing(out, overwrite=overwrite) as temporary, _created(temporary, Path(out), shape) as x:

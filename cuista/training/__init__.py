@@ -1,24 +1,24 @@
-"""Training: recipes say what is trained when, the trainer does it."""
+"""Training: recipes say what is trained when, a task says on what, and the trainer does it."""
 
+from cuista.training.checkpoint import checkpoint_path
 from cuista.training.dictionary import LearningRecipe, learn_dictionary
-from cuista.training.recipes import EncoderRecipe, FastRecipe, PaperRecipe, Progress, Recipe, RobustRecipe, Stage
-from cuista.training.ridge import choose_conv_ridge, choose_ridge
+from cuista.training.recipes import FastRecipe, PaperRecipe, Progress, Recipe, Stage
 from cuista.training.search import SearchRecipe
-from cuista.training.trainer import checkpoint_path, identity, train
+from cuista.training.task import Examples, Source, Task
+from cuista.training.trainer import identity, train
 
 __all__ = [
-    "EncoderRecipe",
+    "Examples",
     "FastRecipe",
     "LearningRecipe",
     "PaperRecipe",
     "Progress",
     "Recipe",
-    "RobustRecipe",
     "SearchRecipe",
+    "Source",
     "Stage",
+    "Task",
     "checkpoint_path",
-    "choose_conv_ridge",
-    "choose_ridge",
     "identity",
     "learn_dictionary",
     "train",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,17 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError
+from cuista.model import Trained
 from cuista.networks import Unrolled
-from cuista.stored import Trained
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
 
+# The kind of a checkpoint's file.
+CHECKPOINT = "cuista-checkpoint"
+
 # What of the state is a number of the host's.
-_SCALARS = ("stage", "step", "total_steps", "seconds", "density", "best_nmse_db", "best_step")
+_SCALARS = ("stage", "step", "total_steps", "seconds", "density", "best_error_db", "best_step")
 
 
 @dataclass
@@ -44,10 +48,10 @@ class TrainingState:
         The stage's running mean of the loss per sample, an engine's array; 0 before the first step.
     density
         Share of the iterates' entries that were not zero when last looked at.
-    best_nmse_db, best_step, best
+    best_error_db, best_step, best
         The stage's best validation, the step it was made at, and the parameters.
     history
-        Of every validation: stage, step, nmse_db.
+        Of every validation: stage, step, error_db.
     """
 
     stage: int = 0
@@ -57,7 +61,7 @@ class TrainingState:
     adam: Adam = field(default_factory=Adam)
     mean_loss: Array = field(default_factory=lambda: np.zeros(()))
     density: float = 1.0
-    best_nmse_db: float = float("inf")
+    best_error_db: float = float("inf")
     best_step: int = 0
     best: Parameters = field(default_factory=dict)
     history: list[tuple[int, int, float]] = field(default_factory=list)
@@ -68,16 +72,21 @@ class TrainingState:
         if not keeps_moments:
             self.adam = Adam()
         self.mean_loss[...] = 0
-        self.best_nmse_db, self.best_step, self.best = float("inf"), 0, {}
+        self.best_error_db, self.best_step, self.best = float("inf"), 0, {}
 
-    def history_arrays(self) -> dict[str, Array]:
-        """The history as one array a column."""
+    def history_arrays(self, measure: str) -> dict[str, Array]:
+        """The history as one array a column; the last is named after what is measured."""
         columns = np.array(self.history, dtype=np.float64).reshape(-1, 3).T
         return {
             "stage": columns[0].astype(np.int64),
             "step": columns[1].astype(np.int64),
-            "nmse_db": columns[2],
+            f"{measure.lower()}_db": columns[2],
         }
+
+
+def checkpoint_path(out: str | os.PathLike[str]) -> Path:
+    """Where a run that writes to `out` keeps its checkpoint."""
+    return Path(f"{os.fspath(out)}.ckpt")
 
 
 def save_checkpoint(
@@ -87,8 +96,8 @@ def save_checkpoint(
 
     `learning` is the network in training, the model's or a precursor; `run` says which run the state belongs to.
     """
-    record = model.record("cuista-checkpoint")
-    record.arrays.update({f"history/{name}": value for name, value in state.history_arrays().items()})
+    record = model.record(CHECKPOINT)
+    record.arrays["state/history"] = np.array(state.history, np.float64).reshape(-1, 3)
     groups = {"mean": state.adam.mean, "square": state.adam.square, "best": state.best}
     if learning is not model.network:
         groups["precursor"] = learning.parameters
@@ -115,7 +124,7 @@ def load_checkpoint(
     FileError
         If the checkpoint is damaged, or belongs to another run (the message says in what they differ).
     """
-    record, ops = storage.read(path, "cuista-checkpoint"), network.ops
+    record, ops = storage.read(path, CHECKPOINT), network.ops
     try:
         then = json.loads(record.attributes["run"])
         differing = [name for name in sorted({*then, *run}) if then.get(name) != run.get(name)]
@@ -123,7 +132,8 @@ def load_checkpoint(
             listed = ", ".join(f"{name} (then {then.get(name)}, now {run.get(name)})" for name in differing)
             raise FileError(
                 f"{path} is the checkpoint of another run; it differs in {listed}. Give the options of then, "
-                "or start afresh with --force"
+                "or start afresh",
+                option="overwrite",
             )
         numbers = json.loads(record.attributes["state"])
         parameters, of_precursor, mean, square, best = (
@@ -134,17 +144,16 @@ def load_checkpoint(
             }
             for prefix in ("parameters/", "state/precursor/", "state/mean/", "state/square/", "state/best/")
         )
-        history = [record.arrays[f"history/{name}"].tolist() for name in ("stage", "step", "nmse_db")]
         state = TrainingState(
             **{name: numbers[name] for name in _SCALARS},
             adam=Adam(mean, square, numbers["updates"]),
             mean_loss=ops.asarray(numbers["mean_loss"], np.float64),
             best=best,
-            history=[(int(stage), int(step), float(nmse)) for stage, step, nmse in zip(*history, strict=True)],
+            history=[(int(stage), int(step), error) for stage, step, error in record.arrays["state/history"].tolist()],
         )
         network.parameters = parameters
         if precursor and of_precursor:
             precursor.parameters = of_precursor
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}; start afresh with --force") from error
+        raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error
     return state

@@ -26,7 +26,8 @@ from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
 from cuista.solvers.conv import ConvFista
-from cuista.training.trainer import checkpoint_path, deferred_signals
+from cuista.training.checkpoint import checkpoint_path
+from cuista.training.interruption import deferred_signals
 
 CHECKPOINT = "cuista-dictionary-checkpoint"
 
@@ -104,7 +105,8 @@ def learn_dictionary(
     if min(shape) < 1 or filters < 1 or max(shape) > recipe.crop:
         raise InputError(
             f"the filters are {filters} of {shape[0]}×{shape[1]}; expected 1 or more, no larger than the crop of "
-            f"{recipe.crop}×{recipe.crop}: give a smaller --size or a larger --crop"
+            f"{recipe.crop}×{recipe.crop}: give smaller filters or larger crops",
+            option="crop",
         )
     run = {**vars(recipe), "size": list(shape), "filters": filters, "seed": seed, "images": images.sha256}
     D, first, objective = random_dictionary(shape, filters, seed=seed), 0, 0.0
@@ -165,8 +167,9 @@ def _load(path: Path, run: dict[str, Any]) -> tuple[Array, int, float]:
     try:
         if json.loads(record.attributes["run"]) != run:
             raise FileError(
-                f"{path} is the checkpoint of another run. Give the options of then, or start afresh with --force"
+                f"{path} is the checkpoint of another run. Give the options of then, or start afresh",
+                option="overwrite",
             )
         return record.arrays["D"], int(record.attributes["step"]), float(record.attributes["objective"])
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}; start afresh with --force") from error
+        raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error

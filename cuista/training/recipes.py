@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -94,8 +94,8 @@ class Progress:
         The stage.
     step, steps
         How many steps it has made, and makes at most.
-    nmse_db
-        The last validation.
+    error_db, measure
+        The last validation, None before the first; and what it is: `NMSE` or `loss`.
     """
 
     fraction: float
@@ -103,7 +103,51 @@ class Progress:
     stage_number: int
     step: int
     steps: int
-    nmse_db: float | None
+    error_db: float | None
+    measure: str
+
+
+class Recipe(Protocol):
+    """What is trained when.
+
+    Attributes
+    ----------
+    name
+        `fast` or `paper`, or `search` for networks that have no gradients.
+    by_gradients
+        Whether its stages are stretches of gradient descent. Else the trainer searches (see `cuista.training.search`).
+    analytic
+        Whether training begins at the network's `fast_start`, with its precursor; else it begins where the network is.
+    validation_batch
+        How many examples there are for validation.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def by_gradients(self) -> bool: ...
+    @property
+    def analytic(self) -> bool: ...
+    @property
+    def validation_batch(self) -> int: ...
+
+    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
+        """The stages for a network of so many layers, which has `more` to learn than step sizes and thresholds or not.
+
+        Raises
+        ------
+        InputError
+            If the recipe's numbers are out of range.
+        """
+
+
+def check_positive(recipe: Recipe, *names: str) -> None:
+    """Raise InputError unless these numbers of the recipe are finite and more than 0."""
+    for name in names:
+        values = getattr(recipe, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if not 0 < value < float("inf"):
+                raise InputError(f"{name} is {value}; expected more than 0", option=name)
 
 
 @dataclass(frozen=True)
@@ -117,6 +161,7 @@ class PaperRecipe:
     """
 
     name: ClassVar[str] = "paper"
+    by_gradients: ClassVar[bool] = True
     hard: ClassVar[float] = 0.0
     weight_power: ClassVar[float] = 1.0
     analytic: ClassVar[bool] = False
@@ -128,15 +173,14 @@ class PaperRecipe:
     better_wait: int = 4000
     max_steps: int = 200_000
 
-    @classmethod
-    def for_pictures(cls, **options: Any) -> PaperRecipe:
-        """The original's for denoising: 4 crops a step, 16 for validation."""
-        return cls(**{"batch": 4, "validation_batch": 16, **options})
+    def schedule(self, sparsity: float) -> tuple[float, float]:
+        """The support schedule, as `percent` and `max_percent`: the paper's, whatever the signals' sparsity."""
+        return 1.2, 13.0
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
         """The 3·T stages (with two decays), whether or not there is `more` than step sizes and thresholds."""
-        names = ("learning_rate", "batch", "validation_batch", "better_wait", "max_steps", "factor")
-        _check_positive(self, *names, *self.decays)
+        names = ("learning_rate", "batch", "validation_batch", "better_wait", "max_steps", "factor", "decays")
+        check_positive(self, *names)
         stages = []
         for t in range(layers):
             joint = tuple(self.factor ** (t - layer) for layer in range(t + 1))
@@ -186,6 +230,7 @@ class FastRecipe:
     """
 
     name: ClassVar[str] = "fast"
+    by_gradients: ClassVar[bool] = True
     analytic: ClassVar[bool] = True
     learning_rate: float = 0.03
     batch: int = 128
@@ -200,20 +245,13 @@ class FastRecipe:
     matrix_rate: float = 1.0
     fine_rate: float = 3e-3
 
-    @classmethod
-    def for_pictures(cls, **options: Any) -> FastRecipe:
-        """The recipe for denoising. A crop has ten thousand pixels, so that few of them and few steps do.
-
-        Without support selection no entry jumps, and no crop is rare enough to rule the error. Trained layer by layer
-        the first layers would do all they can alone, and the last ones nothing: 0.3 dB were lost. The first layer's
-        step size may end at several times its start, so that the learning rate is twice as large as elsewhere.
-        """
-        sizes = {"batch": 4, "validation_batch": 16, "max_steps": 300, "matrix_steps": 300, "learning_rate": 0.06}
-        return cls(**{**sizes, "layerwise": False, "window": 0.0, "hard": 0.0, **options})
+    def schedule(self, sparsity: float) -> tuple[float, float]:
+        """The support schedule for signals of this sparsity, as `percent` and `max_percent`: 1.7 and 17 at 0.1."""
+        return round(17 * sparsity, 6), min(round(170 * sparsity, 6), 100.0)
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
         """One stage a layer, one for all, and if there is `more` than step sizes and thresholds, one for everything."""
-        _check_positive(self, "learning_rate", "batch", "validation_batch", "matrix_rate", "fine_rate")
+        check_positive(self, "learning_rate", "batch", "validation_batch", "matrix_rate", "fine_rate")
         steps = (self.layer_steps, self.max_steps, self.matrix_steps)
         if not (0 <= self.hard < 1 and min(steps) >= 0 and self.window >= 0):
             raise InputError(f"{self} cannot be: expected hard from 0 to under 1, and no negative steps or window")
@@ -254,156 +292,3 @@ class FastRecipe:
             precursor=False,
         )
         return (*of_layers, replace(first, title="all layers"), *([everything] if more else []))
-
-
-@dataclass(frozen=True)
-class EncoderRecipe:
-    """How an encoder is trained: on its own loss, with fresh perturbed matrices in each step.
-
-    By default in a few hundred steps of a learning rate that is relative to the step matrices' size, and falls along
-    half a cosine: the analytic start (see `Encoder`) is near the end already. `paper()` is the original's: to 200,000
-    steps with a learning rate that falls by a quarter every 5000.
-
-    Attributes
-    ----------
-    sigma
-        Standard deviation of what is added to the entries of the matrix.
-    batch, validation_batch
-        Matrices.
-    better_wait
-        As in `PaperRecipe`; None to make all steps.
-    """
-
-    hard: ClassVar[float] = 0.0
-    analytic: ClassVar[bool] = False
-    name: str = "fast"
-    sigma: float = 1e-2
-    learning_rate: float = 1e-3
-    batch: int = 8
-    validation_batch: int = 16
-    max_steps: int = 300
-    better_wait: int | None = None
-
-    @classmethod
-    def paper(cls, **options: Any) -> EncoderRecipe:
-        """The original's."""
-        sizes = {"learning_rate": 1e-4, "batch": 16, "max_steps": 200_000, "better_wait": 4000}
-        return cls(**{"name": "paper", **sizes, **options})
-
-    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """One stage."""
-        _check_positive(self, "learning_rate", "batch", "validation_batch", "sigma")
-        paper = self.name == "paper"
-        return (
-            Stage(
-                title="encoder",
-                depth=layers,
-                factors=(1.0,) * layers,
-                steps=self.max_steps,
-                batch=self.batch,
-                learning_rate=self.learning_rate,
-                matrix_rate=1.0 if paper else self.learning_rate,
-                validate_every=100 if paper else 50,
-                patience=self.better_wait,
-                cosine=not paper,
-                relative=not paper,
-                decay=0.75,
-                decay_steps=5000,
-                staircase=True,
-                sigma=self.sigma,
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class RobustRecipe:
-    """Training under perturbation, of an encoder and a decoder together or of a decoder alone.
-
-    A curriculum: a stage for each σ of linspace(0, psigma_max, psteps) but the first. In each step some matrices, each
-    perturbed at a level of its own, uniform from 0 to σ, measure the same signals. The loss is that after the last
-    layer, and Adam's state goes on from stage to stage.
-
-    By default on relative scales, with the jump at the threshold and hard signals as in `FastRecipe`, and a learning
-    rate that falls along half a cosine in each stage. `paper()` is the original's: 50,000 steps a stage, the learning
-    rates falling continuously, by a quarter every 5000 steps of a stage.
-
-    Attributes
-    ----------
-    psigma_max, psteps
-        The last level, and how many there are with 0.
-    matrices, batch
-        Of a step: matrices, and the signals that each of them measures.
-    validation_matrices, validation_batch
-        The same for validation, at levels up to the stage's.
-    msigma
-        Standard deviation of noise in the measurements, beside that of the problem's SNR.
-    learning_rate
-        Of step sizes, thresholds and a ridge.
-    matrix_rate
-        Of learned matrices, the encoder's or the decoder's, as a factor of the network's own (`matrix_rate`).
-    encoder_rate
-        The same of `paper()`, as it is.
-    """
-
-    analytic: ClassVar[bool] = False
-    name: str = "fast"
-    psigma_max: float = 2e-2
-    psteps: int = 5
-    max_steps: int = 150
-    matrices: int = 4
-    batch: int = 16
-    validation_matrices: int = 32
-    validation_batch: int = 64
-    msigma: float = 0.0
-    learning_rate: float = 3e-3
-    matrix_rate: float = 1.0
-    encoder_rate: float = 1e-9
-    window: float = 0.3
-    hard: float = 0.5
-    weight_power: float = 0.8
-
-    @classmethod
-    def paper(cls, **options: Any) -> RobustRecipe:
-        """The original's."""
-        plain = {"learning_rate": 1e-4, "window": 0.0, "hard": 0.0, "weight_power": 1.0}
-        return cls(**{"name": "paper", "max_steps": 50_000, **plain, **options})
-
-    def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """One stage for each level but 0."""
-        names = ("psigma_max", "matrices", "batch", "validation_matrices", "validation_batch", "learning_rate")
-        _check_positive(self, *names, "matrix_rate", "encoder_rate")
-        if self.psteps < 2:
-            raise InputError(f"psteps is {self.psteps}; expected 2 or more, for the first level is 0 and left out")
-        if not 0 <= self.msigma < float("inf"):
-            raise InputError(f"msigma is {self.msigma}; expected a number of 0 or more")
-        paper = self.name == "paper"
-        return tuple(
-            Stage(
-                title=f"σ = {sigma:g}",
-                depth=layers,
-                factors=(1.0,) * layers,
-                steps=self.max_steps,
-                batch=self.matrices * self.batch,
-                learning_rate=self.learning_rate,
-                matrix_rate=self.encoder_rate / self.learning_rate if paper else self.matrix_rate,
-                validate_every=100 if paper else 50,
-                cosine=not paper,
-                relative=not paper,
-                window=self.window,
-                decay=0.75,
-                decay_steps=5000,
-                sigma=float(sigma),
-                keeps_moments=True,
-            )
-            for sigma in np.linspace(0, self.psigma_max, self.psteps)[1:]
-        )
-
-
-Recipe = PaperRecipe | FastRecipe | EncoderRecipe | RobustRecipe
-
-
-def _check_positive(recipe: Recipe, *names: str | float) -> None:
-    for name in names:
-        value = getattr(recipe, name) if isinstance(name, str) else name
-        if not 0 < value < float("inf"):
-            raise InputError(f"{name if isinstance(name, str) else 'a decay'} is {value}; expected more than 0")

@@ -74,7 +74,7 @@ class ConvWeight:
             raise InputError(
                 "the weight is not one of this dictionary: "
                 f"⟨w, d⟩ differs from 1 by up to {report.constraint_residual:.3g}. "
-                "Solve it for this dictionary with cuista solve-w --conv"
+                "Solve it for this dictionary"
             )
         return cls(W, dictionary, report)
 
@@ -117,13 +117,11 @@ class ConvWeight:
             turned = (convention or default_convention(path)) == "convolution"
             return cls.from_array(rotate(W) if turned else W, dictionary)
         if convention or key:
-            raise InputError(f"{path} is one of cuista's files: leave out --key and --convention")
+            raise InputError(f"{path} is one of cuista's files: leave these out", option=("key", "convention"))
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
-            raise InputError(
-                f"{path} is the weight of another dictionary: solve one for this with cuista solve-w --conv"
-            )
+            raise InputError(f"{path} is the weight of another dictionary: solve one for this")
         try:
             report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
             return cls.stored(record, own, report, path)
@@ -187,7 +185,8 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     if failed:
         raise NumericalError(
             "the filters do not determine an analytic weight: the matrix of their autocorrelations is singular. "
-            "Give a --ridge, 1e-6 say"
+            "Give a ridge, 1e-6 say",
+            option="ridge",
         )
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         W = np.ascontiguousarray(solution / np.einsum("qm,qm->m", d, solution)).reshape(D.shape)
@@ -196,8 +195,9 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
         largest = np.abs(dictionary.D).max(axis=(0, 1))
         raise NumericalError(
             f"the analytic weight has entries beyond the range of numbers: the filters' largest entries are from "
-            f"{largest.min():.3g} to {largest.max():.3g}, and the ridge is {ridge:g}. Scale the filters to unit norm "
-            "(gen-problem --conv --load-dict FILE --normalize), or give another --ridge"
+            f"{largest.min():.3g} to {largest.max():.3g}, and the ridge is {ridge:g}. Scale the filters to unit norm, "
+            "or give another ridge",
+            option=("normalize", "ridge"),
         )
     seconds = time.perf_counter() - start
     report = replace(describe(W, dictionary.D, method="exact"), ridge=float(ridge), seconds=seconds)
@@ -233,8 +233,9 @@ def solve_conv_pgd(
         norms = np.linalg.norm(D, axis=(0, 1))
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
-            f"the filters have norms from {norms.min():.4g} to {norms.max():.4g}, and the pgd method needs 1: use "
-            "--method exact, which takes any, or normalise them (gen-problem --conv --load-dict FILE --normalize)"
+            f"the filters have norms from {norms.min():.4g} to {norms.max():.4g}, and projected gradient needs 1: "
+            "solve exactly, which takes any, or normalise them",
+            option="method",
         )
     rows, columns, _ = D.shape
     period = (2 * rows - 1, 2 * columns - 1)
@@ -248,7 +249,8 @@ def solve_conv_pgd(
         if not objective <= 10 * first:
             raise NumericalError(
                 f"projected gradient diverged at step {step}: Σ|d̂|² is up to {power.max():.4g}, "
-                "and its step size of 0.002 needs at most 1000. Use --method exact"
+                "and its step size of 0.002 needs at most 1000. Solve exactly",
+                option="method",
             )
         if progress:
             progress(step, steps, objective)

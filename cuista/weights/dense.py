@@ -157,7 +157,8 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
         raise NumericalError(
             "the matrix is too badly scaled for an analytic weight: "
             "some columns are lost in the rounding of the others. "
-            "Normalise its columns (gen-problem --load-a FILE --normalize)"
+            "Normalise its columns",
+            option="normalize",
         )
     seconds = time.perf_counter() - start
     report = replace(describe(W, A, method="exact"), ridge=float(ridge), seconds=seconds, note=note)
@@ -195,14 +196,15 @@ def solve_pgd(
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
             f"the columns of the matrix have norms from {norms.min():.4g} to {norms.max():.4g}, "
-            "and the pgd method needs 1: use --method exact, which takes any, or normalise them"
+            "and projected gradient needs 1: solve exactly, which takes any, or normalise them",
+            option="method",
         )
     start = time.perf_counter()
     G = _product(A, A.T)
     W = A.copy()
     GW = _product(G, W)
     objective = first = _off_diagonal(W, GW, A)
-    note = f"stopped at its cap of {max_steps} steps, not converged: --method exact gives the limit"
+    note = f"stopped at its cap of {max_steps} steps, not converged: the exact method gives the limit"
     for step in range(1, max_steps + 1):
         W_next = W - 0.1 * (GW - A)
         W_next += A * (1 - np.einsum("mn,mn->n", A, W_next))
@@ -212,7 +214,8 @@ def solve_pgd(
             largest = float(np.linalg.eigvalsh(G)[-1])
             raise NumericalError(
                 f"projected gradient diverged at step {step}: λmax(AAᵀ) is {largest:.4g}, "
-                "and its step size of 0.1 needs at most 20. Use --method exact"
+                "and its step size of 0.1 needs at most 20. Solve exactly",
+                option="method",
             )
         if progress:
             progress(step, max_steps, objective_next)

@@ -1,0 +1,111 @@
+"""The options that make a problem, and the problems that they make."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from cuista.cli.common import AT_LEAST_1, decibels, options
+
+from cuista.checks import Array, check_matrix
+from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
+from cuista.errors import FileError, InputError
+from cuista.ops import Bernoulli, Normal
+from cuista.storage import load_array
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "m": {"type": AT_LEAST_1, "metavar": "M", "help": "Number of measurements. [250]"},
+    "n": {"type": AT_LEAST_1, "metavar": "N", "help": "Length of a sparse code. [500]"},
+    "pnz": {"metavar": "P|FILE", "help": "Probability of a non-zero, or a file of one for each entry. [0.1]"},
+    "snr": {"type": decibels, "metavar": "dB|inf", "help": "Signal-to-noise ratio of the measurements. [inf]"},
+    "con-num": {"type": float, "metavar": "κ", "help": "Condition number of the matrix; 0 leaves it as drawn. [0]"},
+    "normalize/--no-normalize": {"default": None, "help": "Scale columns to unit norm. [--normalize]"},
+    "magnitude": {"type": click.Choice(["normal", "bernoulli"]), "help": "Law of the non-zeros. [normal]"},
+    "mean": {"type": float, "help": "Mean of normal magnitudes. [0]"},
+    "std": {"type": float, "help": "Standard deviation of normal magnitudes. [1]"},
+    "q": {"type": float, "help": "Probability of the Bernoulli magnitude v0. [0.5]"},
+    "v0": {"type": float, "help": "One Bernoulli magnitude. [1]"},
+    "v1": {"type": float, "help": "The other. [1]"},
+}
+PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", "magnitude", "mean", "std", "q", "v0", "v1")
+problem_options = options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
+# The same where they would crowd the help of another command: that of gen-problem shows them.
+hidden_problem_options = options(*(click.option(f"--{name}", **how, hidden=True) for name, how in _OPTIONS.items()))
+
+
+def magnitude_law(options: dict[str, Any]) -> Normal | Bernoulli:
+    """The law of magnitudes that the options ask for."""
+    law = Bernoulli if options["magnitude"] == "bernoulli" else Normal
+    other = Normal if law is Bernoulli else Bernoulli
+    for name in other._fields:
+        if options[name] is not None:
+            raise click.UsageError(f"--{name} is of {other.__name__.lower()} magnitudes: see --magnitude")
+    return law(**{name: options[name] for name in law._fields if options[name] is not None})
+
+
+def probability(text: str | None) -> float | Array:
+    """The value of --pnz: a number, or the array in a file."""
+    if text is None:
+        return 0.1
+    try:
+        return float(text)
+    except ValueError:
+        if not Path(text).exists():
+            raise FileError(f"--pnz {text} is neither a number nor a file that exists") from None
+        return load_array(text, "pnz", "support_probability").ravel()
+
+
+law_options = options(
+    click.option("--snr", type=decibels, metavar="dB|inf", help="Another SNR of the measurements. [as it is]"),
+    click.option("--pnz", metavar="P|FILE", help="Another probability of non-zeros. [as it is]"),
+)
+
+
+def with_law(problem: Problem, snr: float | None, pnz: str | None) -> Problem:
+    """The problem with the SNR and the probability of non-zeros that the options ask for."""
+    problem = problem if snr is None else replace(problem, snr_db=snr)
+    return problem if pnz is None else replace(problem, pnz=probability(pnz))
+
+
+def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
+    """The problem that the problem options ask for."""
+    m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
+    if load_a is None:
+        A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed)
+    else:
+        A = check_matrix(load_array(load_a, "A", "D", key=key), f"the matrix in {load_a}")
+        for option, asked, found in (("--m", m, A.shape[0]), ("--n", n, A.shape[1])):
+            if asked not in (None, found):
+                raise InputError(f"{option} is {asked}, but the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}")
+    if con_num:
+        A = with_condition_number(A, con_num)
+    if options["normalize"] is not False:
+        A = normalize_columns(A)
+    return Problem(A, probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options), seed)
+
+
+def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Problem:
+    """The problem in the file, which the problem options must then agree with; or the one that they make."""
+    asked = {name: options[name] for name in PROBLEM_OPTIONS}
+    if path is None:
+        if all(value is None for value in asked.values()):
+            raise click.UsageError("give a PROBLEM file (cuista gen-problem makes one), or --m, --n, … to make it here")
+        return make_problem(asked, seed)
+    problem = Problem.load(path)
+    if asked["pnz"] is not None:
+        asked["pnz"] = probability(asked["pnz"])
+    law = magnitude_law(asked) if any(asked[name] is not None for name in PROBLEM_OPTIONS[6:]) else None
+    found = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db, "normalize": problem.normalized}
+    pairs = [(name, asked[name], value) for name, value in found.items()]
+    for name, value, actual in [*pairs, ("magnitude", law, problem.magnitude)]:
+        if value is not None and not np.array_equal(value, actual):
+            raise InputError(f"--{name} is {value}, but {path} has {actual}: leave it out, or make another problem")
+    kappa = asked["con_num"]
+    if kappa and not 0.9 < problem.condition_number / kappa < 1.1:  # normalising the columns moves it a little
+        has = f"{path} has {problem.condition_number:.4g}"
+        raise InputError(f"--con-num is {kappa:g}, but {has}: leave it out, or make another problem")
+    return problem

@@ -1,0 +1,150 @@
+"""One command for several tasks: it hands its words on to the command of the task that they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+from cuista.cli.spellings import TASKS as SPELLED_TASK
+from cuista.cli.spellings import Command
+
+from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What the tasks are, as the help of a command that is routed says it.
+TASKS = {
+    "sc": "Sparse coding: signals recovered from their measurements.",
+    "denoise": "Pictures with noise, by a convolutional network.",
+    "encoder": "Maps a perturbed matrix to a weight for it.",
+    "robust": "Recovery by other matrices than the one trained for.",
+}
+
+
+class Routed(Command):
+    """A command that is another one for each task.
+
+    Parameters
+    ----------
+    tasks
+        The commands by task.
+    natural
+        Tells from the words which task is meant if none is named; None if they do not tell.
+    """
+
+    def __init__(
+        self, name: str, tasks: Mapping[str, click.Command], natural: Callable[[list[str]], str | None], **options: Any
+    ) -> None:
+        super().__init__(name, **options)
+        self.tasks, self.natural = tasks, natural
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        task, words = _named_task(list(args))
+        if task is not None and task not in self.tasks:
+            raise click.UsageError(f"--task {task}: this command has {', '.join(self.tasks)}")
+        task = task or self.natural(words)
+        if task is None and {"-h", "--help"} & set(words):
+            return super().make_context(info_name, words, parent, **extra)
+        task = task or next(iter(self.tasks))
+        try:
+            return self.tasks[task].make_context(f"{info_name} --task {task}", words, parent, **extra)
+        except click.NoSuchOption as error:
+            others = [other for other, command in self.tasks.items() if error.option_name in _names(command)]
+            if not others:
+                raise
+            raise click.UsageError(
+                f"{error.option_name} is of --task {' or '.join(others)}, and this is {task}: leave it out, or give "
+                "the task",
+                error.ctx,
+            ) from None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        with formatter.section("Tasks (give one, and -h, for its own options)"):
+            formatter.write_dl([(f"--task {task}", TASKS[task]) for task in self.tasks])
+
+
+def value_of(words: list[str], *options: str) -> str | None:
+    """The value that the words give to an option of these names, the last one counting; None if they do not."""
+    value = None
+    for i, word in enumerate(words):
+        name, equals, rest = word.partition("=")
+        if name in options:
+            value = rest if equals else words[i + 1] if i + 1 < len(words) else ""
+    return value
+
+
+def _named_task(words: list[str]) -> tuple[str | None, list[str]]:
+    """The task that the words name, in our spelling or the original's, and the other words."""
+    rest: list[str] = []
+    task, i = None, 0
+    while i < len(words):
+        name, equals, value = words[i].partition("=")
+        if words[i] == "--":
+            return task, rest + words[i:]
+        if name in ("--task", *SPELLED_TASK):
+            if not equals:
+                i += 1
+                value = words[i] if i < len(words) else ""
+            task = value
+        else:
+            rest.append(words[i])
+        i += 1
+    return task, rest
+
+
+def _names(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+# The networks of each task.
+NETWORKS_OF = {
+    "sc": [*NETWORKS],
+    "denoise": [*CONV_NETWORKS],
+    "encoder": [Encoder.name],
+    "robust": [name for name, kind in NETWORKS.items() if kind.has_gradients],
+}
+
+
+def net_option(task: str, default: str | None = None) -> Callable[[F], F]:
+    """The --net option of a task, which lists its networks."""
+    text = f"One of {', '.join(NETWORKS_OF[task])}."
+    return click.option(
+        "--net", type=NetworkName(task), default=default, show_default=default is not None, metavar="NAME", help=text
+    )
+
+
+class NetworkName(click.ParamType[str]):
+    """The option type of the name of one of a task's networks, in any case, with - or _; the shell completes it."""
+
+    name = "network"
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        name = net_name(value)
+        if name in NETWORKS_OF[self.task]:
+            return name
+        others = [task for task, names in NETWORKS_OF.items() if name in names]
+        hint = f"; {name} is of --task {others[0]}" if others else ""
+        self.fail(f"{value!r} is not one of {', '.join(NETWORKS_OF[self.task])}{hint}", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in NETWORKS_OF[self.task] if name.startswith(net_name(incomplete))]
+
+
+def net_name(value: str) -> str:
+    """A network's name as it is spelled here, which the original's is not always."""
+    name = value.lower().replace("_", "-")
+    return {"atow-grad": Encoder.name, "robust-alista": "alista"}.get(name, name)
+
+
+def task_of_net(words: list[str]) -> str | None:
+    """The task of the network that the words name; None if they name none."""
+    net = value_of(words, "--net", "-n")
+    return net and next((task for task, names in NETWORKS_OF.items() if net_name(net) in names), None)

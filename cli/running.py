@@ -1,0 +1,199 @@
+"""What all training commands share: options of recipes and runs, and the run itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from cuista.cli.common import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    ProgressLine,
+    device_option,
+    options,
+    output_file,
+    positive,
+    say,
+    seed_option,
+    spelled,
+)
+
+from cuista.errors import FileError
+from cuista.model import Trained
+from cuista.storage import check_writable
+from cuista.training import Progress, Recipe, Task, checkpoint_path, train
+from cuista.training.checkpoint import CHECKPOINT
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, to the same bits.")
+run_options = options(
+    seed_option,
+    device_option,
+    click.option(
+        "-o",
+        "--out",
+        type=output_file(".h5", advice="cuista convert writes networks for sparse coding in other formats"),
+        default="model.h5",
+        show_default=True,
+        help="The model file.",
+    ),
+    click.option(
+        "--checkpoint-every",
+        type=click.FloatRange(0),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How often the run is saved, in OUT.ckpt.",
+    ),
+    resume_option,
+    click.option("--force", is_flag=True, help="Start afresh, and overwrite the output."),
+)
+
+
+def recipe_option(name: str, field: str, text: str, type: Any = positive, metavar: str = "NUMBER") -> Callable[[F], F]:
+    """An option that sets a field of the recipe."""
+    return click.option(f"--{name}", field, type=type, metavar=metavar, help=text)
+
+
+def steps_option(text: str) -> Callable[[F], F]:
+    return recipe_option("max-steps", "max_steps", text, AT_LEAST_0, "N")
+
+
+better_wait_option = recipe_option(
+    "better-wait", "better_wait", "paper: how many steps to wait for a better validation. [4000]", AT_LEAST_1, "N"
+)
+name_option = click.option(
+    "--recipe", "name", type=click.Choice(["fast", "paper"]), help="How to train. [fast, unless an option is paper's]"
+)
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """The option type of numbers with commas between."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of numbers like 0.2,0.02") from None
+
+
+def network_recipe_options(
+    *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
+) -> Callable[[F], F]:
+    """The options of the recipes for networks; the texts say what the task's defaults are."""
+    return options(
+        name_option,
+        steps_option(steps),
+        recipe_option("learning-rate", "learning_rate", rate),
+        recipe_option("matrix-steps", "matrix_steps", matrix_steps, AT_LEAST_0, "N"),
+        recipe_option("matrix-rate", "matrix_rate", "fast: learning rate of matrices, as a factor. [1]"),
+        recipe_option("batch", "batch", batch, AT_LEAST_1, "N"),
+        recipe_option("validation-batch", "validation_batch", validation, AT_LEAST_1, "N"),
+        better_wait_option,
+        recipe_option("lr-decay", "decays", "paper: rates of the joint stages, relative. [0.2,0.02]", numbers, "D,D…"),
+        recipe_option("decay-rate", "factor", "paper: gradient factor of a layer for each since. [0.3]"),
+    )
+
+
+# What of these only one of the recipes has.
+FAST_FIELDS, PAPER_FIELDS = ("matrix_steps", "matrix_rate"), ("better_wait", "decays", "factor")
+
+
+def choose_recipe(
+    recipes: Any, name: str | None, given: dict[str, Any], fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
+) -> Recipe:
+    """The recipe of this name, with the fields given. Some only one recipe has; one of paper's asks for that."""
+    given = {field: value for field, value in given.items() if value is not None}
+    others = [spelled(field) for field in given if field in paper]
+    if others and name is None:
+        say(f"Note: {', '.join(others)} belongs to the paper recipe, so that is used.")
+        name = "paper"
+    name = name or "fast"
+    for field in given:
+        if field in (paper if name == "fast" else fast):
+            other = "paper" if name == "fast" else "fast"
+            raise click.UsageError(f"{spelled(field)}: only the {other} recipe has this; leave it out")
+    recipe: Recipe = recipes[name](**given)
+    recipe.stages(1)  # says now what is wrong with it
+    return recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every training command is told about its run."""
+
+    seed: int
+    device: str
+    out: Path
+    checkpoint_every: float
+    resume: bool
+    force: bool
+
+    def is_due(self, kind: type[Trained]) -> bool:
+        """Whether there is something to do to have an output of this kind: see `check_resume`."""
+        return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out))
+
+    def begun(self, kind: type[Trained]) -> Any:
+        """The model, of this kind, in the checkpoint that is to be continued; None to start afresh."""
+        checkpoint = checkpoint_path(self.out)
+        return kind.load(checkpoint, kind=CHECKPOINT) if self.resume and checkpoint.exists() else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `cuista.train` that say how the run goes on and what is kept of it."""
+        kept = {"seed": self.seed, "resume": self.resume, "overwrite": self.force}
+        return {**kept, "checkpoint_seconds": self.checkpoint_every}
+
+    def train(self, model: Trained, recipe: Recipe, task: Task[Any] | None = None) -> None:
+        """Train with progress."""
+        task = task or model.task()
+        with ProgressLine() as line, resumable(self.out):
+            train(model, recipe, task=task, out=self.out, progress=lambda at: show(line, at), **self.options)
+        result, steps = model.training[f"validation_{task.measure.lower()}_db"], model.training["steps"]
+        say(f"Wrote {self.out}: validation {task.measure} {result:.2f} dB after {steps} steps.")
+
+
+def show(line: ProgressLine, at: Progress, name: str = "") -> None:
+    """Show how far training is."""
+    error = "" if at.error_db is None else f", {at.measure} {at.error_db:.2f} dB"
+    line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
+
+
+def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object]) -> bool:
+    """Whether there is something to do for a command that writes `out`, which `load` reads, and can be resumed.
+
+    Raises
+    ------
+    click.UsageError, FileError
+        If the options contradict each other, or an output or a checkpoint is in the way.
+    """
+    if resume and force:
+        raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
+    checkpoint = checkpoint_path(out)
+    if resume and not checkpoint.exists():
+        if out.exists():
+            load()
+            say(f"{out} is complete: nothing to resume.")
+            return False
+        say(f"No checkpoint {checkpoint}: starting afresh.")
+    if checkpoint.exists() and not (resume or force):
+        raise FileError(
+            f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
+        )
+    check_writable(out, overwrite=force or (resume and checkpoint.exists()))
+    return True
+
+
+@contextlib.contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Say how to go on if what writes `out` is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        checkpoint = checkpoint_path(out)
+        if checkpoint.exists():
+            say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
+        raise

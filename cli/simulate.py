@@ -1,0 +1,42 @@
+"""cuista simulate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from cuista.cli.common import AT_LEAST_1, INPUT_FILE, force_option, output_file, say, seed_option
+from cuista.cli.problems import law_options, with_law
+from cuista.cli.spellings import Command
+
+from cuista.counter import TEST
+from cuista.data.problem import Problem
+from cuista.storage import check_writable, save_arrays
+
+
+@click.command("simulate", cls=Command)
+@click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
+@click.option("--samples", type=AT_LEAST_1, default=1000, show_default=True, metavar="N", help="How many signals.")
+@law_options
+@seed_option
+@click.option(
+    "-o",
+    "--out",
+    type=output_file(".h5", ".npz", ".mat"),
+    default="signals.h5",
+    show_default=True,
+    help="The file: signals x and measurements y, a sample a row.",
+)
+@force_option
+def command(
+    problem_file: Path, samples: int, snr: float | None, pnz: str | None, seed: int, out: Path, force: bool
+) -> None:
+    """Make signals of a PROBLEM (or of a model's) and measure them: what recover and solve take, and can be held to.
+
+    They are the signals on which cuista test tests with the same seed.
+    """
+    check_writable(out, overwrite=force)
+    problem = with_law(Problem.load(problem_file), snr, pnz)
+    x, y = problem.sample(samples, stream=TEST, seed=seed)
+    save_arrays(out, {"x": x, "y": y}, overwrite=force)
+    say(f"Wrote {out}: x {x.shape} and y {y.shape}, SNR {problem.snr_db:g} dB.")

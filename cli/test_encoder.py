@@ -1,0 +1,75 @@
+"""cuista test --task encoder"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from cuista.cli.common import (
+    AT_LEAST_1,
+    INPUT_FILE,
+    ProgressLine,
+    engine_on,
+    positive,
+    print_json,
+    report_options,
+    say,
+    seed_option,
+    table,
+)
+from cuista.cli.spellings import Command
+
+from cuista import storage
+from cuista.evaluation.robustness import EncodedMatrix, evaluate_encoder
+from cuista.tasks import EncoderModel
+
+
+@click.command("test", cls=Command)
+@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
+@click.option(
+    "--samples", "count", type=AT_LEAST_1, default=10, show_default=True, metavar="N", help="How many matrices."
+)
+@click.option("--sigma", type=positive, metavar="σ", help="Of their perturbation. [what it was trained for]")
+@seed_option
+@report_options
+def command(
+    model_file: Path,
+    count: int,
+    sigma: float | None,
+    seed: int,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Test an encoder on fresh matrices: its weights beside the exact ones of the closed form, matrix by matrix."""
+    if out:
+        storage.check_writable(out, overwrite=force)
+    model = EncoderModel.load(model_file, ops=engine_on(device))
+    sigma = model.training.get("sigma", 1e-2) if sigma is None else sigma
+    with ProgressLine() as line:
+        results = list(
+            evaluate_encoder(model, sigma, count, seed, lambda fraction: line.show(fraction, f"σ = {sigma:g}"))
+        )
+    names = list(EncodedMatrix.__dataclass_fields__)
+    columns = {name: np.array([getattr(result, name) for result in results]) for name in names}
+    if out:
+        attributes = {"model": str(model_file), "sigma": sigma, "seed": seed}
+        storage.write(out, storage.Record("cuista-report", columns, attributes), overwrite=force)
+    if as_json:
+        mean = {name: float(values.mean()) for name, values in columns.items()}
+        print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
+        return
+    headers = ["matrix", f"{model.network.loss_name} loss", "exact", "Σ off-diagonal²", "exact"]
+    headers += ["coherence", "exact", "ms", "exact"]
+    scale = np.array([1e3 if "seconds" in name else 1.0 for name in names])
+    rows: list[list[Any]] = [
+        [i, *map(float, scale * list(asdict(result).values()))] for i, result in enumerate(results)
+    ]
+    rows.append(["mean", *map(float, scale * [values.mean() for values in columns.values()])])
+    click.echo(table(headers, rows))
+    if out:
+        say(f"Wrote {out}.")

@@ -1,0 +1,5 @@
+"""`python -m cuista` is the command line."""
+
+from cuista.cli import main
+
+main()

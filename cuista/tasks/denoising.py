@@ -1,0 +1,486 @@
+"""Denoising: pictures with Gaussian noise, by a convolutional network."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice, product
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista import storage
+from cuista.checks import Array
+from cuista.counter import CODES, NOISE, TEST, TRAINING, TUNING, Key
+from cuista.data.dictionary import Dictionary
+from cuista.data.images import ImageSet
+from cuista.data.pictures import check_grey
+from cuista.errors import InputError
+from cuista.metrics import SSIM_WINDOW, decibels, psnr_db, ssim
+from cuista.model import Trained
+from cuista.networks import CONV_NETWORKS, ConvNetwork
+from cuista.ops import CpuOps, ReferenceOps
+from cuista.parallel import processors
+from cuista.solvers.conv import ConvFista, non_local_means
+from cuista.storage import Record
+from cuista.tasks.sparse_coding import best_ridge
+from cuista.training import Examples, FastRecipe, PaperRecipe, Source, Task, train
+from cuista.weights import ConvWeight, ConvWeightReport, solve_conv
+
+# The ridges that are tried, in units of the mean eigenvalue of H, which is Σ‖d_m‖².
+RIDGES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
+# Pixels along a side of a crop, by recipe.
+CROPS = {"fast": 128, "paper": 321}
+# FISTA is shown after as many iterations as the network has layers, and after so many.
+ITERATIONS = 100
+# How many validation pictures a baseline is tuned on at most, and how many pixels along a side of each.
+TUNED_ON, TUNED_SIZE = 4, 256
+# Bytes that the maps of all tiles in work may take, and how many of them a tile in work has: those before a layer and
+# after it; with support selection also what is selected from, the magnitudes and those over the threshold.
+TILE_BYTES = 2**28
+MAPS, MAPS_SELECTING = 2, 5
+# Pixels along a side of a tile at least, whatever memory that takes: of less most would be overlap.
+LEAST_TILE = 64
+
+
+class Span(NamedTuple):
+    """What a tile is along an axis: the pixels that are computed, those kept, and where in the tile these are."""
+
+    computed: slice
+    kept: slice
+    inside: slice
+
+
+@dataclass
+class Denoiser(Trained):
+    """A convolutional network, the weight, the dictionary and the noise that it is for, and how it was trained.
+
+    Attributes
+    ----------
+    weight
+        The weight, which has the dictionary.
+    sigma
+        Standard deviation of the noise that it is for, of 255.
+    """
+
+    kind: ClassVar[str] = "cuista-denoiser"
+
+    network: ConvNetwork
+    weight: ConvWeight
+    sigma: float
+
+    @classmethod
+    def new(cls, weight: ConvWeight, net: str = "conv-alista", *, sigma: float = 20.0, **options: Any) -> Denoiser:
+        """An untrained network; `net` is its name, a key of `CONV_NETWORKS`, and `options` are those of `ConvNetwork`.
+
+        Raises
+        ------
+        InputError
+            If there is no such network, or σ or an option is out of range.
+        """
+        if net not in CONV_NETWORKS:
+            known = ", ".join(CONV_NETWORKS)
+            raise InputError(f"{net!r} is not a convolutional network of cuista, which has: {known}", option="net")
+        if not 0 < sigma < np.inf:
+            raise InputError(
+                f"σ is {sigma}; expected the standard deviation of the noise, of 255, more than 0", option="sigma"
+            )
+        return cls(CONV_NETWORKS[net](weight.dictionary.D, weight.W, **options), weight, float(sigma))
+
+    def identity(self) -> dict[str, Any]:
+        return {"dictionary": self.weight.dictionary.sha256, "weight": storage.sha256(self.weight.W)}
+
+    def denoise(self, noisy: Array, *, mean: float | None = None, tile: int | None = None) -> Array:
+        """The denoised picture (H, W) of a noisy one, both from 0 to 1 (not clipped), of any size.
+
+        It is computed by overlapping tiles. A pixel depends only on those within the network's `reach`, so that with
+        so much overlap, thrown away, there are no seams: the result is that of the whole but for rounding. Only with
+        support selection it is another, for each tile selects its own share of entries.
+
+        Parameters
+        ----------
+        noisy
+            The picture.
+        mean
+            That of the clean picture; the noisy one's if None.
+        tile
+            Pixels along a side of a tile at most, its overlap not counted. As many as memory allows if None.
+
+        Raises
+        ------
+        InputError
+            If it is no finite grey picture, or smaller than a filter, or a tile has no pixel.
+        """
+        noisy = check_grey(noisy, "the picture")
+        network, mean = self.network, noisy.mean() if mean is None else mean
+        f = network.ops.asarray(noisy - mean, network.dtype)
+        tiles = self.tiles(noisy.shape, tile)
+        result = np.empty(noisy.shape, network.dtype)
+
+        def work(part: slice) -> None:
+            ((rows, columns),) = tiles[part]
+            denoised = network.ops.to_numpy(network.output(f[rows.computed, columns.computed][None]))[0]
+            result[rows.kept, columns.kept] = denoised[rows.inside, columns.inside]
+
+        network.ops.in_batches((len(tiles), 1), work, 1)
+        return np.asarray(result + mean)
+
+    def tiles(self, shape: Sequence[int], tile: int | None = None) -> list[tuple[Span, Span]]:
+        """The rows and columns of the tiles by which a picture of this shape (H, W) is denoised.
+
+        All have one shape, so that arrays are used again from tile to tile.
+        """
+        if tile is not None and tile < 1:
+            raise InputError(f"a tile is {tile} pixels wide; expected 1 or more, or None for as many as memory allows")
+        side = tile or self._side()
+        rows, columns = (_spans(length, side, reach) for length, reach in zip(shape, self.network.reach, strict=True))
+        return list(product(rows, columns))
+
+    def _side(self) -> int:
+        """As many pixels as let the maps of the tiles in work, one a processor, take TILE_BYTES."""
+        network = self.network
+        maps = MAPS_SELECTING if network.selects else MAPS
+        bytes_of_pixel: int = maps * network.filters * network.dtype.itemsize * processors()
+        overlap = max(2 * reach + s - 1 for reach, s in zip(network.reach, network.filter_shape, strict=True))
+        side: int = math.isqrt(TILE_BYTES // bytes_of_pixel) - overlap
+        return max(side, LEAST_TILE)
+
+    def store(self, record: Record) -> None:
+        self.weight.dictionary.store(record)
+        record.arrays["W"] = self.weight.W
+        record.attributes |= {"sigma": self.sigma, "weight": json.dumps(asdict(self.weight.report))}
+
+    @classmethod
+    def restore(
+        cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
+    ) -> Denoiser:
+        attributes, dictionary = record.attributes, Dictionary.from_record(record, path)
+        report = ConvWeightReport(**json.loads(attributes["weight"]))
+        weight = ConvWeight.stored(record, dictionary, report, path)
+        return cls.new(weight, attributes["net"], sigma=attributes["sigma"], **options, **place)
+
+
+def _fast_recipe(**options: Any) -> FastRecipe:
+    """The fast recipe for pictures. A crop has ten thousand pixels, so that few of them and few steps do.
+
+    Without support selection no entry jumps, and no crop is rare enough to rule the error. Trained layer by layer the
+    first layers would do all they can alone, and the last ones nothing: 0.3 dB were lost. The first layer's step size
+    may end at several times its start, so that the learning rate is twice as large as elsewhere.
+    """
+    sizes = {"batch": 4, "validation_batch": 16, "max_steps": 300, "matrix_steps": 300, "learning_rate": 0.06}
+    return FastRecipe(**{**sizes, "layerwise": False, "window": 0.0, "hard": 0.0, **options})
+
+
+def _paper_recipe(**options: Any) -> PaperRecipe:
+    """The original's recipe for denoising: 4 crops a step, 16 for validation."""
+    return PaperRecipe(**{"batch": 4, "validation_batch": 16, **options})
+
+
+class Denoising(Task[Denoiser]):
+    """Training on random crops of pictures with Gaussian noise.
+
+    Parameters
+    ----------
+    images
+        A `cuista-images` file.
+    crop
+        Pixels along a side of a crop. If None the recipe decides: 128 for the fast one, 321 for the paper's.
+    """
+
+    name = "denoise"
+    models = (Denoiser,)
+    kinds = (FastRecipe, PaperRecipe)
+    recipes: ClassVar[Any] = {"fast": _fast_recipe, "paper": _paper_recipe}
+
+    def __init__(self, images: str | os.PathLike[str], crop: int | None = None) -> None:
+        self.images, self.crop = images, crop
+
+    def crop_of(self, recipe: Any) -> int:
+        """Pixels along a side of a crop in training by a recipe."""
+        return self.crop or CROPS[recipe.name]
+
+    def pictures(self, recipe: Any) -> tuple[ImageSet, ImageSet]:
+        """The pictures for training and for validation that are as large as a crop.
+
+        Raises
+        ------
+        FileError, InputError
+            As `ImageSet`.
+        """
+        crop = self.crop_of(recipe)
+        return ImageSet(self.images, "train", crop), ImageSet(self.images, "validation", crop)
+
+    def source(self, model: Denoiser, recipe: Any) -> Source:
+        return NoisyCrops(*self.pictures(recipe), self.crop_of(recipe), model.sigma)
+
+    def identity(self, model: Denoiser, recipe: Any) -> dict[str, Any]:
+        training, _ = self.pictures(recipe)
+        return {"images": training.sha256, "crop": self.crop_of(recipe), "sigma": model.sigma}
+
+
+class NoisyCrops(Source):
+    """Random crops of pictures with Gaussian noise, and their means removed.
+
+    The next step's crops are read while this one's are computed with.
+
+    Parameters
+    ----------
+    training, validation
+        The pictures.
+    crop
+        Pixels along a side.
+    sigma
+        Standard deviation of the noise, of 255.
+    """
+
+    def __init__(self, training: ImageSet, validation: ImageSet, crop: int, sigma: float) -> None:
+        self.training, self.validation, self.crop, self.sigma = training, validation, crop, sigma
+        self._reader = ThreadPoolExecutor(1)
+        self._ahead: dict[tuple[Key, int], Future[Array]] = {}
+
+    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+        """Clean crops, their noisy versions (batch, crop, crop), and no weights."""
+        images = self.validation if validate else self.training
+        ahead = self._ahead.pop((key, batch), None)
+        crops = images.crops(key, batch, self.crop) if ahead is None else ahead.result()
+        if key.stream == TRAINING:
+            following = key._replace(step=key.step + 1)
+            self._ahead = {(following, batch): self._reader.submit(images.crops, following, batch, self.crop)}
+        clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
+        noise = ops.normal(key, NOISE, (batch, self.crop**2), dtype).reshape(clean.shape)
+        return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
+
+    def error_db(self, network: Any, validation: Examples, depth: int) -> float:
+        """The mean over the crops that `sample` gave of the NMSE in dB of each, after `depth` layers.
+
+        So it falls by as much as the mean PSNR rises. Of a crop of one colour the error is compared with 1/255.
+        """
+        ops, (clean, noisy, _) = network.ops, validation
+        xp = ops.xp
+        squares = [xp.square(array).reshape(len(clean), -1) for array in (network.output(noisy, depth) - clean, clean)]
+        error, energy = (ops.to_numpy(square.sum(axis=1, dtype=np.float64)) for square in squares)
+        return float(decibels(error, np.maximum(energy, clean[0].size / 255**2)).mean())
+
+    def blank(self) -> InputError:
+        return InputError("the crops of the pictures are each of one colour: expected pictures with something in them")
+
+    def close(self) -> None:
+        self._reader.shutdown(cancel_futures=True)
+
+
+def denoising_weight(
+    dictionary: Dictionary,
+    task: Denoising,
+    *,
+    ridge: float | Literal["auto"] = "auto",
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> ConvWeight:
+    """The exact weight of a dictionary that a denoiser should have.
+
+    Parameters
+    ----------
+    ridge
+        λ of the noise-aware weight, or `auto` for the one that `choose_conv_ridge` finds.
+    say
+        Called with what is done.
+    options
+        The others of `choose_conv_ridge`.
+    """
+    if ridge == "auto":
+        say("Solving a noise-aware weight (ridge 0 would be the paper's).")
+        return choose_conv_ridge(dictionary, task, say=say, **options)
+    say(f"Solving the analytic weight (ridge {ridge:g}).")
+    return solve_conv(dictionary, ridge=ridge)
+
+
+def choose_conv_ridge(
+    dictionary: Dictionary,
+    task: Denoising,
+    *,
+    sigma: float = 20.0,
+    layers: int = 5,
+    seed: int = 0,
+    ops: ReferenceOps | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> ConvWeight:
+    """The exact weight of a dictionary with the ridge λ that serves the denoising of such pictures best.
+
+    Of λ = 0, 0.3, 1, 3, 10 and 30 times Σ‖d_m‖² it is the one whose Conv-ALISTA has the least validation NMSE after 40
+    steps of the fast recipe, all on the same crops.
+
+    Parameters
+    ----------
+    task
+        The pictures, and the size of the crops.
+    sigma
+        Standard deviation of the noise that the weight is for, of 255.
+    say
+        Called with what each λ led to, and which is best.
+    """
+    recipe = _fast_recipe(max_steps=40)
+    unit = float(np.square(dictionary.D).sum())
+
+    def fit(share: float) -> tuple[float, ConvWeight]:
+        weight = solve_conv(dictionary, ridge=share * unit)
+        denoiser = Denoiser.new(weight, sigma=sigma, layers=layers, ops=ops)
+        return train(denoiser, recipe, task=task, seed=seed).training["validation_nmse_db"], weight
+
+    found: ConvWeight = best_ridge(RIDGES, fit, say)
+    return found
+
+
+def test_pictures(images: str | os.PathLike[str]) -> ImageSet:
+    """The test pictures of a `cuista-images` file that are large enough for their SSIM.
+
+    Raises
+    ------
+    FileError, InputError
+        As `ImageSet`.
+    """
+    return ImageSet(images, "test", SSIM_WINDOW, "SSIM's window")
+
+
+def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -> list[tuple[Array, Array]]:
+    """Clean and noisy pictures (H, W) that a baseline is tuned on: the middle of some of the validation pictures.
+
+    As in a test it is the mean of the whole picture that is removed: that of its middle is not 0.
+
+    Parameters
+    ----------
+    path
+        A `cuista-images` file.
+    sigma
+        Standard deviation of the noise, of 255.
+    seed
+        Of the noise.
+
+    Raises
+    ------
+    FileError, InputError
+        As `ImageSet`.
+    """
+    pairs = []
+    for number, (_, picture) in enumerate(islice(ImageSet(path, "validation").pictures(), TUNED_ON)):
+        rows, columns = (slice(max(size - TUNED_SIZE, 0) // 2, (size + TUNED_SIZE) // 2) for size in picture.shape)
+        clean = (picture - picture.mean())[rows, columns]
+        noise = CpuOps().normal(Key(seed, TUNING, number), NOISE, (clean.shape[0], clean.shape[1]), np.float64)
+        pairs.append((clean, clean + sigma / 255 * noise))
+    return pairs
+
+
+@dataclass(frozen=True)
+class DenoisingReport:
+    """How well pictures were denoised, by methods of which the first is `noisy`, the picture as it was given.
+
+    Attributes
+    ----------
+    pictures, methods
+        Their names.
+    shapes
+        The pictures' (H, W).
+    psnr_db, ssim
+        (pictures, methods).
+    lambdas
+        The λ of each method that has one.
+    sigma
+        Standard deviation of the noise, of 255.
+    """
+
+    pictures: tuple[str, ...]
+    methods: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    psnr_db: Array
+    ssim: Array
+    lambdas: dict[str, float]
+    sigma: float
+
+    def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Write a `cuista-report` file."""
+        named = {"sigma": self.sigma, "methods": list(self.methods), "pictures": list(self.pictures)}
+        arrays = {"psnr_db": self.psnr_db, "ssim": self.ssim}
+        storage.write(path, Record("cuista-report", arrays, {**attributes, **named}), overwrite=overwrite)
+
+
+def evaluate_denoisers(
+    denoisers: Mapping[str, Denoiser],
+    images: str | os.PathLike[str],
+    *,
+    sigma: float | None = None,
+    baselines: bool = False,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> DenoisingReport:
+    """Add noise to the test pictures of a file, and denoise them, one after the other.
+
+    As in the publication the mean of the clean picture is taken from it first, and given back at the end.
+
+    Parameters
+    ----------
+    denoisers
+        By name, one or more; beside baselines all of one dictionary and as many layers.
+    images
+        A `cuista-images` file.
+    sigma
+        Standard deviation of the Gaussian noise, of 255; that of the first denoiser's training if None.
+    baselines
+        Whether FISTA, after as many iterations as the first network has layers and after `ITERATIONS`, and non-local
+        means are set beside them. FISTA's λ is the one that is best for validation pictures.
+    seed
+        Of the noise; that of a picture depends on its number too.
+    say, progress
+        Called with what is done, and with the share of the pictures that are done and what is at work.
+
+    Raises
+    ------
+    FileError, InputError
+        As `ImageSet`.
+    """
+    first = next(iter(denoisers.values()))
+    sigma = first.sigma if sigma is None else sigma
+    network, dictionary = first.network, first.weight.dictionary
+    pictures = test_pictures(images)
+    methods: dict[str, Callable[[Array], Array]] = {"noisy": lambda noisy: noisy}
+    lambdas: dict[str, float] = {}
+    if baselines:
+        pairs = tuning_pairs(images, sigma, seed=seed)
+        for iterations in (network.layers, ITERATIONS):
+            solver, name = ConvFista(dictionary, iterations, ops=network.ops), f"fista {iterations}"
+            say(f"Finding the best λ for {name}.")
+            lambdas[name] = solver.tune(pairs)
+            methods[name] = solver.denoise
+        means = non_local_means(sigma / 255)
+        if means is None:
+            say("Non-local means are left out: they are scikit-image's, and that is not installed.")
+        else:
+            methods["nl-means"] = means
+    methods |= {name: partial(denoiser.denoise, mean=0.0) for name, denoiser in denoisers.items()}
+    found: list[tuple[str, tuple[int, ...], list[float], list[float]]] = []
+    for number, (name, clean) in enumerate(pictures.pictures()):
+        mean = clean.mean()
+        noise = CpuOps().normal(Key(seed, TEST, number), CODES, (clean.shape[0], clean.shape[1]), np.float64)
+        noisy = clean - mean + sigma / 255 * noise
+        results = [denoise(noisy) + mean for denoise in methods.values()]
+        psnr, similarity = ([measure(result, clean) for result in results] for measure in (psnr_db, ssim))
+        found.append((name, clean.shape, psnr, similarity))
+        progress(len(found) / len(pictures), f"{len(found)}/{len(pictures)} {name}")
+    names, shapes, psnrs, similarities = zip(*found, strict=True)
+    return DenoisingReport(names, tuple(methods), shapes, np.array(psnrs), np.array(similarities), lambdas, sigma)
+
+
+def _spans(length: int, side: int, reach: int) -> list[Span]:
+    """Tiles of at most `side` pixels and an overlap, all of one length: those at an end are shifted back inside."""
+    side = math.ceil(length / math.ceil(length / side))
+    whole = min(side + 2 * reach, length)
+    spans = []
+    for start in range(0, length, side):
+        first, stop = min(max(start - reach, 0), length - whole), min(start + side, length)
+        spans.append(Span(slice(first, first + whole), slice(start, stop), slice(start - first, stop - first)))
+    return spans

@@ -1,0 +1,329 @@
+"""Sparse coding: the signals of a problem recovered from their measurements by a dense network."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from cuista import storage
+from cuista.checks import Array, check_rows
+from cuista.counter import FITTING, Key
+from cuista.data.problem import Problem
+from cuista.errors import FileError, InputError
+from cuista.metrics import Report, nmse_db, report_on
+from cuista.model import Trained
+from cuista.networks import NETWORKS, Network
+from cuista.ops import FusedStep, ReferenceOps
+from cuista.storage import Record
+from cuista.training import Examples, FastRecipe, PaperRecipe, Recipe, SearchRecipe, Source, Task, train
+from cuista.weights import Weight, WeightReport, solve_exact
+
+RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
+
+
+@dataclass
+class Model(Trained):
+    """A dense network, the problem and the weight that it is for, and how it was trained.
+
+    Attributes
+    ----------
+    problem, weight
+        What the network was made from.
+    schedule
+        `percent` and `max_percent` as they were asked for; what is None is left to the recipe.
+    """
+
+    kind: ClassVar[str] = "cuista-model"
+
+    network: Network
+    problem: Problem
+    weight: Weight
+    schedule: tuple[float | None, float | None] = (None, None)
+
+    @classmethod
+    def new(
+        cls,
+        problem: Problem,
+        weight: Weight | None = None,
+        net: str = "alista",
+        *,
+        layers: int = 16,
+        percent: float | None = None,
+        max_percent: float | None = None,
+        per_coordinate: bool = False,
+        untied: bool = False,
+        parameters: dict[str, Array] | None = None,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+    ) -> Model:
+        """An untrained network for a problem.
+
+        Parameters
+        ----------
+        weight
+            The analytic weight; if None the one that `analytic_weight` finds.
+        net
+            The network's name, a key of `NETWORKS`.
+        percent, max_percent
+            The support schedule. Where they are None the recipe decides: the fast one by the problem's sparsity s,
+            17·s percent a layer up to 170·s percent; the paper's takes 1.2 and 13.
+        layers, per_coordinate, untied, parameters, ops, dtype
+            Those of the network.
+
+        Raises
+        ------
+        InputError
+            If the weight is of another matrix, the schedule is out of range, or there is no such network.
+        """
+        if net not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise InputError(f"{net!r} is not a network of this version of cuista, which has: {known}", option="net")
+        if weight is None:
+            weight = analytic_weight(problem, net, layers=layers, untied=untied, ops=ops)
+        if weight.matrix_sha256 != problem.sha256:
+            raise InputError(
+                "the weight is not one of this problem's matrix: solve it for this matrix", option="weight"
+            )
+        schedule = percent, max_percent
+        network = NETWORKS[net](
+            problem.A,
+            weight.W,
+            layers=layers,
+            **_decided(schedule, FastRecipe(), problem),
+            per_coordinate=per_coordinate,
+            untied=untied,
+            parameters=parameters,
+            ops=ops,
+            dtype=dtype,
+        )
+        if parameters is None and network.starts_relative:
+            network.calibrate(problem.sample(256, stream=FITTING)[1])
+        return cls(network, problem, weight, schedule)
+
+    def task(self) -> Task[Model]:
+        return SparseCoding()
+
+    def identity(self) -> dict[str, Any]:
+        problem = self.problem
+        return {
+            "per_coordinate": self.network.per_coordinate,
+            "matrix": problem.sha256,
+            "weight": storage.sha256(self.weight.W),
+            "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
+            "snr_db": problem.snr_db,
+            "magnitude": repr(problem.magnitude),
+        }
+
+    def iterates(self, y: ArrayLike) -> Iterator[Array]:
+        """The network's x_1, …, x_T for measurements y (samples, M), one at a time."""
+        return self.network.iterates(check_rows(y, self.problem.M, "y"))
+
+    def recover(self, y: ArrayLike) -> Array:
+        """The sparse codes (samples, N) of measurements y (samples, M), computed in batches.
+
+        Raises
+        ------
+        InputError
+            If y has another shape, a NaN or an infinity.
+        """
+        network = self.network
+        return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
+
+    def store(self, record: Record) -> None:
+        self.problem.store(record)
+        record.arrays["W"] = self.weight.W
+        record.attributes |= {
+            "support_schedule": list(self.network.support),
+            "matrix_sha256": self.problem.sha256,
+            "weight_sha256": storage.sha256(self.weight.W),
+            "weight": json.dumps(asdict(self.weight.report)),
+        }
+
+    @classmethod
+    def restore(
+        cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
+    ) -> Model:
+        attributes, W = record.attributes, record.arrays["W"]
+        problem = Problem.from_record(record, path)
+        if attributes["net"] not in NETWORKS:
+            raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know")
+        if not np.isfinite(W).all():
+            raise FileError(f"{path} is damaged: there are NaN or infinite entries in W")
+        if attributes["weight_sha256"] != storage.sha256(W) or W.shape != problem.A.shape:
+            raise FileError(f"{path} is damaged: its weight is not the one it was made with")
+        weight = Weight(W, attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
+        options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
+        return cls.new(problem, weight, attributes["net"], **options, **place)
+
+
+class SparseCoding(Task[Model]):
+    """Training on fresh signals of the model's own problem."""
+
+    name = "sc"
+    models = (Model,)
+    kinds = (FastRecipe, PaperRecipe, SearchRecipe)
+    recipes: ClassVar[Any] = {"fast": FastRecipe, "paper": PaperRecipe}
+
+    def recipe(self, model: Model) -> Recipe:
+        return FastRecipe() if model.network.has_gradients else SearchRecipe()
+
+    def source(self, model: Model, recipe: Any) -> Source:
+        return SignalSource(model.problem, recipe)
+
+    def prepare(self, model: Model, recipe: Any) -> None:
+        if recipe.by_gradients and not model.training:
+            model.network.reschedule(**_decided(model.schedule, recipe, model.problem))
+
+
+class SignalSource(Source):
+    """Signals of a problem, of which a share is harder if the recipe wants that."""
+
+    def __init__(self, problem: Problem, recipe: Any) -> None:
+        self.problem, self.hard = problem, recipe.hard
+        self.weight_power = recipe.weight_power if problem.snr_db == np.inf else 1.0
+
+    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+        """Signals (batch, N), measurements (batch, M), and the signals' weights (batch,) if a share of them is hard.
+
+        Those for validation differ from those for training only by their key.
+        """
+        where: dict[str, Any] = {**key._asdict(), "dtype": dtype, "ops": ops}
+        if self.hard:
+            return self.problem.sample_weighted(batch, self.hard, **where)
+        return *self.problem.sample(batch, **where), None
+
+    def error_db(self, network: Any, validation: Examples, depth: int) -> float:
+        """The NMSE in dB after `depth` layers on what `sample` gave."""
+        x, y, weights = validation
+        return nmse_db(network, x, y, depth, weights)
+
+    def blank(self) -> InputError:
+        return InputError(
+            f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
+            "in hundreds of signals. Give a larger one",
+            option="pnz",
+        )
+
+    def fuse(self, network: Any) -> FusedStep | None:
+        fused: FusedStep | None = network.fuse(self.problem.signals(self.hard))
+        return fused
+
+
+def analytic_weight(
+    problem: Problem,
+    net: str = "alista",
+    *,
+    ridge: float | Literal["auto"] | None = None,
+    recipe: Any = None,
+    begun: Model | None = None,
+    percent: float | None = None,
+    max_percent: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Weight:
+    """The exact weight that a network for a problem should have.
+
+    Parameters
+    ----------
+    ridge
+        λ of the noise-aware weight, or `auto` for the one that `choose_ridge` finds; if None, `auto` where there is
+        measurement noise, else 0.
+    recipe
+        The recipe that the network will be trained by. With one that starts learned matrices elsewhere a ridge of None
+        is 0, for the weight makes no difference then.
+    begun
+        The model of an interrupted run for this problem. Its weight is taken: solved anew it might differ in its last
+        bits, and the run could not be continued.
+    percent, max_percent
+        The network's support schedule; the recipe's where they are None.
+    say
+        Called with what is done.
+    options
+        The others of `choose_ridge`.
+    """
+    if begun is not None and begun.problem.sha256 == problem.sha256:
+        return begun.weight
+    recipe = recipe or FastRecipe()
+    starts_elsewhere = not recipe.analytic and NETWORKS[net].matrices
+    if ridge is None:
+        ridge = 0.0 if problem.snr_db == np.inf or starts_elsewhere else "auto"
+    if ridge == "auto":
+        say(f"Solving a noise-aware weight for {problem.snr_db:g} dB SNR (ridge 0 would be the paper's).")
+        if NETWORKS[net].has_gradients:
+            options |= _decided((percent, max_percent), recipe, problem)
+        return choose_ridge(problem, net, say=say, **options)
+    say(f"Solving the analytic weight (ridge {ridge:g}).")
+    return solve_exact(problem.A, ridge=ridge)
+
+
+def choose_ridge(
+    problem: Problem,
+    net: str = "alista",
+    *,
+    layers: int = 16,
+    percent: float | None = None,
+    max_percent: float | None = None,
+    untied: bool = False,
+    seed: int = 0,
+    ops: ReferenceOps | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Weight:
+    """The exact weight with the ridge λ that serves the problem's SNR and sparsity best.
+
+    Of λ = 0, 0.1, 0.4, 1, 3, 10 it is the one whose weight has the least validation NMSE after a short fit (the fast
+    recipe with 10 steps a layer and no joint stages), all on the same signals.
+
+    Parameters
+    ----------
+    problem, net, layers, percent, max_percent, untied, ops
+        As for `Model.new`. For a network that has no gradients the weight is that of ALISTA.
+    say
+        Called with what each λ led to, and which is best.
+    """
+    recipe = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
+    net = net if NETWORKS[net].has_gradients else "alista"
+    schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
+
+    def fit(ridge: float) -> tuple[float, Weight]:
+        weight = solve_exact(problem.A, ridge=ridge)
+        model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
+        return train(model, recipe, seed=seed).training["validation_nmse_db"], weight
+
+    found: Weight = best_ridge(RIDGES, fit, say)
+    return found
+
+
+def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, Any]], say: Callable[[str], None]) -> Any:
+    """Of the weights that `fit` solves for these ridges the one with the least error in dB, which it gives first."""
+    fits = []
+    for ridge in ridges:
+        error, weight = fit(ridge)
+        say(f"  ridge {weight.report.ridge:g}: {error:.2f} dB")
+        fits.append((error, ridge, weight))
+    best = min(fits, key=lambda found: found[:2])[2]
+    say(f"Ridge {best.report.ridge:g} is best.")
+    return best
+
+
+def evaluate(model: Model, x: Array, y: Array) -> Report:
+    """Recover the signals x (samples, N) from y (samples, M) with a model, and report on every layer.
+
+    Raises
+    ------
+    InputError
+        If x and y do not fit the model or each other, or x is zero throughout.
+    """
+    x, y = check_rows(x, model.problem.N, "x"), check_rows(y, model.problem.M, "y")
+    return report_on(model.network.iterates, x, y, model.network.ops)
+
+
+def _decided(asked: tuple[float | None, float | None], recipe: Any, problem: Problem) -> dict[str, float]:
+    """The support schedule as asked for, and where nothing was, as the recipe has it."""
+    decided = recipe.schedule(problem.sparsity)
+    return {name: d if a is None else a for name, a, d in zip(("percent", "max_percent"), asked, decided, strict=True)}

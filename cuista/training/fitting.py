@@ -1,0 +1,52 @@
+"""Fitting a layer's two numbers without derivatives."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.networks import Unrolled
+
+# What is fitted.
+FITTED = ("step_size", "threshold")
+
+
+def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
+    """Set layer t's step size and threshold to those that give the least error on signals x (batch, N), y (batch, M).
+
+    Nelder-Mead on (α, log θ), or log θ alone, from the layer before and from two guesses made of the error so far.
+    """
+    from scipy.optimize import minimize
+
+    ops = network.ops
+    state, _ = network.begin(y)
+    for layer in range(t):
+        state, _ = network.layer(layer, state)
+    propose, unit = network.propose(t, state)
+    zero = ops.xp.zeros_like(x)
+    energy = 2 * float(ops.half_squared_error(zero, x)[0])
+    tiny = float(np.finfo(float).tiny)
+    steps = "step_size" in network.shapes
+
+    def error(point: Array) -> float:
+        after = propose(point[0] if steps else 1.0, np.exp(point[-1]))
+        return float(np.log(float(ops.half_squared_error(after, x)[0]) / energy + tiny))
+
+    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(state[0], x)[0]) / x.size, tiny)) - np.log(unit)
+    starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
+    if t > 0:
+        alpha, theta = (
+            float(network.parameter(name, t - 1).mean()) if name in network.shapes else 1.0 for name in FITTED
+        )
+        starts.append((alpha, np.log(max(theta, tiny))))
+    fits = []
+    for alpha, log_theta in starts:
+        simplex = np.array([(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)])
+        simplex = simplex if steps else simplex[::2, 1:]
+        fits.append(
+            minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
+        )
+    best = min(fits, key=lambda fit: float(fit.fun)).x
+    if steps:
+        network.parameters["step_size"][t] = best[0]
+    network.parameters["threshold"][t] = np.exp(best[-1])
