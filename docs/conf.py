@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from cuista.cli import cli
+from cuista.cli.routing import Routed
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx_click.ext import ClickDirective
@@ -66,12 +67,9 @@ html_copy_source = False
 
 def find_command(words: str) -> click.Command:
     """The command with this path on the command line, as `gen-problem` or `train --task denoise`."""
-    command: Any = cli
-    for word in words.split():
-        if not word.startswith("-"):
-            command = command.commands[word]
-    assert isinstance(command, click.Command)
-    return command
+    name, _, task = words.partition(" --task ")
+    command = cli.commands[name]
+    return command.tasks[task] if task and isinstance(command, Routed) else command
 
 
 class CommandDirective(ClickDirective):  # type: ignore[misc]

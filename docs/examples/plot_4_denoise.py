@@ -67,8 +67,8 @@ print(f"{dictionary.filters} filters of {dictionary.shape[0]}×{dictionary.shape
 
 weight = cuista.solve_conv(dictionary, ridge=float(np.square(dictionary.D).sum()))
 denoiser = cuista.Denoiser.new(weight, "conv-lista-cp", sigma=20)
-with cuista.NoisyCrops(images, crop=64, sigma=20) as crops:
-    cuista.train(denoiser, cuista.FastRecipe.for_pictures(max_steps=60, matrix_steps=100), crops=crops)
+recipe = cuista.Denoising.recipes["fast"](max_steps=60, matrix_steps=100)
+cuista.train(denoiser, recipe, task=cuista.Denoising(images, crop=64))
 
 # %%
 # A picture it has not seen
