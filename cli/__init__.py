@@ -35,7 +35,7 @@ from cuista.errors import CuistaError
 from cuista.version import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
 @click.version_option(__version__, "-V", "--version", prog_name="cuista")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error. Accepted anywhere on the line.")
 def cli(debug: bool) -> None:

@@ -7,8 +7,10 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -16,9 +18,7 @@ from cuista import device as devices
 from cuista.data.dictionary import Convention, Dictionary, default_convention
 from cuista.data.images import ImageSet
 from cuista.ops import ReferenceOps, engine
-from cuista.storage import is_cuista
-
-F = TypeVar("F", bound=Callable[..., Any])
+from cuista.storage import check_writable, is_cuista
 
 
 def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:
@@ -48,13 +48,38 @@ def spelled(parameter: str) -> str:
     return FLAGS.get(parameter, f"--{parameter.replace('_', '-')}")
 
 
-def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+# What Click's option() and argument() give.
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def options(*decorators: Decorator) -> Decorator:
     """Several options as one decorator, in this order in the help."""
 
-    def decorate(function: F) -> F:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):
             function = decorator(function)
         return function
+
+    return decorate
+
+
+def parameters(*decorators: Decorator) -> list[click.Parameter]:
+    """The parameters that such options make."""
+    made: list[click.Parameter] = vars(options(*decorators)(lambda: None))["__click_params__"]
+    return made[::-1]
+
+
+def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Decorator:
+    """Several options, or arguments, as one parameter of a command: what `make` makes of them."""
+    names = [parameter.name for parameter in parameters(*decorators)]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def command(**given: Any) -> Any:
+            made = make(**{str(option): given.pop(str(option)) for option in names})
+            return function(**{name: made}, **given)
+
+        return options(*decorators)(command)
 
     return decorate
 
@@ -117,26 +142,62 @@ INPUT_FILE = click.Path(path_type=Path)
 H5_FILE = output_file(".h5")
 CONVERTIBLE_FILE = output_file(".h5", advice="cuista convert writes other formats")
 
+
+def layers_option(default: int | None, more: str = "") -> Decorator:
+    """The number of layers; `more` says what it is if there is no default."""
+    return click.option(
+        "-T", "--layers", type=AT_LEAST_1, default=default, metavar="N", help=f"Number of layers.{more}"
+    )
+
+
+def percent_option(more: str = "") -> Decorator:
+    """How much more of the entries may pass in each layer; `more` says how much that is by default."""
+    text = f"Percent to pass unshrunk, for each layer so far.{more}"
+    return click.option("-p", "--percent", type=float, metavar="P", help=text)
+
+
 force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-seed_option = click.option(
-    "--seed", type=AT_LEAST_0, metavar="N", default=0, show_default=True, help="Of all random numbers."
-)
+seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, help="Of all random numbers.")
 key_option = click.option("--key", metavar="NAME", help="Name of the array in a file that holds several.")
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
 device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda:N",
-    help="Where to compute; auto takes the GPU if there is one.",
+    "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where to compute; auto takes the GPU if there is one."
 )
-report_options = options(
+
+
+@dataclass
+class Report:
+    """Where a test computes, and what becomes of its results."""
+
+    device: str
+    out: Path | None
+    as_json: bool
+    force: bool
+
+    def __post_init__(self) -> None:
+        if self.out:
+            check_writable(self.out, overwrite=self.force)
+
+    @cached_property
+    def ops(self) -> ReferenceOps:
+        """The engine."""
+        return engine_on(self.device)
+
+    def write(self, save: Callable[..., None], **about: Any) -> None:
+        """Write the report, if a file was asked for, by what saves it: see `cuista.metrics.Report.save`."""
+        if self.out:
+            save(self.out, about, overwrite=self.force)
+            say(f"Wrote {self.out}.")
+
+
+report_option_list = (
     device_option,
     click.option("-o", "--out", type=H5_FILE, help="Write the report, numbers for each example included."),
     json_option,
     force_option,
 )
+report_options = bundled("report", Report, *report_option_list)
 convention_option = click.option(
     "--convention",
     type=click.Choice(["correlation", "convolution"]),

@@ -39,12 +39,10 @@ from cuista.training import FastRecipe, PaperRecipe
 @click.option("--model", "models", multiple=True, type=INPUT_FILE, help="A trained network's file. Repeatable.")
 @click.option("--classical", multiple=True, type=click.Choice(list(SOLVERS)), help="A classical solver. Repeatable.")
 @click.option("--snr", "snrs", multiple=True, type=decibels, help="An SNR in dB, or inf. Repeatable. [the problem's]")
-@click.option(
-    "-T", "--layers", type=AT_LEAST_1, default=16, show_default=True, help="Number of layers, and of iterations."
-)
-@click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", show_default=True, help="How to train.")
+@click.option("-T", "--layers", type=AT_LEAST_1, default=16, help="Number of layers, and of iterations.")
+@click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", help="How to train.")
 @click.option("--ridge", "strength", type=ridge, metavar="λ|auto", help="Ridge of the weight. [0; auto with noise]")
-@click.option("--samples", type=AT_LEAST_1, default=10_000, show_default=True, help="How many fresh signals.")
+@click.option("--samples", type=AT_LEAST_1, default=10_000, help="How many fresh signals.")
 @seed_option
 @device_option
 @click.option(
@@ -52,7 +50,6 @@ from cuista.training import FastRecipe, PaperRecipe
     "--out",
     type=output_file(".h5", ".json"),
     default="comparison.h5",
-    show_default=True,
     help="The results, .h5 (for cuista plot) or .json; beside it a folder keeps the trained networks.",
 )
 @json_option

@@ -46,10 +46,8 @@ FILTERS = ("cuista-dictionary", "cuista-conv-weight")
     "--dict", "dictionary_file", type=INPUT_FILE, help="The dictionary that imported filters are the weight of."
 )
 @convention_option
-@click.option(
-    "-p", "--percent", type=float, default=1.2, show_default=True, help="Support schedule of an imported network."
-)
-@click.option("--max-percent", type=float, default=13.0, show_default=True, help="… up to this.")
+@click.option("-p", "--percent", type=float, default=1.2, help="Support schedule of an imported network.")
+@click.option("--max-percent", type=float, default=13.0, help="… up to this.")
 @net_option("sc", default="alista")
 @click.option(
     "--scope", help="Variable scope of a network: which to import, or how to call the exported. [the network's name]"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from cuista.cli.common import (
     AT_LEAST_1,
     INPUT_FILE,
+    Decorator,
+    bundled,
     convention_option,
     counted,
     filter_size,
     force_option,
     key_option,
     load_dictionary,
-    options,
     output_file,
     say,
     seed_option,
@@ -31,35 +32,49 @@ from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem
 from cuista.storage import check_writable
 
-F = TypeVar("F", bound=Callable[..., Any])
 # Levels of perturbation, if not said otherwise.
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
 
 
-def _out_options(default: str) -> Callable[[F], F]:
-    """The options of every such command: its numbers, and the file it writes."""
+@dataclass
+class Target:
+    """The file that is made, and of which random numbers."""
+
+    seed: int
+    out: Path
+    force: bool
+
+    def write(self, made: Any, what: str) -> None:
+        """Write what was made, and say what it is."""
+        made.save(self.out, overwrite=self.force)
+        say(f"Wrote {self.out}: {what}.")
+
+    def __post_init__(self) -> None:
+        check_writable(self.out, overwrite=self.force)
+
+
+def _target(default: str) -> Decorator:
+    """The options of every such command, as one `target`."""
     written = output_file(".h5", advice="cuista convert writes problems and dictionaries in other formats")
-    out = click.option("-o", "--out", type=written, default=default, show_default=True, help="The file.")
-    return options(seed_option, out, force_option)
+    out = click.option("-o", "--out", type=written, default=default, help="The file.")
+    return bundled("target", Target, seed_option, out, force_option)
 
 
 @click.command("gen-problem", cls=Command)
 @problem_options
 @click.option("--load-a", type=INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file (key A or D).")
 @key_option
-@_out_options("problem.h5")
-def matrix(load_a: Path | None, key: str | None, seed: int, out: Path, force: bool, **asked: Any) -> None:
+@_target("problem.h5")
+def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -> None:
     """Make a problem: a measurement matrix, and the law of its signals and noise.
 
     The matrix is Gaussian, with entries N(0, 1/M), or one of your own.
     """
     if key is not None and load_a is None:
         raise click.UsageError("--key names an array in the file of --load-a, which is not given")
-    check_writable(out, overwrite=force)
-    problem = make_problem(asked, seed, load_a, key)
-    problem.save(out, overwrite=force)
+    problem = make_problem(asked, target.seed, load_a, key)
     shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
-    say(f"Wrote {out}: {shape}, SNR {problem.snr_db:g} dB.")
+    target.write(problem, f"{shape}, SNR {problem.snr_db:g} dB")
 
 
 @click.command("gen-problem", cls=Command)
@@ -68,8 +83,8 @@ def matrix(load_a: Path | None, key: str | None, seed: int, out: Path, force: bo
 @click.option("--load-dict", type=INPUT_FILE, help="Take the filters (s, s, F) from a file instead (key D).")
 @key_option
 @convention_option
-@click.option("--normalize/--no-normalize", default=True, show_default=True, help="Scale filters to unit norm.")
-@_out_options("dictionary.h5")
+@click.option("--normalize/--no-normalize", default=True, help="Scale filters to unit norm.")
+@_target("dictionary.h5")
 def dictionary(
     size: tuple[int, int] | None,
     filters: int | None,
@@ -77,57 +92,44 @@ def dictionary(
     key: str | None,
     convention: Any,
     normalize: bool,
-    seed: int,
-    out: Path,
-    force: bool,
+    target: Target,
 ) -> None:
     """Make a convolutional dictionary, of Gaussian filters or those of a file."""
     if load_dict is not None and (size or filters):
         raise click.UsageError("--size and --filters are of random filters, and --load-dict gives others")
     if load_dict is None and (key or convention):
         raise click.UsageError("--key and --convention are of the file of --load-dict, which is not given")
-    check_writable(out, overwrite=force)
     if load_dict is None:
-        made = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=seed))
+        made = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=target.seed))
     else:
         made = load_dictionary(load_dict, convention, key)
     if normalize:
         made = Dictionary(normalize_filters(made.D))
-    made.save(out, overwrite=force)
     rows, columns = made.shape
-    say(f"Wrote {out}: {counted(made.filters, 'filter')} of {rows}×{columns}, Σ|d̂|² at most {made.gain:.4g}.")
+    target.write(made, f"{counted(made.filters, 'filter')} of {rows}×{columns}, Σ|d̂|² at most {made.gain:.4g}")
 
 
 @click.command("gen-problem", cls=Command)
 @click.option("--problem", "problem_file", type=INPUT_FILE, help="The nominal problem. [made as by --task sc]")
 @click.option("--sigma", "sigmas", type=float, multiple=True, metavar="σ", help="A level; repeatable. [0 to 0.025]")
-@click.option("--count", type=AT_LEAST_1, default=10, show_default=True, metavar="N", help="Matrices for each level.")
-@click.option("--samples", type=AT_LEAST_1, default=1000, show_default=True, metavar="N", help="Signals they measure.")
-@_out_options("perturbed.h5")
+@click.option("--count", type=AT_LEAST_1, default=10, metavar="N", help="Matrices for each level.")
+@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="Signals they measure.")
+@_target("perturbed.h5")
 @hidden_problem_options
 def perturbed(
-    problem_file: Path | None,
-    sigmas: tuple[float, ...],
-    count: int,
-    samples: int,
-    seed: int,
-    out: Path,
-    force: bool,
-    **asked: Any,
+    problem_file: Path | None, sigmas: tuple[float, ...], count: int, samples: int, target: Target, **asked: Any
 ) -> None:
     """Make a test set of perturbed matrices Ã = A + σN with columns of unit norm, and signals that all of them measure.
 
     Measurements are without noise.
     """
-    check_writable(out, overwrite=force)
     given = [name for name, value in asked.items() if value is not None]
     if problem_file is not None and given:
         raise click.UsageError(f"{spelled(given[0])}: the file of --problem says it; leave it out")
-    problem = make_problem(asked, seed) if problem_file is None else Problem.load(problem_file)
+    problem = make_problem(asked, target.seed) if problem_file is None else Problem.load(problem_file)
     sigmas = sigmas or SIGMAS
-    PerturbedSet.new(problem, sigmas, count, samples, seed).save(out, overwrite=force)
-    levels = ", ".join(f"{sigma:g}" for sigma in sigmas)
-    say(f"Wrote {out}: {count} matrices of {problem.M}×{problem.N} for each σ of {levels}, and {samples} signals.")
+    levels = f"{count} matrices of {problem.M}×{problem.N} for each σ of {', '.join(f'{sigma:g}' for sigma in sigmas)}"
+    target.write(PerturbedSet.new(problem, sigmas, count, samples, target.seed), f"{levels}, and {samples} signals")
 
 
 def _natural(words: list[str]) -> str | None:
@@ -140,19 +142,14 @@ def _natural(words: list[str]) -> str | None:
     return named[0] if named else None
 
 
-@_out_options("FILE.h5")
-def _overview(**options: object) -> None:
-    """Make a problem: a measurement matrix, and the law of its signals and noise.
-
-    Or, with --task denoise (or --conv), a convolutional dictionary; or, with --task robust (or --perturbed), a test set
-    of perturbed matrices. All have these options:
-    """
-
-
 command = Routed(
     "gen-problem",
     {"sc": matrix, "denoise": dictionary, "robust": perturbed},
     _natural,
-    help=_overview.__doc__,
-    params=list(reversed(_overview.__click_params__)),  # type: ignore[attr-defined]
+    _target("FILE.h5"),
+    help="""Make a problem: a measurement matrix, and the law of its signals and noise.
+
+    Or, with --task denoise (or --conv), a convolutional dictionary; or, with --task robust (or --perturbed), a test set
+    of perturbed matrices. All have these options:
+    """,
 )

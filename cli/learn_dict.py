@@ -28,24 +28,14 @@ from cuista.training import LearningRecipe, learn_dictionary
 
 @click.command("learn-dict", cls=Command)
 @click.argument("images_file", metavar="IMAGES", type=INPUT_FILE)
-@click.option(
-    "--size", type=filter_size, metavar="S|S×S", default="7", show_default=True, help="Pixels of a filter, as 7 or 7x5."
-)
-@click.option("--filters", type=AT_LEAST_1, default=64, show_default=True, help="How many filters.")
-@click.option(
-    "--lam",
-    type=positive,
-    default=0.05,
-    show_default=True,
-    help="λ: how sparse the maps are to be.",
-)
-@click.option("--steps", type=AT_LEAST_1, default=300, show_default=True, help="How many steps.")
-@click.option("--batch", type=AT_LEAST_1, default=4, show_default=True, help="Random crops in a step.")
-@click.option("--crop", type=AT_LEAST_1, default=96, show_default=True, help="Pixels along a side of a crop.")
+@click.option("--size", type=filter_size, metavar="S|S×S", default="7", help="Pixels of a filter, as 7 or 7x5.")
+@click.option("--filters", type=AT_LEAST_1, default=64, help="How many filters.")
+@click.option("--lam", type=positive, default=0.05, help="λ: how sparse the maps are to be.")
+@click.option("--steps", type=AT_LEAST_1, default=300, help="How many steps.")
+@click.option("--batch", type=AT_LEAST_1, default=4, help="Random crops in a step.")
+@click.option("--crop", type=AT_LEAST_1, default=96, help="Pixels along a side of a crop.")
 @seed_option
-@click.option(
-    "-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", show_default=True, help="The dictionary file."
-)
+@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", help="The dictionary file.")
 @resume_option
 @force_option
 def command(

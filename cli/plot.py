@@ -18,7 +18,6 @@ from cuista.evaluation.figures import plot
     "--out",
     type=output_file(".pdf", ".png", ".svg"),
     default="figure.pdf",
-    show_default=True,
     help="The figure: .pdf, .png or .svg.",
 )
 @force_option

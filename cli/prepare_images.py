@@ -44,7 +44,7 @@ def parse_split(value: str) -> tuple[int, ...]:
 @click.option("--per-image", type=AT_LEAST_1, help="How many patches of each picture. [10000]")
 @click.option("--strict", is_flag=True, help="End at a file that cannot be read, instead of skipping it.")
 @seed_option
-@click.option("-o", "--out", type=H5_FILE, default="images.h5", show_default=True, help="The file of pictures.")
+@click.option("-o", "--out", type=H5_FILE, default="images.h5", help="The file of pictures.")
 @force_option
 def command(
     folder: Path,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import numpy as np
-from cuista.cli.common import AT_LEAST_1, decibels, options
+from cuista.cli.common import AT_LEAST_1, INPUT_FILE, bundled, decibels, options, spelled
 
 from cuista.checks import Array, check_matrix
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
@@ -35,6 +35,31 @@ PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", "magnitude", 
 problem_options = options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
 # The same where they would crowd the help of another command: that of gen-problem shows them.
 hidden_problem_options = options(*(click.option(f"--{name}", **how, hidden=True) for name, how in _OPTIONS.items()))
+
+
+class Asked:
+    """A problem as a command is asked for it: a file, or the options that make one."""
+
+    def __init__(self, problem_file: Path | None, **options: Any) -> None:
+        self.file, self.options = problem_file, options
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given."""
+        return [spelled(name) for name, value in self.options.items() if value is not None]
+
+    def load(self, seed: int) -> Problem:
+        """The problem in the file, which the options must then agree with; or the one that they make."""
+        return choose_problem(self.file, seed, self.options)
+
+
+# A problem that may come from a file; --problem names it, or it is the command's argument.
+problem_argument = bundled(
+    "problem",
+    Asked,
+    click.argument("problem_file", metavar="[PROBLEM]", type=INPUT_FILE, required=False),
+    hidden_problem_options,
+)
 
 
 def magnitude_law(options: dict[str, Any]) -> Normal | Bernoulli:

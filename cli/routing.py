@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
+from cuista.cli.common import Decorator, parameters
 from cuista.cli.spellings import TASKS as SPELLED_TASK
 from cuista.cli.spellings import Command
 
 from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # What the tasks are, as the help of a command that is routed says it.
 TASKS = {
@@ -32,12 +31,19 @@ class Routed(Command):
         The commands by task.
     natural
         Tells from the words which task is meant if none is named; None if they do not tell.
+    shared
+        The options that all of them have.
     """
 
     def __init__(
-        self, name: str, tasks: Mapping[str, click.Command], natural: Callable[[list[str]], str | None], **options: Any
+        self,
+        name: str,
+        tasks: Mapping[str, click.Command],
+        natural: Callable[[list[str]], str | None],
+        *shared: Callable[..., Any],
+        help: str,
     ) -> None:
-        super().__init__(name, **options)
+        super().__init__(name, params=parameters(*shared), help=help)
         self.tasks, self.natural = tasks, natural
 
     def make_context(
@@ -110,12 +116,10 @@ NETWORKS_OF = {
 }
 
 
-def net_option(task: str, default: str | None = None) -> Callable[[F], F]:
+def net_option(task: str, default: str | None = None) -> Decorator:
     """The --net option of a task, which lists its networks."""
     text = f"One of {', '.join(NETWORKS_OF[task])}."
-    return click.option(
-        "--net", type=NetworkName(task), default=default, show_default=default is not None, metavar="NAME", help=text
-    )
+    return click.option("--net", type=NetworkName(task), default=default, metavar="NAME", help=text)
 
 
 class NetworkName(click.ParamType[str]):

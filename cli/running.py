@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from cuista.cli.common import (
     AT_LEAST_0,
     AT_LEAST_1,
+    Decorator,
     ProgressLine,
+    bundled,
     device_option,
-    options,
+    engine_on,
     output_file,
     positive,
     say,
@@ -24,51 +27,21 @@ from cuista.cli.common import (
 
 from cuista.errors import FileError
 from cuista.model import Trained
+from cuista.ops import ReferenceOps
 from cuista.storage import check_writable
 from cuista.training import Progress, Recipe, Task, checkpoint_path, train
 from cuista.training.checkpoint import CHECKPOINT
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, to the same bits.")
-run_options = options(
-    seed_option,
-    device_option,
-    click.option(
-        "-o",
-        "--out",
-        type=output_file(".h5", advice="cuista convert writes networks for sparse coding in other formats"),
-        default="model.h5",
-        show_default=True,
-        help="The model file.",
-    ),
-    click.option(
-        "--checkpoint-every",
-        type=click.FloatRange(0),
-        default=30.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How often the run is saved, in OUT.ckpt.",
-    ),
-    resume_option,
-    click.option("--force", is_flag=True, help="Start afresh, and overwrite the output."),
-)
 
 
-def recipe_option(name: str, field: str, text: str, type: Any = positive, metavar: str = "NUMBER") -> Callable[[F], F]:
+def recipe_option(name: str, field: str, text: str, type: Any = positive, metavar: str = "NUMBER") -> Decorator:
     """An option that sets a field of the recipe."""
     return click.option(f"--{name}", field, type=type, metavar=metavar, help=text)
 
 
-def steps_option(text: str) -> Callable[[F], F]:
-    return recipe_option("max-steps", "max_steps", text, AT_LEAST_0, "N")
-
-
 better_wait_option = recipe_option(
     "better-wait", "better_wait", "paper: how many steps to wait for a better validation. [4000]", AT_LEAST_1, "N"
-)
-name_option = click.option(
-    "--recipe", "name", type=click.Choice(["fast", "paper"]), help="How to train. [fast, unless an option is paper's]"
 )
 
 
@@ -81,12 +54,12 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def network_recipe_options(
-    *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
-) -> Callable[[F], F]:
+    task: type[Task[Any]], *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
+) -> Decorator:
     """The options of the recipes for networks; the texts say what the task's defaults are."""
-    return options(
-        name_option,
-        steps_option(steps),
+    return recipe_options(
+        task,
+        recipe_option("max-steps", "max_steps", steps, AT_LEAST_0, "N"),
         recipe_option("learning-rate", "learning_rate", rate),
         recipe_option("matrix-steps", "matrix_steps", matrix_steps, AT_LEAST_0, "N"),
         recipe_option("matrix-rate", "matrix_rate", "fast: learning rate of matrices, as a factor. [1]"),
@@ -95,15 +68,26 @@ def network_recipe_options(
         better_wait_option,
         recipe_option("lr-decay", "decays", "paper: rates of the joint stages, relative. [0.2,0.02]", numbers, "D,D…"),
         recipe_option("decay-rate", "factor", "paper: gradient factor of a layer for each since. [0.3]"),
+        fast=("matrix_steps", "matrix_rate"),
+        paper=("better_wait", "decays", "factor"),
     )
 
 
-# What of these only one of the recipes has.
-FAST_FIELDS, PAPER_FIELDS = ("matrix_steps", "matrix_rate"), ("better_wait", "decays", "factor")
+def recipe_options(
+    task: type[Task[Any]], *decorators: Decorator, fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
+) -> Decorator:
+    """The options that make a recipe of a task, some fields of which only one of its recipes has."""
+    text = "How to train. [fast, unless an option is paper's]"
+    name = click.option("--recipe", "name", type=click.Choice(["fast", "paper"]), help=text)
+
+    def make(name: str | None, **given: Any) -> Recipe:
+        return choose_recipe(task.recipes, name, given, fast, paper)
+
+    return bundled("recipe", make, name, *decorators)
 
 
 def choose_recipe(
-    recipes: Any, name: str | None, given: dict[str, Any], fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
+    recipes: Any, name: str | None, given: dict[str, Any], fast: tuple[str, ...], paper: tuple[str, ...]
 ) -> Recipe:
     """The recipe of this name, with the fields given. Some only one recipe has; one of paper's asks for that."""
     given = {field: value for field, value in given.items() if value is not None}
@@ -121,7 +105,7 @@ def choose_recipe(
     return recipe
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """What every training command is told about its run."""
 
@@ -135,6 +119,11 @@ class Run:
     def is_due(self, kind: type[Trained]) -> bool:
         """Whether there is something to do to have an output of this kind: see `check_resume`."""
         return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out))
+
+    @cached_property
+    def ops(self) -> ReferenceOps:
+        """The engine."""
+        return engine_on(self.device)
 
     def begun(self, kind: type[Trained]) -> Any:
         """The model, of this kind, in the checkpoint that is to be continued; None to start afresh."""
@@ -154,6 +143,31 @@ class Run:
             train(model, recipe, task=task, out=self.out, progress=lambda at: show(line, at), **self.options)
         result, steps = model.training[f"validation_{task.measure.lower()}_db"], model.training["steps"]
         say(f"Wrote {self.out}: validation {task.measure} {result:.2f} dB after {steps} steps.")
+
+
+run_option_list = (
+    seed_option,
+    device_option,
+    click.option(
+        "-o",
+        "--out",
+        type=output_file(".h5", advice="cuista convert writes networks for sparse coding in other formats"),
+        default="model.h5",
+        help="The model file.",
+    ),
+    click.option(
+        "--checkpoint-every",
+        type=click.FloatRange(0),
+        default=30.0,
+        metavar="SECONDS",
+        help="How often the run is saved, in OUT.ckpt.",
+    ),
+    resume_option,
+    click.option("--force", is_flag=True, help="Start afresh, and overwrite the output."),
+)
+
+
+run_options = bundled("run", Run, *run_option_list)
 
 
 def show(line: ProgressLine, at: Progress, name: str = "") -> None:

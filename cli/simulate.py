@@ -16,7 +16,7 @@ from cuista.storage import check_writable, save_arrays
 
 @click.command("simulate", cls=Command)
 @click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
-@click.option("--samples", type=AT_LEAST_1, default=1000, show_default=True, metavar="N", help="How many signals.")
+@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="How many signals.")
 @law_options
 @seed_option
 @click.option(
@@ -24,7 +24,6 @@ from cuista.storage import check_writable, save_arrays
     "--out",
     type=output_file(".h5", ".npz", ".mat"),
     default="signals.h5",
-    show_default=True,
     help="The file: signals x and measurements y, a sample a row.",
 )
 @force_option

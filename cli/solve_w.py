@@ -37,7 +37,6 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
     "--method",
     type=click.Choice(["exact", "pgd"]),
     default="exact",
-    show_default=True,
     help="Closed form, or the paper's projected gradient.",
 )
 @click.option(
@@ -45,7 +44,6 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
     "strength",
     type=ridge,
     default=0.0,
-    show_default=True,
     metavar="λ|auto",
     help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.",
 )
@@ -53,7 +51,7 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
 @convention_option
 @key_option
 @device_option
-@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="weight.h5", show_default=True, help="The weight file.")
+@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="weight.h5", help="The weight file.")
 @json_option
 @force_option
 def command(

@@ -8,87 +8,59 @@ from typing import Any
 
 import click
 
+
+def _by_spelling(table: dict[str, str]) -> dict[str, str]:
+    """Each of the spellings, which stand in the values with spaces between, and what it stands for."""
+    return {spelling: meaning for meaning, spellings in table.items() for spelling in spellings.split()}
+
+
 # The original's option → ours, for every command that has ours.
-RENAMED = {
-    "--M": "--m",
-    "-M": "--m",
-    "--N": "--n",
-    "-N": "--n",
-    "-P": "--pnz",
-    "--SNR": "--snr",
-    "-S": "--snr",
-    "--con_num": "--con-num",
-    "-C": "--con-num",
-    "--load_A": "--load-a",
-    "-lA": "--load-a",
-    "--magdist": "--magnitude",
-    "-magdist": "--magnitude",
-    "--magnmean": "--mean",
-    "-nmean": "--mean",
-    "--magnstd": "--std",
-    "-nstd": "--std",
-    "--magbp": "--q",
-    "-bp": "--q",
-    "--magbv0": "--v0",
-    "-bv0": "--v0",
-    "--magbv1": "--v1",
-    "-bv1": "--v1",
-    "--supp_prob": "--pnz",
-    "-supp_prob": "--pnz",
-    "-n": "--net",
-    "--T": "--layers",
-    "--W": "--weight",
-    "-maxp": "--max-percent",
-    "--max_percent": "--max-percent",
-    "-c": "--coord",
-    "--better_wait": "--better-wait",
-    "-bw": "--better-wait",
-    "--maxit": "--max-steps",
-    "-mi": "--max-steps",
-    "--init_lr": "--learning-rate",
-    "-lr": "--learning-rate",
-    "--lr_decay": "--lr-decay",
-    "-ld": "--lr-decay",
-    "--decay_rate": "--decay-rate",
-    "-dr": "--decay-rate",
-    "--tbs": "--batch",
-    "-tbs": "--batch",
-    "--vbs": "--validation-batch",
-    "-vbs": "--validation-batch",
-    "--xtest": "--x",
-    "-xt": "--x",
-    "-u": "--untied",
-    "--eT": "--layers",
-    "-eT": "--layers",
-    "--Binit": "--start",
-    "--encoder_Binit": "--start",
-    "-eb": "--start",
-    "--encoder_loss": "--loss",
-    "-el": "--loss",
-    "--Abs": "--matrices",
-    "-Abs": "--matrices",
-    "--xbs": "--batch",
-    "-xbs": "--batch",
-    "--psigma_max": "--psigma-max",
-    "-ps_max": "--psigma-max",
-    "-psteps": "--psteps",
-    "-ms": "--msigma",
-    "--encoder_lr": "--encoder-rate",
-    "-elr": "--encoder-rate",
-    "--encoder_pre_lr": "--learning-rate",
-    "-eplr": "--learning-rate",
-    "--decoder_lr": "--learning-rate",
-    "-dlr": "--learning-rate",
-    "--encoder_psigma": "--sigma",
-    "-eps": "--sigma",
-}
+RENAMED = _by_spelling(
+    {
+        "--m": "--M -M",
+        "--n": "--N -N",
+        "--pnz": "-P --supp_prob -supp_prob",
+        "--snr": "--SNR -S",
+        "--con-num": "--con_num -C",
+        "--load-a": "--load_A -lA",
+        "--magnitude": "--magdist -magdist",
+        "--mean": "--magnmean -nmean",
+        "--std": "--magnstd -nstd",
+        "--q": "--magbp -bp",
+        "--v0": "--magbv0 -bv0",
+        "--v1": "--magbv1 -bv1",
+        "--net": "-n",
+        "--layers": "--T --eT -eT",
+        "--weight": "--W",
+        "--max-percent": "-maxp --max_percent",
+        "--coord": "-c",
+        "--better-wait": "--better_wait -bw",
+        "--max-steps": "--maxit -mi",
+        "--learning-rate": "--init_lr -lr --encoder_pre_lr -eplr --decoder_lr -dlr",
+        "--lr-decay": "--lr_decay -ld",
+        "--decay-rate": "--decay_rate -dr",
+        "--batch": "--tbs -tbs --xbs -xbs",
+        "--validation-batch": "--vbs -vbs",
+        "--x": "--xtest -xt",
+        "--untied": "-u",
+        "--start": "--Binit --encoder_Binit -eb",
+        "--loss": "--encoder_loss -el",
+        "--matrices": "--Abs -Abs",
+        "--psigma-max": "--psigma_max -ps_max",
+        "--psteps": "-psteps",
+        "--msigma": "-ms",
+        "--encoder-rate": "--encoder_lr -elr",
+        "--sigma": "--encoder_psigma -eps",
+    }
+)
 
 # What the original's command for training under perturbation says of the encoder, whose file says it here.
-IN_FILES = {
-    **dict.fromkeys(("--eT", "-eT", "--Binit", "-eb", "--encoder_Binit", "--eta"), "the file of --encoder has it"),
-    **dict.fromkeys(("--loss", "-el", "--encoder_loss"), "the file of --encoder has it"),
-    **dict.fromkeys(("--encoder_psigma", "-eps", "--encoder_pre_lr", "-eplr"), "the file of --encoder has it"),
-}
+IN_FILES = _by_spelling(
+    {
+        "the file of --encoder has it": "--eT -eT --Binit -eb --encoder_Binit --eta --loss -el --encoder_loss "
+        "--encoder_psigma -eps --encoder_pre_lr -eplr"
+    }
+)
 
 # Options whose value decides what they become here.
 SWITCHES = {
@@ -97,43 +69,22 @@ SWITCHES = {
 }
 
 # Options that have a value and no meaning here: they are named on stderr and left out.
-IGNORED = {
-    "--scope": "name the output with -o",
-    "-sc": "name the output with -o",
-    "--exp_id": "name the output with -o",
-    "-id": "name the output with -o",
-    "--exp_folder": "name the output with -o",
-    "-ef": "name the output with -o",
-    "--res_folder": "name the output with -o",
-    "-rf": "name the output with -o",
-    "--prob_folder": "give the problem file as the argument",
-    "-pf": "give the problem file as the argument",
-    "--prob": "give the problem file as the argument",
-    "--L": "the validation set is drawn when training",
-    "-L": "the validation set is drawn when training",
-    "--fixval": "the validation set is always fixed",
-    "-fixval": "the validation set is always fixed",
-    "--val_step": "validation is every 10 steps in the paper recipe",
-    "-vs": "validation is every 10 steps in the paper recipe",
-    "--dT": "the file of --decoder has it",
-    "--encoder_scope": "give the encoder's file with --encoder",
-    "-escope": "give the encoder's file with --encoder",
-    "--encoder_id": "give the encoder's file with --encoder",
-    "-eid": "give the encoder's file with --encoder",
-    "--decoder_scope": "give the decoder's file with --decoder",
-    "-dscope": "give the decoder's file with --decoder",
-    "--decoder_id": "give the decoder's file with --decoder",
-    "-did": "give the decoder's file with --decoder",
-    "-pfn": "name the output with -o",
-    "--prob_file": "name the output with -o",
-    "-l": "the first thresholds are the published ones, of λ = 0.4",
-    "--lam": "the first thresholds are the published ones, of λ = 0.4",
-    "-xt": "it is an option of cuista test",
-    "--xtest": "it is an option of cuista test",
-    "-g": "choose a GPU with --device",
-    "--gpu": "choose a GPU with --device",
-    "--device": "this command computes nothing that a GPU would be faster at",
-}
+IGNORED = _by_spelling(
+    {
+        "name the output with -o": "--scope -sc --exp_id -id --exp_folder -ef --res_folder -rf -pfn --prob_file",
+        "give the problem file as the argument": "--prob_folder -pf --prob",
+        "the validation set is drawn when training": "--L -L",
+        "the validation set is always fixed": "--fixval -fixval",
+        "validation is every 10 steps in the paper recipe": "--val_step -vs",
+        "the file of --decoder has it": "--dT",
+        "give the encoder's file with --encoder": "--encoder_scope -escope --encoder_id -eid",
+        "give the decoder's file with --decoder": "--decoder_scope -dscope --decoder_id -did",
+        "the first thresholds are the published ones, of λ = 0.4": "-l --lam",
+        "it is an option of cuista test": "-xt --xtest",
+        "choose a GPU with --device": "-g --gpu",
+        "this command computes nothing that a GPU would be faster at": "--device",
+    }
+)
 
 # The same without a value.
 IGNORED_FLAGS = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cuista.cli import test_denoise, test_encoder, test_robust, test_sc
-from cuista.cli.common import report_options
+from cuista.cli import testing_denoise, testing_encoder, testing_robust, testing_sc
+from cuista.cli.common import report_option_list
 from cuista.cli.routing import Routed
 
 from cuista.storage import is_cuista, kind_of
@@ -23,23 +23,18 @@ def _natural(words: list[str]) -> str | None:
     return tasks[0] if tasks else ("sc" if any(not word.startswith("-") for word in words) else None)
 
 
-@report_options
-def _overview(**options: object) -> None:
-    """Test a trained model on examples that it has not seen.
-
-    The task follows from the model's file. All tasks have these options:
-    """
-
-
 command = Routed(
     "test",
     {
-        "sc": test_sc.command,
-        "denoise": test_denoise.command,
-        "encoder": test_encoder.command,
-        "robust": test_robust.command,
+        "sc": testing_sc.command,
+        "denoise": testing_denoise.command,
+        "encoder": testing_encoder.command,
+        "robust": testing_robust.command,
     },
     _natural,
-    help=_overview.__doc__,
-    params=list(reversed(_overview.__click_params__)),  # type: ignore[attr-defined]
+    *report_option_list,
+    help="""Test a trained model on examples that it has not seen.
+
+    The task follows from the model's file. All tasks have these options:
+    """,
 )

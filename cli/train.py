@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from cuista.cli import train_denoise, train_encoder, train_robust, train_sc
 from cuista.cli.routing import Routed, task_of_net
-from cuista.cli.running import run_options
+from cuista.cli.running import run_option_list
 
 
 def _natural(words: list[str]) -> str | None:
     """The task of the network; sparse coding if a problem is given and no network."""
     return task_of_net(words) or ("sc" if any(not word.startswith("-") for word in words) else None)
-
-
-@run_options
-def _overview(**options: object) -> None:
-    """Train a network, and write a model file.
-
-    Ctrl-C is safe: the run is saved, and the same command with --resume continues it. The task follows from --net if it
-    is not given, and is sparse coding if there is neither. All tasks have these options:
-    """
 
 
 command = Routed(
@@ -30,6 +21,10 @@ command = Routed(
         "robust": train_robust.command,
     },
     _natural,
-    help=_overview.__doc__,
-    params=list(reversed(_overview.__click_params__)),  # type: ignore[attr-defined]
+    *run_option_list,
+    help="""Train a network, and write a model file.
+
+    Ctrl-C is safe: the run is saved, and the same command with --resume continues it. The task follows from --net if it
+    is not given, and is sparse coding if there is neither. All tasks have these options:
+    """,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from cuista.checks import Array
 from cuista.counter import TEST
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
+from cuista.evaluation.results import load_results, save_results
 from cuista.metrics import report_on
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps
@@ -116,23 +116,13 @@ class Comparison:
         ]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write a `cuista-comparison` file; the curves are `nmse_db/0`, `nmse_db/1`, … in the order of the results."""
-        rows = [{name: value for name, value in asdict(result).items() if name != "nmse_db"} for result in self.results]
-        record = storage.Record("cuista-comparison")
-        record.arrays.update({f"nmse_db/{i}": result.nmse_db for i, result in enumerate(self.results)})
-        record.attributes.update(results=json.dumps(rows), about=json.dumps(self.about))
-        storage.write(path, record, overwrite=overwrite)
+        """Write a `cuista-comparison` file."""
+        save_results(path, storage.Record("cuista-comparison"), self.results, self.about, overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Comparison:
         """Read a `cuista-comparison` file."""
-        record = storage.read(path, "cuista-comparison")
-        try:
-            rows = json.loads(record.attributes["results"])
-            results = [Result(**row, nmse_db=record.arrays[f"nmse_db/{i}"]) for i, row in enumerate(rows)]
-            return cls(tuple(results), json.loads(record.attributes["about"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{path} is damaged: {error}") from error
+        return cls(*load_results(path, storage.read(path, "cuista-comparison"), Result))
 
 
 def compare(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +16,8 @@ from cuista.checks import Array
 from cuista.counter import TEST, TUNING, Key
 from cuista.data.perturbed import PerturbedSet, perturb
 from cuista.data.problem import Problem
-from cuista.errors import FileError, InputError
+from cuista.errors import InputError
+from cuista.evaluation.results import load_results, save_results
 from cuista.metrics import decibels
 from cuista.networks import Encoder
 from cuista.ops import CpuOps, ReferenceOps
@@ -87,27 +87,14 @@ class Robustness:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-robustness` file."""
         record = storage.Record("cuista-robustness", {"sigmas": self.sigmas})
-        rows = [{name: value for name, value in asdict(result).items() if name != "nmse_db"} for result in self.results]
-        record.arrays |= {f"nmse_db/{i}": result.nmse_db for i, result in enumerate(self.results)}
-        record.attributes |= {"results": json.dumps(rows), "about": json.dumps(self.about)}
-        storage.write(path, record, overwrite=overwrite)
+        save_results(path, record, self.results, self.about, overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Robustness:
-        """Read such a file.
-
-        Raises
-        ------
-        FileError
-            If it is not one, or damaged.
-        """
+        """Read a `cuista-robustness` file."""
         record = storage.read(path, "cuista-robustness")
-        try:
-            rows = json.loads(record.attributes["results"])
-            results = [RobustResult(**row, nmse_db=record.arrays[f"nmse_db/{i}"]) for i, row in enumerate(rows)]
-            return cls(record.arrays["sigmas"], tuple(results), json.loads(record.attributes["about"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileError(f"{path} is damaged: {error}") from error
+        results, about = load_results(path, record, RobustResult)
+        return cls(record.arrays["sigmas"], results, about)
 
 
 def evaluate_robustness(

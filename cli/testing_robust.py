@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 import numpy as np
-from cuista.cli.common import INPUT_FILE, ProgressLine, engine_on, print_json, report_options, say, table
+from cuista.cli.common import INPUT_FILE, ProgressLine, Report, print_json, report_options, say, table
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -22,13 +22,9 @@ from cuista.tasks import Model, RobustModel
 @click.argument("model_files", metavar="MODEL…", type=INPUT_FILE, nargs=-1, required=True)
 @click.option("--perturbed", "set_file", type=INPUT_FILE, required=True, help="The matrices: a set of gen-problem.")
 @report_options
-def command(
-    model_files: tuple[Path, ...], set_file: Path, device: str, out: Path | None, as_json: bool, force: bool
-) -> None:
+def command(model_files: tuple[Path, ...], set_file: Path, report: Report) -> None:
     """Test models beside FISTA on perturbed matrices: the NMSE at each level of perturbation."""
-    if out:
-        storage.check_writable(out, overwrite=force)
-    ops = engine_on(device)
+    ops = report.ops
     stems = [path.stem for path in model_files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in model_files]
     models: dict[str, Any] = {}
@@ -46,9 +42,7 @@ def command(
     about = {"set": str(set_file), "models": list(map(str, model_files)), "matrices": count, "samples": samples}
     about["fista_to_its_end_samples"] = min(samples, FISTA_SIGNALS)
     robustness = Robustness(perturbed.sigmas, results, about)
-    if out:
-        robustness.save(out, overwrite=force)
-    if as_json:
+    if report.as_json:
         rows = [{**asdict(result), "nmse_db": result.mean_db.tolist()} for result in results]
         print_json({**about, "sigmas": perturbed.sigmas.tolist(), "results": rows})
     else:
@@ -60,8 +54,7 @@ def command(
                 say(f"{result.method} has λ = {result.lam:.3g}, the best on a matrix and signals of its own.")
         end = f"until the NMSE of {FISTA_SIGNALS} signals no longer improves, in {MOST_ITERATIONS} iterations at most"
         say(f"FISTA to its end: {end}.")
-    if out:
-        say(f"Wrote {out}.")
+    report.write(lambda path, about, overwrite: robustness.save(path, overwrite=overwrite))
 
 
 def _row(result: Any) -> list[Any]:

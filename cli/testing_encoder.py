@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,10 @@ from cuista.cli.common import (
     AT_LEAST_1,
     INPUT_FILE,
     ProgressLine,
-    engine_on,
+    Report,
     positive,
     print_json,
     report_options,
-    say,
     seed_option,
     table,
 )
@@ -29,26 +30,13 @@ from cuista.tasks import EncoderModel
 
 @click.command("test", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option(
-    "--samples", "count", type=AT_LEAST_1, default=10, show_default=True, metavar="N", help="How many matrices."
-)
+@click.option("--samples", "count", type=AT_LEAST_1, default=10, metavar="N", help="How many matrices.")
 @click.option("--sigma", type=positive, metavar="σ", help="Of their perturbation. [what it was trained for]")
 @seed_option
 @report_options
-def command(
-    model_file: Path,
-    count: int,
-    sigma: float | None,
-    seed: int,
-    device: str,
-    out: Path | None,
-    as_json: bool,
-    force: bool,
-) -> None:
+def command(model_file: Path, count: int, sigma: float | None, seed: int, report: Report) -> None:
     """Test an encoder on fresh matrices: its weights beside the exact ones of the closed form, matrix by matrix."""
-    if out:
-        storage.check_writable(out, overwrite=force)
-    model = EncoderModel.load(model_file, ops=engine_on(device))
+    model = EncoderModel.load(model_file, ops=report.ops)
     sigma = model.training.get("sigma", 1e-2) if sigma is None else sigma
     with ProgressLine() as line:
         results = list(
@@ -56,20 +44,26 @@ def command(
         )
     names = list(EncodedMatrix.__dataclass_fields__)
     columns = {name: np.array([getattr(result, name) for result in results]) for name in names}
-    if out:
-        attributes = {"model": str(model_file), "sigma": sigma, "seed": seed}
-        storage.write(out, storage.Record("cuista-report", columns, attributes), overwrite=force)
-    if as_json:
+    if report.as_json:
         mean = {name: float(values.mean()) for name, values in columns.items()}
         print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
-        return
-    headers = ["matrix", f"{model.network.loss_name} loss", "exact", "Σ off-diagonal²", "exact"]
+    else:
+        click.echo(matrix_table(model.network.loss_name, results, columns))
+    report.write(partial(save_columns, columns), model=str(model_file), sigma=sigma, seed=seed)
+
+
+def save_columns(columns: dict[str, Any], path: Path, attributes: dict[str, Any], overwrite: bool) -> None:
+    """Write a `cuista-report` file."""
+    storage.write(path, storage.Record("cuista-report", columns, attributes), overwrite=overwrite)
+
+
+def matrix_table(loss: str, results: Sequence[EncodedMatrix], columns: dict[str, Any]) -> str:
+    """A row for each matrix, and their means."""
+    headers = ["matrix", f"{loss} loss", "exact", "Σ off-diagonal²", "exact"]
     headers += ["coherence", "exact", "ms", "exact"]
-    scale = np.array([1e3 if "seconds" in name else 1.0 for name in names])
+    scale = np.array([1e3 if "seconds" in name else 1.0 for name in columns])
     rows: list[list[Any]] = [
         [i, *map(float, scale * list(asdict(result).values()))] for i, result in enumerate(results)
     ]
     rows.append(["mean", *map(float, scale * [values.mean() for values in columns.values()])])
-    click.echo(table(headers, rows))
-    if out:
-        say(f"Wrote {out}.")
+    return table(headers, rows)

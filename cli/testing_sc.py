@@ -8,8 +8,8 @@ import click
 from cuista.cli.common import (
     AT_LEAST_1,
     INPUT_FILE,
+    Report,
     columns_option,
-    engine_on,
     key_option,
     print_json,
     report_options,
@@ -20,11 +20,12 @@ from cuista.cli.common import (
 from cuista.cli.problems import law_options, with_law
 from cuista.cli.spellings import Command
 
-from cuista import storage
+from cuista import metrics
 from cuista.checks import check_rows
 from cuista.counter import TEST, Key
-from cuista.metrics import Report, report_on
+from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
+from cuista.storage import load_array
 from cuista.tasks import Model, evaluate
 
 
@@ -48,48 +49,38 @@ def command(
     columns: bool,
     baselines: bool,
     seed: int,
-    device: str,
-    out: Path | None,
-    as_json: bool,
-    force: bool,
+    report: Report,
 ) -> None:
     """Test a network on fresh signals, layer by layer: NMSE in dB, support sizes, false positives and negatives."""
     if signals is None and (columns or key is not None):
         raise click.UsageError("--key and --columns are of the file of --x, which is not given")
     if signals is not None and (samples, pnz) != (None, None):
         raise click.UsageError("--samples and --pnz are of fresh signals, and --x gives a file of them: leave them out")
-    if out:
-        storage.check_writable(out, overwrite=force)
-    model = Model.load(model_file, ops=engine_on(device))
+    model = Model.load(model_file, ops=report.ops)
     problem = with_law(model.problem, snr, pnz)
     if signals is None:
         x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
     else:
-        x = storage.load_array(signals, "x", key=key)
+        x = load_array(signals, "x", key=key)
         x = check_rows(x.T if columns else x, problem.N, f"{signals}").astype(model.network.dtype)
         y = problem.measure(x, Key(seed, TEST))
     reports = {model.network.name: evaluate(model, x, y)}
     lambdas = {}
-    if baselines:
-        for name in ("ista", "fista"):
-            solver = SOLVERS[name](problem, model.network.layers)
-            lambdas[name] = solver.tune()
-            reports[name] = report_on(solver.iterates, x, y)
-    if out:
-        about = {"model": str(model_file), "samples": len(x), "seed": seed}
-        reports[model.network.name].save(out, about, overwrite=force)
-    if as_json:
-        nets = {name: report.rows() for name, report in reports.items()}
+    for name in ("ista", "fista") if baselines else ():
+        solver = SOLVERS[name](problem, model.network.layers)
+        lambdas[name] = solver.tune()
+        reports[name] = report_on(solver.iterates, x, y)
+    if report.as_json:
+        nets = {name: found.rows() for name, found in reports.items()}
         print_json({"samples": len(x), "snr_db": problem.snr_db, "lambda": lambdas, "layers": nets})
     else:
         click.echo(layer_table(reports))
         for name, lam in lambdas.items():
             say(f"{name.upper()} has λ = {lam:.3g}, the best of 24 for its last iterate's NMSE.")
-    if out:
-        say(f"Wrote {out}.")
+    report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)
 
 
-def layer_table(reports: dict[str, Report]) -> str:
+def layer_table(reports: dict[str, metrics.Report]) -> str:
     """NMSE by layer of each method, and the supports of the first."""
     (first, report), *others = reports.items()
     headers = [

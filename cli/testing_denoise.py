@@ -9,7 +9,7 @@ import click
 from cuista.cli.common import (
     INPUT_FILE,
     ProgressLine,
-    engine_on,
+    Report,
     note_left_out,
     positive,
     print_json,
@@ -20,7 +20,6 @@ from cuista.cli.common import (
 )
 from cuista.cli.spellings import Command
 
-from cuista import storage
 from cuista.tasks import Denoiser
 from cuista.tasks.denoising import evaluate_denoisers, test_pictures
 
@@ -32,48 +31,33 @@ from cuista.tasks.denoising import evaluate_denoisers, test_pictures
 @click.option("--baselines", is_flag=True, help="Beside FISTA, with the λ that is best for it, and non-local means.")
 @seed_option
 @report_options
-def command(
-    model_file: Path,
-    images: Path,
-    sigma: float | None,
-    baselines: bool,
-    seed: int,
-    device: str,
-    out: Path | None,
-    as_json: bool,
-    force: bool,
-) -> None:
+def command(model_file: Path, images: Path, sigma: float | None, baselines: bool, seed: int, report: Report) -> None:
     """Test a denoiser on the test pictures of a file: PSNR and SSIM of each, and their means."""
-    if out:
-        storage.check_writable(out, overwrite=force)
-    denoiser = Denoiser.load(model_file, ops=engine_on(device))
+    denoiser = Denoiser.load(model_file, ops=report.ops)
     if sigma not in (None, denoiser.sigma):
         say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with {sigma:g}.")
     note_left_out(test_pictures(images))
     with ProgressLine() as line:
-        how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed}
-        report = evaluate_denoisers({denoiser.network.name: denoiser}, images, **how, say=say, progress=line.show)
-    if out:
-        report.save(out, {"model": str(model_file), "seed": seed}, overwrite=force)
-    rows = [*zip(report.pictures, report.psnr_db.tolist(), report.ssim.tolist(), strict=True)]
-    means = report.psnr_db.mean(axis=0).tolist(), report.ssim.mean(axis=0).tolist()
-    if as_json:
-        pairs = zip(report.methods, *means, strict=True)
+        how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": say, "progress": line.show}
+        found = evaluate_denoisers({denoiser.network.name: denoiser}, images, **how)
+    rows = [*zip(found.pictures, found.psnr_db.tolist(), found.ssim.tolist(), strict=True)]
+    means = found.psnr_db.mean(axis=0).tolist(), found.ssim.mean(axis=0).tolist()
+    if report.as_json:
+        pairs = zip(found.methods, *means, strict=True)
         pictures = [
             {
                 "name": name,
                 "shape": shape,
-                "psnr_db": dict(zip(report.methods, psnr, strict=True)),
-                "ssim": dict(zip(report.methods, ssim, strict=True)),
+                "psnr_db": dict(zip(found.methods, psnr, strict=True)),
+                "ssim": dict(zip(found.methods, ssim, strict=True)),
             }
-            for (name, psnr, ssim), shape in zip(rows, report.shapes, strict=True)
+            for (name, psnr, ssim), shape in zip(rows, found.shapes, strict=True)
         ]
         mean = {method: {"psnr_db": psnr, "ssim": ssim} for method, psnr, ssim in pairs}
-        print_json({"sigma": report.sigma, "lambda": report.lambdas, "mean": mean, "pictures": pictures})
+        print_json({"sigma": found.sigma, "lambda": found.lambdas, "mean": mean, "pictures": pictures})
     else:
-        headers = ["picture", *(f"{name} dB" for name in report.methods), *(f"{name} SSIM" for name in report.methods)]
+        headers = ["picture", *(f"{name} dB" for name in found.methods), *(f"{name} SSIM" for name in found.methods)]
         click.echo(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
-        for name, lam in report.lambdas.items():
+        for name, lam in found.lambdas.items():
             say(f"{name} has λ = {lam:.3g}, the best of 16 for validation pictures.")
-    if out:
-        say(f"Wrote {out}.")
+    report.write(found.save, model=str(model_file), seed=seed)

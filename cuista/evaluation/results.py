@@ -1,0 +1,42 @@
+"""What files of results have in common: methods with their curves in dB, and what they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from cuista import storage
+from cuista.errors import FileError
+
+Result = TypeVar("Result")
+
+
+def save_results(
+    path: str | os.PathLike[str], record: storage.Record, results: Sequence[Any], about: dict[str, Any], overwrite: bool
+) -> None:
+    """Write dataclasses of results. Their arrays `nmse_db` are called `nmse_db/0`, `nmse_db/1`, … in this order."""
+    rows = [{name: value for name, value in asdict(result).items() if name != "nmse_db"} for result in results]
+    record.arrays |= {f"nmse_db/{i}": result.nmse_db for i, result in enumerate(results)}
+    record.attributes |= {"results": json.dumps(rows), "about": json.dumps(about)}
+    storage.write(path, record, overwrite=overwrite)
+
+
+def load_results(
+    path: str | os.PathLike[str], record: storage.Record, kind: Callable[..., Result]
+) -> tuple[tuple[Result, ...], dict[str, Any]]:
+    """The results of this kind in a file's record, and what they were measured on.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged.
+    """
+    try:
+        rows = json.loads(record.attributes["results"])
+        results = tuple(kind(**row, nmse_db=record.arrays[f"nmse_db/{i}"]) for i, row in enumerate(rows))
+        return results, json.loads(record.attributes["about"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
