@@ -1,0 +1,83 @@
+"""
+From measurements in a file to sparse codes
+===========================================
+
+Measurements in a file need no Python: the command line makes the problem, trains the network and recovers. This example
+runs the commands one after the other and looks at what they leave. The matrix is 60×120.
+"""
+
+# %%
+# The commands
+# ------------
+#
+# The commands run in an empty folder, just as they would in a terminal.
+
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import h5py
+import matplotlib.pyplot as plt
+import numpy as np
+
+import cuista
+
+folder = Path(tempfile.mkdtemp())
+
+
+def run(line):
+    """Show a command, run it, and show what it says."""
+    print(f"$ {line}")
+    words = [sys.executable, "-m", *shlex.split(line)]
+    done = subprocess.run(words, cwd=folder, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(done.stdout.rstrip()[-400:])
+
+
+# %%
+# A matrix of your own comes from a .npy, .npz, .mat or .h5 file. Here it is made up and saved first.
+
+np.save(folder / "A.npy", np.random.default_rng(1).standard_normal((60, 120)) / np.sqrt(60))
+run("cuista gen-problem --load-a A.npy --pnz 0.06 --snr 30 -o problem.h5")
+
+# %%
+# Training a network for it. Because the problem is noisy, the ridge of the weight is looked for first.
+
+run("cuista train problem.h5 -T 8 --max-steps 200 --validation-batch 1000 --device cpu -o model.h5")
+
+# %%
+# Measurements. In practice they come from your instrument; ``simulate`` draws signals and measures them, so that
+# the result can be compared with the truth.
+
+run("cuista simulate problem.h5 --samples 1000 -o signals.h5")
+run("cuista recover model.h5 signals.h5 --device cpu -o x.npy")
+
+# %%
+# What the files hold
+# -------------------
+#
+# A model file describes itself.
+
+run("cuista info model.h5")
+
+# %%
+# The codes are an ordinary NumPy array, a sample in each row.
+
+codes = np.load(folder / "x.npy")
+with h5py.File(folder / "signals.h5") as file:
+    truth = file["x"][:]
+print(f"NMSE {10 * np.log10(np.sum((codes - truth) ** 2) / np.sum(truth**2)):.1f} dB")
+
+fig, ax = plt.subplots(figsize=(4.2, 4.2))
+ax.plot(truth.ravel(), codes.ravel(), ".", markersize=2, color="tab:red")
+ax.set(xlabel="true entry", ylabel="recovered entry", aspect="equal")
+ax.grid(alpha=0.3)
+fig.tight_layout()
+
+# %%
+# The same model in Python
+# ------------------------
+
+model = cuista.load(folder / "model.h5")
+assert np.allclose(model.recover(np.zeros((1, 60), np.float32)), 0)
