@@ -87,7 +87,8 @@ class Model:
             dtype=dtype,
         )
         if parameters is None and network.starts_relative:
-            network.calibrate(problem.sample(256, stream=FITTING)[1])
+            with network.ops.computing():
+                network.calibrate(problem.sample(256, stream=FITTING)[1])
         return cls(problem, weight, network)
 
     def identity(self) -> dict[str, Any]:

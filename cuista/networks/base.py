@@ -121,7 +121,8 @@ class Unrolled(ABC):
         self.layers, self.per_coordinate, self.untied = layers, per_coordinate, untied
         self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
         self.one: Scalar = self.ops.asarray(1.0, np.float64)
-        self._prepare()
+        with self.ops.computing():
+            self._prepare()
         self.parameters = self.published_start() if parameters is None else parameters
 
     @abstractmethod
@@ -154,10 +155,11 @@ class Unrolled(ABC):
     @parameters.setter
     def parameters(self, parameters: dict[str, Array]) -> None:
         # Copied, for training changes them in place.
-        self._parameters = {
-            name: self.ops.asarray(value, self.dtype if name in self.matrices else np.float64).copy()
-            for name, value in parameters.items()
-        }
+        with self.ops.computing():
+            self._parameters = {
+                name: self.ops.asarray(value, self.dtype if name in self.matrices else np.float64).copy()
+                for name, value in parameters.items()
+            }
 
     def parameter(self, name: str, t: int) -> Array:
         """Layer t's part of a parameter, or the part that all share."""

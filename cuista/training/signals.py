@@ -67,7 +67,7 @@ class SignalSource:
 
         Those for validation are like those for training, but for their key.
         """
-        where = {"stream": key.stream, "step": key.step, "seed": key.seed}
+        where: Any = {"stream": key.stream, "step": key.step, "seed": key.seed}
         if self.hard:
             return self.problem.sample_weighted(batch, self.hard, **where, dtype=dtype, ops=ops)
         x, y = self.problem.sample(batch, **where, dtype=dtype, ops=ops)

@@ -100,7 +100,8 @@ def train(
         raise InputError("crops are what a denoiser is trained on: give them with one, and only with one")
     _check_suits(model, recipe)
     if not isinstance(recipe, SearchRecipe):
-        _Run(model, crops, recipe, seed, out, resume, overwrite, checkpoint_seconds, progress).train()
+        with model.network.ops.computing():
+            _Run(model, crops, recipe, seed, out, resume, overwrite, checkpoint_seconds, progress).train()
         return model
     assert isinstance(model, Model)  # only for one are there networks without gradients
     if out is not None:
