@@ -86,7 +86,7 @@ def train(
     task = task or model.task()
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
-    with contextlib.closing(task.source(model, recipe)) as source:
+    with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
         if recipe.by_gradients:
             resume = resume and out is not None and checkpoint_path(out).exists()
             if out is not None:
