@@ -55,7 +55,7 @@ print(prepared.counts)
 # Each step finds sparse maps for a few random crops with the filters as they are, and then moves the filters so that
 # the maps explain the crops better.
 
-recipe = LearningRecipe(lam=0.1, steps=120, batch=2, crop=48)
+recipe = LearningRecipe(lam=0.1, steps=80, batch=2, crop=48)
 dictionary = cuista.learn_dictionary(cuista.ImageSet(images, "train", least=48), (5, 5), 24, recipe)
 print(f"{dictionary.filters} filters of {dictionary.shape[0]}×{dictionary.shape[1]} pixels")
 
@@ -67,7 +67,7 @@ print(f"{dictionary.filters} filters of {dictionary.shape[0]}×{dictionary.shape
 
 weight = cuista.solve_conv(dictionary, ridge=float(np.square(dictionary.D).sum()))
 denoiser = cuista.Denoiser.new(weight, "conv-lista-cp", sigma=20)
-recipe = cuista.Denoising.recipes["fast"](max_steps=60, matrix_steps=100)
+recipe = cuista.Denoising.recipes["fast"](max_steps=40, matrix_steps=80)
 cuista.train(denoiser, recipe, task=cuista.Denoising(images, crop=64))
 
 # %%

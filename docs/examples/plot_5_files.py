@@ -44,7 +44,7 @@ run("cuista gen-problem --load-a A.npy --pnz 0.06 --snr 30 -o problem.h5")
 # %%
 # Training a network for it. Because the problem is noisy, the ridge of the weight is looked for first.
 
-run("cuista train problem.h5 -T 8 --max-steps 200 --validation-batch 1000 --device cpu -o model.h5")
+run("cuista train problem.h5 -T 6 --max-steps 200 --validation-batch 1000 --device cpu -o model.h5")
 
 # %%
 # Measurements. In practice they come from your instrument; ``simulate`` draws signals and measures them, so that
