@@ -17,6 +17,7 @@ from cuista.counter import VALIDATION
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS, Network
+from cuista.operators import Dense
 from cuista.tasks.sparse_coding import Model
 from cuista.weights import Weight
 
@@ -117,7 +118,7 @@ def read_model(
         "per_coordinate": found.get((names["threshold"], 1), np.zeros(1)).size > 1,
     }
     parameters = {}
-    network = kind(problem.A, weight.W, **options)
+    network = kind(Dense(problem.A), weight.W, **options)
     unknown = sorted({variable for variable, _ in found} - {names[name] for name in network.shapes})
     if unknown:
         raise FileError(

@@ -12,6 +12,7 @@ from cuista.data.dictionary import Dictionary, normalize_filters, random_diction
 from cuista.errors import InputError, NumericalError
 from cuista.networks import CONV_NETWORKS
 from cuista.networks.conv_alista import OneStepConvAlista
+from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps, borders
 from cuista.solvers.conv import ConvFista
 from cuista.tasks.denoising import Denoiser
@@ -69,7 +70,7 @@ def test_projected_gradient_says_when_it_cannot(rng):
     with pytest.raises(InputError, match="norms"):
         solve_conv_pgd(Dictionary(2 * SMALL.D))
     alike = np.ones((3, 3, 600)) * np.where(np.arange(600) % 2, 1, np.indices((3, 3)).sum(axis=0)[..., None] % 2 - 0.5)
-    with pytest.raises(NumericalError, match="--method exact"):
+    with pytest.raises(NumericalError, match="Solve exactly"):
         solve_conv_pgd(Dictionary(normalize_filters(alike + 0.1 * rng.standard_normal(alike.shape))))
 
 
@@ -81,10 +82,10 @@ def test_filters_of_any_size_have_their_weight_or_are_refused(scale):
     assert weight.report.objective == pytest.approx(WEIGHT.report.objective)
     assert weight.report.constraint_residual < 1e-12
     np.testing.assert_allclose(normalize_filters(huge.D), SMALL.D)
-    with pytest.raises(InputError, match="--normalize"):
+    with pytest.raises(InputError, match="or normalise them"):
         solve_conv_pgd(huge)
     if scale < 1:  # the ridge is all, and what it leads to, d/‖d‖², out of reach from there
-        with pytest.raises(NumericalError, match="give another --ridge"):
+        with pytest.raises(NumericalError, match="or give another ridge"):
             solve_conv(huge, ridge=1.0)
     else:
         np.testing.assert_array_equal(solve_conv(huge, ridge=1.0).W, weight.W)
@@ -198,7 +199,8 @@ def variants():
 def any_network(kind, untied, ops=None, threshold=0.02, seed=3):
     """Three layers with parameters that differ."""
     rng = np.random.default_rng(seed)
-    net = kind(SMALL.D, WEIGHT.W, layers=3, untied=untied, percent=3, ops=ops, dtype=np.float64)
+    operator = Convolution(SMALL.D, ops=ops, dtype=np.float64)
+    net = kind(operator, WEIGHT.W, layers=3, untied=untied, percent=3)
     ranges = {
         "step_size": (0.1, 0.3),
         "threshold": tuple(sorted((0.5 * threshold, 1.5 * threshold))),
@@ -273,7 +275,7 @@ def test_the_cuda_engine_trains_the_same_network(cuda, kind, untied, rng):
 def test_a_learned_network_becomes_the_one_it_contains(kind, untied, rng):
     net = any_network(kind, untied)
     if net.selects:
-        net.percent = 0.0
+        net.reschedule(0, 0)
     precursor = net.precursor()
     precursor.parameters = precursor.fast_start()
     net.adopt(precursor)
@@ -308,7 +310,7 @@ def test_tiles_leave_no_seam(net, shape, rng):
 
 def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):
     net = any_network(CONV_NETWORKS["conv-lista-cp"], True, threshold=1e-6)
-    denoiser = Denoiser(WEIGHT, net, 20)
+    denoiser = Denoiser(net, WEIGHT, 20)
     assert net.reach == (3 * 2, 3 * 1)
     noisy = rng.random((40, 30))
     whole = denoiser.denoise(noisy, tile=1000)
@@ -322,7 +324,7 @@ def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):
 
 
 def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
-    monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)  # the least tiles
+    monkeypatch.setattr("cuista.tasks.denoising.TILE_BYTES", 0)  # the least tiles
     denoiser = Denoiser.new(WEIGHT, layers=2)
     for shape in ((200, 331), (64, 65), (5, 129)):
         tiles, seen = denoiser.tiles(shape), np.zeros(shape, int)
@@ -337,7 +339,7 @@ def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
 
 
 def test_support_selection_takes_the_share_of_the_whole_block():
-    net = CONV_NETWORKS["conv-lista-cpss"](SMALL.D, WEIGHT.W, percent=2, max_percent=3)
+    net = CONV_NETWORKS["conv-lista-cpss"](Convolution(SMALL.D), WEIGHT.W, percent=2, max_percent=3)
     assert [net.selected(t, np.ones((9, 11))) for t in range(3)] == [13, 20, 20]  # of 5·11·12 − 1 = 659
 
 

@@ -25,6 +25,7 @@ FLOORS = [
     "parallel",
     "ops",
     "storage",
+    "operators",
     "data",
     "weights",
     "networks",

@@ -26,6 +26,7 @@ from cuista.counter import Key
 from cuista.errors import DivergedError
 from cuista.metrics import nmse_db
 from cuista.networks import NETWORKS, Alista
+from cuista.operators import Dense
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Normal, ReferenceOps
 from cuista.training import checkpoint_path
 
@@ -246,8 +247,8 @@ def test_the_fused_step_is_the_step(cuda, shape, batch, depth, hard, snr, law, w
     problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law)
     W, key, power = A + 0.1 * rng.standard_normal(A.shape), Key(3, 1, 9), 0.8
     parameters = {"step_size": 0.5 + rng.random(4), "threshold": threshold * (1 + rng.random(4))}
-    options = {"layers": 4, "percent": 5.0, "max_percent": 15.0, "parameters": parameters, "dtype": dtype}
-    plain, network = (Alista(A, W, ops=ops, **options) for ops in (CpuOps(), cuda))
+    options = {"layers": 4, "percent": 5.0, "max_percent": 15.0, "parameters": parameters}
+    plain, network = (Alista(Dense(A, ops=ops, dtype=dtype), W, **options) for ops in (CpuOps(), cuda))
     x, y, weights = problem.sample_weighted(batch, hard, stream=1, step=9, seed=3, dtype=dtype)
     loss, gradients = plain.loss_and_gradients(y, x, depth, window, weights**power)
 
@@ -277,7 +278,7 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
     assert cuista.Model.new(small_problem, small_weight, ops=cuda, per_coordinate=True).network.fuse(signals) is None
     for shape in ((4, 33), (2000, 4000)):  # WᵀA is not formed, too large for shared memory
         A = np.ones(shape)
-        assert Alista(A, A, layers=1, ops=cuda, parameters=network.parameters).fuse(signals) is None
+        assert Alista(Dense(A, ops=cuda), A, layers=1, parameters=network.parameters).fuse(signals) is None
 
 
 class StoppedError(Exception):
@@ -471,7 +472,7 @@ def work(ops):
         x_next, code = ops.shrink_select(x, u, 1.0, theta, N // 10, 0.3)
         results += [x_next, code, *ops.shrink_select_backward(delta, code, x, u, 1.0, theta, 0.3)]
     problem = cuista.Problem(cuista.normalize_columns(rng.standard_normal((40, 150))), snr_db=20)
-    network = Alista(problem.A, problem.A, layers=3, ops=ops)
+    network = Alista(Dense(problem.A, ops=ops), problem.A, layers=3)
     loss, gradients = network.fuse(problem.signals(0.5))(network.parameters, network.support, Key(0, 1), 3, 3, 0.3, 1.0)
     return [*results, loss, *gradients.values(), problem.sample(3, ops=ops)[1]]
 

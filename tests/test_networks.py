@@ -7,7 +7,11 @@ import pytest
 
 from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
-from cuista.networks import NETWORKS, Alista, support_schedule
+from cuista.networks import NETWORKS, support_schedule
+from cuista.networks.couplings import Analytic, FixedOnsager, Learned, Onsager, Recurrent
+from cuista.networks.proximal import Network
+from cuista.networks.shrinkages import Adaptive, Clamped, ErrorBased, Hard, NoiseScaled, Soft
+from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.weights import solve_exact
 
@@ -15,13 +19,9 @@ A = normalize_columns(random_matrix(15, 30, seed=3))
 W = solve_exact(A).W
 
 
-def network(ops=None, per_coordinate=False, dtype=np.float64, matrices=(A, W), **options):
-    """Five layers with parameters that differ."""
-    rng = np.random.default_rng(5)
-    result = Alista(*matrices, layers=5, percent=6, max_percent=20, per_coordinate=per_coordinate, ops=ops, dtype=dtype)
-    for name, (low, high) in {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2), **options}.items():
-        result.parameters[name] = rng.uniform(low, high, result.parameters[name].shape)
-    return result
+def make(name, ops=None, dtype=np.float32, **options):
+    """A network for A and W."""
+    return NETWORKS[name](Dense(A, ops=ops, dtype=dtype), W, **options)
 
 
 def signals(matrix=A, batch=7):
@@ -36,7 +36,7 @@ def test_the_support_schedule_is_the_papers():
 
 
 def test_it_starts_where_the_paper_starts():
-    net = Alista(A, W)
+    net = make("alista")
     assert net.parameters["step_size"].tolist() == [1.0] * 16
     np.testing.assert_allclose(net.parameters["threshold"], 0.4 / (1.001 * np.linalg.norm(A, 2) ** 2))
 
@@ -44,12 +44,13 @@ def test_it_starts_where_the_paper_starts():
 @pytest.mark.parametrize("shape", [(15, 30), (4, 40)], ids=["gram", "factored"])
 def test_the_linear_maps_of_a_layer_are_adjoint(shape, rng):
     matrix = normalize_columns(random_matrix(*shape, seed=1))
-    net = network(matrices=(matrix, solve_exact(matrix).W))
-    assert len(net._forward) == (1 if shape == (15, 30) else 2)
+    weight = solve_exact(matrix).W
+    couple = Analytic(Dense(matrix, dtype=np.float64), weight)
+    assert couple.formed == (shape == (15, 30))
     x, d = rng.standard_normal((2, 3, shape[1]))
-    forward, backward = net._through(net._forward, x), net._through(net._backward, d)
+    forward, backward = couple.forward(x), couple.backward(d)
     assert np.vdot(forward, d) == pytest.approx(np.vdot(x, backward), rel=1e-12)
-    np.testing.assert_allclose(forward, -x @ matrix.T @ net.W, atol=1e-12)
+    np.testing.assert_allclose(forward, -x @ matrix.T @ weight, atol=1e-12)
 
 
 # -- all of them ------------------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2)):
     name, untied, per_coordinate = variant
     rng = np.random.default_rng(5)
     options = {"percent": 6, "max_percent": 20, "untied": untied, "per_coordinate": per_coordinate}
-    net = NETWORKS[name](A, W, layers=5, **options, ops=ops, dtype=np.float64)
+    net = make(name, ops, np.float64, layers=5, **options)
     parameters = net.fast_start()
     if name == "hyperlista":
         return net
@@ -83,7 +84,7 @@ def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2)):
     for key, value in parameters.items():
         low, high = ranges.get(key, (-0.02, 0.02))
         parameters[key] = rng.uniform(low, high, value.shape) + (0 if key in ranges else value)
-    return NETWORKS[name](A, W, layers=5, **options, parameters=parameters, ops=ops, dtype=dtype)
+    return make(name, ops, dtype, layers=5, **options, parameters=parameters)
 
 
 def soft(z, theta, k):
@@ -172,21 +173,58 @@ def test_gradients_match_central_differences(ops, variant, thresholds, depth):
     assert_gradients_match(any_network(variant, ops, thresholds=thresholds), *signals(), depth)
 
 
+COMBINATIONS = [
+    (coupling, shrinkage, momentum, steps)
+    for coupling in (Analytic, Learned, Onsager, FixedOnsager, Recurrent)
+    for shrinkage in (Soft, Clamped, Hard, Adaptive, ErrorBased, NoiseScaled)
+    for momentum in (False, True)
+    for steps in (False, True)
+    if shrinkage is not NoiseScaled or coupling in (Learned, Onsager, FixedOnsager)  # it needs a residual
+]
+
+
+@pytest.mark.parametrize(
+    "combination", COMBINATIONS, ids=lambda c: f"{c[0].__name__}-{c[1].__name__}{'-momentum' * c[2]}{'-steps' * c[3]}"
+)
+def test_any_coupling_goes_with_any_shrinkage(combination):
+    class Combined(Network):
+        name = title = "combined"
+        coupling, shrinkage, momentum, step_sizes = combination
+
+    rng = np.random.default_rng(5)
+    net = Combined(Dense(A, dtype=np.float64), W, layers=4, percent=6, max_percent=20)
+    ranges = {"threshold": (0.05, 0.2), "step_size": (0.7, 1.3), "momentum": (-0.3, 0.3)}
+    if combination[1] is ErrorBased:
+        ranges["threshold"] = (1.5, 6)
+    for key, value in net.fast_start().items():
+        low, high = ranges.get(key, (-0.02, 0.02))
+        net.parameters[key] = rng.uniform(low, high, value.shape) + (0 if key in ranges else value)
+    assert set(net.shapes) >= {"threshold", *["momentum"] * combination[2], *["step_size"] * combination[3]}
+    assert_gradients_match(net, *signals(), 4)
+
+
 def precursor_of(name, untied):
-    """A network of four layers, and its precursor with parameters that differ from layer to layer."""
-    kind = NETWORKS[name]
-    net = kind(A, W, layers=4, percent=6, max_percent=20, untied=untied and kind.can_untie, dtype=np.float64)
-    precursor = net.precursor()
-    if precursor is None:
-        pytest.skip(f"{name} contains none")
-    rng = np.random.default_rng(8)
-    ranges = {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}
-    precursor.parameters = {key: rng.uniform(*ranges[key], shape) for key, shape in precursor.shapes.items()}
+    """A network of four layers, and its precursor, if it has one, with parameters that differ from layer to layer."""
+    net = make(name, dtype=np.float64, layers=4, percent=6, max_percent=20, untied=untied)
+    precursor, rng = net.precursor(), np.random.default_rng(8)
+    if precursor is not None:
+        ranges = {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}
+        precursor.parameters = {key: rng.uniform(*ranges[key], shape) for key, shape in precursor.shapes.items()}
     return net, precursor
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize("untied", [False, True])
+PRECURSORS = pytest.mark.parametrize(
+    ("name", "untied"),
+    [
+        (name, untied)
+        for name, kind in NETWORKS.items()
+        for untied in (False, True)[: 1 + kind.can_untie]
+        if precursor_of(name, untied)[1]
+    ],
+)
+
+
+@PRECURSORS
 def test_gradients_of_precursors_match_central_differences(name, untied):
     assert_gradients_match(precursor_of(name, untied)[1], *signals(), 4)
 
@@ -204,8 +242,7 @@ def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
             np.testing.assert_allclose(gradients[name], expected[name], rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize("untied", [False, True])
+@PRECURSORS
 def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied):
     net, precursor = precursor_of(name, untied)
     net.adopt(precursor)
@@ -217,7 +254,7 @@ def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied):
 def test_parameters_have_the_shapes_that_are_said(variant):
     name, untied, per_coordinate = variant
     for layers in (1, 3):
-        net = NETWORKS[name](A, W, layers=layers, untied=untied, per_coordinate=per_coordinate)
+        net = make(name, layers=layers, untied=untied, per_coordinate=per_coordinate)
         for start in (net.published_start(), net.fast_start(), net.parameters):
             assert {key: value.shape for key, value in start.items()} == net.shapes
         dtypes = {key: np.float32 if key in net.matrices else np.float64 for key in net.shapes}
@@ -227,10 +264,52 @@ def test_parameters_have_the_shapes_that_are_said(variant):
 def test_a_variant_that_does_not_exist_is_refused():
     for name, option in (("alista", "untied"), ("tilista", "untied"), ("lamp", "per_coordinate")):
         with pytest.raises(InputError, match="leave"):
-            NETWORKS[name](A, W, **{option: True})
+            make(name, **{option: True})
 
 
 def test_a_schedule_out_of_range_is_refused():
     for options in ({"layers": 0}, {"percent": -1}, {"max_percent": 101}, {"percent": float("nan")}):
         with pytest.raises(InputError, match="expected"):
-            Alista(A, W, **options)
+            make("alista", **options)
+    for percents in ((-1, 13), (1.2, 101), (float("nan"), 13)):
+        with pytest.raises(InputError, match="expected"):
+            make("alista").reschedule(*percents)
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_a_network_rescheduled_is_one_made_with_that_schedule(name):
+    net, made = make(name, layers=4), make(name, layers=4, percent=7, max_percent=15)
+    net.reschedule(7, 15)
+    assert (net.percent, net.max_percent, net.support) == (made.percent, made.max_percent, made.support)
+    assert any(net.support) == net.selects
+
+
+@pytest.mark.parametrize("variant", variants(gradients=True))
+def test_a_gradient_of_no_parameter_is_an_error(variant):
+    net, (x, y) = any_network(variant), signals()
+    with pytest.raises(ValueError, match="no parameter 'weigth'"):
+        net.loss_and_gradients(y, x, 5, wanted=["threshold", "weigth"])
+    layer, wrong = net.layer, "thresold"
+
+    def misspelt(t, state, window=0.0):
+        state, backprop = layer(t, state, window)
+
+        def renamed(d_state):
+            d_before, gradients = backprop(d_state)
+            return d_before, {wrong if name == "threshold" else name: value for name, value in gradients.items()}
+
+        return state, renamed
+
+    net.layer = misspelt
+    with pytest.raises(ValueError, match="no parameter 'thresold'"):
+        net.loss_and_gradients(y, x, 5, wanted=["threshold"])
+
+
+@pytest.mark.parametrize("variant", variants(gradients=True))
+def test_wanted_gradients_are_those_of_all(variant):
+    net, (x, y) = any_network(variant), signals()
+    _, every = net.loss_and_gradients(y, x, 4)
+    for name, value in every.items():
+        _, one = net.loss_and_gradients(y, x, 4, wanted=[name])
+        assert list(one) == [name]
+        np.testing.assert_array_equal(one[name], value)

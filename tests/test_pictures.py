@@ -593,7 +593,7 @@ def test_a_network_that_selects_within_tiles_is_said_to(run, net, monkeypatch):
     save("in.png", scene())
     run("denoise", "model.h5", "in.png", "-o", "whole.png")
     assert "Note" not in run.errors
-    monkeypatch.setattr("cuista.denoiser.TILE_BYTES", 0)
+    monkeypatch.setattr("cuista.tasks.denoising.TILE_BYTES", 0)
     run("denoise", "model.h5", "in.png", "-o", "tiles.png")
     assert ("Note: the picture is computed by tiles" in run.errors) == (net == "conv-lista-cpss")
 

@@ -21,6 +21,7 @@ from cuista.errors import FileError, InputError, NumericalError
 from cuista.evaluation.robustness import Robustness, RobustResult, evaluate_encoder, evaluate_robustness
 from cuista.networks import Encoder, ExactEncoder, RobustAlista
 from cuista.networks.encoder import LOSSES
+from cuista.operators import Dense
 from cuista.ops import CpuOps, CudaOps, ReferenceOps
 from cuista.tasks.encoder import MatrixSource
 from cuista.tasks.robust import AugmentedSource, PairSource
@@ -262,7 +263,7 @@ def test_each_matrix_is_recovered_by_as_an_alista_with_its_weight(inner):
     for estimate, matrix, weight, measured in zip(net.output((A_perturbed, y)), A_perturbed, W, y, strict=True):
         parameters = {name: net.parameters[name] for name in ("step_size", "threshold")}
         options = {"layers": 4, "percent": 6, "max_percent": 20, "parameters": parameters}
-        alista = cuista.networks.Alista(matrix, weight, **options, dtype=np.float64)
+        alista = cuista.networks.Alista(Dense(matrix, dtype=np.float64), weight, **options)
         np.testing.assert_allclose(estimate, alista.output(measured), atol=1e-11)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from cuista import storage
 from cuista.checks import Array, check_filters
 from cuista.counter import CODES, MATRIX, Key
 from cuista.errors import FileError, InputError
+from cuista.operators import Convolution
+from cuista.operators.convolution import scaled
 from cuista.ops import CpuOps
 
 Convention = Literal["correlation", "convolution"]
@@ -56,22 +58,8 @@ class Dictionary:
 
     @cached_property
     def gain(self) -> float:
-        """‖x ↦ Σ d_m ⋆ x_m‖₂², on pictures of any size: max over frequencies of Σ_m |d̂_m|², to 1 % and never less.
-
-        That is a trigonometric polynomial of degree s − 1 in each direction, its coefficients the sum R of the filters'
-        autocorrelations. Of such a one the maximum over N > 2(s − 1) points is at least cos(π(s − 1)/N) times the
-        maximum (Ehlich, Zeller, *Schwankung von Polynomen zwischen Gitterpunkten*, Math. Zeitschrift 1964).
-        """
-        D, exponent = scaled(self.D)
-        once = [2 * size - 1 for size in self.shape]
-        R = np.fft.irfft2(np.square(np.abs(np.fft.rfft2(D, once, axes=(0, 1)))).sum(axis=2), once)
-        period = [max(32 * size, 256) for size in self.shape]
-        lags = np.ix_(*(np.arange(1 - size, size) for size in self.shape))
-        coefficients = np.zeros(period)
-        coefficients[lags] = R[lags]
-        least = np.prod([np.cos(np.pi * (size - 1) / points) for size, points in zip(self.shape, period, strict=True)])
-        with np.errstate(over="ignore"):
-            return float(np.ldexp(np.fft.rfft2(coefficients).real.max() / least, 2 * exponent))
+        """‖x ↦ Σ d_m ⋆ x_m‖₂², on pictures of any size: see `Convolution.norm_squared`."""
+        return Convolution(self.D).norm_squared
 
     @property
     def normalized(self) -> bool:
@@ -153,9 +141,3 @@ def normalize_filters(D: Array) -> Array:
     with np.errstate(over="ignore"):
         normalized = np.abs(np.ldexp(norms, exponents) - 1) < 1e-12
     return np.asarray(np.where(normalized, D, small / norms))
-
-
-def scaled(D: Array, axis: tuple[int, ...] | None = None) -> tuple[Array, Any]:
-    """D·2^−e and e, so that the largest entries along the axes are from 1/2 to 1: nothing is rounded, nor overflows."""
-    exponents = np.frexp(np.abs(D).max(axis=axis))[1]
-    return np.ldexp(D, -exponents), exponents

@@ -23,6 +23,7 @@ from cuista.networks import Encoder
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.parallel import blas_threads
 from cuista.solvers.classical import Fista
+from cuista.solvers.tuning import lambdas, tune
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
@@ -271,16 +272,13 @@ def _tune_fista(
     level = np.array([float(np.median(perturbed.sigmas))])
     A = perturb(problem.A, Key(perturbed.seed, TUNING), level, ReferenceOps())[0]
     x, _ = problem.sample(FISTA_SIGNALS, stream=TUNING, seed=perturbed.seed)
-    y = x @ A.T.astype(x.dtype)
-    most = float(np.median(np.abs(y @ A).max(axis=1)))
-    relative = RELATIVE_LAMBDAS if iterations is None else np.geomspace(1e-4, 1, 24)
-    candidates = [float(most * value) for value in relative]
-    there = replace(problem, A=A)
+    y, nearby = x @ A.T.astype(x.dtype), replace(problem, A=A)
 
     def nmse(lam: float) -> float:
-        return _nmse_db(_fista(there, y, x, lam, iterations, ops)[0], x)
+        return _nmse_db(_fista(nearby, y, x, lam, iterations, ops)[0], x)
 
-    return candidates[int(np.argmin(_on_each(candidates, nmse, ops, progress)))]
+    candidates = lambdas(A, y, RELATIVE_LAMBDAS if iterations is None else None)
+    return tune(nmse, candidates, lambda error, values: _on_each(values, error, ops, progress))[0]
 
 
 @dataclass(frozen=True)

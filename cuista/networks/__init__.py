@@ -1,8 +1,8 @@
-"""Unrolled networks, one to a file: parameters, forward pass and hand-derived backward pass side by side."""
+"""Unrolled networks: couplings with momentum or without, and shrinkages, and a file for each network made of them."""
 
 from cuista.networks.adaptive import AdaptiveAlista
 from cuista.networks.alista import Alista
-from cuista.networks.base import Network, Unrolled, support_schedule
+from cuista.networks.base import Unrolled, support_schedule
 from cuista.networks.conv import ConvNetwork
 from cuista.networks.conv_alista import ConvAlista
 from cuista.networks.conv_lista_cp import ConvListaCp, ConvListaCpss
@@ -16,6 +16,7 @@ from cuista.networks.liht import Liht
 from cuista.networks.lista import Lista, ListaSs
 from cuista.networks.lista_cp import ListaCp, ListaCpss
 from cuista.networks.momentum import MomentumAlista
+from cuista.networks.proximal import Network
 from cuista.networks.robust import RobustAlista
 from cuista.networks.tilista import TiLista
 

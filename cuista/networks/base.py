@@ -1,10 +1,11 @@
-"""What the unrolled networks share: their shape, support schedules, and the chain of layers."""
+"""What all unrolled networks share: a chain of layers that know their backward passes, and a support schedule."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,10 +16,7 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.ops import CpuOps, FusedStep, ReferenceOps, Scalar, Signals
 
-# λ of the ISTA that the publications start from.
-LAM = 0.4
-
-# What goes from layer to layer: x (batch, N) first, then whatever else the network carries along.
+# What goes from layer to layer: the iterate x first, then whatever else the network carries along.
 State = tuple[Any, ...]
 
 
@@ -27,6 +25,17 @@ class OuterSum(NamedTuple):
 
     a: Array
     b: Array
+
+
+class Split(NamedTuple):
+    """How a batch is split: its shape, how many rows are taken at a time, and the inputs and targets of some rows.
+
+    `at_a_time` None leaves it to the engine.
+    """
+
+    shape: tuple[int, ...]
+    at_a_time: int | None
+    part: Callable[[slice], tuple[Any, Array]]
 
 
 Gradients = dict[str, "Scalar | Array | OuterSum"]
@@ -45,41 +54,56 @@ def support_schedule(N: int, layers: int, percent: float, max_percent: float) ->
     return tuple(int(k) for k in np.clip(np.rint((N - 1) * shares / 100), 0, N - 1))
 
 
+def constant_start(d_state: State) -> tuple[State, Gradients]:
+    """The backward pass of a start that depends on no parameter."""
+    return (), {}
+
+
 class Unrolled(ABC):
     """An unrolled network: a chain of layers that each know their own backward pass.
 
     Parameters
     ----------
     layers
-        T.
+        How many layers there are, T.
     percent, max_percent
-        The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t. Ignored by
-        networks without support selection.
+        The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t. Networks
+        without support selection ignore it. The defaults are the publications'.
     per_coordinate
-        One threshold per coordinate instead of one per layer.
+        Whether each coordinate has a threshold of its own, instead of one for the whole layer.
     untied
-        A learned matrix for each layer instead of one for all.
+        Whether each layer has a learned matrix of its own, instead of one for all.
     parameters
-        What is learned; where the publications start if None.
+        What is learned. None means the parameters that the publications start from.
     ops, dtype
         The engine, and the precision it computes in.
 
     Attributes
     ----------
     name
-        What it is called on the command line and in files.
+        What the network is called on the command line and in files.
+    title
+        What it is called in text.
     selects
         Whether it has support selection.
+    step_sizes
+        Whether step sizes are learned, as `step_size`; else they are 1.
     can_untie, can_coordinate
         Whether it has these variants.
-    starts_relative, has_gradients
-        Whether its published start depends on the measurements, and whether it is trained by gradients.
+    starts_relative
+        Whether its published start depends on the measurements: see `calibrate`.
+    has_gradients
+        Whether it is trained by gradients.
     logarithmic
         The names of the parameters whose logarithms the fast recipe trains.
     matrices
-        The names of those parameters that are matrices, kept in the precision of the iterates; all else is float64.
+        The names of the parameters that are matrices, kept in the precision of the iterates; all others are float64.
     product_operations
-        Of the largest matrix product in a step, for each of a batch: how many operations.
+        How many operations the largest matrix product of a step has for each example.
+    N
+        The number of entries of a signal; 0 where it depends on the input.
+    support
+        k_t for each layer; empty where it depends on the input.
 
     Raises
     ------
@@ -90,57 +114,56 @@ class Unrolled(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     selects: ClassVar[bool] = True
-    matrices: ClassVar[tuple[str, ...]] = ()
-    logarithmic: ClassVar[tuple[str, ...]] = ("threshold",)
+    step_sizes: ClassVar[bool] = True
     can_untie: ClassVar[bool] = False
     can_coordinate: ClassVar[bool] = True
     starts_relative: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = True
+    matrices: tuple[str, ...] = ()
+    logarithmic: tuple[str, ...] = ("threshold",)
     product_operations: float = 0.0
-    support: tuple[int, ...] = ()
+    N: int = 0
 
     def __init__(
         self,
         *,
         layers: int,
-        percent: float,
-        max_percent: float,
+        percent: float = 1.2,
+        max_percent: float = 13.0,
         per_coordinate: bool = False,
         untied: bool = False,
         parameters: dict[str, Array] | None = None,
         ops: ReferenceOps | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        _check_schedule(layers, percent, max_percent)
+        if layers < 1:
+            raise InputError(f"the number of layers is {layers}; expected 1 or more")
         if untied and not self.can_untie:
             raise InputError(f"{self.title} has no matrix for each layer: leave out untied")
         if per_coordinate and not self.can_coordinate:
             raise InputError(f"{self.title} has no threshold per coordinate: leave that out")
-        self.ops = ops or CpuOps()
-        self.dtype = np.dtype(dtype)
+        self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
         self.layers, self.per_coordinate, self.untied = layers, per_coordinate, untied
-        self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
         self.one: Scalar = self.ops.asarray(1.0, np.float64)
-        self._prepare()
+        self.reschedule(percent, max_percent)
         self.parameters = self.published_start() if parameters is None else parameters
 
     def reschedule(self, percent: float, max_percent: float) -> None:
-        """Set the support schedule of a network without one of its own so far."""
-        _check_schedule(self.layers, percent, max_percent)
+        """Set the support schedule, as long as the network is not trained."""
+        if not (percent >= 0 and 0 <= max_percent <= 100):
+            raise InputError(
+                f"the support schedule has {percent} % a layer up to {max_percent} %; "
+                "expected 0 or more, and at most 100"
+            )
         self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
-        if self.support:
-            self.support = support_schedule(self.N, self.layers, self.percent, self.max_percent)  # type: ignore[attr-defined]
+        self.support = support_schedule(self.N, self.layers, self.percent, self.max_percent) if self.N else ()
 
-    @abstractmethod
-    def _prepare(self) -> None:
-        """Put what is fixed where it is computed with."""
+    # -- what is learned --------------------------------------------------------------------------------------------
 
-    # -- what is learned ----------------------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
+    @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the parameters. The first axis is the layers', of length 1 for what they share."""
+        """The parameters' shapes. The first axis is the layers', of length 1 for what they share."""
+        return {name: value.shape for name, value in self.published_start().items()}
 
     @abstractmethod
     def published_start(self) -> dict[str, Array]:
@@ -172,24 +195,24 @@ class Unrolled(ABC):
         part: Array = stack[t if len(stack) > 1 else 0]
         return part
 
-    def of_layers(self, value: float) -> Array:
-        """A parameter with one number for each layer."""
-        return np.full(self.layers, value)
+    def step_size(self, t: int) -> Scalar:
+        """α_t, or 1 where no step sizes are learned."""
+        return self.parameter("step_size", t) if self.step_sizes else self.one
 
     @property
     def stack(self) -> int:
         """How many of each learned matrix there are."""
         return self.layers if self.untied else 1
 
-    # -- forward ------------------------------------------------------------------------------------------------
+    # -- forward ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def begin(self, y: Array) -> tuple[State, Backprop]:
-        """The state before the first layer, and its backward pass."""
+    def begin(self, y: Any) -> tuple[State, Backprop]:
+        """The state before the first layer for a batch of inputs, and its backward pass."""
 
     @abstractmethod
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        """Layer t: the next state, and the backward pass.
+        """The state after layer t, and the backward pass.
 
         `window` is that of `ReferenceOps.shrink_select_backward`.
         """
@@ -201,107 +224,119 @@ class Unrolled(ABC):
         """
         raise NotImplementedError
 
-    def iterates(self, y: Array) -> Iterator[Array]:
-        """x_1, …, x_T for measurements y (batch, M), one at a time."""
-        state, _ = self.begin(self.ops.asarray(y, self.dtype))
+    def iterates(self, y: Any) -> Iterator[Array]:
+        """x_1, …, x_T, one at a time, for inputs y: an array, or a tuple of arrays that belong together."""
+        inputs = [self.ops.asarray(array, self.dtype) for array in (y if isinstance(y, tuple) else (y,))]
+        state, _ = self.begin(tuple(inputs) if isinstance(y, tuple) else inputs[0])
         for t in range(self.layers):
             state, _ = self.layer(t, state)
             yield state[0]
 
-    def output(self, y: Array, depth: int | None = None) -> Array:
-        """The last iterate, or x_depth, for measurements y (batch, M)."""
+    def output(self, y: Any, depth: int | None = None) -> Array:
+        """The last iterate, or x_depth, for inputs y."""
         return deque(islice(self.iterates(y), depth), maxlen=1).pop()
 
-    def density(self, y: Array, depth: int) -> float:
-        """Mean share of entries of x_1, …, x_depth that are not zero, for measurements y (batch, M)."""
+    def density(self, y: Any, depth: int) -> float:
+        """The mean share of entries of x_1, …, x_depth that are not zero, for inputs y."""
         present, size = 0, 0
         for x in islice(self.iterates(y), depth):
             present, size = present + self.ops.xp.count_nonzero(x), size + x.size
         return float(present) / float(size)
 
-    # -- training -----------------------------------------------------------------------------------------------
+    # -- training ---------------------------------------------------------------------------------------------------
 
     def loss_and_gradients(
         self,
-        y: Array,
+        y: Any,
         target: Array,
         depth: int,
         window: float = 0.0,
         weights: Array | None = None,
-        wanted: Container[str] | None = None,
+        wanted: Collection[str] | None = None,
     ) -> tuple[Scalar, dict[str, Array]]:
-        """The loss ½ Σ_i w_i ‖x_depth − x*‖² over the batch, and its gradients.
+        """The loss after `depth` layers, ½ Σ_i w_i ‖x_depth − x*_i‖² over the batch, and its gradients.
 
         Parameters
         ----------
         y
-            (batch, M).
+            The inputs: what `begin` takes.
         target
-            x*, (batch, N).
+            x*.
         depth
             How many layers to run.
         weights
-            (batch,); 1 throughout if None.
+            w, one for each example; 1 throughout if None.
         wanted
-            Of which parameters; all if None.
+            The parameters whose gradients are computed; all if None.
 
         Returns
         -------
         loss
         gradients
             Shaped as the parameters; zero for the layers beyond.
+
+        Raises
+        ------
+        ValueError
+            If `wanted`, or what a layer returns, names a parameter that the network does not have.
         """
-        state, backprop = self.begin(y)
-        backward = [backprop]
-        for t in range(depth):
-            state, backprop = self.layer(t, state, window)
-            backward.append(backprop)
-        loss, of_state = self.loss(state, target, weights)
-        gradients = {
-            name: self.ops.empty(value.shape, value.dtype)
-            for name, value in self.parameters.items()
-            if wanted is None or name in wanted
-        }
-        for gradient in gradients.values():
-            gradient[depth if len(gradient) > 1 else 0 :] = 0
-        for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
-            of_state, of_layer = backward.pop()(of_state)
+        self._check_names(wanted or ())
+
+        def of(y: Any, target: Array) -> tuple[Scalar, dict[str, Array]]:
+            state, backprop = self.begin(y)
+            backward = [backprop]
+            for t in range(depth):
+                state, backprop = self.layer(t, state, window)
+                backward.append(backprop)
+            loss, d_state = self.loss(state, target, weights)
+            gradients = {
+                name: self.ops.empty(value.shape, value.dtype)
+                for name, value in self.parameters.items()
+                if wanted is None or name in wanted
+            }
+            for gradient in gradients.values():
+                gradient[depth if len(gradient) > 1 else 0 :] = 0
+            for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
+                d_state, d_layer = backward.pop()(d_state)
+                self._check_names(d_layer)
+                for name, gradient in gradients.items():
+                    value, shared = d_layer.get(name), len(gradient) == 1
+                    if value is None:
+                        if t >= 0 and not shared:
+                            gradient[t] = 0
+                    elif shared:  # the sum over the layers
+                        gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
+                    elif isinstance(value, OuterSum):
+                        self.ops.matmul(value.a.T, value.b, out=gradient[t])
+                    else:
+                        gradient[t] = value
+            return loss, gradients
+
+        split = self.split(y, target)
+        if split is None:
+            return of(y, target)
+        (loss, gradients), *others = self.ops.in_batches(
+            split.shape, lambda rows: of(*split.part(rows)), split.at_a_time
+        )
+        for more, d_more in others:
+            loss = loss + more
             for name, gradient in gradients.items():
-                value, shared = of_layer.get(name), len(gradient) == 1
-                if value is None:
-                    if t >= 0 and not shared:
-                        gradient[t] = 0
-                elif shared:  # the sum over the layers
-                    gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
-                elif isinstance(value, OuterSum):
-                    self.ops.matmul(value.a.T, value.b, out=gradient[t])
-                else:
-                    gradient[t] = value
+                gradient += d_more[name]
         return loss, gradients
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.parameters:
+                raise ValueError(f"{self.title} has no parameter {name!r}; it has: {', '.join(self.parameters)}")
+
+    def split(self, y: Any, target: Array) -> Split | None:
+        """How a batch is split whose layers would take too much memory together; None if it is not."""
+        return None
 
     def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
         """½ Σ_i w_i ‖x − x*‖² of the last state, and its derivative."""
         loss, delta = self.ops.half_squared_error(state[0], target, weights)
         return loss, (delta, *[None] * (len(state) - 1))
-
-    def sum_over_parts(
-        self,
-        shape: tuple[int, ...],
-        work: Callable[[slice], tuple[Scalar, dict[str, Array]]],
-        at_a_time: int | None = 1,
-    ) -> tuple[Scalar, dict[str, Array]]:
-        """The sums of losses and gradients that `work` gives for parts of a batch of pictures or matrices."""
-
-        def one(part: slice) -> tuple[Scalar, dict[str, Array]]:
-            loss, gradients = work(part)
-            return loss, {name: gradient.copy() for name, gradient in gradients.items()}  # the arrays are used again
-
-        (loss, gradients), *others = self.ops.in_batches(shape, one, at_a_time)
-        for more, of_more in others:
-            loss = loss + more
-            for name, gradient in gradients.items():
-                gradient += of_more[name]
-        return loss, gradients
 
     def precursor(self) -> Unrolled | None:
         """A network with fewer parameters that this one contains: the fast recipe trains it first."""
@@ -321,90 +356,3 @@ class Unrolled(ABC):
     def fuse(self, signals: Signals) -> FusedStep | None:
         """The engine's kernel for a whole training step of this network on such signals, if there is one."""
         return None
-
-
-class Network(Unrolled):
-    """An unrolled network for a measurement matrix.
-
-    Parameters
-    ----------
-    A, W
-        Measurement matrix and its analytic weight, (M, N).
-    layers, percent, max_percent
-        As in `Unrolled`; by default the publications'.
-    options
-        The others of `Unrolled`.
-
-    Attributes
-    ----------
-    support
-        k_t for each layer.
-    """
-
-    def __init__(
-        self,
-        A: Array,
-        W: Array,
-        *,
-        layers: int = 16,
-        percent: float = 1.2,
-        max_percent: float = 13.0,
-        **options: Any,
-    ) -> None:
-        self.M, self.N = A.shape
-        self.sources = A, W
-        self.product_operations = 2.0 * self.N**2
-        super().__init__(layers=layers, percent=percent, max_percent=max_percent, **options)
-        self.support = support_schedule(self.N, layers, self.percent, self.max_percent)
-
-    def _prepare(self) -> None:
-        A, _ = self.sources
-        self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (A, A.T))
-
-    def begin(self, y: Array) -> tuple[State, Backprop]:
-        """The state before the first layer, x = 0, for measurements y (batch, M), and its backward pass."""
-        return (self.zeros(y), y), constant_start
-
-    def zeros(self, y: Array) -> Array:
-        """x_0 = 0, (batch, N)."""
-        x: Array = self.ops.xp.zeros((y.shape[0], self.N), self.dtype)
-        return x
-
-    def ista_start(self) -> tuple[Array, float]:
-        """Aᵀ/scale and λ/scale with λ = 0.4, the matrix and the threshold of ISTA."""
-        A = self.sources[0]
-        scale = scale_of(A)
-        return A.T / scale, LAM / scale
-
-    def analytic_weights(self, step_sizes: Array | None = None) -> Array:
-        """Wᵀ, or α_t Wᵀ for each layer, as a learned matrix: (T or 1, N, M)."""
-        weights: Array = np.tile(self.sources[1].T, (self.stack, 1, 1))
-        return weights if step_sizes is None else self.ops.to_numpy(step_sizes)[:, None, None] * weights
-
-    def thresholds(self, value: float) -> Array:
-        """Thresholds for each layer, and coordinate if there is one for each."""
-        return np.full(self.threshold_shape, value)
-
-    @property
-    def threshold_shape(self) -> tuple[int, ...]:
-        return (self.layers, self.N) if self.per_coordinate else (self.layers,)
-
-
-def scale_of(A: Array) -> float:
-    """1.001·‖A‖₂², by which ISTA's step size and the networks' first thresholds are divided. A is (M, N)."""
-    gram = A @ A.T if A.shape[0] <= A.shape[1] else A.T @ A
-    return 1.001 * float(np.linalg.eigvalsh(gram)[-1])
-
-
-def constant_start(of_state: State) -> tuple[State, Gradients]:
-    """The backward pass of a start that depends on no parameter."""
-    return (), {}
-
-
-def _check_schedule(layers: int, percent: float, max_percent: float) -> None:
-    if layers < 1:
-        raise InputError(f"the number of layers is {layers}; expected 1 or more")
-    if not (percent >= 0 and 0 <= max_percent <= 100):
-        raise InputError(
-            f"the support schedule has {percent} % a layer up to {max_percent} %; expected 0 or more, and at most 100"
-        )

@@ -5,52 +5,41 @@ Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. W is the analytic weight of the di
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.conv import LAM, SCALE, ConvNetwork
-from cuista.ops import Scalar
 
 
 class ConvAlista(ConvNetwork):
     """The network. Learned: `step_size` (T,) and `threshold` (T,)."""
 
-    name: ClassVar[str] = "conv-alista"
-    title: ClassVar[str] = "Conv-ALISTA"
+    name = "conv-alista"
+    title = "Conv-ALISTA"
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        self.W = self.ops.asarray(self.sources[1][::-1, ::-1], self.dtype)
+    def published_start(self) -> dict[str, Array]:
+        return {"step_size": np.full(self.steps, SCALE), "threshold": np.full(self.layers, LAM * SCALE)}
+
+    def fast_start(self) -> dict[str, Array]:
+        """Step sizes 1/L, with L the largest |Σ_m ŵ_m* d̂_m| over the frequencies.
+
+        These are the eigenvalues of x ↦ W ⋆ (Σ_m d_m ⋆ x_m) but for the borders, W being the rotated analytic weight.
+        """
+        period = [max(8 * size, 64) for size in self.filter_shape]
+        D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
+        step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
+        return {"step_size": np.full(self.steps, step), "threshold": np.full(self.layers, LAM * step / 5)}
 
     @property
     def steps(self) -> int:
         """How many step sizes there are."""
         return self.layers
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"step_size": (self.steps,), "threshold": (self.layers,)}
-
-    def published_start(self) -> dict[str, Array]:
-        return {"step_size": np.full(self.steps, SCALE), "threshold": self.of_layers(LAM * SCALE)}
-
-    def fast_start(self) -> dict[str, Array]:
-        step = self.first_step()
-        return {"step_size": np.full(self.steps, step), "threshold": self.of_layers(LAM * step / 5)}
-
-    def weight(self, t: int) -> Array:
-        return self.W
-
-    def step_size(self, t: int) -> Scalar:
-        return self.parameter("step_size", t)
-
 
 class OneStepConvAlista(ConvAlista):
     """Conv-ALISTA with one step size for all layers: what a network with one learned weight and none contains."""
 
-    name: ClassVar[str] = "conv-alista-one-step"
+    name = "conv-alista-one-step"
 
     @property
     def steps(self) -> int:

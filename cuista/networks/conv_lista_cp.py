@@ -6,38 +6,30 @@ entries of a picture's maps, LISTA-CPSS.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.base import Unrolled
-from cuista.networks.conv import LAM, SCALE, ConvNetwork
+from cuista.networks.conv import ConvNetwork
 from cuista.networks.conv_alista import ConvAlista, OneStepConvAlista
 
 
 class ConvListaCp(ConvNetwork):
     """Conv-LISTA-CP. Learned: `weight` W_t (T or 1, s₁, s₂, F) and `threshold` (T,)."""
 
-    name: ClassVar[str] = "conv-lista-cp"
-    title: ClassVar[str] = "Conv-LISTA-CP"
-    matrices: ClassVar[tuple[str, ...]] = ("weight",)
-    can_untie: ClassVar[bool] = True
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (self.stack, *self.sources[0].shape), "threshold": (self.layers,)}
-
-    def published_start(self) -> dict[str, Array]:
-        rotated = SCALE * self.sources[0][::-1, ::-1]
-        return {"weight": np.tile(rotated, (self.stack, 1, 1, 1)), "threshold": self.of_layers(LAM * SCALE)}
-
-    def weight(self, t: int) -> Array:
-        return self.parameter("weight", t)
+    name = "conv-lista-cp"
+    title = "Conv-LISTA-CP"
+    matrices = ("weight",)
+    step_sizes = False
+    can_untie = True
 
     def precursor(self) -> Unrolled:
-        kind = ConvAlista if self.untied or "step_size" in self.shapes else OneStepConvAlista
-        return kind(*self.sources, layers=self.layers, ops=self.ops, dtype=self.dtype)
+        kind = ConvAlista if self.untied or self.step_sizes else OneStepConvAlista
+        return kind(self.operator, self.W, layers=self.layers)
+
+    def analytic_weights(self, step_sizes: Array) -> Array:
+        """The rotated analytic weight times each of these, (T or 1, s₁, s₂, F)."""
+        return np.asarray(self.ops.to_numpy(step_sizes)[:, None, None, None] * self.W[::-1, ::-1])
 
     def adopt(self, precursor: Unrolled) -> None:
         """W_t = α_t W of a Conv-ALISTA, or α W if there is one for all layers."""
@@ -48,6 +40,6 @@ class ConvListaCp(ConvNetwork):
 class ConvListaCpss(ConvListaCp):
     """Conv-LISTA-CPSS: Conv-LISTA-CP with support selection."""
 
-    name: ClassVar[str] = "conv-lista-cpss"
-    title: ClassVar[str] = "Conv-LISTA-CPSS"
-    selects: ClassVar[bool] = True
+    name = "conv-lista-cpss"
+    title = "Conv-LISTA-CPSS"
+    selects = True

@@ -18,15 +18,15 @@ two products of M²N operations instead of two of M N².
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from cuista.checks import Array
 from cuista.counter import MATRIX, START, Key
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start
+from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start
 from cuista.ops import CpuOps, Scalar
 
 LOSSES = ("l1", "l2", "rel1", "rel2", "expl1", "expl2")
@@ -35,7 +35,7 @@ STARTS = ("analytic", "nominal", "uniform", "normal")
 _RIDGE = 0.05
 
 # From ∂L/∂W after a layer to that before it (None for W_0 = Ã, which is data), and ∂L/∂B.
-StepBackprop = Callable[[Array], "tuple[Array | None, Array]"]
+LayerBackprop = Callable[[Array], "tuple[Array | None, Array]"]
 # W, and what takes ∂L/∂W to the gradients of the parameters.
 Encoded = tuple[Array, Callable[[Array], Gradients]]
 
@@ -71,12 +71,13 @@ class Encoder(Unrolled):
         If there is no such loss or start, or Q or η is not what it must be.
     """
 
-    name: ClassVar[str] = "atow"
-    title: ClassVar[str] = "AtoW"
-    selects: ClassVar[bool] = False
-    can_coordinate: ClassVar[bool] = False
-    matrices: ClassVar[tuple[str, ...]] = ("step_matrix",)
-    logarithmic: ClassVar[tuple[str, ...]] = ()
+    name = "atow"
+    title = "AtoW"
+    selects = False
+    step_sizes = False
+    can_coordinate = False
+    matrices = ("step_matrix",)
+    logarithmic = ()
 
     def __init__(
         self,
@@ -116,20 +117,13 @@ class Encoder(Unrolled):
         self.linear = linear
         self.q = float(self.N - 2) if loss == "rel2" else 0.0
         self.product_operations = 2.0 * self.M * self.N * (self.M if self.linear else self.N)
-        super().__init__(layers=layers, percent=0.0, max_percent=0.0, **options)
-
-    def _prepare(self) -> None:
-        Q = self.Q
-        if self.loss_name == "rel1":
+        super().__init__(layers=layers, **options)
+        if loss == "rel1":
             Q = np.ones((self.N, self.N))
             np.fill_diagonal(Q, np.sqrt(self.N - 1))
         self.weights: Array | float = 1.0 if Q is None else self.ops.asarray(Q, self.dtype)
         # An R that rounding alone keeps from 0, as on the diagonal at first, has no sign.
         self.zero = 8 * float(np.finfo(self.dtype).eps)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"step_matrix": (self.layers, self.M, self.N)}
 
     def published_start(self) -> dict[str, Array]:
         shape, key = (self.layers * self.M, self.N), Key(self.seed, MATRIX, 1)
@@ -165,9 +159,9 @@ class Encoder(Unrolled):
         W, A = state
         W_next, back = self.step(self.parameter("step_matrix", t), W, A)
 
-        def backprop(of_state: State) -> tuple[State, Gradients]:
-            of_W, of_B = back(of_state[0])
-            return (of_W, None), {"step_matrix": of_B}
+        def backprop(d_state: State) -> tuple[State, Gradients]:
+            d_W, d_B = back(d_state[0])
+            return (d_W, None), {"step_matrix": d_B}
 
         return (W_next, A), backprop
 
@@ -181,59 +175,59 @@ class Encoder(Unrolled):
             W, back = self.step(B, W, A)
             backward.append(back)
 
-        def backprop(of_W: Array) -> Gradients:
-            of_B: list[Array] = []
-            of_next: Any = of_W
+        def backprop(d_W: Array) -> Gradients:
+            d_B: list[Array] = []
+            d_next: Any = d_W
             for back in reversed(backward):
-                of_next, of_layer = back(of_next)
-                of_B.append(of_layer)
-            return {"step_matrix": self.ops.xp.stack(of_B[::-1])}
+                d_next, d_layer = back(d_next)
+                d_B.append(d_layer)
+            return {"step_matrix": self.ops.xp.stack(d_B[::-1])}
 
         return W, backprop
 
-    def step(self, B: Array, W: Array, A: Array) -> tuple[Array, StepBackprop]:
+    def step(self, B: Array, W: Array, A: Array) -> tuple[Array, LayerBackprop]:
         """One layer: the next W (n, M, N), and the backward pass."""
         return (self._linear_step if self.linear else self._step)(B, W, A)
 
-    def _linear_step(self, B: Array, W: Array, A: Array) -> tuple[Array, StepBackprop]:
+    def _linear_step(self, B: Array, W: Array, A: Array) -> tuple[Array, LayerBackprop]:
         ops, xp, q = self.ops, self.ops.xp, W.dtype.type(self.q)
         C = ops.matmul(B, transposed(xp, A))
-        scale = 1 - q * (_diagonals(xp, A, W) - 1) if q else None
+        scale = 1 - q * (xp.einsum("amn,amn->an", A, W) - 1) if q else None
         W_next = ops.matmul(C, W)
         xp.subtract(W, W_next, out=W_next)
         W_next += B if scale is None else B * scale[:, None]
 
-        def back(of_W: Array) -> tuple[Array | None, Array]:
+        def back(d_W: Array) -> tuple[Array | None, Array]:
             # W' = W − C W + B diag(s), C = B Ãᵀ, s = 1 − q(d − 1): ∂C = −∂W' Wᵀ, ∂B = ∂C Ã + ∂W' diag(s), ∂d = −q ∂s,
             # and ∂W = ∂W' − Cᵀ∂W' + Ã diag(∂d). The sum over the matrices of ∂C Ã is one product.
-            of_C = ops.matmul(of_W, transposed(xp, W))
-            of_B = of_W.sum(axis=0) if scale is None else xp.einsum("amn,an->mn", of_W, scale)
-            of_B -= ops.matmul(_beside(xp, of_C), A.reshape(-1, A.shape[2]))
+            d_C = ops.matmul(d_W, transposed(xp, W))
+            d_B = d_W.sum(axis=0) if scale is None else xp.einsum("amn,an->mn", d_W, scale)
+            d_B -= ops.matmul(xp.swapaxes(d_C, 0, 1).reshape(self.M, -1), A.reshape(-1, self.N))
             if W is A:
-                return None, of_B
-            of_W_before = ops.matmul(transposed(xp, C), of_W)
-            xp.subtract(of_W, of_W_before, out=of_W_before)
+                return None, d_B
+            d_W_before = ops.matmul(transposed(xp, C), d_W)
+            xp.subtract(d_W, d_W_before, out=d_W_before)
             if scale is not None:
-                of_W_before -= A * (q * xp.einsum("amn,mn->an", of_W, B))[:, None]
-            return of_W_before, of_B
+                d_W_before -= A * (q * xp.einsum("amn,mn->an", d_W, B))[:, None]
+            return d_W_before, d_B
 
         return W_next, back
 
-    def _step(self, B: Array, W: Array, A: Array) -> tuple[Array, StepBackprop]:
+    def _step(self, B: Array, W: Array, A: Array) -> tuple[Array, LayerBackprop]:
         ops = self.ops
         R = self.residual(A, W)
         _, g, slope = self._loss_of(R)
         W_next = W - ops.matmul(B, g)
 
-        def back(of_W: Array) -> tuple[Array | None, Array]:
+        def back(d_W: Array) -> tuple[Array | None, Array]:
             # W' = W − B g(R), R = ÃᵀW − I: ∂B = −Σ ∂W' gᵀ, ∂R = −(Bᵀ∂W') g'(R), ∂W = ∂W' + Ã ∂R.
-            of_B = -ops.matmul(of_W, transposed(ops.xp, g)).sum(axis=0)
+            d_B = -ops.matmul(d_W, transposed(ops.xp, g)).sum(axis=0)
             if W is A:
-                return None, of_B
+                return None, d_B
             if slope is None:  # g is constant but for jumps
-                return of_W, of_B
-            of_R = ops.matmul(B.T, of_W) * slope
-            return of_W - ops.matmul(A, of_R), of_B
+                return d_W, d_B
+            d_R = ops.matmul(B.T, d_W) * slope
+            return d_W - ops.matmul(A, d_R), d_B
 
         return W_next, back
 
@@ -265,7 +259,7 @@ class Encoder(Unrolled):
             return xp.sum(loss, axis=(1, 2), dtype=np.float64), ops.matmul(A, g)
         # ½‖ÃᵀW − I‖² = ½(⟨W, ÃÃᵀW⟩ − 2 Σd + N), and its derivative is ÃÃᵀW − Ã.
         GW = ops.matmul(ops.matmul(A, transposed(xp, A)), W)
-        d = _diagonals(xp, A, W)
+        d = xp.einsum("amn,amn->an", A, W)
         quadratic = xp.sum(W * GW, axis=(1, 2), dtype=np.float64) - 2 * xp.sum(d, axis=1, dtype=np.float64) + self.N
         # Rounding may take a loss of nearly 0 below it.
         loss = 0.5 * xp.maximum(quadratic, 0) + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
@@ -274,27 +268,12 @@ class Encoder(Unrolled):
     def loss(self, state: State, target: Any, weights: Array | None) -> tuple[Scalar, State]:
         """The sum of the losses over the batch."""
         W, A = state
-        losses, of_W = self.losses(A, W)
-        return losses.sum(), (of_W, None)
+        losses, d_W = self.losses(A, W)
+        return losses.sum(), (d_W, None)
 
-    def loss_and_gradients(
-        self,
-        y: Array,
-        target: Array,
-        depth: int,
-        window: float = 0.0,
-        weights: Array | None = None,
-        wanted: Container[str] | None = None,
-    ) -> tuple[Scalar, dict[str, Array]]:
-        """The sum of the losses over matrices y = Ã (n, M, N) after `depth` layers, and its gradients.
-
-        A matrix at a time on a CPU, so that no more is in memory than the layers of those in work.
-        """
-
-        def one(part: slice) -> tuple[Scalar, dict[str, Array]]:
-            return Unrolled.loss_and_gradients(self, y[part], target[part], depth, window, None, wanted)
-
-        return self.sum_over_parts(y.shape, one, self.ops.at_a_time)
+    def split(self, y: Array, target: Array) -> Split:
+        """A few matrices at a time on a CPU, so that no more is in memory than the layers of those in work."""
+        return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows]))
 
 
 def rms_of(matrix: Array) -> float:
@@ -306,15 +285,3 @@ def transposed(xp: Any, stack: Array) -> Array:
     """Of each matrix in (n, P, Q) the transpose."""
     each: Array = xp.swapaxes(stack, 1, 2)
     return each
-
-
-def _beside(xp: Any, stack: Array) -> Array:
-    """Matrices (n, P, Q) beside each other, (P, n Q)."""
-    side: Array = xp.swapaxes(stack, 0, 1).reshape(stack.shape[1], -1)
-    return side
-
-
-def _diagonals(xp: Any, A: Array, W: Array) -> Array:
-    """ã_iᵀw_i for the columns of matrices (n, M, N), (n, N)."""
-    d: Array = xp.einsum("amn,amn->an", A, W)
-    return d

@@ -78,13 +78,13 @@ class ExactEncoder:
         s = xp.sum(A * V, axis=1)[:, None]
         W = V / s
 
-        def backprop(of_W: Array) -> Gradients:
+        def backprop(d_W: Array) -> Gradients:
             # W = V diag(1/s), s_i = ã_iᵀv_i: ∂v_i = ∂w_i / s_i − ã_i (∂w_iᵀv_i) / s_i². V = G⁻¹Ã, dV/dλ = −G⁻¹V, so
             # that ∂λ = −⟨∂V, G⁻¹V⟩ = −⟨G⁻¹∂V, V⟩.
             if not self.learned:
                 return {}
-            of_V = of_W / s - A * (xp.sum(of_W * V, axis=1)[:, None] / (s * s))
-            of_ridge = -xp.sum(ops.solve_positive(G, of_V) * V)
-            return {"ridge": xp.where(parameters["ridge"] > 0, of_ridge, 0.0)[0]}
+            d_V = d_W / s - A * (xp.sum(d_W * V, axis=1)[:, None] / (s * s))
+            d_ridge = -xp.sum(ops.solve_positive(G, d_V) * V)
+            return {"ridge": xp.where(parameters["ridge"] > 0, d_ridge, 0.0)[0]}
 
         return ops.asarray(W, self.dtype), backprop

@@ -10,54 +10,60 @@ Chen, Liu, Wang, Yin, *Hyperparameter tuning is all you need for LISTA*, NeurIPS
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import cached_property, partial
 
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.alista import Alista
 from cuista.networks.base import Backprop, State, constant_start
+from cuista.networks.couplings import Analytic
+from cuista.networks.proximal import Network
+from cuista.networks.shrinkages import Soft
 
 
-class HyperLista(Alista):
-    """The network. Searched for: `threshold` c₁, `momentum` c₂ and `support` c₃, (1,) each."""
+class HyperLista(Network):
+    """The network. Searched for: `threshold` c₁, `momentum` c₂ and `support` c₃, (1,) each.
 
-    name: ClassVar[str] = "hyperlista"
-    title: ClassVar[str] = "HyperLISTA"
-    selects: ClassVar[bool] = False  # by no schedule
-    has_gradients: ClassVar[bool] = False
-    can_coordinate: ClassVar[bool] = False
+    Its layer is its own, for momentum, threshold and support all depend on the sample, and none has a backward pass.
+    """
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        A, _ = self.sources
-        pseudo_inverse = np.linalg.pinv(A)
-        self._inverse, self._residual = (
-            self.ops.asarray(matrix.T, self.dtype) for matrix in (pseudo_inverse, -pseudo_inverse @ A)
-        )
+    name = "hyperlista"
+    title = "HyperLISTA"
+    coupling = Analytic
+    shrinkage = Soft
+    selects = False  # by no schedule
+    step_sizes = False
+    has_gradients = False
+    can_coordinate = False
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"threshold": (1,), "momentum": (1,), "support": (1,)}
+    @cached_property
+    def _inverse(self) -> tuple[Array, Array]:
+        """(A⁺)ᵀ and −(A⁺A)ᵀ."""
+        A = self.operator.A
+        inverse = np.linalg.pinv(A)
+        return self.ops.asarray(inverse.T, self.dtype), self.ops.asarray((-inverse @ A).T, self.dtype)
 
     def published_start(self) -> dict[str, Array]:
         """The middle of the authors' grid."""
         return {"threshold": np.array([5e-3]), "momentum": np.array([5e-3]), "support": np.array([0.5])}
 
+    def fast_start(self) -> dict[str, Array]:
+        return self.published_start()
+
     def begin(self, y: Array) -> tuple[State, Backprop]:
         (x, Wy), _ = super().begin(y)
-        return (x, Wy, x, self.ops.matmul(y, self._inverse)), constant_start  # x_0, Wᵀy, x_{−1}, A⁺y
+        return (x, Wy, x, self.ops.matmul(y, self._inverse[0])), constant_start  # x_0, Wᵀy, x_{−1}, A⁺y
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
         ops, xp, (x, Wy, x_before, inverse) = self.ops, self.ops.xp, state
         c1, c2, c3 = (self.parameter(name, t).astype(x.dtype) for name in ("threshold", "momentum", "support"))
         tiny = np.finfo(x.dtype).tiny
-        error = inverse + ops.sparse_matmul(x, self._residual)
+        error = inverse + ops.sparse_matmul(x, self._inverse[1])
         error = xp.maximum(xp.sum(xp.abs(error), axis=1, keepdims=True), tiny)
         beta = c2 * xp.count_nonzero(x, axis=1)[:, None].astype(x.dtype)
         first = xp.maximum(xp.sum(xp.abs(inverse), axis=1), tiny)
         share = xp.clip(c3 * xp.log(first / error[:, 0]), 0, 1)
         k = xp.rint((self.N - 1) * share).astype(np.int32)
-        u = self.correction(t, x, Wy)
-        x_next, _ = ops.shrink_select(x + beta * (x - x_before), u, self.one, c1 * error, k)
+        step, _, _ = self.couple(t, (x, Wy), partial(self.parameter, t=t))
+        x_next, _ = ops.shrink_select(x + beta * (x - x_before), step.u, self.one, c1 * error, k)
         return (x_next, Wy, x, inverse), constant_start

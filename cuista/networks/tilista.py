@@ -5,31 +5,25 @@ Liu, Chen, Wang, Yin, ICLR 2019. It is LISTA-CPSS with a tied weight and a step 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from cuista.checks import Array
+from cuista.networks.alista import contained_in
 from cuista.networks.base import Unrolled
-from cuista.networks.lista_cp import ListaCpss
-from cuista.ops import Scalar
+from cuista.networks.couplings import Learned
+from cuista.networks.proximal import Network
+from cuista.networks.shrinkages import Soft
 
 
-class TiLista(ListaCpss):
+class TiLista(Network):
     """The network. Learned: `weight` W (1, N, M), `step_size` (T,), and `threshold` (T,) or (T, N)."""
 
-    name: ClassVar[str] = "tilista"
-    title: ClassVar[str] = "TiLISTA"
-    can_untie: ClassVar[bool] = False
+    name = "tilista"
+    title = "TiLISTA"
+    coupling = Learned
+    shrinkage = Soft
+    matrices = ("weight",)
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {**super().shapes, "step_size": (self.layers,)}
-
-    def published_start(self) -> dict[str, Array]:
-        return {**super().published_start(), "step_size": self.of_layers(1.0)}
-
-    def step_size(self, t: int) -> Scalar:
-        return self.parameter("step_size", t)
+    def precursor(self) -> Network:
+        return contained_in(self)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """W = Wᵀ, α_t and θ_t of an ALISTA."""
-        self.parameters = {"weight": self.analytic_weights(), **precursor.parameters}
+        """Become an ALISTA: its α_t and θ_t, and the transpose of its weight for W."""
+        self.parameters = {"weight": self.W.T[None], **precursor.parameters}

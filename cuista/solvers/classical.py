@@ -16,12 +16,11 @@ from cuista.counter import TUNING
 from cuista.data.problem import Problem
 from cuista.errors import InputError, MissingLibraryError, NumericalError
 from cuista.metrics import report_on
-from cuista.networks.base import scale_of
 from cuista.networks.lamp import Lamp
+from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
-
-# How many values of a parameter are tried.
-TRIED = 24
+from cuista.solvers.proximal import proximal_gradient
+from cuista.solvers.tuning import TRIED, lambdas, tune
 
 
 class Solver(ABC):
@@ -65,23 +64,24 @@ class Solver(ABC):
             raise InputError(f"{self.name} has no λ: leave it out")
         self.problem, self.iterations, self.lam = problem, iterations, lam
         self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
-        self.real: Any = self.dtype.type
 
     @abstractmethod
     def iterates(self, y: Array) -> Iterator[Array]:
         """x_1, x_2, … (batch, N) for measurements y (batch, M), arrays of the engine."""
 
-    def candidates(self, y: Array) -> Array:
-        """The values of λ to try on measurements y: from 1e-4 to 1 times the median of max |Aᵀy|.
-
-        Beyond max |Aᵀy| the solution is 0.
-        """
-        return np.asarray(np.median(np.abs(y @ self.problem.A).max(axis=1)) * np.geomspace(1e-4, 1, TRIED))
+    def candidates(self, y: Array) -> list[float]:
+        """The values of λ to try on measurements y (samples, M)."""
+        return lambdas(self.problem.A, y)
 
     def tune(self, samples: int = 500) -> float:
-        """Set λ to that of 24 with the least NMSE of the last iterate, and return it.
+        """Set λ to that of the candidates with the least NMSE of the last iterate, and return it.
 
         The signals are the problem's own, of a stream used for nothing else.
+
+        Raises
+        ------
+        NumericalError
+            If the method diverges with all of them.
         """
         x, y = self.problem.sample(samples, stream=TUNING, dtype=self.dtype)
 
@@ -92,10 +92,11 @@ class Solver(ABC):
             except NumericalError:
                 return np.inf
 
-        least, best = min((nmse(float(lam)), float(lam)) for lam in self.candidates(y))
+        values = self.candidates(y)
+        best, least = tune(nmse, values)
         if not least < 1:
             self.lam = None
-            found = f"the best of {TRIED} values gives {least:.3g} dB"
+            found = f"the best of {len(values)} values gives {least:.3g} dB"
             raise NumericalError(f"{self.name} diverges on this problem ({found}): choose another method")
         self.lam = best
         return best
@@ -125,49 +126,25 @@ class Solver(ABC):
 
 
 class Ista(Solver):
-    """min_x ½‖y − A x‖² + λ‖x‖₁ by iterative shrinkage-thresholding at the step size 1/(1.001‖A‖₂²), from x = 0.
+    """Iterative shrinkage-thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004."""
 
-    Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004.
-    """
-
-    name: ClassVar[str] = "ista"
+    name = "ista"
+    momentum = False
 
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **options)
-        self.step = 1 / scale_of(problem.A)
-        self.A, self.A_transposed = (self.ops.asarray(matrix, self.dtype) for matrix in (problem.A, problem.A.T))
+        self.operator = Dense(problem.A, ops=self.ops, dtype=self.dtype)
 
     def iterates(self, y: Array) -> Iterator[Array]:
         y = self.ops.asarray(y, self.dtype)
-        x = self.ops.xp.zeros((y.shape[0], self.problem.N), self.dtype)
-        for _ in range(self.iterations):
-            x = self.descend(x, y)
-            yield x
-
-    def descend(self, x: Array, y: Array) -> Array:
-        """A gradient step from x, and soft thresholding."""
-        threshold = self.real(self.tuned() * self.step)
-        u = self.ops.matmul(y - self.ops.matmul(x, self.A_transposed), self.A)
-        z = x + self.real(self.step) * u
-        x_next: Array = z - self.ops.xp.clip(z, -threshold, threshold)
-        return x_next
+        return (x for x, _ in proximal_gradient(self.operator, y, self.tuned(), self.iterations, self.momentum))
 
 
 class Fista(Ista):
     """ISTA with Nesterov's momentum: Beck, Teboulle, SIAM J. Imaging Sciences 2009."""
 
-    name: ClassVar[str] = "fista"
-
-    def iterates(self, y: Array) -> Iterator[Array]:
-        y = self.ops.asarray(y, self.dtype)
-        x = ahead = self.ops.xp.zeros((y.shape[0], self.problem.N), self.dtype)
-        t = 1.0
-        for _ in range(self.iterations):
-            x_next = self.descend(ahead, y)
-            t_next = (1 + np.sqrt(1 + 4 * t * t)) / 2
-            ahead = x_next + self.real((t - 1) / t_next) * (x_next - x)
-            x, t = x_next, t_next
-            yield x
+    name = "fista"
+    momentum = True
 
 
 class Amp(Solver):
@@ -177,16 +154,17 @@ class Amp(Solver):
     diverge for others.
     """
 
-    name: ClassVar[str] = "amp"
+    name = "amp"
 
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **options)
         parameters = {"weight": problem.A.T[None], "threshold": np.ones(iterations)}
-        A, ops, dtype = problem.A, self.ops, self.dtype
-        self.network = Lamp(A, A, layers=iterations, parameters=parameters, ops=ops, dtype=dtype)
+        operator = Dense(problem.A, ops=self.ops, dtype=self.dtype)
+        self.network = Lamp(operator, problem.A, layers=iterations, parameters=parameters)
 
-    def candidates(self, y: Array) -> Array:
-        return np.geomspace(0.3, 4, TRIED)
+    def candidates(self, y: Array) -> list[float]:
+        values: list[float] = np.geomspace(0.3, 4, TRIED).tolist()
+        return values
 
     def iterates(self, y: Array) -> Iterator[Array]:
         self.network.parameters["threshold"][...] = self.tuned()
@@ -201,7 +179,7 @@ class Amp(Solver):
 class _ScikitLearn(Solver):
     """What scikit-learn solves, on the CPU and in this thread: warnings can be silenced for a whole process only."""
 
-    has_iterates: ClassVar[bool] = False
+    has_iterates = False
 
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **{**options, "ops": ReferenceOps()})
@@ -230,8 +208,8 @@ class Omp(_ScikitLearn):
     It chooses entries until the residual is as large as the problem's noise, or 10⁻⁶ of the measurements.
     """
 
-    name: ClassVar[str] = "omp"
-    has_lam: ClassVar[bool] = False
+    name = "omp"
+    has_lam = False
 
     def solution(self, y: Array) -> Array:
         A, pursue = self.problem.A, self.linear_model.orthogonal_mp_gram
@@ -249,7 +227,7 @@ class Omp(_ScikitLearn):
 class Lasso(_ScikitLearn):
     """The solution of ISTA's problem by coordinate descent, with at most so many iterations."""
 
-    name: ClassVar[str] = "lasso"
+    name = "lasso"
 
     def solution(self, y: Array) -> Array:
         # Its objective is ours divided by M.

@@ -1,10 +1,9 @@
-"""What the convolutional networks are measured against."""
+"""Methods for pictures, which the convolutional networks are measured against."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,8 +11,10 @@ from numpy.typing import DTypeLike
 from cuista.checks import Array
 from cuista.data.dictionary import Dictionary
 from cuista.errors import InputError
+from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
-from cuista.ops.borders import pad_zeros
+from cuista.solvers.proximal import proximal_gradient
+from cuista.solvers.tuning import tune_unimodal
 
 # From how many values λ is chosen.
 TRIED = 16
@@ -54,28 +55,13 @@ class ConvFista:
             raise InputError(f"there are {iterations} iterations with λ = {lam}; expected 1 or more, and λ more than 0")
         self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
         self.iterations, self.lam = iterations, lam
-        self.D = self.ops.asarray(dictionary.D, self.dtype)
-        # The correlation with these, of a residual padded by zeros, is the adjoint of the synthesis.
-        self.adjoint = self.ops.asarray(dictionary.D[::-1, ::-1], self.dtype)
-        self.step = 1 / (1.001 * dictionary.gain)
+        self.operator = Convolution(dictionary.D, ops=self.ops, dtype=self.dtype)
 
     def iterates(self, f: Array) -> Iterator[tuple[Array, Array]]:
         """Maps x_1, x_2, … and the pictures they stand for, of f (H, W)."""
-        f = self.ops.asarray(f, self.dtype)
-        x = ahead = None
-        picture = picture_ahead = self.ops.xp.zeros_like(f)
-        t = 1.0
-        for _ in range(self.iterations):
-            residual = pad_zeros(self.ops.xp, f - picture_ahead, self.D.shape[:2])
-            step, threshold = self.step, self.step * self.lam
-            x_next, picture_next, _ = self.ops.conv_layer(ahead, residual, self.adjoint, self.D, step, threshold)
-            t_next = (1 + np.sqrt(1 + 4 * t * t)) / 2
-            momentum = self.dtype.type((t - 1) / t_next)
-            # The synthesis is linear: that of the point ahead is known without computing it.
-            ahead = x_next if x is None else x_next + momentum * (x_next - x)
-            picture_ahead = picture_next + momentum * (picture_next - picture)
-            x, picture, t = x_next, picture_next, t_next
-            yield x, picture
+        f = self.ops.asarray(f, self.dtype)[None]
+        for x, picture in proximal_gradient(self.operator, f, self.lam, self.iterations, momentum=True):
+            yield x[0], picture[0]
 
     def denoise(self, f: Array) -> Array:
         """The last picture, in host memory, of a noisy one f (H, W) of mean 0."""
@@ -86,23 +72,16 @@ class ConvFista:
 
         The PSNR rises with λ to the best and falls from there: it is looked for from coarse to fine, not everywhere.
         """
-        lambdas = np.geomspace(1e-3, 1, TRIED).tolist()
 
         def log_error(part: slice) -> float:
             ((clean, noisy),) = pairs[part]
             return float(np.log(np.square(self.denoise(noisy) - clean).mean()))
 
-        @cache
-        def error(index: int) -> float:
-            self.lam = lambdas[index]
+        def error(lam: float) -> float:
+            self.lam = lam
             return float(np.mean(self.ops.in_batches((len(pairs), 1), log_error, 1)))
 
-        step = TRIED // 4
-        best = min(range(step // 2, TRIED, step), key=error)
-        while step > 1:
-            step //= 2
-            best = min((near for near in (best - step, best, best + step) if 0 <= near < TRIED), key=error)
-        self.lam = lambdas[best]
+        self.lam = tune_unimodal(error, np.geomspace(1e-3, 1, TRIED).tolist())
         return self.lam
 
 

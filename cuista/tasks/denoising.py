@@ -25,6 +25,7 @@ from cuista.errors import InputError
 from cuista.metrics import SSIM_WINDOW, decibels, psnr_db, ssim
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
+from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.parallel import processors
 from cuista.solvers.conv import ConvFista, non_local_means
@@ -76,7 +77,16 @@ class Denoiser(Trained):
     sigma: float
 
     @classmethod
-    def new(cls, weight: ConvWeight, net: str = "conv-alista", *, sigma: float = 20.0, **options: Any) -> Denoiser:
+    def new(
+        cls,
+        weight: ConvWeight,
+        net: str = "conv-alista",
+        *,
+        sigma: float = 20.0,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+        **options: Any,
+    ) -> Denoiser:
         """An untrained network; `net` is its name, a key of `CONV_NETWORKS`, and `options` are those of `ConvNetwork`.
 
         Raises
@@ -91,7 +101,8 @@ class Denoiser(Trained):
             raise InputError(
                 f"σ is {sigma}; expected the standard deviation of the noise, of 255, more than 0", option="sigma"
             )
-        return cls(CONV_NETWORKS[net](weight.dictionary.D, weight.W, **options), weight, float(sigma))
+        operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
+        return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
 
     def identity(self) -> dict[str, Any]:
         return {"dictionary": self.weight.dictionary.sha256, "weight": storage.sha256(self.weight.W)}

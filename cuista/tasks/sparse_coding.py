@@ -19,6 +19,7 @@ from cuista.errors import FileError, InputError
 from cuista.metrics import Report, nmse_db, report_on
 from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
+from cuista.operators import Dense
 from cuista.ops import FusedStep, ReferenceOps
 from cuista.storage import Record
 from cuista.training import Examples, FastRecipe, PaperRecipe, Recipe, SearchRecipe, Source, Task, train
@@ -92,15 +93,13 @@ class Model(Trained):
             )
         schedule = percent, max_percent
         network = NETWORKS[net](
-            problem.A,
+            Dense(problem.A, ops=ops, dtype=dtype),
             weight.W,
             layers=layers,
             **_decided(schedule, FastRecipe(), problem),
             per_coordinate=per_coordinate,
             untied=untied,
             parameters=parameters,
-            ops=ops,
-            dtype=dtype,
         )
         if parameters is None and network.starts_relative:
             network.calibrate(problem.sample(256, stream=FITTING)[1])

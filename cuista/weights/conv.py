@@ -16,8 +16,9 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_filters
-from cuista.data.dictionary import Convention, Dictionary, default_convention, rotate, scaled
+from cuista.data.dictionary import Convention, Dictionary, default_convention, rotate
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.operators.convolution import scaled
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,232 @@
+"""Couplings: how a layer computes z = start + α u from the iterate and the measurements, before it is thresholded.
+
+Each is one way to compute u = Wᵀ(y − A x), with its backward pass. Backward passes take ∂L/∂start and ∂L/∂u, the latter
+with the step size in it (`cuista.networks.proximal`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.networks.base import Backprop, Gradients, OuterSum, State, constant_start
+from cuista.operators import Dense
+
+Parameters = dict[str, Array]
+# A layer's part of a parameter, by its name.
+Part = Callable[[str], Array]
+
+
+class Step(NamedTuple):
+    """The terms of z = start + α u, (batch, N), and the residual that u is computed from, (batch, M), if it is known.
+
+    Backward passes use it for the derivatives of the loss in these three.
+    """
+
+    start: Array
+    u: Array
+    residual: Array | None = None
+
+
+# From the derivatives in the step and in what the layer hands on besides x to ∂L/∂state and the parameters' gradients.
+StepBackprop = Callable[[Step, State], tuple[State, Gradients]]
+
+
+class Coupling(ABC):
+    """A coupling for an operator A with the analytic weight W (M, N)."""
+
+    def __init__(self, operator: Dense, W: Array) -> None:
+        self.operator, self.ops, self.dtype = operator, operator.ops, operator.dtype
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        """The learned matrices that make every layer the step x + B (y − A x), B (N, M).
+
+        A matrix that each layer may have for itself is repeated `stack` times. The arrays may be read-only.
+        """
+        return {}
+
+    @abstractmethod
+    def begin(self, y: Any, parameters: Parameters) -> tuple[State, Backprop]:
+        """The state before the first layer, x = 0 first, for measurements y (batch, M), and its backward pass."""
+
+    @abstractmethod
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        """Layer t's step, what the layer hands on besides x, and the backward pass."""
+
+    def zeros(self, y: Array) -> Array:
+        """x_0 = 0, (batch, N)."""
+        x: Array = self.ops.xp.zeros((y.shape[0], self.operator.N), self.dtype)
+        return x
+
+
+class Analytic(Coupling):
+    """u = Wᵀ(y − A x) with the analytic W, which stays as it is.
+
+    So Wᵀy is computed once for all layers. Unless N is far larger than M, WᵀA is formed too: a layer is then a single
+    product with a sparse x, and so is its backward pass.
+    """
+
+    def __init__(self, operator: Dense, W: Array) -> None:
+        super().__init__(operator, W)
+        ops, A = self.ops, operator.A
+        self.formed = operator.N <= 8 * operator.M
+        # What multiplies x, or else x Aᵀ, to give −x AᵀW; and its transpose.
+        factor = -(A.T @ W) if self.formed else -W
+        self.W, self.factor, self.transposed = (ops.asarray(each, self.dtype) for each in (W, factor, factor.T))
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        return (self.zeros(y), self.ops.matmul(y, self.W)), constant_start
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        x, Wy = state
+        u = Wy
+        if t > 0:  # x_0 = 0
+            u = self.forward(x)
+            u += Wy
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # start = x, u = Wᵀy − WᵀA x: ∂L/∂x = ∂L/∂start − AᵀW ∂L/∂u. x_0 depends on nothing.
+            d_x = d.start
+            if t > 0:
+                d_x += self.backward(d.u)
+            return (d_x, None), {}
+
+        return Step(x, u), (Wy,), back
+
+    def forward(self, x: Array) -> Array:
+        """−WᵀA x for the rows of x (batch, N)."""
+        if self.formed:
+            return self.ops.sparse_matmul(x, self.factor)
+        return self.ops.matmul(self.operator.apply(x), self.factor)
+
+    def backward(self, d_u: Array) -> Array:
+        """The adjoint of `forward`, −AᵀW d."""
+        back = self.ops.sparse_matmul(d_u, self.transposed)
+        return back if self.formed else self.operator.adjoint(back)
+
+
+class Learned(Coupling):
+    """u = W r with r = y − A x, where W (N, M) is learned as `weight`, or `fixed` if that is given."""
+
+    fixed: Array | None = None
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        return {"weight": _repeated(B, stack)} if self.fixed is None else {}
+
+    def memory(self, x: Array) -> Array | None:
+        """The factor κ by which the last layer's residual is added to the new one, (batch, 1); None for 0."""
+        return None
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        return (self.zeros(y), None, y), constant_start
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        ops, (x, r_before, y) = self.ops, state
+        W = part("weight") if self.fixed is None else self.fixed
+        r, kept = y, None
+        if t > 0:  # x_0 = 0
+            r, kept = y - self.operator.apply(x), self.memory(x)
+            if kept is not None:
+                r += kept * r_before
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # r = y − A x + κ r₋ and u = r Wᵀ, κ taken as constant: ∂L/∂W = Σ ∂L/∂u ⊗ r, ∂L/∂r = ∂L/∂u W and what the
+            # threshold and the next layer add, ∂L/∂x = ∂L/∂start − ∂L/∂r A, ∂L/∂r₋ = κ ∂L/∂r.
+            gradients: Gradients = {"weight": OuterSum(d.u, r)} if self.fixed is None else {}
+            if t == 0:
+                return (d.start, None, None), gradients
+            d_r = ops.sparse_matmul(d.u, W)
+            for more in (d.residual, d_carried[0]):
+                if more is not None:
+                    d_r += more
+            return (d.start - self.operator.adjoint(d_r), None if kept is None else kept * d_r, None), gradients
+
+        return Step(x, ops.matmul(r, W.T), r), (r, y), back
+
+
+class Onsager(Learned):
+    """u = W r with Onsager's correction in r = y − A x + (‖x‖₀ / M) r₋: approximate message passing.
+
+    Thanks to it ‖r‖₂/√M estimates the standard deviation of the error in z. The count ‖x‖₀ has derivative 0.
+    """
+
+    def memory(self, x: Array) -> Array:
+        present = self.ops.xp.count_nonzero(x, axis=1)[:, None].astype(x.dtype)
+        kept: Array = present / x.dtype.type(self.operator.M)
+        return kept
+
+
+class FixedOnsager(Onsager):
+    """The same with the transpose of the analytic weight for W."""
+
+    def __init__(self, operator: Dense, W: Array) -> None:
+        super().__init__(operator, W)
+        self.fixed = self.ops.asarray(W.T, self.dtype)
+
+
+class Recurrent(Coupling):
+    """z = B y + W x, where B (N, M) is learned as `input_weight`, shared by all layers, and W (N, N) as `weight`."""
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        W = np.eye(self.operator.N) - B @ self.operator.A
+        return {"input_weight": B[None], "weight": _repeated(W, stack)}
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        def backprop(d_state: State) -> tuple[State, Gradients]:
+            # Every layer has added its ∂L/∂start to ∂L/∂(B y).
+            return (), {"input_weight": OuterSum(d_state[1], y)}
+
+        return (self.zeros(y), self.ops.matmul(y, parameters["input_weight"][0].T)), backprop
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        ops, (x, By), W = self.ops, state, part("weight")
+        Wx = ops.matmul(x, W.T) if t > 0 else x  # x_0 = 0
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # start = B y and u = x Wᵀ: ∂L/∂W = Σ ∂L/∂u ⊗ x and ∂L/∂x = ∂L/∂u W.
+            d_By = d.start if d_carried[0] is None else d_carried[0] + d.start
+            if t == 0:  # x_0 depends on nothing
+                return (d.start, d_By), {}
+            return (ops.sparse_matmul(d.u, W), d_By), {"weight": OuterSum(d.u, x)}
+
+        return Step(By, Wx), (By,), back
+
+
+class Momentum(Coupling):
+    """A coupling with momentum: its step starts β (x − x₋) further, β being learned as `momentum`."""
+
+    def __init__(self, inner: Coupling) -> None:
+        self.inner = inner
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        return self.inner.start(B, stack)
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        state, back = self.inner.begin(y, parameters)
+        return (*state, state[0]), lambda d_state: back(d_state[:-1])  # x_{−1} = x_0 is a constant
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        x, x_before = state[0], state[-1]
+        step, carried, inner_back = self.inner(t, state[:-1], part)
+        beta, change = part("momentum").astype(x.dtype), x - x_before
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # start = … + β (x − x₋); x is also the x₋ of the next layer.
+            d_change = beta * d.start
+            d_beta = (d.start.astype(np.float64) * change).sum()
+            (d_x, *others), gradients = inner_back(d, d_carried[:-1])
+            d_x = d_x + d_change
+            if d_carried[-1] is not None:
+                d_x += d_carried[-1]
+            return (d_x, *others, -d_change), {**gradients, "momentum": d_beta}
+
+        return step._replace(start=step.start + beta * change), (*carried, x), back
+
+
+def _repeated(matrix: Array, times: int) -> Array:
+    """The matrix repeated along a new first axis: a view, for a copy may be large."""
+    return np.broadcast_to(matrix, (times, *matrix.shape))

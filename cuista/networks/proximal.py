@@ -1,0 +1,130 @@
+"""Networks whose layers are proximal steps: x_{t+1} = η(start + α_t u; τ_t, k_t).
+
+A coupling computes start and u from the iterate and the measurements (`cuista.networks.couplings`), with momentum or
+without. A shrinkage computes the threshold τ_t and applies η (`cuista.networks.shrinkages`). A network names the two
+that it is made of.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.networks.base import Backprop, Gradients, Proposal, State, Unrolled
+from cuista.networks.couplings import Coupling, Momentum, Step
+from cuista.networks.shrinkages import Soft
+from cuista.operators import Dense
+
+Kind = TypeVar("Kind", bound="Network")
+
+
+class Proximal(Unrolled):
+    """An unrolled network made of a coupling, `couple`, and a shrinkage, `shrink`."""
+
+    couple: Coupling
+    shrink: Soft
+
+    def begin(self, y: Any) -> tuple[State, Backprop]:
+        return self.couple.begin(y, self.parameters)
+
+    def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
+        ops, x, part = self.ops, state[0], partial(self.parameter, t=t)
+        alpha, theta = self.step_size(t), self.parameter("threshold", t)
+        step, carried, back_to_state = self.couple(t, state, part)
+        tau, back_to_theta = self.shrink.threshold(theta, x, step)
+        x_next, code = self.shrink(step, alpha, tau, self.support[t], window)
+
+        def backprop(d_state: State) -> tuple[State, Gradients]:
+            # z = start + α u: ∂L/∂start = dz and ∂L/∂u = α dz, sparse like x_next, but for what τ adds.
+            delta = d_state[0].reshape(step.u.shape)
+            dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, alpha, tau, window)
+            d_theta, more_d_x, more_d_u, d_residual = back_to_theta(d_tau)
+            d_u = alpha.astype(dz.dtype) * dz if self.step_sizes else dz
+            if more_d_u is not None:
+                d_u = d_u + more_d_u
+            (d_x, *others), gradients = back_to_state(Step(dz, d_u, d_residual), d_state[1:])
+            if more_d_x is not None and t > 0:  # x_0 is a constant
+                d_x += more_d_x
+            gradients["threshold"] = d_theta
+            if self.step_sizes:
+                gradients["step_size"] = d_alpha
+            return (d_x, *others), gradients
+
+        return (x_next.reshape(x.shape), *carried), backprop
+
+    def propose(self, t: int, state: State) -> tuple[Proposal, float]:
+        x = state[0]
+        step, _, _ = self.couple(t, state, partial(self.parameter, t=t))
+
+        def proposal(alpha: float, theta: float) -> Array:
+            return self.shrink(step, alpha, self.shrink.threshold(theta, x, step)[0], self.support[t])[0]
+
+        unit = self.ops.asarray(self.shrink.threshold(1.0, x, step)[0], x.dtype)
+        return proposal, float(self.ops.xp.mean(unit))
+
+    @property
+    def threshold_shape(self) -> tuple[int, ...]:
+        return (self.layers, self.N) if self.per_coordinate else (self.layers,)
+
+
+class Network(Proximal):
+    """An unrolled network for a measurement matrix.
+
+    Parameters
+    ----------
+    operator
+        The measurement matrix (M, N), with the engine and the precision to compute in.
+    W
+        The analytic weight of the matrix, (M, N).
+    layers, options
+        As in `Unrolled`.
+
+    Attributes
+    ----------
+    coupling, shrinkage, momentum
+        The kinds of coupling and of shrinkage, and whether there is momentum.
+    """
+
+    coupling: ClassVar[type[Coupling]]
+    shrinkage: ClassVar[type[Soft]]
+    momentum: ClassVar[bool] = False
+
+    def __init__(self, operator: Dense, W: Array, *, layers: int = 16, **options: Any) -> None:
+        self.operator, self.W, self.M, self.N = operator, W, operator.M, operator.N
+        self.product_operations = 2.0 * self.N**2
+        coupling = self.coupling(operator, W)
+        self.couple = Momentum(coupling) if self.momentum else coupling
+        self.shrink = self.shrinkage(operator.ops)
+        super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
+
+    def _start(self, B: Array) -> dict[str, Array]:
+        """The parameters with which learned matrices make a layer the step x + B (y − A x), and step sizes are 1."""
+        theta = np.full(self.threshold_shape, self.shrink.start(1.001 * self.operator.norm_squared))
+        start = {**self.couple.start(B, self.stack), "threshold": theta}
+        if self.step_sizes:
+            start["step_size"] = np.ones(self.layers)
+        if self.momentum:
+            start["momentum"] = np.zeros(self.layers)
+        return start
+
+    def published_start(self) -> dict[str, Array]:
+        """ISTA: B = Aᵀ/scale and θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
+        return self._start(self.operator.A.T / (1.001 * self.operator.norm_squared))
+
+    def fast_start(self) -> dict[str, Array]:
+        return self._start(self.W.T)
+
+    def contained(self, kind: type[Kind]) -> Kind:
+        """A network of another kind for the same matrix and weight, with as many layers and the same schedule."""
+        form = {name: getattr(self, name) for name in ("layers", "percent", "max_percent", "per_coordinate")}
+        return kind(self.operator, self.W, **form)
+
+    def adopt(self, precursor: Unrolled) -> None:
+        """Become a network with the analytic weight: W_t = α_t Wᵀ, its step sizes folded in, or Wᵀ without any."""
+        weight = self.W.T[None]
+        if self.untied:
+            weight = self.ops.to_numpy(precursor.parameters["step_size"])[:, None, None] * weight
+        self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}

@@ -1,0 +1,125 @@
+"""Shrinkages: how a layer thresholds z = start + α u, and what its threshold τ is where the parameter is θ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cuista.checks import Array
+from cuista.networks.couplings import Step
+from cuista.ops import ReferenceOps, Scalar
+
+# λ of the ISTA, or in units of σ of the AMP, that the publications start from.
+LAM = 0.4
+
+# From ∂L/∂τ to ∂L/∂θ, and what τ adds to the derivatives in x, in u and in the residual (None for nothing).
+ThresholdBackprop = Callable[[Any], tuple[Any, "Array | None", "Array | None", "Array | None"]]
+
+
+class Soft:
+    """Soft thresholding that lets the k largest entries pass unshrunk (support selection); τ = θ.
+
+    Chen, Liu, Wang, Yin, NeurIPS 2018.
+    """
+
+    def __init__(self, ops: ReferenceOps) -> None:
+        self.ops = ops
+
+    def start(self, scale: float) -> float:
+        """The θ that the publications start from, scale being the inverse of ISTA's step size."""
+        return LAM / scale
+
+    def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
+        """τ for the iterate x before the layer, and its backward pass."""
+        return theta, lambda d_tau: (d_tau, None, None, None)
+
+    def __call__(
+        self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
+    ) -> tuple[Array, Array]:
+        """The next iterate, and the codes that `shrink_select_backward` takes."""
+        return self.ops.shrink_select(step.start, step.u, alpha, tau, k, window)
+
+
+class Clamped(Soft):
+    """The same with τ = max(θ, 0)."""
+
+    def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
+        return self.ops.xp.maximum(theta, 0), lambda d_tau: (d_tau * (theta > 0), None, None, None)
+
+
+class Hard(Clamped):
+    """Hard thresholding z·[|z| > τ], without support selection; τ = max(θ, 0).
+
+    Its derivative in θ is 0 almost everywhere. A window takes the jump at τ for a ramp (`ReferenceOps.hard_threshold`).
+    """
+
+    def start(self, scale: float) -> float:
+        return float(np.sqrt(2 * LAM / scale))  # what minimises λ‖x‖₀ instead of λ‖x‖₁
+
+    def __call__(
+        self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
+    ) -> tuple[Array, Array]:
+        z = step.start + self.ops.asarray(alpha, step.u.dtype) * step.u
+        return self.ops.hard_threshold(z, tau, window)
+
+
+class Adaptive(Soft):
+    """A threshold for each entry, lower where the iterate is large: τ = θ / (|x| / 0.1 + 1)."""
+
+    # |x| at which the threshold is halved.
+    HALF = 0.1
+
+    def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
+        xp, half = self.ops.xp, x.dtype.type(self.HALF)
+        share = 1 / (xp.abs(x) / half + 1)
+        tau = self.ops.asarray(theta, x.dtype) * share
+
+        def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
+            # τ = θ g(x), g' = −g² sign(x) / 0.1: ∂L/∂θ = Σ ∂L/∂τ g, over the batch or over all.
+            d_theta = (d_tau * share).sum(axis=0)
+            d_x = -(d_tau * tau * share).astype(x.dtype) * xp.sign(x) / half
+            return d_theta if getattr(theta, "ndim", 0) else d_theta.sum(), d_x, None, None
+
+        return tau, backprop
+
+
+class ErrorBased(Soft):
+    """A threshold for each sample, which falls as its error does: τ = θ ‖u‖₂ / 50."""
+
+    # A scale by which θ is about 1.
+    DIVISOR = 50.0
+
+    def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
+        xp, u = self.ops.xp, step.u
+        error = xp.sqrt(xp.sum(u * u, axis=1, keepdims=True)) / u.dtype.type(self.DIVISOR)
+        tau = self.ops.asarray(theta, x.dtype) * error
+
+        def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
+            # τ = θ e, e = ‖u‖ / 50: ∂L/∂θ = Σ ∂L/∂τ e, and ∂e/∂u = u / (50² e), 0 where u = 0.
+            factor = theta * d_tau / xp.where(error > 0, self.DIVISOR**2 * error, xp.ones_like(error))
+            return (d_tau * error).sum(), None, factor.astype(u.dtype) * u, None
+
+        return tau, backprop
+
+
+class NoiseScaled(Soft):
+    """A threshold for each sample in units of the residual's standard deviation: τ = max(θ σ, 0), σ = ‖r‖₂ / √M."""
+
+    def start(self, scale: float) -> float:
+        return LAM
+
+    def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
+        xp, r = self.ops.xp, step.residual
+        assert r is not None  # the coupling is one that has it
+        M = r.shape[1]
+        sigma = xp.sqrt(xp.sum(r * r, axis=1, keepdims=True) / r.dtype.type(M))
+
+        def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
+            # ∂σ/∂r = r / (M σ), 0 where r = 0.
+            d_tau = xp.where(theta * sigma > 0, d_tau, xp.zeros_like(d_tau))
+            factor = theta * d_tau / xp.where(sigma > 0, M * sigma, xp.ones_like(sigma))
+            return xp.sum(d_tau * sigma), None, None, factor.astype(r.dtype) * r
+
+        return xp.maximum(theta * sigma, 0), backprop

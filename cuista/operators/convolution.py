@@ -1,0 +1,110 @@
+"""The operator of a convolutional dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from cuista.checks import Array, check_filters
+from cuista.errors import InputError
+from cuista.operators.base import Operator, Shape
+from cuista.ops import ReferenceOps
+from cuista.ops.borders import pad_zeros
+
+
+class Convolution(Operator):
+    """The synthesis x ↦ Σ_m d_m ⋆ x_m by valid correlations: maps (F, H + s₁ − 1, W + s₂ − 1) to a picture (H, W).
+
+    Its adjoint correlates a picture, padded by zeros, with the filters rotated by 180°.
+
+    Parameters
+    ----------
+    D
+        Filters d_m, (s₁, s₂, F), kept in float64.
+    picture
+        (H, W). Without it pictures may have any size, and the operator has no `shape`, nor what depends on it.
+    ops, dtype
+        As in `Operator`.
+
+    Raises
+    ------
+    InputError
+        If D is not such an array of finite numbers, or a filter is zero.
+    """
+
+    def __init__(
+        self,
+        D: ArrayLike,
+        picture: tuple[int, int] | None = None,
+        *,
+        ops: ReferenceOps | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__(ops, dtype)
+        self.D: Array = check_filters(D, "the dictionary").astype(np.float64, copy=False)
+        self.picture, (rows, columns, _) = picture, self.D.shape
+        self.filter_shape = rows, columns
+        self.filters, self._rotated = (self.ops.asarray(each, self.dtype) for each in (self.D, self.D[::-1, ::-1]))
+
+    @property
+    def shape(self) -> tuple[Shape, Shape]:
+        if self.picture is None:
+            raise InputError("the operator is for pictures of any size: give it one to have a shape")
+        (H, W), (s1, s2, F) = self.picture, self.D.shape
+        return (H, W), (F, H + s1 - 1, W + s2 - 1)
+
+    @cached_property
+    def norm_squared(self) -> float:
+        """‖A‖₂² on pictures of any size: max over frequencies of Σ_m |d̂_m|², to 1 % and never less.
+
+        That is a trigonometric polynomial of degree s − 1 in each direction, its coefficients the sum R of the filters'
+        autocorrelations. Of such a one the maximum over N > 2(s − 1) points is at least cos(π(s − 1)/N) times the
+        maximum (Ehlich, Zeller, *Schwankung von Polynomen zwischen Gitterpunkten*, Math. Zeitschrift 1964).
+        """
+        D, exponent = scaled(self.D)
+        once = [2 * size - 1 for size in self.filter_shape]
+        R = np.fft.irfft2(np.square(np.abs(np.fft.rfft2(D, once, axes=(0, 1)))).sum(axis=2), once)
+        period = [max(32 * size, 256) for size in self.filter_shape]
+        lags = np.ix_(*(np.arange(1 - size, size) for size in self.filter_shape))
+        coefficients = np.zeros(period)
+        coefficients[lags] = R[lags]
+        sizes = zip(self.filter_shape, period, strict=True)
+        least = np.prod([np.cos(np.pi * (size - 1) / points) for size, points in sizes])
+        with np.errstate(over="ignore"):
+            return float(np.ldexp(np.fft.rfft2(coefficients).real.max() / least, 2 * exponent))
+
+    def apply(self, x: Array) -> Array:
+        return self._stack([self.ops.synthesize(maps, self.filters) for maps in x])
+
+    def adjoint(self, y: Array) -> Array:
+        return self.proximal_step(None, y, 1.0, 0.0)[0]
+
+    def proximal_step(self, x: Array | None, r: Array, step_size: float, threshold: float) -> tuple[Array, Array]:
+        """As in `Operator`, by the engine's `conv_layer`: on a CPU band by band, so that no maps leave the cache."""
+        after = [
+            self.ops.conv_layer(
+                None if x is None else x[i],
+                pad_zeros(self.ops.xp, picture, self.filter_shape),
+                self._rotated,
+                self.filters,
+                step_size,
+                threshold,
+            )
+            for i, picture in enumerate(r)
+        ]
+        return self._stack([one[0] for one in after]), self._stack([one[1] for one in after])
+
+    def _stack(self, arrays: Sequence[Array]) -> Array:
+        """The arrays as a batch; one alone is not copied."""
+        stacked: Array = arrays[0][None] if len(arrays) == 1 else self.ops.xp.stack(arrays)
+        return stacked
+
+
+def scaled(D: Array, axis: tuple[int, ...] | None = None) -> tuple[Array, Any]:
+    """D·2^−e and e, so that the largest entries along the axes are from 1/2 to 1: nothing is rounded, nor overflows."""
+    exponents = np.frexp(np.abs(D).max(axis=axis))[1]
+    return np.ldexp(D, -exponents), exponents
