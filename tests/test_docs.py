@@ -119,6 +119,15 @@ def test_every_kind_of_file_stands_among_the_file_formats():
         assert f"`{kind}`" in FILES, kind
 
 
+def test_every_room_of_the_house_stands_on_the_page_that_describes_it():
+    page = (DOCS / "house.md").read_text()
+    for path in (ROOT / "cuista").iterdir():
+        if path.suffix == ".py" and not path.stem.startswith("__"):
+            assert f"`{path.stem}`" in page, path.stem
+        elif (path / "__init__.py").exists():
+            assert f"`{path.name}/`" in page, path.name
+
+
 def test_every_spelling_of_the_original_stands_in_its_page():
     for name in (*RENAMED, *SWITCHES, *IGNORED, *IGNORED_FLAGS, *TASKS, *TESTING):
         assert f"`{name}`" in ORIGINAL, name

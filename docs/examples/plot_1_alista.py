@@ -22,21 +22,22 @@ import cuista
 A = cuista.normalize_columns(cuista.random_matrix(100, 200, seed=1))
 problem = cuista.Problem(A, pnz=0.06)
 
-x, y = problem.sample(1000)  # 1000 signals in the rows of x, and their measurements in the rows of y
-print(f"x {x.shape}, y {y.shape}; on average {np.count_nonzero(x) / len(x):.1f} entries of a signal are non-zero")
+x, y = problem.sample(1000)  # 1000 signals in rows, and their measurements
+print(f"x {x.shape}, y {y.shape}, {np.count_nonzero(x) / len(x):.1f} non-zero entries on average")
 
 # %%
 # The weight, and the network
 # ---------------------------
 #
 # ALISTA computes its weight W from A alone. Each column of W correlates as little as possible with the other columns of
-# A. What remains to be learned is a step size and a threshold for each layer: 24 numbers for 12 layers.
+# A. What remains to be learned is a step size and a threshold for each layer: 20 numbers for 10 layers.
 
 weight = cuista.solve_exact(problem.A)
-print(f"mutual coherence of A {weight.report.matrix_coherence:.3f}, of its weight {weight.report.coherence:.3f}")
+report = weight.report
+print(f"coherence of A {report.matrix_coherence:.3f}, of its weight {report.coherence:.3f}")
 
-model = cuista.Model.new(problem, weight, layers=12)
-cuista.train(model, cuista.FastRecipe(batch=64, validation_batch=1000, max_steps=400))
+model = cuista.Model.new(problem, weight, layers=10)
+cuista.train(model, cuista.FastRecipe(batch=64, validation_batch=1000, max_steps=300))
 
 # %%
 # FISTA for comparison
@@ -70,7 +71,8 @@ def fista(lam, iterations):
     return errors
 
 
-errors = min((fista(lam, 12) for lam in np.geomspace(1e-3, 1, 16)), key=lambda errors: errors[-1])
+runs = [fista(lam, 10) for lam in np.geomspace(1e-3, 1, 16)]
+errors = min(runs, key=lambda errors: errors[-1])
 
 # %%
 # The error by layer

@@ -18,8 +18,8 @@ import cuista
 
 A = cuista.normalize_columns(cuista.random_matrix(100, 200, seed=3))
 problem = cuista.Problem(A, pnz=0.06)
-model = cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=10)
-cuista.train(model, cuista.FastRecipe(batch=64, validation_batch=1000, max_steps=300))
+model = cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=8)
+cuista.train(model, cuista.FastRecipe(batch=64, validation_batch=1000, max_steps=200))
 
 # %%
 # Perturbed matrices

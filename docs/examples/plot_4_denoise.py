@@ -29,12 +29,12 @@ rows, columns = np.mgrid[0:128, 0:128] / 128
 
 
 def picture():
-    """Overlapping half-planes and discs, some of them striped, in shades of grey."""
+    """Overlapping discs, some of them striped, in shades of grey."""
     image = np.full((128, 128), generator.uniform(0.2, 0.8))
     for _ in range(12):
-        row, column, angle, radius = generator.uniform(0, 1), generator.uniform(0, 1), generator.uniform(0, 6), 0.25
+        row, column, angle, radius = generator.uniform([0, 0, 0, 0.1], [1, 1, 6, 0.25])
         distance = np.cos(angle) * (rows - row) + np.sin(angle) * (columns - column)
-        where = np.hypot(rows - row, columns - column) < radius * generator.uniform(0.4, 1)
+        where = np.hypot(rows - row, columns - column) < radius
         stripes = 0.15 * np.sin(2 * np.pi * generator.integers(0, 2) * 16 * distance)
         image[where] = (generator.uniform(0.1, 0.9) + stripes)[where]
     return image.clip(0, 1)
@@ -55,7 +55,7 @@ print(prepared.counts)
 # Each step finds sparse maps for a few random crops with the filters as they are, and then moves the filters so that
 # the maps explain the crops better.
 
-recipe = LearningRecipe(lam=0.1, steps=120, batch=2, crop=48)
+recipe = LearningRecipe(lam=0.1, steps=80, batch=2, crop=48)
 dictionary = cuista.learn_dictionary(cuista.ImageSet(images, "train", least=48), (5, 5), 24, recipe)
 print(f"{dictionary.filters} filters of {dictionary.shape[0]}×{dictionary.shape[1]} pixels")
 
@@ -67,7 +67,7 @@ print(f"{dictionary.filters} filters of {dictionary.shape[0]}×{dictionary.shape
 
 weight = cuista.solve_conv(dictionary, ridge=float(np.square(dictionary.D).sum()))
 denoiser = cuista.Denoiser.new(weight, "conv-lista-cp", sigma=20)
-recipe = cuista.Denoising.recipes["fast"](max_steps=60, matrix_steps=100)
+recipe = cuista.Denoising.recipes["fast"](max_steps=40, matrix_steps=80)
 cuista.train(denoiser, recipe, task=cuista.Denoising(images, crop=64))
 
 # %%
@@ -85,9 +85,8 @@ def psnr_db(estimate):
 
 
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.4))
-shown = {"clean": clean, f"noisy, {psnr_db(noisy):.1f} dB": noisy, f"denoised, {psnr_db(denoised):.1f} dB": denoised}
-for ax, (title, image) in zip(axes, shown.items(), strict=True):
+for ax, image, title in zip(axes, (clean, noisy, denoised), ("clean", "noisy", "denoised"), strict=True):
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
-    ax.set_title(title)
+    ax.set_title(title if image is clean else f"{title}, {psnr_db(image):.1f} dB")
     ax.axis("off")
 fig.tight_layout()

@@ -31,20 +31,21 @@ def run(line):
     """Show a command, run it, and show what it says."""
     print(f"$ {line}")
     words = [sys.executable, "-m", *shlex.split(line)]
-    done = subprocess.run(words, cwd=folder, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    print(done.stdout.rstrip()[-400:])
+    done = subprocess.run(words, cwd=folder, check=True, text=True, capture_output=True)
+    said = (done.stderr + done.stdout).splitlines()
+    print("\n".join(said if len(said) < 20 else [*said[:16], "…"]))
 
 
 # %%
 # A matrix of your own comes from a .npy, .npz, .mat or .h5 file. Here it is made up and saved first.
 
 np.save(folder / "A.npy", np.random.default_rng(1).standard_normal((60, 120)) / np.sqrt(60))
-run("cuista gen-problem --load-a A.npy --pnz 0.06 --snr 30 -o problem.h5")
+run("cuista gen-problem --load-a A.npy --pnz 0.06 --snr 20 -o problem.h5")
 
 # %%
 # Training a network for it. Because the problem is noisy, the ridge of the weight is looked for first.
 
-run("cuista train problem.h5 -T 8 --max-steps 200 --validation-batch 1000 --device cpu -o model.h5")
+run("cuista train problem.h5 -T 6 --max-steps 200 --validation-batch 1000 --device cpu -o model.h5")
 
 # %%
 # Measurements. In practice they come from your instrument; ``simulate`` draws signals and measures them, so that
