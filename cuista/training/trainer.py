@@ -223,9 +223,7 @@ class _Run:
         state, stages = self.state, self.stages
         work = np.array([stage.steps * stage.depth for stage in stages])
         threads = blas_threads(self.recipe.batch * self.network.product_operations)
-        # Numbers that overflow are found by the next validation, which says what NumPy's warnings would not.
-        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        with deferred_signals() as interrupted, threads, quiet:
+        with deferred_signals() as interrupted, threads:
             saved = time.monotonic()
             while True:
                 stage = stages[state.stage]
