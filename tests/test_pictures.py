@@ -669,7 +669,7 @@ def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     run("gen-problem", "--conv", "--load-dict", file, "--convention", other, "--no-normalize", "--force")
     np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, 2 * (D if turned else rotate(D)))
     run("solve-w", "--conv", file, "--convention", "correlation", "--method", "pgd", fails=1)
-    assert "solve exactly, which takes any, or normalise them (--method)" in run.errors
+    assert "or solve exactly, which takes any norms (--method)" in run.errors
     run("solve-w", "--conv", file, "--ridge", 0.5)
 
 
@@ -716,7 +716,7 @@ def test_what_of_filters_cannot_be_converted_is_said(run):
     np.save("A.npy", np.eye(3))
     for words, status, said in (
         (("W.npz", "w.h5"), 2, "--dict"),
-        (("W.npz", "w.h5", "--dict", "dictionary.h5"), 1, "not one of this dictionary"),
+        (("W.npz", "w.h5", "--dict", "dictionary.h5"), 1, "does not belong to this dictionary"),
         (("W.npz", "w.h5", "--problem", "problem.h5"), 2, "--problem"),
         (("A.npy", "a.h5", "--convention", "convolution"), 2, "--convention"),
         (("problem.h5", "a.npy", "--convention", "convolution"), 2, "--convention"),
