@@ -76,7 +76,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     try:
         if _is_deep_colour_png(path):
             return _read_deep_colour(path)
-        with _of_any_size(image_module), image_module.open(path) as image:
+        with _without_size_limit(image_module), image_module.open(path) as image:
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
                 raise FileError(
@@ -203,7 +203,7 @@ def _read_deep_colour(path: str | os.PathLike[str]) -> Picture:
 
 
 @contextlib.contextmanager
-def _of_any_size(image_module: Any) -> Iterator[None]:
+def _without_size_limit(image_module: Any) -> Iterator[None]:
     """Lift Pillow's limit on the number of pixels. It guards against strangers' files, and these are the user's own."""
     limit = image_module.MAX_IMAGE_PIXELS
     image_module.MAX_IMAGE_PIXELS = None
