@@ -1,8 +1,9 @@
-"""Denoising pictures of one's own: the convolutional networks beside FISTA and non-local means, all options at default.
+"""Denoising of one's own pictures: compare the convolutional networks with FISTA and non-local means.
 
     pip install '.[images]' scikit-image && python benchmarks/denoise.py FOLDER DICTIONARY [DICTIONARY …]
 
-Two thirds of the pictures are for training, a sixth each for validation and test; σ = 20 of 255.
+Two thirds of the pictures are for training, and a sixth each for validation and test. The noise has σ = 20 on the scale
+of 0 to 255. All options have their defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cuista.tasks.denoising import Denoiser, Denoising, evaluate_denoisers
 from cuista.weights import solve_conv
 
 SIGMA = 20.0
-# Networks, whether untied, and the ridge of their weight; None for what suits the pictures.
+# The networks, whether they are untied, and the ridge of their weight, which is found on the pictures if None.
 NETS = [
     *(("conv-alista", False, None), ("conv-alista", False, 0.0), ("conv-tilista", False, None)),
     *(("conv-lista-cp", False, None), ("conv-lista-cp", True, None), ("conv-lista-cpss", True, None)),
@@ -29,7 +30,7 @@ NETS = [
 
 folder, *dictionaries = sys.argv[1:]
 images = Path(tempfile.mkdtemp()) / "images.h5"
-counts = prepare_images(folder, images, split=(4000, 1000, 1000)).counts  # of fewer pictures, their shares
+counts = prepare_images(folder, images, split=(4000, 1000, 1000)).counts  # with fewer pictures, these are shares
 figures: dict[str, object] = {"sigma": SIGMA, "pictures": counts, "layers": 5}
 
 for name in dictionaries:

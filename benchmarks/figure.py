@@ -1,4 +1,4 @@
-"""The README's picture: NMSE by layer, from what `cuista test --baselines --json` printed.
+"""Draw the README's picture, the NMSE by layer, from the output of `cuista test --baselines --json`.
 
 cuista quickstart && cuista test quickstart/model.h5 --baselines --json > test.json
 pip install '.[plot]' && python benchmarks/figure.py test.json benchmarks/results/nmse.png

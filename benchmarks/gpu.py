@@ -1,11 +1,11 @@
-"""The CUDA engine beside PyTorch on one GPU: kernels, training step, recovery, and whole training runs.
+"""Compare the CUDA engine with PyTorch on one GPU: kernels, the training step, recovery and whole training runs.
 
     pip install '.[cuda13]' torch && python benchmarks/gpu.py [--paper]
 
-250×500, 16 layers, float32. PyTorch runs the same mathematics eagerly, compiled, and as a captured CUDA graph; the
-answers are compared first. Beside each time stands its floor: the bytes that must move over the measured rate of a
-device to device copy, or the operations over the measured rate of a matrix product, whichever is longer. --paper runs
-the paper recipe to its end as well, which takes minutes.
+The matrix is 250×500, and the network has 16 layers in float32. PyTorch computes the same thing eagerly, compiled, and
+as a captured CUDA graph. The results of both are compared first. Each time comes with a lower bound, its floor: the
+bytes that must move divided by the measured rate of a copy on the device, or the operations divided by the measured
+rate of a matrix product, whichever is longer. --paper runs the paper recipe to its end too, which takes minutes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def wait() -> None:
-    """Until the GPU has done all that it was asked."""
+    """Wait until the GPU has finished all its work."""
     cupy.cuda.runtime.deviceSynchronize()
 
 
@@ -48,7 +48,10 @@ Works = dict[str, Callable[[], Any]]
 
 
 def seconds(works: Works, *, runs: int, each: int = 1, warmup: int = 3) -> dict[str, list[float]]:
-    """Seconds of each piece of work, `each` calls between two waits, run in turn so that a drift meets all alike."""
+    """Time pieces of work in seconds, as means over `each` calls between two waits.
+
+    They run in turn, so that a drift of the machine's speed affects all alike.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for run in range(warmup + runs):
         for name, work in works.items():
@@ -63,7 +66,7 @@ def seconds(works: Works, *, runs: int, each: int = 1, warmup: int = 3) -> dict[
 
 
 def micro(times: list[float]) -> float:
-    """Their median, in microseconds."""
+    """The median of times in seconds, in microseconds."""
     return round(statistics.median(times) * 1e6, 2)
 
 
@@ -75,7 +78,7 @@ def to_torch(array: Any) -> torch.Tensor:
 
 
 def rates() -> tuple[float, float]:
-    """Bytes a second, read and written, of a device to device copy; operations a second of a float32 product."""
+    """The rates of a copy on the device in bytes (read and written) and of a float32 product in operations a second."""
     source = cupy.empty(2**28, cupy.float32)
     target = cupy.empty_like(source)
     a = cupy.ones((8192, 8192), cupy.float32)
@@ -90,7 +93,7 @@ def rates() -> tuple[float, float]:
 
 
 def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
-    """Kernels 1 and 2 on what they meet in the layers of a trained network, as shares of the rate of a copy."""
+    """Time kernels 1 and 2 on the data of a trained network's layers, and relate them to the rate of a copy."""
     network, (_, y) = model.network, model.problem.sample(RECOVERED, ops=ops)
     (x, Wy), _ = network.begin(y)
     figures: dict[str, Any] = {}
@@ -120,7 +123,7 @@ def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
 
 
 class TorchStep:
-    """Signals, forward, loss, backward and Adam, as one would write them in PyTorch."""
+    """A training step as one would write it in PyTorch: signals, forward pass, loss, backward pass and Adam."""
 
     def __init__(self, model: cuista.Model, batch: int) -> None:
         problem, network = model.problem, model.network
@@ -162,7 +165,7 @@ class TorchStep:
 
 
 class Step:
-    """A training step as the trainer makes it, fused or not."""
+    """A training step as cuista's trainer makes it, fused or not."""
 
     def __init__(self, model: cuista.Model, batch: int, fused: bool) -> None:
         self.model, self.batch = model, batch
@@ -187,7 +190,7 @@ class Step:
 
 
 def agree(model: cuista.Model) -> None:
-    """PyTorch's and our loss and gradients, and the two ways of ours, on the same signals."""
+    """Check that loss and gradients of PyTorch and of both of cuista's ways agree on the same signals."""
     x, _ = model.problem.sample(BATCH, stream=TRAINING, step=1, seed=0, ops=ops)
     theirs = TorchStep(model, BATCH)
     loss = theirs.loss(to_torch(x))
@@ -201,7 +204,7 @@ def agree(model: cuista.Model) -> None:
 
 
 def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, Any]:
-    """The step at several batch sizes, of a network that is trained and of one that is not."""
+    """Time the training step at several batch sizes, for each of the models."""
     figures: dict[str, Any] = {}
     for state, model in models.items():
         density = model.network.density(model.problem.sample(256, ops=ops)[1], LAYERS)
@@ -214,8 +217,8 @@ def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, 
                 if DEVICE.type == "cuda":
                     works["torch graph"] = TorchStep(model, batch).captured()
             times = seconds(works, runs=15, each=20)
-            # A gathered row for each non-zero, forward and back; they come from L2, so the copy's rate is no bound, and
-            # the operations are.
+            # Each non-zero costs a gathered row in the forward and in the backward pass. The rows come from the L2
+            # cache, so that the operations are the bound, not the rate of a copy.
             operations = 2 * 2 * batch * LAYERS * density * model.problem.N**2
             chosen = "fused" if fused.fused and fused.fused.suits(batch, density) else "dense"
             figures[f"{state}, batch {batch}"] = {
@@ -250,7 +253,8 @@ def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict
 
         return recover
 
-    # Row by row: the few signals that a threshold decides otherwise after rounding outweigh all others in a sum.
+    # Medians over signals are compared, because rounding changes how a threshold decides on a few signals, and these
+    # would outweigh all others in a sum.
     truth = ops.to_numpy(x).astype(np.float64)
     errors = [np.square(e - truth).sum(axis=1) for e in (ops.to_numpy(model.network.output(y)), eager().cpu().numpy())]
     ours, theirs = (float(np.median(error)) for error in errors)
@@ -274,7 +278,7 @@ def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict
 
 
 def whole_runs(paper: bool) -> dict[str, Any]:
-    """`cuista train` as a process, from nothing and with compiled kernels kept, and what `cuista test` says of it."""
+    """Time `cuista train` as a process, first without compiled kernels and then with them, and test the results."""
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -297,7 +301,7 @@ def whole_runs(paper: bool) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """What was aimed at, and what was reached."""
+    """A table of the goals and of what was reached."""
     step, recovered = figures["training_step"][f"trained, batch {BATCH}"], figures["recovery"]
     others = [step[name] for name in step if name.startswith("faster_than_torch") and name != "faster_than_torch"]
     compiled = [recovered[name] for name in recovered if name.startswith("faster_than_torch.compile")]
@@ -319,7 +323,7 @@ def table(figures: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--paper", action="store_true", help="run the paper recipe to its end as well")
+    parser.add_argument("--paper", action="store_true", help="run the paper recipe to its end too")
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     ops = engine(parse_device("cuda:0"))

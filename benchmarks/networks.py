@@ -1,4 +1,4 @@
-"""What every network reaches on a fresh 250×500 matrix: collects comparisons into results/networks.json.
+"""Collect comparisons of all networks on a fresh 250×500 matrix into results/networks.json.
 
     cuista gen-problem --seed 301 -o p.h5
     cuista compare p.h5 --net alista --net lista-cpss:untied … -o no-noise.h5
@@ -6,7 +6,7 @@
     cuista gen-problem --seed 301 --con-num 30 -o kappa30.h5 && cuista compare kappa30.h5 … -o kappa-30.h5
     python benchmarks/networks.py no-noise.h5 noise.h5 kappa-30.h5 …
 
-Training time is relative to that of ALISTA at the same SNR, in the same comparison.
+Training times are relative to the training time of ALISTA at the same SNR in the same comparison.
 """
 
 from __future__ import annotations

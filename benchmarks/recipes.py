@@ -1,9 +1,10 @@
-"""What the fast recipe reaches at each noise level on a fresh 250×500 matrix, pnz 0.1, 16 layers.
+"""Measure the NMSE that the fast recipe reaches at several noise levels on fresh 250×500 matrices.
 
     pip install . && python benchmarks/recipes.py [SEED …]
 
-Everything is at its default: with noise the weight's ridge is found first (`choose_ridge`). NMSE is of twelve
-sets of 10,000 fresh signals. Training time is relative to that without noise.
+Networks have 16 layers, pnz is 0.1, and all options have their defaults. With noise, the weight's ridge is found first
+(`choose_ridge`). The NMSE is measured on twelve sets of 10,000 fresh signals. Times are relative to the training time
+without noise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ALISTA in PyTorch, as one would write it there: what the benchmarks compare with."""
+"""ALISTA as one would write it in PyTorch, which the benchmarks compare cuista with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def forward(
 
 
 def threshold(z: torch.Tensor, theta: torch.Tensor, k: int) -> torch.Tensor:
-    """Soft thresholding of z (batch, N) that lets the k largest pass."""
+    """Soft thresholding of z (batch, N) that lets the k largest entries of each row pass unchanged."""
     magnitude = z.abs()
     cutoff = torch.topk(magnitude.detach(), k + 1, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     passed = (magnitude > theta) & (magnitude > cutoff)

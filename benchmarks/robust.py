@@ -1,8 +1,9 @@
-"""NMSE under perturbation: robust ALISTA, the exact encoder, augmented decoders and FISTA, on two matrices.
+"""Measure the NMSE under perturbation of robust ALISTA, the exact encoder, augmented decoders and FISTA.
 
     pip install '.[plot]' && python benchmarks/robust.py
 
-250×500, pnz 0.1, no noise, every option at its default, σ up to 0.02 in training; 10 matrices a level and 1000 signals.
+There are two nominal matrices of 250×500, with pnz 0.1 and no noise. All options have their defaults; σ is up to 0.02
+in training. The test uses 10 perturbed matrices for each level, and 1000 signals.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from cuista.evaluation.figures import plot
 from cuista.evaluation.robustness import Robustness
 
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.0225, 0.025)
-# Seeds of matrices that nothing was tuned on.
+# The seeds of the nominal matrices, on which nothing was tuned.
 SEEDS = (501, 502)
 
 
 def timed(model, recipe=None):  # type: ignore[no-untyped-def]
-    """The model trained, and the seconds that took."""
+    """Train a model, and return it with the time in seconds that training took."""
     start = time.perf_counter()
     cuista.train(model, recipe)
     return model, time.perf_counter() - start
@@ -51,7 +52,7 @@ for seed in SEEDS:
         models[f"augmented {name}"], seconds[f"augmented {net}"] = timed(augmented, recipe)
     perturbed = cuista.PerturbedSet.new(problem, SIGMAS, count=10, samples=1000, seed=seed)
     results = tuple(cuista.evaluate_robustness(perturbed, models))
-    of_exact = next(result.seconds_per_matrix for result in results if result.method == "exact encoder")
+    exact_seconds = next(result.seconds_per_matrix for result in results if result.method == "exact encoder")
     figures[f"seed {seed}"] = {
         "sigmas": list(SIGMAS),
         "training_time, ALISTA = 1": {name: round(value / seconds["alista"], 2) for name, value in seconds.items()},
@@ -59,7 +60,7 @@ for seed in SEEDS:
             result.method: {
                 "nmse_db": [round(float(value), 2) for value in result.mean_db],
                 "iterations": result.iterations,
-                "time_per_matrix, exact = 1": round(result.seconds_per_matrix / of_exact, 2)
+                "time_per_matrix, exact = 1": round(result.seconds_per_matrix / exact_seconds, 2)
                 if np.isfinite(result.seconds_per_matrix)
                 else None,
             }

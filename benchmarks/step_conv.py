@@ -1,10 +1,11 @@
-"""A training step of a convolutional network (4 crops of 321×321, 100 filters of 3×3, T = 5, one thread) and PyTorch's.
+"""Time a training step of a convolutional network in cuista and in PyTorch, on one thread.
 
     pip install . torch==2.13.0 && python benchmarks/step_conv.py
 
-Conv-ALISTA, and Conv-TiLISTA, which learns its filters too. The answers are compared first. Peak memory is of a process
-of its own that makes one step, beyond what it took before. And the closed form of a 7×7×64 dictionary's weight beside
-projected gradient.
+The step uses 4 crops of 321×321, 100 filters of 3×3 and T = 5. The networks are Conv-ALISTA, and Conv-TiLISTA, which
+learns its filters too. The results of both libraries are compared first. Peak memory is measured in a process of its
+own that makes one step, as the increase over the memory before the step. Also, the closed form of the weight of a
+7×7×64 dictionary is compared with projected gradient.
 """
 
 # ruff: noqa: E402
@@ -31,7 +32,7 @@ torch.set_num_threads(1)
 
 
 def peak() -> float:
-    """MiB."""
+    """The peak memory of this process in MiB."""
     with open("/proc/self/status") as status:
         return int(status.read().split("VmHWM:")[1].split()[0]) / 1024
 
@@ -76,7 +77,7 @@ def torch_step(net: str) -> tuple[float, dict[str, np.ndarray]]:
     return loss.item(), {name: value.grad.numpy() for name, value in parameters.items()}  # type: ignore[union-attr]
 
 
-if len(sys.argv) > 1:  # a process of its own, for its memory
+if len(sys.argv) > 1:  # this is the process whose memory is measured
     before = peak()
     if sys.argv[1] == "torch":
         torch_step(sys.argv[2])
@@ -108,9 +109,9 @@ for net, network in networks.items():
     figures[net] = {"times_faster": ratio(seconds["torch"], seconds["cuista"]), "peak_mib": memory}
 
 own: dict[str, list[float]] = {"exact": [], "pgd": []}
-of_7x7 = Dictionary(random_dictionary((7, 7), 64))
+large = Dictionary(random_dictionary((7, 7), 64))
 for _ in range(15):
-    exact, pgd = solve_conv(of_7x7).report, solve_conv_pgd(of_7x7).report
+    exact, pgd = solve_conv(large).report, solve_conv_pgd(large).report
     own["exact"].append(exact.seconds)
     own["pgd"].append(pgd.seconds)
 figures["weight 7x7x64"] = {

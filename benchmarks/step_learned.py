@@ -1,9 +1,10 @@
-"""One training step of untied LISTA-CPSS, Adam included (T = 16, batch 64, 250×500, one thread), beside PyTorch's.
+"""Time a training step of untied LISTA-CPSS, with Adam, in cuista and in PyTorch, on one thread.
 
     pip install . torch==2.13.0 && python benchmarks/step_learned.py
 
-The answers are compared first. The parameters are those of a trained network, for that is where training spends its
-time, and those that the publications start from, with which nearly every entry survives.
+The matrix is 250×500, T = 16 and the batch 64. The results of both are compared first. The step is timed with the
+parameters of a trained network, with which training spends most of its time, and with those that the publications start
+from, with which nearly every entry survives the threshold.
 """
 
 # ruff: noqa: E402
@@ -45,9 +46,9 @@ for state, parameters in (("trained", trained), ("untrained", published)):
     weight, theta = (
         torch.tensor(parameters[name], dtype=torch.float32, requires_grad=True) for name in ("weight", "threshold")
     )
-    # A tensor for each layer, as one writes it in PyTorch: its Adam then takes each in the cache.
+    # Each layer has a tensor of its own, as is usual in PyTorch: then its Adam finds each of them in the cache.
     weights = [torch.nn.Parameter(part.clone()) for part in weight.detach()]
-    # A learning rate that moves nothing keeps the two at the same point.
+    # The learning rate is too small to move anything, which keeps all of them at the same point.
     optimizers = {
         name: torch.optim.Adam([*weights, theta], lr=1e-30, **options)
         for name, options in {"torch": {}, "torch, fused Adam": {"fused": True}}.items()

@@ -1,8 +1,8 @@
-"""The analytic weight: closed form beside projected gradient at 250×500, and how the closed form's time grows.
+"""Time the analytic weight: the closed form and projected gradient at 250×500, and the closed form at other sizes.
 
     pip install . && python benchmarks/weights.py
 
-Both methods' own time is compared, the report on the weight not counted. Peak memory is of a process of its own.
+The times do not include the report on the weight. Peak memory is measured in a process of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sparse recovery with ALISTA: unrolled ISTA networks whose weight matrix is computed, not learned."""
+"""Sparse recovery with ALISTA and its family: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet, prepare_images

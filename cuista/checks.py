@@ -1,4 +1,4 @@
-"""Checks of arrays that come from outside."""
+"""Checks of arrays that come from outside. Error messages call an array by the `name` that is given."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Array = NDArray[Any]
 
 
 def as_real(array: ArrayLike, name: str) -> Array:
-    """The array as float64, unless it is float32 already.
+    """Convert an array of real numbers to float64; arrays of float32 stay as they are.
 
     Raises
     ------
     InputError
-        If it holds anything but real numbers.
+        If the array holds anything but real numbers.
     """
     array = np.asarray(array)
     if array.dtype.kind not in "fiub":
@@ -27,20 +27,20 @@ def as_real(array: ArrayLike, name: str) -> Array:
 
 
 def check_finite(array: Array, name: str) -> None:
-    """Raise InputError if there is a NaN or an infinity in the array, saying where the first one is."""
+    """Raise InputError if the array has a NaN or an infinity; the message says where the first one is."""
     finite = np.isfinite(array)
     if not finite.all():
-        where = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise InputError(f"{name} has {array.size - finite.sum()} NaN or infinite entries, the first at {where}")
+        first, count = tuple(int(i) for i in np.argwhere(~finite)[0]), array.size - finite.sum()
+        raise InputError(f"{name} has {count} NaN or infinite entries, the first at {first}; expected finite numbers")
 
 
 def check_matrix(A: ArrayLike, name: str) -> Array:
-    """The array itself, as `as_real`, if it is a finite matrix (M, N) without a zero column.
+    """Check that an array is a matrix (M, N) of finite numbers without a zero column, and return it as `as_real` does.
 
     Raises
     ------
     InputError
-        If it is not; the message names the first offending entry or column.
+        If it is anything else; the message names the first offending entry or column.
     """
     A = as_real(A, name)
     if A.ndim != 2 or 0 in A.shape:
@@ -49,45 +49,48 @@ def check_matrix(A: ArrayLike, name: str) -> Array:
     zero = np.flatnonzero(~A.any(axis=0))
     if zero.size:
         raise InputError(
-            f"column {zero[0]} of {name} is zero ({zero.size} of {A.shape[1]} are): nothing can be recovered for it; "
-            "remove the zero columns"
+            f"column {zero[0]} of {name} is zero (the matrix has {zero.size} zero columns); a zero column measures "
+            "nothing of its entry of the signal, so that nothing can be recovered: remove the zero columns"
         )
     return A
 
 
 def check_rows(array: ArrayLike, length: int, name: str) -> Array:
-    """The array itself, as `as_real`, if it is finite and (samples, length).
+    """Check that an array has the shape (samples, length) and finite entries, and return it as `as_real` does.
 
     Raises
     ------
     InputError
-        If it is not; the message says so if it looks transposed.
+        If it is anything else; the message says so if the array looks transposed.
     """
     array = as_real(array, name)
     if array.ndim != 2 or array.shape[1] != length:
         transposed = array.ndim == 2 and array.shape[0] == length
-        hint = "; it looks transposed: samples are rows here" if transposed else ""
+        hint = "; it looks transposed: samples must be rows" if transposed else ""
         raise InputError(f"{name} has shape {array.shape}; expected (samples, {length}){hint}")
     check_finite(array, name)
     return array
 
 
 def check_filters(D: ArrayLike, name: str) -> Array:
-    """The array as `as_real`, if it is finite filters (s₁, s₂, F), none of them zero; one filter may be (s₁, s₂).
+    """Check that an array holds finite, non-zero filters (s₁, s₂, F), and return it as `as_real` does.
+
+    A single filter may have the shape (s₁, s₂).
 
     Raises
     ------
     InputError
-        If it is not; the message names the first offending entry or filter.
+        If it is anything else; the message names the first offending entry or filter.
     """
     D = as_real(D, name)
     D = D[:, :, None] if D.ndim == 2 else D
     if D.ndim != 3 or 0 in D.shape:
-        raise InputError(f"{name} has shape {D.shape}; expected (s₁, s₂, F), filters in the last axis")
+        raise InputError(f"{name} has shape {D.shape}; expected (s₁, s₂, F), with the filters in the last axis")
     check_finite(D, name)
     zero = np.flatnonzero(~D.any(axis=(0, 1)))
     if zero.size:
         raise InputError(
-            f"filter {zero[0]} of {name} is zero ({zero.size} of {D.shape[2]} are): it stands for nothing; remove them"
+            f"filter {zero[0]} of {name} is zero (there are {zero.size} zero filters); a zero filter adds nothing to a "
+            "picture: remove the zero filters"
         )
     return D

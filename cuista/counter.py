@@ -1,7 +1,7 @@
-"""Which random numbers are which: keys, streams and purposes, in one list.
+"""The keys, streams and purposes of random numbers, in one list.
 
-Every random number is a pure function of (seed, stream, step, purpose, its place among those): so a run that goes on,
-or shares its rows out, needs no generator's state. The numbers below are part of what makes a run reproducible.
+Every random number is a pure function of its seed, stream, step, purpose and index. So a run that is continued, or
+whose rows are shared out, needs no generator's state. If a constant below changed, runs could not be reproduced.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import NamedTuple
 
 
 class Key(NamedTuple):
-    """Which random numbers: a pure function of these three, so that nothing about randomness is ever saved."""
+    """The key of a set of random numbers, which alone determines them, so that no generator's state is ever saved."""
 
     seed: int
     stream: int
     step: int = 0
 
 
-# The streams that a seed opens. PREPARING shuffles pictures and chooses patches.
+# The streams of a seed, one for each use of random numbers. PREPARING shuffles pictures and chooses patches.
 MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING, PREPARING = range(7)
-# What is added to a stream for its hard signals (see `Problem.sample_weighted`).
+# The offset from a stream to the stream of its hard signals (see `Problem.sample_weighted`).
 HARD_STREAM = 64
 
-# The purposes within a stream: sparse codes and noise, for signals; what is added to a matrix, how much of it, and the
-# noise of `msigma`, for perturbation.
+# The purposes within a stream. For signals: sparse codes and measurement noise. For perturbed matrices: the entries
+# that are added, the levels that scale them, and the measurement noise of `msigma`.
 CODES, NOISE, ENTRIES, LEVELS, MORE_NOISE = range(5)
-# The purpose, in the stream of matrices, of an encoder's random start.
+# The purpose of an encoder's random start, in the stream MATRIX.
 START = 1
-# The purpose of places: which pictures, and where in them.
+# The purpose of choosing pictures, and places in them.
 PLACES = 0

@@ -1,4 +1,4 @@
-"""Which device computes, and why a GPU cannot."""
+"""Devices: which one computes, and why a GPU cannot be used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INSTALL_CUPY = "pip install 'cupy-cuda13x[ctk]' (or, for a driver older than 580
 
 @dataclass(frozen=True)
 class Device:
-    """A place to compute: `Device("cpu")` or `Device("cuda:0")`."""
+    """A device that computes: `Device("cpu")` or `Device("cuda:0")`."""
 
     name: str
 
@@ -24,39 +24,41 @@ class Device:
 
     @property
     def index(self) -> int | None:
-        """Which GPU; None for the CPU."""
+        """The number of the GPU; None for the CPU."""
         return int(self.name[5:]) if self.name.startswith("cuda:") else None
 
 
 def parse_device(text: str) -> Device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` names. `auto` is cuda:0 if it can be used, else the CPU.
+    """The device that a text names: `auto`, `cpu`, `cuda` (which is `cuda:0`) or `cuda:N`.
+
+    `auto` stands for `cuda:0` if that can be used, and for the CPU otherwise.
 
     Raises
     ------
     DeviceError
-        If the text is none of these, or names a GPU that cannot be used; the message says why not.
+        If the text is none of these, or if it names a GPU that cannot be used; the message says why not.
     """
     if text == "cpu":
         return Device("cpu")
     if text == "auto":
         return Device("cpu" if why_no_cuda() or why_not(0) else "cuda:0")
     if not re.fullmatch(r"cuda(:(0|[1-9]\d*))?", text):
-        raise DeviceError(f"unknown device {text!r}: expected auto, cpu or cuda:N")
+        raise DeviceError(f"there is no device {text!r}; expected auto, cpu or cuda:N", option="device")
     device = Device(text if ":" in text else "cuda:0")
     reason = why_no_cuda() or why_not(device.index or 0)
     if reason:
         raise DeviceError(
-            f"device {text!r} cannot be used: {reason}. Compute on the CPU, or see cuista doctor", option="device"
+            f"device {text!r} cannot be used: {reason}. See cuista doctor, or compute on the CPU", option="device"
         )
     return device
 
 
 @cache
 def why_no_cuda() -> str | None:
-    """Why no GPU can be used; None if there is at least one to try."""
+    """The reason why no GPU can be used; None if there is at least one to try."""
     packages = cupy_packages()
     if len(packages) > 1:
-        return f"several CuPy packages are installed ({', '.join(packages)}), which exclude each other: keep one"
+        return f"several CuPy packages are installed ({', '.join(packages)}), which get in each other's way: keep one"
     try:
         import cupy
     except ImportError as error:
@@ -67,7 +69,7 @@ def why_no_cuda() -> str | None:
     try:
         if runtime.getDeviceCount():
             return None
-    except Exception as error:  # whatever the driver or its absence makes CuPy raise
+    except Exception as error:  # a faulty or missing driver makes CuPy raise many kinds of exception
         if "NoDevice" in str(error):
             return "there is no NVIDIA GPU (or CUDA_VISIBLE_DEVICES hides it)"
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
@@ -82,32 +84,39 @@ def why_no_cuda() -> str | None:
 
 @cache
 def why_not(index: int) -> str | None:
-    """Why this GPU cannot be used; None if it can, tried by compiling and running a kernel and a matrix product."""
+    """The reason why this GPU cannot be used; None if it can.
+
+    A kernel is compiled and run, and a matrix product is computed, because CuPy may be installed without the CUDA
+    libraries that this takes.
+    """
     import cupy
 
     count = cupy.cuda.runtime.getDeviceCount()
     if index >= count:
-        return f"there are {count} GPUs, the last one cuda:{count - 1}"
+        return f"the last GPU is cuda:{count - 1}"
     trial = 'extern "C" __global__ void trial(float* a) { a[threadIdx.x] += 1; }'
     try:
         with cupy.cuda.Device(index):
             ones = cupy.ones((32, 32), cupy.float32)
             cupy.RawKernel(trial, "trial")((1,), (32,), (ones,))
             total = float((ones @ ones).sum())
-    except Exception as error:  # NVRTC, cuBLAS or the driver; each has exceptions of its own
-        return f"a trial failed, {_first_line(error)} (are NVRTC and cuBLAS there? {INSTALL_CUPY} brings them)"
-    # The kernel made the first row's entries 2: columns sum up to 33, and rows to 33 on average.
-    return None if total == 33 * 33 * 32 else f"a trial gave {total}, which is wrong"
+    except Exception as error:  # NVRTC, cuBLAS and the driver have exceptions of their own
+        return f"a trial failed, {_first_line(error)} (are NVRTC and cuBLAS installed? {INSTALL_CUPY} brings them)"
+    # The kernel raises the entries of the first row to 2, so that columns sum up to 33, and rows to 33 on average.
+    return None if total == 33 * 33 * 32 else f"a trial gave {total}, which is wrong; expected {33 * 33 * 32}"
 
 
 def cupy_packages() -> list[str]:
-    """The CuPy packages that are installed, with versions; there should be at most one."""
+    """The installed CuPy packages, with their versions. There should be at most one."""
     found = ((item.metadata["Name"] or "", item.version) for item in metadata.distributions())
     return sorted({f"{name} {version}" for name, version in found if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name)})
 
 
 def describe_cuda() -> dict[str, Any]:
-    """Versions, and for each GPU its name, memory in bytes, compute capability and why it cannot be used, if so."""
+    """Describe the CUDA installation: versions, and the GPUs.
+
+    Each GPU has its name, memory in bytes and compute capability, and the reason why it cannot be used, or None.
+    """
     reason = why_no_cuda()
     report: dict[str, Any] = {"cupy": cupy_packages(), "reason": reason, "gpus": []}
     if reason:
@@ -119,7 +128,7 @@ def describe_cuda() -> dict[str, Any]:
     report["runtime"] = _version(runtime.runtimeGetVersion())
     try:
         report["nvrtc"] = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
-    except Exception as error:  # it is loaded only now
+    except Exception as error:  # NVRTC is loaded only now, and may be missing
         report["nvrtc"] = f"missing: {_first_line(error)}"
     for index in range(runtime.getDeviceCount()):
         gpu: dict[str, Any] = {"device": f"cuda:{index}"}
@@ -130,7 +139,7 @@ def describe_cuda() -> dict[str, Any]:
             gpu["compute_capability"] = f"{properties['major']}.{properties['minor']}"
             with cupy.cuda.Device(index):
                 gpu["memory_free"], gpu["memory"] = runtime.memGetInfo()
-        except Exception as error:  # busy in exclusive mode, say
+        except Exception as error:  # for example because another process uses the GPU exclusively
             gpu["reason"] = _first_line(error)
         else:
             gpu["reason"] = why_not(index)
@@ -138,6 +147,7 @@ def describe_cuda() -> dict[str, Any]:
 
 
 def _version(number: int) -> str:
+    """CUDA's version number as text: 12040 is 12.4."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

@@ -1,21 +1,21 @@
 """The errors that cuista raises on purpose. Each message says what was wrong, what was expected and how to go on.
 
-Messages speak of things, not of the command line: an error carries the name of the parameter that it is about, and
-the command line says which of its options that is.
+Messages do not mention options of the command line. An error carries the name of the Python parameter that it is about,
+and the command line adds the option that this parameter corresponds to.
 """
 
 from __future__ import annotations
 
 
 class CuistaError(Exception):
-    """The base of them all: its text is for the user, so the command line prints it without a traceback.
+    """The base class of cuista's errors. The message is for the user: the command line prints it without a traceback.
 
     Parameters
     ----------
     message
-        The text.
+        What was wrong, what was expected and how to go on.
     option
-        The name of the parameter by which the caller can put it right, as in Python (`overwrite`, `ridge`), or several.
+        The name of the Python parameter that can put it right, such as `overwrite` or `ridge`, or several names.
     """
 
     def __init__(self, message: str, *, option: str | tuple[str, ...] = ()) -> None:
@@ -24,24 +24,24 @@ class CuistaError(Exception):
 
 
 class InputError(CuistaError, ValueError):
-    """A value or an array is not what it must be."""
+    """A value or an array is not acceptable."""
 
 
 class FileError(CuistaError):
-    """A file is missing, damaged, of another kind, in the way, or cannot be written."""
+    """A file is missing, damaged or of the wrong kind, exists already, or cannot be written."""
 
 
 class NumericalError(CuistaError, ArithmeticError):
-    """A computation has no usable answer: a singular matrix, a diverged iteration."""
+    """A computation has no usable result, for example because a matrix is singular or an iteration diverged."""
 
 
 class DeviceError(CuistaError):
-    """A device was asked for that cannot be used."""
+    """The requested device cannot be used."""
 
 
 class DivergedError(NumericalError):
-    """Training met NaN or ran away. The last good parameters have been saved where the message says."""
+    """Training met a NaN, or its loss grew without bound. The message says where the last good parameters are saved."""
 
 
 class MissingLibraryError(CuistaError):
-    """An optional library is needed and not installed."""
+    """An optional library is needed, but is not installed."""

@@ -1,4 +1,4 @@
-"""How well signals and pictures are recovered: NMSE by layer, PSNR and SSIM."""
+"""Measures of how well signals and pictures are recovered: NMSE by layer, PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cuista.errors import InputError
 from cuista.networks import Unrolled
 from cuista.ops import CpuOps, ReferenceOps
 
-# Pixels along a side of the window in which structural similarity is computed.
+# The side in pixels of the window in which the structural similarity is computed.
 SSIM_WINDOW = 11
 
 
 def decibels(error: Any, energy: Any) -> Any:
-    """The ratio of two sums of squares in dB, 10·log10(error / energy): of numbers, or of NumPy arrays entry by entry.
+    """The ratio of two sums of squares in dB, 10·log10(error / energy); −inf where the error is 0.
 
-    Every NMSE and PSNR is computed here. It is −inf where the error is 0.
+    The sums are numbers, or NumPy arrays, whose entries are treated one by one. Every NMSE and PSNR is computed here.
     """
     with np.errstate(divide="ignore"):
         return 10 * np.log10(np.divide(error, energy))
@@ -31,15 +31,20 @@ def decibels(error: Any, energy: Any) -> Any:
 
 @dataclass(frozen=True)
 class Report:
-    """Errors of the iterates x_0, …, x_T on a set of signals. All arrays begin with the axis of the T + 1 iterates.
+    """The errors of the iterates x_0, …, x_T on a set of signals x*. The first axis of every array is t = 0, …, T.
 
     Attributes
     ----------
     nmse_db
-        (T + 1,): 10·log10(Σ‖x_t − x*‖² / Σ‖x*‖²), sums over the whole set.
-    squared_error, support_size, false_positives, false_negatives
-        (T + 1, samples): ‖x_t − x*‖²; how many entries of x_t are non-zero; how many of them are zero in x*; how
-        many entries of x_t are zero that are not in x*.
+        The NMSE in dB (T + 1,), 10·log10(Σ‖x_t − x*‖² / Σ‖x*‖²), where both sums run over the whole set.
+    squared_error
+        ‖x_t − x*‖² of each sample (T + 1, samples).
+    support_size
+        The number of non-zero entries of x_t (T + 1, samples).
+    false_positives
+        The number of entries that are zero in x* but not in x_t (T + 1, samples).
+    false_negatives
+        The number of entries that are zero in x_t but not in x* (T + 1, samples).
     """
 
     nmse_db: Array
@@ -49,7 +54,7 @@ class Report:
     false_negatives: Array
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a layer, counts as means over the samples."""
+        """A dictionary for each iterate, in which the counts are means over the samples."""
         return [
             {
                 "layer": t,
@@ -62,22 +67,36 @@ class Report:
         ]
 
     def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
-        """Write a `cuista-report` file, the per-sample counts included."""
+        """Write a `cuista-report` file, which includes the counts of each sample."""
         storage.write(path, storage.Record("cuista-report", vars(self).copy(), attributes), overwrite=overwrite)
 
 
 def report_on(
     iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array, ops: ReferenceOps | None = None
 ) -> Report:
-    """The report on any method that maps measurements (batch, M) to its iterates x_1, x_2, … (batch, N).
+    """Measure a method on signals x (samples, N) with measurements y (samples, M).
 
-    The iterates are arrays of `ops`, the CPU engine if None.
+    Parameters
+    ----------
+    iterates
+        Maps measurements (batch, M) to the method's iterates x_1, x_2, … (batch, N), which are arrays of `ops`.
+    x, y
+        The signals and their measurements.
+    ops
+        The engine; the CPU engine if None.
+
+    Raises
+    ------
+    InputError
+        If there are no signals, if there are more or fewer measurements than signals, or if all signals are zero.
     """
     ops = ops or CpuOps()
     if x.shape[0] != y.shape[0] or not len(x):
-        raise InputError(f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected as many, and some")
+        raise InputError(
+            f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected equal numbers of 1 or more"
+        )
     if not x.any():
-        raise InputError("the signals are all zero: their NMSE has no meaning")
+        raise InputError("all signals are zero, so that their NMSE has no meaning; expected a non-zero signal")
 
     def compare(part: slice) -> Array:
         truth = ops.asarray(x[part], x.dtype)
@@ -95,9 +114,9 @@ def report_on(
 
 
 def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
-    """The NMSE in dB after `depth` layers on signals x (samples, N), measured as y (samples, M).
+    """The NMSE in dB after `depth` layers on signals x (samples, N) with measurements y (samples, M).
 
-    With `weights` (samples,) both of its sums are weighted by sample.
+    If `weights` (samples,) are given, they weight the samples in both sums of the ratio.
     """
     ops = network.ops
 
@@ -112,7 +131,7 @@ def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | 
 
 
 def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
-    """Squared error, support size, false positives and false negatives of each row, (4, batch), float64."""
+    """The squared error, support size, false positives and false negatives of each row: (4, batch), float64."""
     found = estimate != 0
     counts = (found, found & ~support, support & ~found)
     error = xp.square(estimate - truth).sum(axis=1, dtype=np.float64)
@@ -121,15 +140,15 @@ def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
 
 
 def psnr_db(estimate: Array, clean: Array) -> float:
-    """The peak signal-to-noise ratio in dB of pictures (H, W) from 0 to 1: −10·log10 of their mean square error."""
+    """The peak signal-to-noise ratio of a picture (H, W) from 0 to 1 in dB: −10·log10 of its mean squared error."""
     return -float(decibels(np.square(estimate - clean, dtype=np.float64).mean(), 1.0))
 
 
 def ssim(estimate: Array, clean: Array) -> float:
-    """The structural similarity of pictures from 0 to 1, (H, W) of 11 pixels or more: 1 if they are the same.
+    """The structural similarity of two pictures (H, W) from 0 to 1, with sides of at least 11 pixels; 1 if they agree.
 
-    Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Processing 2004, with their Gaussian window (σ = 1.5 over 11×11),
-    K₁ = 0.01 and K₂ = 0.03; borders where the window does not fit are left out.
+    Wang, Bovik, Sheikh, Simoncelli, IEEE Trans. Image Processing 2004, with their Gaussian window of 11×11 pixels
+    (σ = 1.5), K₁ = 0.01 and K₂ = 0.03. The borders, where the window does not fit, are left out.
     """
     from scipy.ndimage import gaussian_filter
 

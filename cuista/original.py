@@ -1,7 +1,7 @@
-"""Files of the original ALISTA code, read and written: `prob.npz`, `W.npy`, and the saved variables of networks.
+"""Reading and writing files of the original ALISTA code: `prob.npz` and the saved variables of networks.
 
-The original keeps samples in columns, names variables as TensorFlow does (`SCOPE/alpha_1:0` counting from 1,
-`SCOPE/W:0` for what the layers share), and stores a threshold per coordinate as (N, 1).
+The original keeps samples in columns. It names variables as TensorFlow does: `SCOPE/alpha_1:0`, where layers count from
+1, and `SCOPE/W:0` for a variable that all layers share. Thresholds for each coordinate have the shape (N, 1).
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B)(?:_(?P<
 
 
 def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
-    """A problem from the arrays of a `prob.npz`: A (or D), pnz and SNR; 0.1 and no noise where they are missing.
+    """Make a problem from the arrays of a `prob.npz`.
+
+    The arrays are A (or D, or a single array of any name), pnz (by default 0.1) and SNR (by default no noise).
 
     Raises
     ------
     FileError
-        If there is no matrix A or D, nor just one array.
+        If there are several arrays and none of them is named A or D; the message names `source`.
     """
     matrices = [arrays[name] for name in ("A", "D") if name in arrays] or list(arrays.values())
     if len(arrays) != 1 and not {"A", "D"} & set(arrays):
@@ -41,9 +43,9 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
-    """The arrays of a `prob.npz`, with the validation set x (N, samples), y (M, samples) that its reader needs.
+    """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples) that it needs.
 
-    The matrix stands under `D` too, for `CalculateW.m`.
+    The matrix is stored under the name `D` too, which the original's `CalculateW.m` reads.
     """
     x, y = problem.sample(samples, stream=VALIDATION)
     numbers = {"M": problem.M, "N": problem.N, "L": samples, "con_num": problem.condition_number}
@@ -62,21 +64,24 @@ NETS = ("alista", "lista", "lista-cp", "lista-ss", "lista-cpss", "tilista", "lam
 
 
 def variable_names(net: str) -> dict[str, str]:
-    """What the original calls each of a network's parameters.
+    """The original's names for the parameters of a network.
 
     Raises
     ------
     InputError
-        If it has no such network.
+        If the original has no such network.
     """
     if net not in NETS:
-        raise InputError(f"the original code has no {net}, so there are no names for its variables; .mat needs none")
+        raise InputError(
+            f"the original code has no network {net}, so that its variables have no names there; expected one of "
+            f"{', '.join(NETS)}. A .mat file needs no such names"
+        )
     names = {"step_size": "alpha", "threshold": "theta", "weight": "W", "input_weight": "B"}
     return {**names, "threshold": "lam", "weight": "B"} if net == "lamp" else names
 
 
 def has_variables(arrays: Mapping[str, Array]) -> bool:
-    """Whether these are a network's saved variables."""
+    """Whether any of the arrays has the name of a network's saved variable."""
     return any(VARIABLE.fullmatch(name) for name in arrays)
 
 
@@ -91,24 +96,44 @@ def read_model(
     scope: str | None = None,
     source: str = "the file",
 ) -> Model:
-    """A network from its saved variables: `alpha_1:0`, `theta_1:0`, `W_1:0`, … under a scope or none.
+    """Make a model from a network's saved variables `alpha_1:0`, `theta_1:0`, `W_1:0`, …, with or without a scope.
+
+    Parameters
+    ----------
+    arrays
+        The variables by name.
+    problem, weight
+        The problem that the network was trained for, and its analytic weight.
+    net
+        The network's name.
+    percent, max_percent
+        The schedule of support selection, in per cent, which the original does not save.
+    scope
+        The scope of the variables; it may be None if there is only one.
+    source
+        The file's name for error messages.
 
     Raises
     ------
     FileError
-        If there are several scopes and `scope` names none of them, or a variable is missing or misshapen.
+        If `scope` is not one of the scopes, or is None and there are several; if a variable is missing, unknown or of
+        the wrong shape.
     """
     matches = [match for match in map(VARIABLE.fullmatch, arrays) if match]
     scopes = sorted({match["scope"] or "" for match in matches})
     if scope is None and len(scopes) == 1:
         scope = scopes[0]
     if scope not in scopes:
-        raise FileError(f"{source} has the scopes {', '.join(map(repr, scopes))}; say which one", option="scope")
+        given = "no scope was given" if scope is None else f"{scope!r} was asked for"
+        raise FileError(
+            f"{source} has variables of the scopes {', '.join(map(repr, scopes))}, and {given}; say which one to take",
+            option="scope",
+        )
     found = {(m["name"], int(m["layer"] or 0)): arrays[m.string] for m in matches if (m["scope"] or "") == scope}
     names = variable_names(net)
     layers = max(layer for _, layer in found)
     if layers == 0:
-        raise FileError(f"{source} has no variables of layers; expected {names['threshold']}_1:0 and so on")
+        raise FileError(f"{source} has no variables of single layers; expected {names['threshold']}_1:0 and so on")
     kind = NETWORKS[net]
     options: dict[str, Any] = {
         "layers": layers,
@@ -129,7 +154,7 @@ def read_model(
         missing = [_spelled(names[name], t) for t in numbers if (names[name], t) not in found]
         if missing:
             raise FileError(
-                f"{source} lacks {', '.join(missing)}, which {kind.title} of {layers} layers has: name its network",
+                f"{source} lacks {', '.join(missing)}, which {kind.title} with {layers} layers has: name its network",
                 option="net",
             )
         parts = [as_real(found[names[name], t], name) for t in numbers]
@@ -143,7 +168,7 @@ def read_model(
 
 
 def write_model(model: Model, scope: str | None = None) -> dict[str, Array]:
-    """The saved variables of a model, float32 as the original's, under a scope: the network's name if None."""
+    """A model's parameters as the original's saved variables, float32. The scope is the network's name if None."""
     scope = model.network.title if scope is None else scope
     prefix = f"{scope}/" if scope else ""
     names = variable_names(model.network.name)
@@ -157,10 +182,10 @@ def write_model(model: Model, scope: str | None = None) -> dict[str, Array]:
 
 
 def _shared(network: Network, name: str) -> bool:
-    """Whether the layers share this parameter."""
+    """Whether all layers of the network share this parameter."""
     return name == "input_weight" or (name in network.matrices and not network.untied)
 
 
 def _spelled(name: str, layer: int) -> str:
-    """A variable's name; layer 0 is what the layers share."""
+    """The name of a layer's variable, counted from 1; layer 0 stands for a variable that all layers share."""
     return f"{name}_{layer}:0" if layer else f"{name}:0"

@@ -1,4 +1,4 @@
-"""Work shared out: to the threads of this process, and to ranks."""
+"""Work that is shared out to the threads of this process, and to ranks."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
 
-# Rows at a time when a network is applied: enough to fill the matrix products, few enough to stay in cache.
+# The number of rows that a network is applied to at a time: enough for fast matrix products, few enough for the cache.
 BATCH = 256
-# A product of fewer operations than this gains nothing from a second thread.
+# A matrix product of fewer operations than this gains nothing from a second thread.
 SMALL_PRODUCT = 5e8
 
 
 class Ranks(Protocol):
-    """The processes that share a training run: each computes with its rows of every batch."""
+    """The processes that share a training run. Each computes its rows of every batch, and the results are summed up."""
 
     def share(self, batch: int) -> slice:
-        """The rows of a batch that are this rank's."""
+        """The rows of a batch that this rank computes."""
 
     def sum(self, value: Result) -> Result:
-        """The sum of the values that the ranks have, numbers or arrays: the same bits on every rank."""
+        """The sum of a number or an array over all ranks, with the same bits on each."""
 
 
 class Alone:
-    """The only rank."""
+    """The ranks of a run in a single process, which computes all rows itself."""
 
     def share(self, batch: int) -> slice:
-        """All rows."""
+        """All rows of the batch."""
         return slice(0, batch)
 
     def sum(self, value: Result) -> Result:
-        """The value itself."""
+        """The value itself, because there is no other rank to add."""
         return value
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def blas_threads(operations: float) -> Iterator[None]:
-    """One BLAS thread while products are small, as many as BLAS wants when they have `operations` or more.
+    """Let BLAS use one thread in the block if its products have few `operations`, and as many as it wants if many.
 
-    Threads that spin for work slow small products down, by several times when the machine has other work to do; and
-    with one thread the bits of a result do not depend on how many processors there are.
+    Threads that spin while they wait for work make small products slower, several times so on a busy machine. With one
+    thread, moreover, the bits of a result do not depend on the number of processors.
     """
     from threadpoolctl import threadpool_limits
 
@@ -60,9 +60,10 @@ def blas_threads(operations: float) -> Iterator[None]:
 
 
 def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
-    """The results of `work` on each slice of at most `batch` of the rows, in order, computed on all processors.
+    """Cut `rows` rows into slices of at most `batch`, and return the results of `work` on them, in order.
 
-    Threads compute in the caller's context, of which NumPy's error state is a part.
+    The work is done on all processors, except when this is called from within such work. The threads compute in the
+    caller's context, of which NumPy's error state is a part.
     """
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     if min(processors(), len(slices)) < 2 or getattr(_worker, "busy", False):
@@ -77,9 +78,9 @@ _worker = threading.local()
 
 @cache
 def _workers(threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, so that the arrays which they recycle do (see `CpuOps`)."""
+    """A pool of threads that is kept, because the threads keep the arrays that they recycle (see `CpuOps`)."""
     return ThreadPoolExecutor(threads, "cuista", initializer=lambda: setattr(_worker, "busy", True))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_workers.cache_clear)  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork

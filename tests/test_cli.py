@@ -307,7 +307,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     assert "--force" in run.errors
     Path("comparison.h5").unlink()
     run(*words, "--seed", 5, "--resume", fails=1)
-    assert "was trained otherwise: seed was 0, and is 5 now" in run.errors
+    assert "was trained in another way: seed was 0, and is 5 now" in run.errors
     run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--force")
     assert Path("comparison.h5.models/alista-infdB.h5").read_bytes() != trained
     run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--ridge", 7, "--force")
@@ -362,7 +362,7 @@ def test_recover_takes_columns_and_says_when_they_are_the_matter(run, model):
     _, y = cuista.Problem.load(model).sample(30)
     np.savez("y.npz", y=y.T)
     run("recover", model, "y.npz", fails=1)
-    assert "samples seem to be its columns (--columns)" in run.errors
+    assert "its samples seem to be columns (--columns)" in run.errors
     run("recover", model, "y.npz", "--columns", "-o", "x.h5")
     assert storage.load_array("x.h5", "x").shape == (40, 30)
 
@@ -453,7 +453,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("gen-problem", "-o", "p.h5", "--con-num", 0.5), "condition number"),
         (("gen-problem", "-o", "p.h5", "--load-a", "wrong.npy", "--m", 4), "--m is 4"),
         (("solve-w", "nan.npy"), "NaN or infinite"),
-        (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "not one of this matrix"),
+        (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "does not belong to this matrix"),
         (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "cannot be used"),
         (("train", "problem.h5", "-o", "m.h5", "-p", -1), "support schedule"),
     ):

@@ -113,7 +113,7 @@ def test_why_a_gpu_cannot_be_used_is_said(machine):
 
 def test_a_gpu_that_is_not_there_and_a_device_that_is_none_are_refused(machine):
     machine(fake_cupy(gpus=2))
-    with pytest.raises(DeviceError, match="the last one cuda:1"):
+    with pytest.raises(DeviceError, match="the last GPU is cuda:1"):
         device.parse_device("cuda:2")
     for text in ("gpu", "cuda:", "cuda:x", "cuda:00", "CPU", ""):
         with pytest.raises(DeviceError, match="expected auto, cpu or cuda:N"):

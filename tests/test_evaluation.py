@@ -1,4 +1,4 @@
-"""Reports, baselines, recovery from files, and the original's files."""
+"""Reports, classical solvers, recovery from files, and files of the original code."""
 
 from __future__ import annotations
 
@@ -90,7 +90,8 @@ def test_ista_and_fista_go_down_to_the_lasso_solution(small_problem):
     assert all(b <= a + 1e-12 for a, b in pairwise(values))
     *_, solution = Fista(small_problem, 5000, lam=lam, dtype=np.float64).iterates(y)
     assert objective(solution) <= values[-1]
-    residual = (y - solution @ A.T) @ A  # optimality: |Aᵀr| ≤ λ, with equality and the sign of x on the support
+    # The solution is optimal where |Aᵀr| ≤ λ, and Aᵀr = λ sign(x) on the support.
+    residual = (y - solution @ A.T) @ A
     assert np.abs(residual).max() < lam * (1 + 1e-6)
     on = np.abs(solution) > 1e-8
     np.testing.assert_allclose(residual[on], lam * np.sign(solution[on]), rtol=1e-4)
@@ -117,7 +118,7 @@ def test_omp_finds_what_is_sparse_enough_and_stops_at_the_noise():
     noisy = cuista.Problem(A, pnz=0.03, snr_db=20, seed=2)
     x, y = noisy.sample(50, dtype=np.float64)
     found = Omp(noisy, 30, dtype=np.float64).recover(y)
-    assert np.count_nonzero(found) < 2 * np.count_nonzero(x)  # of 30 a sample it could choose
+    assert np.count_nonzero(found) < 2 * np.count_nonzero(x)  # it could choose 30 entries for each sample
     assert not Omp(noisy, 30).recover(np.zeros((2, 40))).any()
 
 
@@ -134,10 +135,10 @@ def test_the_tuned_parameter_is_best_of_its_neighbours(kind):
 
 
 def test_a_solver_that_diverges_says_so():
-    A = cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1) + 3)  # AMP is not for such a matrix
+    A = cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1) + 3)  # AMP is not meant for such a matrix
     problem = cuista.Problem(A)
     _, y = problem.sample(5)
-    assert np.isfinite(Amp(problem, 200).recover(y)).all()  # with a λ so large that it does not
+    assert np.isfinite(Amp(problem, 200).recover(y)).all()  # the tuned λ is so large that it does not diverge
     with pytest.raises(NumericalError, match=r"diverges with λ = 0\.01"):
         Amp(problem, 500, lam=0.01).recover(y)
 

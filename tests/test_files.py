@@ -1,4 +1,4 @@
-"""Files of version 0.1.0, of every kind: they are read, and give what that version computed from them."""
+"""Files of every kind that version 0.1.0 wrote can be read, and give the results that it computed from them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ LOADERS = {
 }
 
 
-def of_kind(*prefixes):
-    return [path for path in FILES if path.name.startswith(prefixes)]
+def files_of(*kinds):
+    return [path for path in FILES if path.name.startswith(kinds)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -58,7 +58,7 @@ def test_every_kind_of_trained_network_is_there():
 
 
 @pytest.mark.parametrize(
-    "path", of_kind("cuista-model", "cuista-denoiser", "cuista-encoder", "cuista-robust-"), ids=lambda path: path.stem
+    "path", files_of("cuista-model", "cuista-denoiser", "cuista-encoder", "cuista-robust-"), ids=lambda path: path.stem
 )
 def test_a_trained_network_computes_what_it_did(path, tmp_path):
     model = cuista.load(path)
@@ -66,12 +66,12 @@ def test_a_trained_network_computes_what_it_did(path, tmp_path):
     use = USES[type(model)]
     np.testing.assert_allclose(use(model), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     assert model.training
-    # Written again it is the same once more.
+    # The model is still the same after it is written again.
     model.save(tmp_path / "again.h5")
     np.testing.assert_array_equal(use(cuista.load(tmp_path / "again.h5")), use(model))
 
 
-@pytest.mark.parametrize("path", of_kind("cuista-problem"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", files_of("cuista-problem"), ids=lambda path: path.stem)
 def test_a_problem_draws_the_signals_that_it_did(path):
     x, y = cuista.Problem.load(path).sample(3)
     np.testing.assert_allclose(x, EXPECTED[f"{path.stem}.x"], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and what must not be imported at all."""
+"""The project's structure: which modules may import which, and what must not be imported at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LIBRARY = [*sorted((ROOT / "cuista").rglob("*.py")), ROOT / "kernels" / "__init__.py"]
 MAY_IMPORT_CUPY = ("cuista/device.py", "cuista/ops/cuda.py", "kernels/__init__.py")
 
-# From the ground up: a module may import from those before it only. Rooms are packages.
+# From the ground up: a module may import only from those before it.
 FLOORS = [
     "version",
     "errors",
@@ -40,7 +40,7 @@ FLOORS = [
 
 
 def imports(path):
-    """Every module that a file imports, wherever in it."""
+    """Every module that a file imports, at its top or within functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -162,7 +162,7 @@ def test_what_a_format_cannot_hold_is_said_with_one_that_can(tmp_path):
             r"grey with transparency, of 16 bits, which can be written as PNG only.* in \.png$",
         ),
         ("tif", Picture(colour, 16), r"colour, of 16 bits, which can be written as PNG only.* in \.png$"),
-        ("bmp", Picture(colour, 8, clear), "no transparency"),
+        ("bmp", Picture(colour, 8, clear), "transparency, which BMP does not support"),
         ("webp", Picture(np.ones((1, 1, 16384))), "16383 pixels at most"),
     ):
         with pytest.raises(FileError, match=said):
@@ -583,7 +583,7 @@ def test_a_format_that_does_not_fit_is_said_before_anything_is_written(run, targ
     monkeypatch.setattr(Denoiser, "denoise", None)
     names = {"-o": "out.png", "--compare": "beside.png", target: "bad.tif"}
     run("denoise", "model.h5", "in.png", *(word for pair in names.items() for word in pair), fails=1)
-    assert "bad.tif: the picture is colour, of 16 bits, which can be written as PNG only" in run.errors
+    assert "bad.tif: the picture is colour of 16 bits, which can be written as PNG only" in run.errors
     assert sorted(path.name for path in Path().iterdir()) == ["in.png", "model.h5"]
 
 
@@ -669,7 +669,7 @@ def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     run("gen-problem", "--conv", "--load-dict", file, "--convention", other, "--no-normalize", "--force")
     np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, 2 * (D if turned else rotate(D)))
     run("solve-w", "--conv", file, "--convention", "correlation", "--method", "pgd", fails=1)
-    assert "solve exactly, which takes any, or normalise them (--method)" in run.errors
+    assert "or solve exactly, which takes any norms (--method)" in run.errors
     run("solve-w", "--conv", file, "--ridge", 0.5)
 
 
@@ -716,7 +716,7 @@ def test_what_of_filters_cannot_be_converted_is_said(run):
     np.save("A.npy", np.eye(3))
     for words, status, said in (
         (("W.npz", "w.h5"), 2, "--dict"),
-        (("W.npz", "w.h5", "--dict", "dictionary.h5"), 1, "not one of this dictionary"),
+        (("W.npz", "w.h5", "--dict", "dictionary.h5"), 1, "does not belong to this dictionary"),
         (("W.npz", "w.h5", "--problem", "problem.h5"), 2, "--problem"),
         (("A.npy", "a.h5", "--convention", "convolution"), 2, "--convention"),
         (("problem.h5", "a.npy", "--convention", "convolution"), 2, "--convention"),

@@ -1,4 +1,4 @@
-"""Problems: matrices, and signals as a pure function."""
+"""Problems: their matrices, and signals that are a pure function of seed, stream and step."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_noise_has_the_snr_asked_for_sample_by_sample(snr):
     clean = x @ A.T
     ratio = 10 * np.log10(np.var(clean, axis=1) / np.mean((y - clean) ** 2, axis=1))
     assert ratio.mean() == pytest.approx(snr, abs=0.2)
-    assert np.abs(ratio - snr).max() < 4  # 50 noise values a sample
+    assert np.abs(ratio - snr).max() < 4  # a sample has only 50 noise values, so its own ratio varies
 
 
 def test_without_noise_measurements_are_exact():

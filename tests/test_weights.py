@@ -1,4 +1,4 @@
-"""The analytic weight: what defines it, and matrices that are not nice."""
+"""The analytic weight of a matrix: what defines it, and what happens for matrices that are not well-behaved."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_singular_matrix_gets_the_least_norm_solution_and_a_note(matrix, says)
     weight = solve_exact(matrix)
     assert says in weight.report.note
     assert np.isfinite(weight.W).all()
-    # Rank r and r columns needed to be told apart: no W does better than the pseudo-inverse of A Aᵀ.
+    # The weight from the pseudo-inverse of A Aᵀ is the best there is: the solution must reach its objective.
     G = np.linalg.pinv(matrix @ matrix.T, rcond=1e-20 if "ill" in says else 1e-12, hermitian=True)
     expected = G @ matrix
     expected = expected / np.einsum("mn,mn->n", matrix, expected)
@@ -137,7 +137,7 @@ def test_a_weight_from_elsewhere_must_fit_its_matrix(tmp_path):
     with pytest.raises(InputError, match="transposed"):
         Weight.from_array(weight.W.T, A)
     other = normalize_columns(random_matrix(30, 60, seed=9))
-    with pytest.raises(InputError, match="not one of this matrix"):
+    with pytest.raises(InputError, match="does not belong to this matrix"):
         Weight.from_array(weight.W, other)
     weight.save(tmp_path / "w.h5")
     again = Weight.load(tmp_path / "w.h5", A)

@@ -1,4 +1,4 @@
-"""A convolutional dictionary: filters whose valid correlations with sparse maps add up to a picture."""
+"""Convolutional dictionaries: filters whose valid correlations with sparse maps add up to a picture."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Convention = Literal["correlation", "convolution"]
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """Filters d_1, …, d_F, of a picture f = Σ_m d_m ⋆ x_m with valid correlations ⋆.
+    """Filters d_1, …, d_F that model a picture as f = Σ_m d_m ⋆ x_m, where ⋆ is the valid correlation.
 
     Parameters
     ----------
     D
-        (s₁, s₂, F). Maps of a picture H×W are (F, H + s₁ − 1, W + s₂ − 1).
+        The filters (s₁, s₂, F). The maps x of an H×W picture have the shape (F, H + s₁ − 1, W + s₂ − 1).
 
     Raises
     ------
     InputError
-        If it is not such an array of finite numbers, or a filter is zero.
+        If D has another shape, an entry is not finite, or a filter is zero.
     """
 
     D: Array
@@ -42,18 +42,18 @@ class Dictionary:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The size of a filter."""
+        """The size (s₁, s₂) of every filter in pixels."""
         rows, columns, _ = self.D.shape
         return rows, columns
 
     @property
     def filters(self) -> int:
-        """How many there are."""
+        """The number F of filters."""
         return int(self.D.shape[2])
 
     @cached_property
     def sha256(self) -> str:
-        """The hash by which it is recognised."""
+        """The hash by which files recognise this dictionary."""
         return storage.sha256(self.D)
 
     @cached_property
@@ -73,7 +73,7 @@ class Dictionary:
         storage.write(path, record, overwrite=overwrite)
 
     def store(self, record: storage.Record) -> None:
-        """Put it into a file's record."""
+        """Add the dictionary to a file's record."""
         record.arrays["D"] = self.D
         record.attributes.update(dictionary_sha256=self.sha256, convention="correlation")
 
@@ -81,24 +81,33 @@ class Dictionary:
     def load(
         cls, path: str | os.PathLike[str], *, convention: Convention | None = None, key: str | None = None
     ) -> Dictionary:
-        """Read filters from any of cuista's files that carry some, or from a bare array (key `D`).
+        """Read a dictionary from one of cuista's files that carry one, or from a bare array.
 
         Parameters
         ----------
         path
-            A `cuista-dictionary`, `cuista-conv-weight` or `cuista-denoiser` file; or .npy, .npz, .mat or .h5.
+            A `cuista-dictionary`, `cuista-conv-weight` or `cuista-denoiser` file, or an array in a .npy, .npz, .mat or
+            .h5 file.
         convention
-            For which operation a bare array was made: filters for `convolution` are rotated by 180° here. By default
-            those of a .mat file are, as learned dictionaries are published so.
+            The operation that a bare array's filters were made for. Filters for `convolution` are rotated by 180°. The
+            default is `convolution` for .mat files, because learned dictionaries are published that way, and
+            `correlation` for all others.
+        key
+            The name of the array in a file that holds several; `D` (or `d`) by default.
 
         Raises
         ------
         FileError, InputError
-            As `storage.load_array`; if the array is no dictionary, or something is asked of a file of ours.
+            As `storage.load_array` does; also if the array is not a dictionary, or if `convention` or `key` is given
+            for one of cuista's own files.
         """
         if storage.is_cuista(path):
             if convention or key:
-                raise InputError(f"{path} is one of cuista's files: leave these out", option=("key", "convention"))
+                raise InputError(
+                    f"{path} is one of cuista's own files, which say how to read them; a key and a convention are for "
+                    "bare arrays: leave them out",
+                    option=("key", "convention"),
+                )
             record = storage.read(path, "cuista-dictionary", "cuista-conv-weight", "cuista-denoiser")
             return cls.from_record(record, path)
         D = check_filters(storage.load_array(path, "D", "d", key=key), f"the dictionary in {path}")
@@ -108,34 +117,34 @@ class Dictionary:
 
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Dictionary:
-        """The dictionary in a file's record; `path` is for the error message."""
+        """The dictionary in a file's record; error messages name `path`."""
         if "D" not in record.arrays:
-            raise FileError(f"{path} is damaged: 'D' is missing")
+            raise FileError(f"{path} is damaged: its array 'D' is missing")
         dictionary = cls(record.arrays["D"])
         if record.attributes.get("dictionary_sha256") != dictionary.sha256:
-            raise FileError(f"{path} is damaged: its dictionary is not the one it was made with")
+            raise FileError(f"{path} is damaged: its dictionary does not have the hash that the file states")
         return dictionary
 
 
 def default_convention(path: str | os.PathLike[str]) -> Convention:
-    """What a bare array in such a file is taken for: MATLAB's `conv2` convolves."""
+    """The convention assumed for a bare array: convolution in a .mat file, because MATLAB's `conv2` convolves."""
     return "convolution" if os.fspath(path).lower().endswith(".mat") else "correlation"
 
 
 def rotate(D: Array) -> Array:
-    """The filters (s₁, s₂, …) rotated by 180°."""
+    """Rotate filters (s₁, s₂, …) by 180°."""
     return D[::-1, ::-1]
 
 
 def random_dictionary(shape: tuple[int, int], filters: int, *, seed: int = 0) -> Array:
-    """Gaussian filters (s₁, s₂, F) of unit norm."""
+    """Draw Gaussian filters (s₁, s₂, F) and scale each to unit norm."""
     rows, columns = shape
     D = CpuOps().normal(Key(seed, MATRIX), CODES, (rows * columns, filters), np.float64)
     return normalize_filters(D.reshape(rows, columns, filters))
 
 
 def normalize_filters(D: Array) -> Array:
-    """The filters (s₁, s₂, F), each scaled to unit norm."""
+    """Scale each of the filters (s₁, s₂, F) to unit norm; filters that have it already keep their bits."""
     small, exponents = scaled(check_filters(D, "the dictionary").astype(np.float64), axis=(0, 1))
     norms = np.linalg.norm(small, axis=(0, 1))
     with np.errstate(over="ignore"):

@@ -20,15 +20,15 @@ from cuista.data.pictures import read_picture, to_integers
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 
-# In the order in which they are dealt out.
+# The order matters: pictures are dealt out to the splits in it.
 SPLITS = ("train", "validation", "test")
-# Pixels along a side of an HDF5 chunk: a crop of 321 pixels touches 9 to 16 of them.
+# The side of an HDF5 chunk in pixels. A crop of 321×321 pixels touches 9 to 16 chunks.
 CHUNK = 128
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare_images` did: how many pictures each split has, and what was skipped and why."""
+    """The outcome of `prepare_images`: the number of pictures by split, and why each skipped file was skipped."""
 
     counts: dict[str, int]
     skipped: list[str]
@@ -46,37 +46,47 @@ def prepare_images(
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Prepared:
-    """Write the grey pictures of a folder, and of those in it, to a `cuista-images` file.
+    """Write the pictures of a folder and its sub-folders, converted to grey, to a `cuista-images` file.
 
-    The pictures are shuffled, by `seed` and their names, and dealt out; no more are read than that takes. Each is an
-    array `train/00000` (H, W) of 8 or 16 bits as its file, in chunks fit for reading crops, with the attributes
-    `name`, `sha256` (of its file) and `depth`. With `patches` the file is a `cuista-patches` file instead, and has
-    patches (n, s, s) of each picture.
+    The pictures are shuffled and dealt out to the splits; the order depends on `seed` and on the files' names only. No
+    more pictures are read than the splits need. Each becomes an array (H, W) named like `train/00000`, with the 8 or 16
+    bits of its file, in chunks that suit the reading of crops, and with the attributes `name`, `sha256` (of its file)
+    and `depth`. With `patches` the result is a `cuista-patches` file instead, which has an array of patches (n, s, s)
+    for each picture.
 
     Parameters
     ----------
     folder
-        Where to look, in sub-folders too. Names that begin with a dot are passed by.
+        The folder to search. Files and folders whose names begin with a dot are ignored.
     split
-        How many pictures are for training, validation and test; 80, 10 and 10 % if None. Of fewer pictures than
-        that these are the shares; each that is not 0 gets a picture if there are enough.
-    patches, per_image
-        Take that many random square patches of so many pixels a side from each picture.
+        The numbers of pictures for training, validation and test. If there are fewer pictures than their sum, the
+        numbers are taken as shares, and every share above 0 gets at least one picture as far as there are enough.
+        None stands for shares of 80, 10 and 10 %.
+    patches
+        The side s of the square patches in pixels; None for whole pictures.
+    per_image
+        The number n of random patches that are taken from each picture.
     strict
-        Whether a file that cannot be read is an error; else it is skipped.
+        Whether a file that cannot be read raises an error; if not, it is skipped.
+    seed
+        The seed of the shuffling and of the patches' places.
     progress
-        Called with (pictures written, how many at most, name of the next).
+        Called with the number of pictures written, the largest number possible, and the name of the next file.
 
     Raises
     ------
     FileError
-        If the folder is missing or has no picture, or `out` cannot be written; with `strict` for the first bad file.
+        If the folder is missing or has no picture, or if `out` cannot be written; with `strict`, if a file cannot be
+        read.
     InputError
         If `split`, `patches` or `per_image` is out of range.
     """
     _check_split(split)
     if patches is not None and (patches < 2 or per_image < 1):
-        raise InputError(f"{per_image} patches of {patches} pixels were asked for; expected 1 or more, of 2 or more")
+        raise InputError(
+            f"{per_image} patches of {patches}×{patches} pixels were asked for; expected 1 or more patches of at least "
+            "2×2 pixels"
+        )
     files = _files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, PREPARING), PLACES)(len(files)), kind="stable")
     most = len(files) if split is None else min(sum(split), len(files))
@@ -92,7 +102,10 @@ def prepare_images(
                 picture = read_picture(files[index])
                 grey = to_integers(picture.grey(), picture.depth)
                 if patches and min(grey.shape) < patches:
-                    raise FileError(f"{files[index]} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch")
+                    raise FileError(
+                        f"{files[index]} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch of "
+                        f"{patches}×{patches}"
+                    )
                 yield int(index), files[index], grey, picture.depth
             except FileError as error:
                 if strict:
@@ -109,7 +122,7 @@ def prepare_images(
                 chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
             else:
                 pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
-            # How many there are to deal out is known at the end only: until then all are for training.
+            # Only at the end is it known how many pictures can be dealt out. Until then all go to training.
             node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks, fletcher32=True)
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
             relative = storage.printable(path.relative_to(folder).as_posix())
@@ -129,32 +142,34 @@ def prepare_images(
 
 
 class ImageSet:
-    """The pictures of one split of a `cuista-images` file, read piece by piece.
+    """The pictures of one split of a `cuista-images` file, which are read when they are needed.
 
     Parameters
     ----------
     path
-        The file.
+        The `cuista-images` file.
     split
         `train`, `validation` or `test`.
-    least, least_of
-        Pictures with a side of fewer pixels are left out; and what it is that needs so many.
+    least
+        The smallest side in pixels; pictures with a shorter side are left out.
+    least_of
+        What needs sides of `least` pixels, for the error message.
 
     Attributes
     ----------
     keys
-        What the pictures are called in the file.
+        The names of the pictures' arrays in the file.
     shortest
-        The least side of all, in pixels.
+        The shortest side of any picture that was kept, in pixels.
     left_out
-        How many pictures were too small.
+        The number of pictures that are too small.
     sha256
-        The hash of all pictures of the file, and of how they are dealt out.
+        The hash of the file's pictures and of how they are dealt out to the splits.
 
     Raises
     ------
     FileError
-        If the file is none of these, or damaged.
+        If the file is damaged, or is not a `cuista-images` file.
     InputError
         If the split has no picture, or none that is large enough.
     """
@@ -175,12 +190,12 @@ class ImageSet:
             )
         if not self.keys:
             largest = max(min(shape) for shape in shapes.values())
-            of_crop = least_of == "the crop"
-            advice = "give a crop up to that" if of_crop else "prepare the images again with larger ones"
+            is_crop = least_of == "the crop"
+            advice = "give a crop up to that" if is_crop else "prepare the images again with larger ones"
             raise InputError(
                 f"no {split} picture of {path} is as large as {least_of} of {least}×{least}: "
                 f"the largest has {largest} pixels on its shorter side; {advice}",
-                option="crop" if of_crop else (),
+                option="crop" if is_crop else (),
             )
         self.left_out = len(shapes) - len(self.keys)
 
@@ -188,7 +203,7 @@ class ImageSet:
         return len(self.keys)
 
     def pictures(self) -> Iterator[tuple[str, Array]]:
-        """Name and pixels (H, W), from 0 to 1, of one picture after the other."""
+        """The name and the pixels (H, W), from 0 to 1, of each picture in turn."""
         for key in self.keys:
             with storage.opened(self.path, "cuista-images") as file:
                 node = file[key]
@@ -196,7 +211,7 @@ class ImageSet:
             yield name, picture
 
     def crops(self, key: Key, batch: int, size: int) -> Array:
-        """Random crops (batch, size, size) of random pictures, from 0 to 1: a pure function of the key, float32."""
+        """Random crops (batch, size, size) of random pictures, float32 from 0 to 1. They depend on the key only."""
         words = CpuOps().random_words(key, PLACES)(3 * batch).reshape(batch, 3)
         crops = np.empty((batch, size, size), np.float32)
         with storage.opened(self.path, "cuista-images") as file:
@@ -208,7 +223,7 @@ class ImageSet:
 
 
 def _numbered(split: str, number: int) -> str:
-    """What a picture is called in the file."""
+    """The name of a picture's array in the file."""
     return f"{split}/{number:05d}"
 
 
@@ -219,24 +234,26 @@ def _largest(node: Any) -> float:
 
 def _files_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileError(f"{folder} is not a folder: expected one of pictures")
-    # A link to nothing is no file, but somebody meant it to be one.
+        raise FileError(f"{folder} is not a folder; expected a folder of pictures")
+    # A broken link counts as a file, so that it is reported like a file that cannot be read.
     files = (path for path in folder.rglob("*") if path.is_file() or not path.exists())
     visible = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not visible:
-        raise FileError(f"{folder} is empty: expected pictures")
+        raise FileError(f"{folder} is empty; expected a folder of pictures")
     return sorted(visible)
 
 
 def _check_split(split: Sequence[int] | None) -> None:
     if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
-        raise InputError(f"the split is {list(split)}; expected numbers for training (1 or more), validation and test")
+        raise InputError(
+            f"the split is {list(split)}; expected how many pictures go to training (1 or more), validation and test"
+        )
 
 
 def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:
-    """How many of `count` pictures each split gets: so many as are asked for, or of fewer the same shares.
+    """The number of pictures that each split gets when `count` are dealt out; see `prepare_images`.
 
-    A share that is not 0 but was rounded to it gets a picture of the largest, as long as that has more than one.
+    A share above 0 that rounds to no picture gets one from the largest split, as long as that has more than one.
     """
     wanted = np.array(split if split is not None else (80, 10, 10), np.float64)
     if split is None or wanted.sum() > count:
@@ -250,7 +267,7 @@ def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:
 
 
 def _random_patches(grey: Array, size: int, count: int, key: Key) -> Array:
-    """Patches (count, size, size) of a picture, as integers like it."""
+    """Random patches (count, size, size) of a picture, in its integer type."""
     words = CpuOps().random_words(key, PLACES)(2 * count).reshape(count, 2)
     rows, columns = (words[:, axis] % np.uint64(grey.shape[axis] - size + 1) for axis in (0, 1))
     windows = np.lib.stride_tricks.sliding_window_view(grey, (size, size))

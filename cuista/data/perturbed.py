@@ -1,4 +1,4 @@
-"""Measurement matrices other than the one that was trained for: Ã = A + σN, its columns of unit norm again."""
+"""Perturbed measurement matrices: Ã = A + σN, whose columns are scaled back to unit norm."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from cuista.ops import CpuOps, ReferenceOps
 
 
 def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
-    """Matrices Ã (n, M, N) = A + σ_i N_i with columns of unit norm, N_i of standard normal entries.
+    """Perturbed matrices Ã_i = A + σ_i N_i (n, M, N), where N_i is standard normal, with columns scaled to unit norm.
 
-    Liu, Chen, Wang, Yin, ICLR 2019, section 4.3. A pure function of the key.
+    Liu, Chen, Wang, Yin, ICLR 2019, section 4.3. The result depends on the arguments only.
 
     Parameters
     ----------
     A
-        (M, N), of the engine, in the precision to compute in.
+        The nominal matrix (M, N), an array of the engine; its dtype is the precision of the result.
+    key
+        The key of the random entries.
     levels
-        σ_i, (n,).
+        The standard deviations σ_i (n,).
     """
     (M, N), n = A.shape, len(levels)
     noise = ops.normal(key, ENTRIES, (n * M, N), A.dtype).reshape(n, M, N)
@@ -38,16 +40,16 @@ def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
 
 
 def random_levels(key: Key, sigma: float, count: int, ops: ReferenceOps) -> Array:
-    """Levels (count,), uniform from 0 to σ."""
+    """Draw perturbation levels (count,), uniform between 0 and σ."""
     words = ops.random_words(key, LEVELS)(count)
     return np.asarray(sigma * ((words >> np.uint64(11)) * 2.0**-53))
 
 
 def check_normalized(problem: Problem) -> None:
-    """Raise InputError unless the columns of the problem's matrix have unit norm, as those of perturbed ones do."""
+    """Raise InputError unless the columns of the problem's matrix have unit norm, as in perturbed matrices."""
     if not problem.normalized:
         raise InputError(
-            "the columns of the measurement matrix do not have unit norm, as those of perturbed matrices do: make a "
+            "the columns of the measurement matrix do not have unit norm, which perturbed matrices always have: make a "
             "problem with normalised columns",
             option="normalize",
         )
@@ -55,20 +57,20 @@ def check_normalized(problem: Problem) -> None:
 
 @dataclass(frozen=True)
 class PerturbedSet:
-    """A test set: for each level several perturbed matrices, and the signals that all of them measure, without noise.
+    """A test set: several perturbed matrices for each level, and signals that all of them measure without noise.
 
     Attributes
     ----------
     problem
-        The nominal matrix, and the law of the signals.
+        The problem whose matrix is perturbed and whose law the signals follow.
     sigmas
-        (S,): the levels.
+        The levels σ (S,).
     matrices
-        (S, count, M, N), float32.
+        The perturbed matrices (S, count, M, N), float32.
     x
-        Sparse codes (samples, N), float32.
+        The sparse codes (samples, N), float32.
     seed
-        Of all its random numbers.
+        The seed that the matrices and the signals were drawn with.
     """
 
     problem: Problem
@@ -81,18 +83,19 @@ class PerturbedSet:
     def new(
         cls, problem: Problem, sigmas: Sequence[float], count: int = 10, samples: int = 1000, seed: int = 0
     ) -> PerturbedSet:
-        """`count` matrices for each level σ, and as many `samples`: a pure function of the seed.
+        """Draw `count` matrices for each level σ, and `samples` signals. The set depends on the arguments only.
 
         Raises
         ------
         InputError
-            If a level is negative or not finite, there are none, or the problem's matrix is not normalised.
+            If there is no level, a level is negative or not finite, `count` or `samples` is less than 1, or the columns
+            of the problem's matrix do not have unit norm.
         """
         check_normalized(problem)
         if not sigmas or not all(0 <= sigma < np.inf for sigma in sigmas):
             raise InputError(f"σ is {list(sigmas)}; expected one or more numbers of 0 or more")
         if count < 1:
-            raise InputError(f"the number of matrices is {count}; expected 1 or more")
+            raise InputError(f"the number of matrices for each σ is {count}; expected 1 or more")
         ops = CpuOps()
         matrices = np.empty((len(sigmas), count, *problem.A.shape), np.float32)
         for i, sigma in enumerate(sigmas):
@@ -102,7 +105,7 @@ class PerturbedSet:
         return cls(problem, np.array(sigmas, np.float64), matrices, x, seed)
 
     def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
-        """Each level, and its matrices (M, N) in float64."""
+        """Iterate over the levels, each with the list of its matrices (M, N) in float64."""
         for sigma, matrices in zip(self.sigmas, self.matrices, strict=True):
             yield float(sigma), list(matrices.astype(np.float64))
 
@@ -121,7 +124,7 @@ class PerturbedSet:
         Raises
         ------
         FileError
-            If it is not one, or damaged.
+            If the file is damaged, or is not a `cuista-perturbed` file.
         """
         record = storage.read(path, "cuista-perturbed")
         problem = Problem.from_record(record, path)
@@ -129,7 +132,7 @@ class PerturbedSet:
             sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))
             result = cls(problem, sigmas, matrices, x, int(record.attributes["test_seed"]))
         except KeyError as error:
-            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+            raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
         shapes = (matrices.ndim, matrices.shape[0], matrices.shape[2:], x.shape[1:])
         if shapes != (4, len(sigmas), problem.A.shape, (problem.N,)) or not np.isfinite(matrices).all():
             raise FileError(f"{path} is damaged: its matrices have shape {matrices.shape}, or NaN or infinite entries")

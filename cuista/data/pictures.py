@@ -1,4 +1,4 @@
-"""Pictures: files of any usual kind as numbers and back, through Pillow (and pypng, for 16-bit colour)."""
+"""Reading and writing pictures in the usual formats, through Pillow (and pypng for 16-bit colour)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError, InputError, MissingLibraryError
 
-# ITU-R 601: how much red, green and blue make of grey.
+# The shares of red, green and blue in the luminance, by ITU-R BT.601.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 FORMATS = {
@@ -27,22 +27,22 @@ FORMATS = {
     ".bmp": "BMP",
     ".webp": "WebP",
 }
-# Pixels along a side at most, where a format or what writes it has such a limit.
+# The longest side in pixels, for formats that limit it or whose writer does.
 LONGEST = {"JPEG": 65500, "WebP": 16383}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture.
+    """A picture in memory.
 
     Attributes
     ----------
     channels
-        (1, H, W) grey or (3, H, W) red, green and blue; from 0 to 1, float64.
+        Grey (1, H, W), or red, green and blue (3, H, W); float64 from 0 to 1.
     depth
-        Bits of a channel in its file, 8 or 16.
+        The number of bits that a channel has in the file, 8 or 16.
     alpha
-        (H, W), from 0 to 1, or None if it is opaque.
+        The opacity (H, W) from 0 to 1, or None if the picture is opaque.
     """
 
     channels: Array
@@ -50,23 +50,24 @@ class Picture:
     alpha: Array | None = None
 
     def grey(self) -> Array:
-        """Its luminance (H, W), on white where it is transparent."""
+        """The luminance (H, W) of the picture; where it is transparent, it is laid on white."""
         channels = self.channels
         grey: Array = channels[0] if len(channels) == 1 else np.tensordot(LUMINANCE, channels, 1)
         return grey if self.alpha is None else self.alpha * grey + (1 - self.alpha)
 
 
 def read_picture(path: str | os.PathLike[str]) -> Picture:
-    """Read a picture, upright as its camera meant it; of several in a file the first.
+    """Read a picture, turned upright as its camera's metadata says. Of several pictures in a file the first is read.
 
-    Palettes become colours. 8 and 16 bits are kept: 16-bit colour is read from PNG. However large, it is read.
+    Palettes are replaced by their colours. The depth of 8 or 16 bits is kept; colour of 16 bits can be read from PNG
+    only. There is no limit on the size.
 
     Raises
     ------
     FileError
-        If the file is missing, no picture, damaged, larger than memory, or has a kind of pixel that is not read.
+        If the file is missing, damaged, not a picture or larger than memory, or if its kind of pixel is not supported.
     MissingLibraryError
-        If Pillow is not installed, or pypng for a 16-bit colour picture.
+        If Pillow is not installed, or pypng is not and the picture has 16-bit colour.
     """
     image_module, operations = _pillow()
     if not Path(path).is_file():
@@ -75,10 +76,12 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     try:
         if _is_deep_colour_png(path):
             return _read_deep_colour(path)
-        with _of_any_size(image_module), image_module.open(path) as image:
+        with _without_size_limit(image_module), image_module.open(path) as image:
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
-                raise FileError(f"{path} is a TIFF of {max(bits)} bits a colour, which is not read: convert it to PNG")
+                raise FileError(
+                    f"{path} is a TIFF with {max(bits)} bits for each colour, which cannot be read: convert it to PNG"
+                )
             return _from_pillow(operations.exif_transpose(image), path)
     except (FileError, MissingLibraryError):
         raise
@@ -86,17 +89,17 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise FileError(f"{path} is not a picture of a kind that Pillow reads, or is damaged") from None
     except MemoryError as error:
         raise FileError(f"{path} is too large: there is not enough memory for its pixels") from error
-    except Exception as error:  # what a damaged file makes of Pillow's readers can be nearly any
+    except Exception as error:  # Pillow's readers may raise nearly anything on a damaged file
         raise FileError(f"{path} is damaged: {error}") from error
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: bool = False) -> None:
-    """Write a picture, in the format of the name's ending and with its own depth, atomically.
+    """Write a picture atomically, in the format that the file name's ending says and with the picture's depth.
 
     Raises
     ------
     FileError
-        As `storage.replacing` and `check_format`; or if the picture cannot be written for any other reason.
+        As `storage.replacing` and `check_format` do, and if the picture cannot be written for another reason.
     """
     image_module, _ = _pillow()
     kind, deep = check_format(path, picture), picture.depth == 16
@@ -112,29 +115,31 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: 
         options = {"quality": 95} if kind in ("JPEG", "WebP") else {}
         try:
             image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(temporary, kind, **options)
-        except Exception as error:  # what Pillow's writers refuse they say in many ways
+        except Exception as error:  # Pillow's writers refuse pictures with many kinds of exception
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
                 raise
             raise FileError(f"cannot write {path} as {kind}: {' '.join(str(error).split())}") from error
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
-    """Pillow's name of the format that the ending says; FileError if there is none."""
+    """Pillow's name for the format of a file name's ending. Raises FileError if the ending is unknown."""
     try:
         return FORMATS[Path(path).suffix.lower()]
     except KeyError:
         raise FileError(
-            f"cannot tell what to write to {path}: expected a name ending in {', '.join(FORMATS)}"
+            f"{path} has no ending that says which format to write; expected a name ending in {', '.join(FORMATS)}"
         ) from None
 
 
 def check_format(path: str | os.PathLike[str], picture: Picture) -> str:
-    """Pillow's name of the format that the ending says, which can hold such a picture; its values do not matter.
+    """Pillow's name for the format of a file name's ending, after a check that it can hold the picture.
+
+    Only the picture's shape, depth and transparency matter, not its values.
 
     Raises
     ------
     FileError
-        If the ending is unknown, or the format has not such a depth, transparency or size.
+        If the ending is unknown, or the format does not support the picture's depth, transparency or size.
     """
     kind, (channels, height, width) = check_ending(path), picture.channels.shape
     if picture.depth == 16:
@@ -143,21 +148,21 @@ def check_format(path: str | os.PathLike[str], picture: Picture) -> str:
         if kind not in able:
             pixels = f"{'grey' if channels == 1 else 'colour'}{'' if picture.alpha is None else ' with transparency'}"
             raise FileError(
-                f"{path}: the picture is {pixels}, of 16 bits, which can be written as {' or '.join(able)} only; "
+                f"{path}: the picture is {pixels} of 16 bits, which can be written as {' or '.join(able)} only; "
                 f"end the name in {' or '.join(able.values())}"
             )
     if picture.alpha is not None and kind in ("JPEG", "BMP"):
-        raise FileError(f"{path}: {kind} has no transparency, and the picture has; end the name in .png")
+        raise FileError(f"{path}: the picture has transparency, which {kind} does not support; end the name in .png")
     if max(height, width) > LONGEST.get(kind, np.inf):
         raise FileError(
-            f"{path}: {kind} has sides of {LONGEST[kind]} pixels at most, and the picture would have "
+            f"{path}: {kind} allows sides of at most {LONGEST[kind]} pixels, and the picture would have "
             f"{height}×{width}; end the name in .png"
         )
     return kind
 
 
 def to_integers(values: Array, depth: int) -> Array:
-    """Values from 0 to 1, clipped, as integers of so many bits."""
+    """Clip values to the range from 0 to 1 and scale them to unsigned integers of `depth` bits, 8 or 16."""
     largest = 2**depth - 1
     integers: Array = np.rint(np.clip(values, 0, 1) * largest).astype(np.uint16 if depth == 16 else np.uint8)
     return integers
@@ -169,7 +174,7 @@ def _from_pillow(image: Any, path: str | os.PathLike[str]) -> Picture:
         pixels = np.asarray(image).astype(np.float64)
         if pixels.min() < 0 or pixels.max() > 65535:
             raise FileError(f"{path} has pixels from {pixels.min():g} to {pixels.max():g}; expected 8 or 16 bits")
-        # A grey PNG names the one value that is transparent.
+        # A grey PNG may name a single value that is transparent.
         alpha = (pixels != image.info["transparency"]).astype(np.float64) if transparent else None
         return Picture(pixels[None] / 65535, 16, alpha)
     if mode == "F":
@@ -183,7 +188,7 @@ def _from_pillow(image: Any, path: str | os.PathLike[str]) -> Picture:
 
 
 def _is_deep_colour_png(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a PNG of 16 bits and more than one channel, of which Pillow keeps 8."""
+    """Whether this is a 16-bit PNG with more than one channel. Pillow would keep only 8 of its bits."""
     with open(path, "rb") as file:
         head = file.read(26)
     return head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16 and head[25] in (2, 4, 6)
@@ -198,8 +203,8 @@ def _read_deep_colour(path: str | os.PathLike[str]) -> Picture:
 
 
 @contextlib.contextmanager
-def _of_any_size(image_module: Any) -> Iterator[None]:
-    """Without Pillow's limit of pixels, which is against strangers' files: these are the user's own."""
+def _without_size_limit(image_module: Any) -> Iterator[None]:
+    """Lift Pillow's limit on the number of pixels. It guards against strangers' files, and these are the user's own."""
     limit = image_module.MAX_IMAGE_PIXELS
     image_module.MAX_IMAGE_PIXELS = None
     try:
@@ -213,7 +218,7 @@ def _pillow() -> tuple[Any, Any]:
         from PIL import Image, ImageOps
     except ImportError:
         raise MissingLibraryError(
-            "pictures are read with Pillow, and that is not installed: pip install 'cuista[images]'"
+            "pictures are read with Pillow, which is not installed: pip install 'cuista[images]'"
         ) from None
     return Image, ImageOps
 
@@ -223,18 +228,18 @@ def _pypng() -> Any:
         import png
     except ImportError:
         raise MissingLibraryError(
-            "16 bits a colour are read and written with pypng, and that is not installed: pip install 'cuista[images]'"
+            "16-bit colour is read and written with pypng, which is not installed: pip install 'cuista[images]'"
         ) from None
     return png
 
 
 def check_grey(picture: Array, name: str) -> Array:
-    """The array as float64, if it is a finite grey picture (H, W).
+    """Check that an array is a grey picture (H, W) of finite numbers, and return it as float64.
 
     Raises
     ------
     InputError
-        If it is not.
+        If the array is anything else; the message calls it `name`.
     """
     from cuista.checks import as_real, check_finite
 

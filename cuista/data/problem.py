@@ -1,4 +1,4 @@
-"""A sparse recovery problem: the measurement matrix, and the law of its signals and of their noise."""
+"""Sparse recovery problems: a measurement matrix, and the law that its signals and their noise follow."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Recover sparse codes x* from measurements y = A x* + ε.
+    """The problem of recovering sparse codes x* from measurements y = A x* + ε.
 
     Parameters
     ----------
     A
-        Measurement matrix (M, N), float64.
+        The measurement matrix (M, N), kept as float64.
     pnz
-        Probability that an entry of x* is non-zero: a number, or (N,) with one for each entry.
+        The probability that an entry of x* is non-zero: one number, or (N,) with a probability for each entry.
     snr_db
-        Signal-to-noise ratio of the measurements in dB; `inf` for none. The noise of a sample is Gaussian with
-        standard deviation std(A x*)·10^(−SNR/20), std being the population standard deviation over its M entries.
+        The signal-to-noise ratio of the measurements in dB; `inf` means no noise. The noise of a sample is Gaussian
+        with standard deviation std(A x*)·10^(−SNR/20), where std is the population standard deviation over the sample's
+        M entries.
     magnitude
-        Law of the non-zero entries: `Normal(mean, std)` or `Bernoulli(q, v0, v1)`.
+        The law of the non-zero entries: `Normal(mean, std)` or `Bernoulli(q, v0, v1)`.
     seed
-        Of every random number the problem gives.
+        The seed of every random number that the problem draws.
 
     Raises
     ------
     InputError
-        If a value is out of range, or A has a zero column, a NaN or the wrong number of axes.
+        If a value is out of range, or if A is not a finite matrix without zero columns.
     """
 
     A: Array
@@ -57,7 +58,9 @@ class Problem:
         object.__setattr__(self, "A", np.ascontiguousarray(A, dtype=np.float64))
         probability = np.asarray(self.pnz, dtype=np.float64)
         if probability.ndim and probability.shape != (self.N,):
-            raise InputError(f"pnz has shape {probability.shape}; expected a number or ({self.N},), one a column of A")
+            raise InputError(
+                f"pnz has shape {probability.shape}; expected one number, or ({self.N},) with one for each column of A"
+            )
         if not np.all((probability >= 0) & (probability <= 1)) or not probability.any():
             raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0")
         object.__setattr__(self, "pnz", probability if probability.ndim else float(probability))
@@ -70,33 +73,37 @@ class Problem:
         if isinstance(self.magnitude, Bernoulli) and not 0 <= self.magnitude.q <= 1:
             raise InputError(f"the probability of the magnitude v0 is {self.magnitude.q}; expected 0 to 1")
         if isinstance(self.magnitude, Bernoulli) and 0 in (self.magnitude.v0, self.magnitude.v1):
-            raise InputError("a Bernoulli magnitude is 0; expected other numbers, for pnz is what makes entries zero")
+            raise InputError(
+                f"the magnitudes are {self.magnitude.v0} and {self.magnitude.v1}; expected numbers other than 0: only "
+                "pnz decides which entries are zero"
+            )
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1")
 
     @property
     def M(self) -> int:
-        """Number of measurements of a signal."""
+        """The number of measurements of each signal."""
         return int(self.A.shape[0])
 
     @property
     def N(self) -> int:
-        """Length of a sparse code."""
+        """The length of a sparse code."""
         return int(self.A.shape[1])
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of A, by which weights and models know the matrix they are for."""
+        """The hash of A, by which weights and models recognise the matrix that they are for."""
         return storage.sha256(self.A)
 
     @cached_property
     def condition_number(self) -> float:
-        """Largest over smallest singular value of A, as it is; `inf` if A has not full rank."""
+        """The ratio of A's largest singular value to its smallest; `inf` if A does not have full rank."""
         A = self.A if self.M <= self.N else self.A.T
-        squares = np.linalg.eigvalsh(A @ A.T)  # many times faster than the singular values, and precise enough …
+        # Eigenvalues are many times faster to compute than singular values, and precise enough for most matrices.
+        squares = np.linalg.eigvalsh(A @ A.T)
         if squares[0] > 1e-8 * squares[-1]:
             return float(np.sqrt(squares[-1] / squares[0]))
-        s = np.linalg.svd(A, compute_uv=False)  # … unless the matrix is ill-conditioned
+        s = np.linalg.svd(A, compute_uv=False)
         return float(s[0] / s[-1]) if s[-1] > s[0] * np.finfo(s.dtype).eps * max(self.A.shape) else float("inf")
 
     @property
@@ -106,7 +113,7 @@ class Problem:
 
     @property
     def sparsity(self) -> float:
-        """Expected share of non-zero entries."""
+        """The expected share of non-zero entries in a sparse code."""
         return float(np.mean(self.pnz))
 
     def sample(
@@ -120,7 +127,18 @@ class Problem:
         dtype: DTypeLike = np.float32,
         ops: ReferenceOps | None = None,
     ) -> tuple[Array, Array]:
-        """Draw signals: a pure function of (seed, stream, step), whatever was drawn before.
+        """Draw signals. The result depends on the arguments only, not on what was drawn before.
+
+        Parameters
+        ----------
+        batch
+            The number of signals.
+        stream, step, seed
+            The key of the random numbers; `seed` is the problem's own if None.
+        dtype
+            The precision of the signals.
+        ops
+            The engine whose arrays are returned; the CPU engine if None.
 
         `rows` are those of the batch to draw, all by default. They have the bits that they have in the whole batch, and
         the others cost nothing.
@@ -128,7 +146,9 @@ class Problem:
         Returns
         -------
         x : (rows, N)
+            The sparse codes.
         y : (rows, M)
+            Their measurements.
         """
         ops, key = ops or CpuOps(), Key(self.seed if seed is None else seed, stream, step)
         with ops.computing():
@@ -146,41 +166,46 @@ class Problem:
         dtype: DTypeLike = np.float32,
         ops: ReferenceOps | None = None,
     ) -> tuple[Array, Array, Array]:
-        """Draw signals of which a share is harder, with the weights that make means over them unbiased.
+        """Draw signals some of which are harder, with the weights that make weighted means over them unbiased.
 
-        A share `hard` of the batch, spread evenly over it, has its probabilities multiplied by 1.4. This is importance
-        sampling: with f the problem's law and g that of the harder ones, a signal has weight
-        f / ((1 − hard) f + hard g), at most 1 / (1 − hard). So rare dense signals, whose errors can be 10⁵ times the
-        others' and rule the NMSE, are met often and count for what they are. `rows` are those of the batch to draw, as
-        in `sample`.
+        A share `hard` of the batch, spread evenly over it, is drawn with probabilities of non-zero entries that are 1.4
+        times larger. This is importance sampling: where f is the density of the problem's signals and g that of the
+        harder ones, a signal has the weight f / ((1 − hard) f + hard g), which is at most 1 / (1 − hard). Rare dense
+        signals dominate the NMSE, because their errors can be 10⁵ times those of others. Here they are met often, and
+        still count correctly.
+
+        The other parameters are those of `sample`.
 
         Returns
         -------
         x : (rows, N)
+            The sparse codes.
         y : (rows, M)
+            Their measurements.
         weights : (rows,), float64
+            The weights of the signals.
         """
         ops, seed = ops or CpuOps(), self.seed if seed is None else seed
         xp, signals, drawn = ops.xp, self.signals(hard), _rows(batch, rows)
-        of_hard = range(signals.hard_before(drawn.start), signals.hard_before(drawn.stop))
-        of_easy = range(drawn.start - of_hard.start, drawn.stop - of_hard.stop)
+        hard_rows = range(signals.hard_before(drawn.start), signals.hard_before(drawn.stop))
+        easy_rows = range(drawn.start - hard_rows.start, drawn.stop - hard_rows.stop)
         with ops.computing():
             parts = (
-                self._draw(of_easy, Key(seed, stream, step), signals.probability, dtype, ops),
-                self._draw(of_hard, Key(seed, stream + HARD_STREAM, step), signals.hard_probability, dtype, ops),
+                self._draw(easy_rows, Key(seed, stream, step), signals.probability, dtype, ops),
+                self._draw(hard_rows, Key(seed, stream + HARD_STREAM, step), signals.hard_probability, dtype, ops),
             )
-            # Where each row is among the easy ones followed by the hard ones, as `Signals.hard_before` has it.
-            before = xp.floor(hard * xp.arange(drawn.start, drawn.stop + 1)) - of_hard.start
+            # The place of each row among the easy ones followed by the hard ones, as `Signals.hard_before` has it.
+            before = xp.floor(hard * xp.arange(drawn.start, drawn.stop + 1)) - hard_rows.start
             is_hard, before = before[1:] > before[:-1], before[:-1]
-            place = xp.where(is_hard, len(of_easy) + before, xp.arange(len(drawn)) - before).astype(np.int64)
+            place = xp.where(is_hard, len(easy_rows) + before, xp.arange(len(drawn)) - before).astype(np.int64)
             x, y = (xp.take(xp.concatenate(arrays), place, axis=0) for arrays in zip(*parts, strict=True))
-            of_entry, of_none = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
-            log_ratio = xp.where(x != 0, of_entry, 0.0).sum(axis=1) + of_none
+            per_entry, constant = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
+            log_ratio = xp.where(x != 0, per_entry, 0.0).sum(axis=1) + constant
             share = signals.hard_before(batch) / batch
             return x, y, 1 / (1 - share + share * xp.exp(log_ratio))
 
     def signals(self, hard: float = 0.0) -> Signals:
-        """What `sample_weighted` draws from."""
+        """The laws that `sample_weighted` draws from."""
         p = self._probability
         p_hard = np.where(p < 1, np.minimum(p * _HARDER, (1 + p) / 2), p)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -209,7 +234,7 @@ class Problem:
         return self.add_noise(ops.matmul_by_rows(x, transposed, self.sparsity), key, ops, first_row)
 
     def add_noise(self, y: Array, key: Key, ops: ReferenceOps, first_row: int = 0) -> Array:
-        """Measurements y (rows, M), those from `first_row` on, with noise at the problem's SNR."""
+        """Add noise to measurements y (rows, M), which are those from `first_row` on, at the problem's SNR."""
         if self.snr_db < np.inf:
             noise = ops.normal(key, NOISE, (y.shape[0], self.M), y.dtype, first_row)
             noise *= y.std(axis=1, keepdims=True) * y.dtype.type(10 ** (-self.snr_db / 20))
@@ -224,7 +249,7 @@ class Problem:
         storage.write(path, record, overwrite=overwrite)
 
     def store(self, record: storage.Record) -> None:
-        """Put all that makes this problem into a file's record."""
+        """Add the whole problem to a file's record."""
         record.arrays["A"] = self.A
         if isinstance(self.pnz, float):
             record.attributes["pnz"] = self.pnz
@@ -240,12 +265,12 @@ class Problem:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Problem:
-        """Read a problem from a `cuista-problem` file, or the one that a `cuista-model` file carries."""
+        """Read a problem from a `cuista-problem` file, or from a `cuista-model` file, which carries its problem."""
         return cls.from_record(storage.read(path, "cuista-problem", "cuista-model"), path)
 
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Problem:
-        """The problem in a file's record; `path` is for the error message."""
+        """The problem in a file's record; error messages name `path`."""
         attributes = record.attributes
         try:
             law: Any = _LAWS[attributes["magnitude"]]
@@ -259,7 +284,7 @@ class Problem:
                 seed=attributes["seed"],
             )
         except KeyError as error:
-            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+            raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
 
 
 def _rows(batch: int, rows: slice) -> range:
@@ -273,19 +298,19 @@ def _rows(batch: int, rows: slice) -> range:
 
 
 def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Array:
-    """A Gaussian measurement matrix (M, N) with entries N(0, 1/M).
+    """Draw a Gaussian measurement matrix (M, N) with entries N(0, 1/M).
 
-    With `con_num` κ > 0 its singular values are replaced by `logspace(0, log10(1/κ), min(M, N))`, scaled so that
-    their squares sum to N. The columns are not normalised: see `normalize_columns`.
+    A condition number `con_num` κ > 0 replaces the singular values by `logspace(0, log10(1/κ), min(M, N))`, scaled so
+    that their squares sum to N. The columns are not normalised: see `normalize_columns`.
     """
     if M < 1 or N < 1:
-        raise InputError(f"the matrix is to be {M}×{N}; expected 1 or more rows and columns")
+        raise InputError(f"a matrix of {M}×{N} was asked for; expected 1 or more rows and columns")
     A = CpuOps().normal(Key(seed, MATRIX), CODES, (M, N), np.float64) / np.sqrt(M)
     return with_condition_number(A, con_num) if con_num else A
 
 
 def with_condition_number(A: Array, con_num: float) -> Array:
-    """The matrix with its singular values replaced by log-spaced ones of ratio `con_num` ≥ 1."""
+    """Replace a matrix's singular values by log-spaced ones; the largest is `con_num` ≥ 1 times the smallest."""
     if not 1 <= con_num < np.inf:
         raise InputError(f"the condition number is {con_num}; expected 1 or more (or 0 to leave the matrix as it is)")
     U, _, Vt = np.linalg.svd(A, full_matrices=False)
@@ -294,6 +319,6 @@ def with_condition_number(A: Array, con_num: float) -> Array:
 
 
 def normalize_columns(A: Array) -> Array:
-    """The matrix with every column scaled to unit ℓ2 norm. A column that has it, but for rounding, stays as it is."""
+    """Scale every column to unit ℓ2 norm. Columns that have it already, up to rounding, keep their bits."""
     norms = np.linalg.norm(check_matrix(A, "the matrix"), axis=0)
     return np.asarray(A / np.where(np.abs(norms - 1) < 1e-12, 1, norms))

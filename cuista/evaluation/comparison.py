@@ -1,4 +1,4 @@
-"""Networks and classical solvers beside each other, on the same fresh signals."""
+"""Comparison of networks and classical solvers on the same fresh signals."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training import FastRecipe, Progress, checkpoint_path, identity, train
 from cuista.weights import Weight
 
-# Iterations of what has no iterates to show: it ends before.
+# The limit on the iterations of solvers that give no iterates. They stop by themselves long before.
 TO_THE_END = 10_000
-# Signals for the time that recovery takes.
+# The number of signals on which the time of recovery is measured.
 TIMED_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A network in one of its forms, as in `lista-cpss:untied:coord`."""
+    """A network in one of its forms, written as in `lista-cpss:untied:coord`."""
 
     net: str
     untied: bool = False
@@ -43,21 +43,21 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Variant:
-        """The variant of this name.
+        """The variant that a name stands for.
 
         Raises
         ------
         InputError
-            If there is no such network, or it has no such form.
+            If there is no such network, or if it does not have such a form.
         """
         net, *forms = text.lower().replace("_", "-").split(":")
         if net not in NETWORKS:
-            raise InputError(f"{net!r} is not a network of cuista, which has: {', '.join(NETWORKS)}")
+            raise InputError(f"there is no network {net!r}; expected one of {', '.join(NETWORKS)}")
         kind = NETWORKS[net]
         possible = [*["untied"] * kind.can_untie, *["coord"] * kind.can_coordinate]
         for form in forms:
             if form not in possible:
-                raise InputError(f"{text}: {kind.title} has no form {form!r}; it has: {', '.join(possible) or 'none'}")
+                raise InputError(f"{text}: {kind.title} has no form {form!r}; it has {', '.join(possible) or 'none'}")
         return cls(net, "untied" in forms, "coord" in forms)
 
     def __str__(self) -> str:
@@ -66,24 +66,26 @@ class Variant:
 
 @dataclass(frozen=True)
 class Result:
-    """What a method reached.
+    """The result of one method at one signal-to-noise ratio.
 
     Attributes
     ----------
     method
-        A variant's name, a solver's, or a model's file.
+        The name of a variant or a solver, or the file of a model.
     snr_db
-        Of the signals.
+        The signal-to-noise ratio of the measurements in dB; `inf` means no noise.
     nmse_db
-        (T + 1,), of x_0, …, x_T.
+        The NMSE in dB of x_0, …, x_T (T + 1,). Where there are no iterates, that of x_0 = 0 and of the result.
     has_iterates
-        Whether there are such; else there are 0 and the result.
+        Whether the method has iterates.
     parameters
-        How many numbers were learned or tuned.
+        The number of parameters that were learned or tuned.
     steps
-        Of training.
-    training_seconds, recovery_seconds
-        Of training, and of recovery for each sample; NaN where unknown.
+        The number of training steps; 0 for a solver.
+    training_seconds
+        The time that training took; NaN if it is not known.
+    recovery_seconds
+        The time that recovery takes for each sample.
     """
 
     method: str
@@ -98,13 +100,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The results, and what they were measured on."""
+    """The results of a comparison, and a description of what they were measured on."""
 
     results: tuple[Result, ...]
     about: dict[str, Any]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dictionary for each result, for JSON: None where a number is not known or infinite."""
+        """The results as dictionaries for JSON. Numbers that are unknown or infinite become None."""
 
         def known(value: Any) -> Any:
             return None if isinstance(value, float) and not np.isfinite(value) else value
@@ -144,65 +146,78 @@ def compare(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Iterator[Result]:
-    """Train or load the networks, tune the solvers, and test all on the same signals, one after the other.
+    """Train or load networks, tune solvers, and test them all on the same signals. Results come one after the other.
 
     Parameters
     ----------
+    problem
+        The problem; all methods recover its signals.
     variants
-        Networks to train.
+        The networks to train.
     models
-        Files of networks that are trained.
+        The files of networks that are trained already.
     solvers
-        Names of classical solvers: those that have iterates make `layers` of them, the others go on to their end.
+        The names of classical solvers. Those that have iterates make `layers` iterations; the others run to their end.
     snrs
-        Signal-to-noise ratios in dB; the problem's own if empty.
+        The signal-to-noise ratios in dB; the problem's own if empty.
     folder
-        Where the trained networks and their weights are kept; it is made if it is missing.
+        The folder in which the trained networks and their weights are kept. It is made if it is missing.
     recipe
-        How networks are trained by gradients; `FastRecipe()` if None.
+        The recipe for networks that are trained by gradients; `FastRecipe()` if None.
+    layers
+        The number of layers of the networks to train.
     ridge
-        Of the analytic weight; if None what `analytic_weight` decides.
+        The ridge of the analytic weights; if None, `analytic_weight` decides.
+    samples
+        The number of test signals.
+    seed
+        The seed of training and of the test signals.
+    ops
+        The engine; the CPU engine if None.
     resume
-        Take what is in the folder and complete as it is, and continue what is interrupted: so an interrupted comparison
-        goes on where it was, and another network is added without training the others again.
+        Whether to use the complete networks in the folder as they are and to continue interrupted ones. So an
+        interrupted comparison goes on where it stopped, and a network can be added without training the others again.
     overwrite
-        Whether networks that are in the folder may be trained afresh.
-    say, progress
-        Called with what is done, and as in `train` with the network's name.
+        Whether networks in the folder may be trained afresh.
+    say
+        Called with a line of text about each thing that is done.
+    progress
+        Called during training with the network's name and the progress that `train` reports.
 
     Raises
     ------
     InputError
         If a model is for another matrix.
     FileError
-        If the folder has such networks and neither `resume` nor `overwrite` is given, or it has others.
+        If the folder has networks of these names and neither `resume` nor `overwrite` is given, or if they were trained
+        in another way.
     MissingLibraryError
         If a solver's library is not installed.
     """
     loaded = {os.fspath(path): Model.load(path, ops=ops) for path in models}
     for path, model in loaded.items():
         if model.problem.sha256 != problem.sha256:
-            raise InputError(f"{path} is for another matrix than the problem's: compare models of one matrix")
+            raise InputError(f"{path} is for another matrix than the problem's: compare models for the same matrix")
     for method in solvers:
-        SOLVERS[method](problem, layers)  # says now if it cannot be
+        SOLVERS[method](problem, layers)  # raises now, not after the training, if its library is missing
     noisy = {float(snr): replace(problem, snr_db=float(snr)) for snr in snrs or (problem.snr_db,)}
     kept = _Kept(Path(folder), recipe or FastRecipe(), layers, ridge, seed, ops, resume, overwrite, say, progress)
     kept.prepare([(variant, snr) for snr in noisy for variant in variants])
-    for snr, there in noisy.items():
-        x, y = there.sample(samples, stream=TEST, seed=seed)
+    for snr, noisy_problem in noisy.items():
+        x, y = noisy_problem.sample(samples, stream=TEST, seed=seed)
         for variant in variants:
-            yield _measured(str(variant), kept.trained(variant, there), x, y, snr)
+            yield _measured(str(variant), kept.trained(variant, noisy_problem), x, y, snr)
         for path, model in loaded.items():
             yield _measured(path, model, x, y, snr)
         for method in solvers:
-            solver = SOLVERS[method](there, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops)
+            solver = SOLVERS[method](noisy_problem, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops)
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
             yield _measured(method, solver, x, y, snr)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The folder in which a comparison's networks and weights are kept, and how they are trained: see `compare`."""
+    """The folder that keeps a comparison's networks and weights, and how they are trained. See `compare`."""
 
     folder: Path
     recipe: Any
@@ -216,30 +231,30 @@ class _Kept:
     progress: Callable[[str, Progress], None] | None
 
     def prepare(self, networks: Sequence[tuple[Variant, float]]) -> None:
-        """Make the folder, and see to it that nothing is in the way in it."""
+        """Make the folder, and raise FileError if networks in it would have to be overwritten without leave."""
         if not networks:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot make the folder {self.folder}: {error.strerror}") from error
-        there = [out for out in (self.file(*network) for network in networks) if self.begun(out)]
-        if there and not (self.resume or self.overwrite):
+        present = [out for out in (self.file(*network) for network in networks) if self.begun(out)]
+        if present and not (self.resume or self.overwrite):
             raise FileError(
-                f"{there[0]} was trained, or begun, in an earlier comparison: continue that, or start afresh",
+                f"{present[0]} was trained, or begun, in an earlier comparison: continue that, or start afresh",
                 option=("resume", "overwrite"),
             )
 
     def file(self, variant: Variant, snr_db: float) -> Path:
-        """Where a network is kept."""
+        """The file in which a network is kept."""
         return self.folder / f"{str(variant).replace(':', '-')}-{snr_db:g}dB.h5"
 
     def begun(self, out: Path) -> bool:
-        """Whether a network is there, complete or not."""
+        """Whether a network was trained there, to the end or not."""
         return out.exists() or checkpoint_path(out).exists()
 
     def trained(self, variant: Variant, problem: Problem) -> Model:
-        """The network kept in its file, or trained now, which is then kept there."""
+        """The network from its file if it is complete and `resume` is set; otherwise it is trained and kept there."""
         task, out, name = SparseCoding(), self.file(variant, problem.snr_db), f"{variant} at {problem.snr_db:g} dB"
         options: dict[str, Any] = {"layers": self.layers, "untied": variant.untied, "ops": self.ops}
         weight = self.weight(variant, problem, options)
@@ -252,8 +267,8 @@ class _Kept:
             if differing:
                 key = differing[0]
                 raise FileError(
-                    f"{out} was trained otherwise: {key} was {kept.training.get(key)}, and is {expected[key]} now. "
-                    "Start afresh, or keep this comparison elsewhere",
+                    f"{out} was trained in another way: {key} was {kept.training.get(key)}, and is {expected[key]} "
+                    "now. Keep this comparison in another folder, or start afresh",
                     option="overwrite",
                 )
             self.say(f"{name}: taken from {out}")
@@ -264,9 +279,9 @@ class _Kept:
         return train(model, recipe, task=task, seed=self.seed, out=out, progress=shown, **again)
 
     def weight(self, variant: Variant, problem: Problem, options: dict[str, Any]) -> Weight:
-        """The weight kept in the folder, or one solved now, which is then kept there."""
+        """The weight from the folder if there is one and `resume` is set; otherwise it is solved and kept there."""
         ridge = 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
-        # What is found for a ridge that is looked for depends on all this.
+        # The result of a search for the ridge depends on all these numbers, so the file's name has them.
         numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers, self.seed))
         chosen = f"auto-{variant}-{self.recipe.name}-{numbers}" if ridge in (None, "auto") else f"{ridge:g}"
         path = self.folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
@@ -281,7 +296,7 @@ class _Kept:
 
 
 def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db: float) -> Result:
-    """The recoverer's result on the signals."""
+    """Measure the NMSE of a model or solver on signals x (samples, N) with measurements y, and time it."""
     if isinstance(recoverer, Model):
         ops, learned = recoverer.network.ops, recoverer.network.parameters
         count, steps = sum(int(value.size) for value in learned.values()), recoverer.training.get("steps", 0)
@@ -294,13 +309,13 @@ def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db
 
     def seconds_of(batch: Array) -> float:
         start = time.perf_counter()
-        with blas_threads(0):  # a few samples are soon done, unless BLAS's threads get in each other's way
+        with blas_threads(0):  # BLAS's threads get in each other's way on a few samples
             recoverer.recover(batch)
         return (time.perf_counter() - start) / len(batch)
 
     timed = y[:TIMED_SAMPLES]
-    seconds_of(timed[:64])  # what is compiled and allocated the first time
-    if seconds_of(timed[:64]) * len(timed) > 3:  # slow enough for a few to tell
+    seconds_of(timed[:64])  # the first call also compiles and allocates
+    if seconds_of(timed[:64]) * len(timed) > 3:  # so slow that 64 samples suffice
         timed = timed[:64]
     recovery = float(np.median([seconds_of(timed) for _ in range(3)]))
     return Result(method, snr_db, nmse, has_iterates, count, steps, seconds, recovery)

@@ -1,4 +1,4 @@
-"""Figures, with matplotlib: NMSE by layer or by perturbation, and the parameters of networks by layer."""
+"""Figures drawn with matplotlib: NMSE by layer or by perturbation, and the parameters of networks by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cuista.networks import NETWORKS
 from cuista.solvers.classical import SOLVERS
 
 ENDINGS = (".pdf", ".png", ".svg")
-# A colour-blind safe cycle (Okabe, Ito), and markers, so that the curves differ in print too.
+# Colours that colour-blind readers can tell apart (Okabe, Ito), and markers, so that the curves differ in print too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"
 STYLE: Any = {
@@ -33,20 +33,30 @@ STYLE: Any = {
 
 
 def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Draw one comparison's NMSE by layer, one test's NMSE by perturbation, or the parameters of one or more models.
+    """Draw a figure of the results in files.
+
+    Parameters
+    ----------
+    files
+        One `cuista-comparison` file, whose NMSE is drawn by layer; one `cuista-robustness` file, whose NMSE is drawn by
+        level of perturbation; or the files of one or more models, whose parameters are drawn by layer.
+    out
+        The figure's file, which ends in .pdf, .png or .svg.
+    overwrite
+        Whether `out` may exist already.
 
     Raises
     ------
     MissingLibraryError
-        If there is no matplotlib.
+        If matplotlib is not installed.
     InputError
-        If `out` does not end in .pdf, .png or .svg, or the files are not one comparison or models.
+        If `out` has another ending, or if the files are anything else.
     FileError
-        If a file cannot be read, or `out` not be written.
+        If a file cannot be read, or if `out` cannot be written.
     """
     out = Path(out)
     if out.suffix.lower() not in ENDINGS:
-        raise InputError(f"{out} is to be a figure; expected an ending of {', '.join(ENDINGS)}")
+        raise InputError(f"{out} has no ending of a figure; expected a name ending in {', '.join(ENDINGS)}")
     storage.check_writable(out, overwrite=overwrite)
     kinds = [storage.kind_of(file) for file in files]
     with _matplotlib().rc_context(STYLE):
@@ -61,14 +71,14 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
         else:
             found = ", ".join(f"{os.fspath(file)} is a {kind} file" for file, kind in zip(files, kinds, strict=True))
             raise InputError(f"{found}; expected one comparison, one report of a test on perturbed matrices, or models")
-        # Without a date, the same results give the same file.
+        # The date is left out so that the same results give the same file.
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix.lower())
         with storage.replacing(out, overwrite=overwrite) as temporary:
             figure.savefig(temporary, format=out.suffix[1:].lower(), metadata=metadata)
 
 
 def nmse_figure(comparison: Comparison) -> Any:
-    """NMSE against layer, a panel for each SNR."""
+    """A figure of the NMSE by layer or iteration, with a panel for each SNR."""
     snrs = list(dict.fromkeys(result.snr_db for result in comparison.results))
     methods = list(dict.fromkeys(result.method for result in comparison.results))
     looks = dict(zip(methods, _looks(), strict=False))
@@ -82,7 +92,7 @@ def nmse_figure(comparison: Comparison) -> Any:
             if result.has_iterates:
                 style = "--" if result.method in SOLVERS else "-"
                 panel.plot(np.arange(len(curve)), curve, style, label=label, **looks[result.method])
-            else:  # no iterates
+            else:
                 look = {"color": looks[result.method]["color"], "linestyle": ":"}
                 panel.axhline(curve[-1], label=label, **look)
         panel.set_xlabel("layer or iteration")
@@ -94,7 +104,7 @@ def nmse_figure(comparison: Comparison) -> Any:
 
 
 def robustness_figure(robustness: Robustness) -> Any:
-    """NMSE against the level of perturbation."""
+    """A figure of the NMSE by the level of perturbation."""
     figure, (panel,) = _panels(1, width=4.2)
     for result, look in zip(robustness.results, _looks(), strict=False):
         style = "--" if result.method.startswith("fista") else ":" if result.method.endswith("exact W") else "-"
@@ -106,7 +116,10 @@ def robustness_figure(robustness: Robustness) -> Any:
 
 
 def parameter_figure(models: Mapping[str, Trained]) -> Any:
-    """What is one number a layer, or (thresholds for each coordinate) the mean and the range of them; a panel each."""
+    """A figure of the models' step sizes, thresholds and momentum by layer, with a panel for each.
+
+    Of thresholds that differ by coordinate, the mean and the range are drawn.
+    """
     stacks = {
         name: {key: model.network.ops.to_numpy(value) for key, value in model.network.parameters.items()}
         for name, model in models.items()
@@ -117,7 +130,9 @@ def parameter_figure(models: Mapping[str, Trained]) -> Any:
         if any(name in parameters and len(parameters[name]) > 1 for parameters in stacks.values())
     ]
     if not names:
-        raise InputError("there are no parameters that differ from layer to layer in these models: nothing to plot")
+        raise InputError(
+            "none of these models has a step size, threshold or momentum for each layer; expected at least one that has"
+        )
     looks = dict(zip(models, _looks(), strict=False))
     figure, panels = _panels(len(names))
     for panel, name in zip(panels, names, strict=True):
@@ -140,7 +155,7 @@ def parameter_figure(models: Mapping[str, Trained]) -> Any:
 
 
 def title(method: str) -> str:
-    """What a method is called in a figure."""
+    """The name of a method in a figure."""
     net, *forms = method.split(":")
     if net in NETWORKS:
         return " ".join([NETWORKS[net].title, *(f"({form})" for form in forms)])
@@ -152,7 +167,7 @@ def _matplotlib() -> Any:
         import matplotlib
     except ImportError:
         raise MissingLibraryError(
-            "figures are drawn by matplotlib, which is not installed: pip install 'cuista[plot]'"
+            "figures are drawn with matplotlib, which is not installed: pip install 'cuista[plot]'"
         ) from None
     return matplotlib
 
@@ -165,7 +180,7 @@ def _panels(count: int, width: float = 2.8) -> tuple[Any, Any]:
 
 
 def _legend(figure: Any, panels: Any) -> None:
-    """A legend of what is in any of the panels, beside them."""
+    """Draw one legend for all panels, beside them."""
     handles: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -174,6 +189,6 @@ def _legend(figure: Any, panels: Any) -> None:
 
 
 def _looks() -> Any:
-    """Colour and marker of one curve after another."""
+    """The style of each curve in turn: colour, marker and sizes."""
     for i, colour in enumerate(cycle(COLOURS)):
         yield {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3, "linewidth": 1.2}

@@ -1,4 +1,4 @@
-"""What files of results have in common: methods with their curves in dB, and what they were measured on."""
+"""Files of results: the curves of methods in dB, and a description of what they were measured on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Result = TypeVar("Result")
 def save_results(
     path: str | os.PathLike[str], record: storage.Record, results: Sequence[Any], about: dict[str, Any], overwrite: bool
 ) -> None:
-    """Write dataclasses of results. Their arrays `nmse_db` are called `nmse_db/0`, `nmse_db/1`, … in this order."""
+    """Add results, which are dataclasses, to a record and write it.
+
+    The arrays `nmse_db` of the results are named `nmse_db/0`, `nmse_db/1`, … in the file, in the order of the results.
+    """
     rows = [{name: value for name, value in asdict(result).items() if name != "nmse_db"} for result in results]
     record.arrays |= {f"nmse_db/{i}": result.nmse_db for i, result in enumerate(results)}
     record.attributes |= {"results": json.dumps(rows), "about": json.dumps(about)}
@@ -27,12 +30,12 @@ def save_results(
 def load_results(
     path: str | os.PathLike[str], record: storage.Record, kind: Callable[..., Result]
 ) -> tuple[tuple[Result, ...], dict[str, Any]]:
-    """The results of this kind in a file's record, and what they were measured on.
+    """The results in a file's record as objects of class `kind`, and what they were measured on.
 
     Raises
     ------
     FileError
-        If the file is damaged.
+        If the record is damaged; the message names `path`.
     """
     try:
         rows = json.loads(record.attributes["results"])

@@ -1,4 +1,4 @@
-"""How recovery survives another measurement matrix: models and FISTA on a set of perturbed matrices."""
+"""Robustness of recovery: models and FISTA on measurements by perturbed matrices."""
 
 from __future__ import annotations
 
@@ -29,40 +29,41 @@ from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
 from cuista.weights import solve_exact
 
-# FISTA's iterations: as many as layers, and until it no longer improves, which is looked at every so many, on so many
-# signals. It ripples, and with a small λ has plateaus: so many dB have not been won for so long, up to a limit.
+# FISTA is tested with as many iterations as there are layers, and also until its NMSE no longer improves. The latter is
+# checked every CHECK_EVERY iterations on FISTA_SIGNALS signals. FISTA's error ripples, and has plateaus where λ is
+# small: so it ends only when it has not won IMPROVEMENT_DB for PATIENCE iterations, or after MOST_ITERATIONS.
 CHECK_EVERY = 250
 IMPROVEMENT_DB = 0.1
 PATIENCE = 1500
 FISTA_SIGNALS = 100
 MOST_ITERATIONS = 10_000
-# The λ that are tried, relative to that beyond which the solution is 0.
+# The values of λ that are tried when FISTA runs to its end, relative to the λ beyond which the solution is 0.
 RELATIVE_LAMBDAS = np.geomspace(1e-6, 1e-1, 11)
-# Matrices for the time that a weight takes.
+# The number of matrices on which the time for a weight is measured.
 TIMED_MATRICES = 5
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-# The estimates of a set's signals from what a matrix measured, (samples, N), and how many iterations they took.
+# Maps measurements (samples, M) by one matrix to estimates (samples, N) and the number of iterations that they took.
 Recover = Callable[[Array], tuple[Array, int]]
 
 
 @dataclass(frozen=True)
 class RobustResult:
-    """What a method reached on a set of perturbed matrices.
+    """The result of one method on a set of perturbed matrices.
 
     Attributes
     ----------
     method
-        A model's name, with `+ exact W` if the weight is solved anew for each matrix, or FISTA.
+        The name of a model, followed by `+ exact W` if its weight is solved anew for each matrix; or FISTA's name.
     nmse_db
-        (S, count): of each matrix.
+        The NMSE in dB for each matrix (S, count).
     iterations
-        Layers, or the mean number of iterations.
+        The number of layers, or FISTA's mean number of iterations.
     seconds_per_matrix
-        That the weight of a matrix takes; NaN for a method without.
+        The time to make the weight of a matrix; NaN for a method that makes none.
     lam
-        FISTA's λ; NaN for the others.
+        FISTA's λ; NaN for other methods.
     """
 
     method: str
@@ -73,13 +74,13 @@ class RobustResult:
 
     @property
     def mean_db(self) -> Array:
-        """(S,): for each level the mean of the matrices' NMSE in dB."""
+        """The mean over the matrices of their NMSE in dB, for each level (S,)."""
         return np.asarray(self.nmse_db.mean(axis=1))
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """The results of all methods at levels `sigmas` (S,)."""
+    """The results of all methods at the levels of perturbation `sigmas` (S,)."""
 
     sigmas: Array
     results: tuple[RobustResult, ...]
@@ -106,19 +107,26 @@ def evaluate_robustness(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, float], None] = lambda method, fraction: None,
 ) -> Iterator[RobustResult]:
-    """Test models and FISTA on the matrices of a set, one method after the other.
+    """Test models and FISTA on the matrices of a set. The results come one method after the other.
 
-    A `RobustModel` makes a weight for each matrix. A `Model` goes by the matrix that it was trained for. As what could
-    be reached with a perfect encoder, every ALISTA also comes with the exact weight of each matrix (`+ exact W`), but
-    for one that was trained with the wrong weight. FISTA is given each matrix; its λ is that of least NMSE on another
-    perturbed matrix and other signals, for as many iterations as layers and for as many as improve the NMSE.
+    A `RobustModel` makes a weight for each matrix. A `Model` keeps using the matrix that it was trained for. To show
+    what a perfect encoder could reach, every ALISTA is tested with the exact weight of each matrix too (`+ exact W`),
+    except for one that was trained with the nominal weight on perturbed matrices. FISTA is given each matrix. It makes
+    as many iterations as the models have layers, and in another test as many as improve the NMSE. Its λ is the one with
+    the least NMSE on other signals, measured by another perturbed matrix.
 
     Parameters
     ----------
+    perturbed
+        The matrices and signals to test on.
     models
-        By name.
-    say, progress
-        Called with what is done, and with a method's name and the share of its work that is done.
+        The models, by the names that the results give them.
+    ops
+        The engine for FISTA and the exact weights; the CPU engine if None.
+    say
+        Called with a line of text about what is done.
+    progress
+        Called with a method's name and the share of its work that is done.
 
     Raises
     ------
@@ -127,7 +135,9 @@ def evaluate_robustness(
     """
     for name, model in models.items():
         if model.problem.sha256 != perturbed.problem.sha256:
-            raise InputError(f"{name} is for another matrix than the set of perturbed ones: make a set for its problem")
+            raise InputError(
+                f"{name} is for another matrix than the set of perturbed matrices: make a set for the model's problem"
+            )
     for name, model in models.items():
         if isinstance(model, RobustModel):
             yield _result(name, perturbed, _with(model), model, ops, progress)
@@ -160,16 +170,20 @@ def _result(
     progress: Callable[[str, float], None],
     signals: int | None = None,
 ) -> RobustResult:
-    """What a method reaches on each matrix, by what it recovers with, on the first so many signals (None: all)."""
+    """Test a method on every matrix of a set.
+
+    `recoverer` gives the method's recovery for a matrix. `encoder` is the model that makes its weights, if there is
+    one. The test uses the first `signals` signals, or all if that is None.
+    """
     x = perturbed.x[:signals]
     levels, count = perturbed.matrices.shape[:2]
 
-    def on(A: Array) -> tuple[float, int]:
+    def measure(A: Array) -> tuple[float, int]:
         estimate, iterations = recoverer(A)(x @ A.T.astype(x.dtype))
         return _nmse_db(estimate, x), iterations
 
-    matrices = [A for _, of_level in perturbed for A in of_level]
-    found = _on_each(matrices, on, ops, partial(progress, method))
+    matrices = [A for _, level_matrices in perturbed for A in level_matrices]
+    found = _on_each(matrices, measure, ops, partial(progress, method))
     nmse = np.array([error for error, _ in found]).reshape(levels, count)
     iterations = float(np.mean([taken for _, taken in found]))
     seconds = float("nan") if encoder is None else _seconds(encoder, perturbed)
@@ -179,10 +193,10 @@ def _result(
 def _on_each(
     items: Sequence[Item], work: Callable[[Item], Found], ops: ReferenceOps | None, progress: Callable[[float], None]
 ) -> list[Found]:
-    """The results of `work` on each item, in order, computed on all processors."""
+    """The results of `work` on all items, in their order, computed on all processors."""
     done = 0
 
-    def on(part: slice) -> Found:
+    def work_on(part: slice) -> Found:
         nonlocal done
         (item,) = items[part]
         found = work(item)
@@ -190,11 +204,11 @@ def _on_each(
         progress(done / len(items))
         return found
 
-    return (ops or CpuOps()).in_batches((len(items), 1), on, 1)
+    return (ops or CpuOps()).in_batches((len(items), 1), work_on, 1)
 
 
 def _with(robust: RobustModel) -> Callable[[Array], Recover]:
-    """Recovery by a model that has a weight made for each matrix."""
+    """Recovery with a model that makes a weight for each matrix."""
 
     def recoverer(A: Array) -> Recover:
         model = robust.model_for(A)
@@ -204,20 +218,22 @@ def _with(robust: RobustModel) -> Callable[[Array], Recover]:
 
 
 def _without(model: Model) -> Callable[[Array], Recover]:
-    """Recovery by a model that goes by its own matrix."""
+    """Recovery with a model that uses the matrix it was trained for, whatever the matrix that measured."""
     return lambda A: lambda y: (model.recover(y), model.network.layers)
 
 
 def _with_exact_weights(model: Model | RobustModel, ops: ReferenceOps | None) -> RobustModel | str | None:
-    """The same decoder with the exact encoder, where that is another method and its thresholds are for it.
+    """The model's decoder with the exact encoder; None where that would be the same method or would make no sense.
 
-    If there can be none, the reason.
+    If the decoder should have an exact encoder but cannot, the result is the reason.
     """
     if isinstance(model, RobustModel):
         if not isinstance(model.network.encoder, Encoder):
             return None
         model = model.with_weight(model.problem.A, solve_exact(model.problem.A).W)
-    elif model.network.name != "alista" or "psigma_max" in model.training:  # the latter, with the wrong weight
+    # A decoder with `psigma_max` was trained on perturbed matrices with the nominal weight, so its thresholds do not
+    # suit the exact one.
+    elif model.network.name != "alista" or "psigma_max" in model.training:
         return None
     try:
         return RobustModel.new(model, ops=ops)
@@ -226,15 +242,15 @@ def _with_exact_weights(model: Model | RobustModel, ops: ReferenceOps | None) ->
 
 
 def _seconds(encoder: RobustModel, perturbed: PerturbedSet) -> float:
-    """The median time of a weight for one matrix, with one BLAS thread."""
+    """The median time to make the weight of one matrix, with one BLAS thread."""
     matrices = perturbed.matrices.reshape(-1, *perturbed.matrices.shape[2:])
-    encoder.weights(matrices[:1])  # what is compiled and allocated the first time
+    encoder.weights(matrices[:1])  # the first call also compiles and allocates
     with blas_threads(0):
         return float(np.median([_timed(encoder.weights, A[None])[1] for A in matrices[:TIMED_MATRICES]]))
 
 
 def _timed(work: Callable[[Array], Found], matrix: Array) -> tuple[Found, float]:
-    """What `work` gives, and the seconds that takes."""
+    """The result of `work` on a matrix, and the time in seconds that it took."""
     start = time.perf_counter()
     found = work(matrix)
     return found, time.perf_counter() - start
@@ -247,7 +263,7 @@ def _nmse_db(estimate: Array, x: Array) -> float:
 def _fista(
     problem: Problem, y: Array, x: Array, lam: float, iterations: int | None, ops: ReferenceOps | None
 ) -> tuple[Array, int]:
-    """FISTA's estimate after so many iterations, or when its NMSE no longer improves; and how many it took."""
+    """FISTA's estimate and the number of iterations it took: `iterations`, or as many as improve the NMSE if None."""
     solver = Fista(problem, iterations or MOST_ITERATIONS, lam=lam, ops=ops)
     if iterations:
         return solver.recover(y), iterations
@@ -267,15 +283,15 @@ def _fista(
 def _tune_fista(
     perturbed: PerturbedSet, iterations: int | None, ops: ReferenceOps | None, progress: Callable[[float], None]
 ) -> float:
-    """The λ of least NMSE on a matrix perturbed at the middle level, with signals of its own."""
+    """The λ with the least NMSE on a matrix perturbed at the middle level, with signals drawn for this purpose."""
     problem = perturbed.problem
     level = np.array([float(np.median(perturbed.sigmas))])
     A = perturb(problem.A, Key(perturbed.seed, TUNING), level, ReferenceOps())[0]
     x, _ = problem.sample(FISTA_SIGNALS, stream=TUNING, seed=perturbed.seed)
-    y, nearby = x @ A.T.astype(x.dtype), replace(problem, A=A)
+    y, perturbed_problem = x @ A.T.astype(x.dtype), replace(problem, A=A)
 
     def nmse(lam: float) -> float:
-        return _nmse_db(_fista(nearby, y, x, lam, iterations, ops)[0], x)
+        return _nmse_db(_fista(perturbed_problem, y, x, lam, iterations, ops)[0], x)
 
     candidates = lambdas(A, y, RELATIVE_LAMBDAS if iterations is None else None)
     return tune(nmse, candidates, lambda error, values: _on_each(values, error, ops, progress))[0]
@@ -283,18 +299,18 @@ def _tune_fista(
 
 @dataclass(frozen=True)
 class EncodedMatrix:
-    """An encoder's weight of a perturbed matrix beside the exact one.
+    """The comparison of an encoder's weight with the exact weight, for one perturbed matrix.
 
     Attributes
     ----------
     loss, exact_loss
-        The encoder's loss of its weight and of the exact one.
+        The encoder's loss at its own weight and at the exact weight.
     objective, exact_objective
-        Σ_{i≠j} (w_iᵀã_j)², with ã_iᵀw_i scaled to 1.
+        Σ_{i≠j} (w_iᵀã_j)², where the encoder's w_i are scaled to w_iᵀã_i = 1.
     coherence, exact_coherence
-        max_{i≠j} |w_iᵀã_j|, scaled so.
+        max_{i≠j} |w_iᵀã_j|, with the same scaling.
     seconds, exact_seconds
-        That each took.
+        The time that each weight took.
     """
 
     loss: float
@@ -310,12 +326,12 @@ class EncodedMatrix:
 def evaluate_encoder(
     model: EncoderModel, sigma: float, count: int, seed: int = 0, progress: Callable[[float], None] | None = None
 ) -> Iterator[EncodedMatrix]:
-    """Perturb the matrix at level σ, and set the encoder's weight beside the exact one, `count` times."""
+    """Compare the encoder's weight with the exact weight on `count` matrices, each perturbed at level σ."""
     from cuista.weights.dense import describe
 
     network = model.network
     ops = network.ops
-    model.weights(model.problem.A[None])  # what is compiled and allocated the first time
+    model.weights(model.problem.A[None])  # the first calls also compile and allocate
     solve_exact(model.problem.A)
     for number in range(count):
         A = perturb(model.problem.A, Key(seed, TEST, number), np.array([sigma]), ReferenceOps())
@@ -323,19 +339,19 @@ def evaluate_encoder(
             found, seconds = _timed(model.weights, A)
             exact = solve_exact(A[0])
         W = found[0].astype(np.float64)
-        there = ops.asarray(A, network.dtype)
-        losses = [float(network.losses(there, ops.asarray(w[None], network.dtype))[0][0]) for w in (W, exact.W)]
+        matrix = ops.asarray(A, network.dtype)
+        losses = [float(network.losses(matrix, ops.asarray(w[None], network.dtype))[0][0]) for w in (W, exact.W)]
         report = describe(W / np.einsum("mn,mn->n", A[0], W), A[0], method="atow")
-        of_exact = exact.report
+        exact_report = exact.report
         if progress:
             progress((number + 1) / count)
         yield EncodedMatrix(
             loss=losses[0],
             exact_loss=losses[1],
             objective=report.objective,
-            exact_objective=of_exact.objective,
+            exact_objective=exact_report.objective,
             coherence=report.coherence,
-            exact_coherence=of_exact.coherence,
+            exact_coherence=exact_report.coherence,
             seconds=seconds,
-            exact_seconds=of_exact.seconds,
+            exact_seconds=exact_report.seconds,
         )

@@ -1,4 +1,4 @@
-"""Classical solvers, which need no training."""
+"""Classical solvers: methods that need no training."""
 
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.solvers.conv import ConvFista, non_local_means

@@ -1,4 +1,4 @@
-"""The classical solvers that the networks are measured against, under one interface."""
+"""The classical solvers that networks are compared with, under one interface."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from cuista.solvers.tuning import TRIED, lambdas, tune
 
 
 class Solver(ABC):
-    """A method that needs no training, for the signals of a problem.
+    """A method that recovers the signals of a problem without training.
 
     Parameters
     ----------
     problem
-        Its matrix, and the law of signals that the parameter is tuned for.
+        The problem. Its matrix defines the method, and λ is tuned on its signals.
     iterations
-        How many; for OMP, the most entries that it chooses.
+        The number of iterations; for OMP, the largest number of entries that it chooses.
     lam
-        λ, or what the method has in its place. Found by `tune` if None and first needed.
-    ops, dtype
-        The engine, and the precision it computes in.
+        The parameter λ, or the one that the method has in its place. If None, `tune` finds it when it is first needed.
+    ops
+        The engine; the CPU engine if None.
+    dtype
+        The precision of the computation.
 
     Raises
     ------
@@ -59,7 +61,7 @@ class Solver(ABC):
         if iterations < 1:
             raise InputError(f"the number of iterations is {iterations}; expected 1 or more")
         if lam is not None and not 0 < lam < np.inf:
-            raise InputError(f"λ is {lam}; expected more than 0")
+            raise InputError(f"λ is {lam}; expected a finite number more than 0")
         if lam is not None and not self.has_lam:
             raise InputError(f"{self.name} has no λ: leave it out")
         self.problem, self.iterations, self.lam = problem, iterations, lam
@@ -67,21 +69,21 @@ class Solver(ABC):
 
     @abstractmethod
     def iterates(self, y: Array) -> Iterator[Array]:
-        """x_1, x_2, … (batch, N) for measurements y (batch, M), arrays of the engine."""
+        """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine."""
 
     def candidates(self, y: Array) -> list[float]:
         """The values of λ to try on measurements y (samples, M)."""
         return lambdas(self.problem.A, y)
 
     def tune(self, samples: int = 500) -> float:
-        """Set λ to that of the candidates with the least NMSE of the last iterate, and return it.
+        """Set λ to the candidate whose last iterate has the least NMSE, and return it.
 
-        The signals are the problem's own, of a stream used for nothing else.
+        The NMSE is measured on `samples` signals of the problem, drawn from a stream that is used for nothing else.
 
         Raises
         ------
         NumericalError
-            If the method diverges with all of them.
+            If the method diverges for every candidate.
         """
         x, y = self.problem.sample(samples, stream=TUNING, dtype=self.dtype)
 
@@ -96,22 +98,24 @@ class Solver(ABC):
         best, least = tune(nmse, values)
         if not least < 1:
             self.lam = None
-            found = f"the best of {len(values)} values gives {least:.3g} dB"
-            raise NumericalError(f"{self.name} diverges on this problem ({found}): choose another method")
+            raise NumericalError(
+                f"{self.name} diverges on this problem: the best of {len(values)} values of λ gives an NMSE of "
+                f"{least:.3g} dB. Choose another method"
+            )
         self.lam = best
         return best
 
     def tuned(self) -> float:
-        """λ, which is found now if it has not been."""
+        """Return λ; if it is not known yet, `tune` finds it."""
         return self.tune() if self.lam is None else self.lam
 
     def recover(self, y: ArrayLike) -> Array:
-        """The last iterate (samples, N) for measurements y (samples, M), in batches.
+        """Recover the sparse codes (samples, N) of measurements y (samples, M): the last iterate, computed in batches.
 
         Raises
         ------
         InputError
-            If y has another shape, a NaN or an infinity.
+            If y has another shape, or a NaN or infinite entry.
         NumericalError
             If the method diverges.
         """
@@ -148,10 +152,10 @@ class Fista(Ista):
 
 
 class Amp(Solver):
-    """Approximate message passing: LAMP with B = Aᵀ and one λ, in units of the standard deviation of the error.
+    """Approximate message passing: LAMP with B = Aᵀ and one λ, in units of the error's standard deviation.
 
-    Donoho, Maleki, Montanari, PNAS 2009. It is for matrices like Gaussian ones with columns of unit norm, and may
-    diverge for others.
+    Donoho, Maleki, Montanari, PNAS 2009. The method is meant for matrices that resemble Gaussian ones with columns of
+    unit norm, and may diverge for others.
     """
 
     name = "amp"
@@ -172,12 +176,15 @@ class Amp(Solver):
         bound = 1e8 * float(xp.abs(y).max())
         for x in self.network.iterates(y):
             if float(xp.abs(x).max()) > bound:
-                raise NumericalError(f"amp diverges with λ = {self.lam:.4g}: give another, or choose another method")
+                raise NumericalError(f"amp diverges with λ = {self.lam:.4g}: give another λ, or choose another method")
             yield x
 
 
 class _ScikitLearn(Solver):
-    """What scikit-learn solves, on the CPU and in this thread: warnings can be silenced for a whole process only."""
+    """A method of scikit-learn, computed on the CPU and in one thread.
+
+    It has to be one thread because its warnings can only be silenced for the whole process.
+    """
 
     has_iterates = False
 
@@ -187,14 +194,15 @@ class _ScikitLearn(Solver):
             from sklearn import linear_model
         except ImportError:
             raise MissingLibraryError(
-                f"{self.name} is scikit-learn's, and that is not installed: pip install 'cuista[sklearn]', or choose "
+                f"{self.name} needs scikit-learn, which is not installed: pip install 'cuista[sklearn]', or choose "
                 "another method"
             ) from None
         self.linear_model: Any = linear_model
 
     def iterates(self, y: Array) -> Iterator[Array]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the iterations did not suffice, or that no entry was left to choose
+            # The warnings say that the iterations did not suffice, or that no entry was left to choose.
+            warnings.simplefilter("ignore")
             yield self.solution(np.asarray(y, np.float64)).astype(self.dtype)
 
     @abstractmethod
@@ -205,7 +213,8 @@ class _ScikitLearn(Solver):
 class Omp(_ScikitLearn):
     """Orthogonal matching pursuit: Pati, Rezaiifar, Krishnaprasad, Asilomar 1993.
 
-    It chooses entries until the residual is as large as the problem's noise, or 10⁻⁶ of the measurements.
+    It chooses entries until the norm of the residual is down to that of the problem's noise, or to 10⁻⁶ of the norm of
+    the measurements.
     """
 
     name = "omp"
@@ -225,12 +234,12 @@ class Omp(_ScikitLearn):
 
 
 class Lasso(_ScikitLearn):
-    """The solution of ISTA's problem by coordinate descent, with at most so many iterations."""
+    """The problem that ISTA solves, solved by coordinate descent; `iterations` is an upper limit."""
 
     name = "lasso"
 
     def solution(self, y: Array) -> Array:
-        # Its objective is ours divided by M.
+        # scikit-learn's objective is the one of `Ista` divided by M.
         lasso = self.linear_model.Lasso(
             alpha=self.tuned() / self.problem.M, fit_intercept=False, precompute=True, max_iter=self.iterations
         )

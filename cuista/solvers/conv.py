@@ -86,9 +86,10 @@ class ConvFista:
 
 
 def non_local_means(sigma: float) -> Callable[[Array], Array] | None:
-    """Non-local means (Buades, Coll, Morel, CVPR 2005) for noise of standard deviation σ; None without scikit-image.
+    """Make a denoiser by non-local means for noise of standard deviation σ. Returns None without scikit-image.
 
-    With the parameters that its documentation recommends: patches of 5 pixels, 6 pixels around, h = 0.8 σ.
+    Buades, Coll, Morel, CVPR 2005. The parameters follow scikit-image's documentation: patches of 5×5 pixels, which are
+    searched for at distances of up to 6 pixels, and h = 0.8 σ.
     """
     try:
         from skimage.restoration import denoise_nl_means

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, the HDF5 schema of cuista, and arrays of other formats."""
+"""Files: atomic writing, cuista's own HDF5 files, and arrays in other formats."""
 
 from cuista.storage.arrays import load_array, load_arrays, opened_array, save_arrays
 from cuista.storage.files import check_writable, replacing, sha256

@@ -1,4 +1,4 @@
-"""Arrays from and to .npy, .npz, .mat and .h5 files. Nothing is ever unpickled."""
+"""Arrays read from and written to .npy, .npz, .mat and .h5 files. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from cuista.storage.records import is_hdf5, open_hdf5
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
-    """One array of numbers from .npy, .npz, .mat or .h5.
+    """Load one array of numbers from a .npy, .npz, .mat or .h5 file.
 
     Parameters
     ----------
     path
-        The file; its content, not its name, says what it is.
+        The file. Its content decides the format, not its name.
     names
-        The names to look for, in order, in a file that holds several arrays. A file with one array needs none.
+        The names to look for, in this order, in a file that holds several arrays. A single array may have any name.
     key
-        The name that the array must have; the others are then not looked for.
+        The name that the array must have; `names` are then ignored.
 
     Raises
     ------
     FileError
-        If the file is missing, damaged, of another kind, or has no such array (the message lists what it has).
+        If the file is missing, damaged or of another format, or has no such array; the message lists what it has.
     InputError
         If the array does not hold real numbers.
     """
@@ -43,12 +43,12 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
 
 @contextlib.contextmanager
 def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Iterator[Any]:
-    """One array of a file, as `load_array`, but read by slices where the format allows it (.npy, .h5).
+    """Open one array of a file as `load_array` does, but to be read by slices if the format allows it (.npy, .h5).
 
     Raises
     ------
     FileError, InputError
-        As `load_array`.
+        As `load_array` does.
     """
     with contextlib.ExitStack() as stack:
         array: Any
@@ -68,21 +68,21 @@ def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = No
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
             except (ValueError, OSError, EOFError):
-                array = load_array(path, *names)  # says what is wrong with it
+                array = load_array(path, *names)  # raises the error that says what is wrong with the file
         else:
             array = load_array(path, *names, key=key)
         if array.dtype.kind not in "fiub":
-            raise InputError(f"{path} has dtype {array.dtype}; expected real numbers")
+            raise InputError(f"the array in {path} has dtype {array.dtype}; expected real numbers")
         yield array
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """All arrays of a .npy, .npz, .mat or .h5 file by name; that of a .npy file is called `array`.
+    """Load all arrays of a .npy, .npz, .mat or .h5 file, by name. The single array of a .npy file is called `array`.
 
     Raises
     ------
     FileError
-        As `load_array`.
+        If the file is missing, damaged or of another format, or holds pickled objects.
     """
     try:
         with open(path, "rb") as file:
@@ -107,26 +107,28 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     except ValueError as error:
         if "allow_pickle" in str(error) or "Object arrays" in str(error):
             raise FileError(
-                f"{path} holds pickled Python objects, which could run any code: cuista never loads them. "
-                "Save plain arrays of numbers instead"
+                f"{path} holds pickled Python objects, which cuista never loads, because they could run any code. Save "
+                "plain arrays of numbers instead"
             ) from error
         raise FileError(f"{path} is damaged: {error}") from error
     except (OSError, EOFError, zipfile.BadZipFile, TypeError, KeyError, NotImplementedError) as error:
         raise FileError(f"{path} is damaged: {error}") from error
-    raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file")
+    raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content")
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, overwrite: bool = False) -> None:
-    """Write arrays as .npy (one array), .npz, .mat or .h5, by the ending of the name, atomically.
+    """Write arrays atomically to a .npy (one array only), .npz, .mat or .h5 file, as the name's ending says.
 
     Raises
     ------
     FileError
-        As `replacing`; or if the ending is none of these, or .npy is to hold several arrays.
+        As `replacing` does; also if the ending is another one, or if several arrays are to go to a .npy file.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".npy", ".npz", ".mat", ".h5"):
-        raise FileError(f"cannot tell what to write to {path}: expected a name ending in .npy, .npz, .mat or .h5")
+        raise FileError(
+            f"{path} has no ending that says which format to write; expected a name ending in .npy, .npz, .mat or .h5"
+        )
     if suffix == ".npy" and len(arrays) != 1:
         raise FileError(f"{path}: a .npy file holds one array, and there are {_listed(arrays)}; write .npz or .mat")
     with replacing(path, overwrite=overwrite) as temporary:
@@ -156,7 +158,7 @@ def _load_hdf5_arrays(path: str | os.PathLike[str], transpose: bool) -> dict[str
 
         def visit(name: str, node: Any) -> None:
             if isinstance(node, h5py.Dataset):
-                arrays[name] = node[()].T if transpose else node[()]  # MATLAB stores columns first
+                arrays[name] = node[()].T if transpose else node[()]  # MATLAB stores arrays column by column
 
         file.visititems(visit)
     return arrays
@@ -169,7 +171,7 @@ def _listed(arrays: Mapping[str, Array]) -> str:
 def _chosen(
     path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], key: str | None
 ) -> str:
-    """Which of a file's arrays is meant."""
+    """The name of the array that is meant, of those that a file holds; see `load_array`."""
     found = next((name for name in ((key,) if key else names) if name in shapes), None)
     if found is None and len(shapes) == 1 and key is None:
         (found,) = shapes

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the hash by which arrays are recognised."""
+"""Atomic writing of files, and the hash by which arrays are recognised."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cuista.errors import FileError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path` if the block succeeds, and is removed if it does not.
+    """Give a temporary path beside `path`; it is renamed to `path` if the block succeeds, and removed if it fails.
 
     Raises
     ------
     FileError
-        If `path` exists and `overwrite` is false, is a folder, or its folder is missing or not writable.
+        If `path` exists and `overwrite` is false, if it is a folder, or if its folder is missing or not writable.
     """
     target = Path(path)
     check_writable(target, overwrite=overwrite)
-    temporary = target.with_name(f".{target.name}.tmp")  # always the same, so that a killed process leaves one at most
+    temporary = target.with_name(f".{target.name}.tmp")  # a fixed name, so that killed processes leave at most one file
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -39,7 +39,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raise FileError now if `path` could not be written later: long work should not end in that."""
+    """Raise FileError if `path` cannot be written, so that long work does not fail at its end."""
     target = Path(path)
     if target.is_dir():
         raise FileError(f"cannot write {target}: it is a folder; give a file name")
@@ -53,11 +53,11 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 def sha256(array: Array) -> str:
-    """The hash by which a matrix is recognised: of its shape and its float64 values, rows first."""
+    """The hash by which an array is recognised. It covers the shape and the values as float64, row by row."""
     values = np.ascontiguousarray(array, dtype="<f8")
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says, in one line: HDF5 says much more than anybody wants to read."""
+    """The system's reason for an error in one line; HDF5's messages say much more than anybody wants to read."""
     return error.strerror or re.split(r" \((?:file write failed|unable to)", str(error).splitlines()[0])[0]

@@ -1,9 +1,9 @@
-"""Files of ours: the HDF5 schema of cuista.
+"""cuista's own files: records in HDF5.
 
-Every file of ours has the root attributes `format`, `format_version`, `cuista_version`, `created` (UTC) and
-`command`, holds its arrays by name (`A`, `parameters/step_size`, …) each with a Fletcher-32 checksum, and is
-complete in itself. A file is written under a temporary name in its own folder and renamed when complete, so that no
-reader and no crash ever meets half of one.
+Every file has the root attributes `format`, `format_version`, `cuista_version`, `created` (UTC) and `command`. It holds
+its arrays by name (`A`, `parameters/step_size`, …), each with a Fletcher-32 checksum, and needs no other file. A file
+is written under a temporary name in its own folder and renamed when it is complete, so that neither a reader nor a
+crash can leave half a file behind.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Record:
-    """What one file of ours holds: its kind (`cuista-problem`, …), arrays by name, and attributes."""
+    """The content of one of cuista's files: its kind (`cuista-problem`, …), its arrays by name and its attributes."""
 
     kind: str
     arrays: dict[str, Array] = field(default_factory=dict)
@@ -38,29 +38,29 @@ class Record:
 
 
 def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = False) -> None:
-    """Write a file of ours, atomically. Numbers, strings and flat lists can be attributes.
+    """Write a record to a file, atomically. Attributes can be numbers, strings and flat lists.
 
     Raises
     ------
     FileError
-        As `replacing`.
+        As `replacing` does.
     """
     with creating(path, record.kind, overwrite=overwrite) as file:
         for name, value in record.attributes.items():
             file.attrs[name] = printable(value) if isinstance(value, str) else value
         for name, array in record.arrays.items():
-            checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and these have none
+            checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and scalars and empty arrays have none
             file.create_dataset(name, data=array, fletcher32=checksum)
 
 
 @contextlib.contextmanager
 def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> Iterator[Any]:
-    """A file of ours of this kind, an `h5py.File` to fill; it is there, under its name, when the block has ended well.
+    """Open a new file of this kind, an `h5py.File`, to be filled; it gets its name when the block ends without error.
 
     Raises
     ------
     FileError
-        As `replacing`.
+        As `replacing` does.
     """
     import h5py
 
@@ -77,12 +77,12 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
 
 
 def read(path: str | os.PathLike[str], *kinds: str) -> Record:
-    """Read a file of ours, checksums verified.
+    """Read the record in one of cuista's files and verify its checksums.
 
     Raises
     ------
     FileError
-        As `opened`.
+        As `opened` does.
     """
     import h5py
 
@@ -98,12 +98,12 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
 
 
 def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
-    """The attributes of a file of ours, and shape and dtype of each of its arrays, none of which is read.
+    """The attributes of one of cuista's files, and the shape and dtype of each array. The arrays are not read.
 
     Raises
     ------
     FileError
-        As `opened`.
+        As `opened` does.
     """
     import h5py
 
@@ -120,13 +120,13 @@ def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tu
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
-    """A file of ours, an `h5py.File` to read from.
+    """Open one of cuista's files, an `h5py.File`, for reading.
 
     Raises
     ------
     FileError
-        If the file is missing, damaged, not ours, of a kind not in `kinds` (when any are given), or written by
-        a later format than this version knows. An OSError in the block is taken for damage.
+        If the file is missing or damaged, is not one of cuista's, is of a kind that is not in `kinds` (when any are
+        given), or has a later format version than this cuista reads. An OSError in the block is taken for damage.
     """
     with open_hdf5(path) as file:
         kind = file.attrs.get("format")
@@ -134,7 +134,7 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
             raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
         version = file.attrs.get("format_version")
         if not isinstance(version, np.integer):
-            raise FileError(f"{path} is damaged: its format version is {version!r}")
+            raise FileError(f"{path} is damaged: its format version is {version!r}; expected a whole number")
         if version > FORMAT_VERSION:
             raise FileError(
                 f"{path} has format version {version}, and this cuista reads up to {FORMAT_VERSION}: update cuista"
@@ -148,12 +148,12 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
 
 
 def printable(text: str) -> str:
-    """The text as a file can keep it: what is not UTF-8 in the name of another file stands escaped, as \\udcff."""
+    """The text with everything escaped (as \\udcff) that is not valid UTF-8, which file names may contain."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
-    """Whether the file starts as an HDF5 file does."""
+    """Whether the file starts with the signature of HDF5."""
     try:
         with open(path, "rb") as file:
             return file.read(8) == b"\x89HDF\r\n\x1a\n"
@@ -162,7 +162,7 @@ def is_hdf5(path: str | os.PathLike[str]) -> bool:
 
 
 def is_cuista(path: str | os.PathLike[str]) -> bool:
-    """Whether the file is one of ours (or claims to be: `read` checks the rest)."""
+    """Whether the file claims to be one of cuista's own; `read` checks the rest."""
     if not is_hdf5(path):
         return False
     with open_hdf5(path) as file:
@@ -170,12 +170,13 @@ def is_cuista(path: str | os.PathLike[str]) -> bool:
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """Which kind of our files this is; FileError, as `opened`, if it is none."""
+    """The kind of one of cuista's files. Raises FileError as `opened` does."""
     with opened(path) as file:
         return str(file.attrs["format"])
 
 
 def open_hdf5(path: str | os.PathLike[str]) -> Any:
+    """Open an HDF5 file for reading. Raises FileError if it cannot be opened; the message says why."""
     import h5py
 
     if not Path(path).exists():
@@ -187,9 +188,9 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
             raise FileError(f"{path} is damaged or cut short: {error}") from error
         if not os.access(path, os.R_OK) or Path(path).is_dir():
             raise FileError(f"cannot read {path}: {error}") from error
-        raise FileError(f"{path} is not an HDF5 file, so not one of cuista's") from error
+        raise FileError(f"{path} is not an HDF5 file, and therefore not one of cuista's") from error
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as Python's own type."""
+    """An attribute's value as a plain Python object."""
     return value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value

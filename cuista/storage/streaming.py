@@ -1,4 +1,4 @@
-"""Recovery from files larger than memory."""
+"""Recovery of signals whose files may be larger than memory."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError, InputError
 
-# Rows at a time from a file to a file.
+# The number of samples that are read, recovered and written at a time.
 ROWS = 4096
 
 
 class Recoverer(Protocol):
-    """What recovers the signals of a problem of M measurements and N entries: a model, or a solver."""
+    """Anything that recovers the signals of a problem: a model or a solver."""
 
     problem: Any
 
     def recover(self, y: Array) -> Array:
-        """The sparse codes (samples, N) of measurements (samples, M)."""
+        """Recover the sparse codes (samples, N) of measurements (samples, M)."""
 
 
 def recover_file(
@@ -37,35 +37,42 @@ def recover_file(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Recover the sparse codes of the measurements in a file, and write them to another. Returns how many.
+    """Recover the sparse codes of the measurements in a file, write them to another file, and return their number.
 
     Parameters
     ----------
+    recoverer
+        The model or solver that recovers the codes.
     measurements
-        .npy, .h5, .npz or .mat, (samples, M); the first two are read piece by piece.
+        A .npy, .h5, .npz or .mat file of measurements (samples, M). The first two formats are read piece by piece.
     out
-        .npy, or .h5 with dataset `x`; written piece by piece, under a temporary name until complete.
+        The .npy file to write, or the .h5 file, whose dataset is `x`. It is written piece by piece, and has a temporary
+        name until it is complete.
     key
-        Name of the array in a file that holds several; `y` if None.
+        The name of the array in a file that holds several; `y` if None.
     columns
-        Samples are columns, in the input and in the output.
+        Whether the samples are columns, in the input and in the output.
+    overwrite
+        Whether `out` may exist already.
     progress
-        Called with (samples done, samples in all).
+        Called with the number of samples done and the number of all samples.
 
     Raises
     ------
-    FileError, InputError
-        If a file is not what it must be, or the measurements do not fit the problem or are not finite.
+    FileError
+        If a file cannot be read or written.
+    InputError
+        If the measurements do not fit the problem, or are not finite.
     """
     storage.check_writable(out, overwrite=overwrite)
     if storage.is_cuista(measurements):
-        raise FileError(f"{measurements} is one of cuista's own files; expected a file of measurements")
+        raise FileError(f"{measurements} is one of cuista's own files; expected an array of measurements")
     M, N = recoverer.problem.M, recoverer.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
         if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:
             axes = f"({M}, samples)" if columns else f"(samples, {M})"
             fits = len(stored.shape) == 2 and stored.shape[1 if columns else 0] == M
-            hint = f"; samples seem to be its {'rows' if columns else 'columns'}" if fits else ""
+            hint = f"; its samples seem to be {'rows' if columns else 'columns'}" if fits else ""
             message = f"{measurements} has shape {tuple(stored.shape)}; expected {axes}{hint}"
             raise InputError(message, option="columns" if fits else ())
         samples = int(stored.shape[1 if columns else 0])
@@ -82,7 +89,10 @@ def recover_file(
                 bad = np.argwhere(~np.isfinite(y))
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
-                    raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
+                    value = y[tuple(bad[0])]
+                    raise InputError(
+                        f"{measurements}: entry {entry} of sample {sample} is {value}; expected a finite number"
+                    )
                 codes = recoverer.recover(y)
                 x[where] = codes.T if columns else codes
                 if progress:
@@ -92,7 +102,7 @@ def recover_file(
 
 @contextmanager
 def _created(temporary: Path, target: Path, shape: tuple[int, int]) -> Iterator[Any]:
-    """An array on disk to write into by slices."""
+    """Create an array on disk, in the format of the target's ending, that can be written by slices."""
     if target.suffix.lower() == ".h5":
         import h5py
 

@@ -1,4 +1,4 @@
-"""Analytic weights."""
+"""Analytic weights: computed from a measurement matrix or a dictionary instead of learned."""
 
 from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv, solve_conv_pgd
 from cuista.weights.dense import Weight, WeightReport, solve_exact, solve_pgd

@@ -1,8 +1,8 @@
 """The analytic weight of a convolutional dictionary: min_w Σ_{l,m} ‖d_l ⋆ w_m‖² subject to ⟨w_m, d_m⟩ = 1.
 
-Liu, Chen, Wang, Yin, ICLR 2019, section 3.2. Every w_m has the support of its filter, s₁×s₂. By the paper's theorem 3
-nothing changes if the convolutions are circular ones of period 2s − 1 or more. The problem separates by filter and has
-a closed form, `solve_conv`. The paper's own projected gradient is `solve_conv_pgd`.
+Liu, Chen, Wang, Yin, ICLR 2019, section 3.2. Every w_m has the size s₁×s₂ of its filter. By the paper's theorem 3,
+circular convolutions of period 2s − 1 or more give the same result. The problem separates by filter and has a closed
+form, which `solve_conv` computes. `solve_conv_pgd` is the paper's own method, projected gradient descent.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from cuista.operators.convolution import scaled
 
 @dataclass(frozen=True)
 class ConvWeightReport:
-    """What is known of a convolutional weight.
+    """How a convolutional weight was obtained, and how good it is.
 
     Attributes
     ----------
     method
-        `exact`, `pgd` or `imported`.
+        How the weight was obtained: `exact`, `pgd` or `imported`.
     ridge
-        The λ of the noise-aware weight; 0 is the paper's.
+        The λ of a noise-aware weight; 0 for the paper's weight.
     objective
-        Σ_{l,m} ‖d_l ⋆ w_m‖², summed over all shifts. (Summed over the unnormalised Fourier coefficients of period n
-        it would be n² times that.)
+        Σ_{l,m} ‖d_l ⋆ w_m‖², summed over all shifts. (A sum over the unnormalised Fourier coefficients of period n is
+        n² times as large.)
     constraint_residual
         max_m |⟨w_m, d_m⟩ − 1|.
     seconds
-        Time of the solution, this report not counted.
+        The time that the solution took, without the time for this report.
     note
-        Why an iteration stopped. Empty if there is nothing to say.
+        Why an iteration stopped; empty if there is nothing to say.
     """
 
     method: str
@@ -52,7 +52,7 @@ class ConvWeightReport:
 
 @dataclass(frozen=True)
 class ConvWeight:
-    """An analytic weight W (s₁, s₂, F) of a dictionary D, oriented as D is; its file carries both."""
+    """An analytic weight W (s₁, s₂, F), with the same orientation as its dictionary D. A file holds both."""
 
     W: Array
     dictionary: Dictionary
@@ -60,22 +60,21 @@ class ConvWeight:
 
     @classmethod
     def from_array(cls, W: Array, dictionary: Dictionary) -> ConvWeight:
-        """A weight computed elsewhere, checked against its dictionary.
+        """Take a weight that was computed elsewhere, after a check that it fits the dictionary.
 
         Raises
         ------
         InputError
-            If the shapes differ or ⟨w_m, d_m⟩ is not 1 within 1e-2.
+            If the shapes differ, or if an ⟨w_m, d_m⟩ differs from 1 by more than 1e-2.
         """
         W, D = check_filters(W, "the weight").astype(np.float64), dictionary.D
         if W.shape != D.shape:
-            raise InputError(f"the weight has shape {W.shape}, and the dictionary {D.shape}; expected the same")
+            raise InputError(f"the weight has shape {W.shape}; expected {D.shape}, the shape of the dictionary")
         report = describe(W, D, method="imported")
         if not report.constraint_residual <= 1e-2:
             raise InputError(
-                "the weight is not one of this dictionary: "
-                f"⟨w, d⟩ differs from 1 by up to {report.constraint_residual:.3g}. "
-                "Solve it for this dictionary"
+                f"the weight does not belong to this dictionary: ⟨w, d⟩ differs from 1 by up to "
+                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Solve a weight for this dictionary"
             )
         return cls(W, dictionary, report)
 
@@ -94,87 +93,100 @@ class ConvWeight:
         convention: Convention | None = None,
         key: str | None = None,
     ) -> ConvWeight:
-        """Read a weight from a `cuista-conv-weight` file, or for a dictionary from a bare array (key `W`).
+        """Read a weight from a `cuista-conv-weight` file, or from a bare array.
 
         Parameters
         ----------
         path
-            The file.
+            A `cuista-conv-weight` file, or an array in a .npy, .npz, .mat or .h5 file.
         dictionary
-            Whose weight it must be; that in the file if None.
-        convention, key
-            Of a bare array, as those of `Dictionary.load`.
+            The dictionary that the weight must belong to. A bare array needs it; if it is None for one of cuista's
+            files, the dictionary in the file is taken.
+        convention
+            The operation that a bare array was made for, as in `Dictionary.load`.
+        key
+            The name of the array in a file that holds several; `W` by default.
 
         Raises
         ------
+        FileError
+            If the file cannot be read or is damaged.
         InputError
-            If it is not a weight of this dictionary, a bare array comes without one, or something is asked of a file of
-            ours.
+            If the weight does not belong to the dictionary, a bare array comes without a dictionary, or `convention` or
+            `key` is given for one of cuista's own files.
         """
         if not storage.is_cuista(path):
             if dictionary is None:
-                raise InputError(f"{path} is a bare array: give its dictionary too, or a weight of cuista solve-w")
+                raise InputError(
+                    f"{path} is a bare array: give its dictionary too, or a weight file that cuista solve-w wrote"
+                )
             W = storage.load_array(path, "W", key=key)
-            turned = (convention or default_convention(path)) == "convolution"
-            return cls.from_array(rotate(W) if turned else W, dictionary)
+            is_rotated = (convention or default_convention(path)) == "convolution"
+            return cls.from_array(rotate(W) if is_rotated else W, dictionary)
         if convention or key:
-            raise InputError(f"{path} is one of cuista's files: leave these out", option=("key", "convention"))
+            raise InputError(
+                f"{path} is one of cuista's own files, which say how to read them; a key and a convention are for bare "
+                "arrays: leave them out",
+                option=("key", "convention"),
+            )
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
-            raise InputError(f"{path} is the weight of another dictionary: solve one for this")
+            raise InputError(f"{path} is the weight of another dictionary: solve a weight for this one")
         try:
             report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
             return cls.stored(record, own, report, path)
         except KeyError as error:
-            raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+            raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
 
     @classmethod
     def stored(
         cls, record: storage.Record, dictionary: Dictionary, report: ConvWeightReport, path: str | os.PathLike[str]
     ) -> ConvWeight:
-        """The weight in a file's record, checked; `path` is for the error message."""
+        """The weight in a file's record, after a check; error messages name `path`."""
         W = record.arrays["W"]
         if W.shape != dictionary.D.shape or not np.isfinite(W).all():
-            raise FileError(f"{path} is damaged: its weight has shape {W.shape}, or NaN or infinite entries")
+            raise FileError(
+                f"{path} is damaged: its weight has shape {W.shape}; expected {dictionary.D.shape} and finite entries"
+            )
         return cls(W, dictionary, report)
 
 
 def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int, int] | None = None) -> ConvWeight:
-    """The closed form w_m = H⁻¹d_m / (d_mᵀH⁻¹d_m).
+    """Solve the weight of a dictionary by the closed form w_m = H⁻¹d_m / (d_mᵀH⁻¹d_m).
 
-    Σ_l ‖d_l ⋆ w‖² is wᵀH w with H[(i,j),(k,l)] = R[i − k, j − l], R being the sum of the filters' autocorrelations:
-    a matrix of s₁s₂ rows, whatever the size of the pictures. The Lagrangian of min w_mᵀH w_m subject to
-    ⟨w_m, d_m⟩ = 1 gives H w_m ∝ d_m. H is positive definite, for a product of polynomials is 0 only if a factor is.
-    A ridge λ > 0 adds λ‖w_m‖² to the objective: w multiplies the noise too.
+    Σ_l ‖d_l ⋆ w‖² = wᵀH w with H[(i,j),(k,l)] = R[i − k, j − l], where R is the sum of the filters' autocorrelations. H
+    has s₁s₂ rows, whatever the size of the pictures. The Lagrangian of min w_mᵀH w_m subject to ⟨w_m, d_m⟩ = 1 gives
+    H w_m ∝ d_m. H is positive definite, because a product of polynomials is 0 only if one of its factors is. A ridge
+    λ > 0 adds λ‖w_m‖² to the objective, because w multiplies the noise too.
 
-    It is solved for filters scaled to entries about 1, s D with the ridge s²λ, whose weight is W/s: so neither huge
-    nor tiny filters overflow.
+    The solution is computed for the filters s D, whose entries are about 1, with the ridge s²λ. Their weight is W/s. So
+    neither huge nor tiny filters overflow.
 
     Parameters
     ----------
     dictionary
-        Of any filter norms.
+        The dictionary; its filters may have any norms.
     ridge
-        λ ≥ 0.
+        The ridge λ ≥ 0.
     period
-        Of the circular convolutions, 2s − 1 in each direction if None. Any longer gives the same; a shorter one is
-        another problem.
+        The period of the circular convolutions; 2s − 1 in each direction if None. A longer period gives the same
+        weight, and a shorter one that of another problem.
 
     Raises
     ------
     InputError
-        If λ is negative or not finite, or a period is shorter than the filters.
+        If λ is negative or not finite, or if a period is shorter than the filters.
     NumericalError
-        If H is singular, as it may be with a shorter period, or numerically so; or if W has an entry beyond float64.
+        If H is singular, exactly (which takes a shorter period) or numerically, or if an entry of W is beyond float64.
     """
     D, exponent = scaled(dictionary.D)
     rows, columns, _ = D.shape
     period = period or (2 * rows - 1, 2 * columns - 1)
     if not 0 <= ridge < np.inf:
-        raise InputError(f"ridge is {ridge}; expected a number of 0 or more")
+        raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more")
     if period[0] < rows or period[1] < columns:
-        raise InputError(f"the period is {period}; expected at least the filters' size {D.shape[:2]}")
+        raise InputError(f"the period is {period}; expected at least {D.shape[:2]}, the size of the filters")
     from scipy.linalg.lapack import dposv
 
     start = time.perf_counter()
@@ -185,8 +197,8 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     _, solution, failed = dposv(H, d)
     if failed:
         raise NumericalError(
-            "the filters do not determine an analytic weight: the matrix of their autocorrelations is singular. "
-            "Give a ridge, 1e-6 say",
+            "the filters do not determine an analytic weight: the matrix of their autocorrelations is singular. Give a "
+            "ridge, for example 1e-6",
             option="ridge",
         )
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
@@ -195,7 +207,7 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     if not np.isfinite(W).all():
         largest = np.abs(dictionary.D).max(axis=(0, 1))
         raise NumericalError(
-            f"the analytic weight has entries beyond the range of numbers: the filters' largest entries are from "
+            "the analytic weight has entries beyond the range of float64: the largest entries of the filters are from "
             f"{largest.min():.3g} to {largest.max():.3g}, and the ridge is {ridge:g}. Scale the filters to unit norm, "
             "or give another ridge",
             option=("normalize", "ridge"),
@@ -208,34 +220,35 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
 def solve_conv_pgd(
     dictionary: Dictionary, *, steps: int = 500, progress: Callable[[int, int, float], None] | None = None
 ) -> ConvWeight:
-    """The paper's iteration in the Fourier domain, for comparison; it approaches the closed form from above.
+    """Solve the weight of a dictionary by the paper's iteration in the Fourier domain, for comparison.
 
-    From w = d, each step is w ← w − 0.002·Σ_l d_l ⋆ (d_l ⋆ w), cut to the filters' support, and then the projection
-    w_m ← w_m + (1 − ⟨w_m, d_m⟩) d_m on the constraint, with circular convolutions of period 2s − 1.
+    The iteration starts at w = d. Each step computes w ← w − 0.002·Σ_l d_l ⋆ (d_l ⋆ w), cut to the filters' support,
+    and projects the result on the constraint, w_m ← w_m + (1 − ⟨w_m, d_m⟩) d_m. The convolutions are circular, of
+    period 2s − 1. The objective approaches that of the closed form from above.
 
     Parameters
     ----------
     dictionary
-        With filters of unit norm, which the projection needs.
+        The dictionary. The projection needs filters of unit norm.
     steps
-        How many.
+        The number of steps; there is no earlier stop.
     progress
         Called with (step, steps, objective) at every step.
 
     Raises
     ------
     InputError
-        If the filters have not unit norm.
+        If a filter does not have unit norm.
     NumericalError
-        If the iteration diverges, as it does when Σ_l |d̂_l|² exceeds 1000 at a frequency.
+        If the iteration diverges, which happens when Σ_l |d̂_l|² exceeds 1000 at some frequency.
     """
     D = dictionary.D
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(D, axis=(0, 1))
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
-            f"the filters have norms from {norms.min():.4g} to {norms.max():.4g}, and projected gradient needs 1: "
-            "solve exactly, which takes any, or normalise them",
+            f"the filters have norms from {norms.min():.4g} to {norms.max():.4g}; projected gradient needs norms of 1. "
+            "Normalise the filters, or solve exactly, which takes any norms",
             option="method",
         )
     rows, columns, _ = D.shape
@@ -249,8 +262,8 @@ def solve_conv_pgd(
         first = min(first, objective)
         if not objective <= 10 * first:
             raise NumericalError(
-                f"projected gradient diverged at step {step}: Σ|d̂|² is up to {power.max():.4g}, "
-                "and its step size of 0.002 needs at most 1000. Solve exactly",
+                f"projected gradient diverged at step {step}: Σ|d̂|² reaches {power.max():.4g}, and the step size of "
+                "0.002 needs at most 1000. Solve exactly",
                 option="method",
             )
         if progress:
@@ -264,7 +277,7 @@ def solve_conv_pgd(
 
 
 def describe(W: Array, D: Array, *, method: str) -> ConvWeightReport:
-    """The report on a weight W (s₁, s₂, F) of D."""
+    """Describe a weight W (s₁, s₂, F) of the filters D. The ridge and the time are left at 0."""
     D, exponent = scaled(D)
     with np.errstate(over="ignore"):
         W = np.ldexp(W, exponent)
@@ -276,11 +289,11 @@ def describe(W: Array, D: Array, *, method: str) -> ConvWeightReport:
 
 
 def _gram(D: Array, period: tuple[int, int]) -> Array:
-    """H (s₁s₂, s₁s₂): the quadratic form wᵀH w = Σ_l ‖d_l ⋆ w‖² of circular convolutions."""
+    """The matrix H (s₁s₂, s₁s₂) of the quadratic form wᵀH w = Σ_l ‖d_l ⋆ w‖², for circular convolutions."""
     rows, columns, filters = D.shape
     i, j = (index.ravel() for index in np.indices((rows, columns)))
     lag = np.subtract.outer(i, i) % period[0] * period[1] + np.subtract.outer(j, j) % period[1]
     d = D.reshape(-1, filters)
-    # The sums of the products of all pixels so far apart. For such short filters this is faster than an FFT.
+    # R sums the products of all pairs of pixels at each lag. For filters this short, that is faster than an FFT.
     R = np.bincount(lag.ravel(), (d @ d.T).ravel())
     return np.asarray(R[lag])

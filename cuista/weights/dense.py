@@ -1,7 +1,8 @@
 """The analytic weight of a measurement matrix: min_W ‖WᵀA‖²_F subject to w_iᵀa_i = 1 for every column.
 
-Liu, Chen, Wang, Yin, ICLR 2019, equation (16). The problem separates by column and has a closed form, `solve_exact`.
-The paper's own projected gradient is `solve_pgd`; it converges to the same point.
+Liu, Chen, Wang, Yin, ICLR 2019, equation (16). The problem separates by column and has a closed form, which
+`solve_exact` computes. `solve_pgd` is the paper's own method, projected gradient descent. It converges to the same
+point.
 """
 
 from __future__ import annotations
@@ -17,34 +18,35 @@ from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
 from cuista.errors import FileError, InputError, NumericalError
 
-# Columns at a time, so that no N×N matrix is ever formed.
+# The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
-# Beyond this condition number of A Aᵀ (or A Aᵀ + λI) a solution with it has lost half its digits.
+# With a larger condition number of G = A Aᵀ + λI, solving with G loses more than half of the digits.
 MAX_GRAM_CONDITION = 1e8
 
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What is known of a weight.
+    """How a weight was obtained, and how good it is.
 
     Attributes
     ----------
     method
-        `exact`, `pgd` or `imported`.
+        How the weight was obtained: `exact`, `pgd` or `imported`.
     ridge
-        The λ of the noise-aware weight; 0 is the paper's.
+        The λ of a noise-aware weight; 0 for the paper's weight.
     objective
         Σ_{i≠j} (w_iᵀa_j)².
     coherence
-        Mutual coherence max_{i≠j} |w_iᵀa_j|.
+        The mutual coherence of W and A, max_{i≠j} |w_iᵀa_j|.
     matrix_coherence
-        The same of A with itself, its columns taken at unit norm.
+        The mutual coherence of A with itself, its columns scaled to unit norm.
     constraint_residual
         max_i |w_iᵀa_i − 1|.
     seconds
-        Time of the solution, this report not counted.
+        The time that the solution took, without the time for this report.
     note
-        What the user should know: how a singular matrix was handled, why an iteration stopped. Empty if nothing.
+        What the user should know, such as how a singular matrix was handled or why an iteration stopped; empty if there
+        is nothing to say.
     """
 
     method: str
@@ -59,7 +61,7 @@ class WeightReport:
 
 @dataclass(frozen=True)
 class Weight:
-    """An analytic weight W (M, N) of the matrix with hash `matrix_sha256`."""
+    """An analytic weight W (M, N) of the matrix whose hash is `matrix_sha256`."""
 
     W: Array
     matrix_sha256: str
@@ -67,24 +69,24 @@ class Weight:
 
     @classmethod
     def from_array(cls, W: Array, A: Array, method: str = "imported") -> Weight:
-        """A weight computed elsewhere, checked against its matrix.
+        """Take a weight that was computed elsewhere, after a check that it fits the matrix A.
 
         Raises
         ------
         InputError
-            If the shapes differ or w_iᵀa_i is not 1 within 1e-2: then W belongs to another matrix.
+            If the shapes differ, or if a w_iᵀa_i differs from 1 by more than 1e-2: then W belongs to another matrix.
         """
         W = as_real(W, "the weight")
         if W.shape != A.shape:
             hint = "; it looks transposed" if W.shape == A.shape[::-1] else ""
-            raise InputError(f"the weight has shape {W.shape}, and the matrix {A.shape}; expected the same{hint}")
+            raise InputError(f"the weight has shape {W.shape}; expected {A.shape}, the shape of the matrix{hint}")
         check_finite(W, "the weight")
         report = describe(W, A, method=method)
         if report.constraint_residual > 1e-2:
             raise InputError(
-                "the weight is not one of this matrix: "
-                f"w_iᵀa_i differs from 1 by up to {report.constraint_residual:.3g}. "
-                "Solve it for this matrix with cuista solve-w"
+                f"the weight does not belong to this matrix: w_iᵀa_i differs from 1 by up to "
+                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Solve a weight for this matrix with cuista "
+                "solve-w"
             )
         return cls(W.astype(np.float64), storage.sha256(A), report)
 
@@ -95,54 +97,56 @@ class Weight:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], A: Array) -> Weight:
-        """Read the weight of A from a `cuista-weight` file, or from a bare array (.npy, .npz, .mat, .h5; key `W`).
+        """Read a weight of A from a `cuista-weight` file, or from the array `W` of a .npy, .npz, .mat or .h5 file.
 
         Raises
         ------
+        FileError
+            If the file cannot be read or is damaged.
         InputError
-            If it is not a weight of A.
+            If the weight does not belong to A.
         """
         if storage.is_cuista(path):
             record = storage.read(path, "cuista-weight")
             if record.attributes.get("matrix_sha256") != storage.sha256(A):
                 raise InputError(
-                    f"{path} is the weight of another matrix: solve one for this matrix with cuista solve-w"
+                    f"{path} is the weight of another matrix: solve a weight for this one with cuista solve-w"
                 )
             names = WeightReport.__dataclass_fields__
             try:
                 report = WeightReport(**{name: record.attributes[name] for name in names})
                 return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
             except KeyError as error:
-                raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+                raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
         return cls.from_array(storage.load_array(path, "W"), A)
 
 
 def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
-    """The closed form w_i = G⁻¹a_i / (a_iᵀG⁻¹a_i) with G = A Aᵀ + λI.
+    """Solve the weight of a matrix by the closed form w_i = G⁻¹a_i / (a_iᵀG⁻¹a_i), where G = A Aᵀ + λI.
 
-    The Lagrangian of min w_iᵀG w_i subject to w_iᵀa_i = 1 gives G w_i ∝ a_i. λ = 0 is the paper's weight; a ridge
-    λ > 0 minimises ‖WᵀA‖²_F + λ‖W‖²_F, for W multiplies the measurement noise too. Where G is singular or badly
-    conditioned (dependent rows, M > N), a singular value decomposition of A gives the solution of least norm, and
-    the report's note says so. Memory is proportional to M·N + M².
+    The Lagrangian of min w_iᵀG w_i subject to w_iᵀa_i = 1 gives G w_i ∝ a_i. λ = 0 gives the paper's weight. A ridge
+    λ > 0 minimises ‖WᵀA‖²_F + λ‖W‖²_F instead, because W multiplies the measurement noise too. If G is singular or
+    badly conditioned (dependent rows, M > N), a singular value decomposition of A gives the solution of least norm, and
+    the report's note says so. The memory needed is proportional to M·N + M².
 
     Parameters
     ----------
     A
-        (M, N), of any column norms.
+        The matrix (M, N); its columns may have any norms.
     ridge
-        λ ≥ 0.
+        The ridge λ ≥ 0.
 
     Raises
     ------
     InputError
-        If A is no finite matrix or has a zero column, or λ is negative or not finite.
+        If A is not a finite matrix or has a zero column, or if λ is negative or not finite.
     NumericalError
-        If a column is so small beside the others that no digit of its weight is sure.
+        If a column is so small beside the others that no digit of its weight is certain.
     """
     A = check_matrix(A, "the matrix").astype(np.float64)
     if not 0 <= ridge < np.inf:
-        raise InputError(f"ridge is {ridge}; expected a number of 0 or more")
-    import scipy.linalg  # noqa: F401  (so that its import is not counted)
+        raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more")
+    import scipy.linalg  # noqa: F401  (imported here so that the time of the import is not counted)
 
     start = time.perf_counter()
     W = None
@@ -155,9 +159,8 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
         W /= np.einsum("mn,mn->n", A, W)
     if not np.isfinite(W).all():
         raise NumericalError(
-            "the matrix is too badly scaled for an analytic weight: "
-            "some columns are lost in the rounding of the others. "
-            "Normalise its columns",
+            "the matrix is too badly scaled for an analytic weight: some columns are so small that they are lost when "
+            "the others are rounded. Normalise the columns",
             option="normalize",
         )
     seconds = time.perf_counter() - start
@@ -171,32 +174,35 @@ def solve_pgd(
     max_steps: int = 1000,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Weight:
-    """The paper's iteration: a gradient step W ← W − 0.1·A(AᵀW − I), then a projection on the constraints.
+    """Solve the weight of a matrix by the paper's iteration, projected gradient descent.
 
-    It starts at W = A and stops when the objective Σ_{i≠j}(w_iᵀa_j)² changes by less than 1e-12 of itself,
-    returning the iterate before, or after `max_steps`. A(AᵀW − I) is computed as (A Aᵀ)W − A, and the objective as
-    ⟨W, (A Aᵀ)W⟩ − Σ_i (w_iᵀa_i)², so that no N×N matrix is formed.
+    Each step computes W ← W − 0.1·A(AᵀW − I) and projects the result on the constraints, W ← W + A·diag(1 − diag(AᵀW)).
+    The iteration starts at W = A. It stops after `max_steps`, or when the objective Σ_{i≠j}(w_iᵀa_j)² changes by at
+    most 1e-12 of itself, and then returns the iterate before the last, as the original does. A(AᵀW − I) is computed as
+    (A Aᵀ)W − A, and the objective as ⟨W, (A Aᵀ)W⟩ − Σ_i (w_iᵀa_i)², so that no N×N matrix is formed.
 
     Parameters
     ----------
     A
-        (M, N) with columns of unit norm, which the projection W + A·diag(1 − diag(AᵀW)) needs.
+        The matrix (M, N). The projection needs columns of unit norm.
+    max_steps
+        The largest number of steps.
     progress
         Called with (step, max_steps, objective) at every step.
 
     Raises
     ------
     InputError
-        If A is no finite matrix or its columns have not unit norm.
+        If A is not a finite matrix, or if a column does not have unit norm.
     NumericalError
-        If the iteration diverges, as it does when λmax(A Aᵀ) > 20.
+        If the iteration diverges, which happens when λmax(A Aᵀ) > 20.
     """
     A = check_matrix(A, "the matrix").astype(np.float64)
     norms = np.linalg.norm(A, axis=0)
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
-            f"the columns of the matrix have norms from {norms.min():.4g} to {norms.max():.4g}, "
-            "and projected gradient needs 1: solve exactly, which takes any, or normalise them",
+            f"the columns of the matrix have norms from {norms.min():.4g} to {norms.max():.4g}; projected gradient "
+            "needs norms of 1. Normalise the columns, or solve exactly, which takes any norms",
             option="method",
         )
     start = time.perf_counter()
@@ -204,7 +210,7 @@ def solve_pgd(
     W = A.copy()
     GW = _product(G, W)
     objective = first = _off_diagonal(W, GW, A)
-    note = f"stopped at its cap of {max_steps} steps, not converged: the exact method gives the limit"
+    note = f"stopped at its cap of {max_steps} steps without having converged: the exact method gives the limit"
     for step in range(1, max_steps + 1):
         W_next = W - 0.1 * (GW - A)
         W_next += A * (1 - np.einsum("mn,mn->n", A, W_next))
@@ -213,8 +219,8 @@ def solve_pgd(
         if not objective_next <= 10 * first + 1:
             largest = float(np.linalg.eigvalsh(G)[-1])
             raise NumericalError(
-                f"projected gradient diverged at step {step}: λmax(AAᵀ) is {largest:.4g}, "
-                "and its step size of 0.1 needs at most 20. Solve exactly",
+                f"projected gradient diverged at step {step}: λmax(AAᵀ) is {largest:.4g}, and the step size of 0.1 "
+                "needs at most 20. Solve exactly",
                 option="method",
             )
         if progress:
@@ -229,7 +235,7 @@ def solve_pgd(
 
 
 def describe(W: Array, A: Array, *, method: str) -> WeightReport:
-    """The report on a weight W (M, N) of A (M, N), computed by blocks of columns."""
+    """Describe a weight W (M, N) of A (M, N), block by block of columns. The ridge and the time are left at 0."""
     objective, coherence, matrix_coherence = 0.0, 0.0, 0.0
     unit = A / np.linalg.norm(A, axis=0)
     N = A.shape[1]
@@ -240,7 +246,7 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
         product[diagonal] = 0
         objective += float(np.einsum("mn,mn->", product, product))
         coherence = max(coherence, _largest(product))
-        product = _product(unit.T[first:], unit[:, block])  # the rest of AᵀA is this one's transpose
+        product = _product(unit.T[first:], unit[:, block])  # AᵀA is symmetric: the rows above need no second look
         product[:, : product.shape[1]][np.diag_indices(product.shape[1])] = 0
         matrix_coherence = max(matrix_coherence, _largest(product))
     return WeightReport(
@@ -255,7 +261,7 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
 
 
 def _solve_cholesky(A: Array, ridge: float) -> Array | None:
-    """G⁻¹A by one Cholesky factorisation, or None if G is not safely positive definite."""
+    """Compute G⁻¹A by one Cholesky factorisation. Returns None if G is not safely positive definite."""
     from scipy.linalg.lapack import dpocon, dpotrf, dpotrs
 
     G = _product(A, A.T)
@@ -269,20 +275,20 @@ def _solve_cholesky(A: Array, ridge: float) -> Array | None:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """The product a b of float64 matrices.
+    """The product a b of float64 matrices, computed by SciPy's BLAS.
 
-    By SciPy's BLAS, as SciPy's LAPACK does the rest here: NumPy has a BLAS of its own, and for a while after each
-    product the threads of one are in the way of the other's, which made the closed form ten times slower.
+    SciPy's LAPACK does the rest of the work here, and NumPy has a BLAS of its own. For a while after each product, the
+    threads of one library are in the way of the other's, which made the closed form ten times slower.
     """
     from scipy.linalg.blas import dgemm
 
-    # (a b)ᵀ = bᵀ aᵀ, where mᵀ is m read in the other order if m lies in rows.
+    # (a b)ᵀ = bᵀ aᵀ. The transpose of a matrix stored by rows is the same memory read by columns, as BLAS reads it.
     (left, transpose_left), (right, transpose_right) = ((m.T, 0) if m.flags.c_contiguous else (m, 1) for m in (b, a))
     return np.asarray(dgemm(1.0, left, right, trans_a=transpose_left, trans_b=transpose_right).T)
 
 
 def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
-    """G⁺A = U diag(s / (s² + λ)) Vᵀ, the solution of least norm, and what to tell the user."""
+    """The solution of least norm, G⁺A = U diag(s / (s² + λ)) Vᵀ, and a note for the user."""
     U, s, Vt = np.linalg.svd(A, full_matrices=False)
     kept = s > s[0] * max(A.shape) * np.finfo(np.float64).eps
     rank = int(kept.sum())
@@ -291,19 +297,20 @@ def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
     M, N = A.shape
     condition = f"condition number {s[0] / s[rank - 1]:.3g}"
     if M > N:
-        shape = f"the matrix is tall ({M}×{N})"
+        fault = f"the matrix is tall, {M}×{N}"
     elif rank < M:
-        shape = f"{M - rank} of its {M} rows depend on the others"
+        fault = f"{M - rank} of the matrix's {M} rows depend on the others"
     else:
-        shape = "the matrix is ill-conditioned"
-    return W, f"{shape}, rank {rank}, {condition}: took the solution of least norm"
+        fault = "the matrix is ill-conditioned"
+    return W, f"{fault} (rank {rank}, {condition}), so the solution of least norm was taken"
 
 
 def _largest(product: Array) -> float:
-    """The largest absolute value, without an array of them all."""
+    """The largest absolute value, found without an array of all absolute values."""
     return float(max(product.max(), -product.min()))
 
 
 def _off_diagonal(W: Array, GW: Array, A: Array) -> float:
+    """The objective Σ_{i≠j} (w_iᵀa_j)², from W and G W."""
     diagonal = np.einsum("mn,mn->n", W, A)
     return float(np.einsum("mn,mn->", W, GW) - np.einsum("n,n->", diagonal, diagonal))
