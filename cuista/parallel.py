@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 Result = TypeVar("Result")
 
@@ -19,34 +20,23 @@ SMALL_PRODUCT = 5e8
 
 
 class Ranks(Protocol):
-    """The processes that share a training run. Each computes its rows of every batch, and all sum up what they have.
+    """The processes that share a training run: each computes with its rows of every batch."""
 
-    Attributes
-    ----------
-    rank, size
-        Which of them this is, and how many there are.
-    """
+    def share(self, batch: int) -> slice:
+        """The rows of a batch that are this rank's."""
 
-    rank: int
-    size: int
-
-    def share(self, rows: int) -> slice:
-        """The rows of a batch of so many that are this rank's."""
-
-    def sum(self, value: Any) -> Any:
-        """The sum over all ranks of a number or an array, the same bits on each."""
+    def sum(self, value: Result) -> Result:
+        """The sum of the values that the ranks have, numbers or arrays: the same bits on every rank."""
 
 
 class Alone:
-    """The only rank: all rows are its own, and there is nothing to add."""
+    """The only rank."""
 
-    rank, size = 0, 1
-
-    def share(self, rows: int) -> slice:
+    def share(self, batch: int) -> slice:
         """All rows."""
-        return slice(0, rows)
+        return slice(0, batch)
 
-    def sum(self, value: Any) -> Any:
+    def sum(self, value: Result) -> Result:
         """The value itself."""
         return value
 
@@ -70,12 +60,16 @@ def blas_threads(operations: float) -> Iterator[None]:
 
 
 def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
-    """The results of `work` on each slice of at most `batch` of the rows, in order, computed on all processors."""
+    """The results of `work` on each slice of at most `batch` of the rows, in order, computed on all processors.
+
+    Threads compute in the caller's context, of which NumPy's error state is a part.
+    """
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     if min(processors(), len(slices)) < 2 or getattr(_worker, "busy", False):
         return [work(part) for part in slices]
+    contexts = [contextvars.copy_context() for _ in slices]
     with blas_threads(0):
-        return list(_workers(processors()).map(work, slices))
+        return list(_workers(processors()).map(lambda context, part: context.run(work, part), contexts, slices))
 
 
 _worker = threading.local()

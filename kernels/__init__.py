@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from cuista.kernels.constants import DEFINITIONS
+
 FOLDER = Path(__file__).parent
 
 # Which kernels each file has.
@@ -22,8 +24,11 @@ KERNELS = {
         *(f"shrink_rows_{items}_{width}" for items in (4, 8, 16, 32) for width in (1, 4)),
         "shrink_long_rows",
     ),
+    "long_rows": ("select_digit", "shrink_parts"),
+    "taps": ("taps", "sum_taps"),
     "backward": ("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),
     "sample": ("sparse_codes", "normal"),
+    "product": ("matmul_by_rows",),
     "adam": ("track_loss", "adam"),
     "step": ("alista_step",),
 }
@@ -58,26 +63,27 @@ def source(file: str) -> str:
 
 
 def options(real: str, architecture: str) -> tuple[str, ...]:
-    """NVRTC's options: no contraction and no flushing of denormals, so that results have the bits of the definition.
+    """NVRTC's options: neither contraction nor flushing of denormals, so that results have the bits of the definition.
 
     `architecture` is like sm_90, or like compute_90 for PTX.
     """
-    return (f"-DREAL={real}", f"--gpu-architecture={architecture}", "--std=c++17", "--fmad=false", "--ftz=false")
+    constants = (f"-DREAL={real}", *DEFINITIONS)
+    return (*constants, f"--gpu-architecture={architecture}", "--std=c++17", "--fmad=false", "--ftz=false")
 
 
 class CudaLauncher:
-    """Compiles kernels with NVRTC when they are first needed, and launches them on CuPy's current device and stream.
+    """Compiles kernels with NVRTC when they are first needed, and launches them on CuPy's current stream.
 
-    That device is the one that was current when this was made: kernels belong to it. Binaries are kept in CuPy's
-    kernel cache (CUPY_CACHE_DIR, ~/.cupy/kernel_cache), so that compiling happens once on a machine. CuPy's own way of
+    Kernels belong to the GPU of this index, which must be CuPy's current device. Binaries are kept in CuPy's kernel
+    cache (CUPY_CACHE_DIR, ~/.cupy/kernel_cache), so that compiling happens once on a machine. CuPy's own way of
     compiling is not used: it flushes denormals.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, index: int) -> None:
         import cupy
 
         self._runtime = cupy.cuda.runtime
-        self._device = cupy.cuda.Device()
+        self._device = cupy.cuda.Device(index)
         self._functions: dict[tuple[str, str], Any] = {}
 
     def __call__(
@@ -85,8 +91,8 @@ class CudaLauncher:
     ) -> None:
         if self._runtime.getDevice() != self._device.id:
             raise RuntimeError(
-                f"this engine computes on cuda:{self._device.id}, but CuPy's current device is "
-                f"cuda:{self._runtime.getDevice()}: call cupy.cuda.Device({self._device.id}).use() in this thread first"
+                f"this engine computes on cuda:{self._device.id}, but this thread's current device is "
+                f"cuda:{self._runtime.getDevice()}: compute `with ops.computing():`"
             )
         function = self._functions.get((kernel, real))
         if function is None:

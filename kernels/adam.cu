@@ -22,9 +22,9 @@ KERNEL __launch_bounds__(128, 1) adam(
     if (i >= size) return;
     real g = gradient[i] * real(*scale * factors[i / per_layer]);
     if (logarithmic) g *= parameter[i];
-    const real m = mean[i] + real(1 - 0.9) * (g - mean[i]);
-    const real v = square[i] + real(1 - 0.999) * (g * g - square[i]);
-    const real change = real(rate) * m / (sqrt(v) + real(1e-8));
+    const real m = mean[i] + real(1 - BETA1) * (g - mean[i]);
+    const real v = square[i] + real(1 - BETA2) * (g * g - square[i]);
+    const real change = real(rate) * m / (sqrt(v) + real(EPSILON));
     mean[i] = m;
     square[i] = v;
     parameter[i] = logarithmic ? parameter[i] * exp(-change) : parameter[i] - change;

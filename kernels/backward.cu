@@ -1,22 +1,22 @@
 // Kernel 2: the backward pass of kernel 1. Sums are made in a fixed order: rows by their warp, then the warps' sums.
 #include "select.cuh"
 
-// dz, and for every warp, over its rows, Σ dz u and its part of ∂L/∂θ. Entries are read and written WIDTH at a time; with
-// 4, N must be a multiple of it.
+// d_z, and for every warp, over its rows, Σ d_z u and its part of ∂L/∂θ. There are `size` entries in rows of N, the last of
+// which may be shorter. They are read and written WIDTH at a time; with 4, both must be multiples of it.
 template <int WIDTH>
 __device__ __forceinline__ void go_back(
     const real* __restrict__ delta, const signed char* __restrict__ code, const real* __restrict__ x,
     const real* __restrict__ u, const double* __restrict__ step_size, const double* __restrict__ threshold,
-    int per_coordinate, real window, int batch, int N, real* __restrict__ dz, double* __restrict__ sums)
+    int per_coordinate, real window, long long size, int N, real* __restrict__ d_z, double* __restrict__ sums)
 {
     typedef Pack<real, WIDTH> Reals;
     const int first = (blockIdx.x * blockDim.x + threadIdx.x) / 32, warps = gridDim.x * blockDim.x / 32;
     const real alpha = real(*step_size);
     const real theta = real(*threshold);
     double d_step_size = 0, d_threshold = 0;
-    for (int row = first; row < batch; row += warps) {
-        const long long offset = (long long)row * N;
-        for (int j = WIDTH * lane(); j < N; j += 32 * WIDTH) {
+    for (long long offset = (long long)first * N; offset < size; offset += (long long)warps * N) {
+        const int end = size - offset < N ? size - offset : N;
+        for (int j = WIDTH * lane(); j < end; j += 32 * WIDTH) {
             const long long e = offset + j;
             const Reals delta_read = *reinterpret_cast<const Reals*>(delta + e);
             const Reals u_read = *reinterpret_cast<const Reals*>(u + e);
@@ -30,7 +30,7 @@ __device__ __forceinline__ void go_back(
                 result.of[c] = shrink_backward(delta_read.of[c], what, z, of_entry, window, d_threshold);
                 d_step_size += double(result.of[c]) * double(u_read.of[c]);
             }
-            *reinterpret_cast<Reals*>(dz + e) = result;
+            *reinterpret_cast<Reals*>(d_z + e) = result;
         }
     }
     d_step_size = over_warp<Sum>(d_step_size);
@@ -44,9 +44,9 @@ __device__ __forceinline__ void go_back(
 #define BACKWARD_ROWS(WIDTH)                                                                                          \
     KERNEL __launch_bounds__(128, 1) backward_rows_##WIDTH(                                                           \
         const real* delta, const signed char* code, const real* x, const real* u, const double* step_size,            \
-        const double* threshold, int per_coordinate, real window, int batch, int N, real* dz, double* sums)           \
+        const double* threshold, int per_coordinate, real window, long long size, int N, real* d_z, double* sums)     \
     {                                                                                                                 \
-        go_back<WIDTH>(delta, code, x, u, step_size, threshold, per_coordinate, window, batch, N, dz, sums);          \
+        go_back<WIDTH>(delta, code, x, u, step_size, threshold, per_coordinate, window, size, N, d_z, sums);          \
     }
 
 BACKWARD_ROWS(1)

@@ -1,7 +1,7 @@
 // What the kernels share: the floating-point type, and reductions over a warp and over a block.
 //
-// Every file is compiled twice, with REAL = float and with REAL = double, and without contraction of a·b + c, so that
-// z = x + α u has the bits of its definition in NumPy. Where a fused multiply-add is wanted, fma() says so. Nothing is
+// Every file is compiled twice, with REAL = float and with REAL = double, and with the constants of constants.py. There is
+// no contraction of a·b + c, so that z = x + α u has the bits of its definition in NumPy. Where a fused multiply-add is wanted, fma() says so. Nothing is
 // ever added with a floating-point atomic: two runs give the same bits.
 #pragma once
 

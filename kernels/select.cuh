@@ -2,9 +2,6 @@
 #pragma once
 #include "common.cuh"
 
-// What became of an entry: the low two bits of its code, and a flag. The same numbers as in cuista/ops/reference.py.
-enum { OFF, PASSED, SHRUNK_UP, SHRUNK_DOWN, KIND = 3, NEAR = 4 };
-
 // -- the keys that a thread has a share of: |z| as integers ------------------------------------------------------------
 
 // In registers.
@@ -29,13 +26,14 @@ struct Strided {
     }
 };
 
-// The (k+1)-th largest key if it is more than `low`, else `low`.
+// The (k+1)-th largest key if it is more than `low`, else `low`; and what no key exceeds if k is 0.
 //
 // Bisection with counts over all threads of the team. It begins at `low`, below which the caller does not care, and ends
 // as soon as a count says which key it is: after about log2(range / distance of neighbouring keys) rounds, and at the
 // latest, when there are ties, after the bits of a key.
 template <class Team, class Keys> __device__ __forceinline__ Key cutoff(Team& team, const Keys& keys, unsigned k, Key low)
 {
+    if (k == 0) return ~Key(0);
     auto count_above = [&](Key bound) {
         unsigned count = 0;  // of differences below 0: no key has its top bit set, and this is cheaper than comparing
         keys.each([&](Key key) { count += unsigned((bound - key) >> (8 * sizeof(Key) - 1)); });
@@ -86,17 +84,17 @@ __device__ __forceinline__ real shrink(real z, real theta, Key cut, real window,
     return alive ? moved : distance != distance ? distance : real(0);  // NaN, of z or of θ, goes on
 }
 
-// The backward pass of an entry, from δ: returns dz and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.
+// The backward pass of an entry, from δ: returns d_z and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.
 __device__ __forceinline__ real shrink_backward(real delta, int code, real z, real theta, real window, double& d_theta)
 {
     const int kind = code & KIND;
-    real dz = kind == OFF ? real(0) : delta;
+    real d_z = kind == OFF ? real(0) : delta;
     if (kind == SHRUNK_UP) d_theta -= delta;
     if (kind == SHRUNK_DOWN) d_theta += delta;
     if (code & NEAR) {  // the jump from 0 to z, taken for a ramp of width 2 h θ
         const real slope = delta / (2 * window * theta);
-        dz += slope * fabs(z);
+        d_z += slope * fabs(z);
         d_theta -= double(slope) * double(z);
     }
-    return dz;
+    return d_z;
 }

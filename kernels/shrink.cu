@@ -72,16 +72,16 @@ SHRINK_ROWS(8, 4)
 SHRINK_ROWS(16, 4)
 SHRINK_ROWS(32, 4)
 
-// A block for each row, of any length. z waits in shared memory if there is enough of it, else where x_next will be.
+// A block for each row, of which z waits in shared memory.
 KERNEL __launch_bounds__(256, 1) shrink_long_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
     const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int N, int k,
-    int in_shared, real* __restrict__ x_next, signed char* __restrict__ code)
+    real* __restrict__ x_next, signed char* __restrict__ code)
 {
     SHARED_MEMORY(shared);
     __shared__ unsigned long long slots[64];
     const long long offset = (long long)blockIdx.x * N;
-    real* const z = in_shared ? reinterpret_cast<real*>(shared) : x_next + offset;
+    real* const z = reinterpret_cast<real*>(shared);
     const real alpha = real(*step_size);
     threshold += blockIdx.x * (long long)per_sample;
     const real theta = real(*threshold);

@@ -4,61 +4,9 @@
 // A product with a sparse vector gathers the rows of a matrix that stays in L2. With WᵀA formed (see networks/alista.py)
 // that is all there is, and the only dense product is the one with y. It is right for any density, and fast while
 // iterates are sparse or the batch is small.
+#include "list.cuh"
 #include "philox.cuh"
 #include "select.cuh"
-
-// How many rows are gathered before one is waited for.
-const int AT_ONCE = 8;
-
-// The non-zero entries of a vector, in the order of their indices, in shared memory; zeros make their number a multiple of
-// AT_ONCE. (N² fits 32 bits, for N is limited by shared memory.)
-struct List {
-    unsigned* index;
-    real* value;
-    int* counts;  // of each 32 entries of the vector
-    int length;
-
-    // All threads; `vector` is read by each thread at its own entries alone.
-    __device__ void gather_from(const real* vector, int N)
-    {
-        const int chunks = (N + 31) / 32;
-        for (int chunk = warp(); chunk < chunks; chunk += blockDim.x / 32) {
-            const int j = 32 * chunk + lane();
-            const unsigned present = __ballot_sync(ALL, j < N && vector[j] != 0);
-            if (lane() == 0) counts[chunk] = __popc(present);
-        }
-        __syncthreads();  // … which also waits for all that still read the list of before
-        int before = 0, seen = 0;
-        for (int chunk = warp(); chunk < chunks; chunk += blockDim.x / 32) {
-            for (; seen < chunk; ++seen) before += counts[seen];
-            const int j = 32 * chunk + lane();
-            const bool mine = j < N && vector[j] != 0;
-            const unsigned present = __ballot_sync(ALL, mine);
-            if (mine) {
-                const int place = before + __popc(present & ((1u << lane()) - 1));
-                index[place] = j;
-                value[place] = vector[j];
-            }
-        }
-        for (; seen < chunks; ++seen) before += counts[seen];
-        length = (before + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
-        if (threadIdx.x < length - before) {
-            index[before + threadIdx.x] = 0;
-            value[before + threadIdx.x] = 0;
-        }
-        __syncthreads();
-    }
-
-    // Entry j of the vector times a matrix with so many columns.
-    __device__ __forceinline__ real times(const real* __restrict__ matrix, unsigned columns, unsigned j) const
-    {
-        real sum = 0;
-        for (int first = 0; first < length; first += AT_ONCE)
-#pragma unroll
-            for (int i = first; i < first + AT_ONCE; ++i) sum = fma(value[i], matrix[index[i] * columns + j], sum);
-        return sum;
-    }
-};
 
 KERNEL __launch_bounds__(512, 1) alista_step(
     // The problem: Aᵀ (N, M), W (M, N), the limits of the supports of easy and of hard signals (2, N), by what an entry
@@ -71,8 +19,8 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     // To work in: (batch, depth, N), and (batch, 1 + 2·depth).
     real* __restrict__ z_of, real* __restrict__ u_of, signed char* __restrict__ code_of, double* __restrict__ sums,
     int layers, int depth, real window,
-    // The batch: signals from `easy` on are hard ones, of a stream of their own.
-    Word seed, Word stream, Word hard_stream, Word step, int easy, double hard, double weight_power,
+    // The batch: how many signals are to be hard, as a share, and how many of the batch are; see Signals.
+    Word seed, Word stream, Word step, double share, double hard, double weight_power,
     // A zero, and the results: the loss, and (layers,) each.
     unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size,
     double* __restrict__ d_threshold)
@@ -93,17 +41,18 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     list.counts = reinterpret_cast<int*>(list.index + N + AT_ONCE);
 
     const int row = blockIdx.x;
-    const bool is_hard = row >= easy;
-    const Word first = (Word)(is_hard ? row - easy : row) * N;
-    const Word of_stream = is_hard ? hard_stream : stream;
+    const long long hard_before = (long long)(share * row);
+    const bool is_hard = (long long)(share * (row + 1)) > hard_before;
+    const Word number = is_hard ? hard_before : row - hard_before;  // among those of its stream
+    const Word of_stream = is_hard ? stream + HARD_STREAM : stream;
 
     // -- the signal, its weight, and what is measured of it -------------------------------------------------------------
 
     const Law law = {bernoulli, a, b, q_limit};
     double log_density = 0;
     for (int j = threadIdx.x; j < N; j += blockDim.x) {
-        const Word e = first + j;
-        target[j] = sparse_entry(philox(Source{seed, of_stream, step, 0}, e / 2), e, limits[is_hard ? N + j : j], law);
+        const Word e = number * N + j;
+        target[j] = sparse_entry(philox(Source{seed, of_stream, step, CODES}, e / 2), e, limits[is_hard ? N + j : j], law);
         if (target[j] != 0) log_density += log_ratio[j];
     }
     real weight = 1;
@@ -123,8 +72,8 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         for (int m = threadIdx.x; m < M; m += blockDim.x) squares += (y[m] - mean) * (y[m] - mean);
         const real deviation = real(sqrt(block.over<Sum>(squares) / M)) * noise;
         for (int m = threadIdx.x; m < M; m += blockDim.x) {
-            const Word e = (Word)(is_hard ? row - easy : row) * M + m;
-            y[m] += deviation * normal_entry(philox(Source{seed, of_stream, step, 1}, e / 4), e);
+            const Word e = number * M + m;
+            y[m] += deviation * normal_entry(philox(Source{seed, of_stream, step, NOISE}, e / 4), e);
         }
     }
     __syncthreads();
@@ -157,7 +106,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         }
     }
 
-    // -- loss, and backward: x becomes δ, then dz ---------------------------------------------------------------------------
+    // -- loss, and backward: x becomes δ, then d_z ---------------------------------------------------------------------------
 
     const int columns = 1 + 2 * depth;
     double error = 0;
@@ -184,7 +133,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         }
         if (t == 0) break;  // x_0 = 0 depends on nothing
         list.gather_from(x, N);
-        for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = dz − α dz WᵀA, where the layer before lets it through
+        for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before lets it through
             if (code_of[of_layer - N + j] != OFF) x[j] += alpha * list.times(backward, N, j);
     }
 

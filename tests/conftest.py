@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,22 @@ import pytest
 import shim
 from cuista.cli import main
 from cuista.kernels import Launcher
+from cuista.kernels.constants import DEFINITIONS
+from hypothesis import HealthCheck, settings
 from shim.gpu import DeviceModule, launcher_on
 
 import cuista
 from cuista import kernels
 from cuista.device import Device, why_no_cuda, why_not
 from cuista.ops import CudaOps
+
+# A suite that was started in the background has SIGINT ignored, and so would have all the runs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile("cuista", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("cuista")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,15 +111,16 @@ def rng() -> np.random.Generator:
 # -- the CUDA engine --------------------------------------------------------------------------------------------------
 
 
-def kernels_on_the_cpu(config: pytest.Config, **options: Any) -> Launcher:
-    """Something that launches our kernels on the CPU, under sanitizers unless `options` say otherwise."""
-    reason = shim.why_not(options.get("sanitize", "address,undefined"))
+def kernels_on_the_cpu(config: pytest.Config, sanitize: str = "", arch: int = 900, **options: Any) -> Launcher:
+    """Something that launches our kernels on the CPU, under these sanitizers."""
+    reason = shim.why_not(sanitize)
     if reason:
         pytest.skip(reason)
     sources = [kernels.FOLDER / f"{file}.cu" for file in kernels.KERNELS]
     cache = getattr(config, "cache", None)  # pytest has none with -p no:cacheprovider
     folder = Path(cache.mkdir("kernels") if cache else tempfile.mkdtemp())
-    launchers = {real: shim.HostLauncher(sources, real, folder, **options) for real in kernels.REALS}
+    options = {"sanitize": sanitize, "arch": arch, **options}
+    launchers = {real: shim.HostLauncher(sources, real, folder, DEFINITIONS, **options) for real in kernels.REALS}
 
     def launch(kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0) -> None:
         launchers[real](kernel, grid, block, arguments, shared)
@@ -123,12 +135,31 @@ def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr("cuista.device.why_no_cuda", lambda: "this test is for the CPU")
 
 
-@pytest.fixture(scope="session", params=["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)])
-def cuda(request: pytest.FixtureRequest) -> CudaOps:
-    """The CUDA engine: on NumPy with its kernels executed on the CPU; and, where there is one, on a GPU."""
-    if request.param == "executed on the CPU":
-        return CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config)))
+def float32_tolerance(ops: CudaOps) -> float:
+    """A GPU's logarithm differs from the C library's in the last bit, on which an entry's fate at θ may depend."""
+    return 1e-5 if isinstance(ops.xp, DeviceModule) else 1e-2
+
+
+WHERE = ["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)]
+
+
+def on_gpu_or(launch: Callable[[], Launcher], where: str) -> CudaOps:
+    """The CUDA engine on a GPU, or on NumPy with its kernels executed on the CPU by `launch`."""
+    if where == "executed on the CPU":
+        return CudaOps(DeviceModule(), launcher_on(launch()))
     reason = why_no_cuda() or why_not(0)
     if reason:
         pytest.skip(f"no GPU can be used: {reason.partition(':')[0]}")
     return CudaOps.on(Device("cuda:0"))
+
+
+@pytest.fixture(scope="session", params=WHERE)
+def cuda(request: pytest.FixtureRequest) -> CudaOps:
+    """The CUDA engine, for tests of what is computed with it."""
+    return on_gpu_or(lambda: kernels_on_the_cpu(request.config), request.param)
+
+
+@pytest.fixture(scope="session", params=WHERE)
+def watched_cuda(request: pytest.FixtureRequest) -> CudaOps:
+    """The CUDA engine under sanitizers, for tests of the kernels one by one. These take many times as long."""
+    return on_gpu_or(lambda: kernels_on_the_cpu(request.config, "address,undefined", arch=750), request.param)

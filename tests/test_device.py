@@ -157,37 +157,38 @@ def test_auto_says_why_a_gpu_that_seems_to_be_there_is_not_used(machine, run, sm
 
 @pytest.fixture(params=["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)])
 def gpu(request, monkeypatch, machine):
-    """A machine with a GPU, or one whose cuda:0 is the engine with its kernels executed on the CPU."""
+    """A device of a machine with a GPU, or of one whose engines execute their kernels on the CPU."""
     if request.param == "on a GPU":
         reason = WHY_NO_CUDA() or device.why_not(0)
         if reason:
             pytest.skip(f"no GPU can be used: {reason.partition(':')[0]}")
-        return
-    machine(fake_cupy())
-    launch = launcher_on(kernels_on_the_cpu(request.config, sanitize="", arch=900))
+        return "cuda:0"
+    machine(fake_cupy(gpus=2))
+    launch = launcher_on(kernels_on_the_cpu(request.config))
     monkeypatch.setattr(CudaOps, "on", classmethod(lambda cls, chosen: cls(DeviceModule(), launch, chosen.name)))
+    return "cuda:1"  # not the current one
 
 
 def test_the_commands_run_on_a_gpu(gpu, run, monkeypatch):
     monkeypatch.setattr("cuista.training.ridge.RIDGES", (1.0,))
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 40, "--device", "cuda:0")
     assert "--device cuda:0 is ignored" in run.errors
-    run("solve-w", "problem.h5", "--ridge", "auto", "--device", "cuda:0", "-o", "w.h5")
+    run("solve-w", "problem.h5", "--ridge", "auto", "--device", gpu, "-o", "w.h5")
     small = ("--max-steps", 20, "--batch", 16, "--validation-batch", 100, "-T", 3)
     run("train", "problem.h5", "-W", "w.h5", *small)
     assert "Computing on cuda:0 (--device auto)" in run.errors
-    run("train", "problem.h5", "-W", "w.h5", *small, "--recipe", "paper", "--device", "cuda:0", "-o", "paper.h5")
-    run("train", "problem.h5", "-W", "w.h5", *small, "--coord", "--device", "cuda", "-o", "coord.h5")
+    run("train", "problem.h5", "-W", "w.h5", *small, "--recipe", "paper", "--device", gpu, "-o", "paper.h5")
+    run("train", "problem.h5", "-W", "w.h5", *small, "--coord", "--device", gpu, "-o", "coord.h5")
     for model in ("model.h5", "paper.h5", "coord.h5"):
         on_gpu, on_cpu = (
             json.loads(run("test", model, "--samples", 300, "--baselines", "--json", "--device", name))["layers"]
-            for name in ("cuda:0", "cpu")
+            for name in (gpu, "cpu")
         )
         for net in ("alista", "ista", "fista"):
             for a, b in zip(on_gpu[net], on_cpu[net], strict=True):
                 assert a["nmse_db"] == pytest.approx(b["nmse_db"], abs=1e-3)
     y = cuista.Problem.load("problem.h5").sample(70)[1]
     np.save("y.npy", y)
-    run("recover", "model.h5", "y.npy", "--device", "cuda:0", "-o", "gpu.npy")
+    run("recover", "model.h5", "y.npy", "--device", gpu, "-o", "gpu.npy")
     run("recover", "model.h5", "y.npy", "--device", "cpu", "-o", "cpu.npy")
     np.testing.assert_allclose(np.load("gpu.npy"), np.load("cpu.npy"), atol=1e-5)

@@ -16,13 +16,13 @@ MAY_IMPORT_CUPY = ("cuista/device.py", "cuista/ops/cuda.py", "kernels/__init__.p
 
 # From the ground up: a module may import from those before it only. Rooms are packages.
 FLOORS = [
-    "kernels",
     "version",
     "errors",
     "checks",
     "counter",
     "device",
     "parallel",
+    "kernels",
     "ops",
     "storage",
     "operators",

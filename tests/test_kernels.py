@@ -1,39 +1,38 @@
 """The CUDA kernels: compiled for every architecture, and executed, on the CPU and where there is one on a GPU.
 
-The CPU runs the same sources under the address and undefined-behaviour sanitizers, as for a GPU of compute capability
-7.5; a last few tests look for data races, with the instructions of 8.0 and later.
+The CPU runs the same sources. One by one they run under the address and undefined-behaviour sanitizers, as for a GPU of
+compute capability 7.5; a last few tests look for data races, with the instructions of 8.0 and later.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
-from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import nvrtc
 import pytest
-from conftest import kernels_on_the_cpu
-from hypothesis import HealthCheck, assume, given, settings
+from conftest import float32_tolerance, kernels_on_the_cpu
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from shim.gpu import DeviceArray, DeviceModule, launcher_on
+from shim.gpu import DeviceModule, launcher_on
 
 import cuista
-import cuista.ops.cuda as cuda_module
-from cuista import FastRecipe, PaperRecipe, kernels, train
+from cuista import kernels
 from cuista.counter import Key
-from cuista.errors import DivergedError
-from cuista.metrics import nmse_db
-from cuista.networks import NETWORKS, Alista
+from cuista.networks import Alista
 from cuista.operators import Dense
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Normal, ReferenceOps
-from cuista.training import checkpoint_path
 
 REFERENCE = ReferenceOps()
 DENORMAL = {np.float32: 1e-40, np.float64: 5e-324}
-QUICK = FastRecipe(batch=8, validation_batch=100, layer_steps=4, max_steps=60)
-many = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60, derandomize=True)
+many = settings(max_examples=60)
+
+
+@pytest.fixture(scope="session")
+def cuda(watched_cuda: CudaOps) -> CudaOps:
+    """In this file, under sanitizers."""
+    return watched_cuda
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------
@@ -66,7 +65,7 @@ def test_a_gpu_that_nvrtc_does_not_know_gets_ptx_it_can_run():
 def test_no_kernel_adds_floating_point_numbers_atomically():
     for file in kernels.KERNELS:
         for call in re.findall(r"atomic\w+\([^;]*", kernels.source(file)):
-            assert "arrived" in call
+            assert "arrived" in call or "ended" in call or "count" in call
 
 
 # -- one by one -------------------------------------------------------------------------------------------------------
@@ -108,11 +107,6 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-def float32_tolerance(cuda):
-    """A GPU's logarithm differs from the C library's in the last bit, on which an entry's fate at θ may depend."""
-    return 1e-5 if isinstance(cuda.xp, DeviceModule) else 1e-2
-
-
 def on(ops, step):
     """The step's arrays as the engine's."""
     return {
@@ -141,18 +135,65 @@ def test_the_kernels_go_back_as_the_definition_does(cuda, step, seed):
     _, code = REFERENCE.shrink_select(**step)
     delta = np.random.default_rng(seed).standard_normal(code.shape).astype(step["x"].dtype)
     arguments = {name: step[name] for name in ("x", "u", "step_size", "threshold", "window")}
-    dz, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
+    d_z, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
     results = cuda.shrink_select_backward(
         cuda.asarray(delta, delta.dtype), cuda.asarray(code, np.int8), **on(cuda, arguments)
     )
-    dz_cuda, d_step_cuda, d_threshold_cuda = map(cuda.to_numpy, results)
+    d_z_cuda, d_step_cuda, d_threshold_cuda = map(cuda.to_numpy, results)
     tolerance = 1e-6 if delta.dtype == np.float32 else 1e-14
-    np.testing.assert_allclose(dz_cuda, dz, rtol=tolerance)
-    moved = np.abs(dz * step["u"].astype(np.float64)).sum()
+    np.testing.assert_allclose(d_z_cuda, d_z, rtol=tolerance)
+    moved = np.abs(d_z * step["u"].astype(np.float64)).sum()
     np.testing.assert_allclose(d_step_cuda, d_step, atol=tolerance * (1 + moved))
-    spread = np.sum(np.abs(dz) * (1 + np.abs(step["x"].astype(np.float64)) + 2 * np.abs(step["u"])))
+    spread = np.sum(np.abs(d_z) * (1 + np.abs(step["x"].astype(np.float64)) + 2 * np.abs(step["u"])))
     np.testing.assert_allclose(d_threshold_cuda, d_threshold, atol=tolerance * (1 + spread))
     assert d_threshold_cuda.shape == np.shape(step["threshold"])
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal", "tiny", "zero", "nan"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_that_many_blocks_share_are_those_of_the_definition(cuda, kind, dtype, monkeypatch):
+    monkeypatch.setattr("cuista.ops.cuda.SHARED_BYTES", 0)
+    monkeypatch.setattr("cuista.ops.cuda.PART", 400)
+    monkeypatch.setattr("cuista.ops.cuda.LENGTH", 100)
+    rng = np.random.default_rng(0)
+    x, u, delta = rng.standard_normal((3, 2, 1250)).astype(dtype)
+    if kind == "ties":
+        x, u = np.rint(2 * x) / 2, np.rint(2 * u) / 2
+    elif kind == "nan":
+        x[1, ::3] = np.nan
+    elif kind != "normal":
+        x, u = {"equal": 0.75, "tiny": DENORMAL[dtype], "zero": 0}[kind] * np.rint(3 * np.abs(x)), np.zeros_like(u)
+    for k, theta in product((0, 1, 100, 1249), (0.5, -0.1, np.full(1250, 0.5), np.full((2, 1), 0.5))):
+        step = {"x": x, "u": u, "step_size": 0.7, "threshold": theta, "k": k, "window": 0.3}
+        expected, expected_code = REFERENCE.shrink_select(**step)
+        x_next, code = cuda.shrink_select(**on(cuda, step))
+        np.testing.assert_array_equal(cuda.to_numpy(x_next), expected)
+        np.testing.assert_array_equal(cuda.to_numpy(code), expected_code)
+        if kind != "nan" and np.ndim(theta) < 2:
+            del step["k"]
+            defined = REFERENCE.shrink_select_backward(delta, expected_code, **step)
+            found = cuda.shrink_select_backward(cuda.asarray(delta, dtype), code, **on(cuda, step))
+            for a, b in zip(found, defined, strict=True):
+                np.testing.assert_allclose(cuda.to_numpy(a), b, rtol=1e-4 if dtype == np.float32 else 1e-10)
+
+
+@given(
+    s1=st.integers(1, 4),
+    s2=st.integers(1, 4),
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@many
+def test_the_kernels_shift_by_taps_and_sum_to_the_bit_as_the_definition_does(cuda, s1, s2, height, width, dtype):
+    rng, shape = np.random.default_rng(0), (s1, s2)
+    image = rng.standard_normal((height + s1 - 1, width + s2 - 1)).astype(dtype)
+    copies = REFERENCE.taps(image, shape)
+    np.testing.assert_array_equal(cuda.to_numpy(cuda.taps(cuda.asarray(image, dtype), shape)), copies)
+    for name, more in (("spread", 0), ("gather", 1)):
+        copies = rng.standard_normal((s1 * s2, height + more * (s1 - 1), width + more * (s2 - 1))).astype(dtype)
+        found = getattr(cuda, name)(cuda.asarray(copies, dtype), shape)
+        np.testing.assert_array_equal(cuda.to_numpy(found), getattr(REFERENCE, name)(copies, shape))
 
 
 def test_no_signals_are_no_work(cuda):
@@ -168,8 +209,8 @@ def test_arrays_that_are_not_aligned_are_read_one_by_one(cuda):
     expected, expected_code = REFERENCE.shrink_select(cuda.to_numpy(x), cuda.to_numpy(u), 1.0, 0.5, 7)
     np.testing.assert_array_equal(cuda.to_numpy(x_next), expected)
     np.testing.assert_array_equal(cuda.to_numpy(code), expected_code)
-    dz, *_ = cuda.shrink_select_backward(x, code, x, u, 1.0, 0.5)
-    np.testing.assert_array_equal(cuda.to_numpy(dz), np.where(expected_code != 0, cuda.to_numpy(x), 0))
+    d_z, *_ = cuda.shrink_select_backward(x, code, x, u, 1.0, 0.5)
+    np.testing.assert_array_equal(cuda.to_numpy(d_z), np.where(expected_code != 0, cuda.to_numpy(x), 0))
 
 
 def test_the_kernels_pass_nan_on(cuda):
@@ -184,7 +225,8 @@ laws = st.sampled_from([Normal(), Normal(2.0, 0.5), Bernoulli(0.3, 1.5, -2.0), B
 
 
 @given(
-    batch=st.integers(1, 40),
+    rows=st.integers(1, 40),
+    first=st.integers(0, 40),
     N=st.integers(1, 70),
     p=st.sampled_from([0.0, 1e-9, 0.2, 1.0]),
     law=laws,
@@ -192,19 +234,32 @@ laws = st.sampled_from([Normal(), Normal(2.0, 0.5), Bernoulli(0.3, 1.5, -2.0), B
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 @many
-def test_the_kernels_draw_the_numbers_of_the_definition(cuda, batch, N, p, law, seed, dtype):
+def test_the_kernels_draw_the_numbers_of_the_definition(cuda, rows, first, N, p, law, seed, dtype):
     key, probability = Key(seed, 65, 2**40), np.linspace(p, 1, N)
-    expected = REFERENCE.sparse_codes(key, batch, probability, law, dtype)
-    codes = cuda.to_numpy(cuda.sparse_codes(key, batch, probability, law, dtype))
+    expected = REFERENCE.sparse_codes(key, rows, probability, law, dtype, first)
+    codes = cuda.to_numpy(cuda.sparse_codes(key, rows, probability, law, dtype, first))
     np.testing.assert_array_equal(codes != 0, expected != 0)
     tolerance = 2e-6 if dtype == np.float32 else 1e-14
     np.testing.assert_allclose(codes, expected, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(
-        cuda.to_numpy(cuda.normal(key, 1, (batch, N), dtype)),
-        REFERENCE.normal(key, 1, (batch, N), dtype),
+        cuda.to_numpy(cuda.normal(key, 1, (rows, N), dtype, first)),
+        REFERENCE.normal(key, 1, (rows, N), dtype, first),
         rtol=tolerance,
         atol=tolerance,
     )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 40, 25), (2, 1030, 300), (5, 2500, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
+def test_a_row_of_the_kernels_product_by_rows_does_not_depend_on_the_others(cuda, shape, dtype, density):
+    rng, (rows, N, M) = np.random.default_rng(0), shape
+    a, b = rng.standard_normal((rows, N)) * (rng.random((rows, N)) < density), rng.standard_normal((N, M))
+    a, b = (cuda.asarray(array, dtype) for array in (a, b))
+    product = cuda.to_numpy(cuda.matmul_by_rows(a, b, density))
+    expected = cuda.to_numpy(a) @ cuda.to_numpy(b)
+    np.testing.assert_allclose(product, expected, atol=1e-3 if dtype == np.float32 else 1e-10)
+    np.testing.assert_array_equal(cuda.to_numpy(cuda.matmul_by_rows(a[-1:], b, density)), product[-1:])
 
 
 @given(shape=st.sampled_from([(1,), (16,), (5, 70)]), steps=st.integers(1, 5), logarithmic=st.booleans())
@@ -281,211 +336,42 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
         assert Alista(Dense(A, ops=cuda), A, layers=1, parameters=network.parameters).fuse(signals) is None
 
 
-class StoppedError(Exception):
-    """Raised in the middle of a run."""
-
-
-# -- the engine -------------------------------------------------------------------------------------------------------
-
-
-def trained(ops, problem, weight, recipe, dtype=np.float64, **options):
-    model = cuista.Model.new(problem, weight, layers=4, ops=ops, dtype=dtype, **options)
-    return train(model, recipe)
-
-
-def parameters_of(model):
-    return {name: model.network.ops.to_numpy(value) for name, value in model.network.parameters.items()}
-
-
-def test_the_paper_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight):
-    recipe = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_steps=100)
-    for dtype, tolerance in ((np.float64, 1e-10), (np.float32, float32_tolerance(cuda))):
-        expected, model = (trained(ops, small_problem, small_weight, recipe, dtype) for ops in (CpuOps(), cuda))
-        assert model.training["steps"] == expected.training["steps"]
-        np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e3 * tolerance)
-        for name, value in parameters_of(model).items():
-            np.testing.assert_allclose(value, expected.network.parameters[name], rtol=tolerance, atol=tolerance)
-
-
-def test_a_run_that_diverges_is_not_saved_as_if_it_had_not(cuda, small_problem, small_weight, tmp_path):
-    recipe = FastRecipe(learning_rate=1000.0, batch=8, validation_batch=50, layer_steps=3, max_steps=20)
-    model = cuista.Model.new(small_problem, small_weight, layers=3, ops=cuda)
-    with pytest.raises(DivergedError, match="diverged"):
-        train(model, recipe, out=tmp_path / "model.h5")
-    assert not (tmp_path / "model.h5").exists()
-    assert cuista.Model.load(tmp_path / "model.h5.last-good.h5")
-
-
-@pytest.mark.parametrize("coordinates", [False, True])
-def test_the_fast_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight, coordinates):
-    options = {"per_coordinate": coordinates}
-    expected, model = (trained(ops, small_problem, small_weight, QUICK, **options) for ops in (CpuOps(), cuda))
-    # Nelder-Mead, in the beginning of every layer, compares errors and so can take another path for one bit's sake.
-    np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-3)
-    for name, value in parameters_of(model).items():
-        np.testing.assert_allclose(value, expected.network.parameters[name], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", list(NETWORKS))
-def test_every_network_is_on_the_engine_what_it_is_on_the_cpu(cuda, small_problem, small_weight, name):
-    kind, rng = NETWORKS[name], np.random.default_rng(3)
-    x, y = small_problem.sample(9, dtype=np.float64)
-    for untied, coordinates in product((False, True)[: 1 + kind.can_untie], (False, True)[: 1 + kind.can_coordinate]):
-        options = {"layers": 4, "untied": untied, "per_coordinate": coordinates, "dtype": np.float64}
-        expected, model = (
-            cuista.Model.new(small_problem, small_weight, name, **options, ops=ops).network for ops in (CpuOps(), cuda)
-        )
-        start = {key: value * rng.uniform(0.8, 1.2, value.shape) for key, value in expected.fast_start().items()}
-        expected.parameters = model.parameters = start
-        for ours, theirs in zip(model.iterates(y), expected.iterates(y), strict=True):
-            np.testing.assert_allclose(cuda.to_numpy(ours), theirs, atol=1e-11)
-        if not kind.has_gradients:
-            continue
-        loss, gradients = expected.loss_and_gradients(y, x, 4, window=0.3)
-        ours = model.loss_and_gradients(*(cuda.asarray(array, np.float64) for array in (y, x)), 4, window=0.3)
-        assert float(ours[0]) == pytest.approx(loss, rel=1e-11)
-        for key, gradient in gradients.items():
-            tolerance = 1e-10 * (1 + np.abs(gradient).max())
-            np.testing.assert_allclose(cuda.to_numpy(ours[1][key]), gradient, atol=tolerance)
-
-
-@pytest.mark.parametrize(
-    ("name", "untied"), [("lista-cpss", True), ("lista", False), ("lamp", True), ("alista-at", False)]
-)
-def test_other_networks_train_on_the_engine_as_on_the_cpu(cuda, small_problem, small_weight, name, untied):
-    options = {"net": name, "untied": untied}
-    for recipe in (replace(QUICK, matrix_steps=10), PaperRecipe(batch=16, validation_batch=50, max_steps=20)):
-        expected, model = (trained(ops, small_problem, small_weight, recipe, **options) for ops in (CpuOps(), cuda))
-        np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-3)
-        for key, value in parameters_of(model).items():
-            np.testing.assert_allclose(value, expected.network.parameters[key], rtol=1e-3, atol=1e-4)
-
-
-def test_nothing_is_read_back_between_validations(small_problem, small_weight, request, monkeypatch):
-    ops, read_back = CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config))), {}
-
-    def count(progress):
-        step = progress.stage_number, progress.step
-        validated = (
-            progress.step % stages[progress.stage_number - 1].validate_every == 0 or progress.step == progress.steps
-        )
-        if progress.step > 1 and not validated:
-            read_back[step] = DeviceArray.waits
-        DeviceArray.waits = 0
-
-    recipe = replace(QUICK, matrix_steps=60)
-    for net in ("alista", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
-        if net == "not fused":
-            monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
-            net = "alista"
-        model = cuista.Model.new(small_problem, small_weight, net, layers=4, untied=NETWORKS[net].can_untie, ops=ops)
-        stages = recipe.stages(4, more=True)
-        read_back.clear()
-        train(model, recipe, progress=count)
-        assert len(read_back) > 50
-        assert not any(read_back.values())
-
-
-def test_a_step_that_is_not_fused_gives_the_same(cuda, small_problem, small_weight, monkeypatch):
-    fused = trained(cuda, small_problem, small_weight, QUICK)
-    monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
-    plain = trained(cuda, small_problem, small_weight, QUICK)
-    np.testing.assert_allclose(plain.history["nmse_db"], fused.history["nmse_db"], atol=1e-3)
-
-
-def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small_weight, tmp_path):
-    whole = trained(cuda, small_problem, small_weight, QUICK)
-
-    def interrupt(progress):
-        if progress.stage_number == 5 and progress.step == 20:
-            raise StoppedError
-
-    def fresh():
-        return cuista.Model.new(small_problem, small_weight, layers=4, ops=cuda, dtype=np.float64)
-
-    out = tmp_path / "model.h5"
-    with pytest.raises(StoppedError):
-        train(fresh(), QUICK, out=out, checkpoint_seconds=0, progress=interrupt)
-    assert checkpoint_path(out).exists()
-    with pytest.raises(cuista.CuistaError, match="device"):
-        train(
-            cuista.Model.new(small_problem, small_weight, layers=4, dtype=np.float64),
-            QUICK,
-            out=out,
-            resume=True,
-        )
-    resumed = train(fresh(), QUICK, out=out, resume=True)
-    for name, value in parameters_of(whole).items():
-        np.testing.assert_array_equal(parameters_of(resumed)[name], value)
-    assert cuista.Model.load(out).training == resumed.training
-
-
-def test_going_over_from_dense_steps_to_fused_ones_survives_an_interruption(
-    cuda, small_problem, small_weight, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("cuista.ops.cuda.FUSED_DENSE_ROWS", 1.2)  # of 8 signals: at a density of 0.15
-    fused, call = [], cuda_module._Fused.__call__
-    monkeypatch.setattr(cuda_module._Fused, "__call__", lambda self, *rest: fused.append(1) or call(self, *rest))
-    recipe = PaperRecipe(learning_rate=0.02, decays=(1.0,), batch=8, validation_batch=50, better_wait=20, max_steps=40)
-    whole = trained(cuda, small_problem, small_weight, recipe)
-    assert 0 < len(fused) < whole.training["steps"]
-    out, steps = tmp_path / "model.h5", [0]
-
-    def interrupt(progress):
-        steps[0] += 1
-        if steps[0] % 25 == 0:
-            raise StoppedError
-
-    while not out.exists():
-        model = cuista.Model.new(small_problem, small_weight, layers=4, ops=cuda, dtype=np.float64)
-        with contextlib.suppress(StoppedError):
-            train(model, recipe, out=out, resume=True, checkpoint_seconds=0, progress=interrupt)
-    assert steps[0] > 50
-    for name, value in parameters_of(whole).items():
-        np.testing.assert_array_equal(parameters_of(model)[name], value)
-
-
-@pytest.mark.parametrize("shape", [(20, 40), (2, 33), (40, 1100)])
-def test_recovery_and_reports_are_those_of_the_cpu(cuda, shape):
-    problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(*shape)), pnz=0.05, snr_db=30)
-    weight = cuista.solve_exact(problem.A)
-    x, y = problem.sample(50)
-    plain, model = (cuista.Model.new(problem, weight, layers=3, ops=ops) for ops in (CpuOps(), cuda))
-    np.testing.assert_allclose(model.recover(y), plain.recover(y), atol=1e-4)
-    expected, report = cuista.evaluate(plain, x, y), cuista.evaluate(model, x, y)
-    np.testing.assert_allclose(report.nmse_db, expected.nmse_db, atol=1e-3)
-    np.testing.assert_allclose(report.support_size, expected.support_size, atol=2)
-    drawn = problem.sample(50, ops=cuda)
-    np.testing.assert_allclose(cuda.to_numpy(drawn[1]), y, atol=1e-4)
-    assert nmse_db(model.network, *drawn, 3) == pytest.approx(nmse_db(plain.network, x, y, 3), abs=1e-3)
-
-
 # -- races ------------------------------------------------------------------------------------------------------------
 
 
 def work(ops):
-    """Every kernel, once: a warp and a block for a row, sums, and the fused step."""
+    """Every kernel, once: a warp, a block and many blocks for a row, sums, taps and the fused step."""
     rng = np.random.default_rng(0)
     results = []
-    for N, theta in ((70, 0.3), (1100, 0.3), (70, np.full(70, 0.3))):
-        x, u, delta = rng.standard_normal((3, 3, N)).astype(np.float32)
+    for N, theta in ((70, 0.3), (70, np.full(70, 0.3)), (1100, 0.3)):
+        x, u, delta = ops.asarray(rng.standard_normal((3, 3, N)), np.float32)
+        theta = ops.asarray(theta, np.float64)
         x_next, code = ops.shrink_select(x, u, 1.0, theta, N // 10, 0.3)
         results += [x_next, code, *ops.shrink_select_backward(delta, code, x, u, 1.0, theta, 0.3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cuista.ops.cuda.SHARED_BYTES", 0)
+        patch.setattr("cuista.ops.cuda.PART", 400)
+        results += ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3)
+    copies = ops.taps(x, (2, 3))
+    results += [copies, ops.spread(copies.reshape(6, 2, -1), (2, 3)), ops.gather(copies.reshape(6, 2, -1), (2, 3))]
     problem = cuista.Problem(cuista.normalize_columns(rng.standard_normal((40, 150))), snr_db=20)
     network = Alista(Dense(problem.A, ops=ops), problem.A, layers=3)
     loss, gradients = network.fuse(problem.signals(0.5))(network.parameters, network.support, Key(0, 1), 3, 3, 0.3, 1.0)
-    return [*results, loss, *gradients.values(), problem.sample(3, ops=ops)[1]]
+    results += [loss, *gradients.values(), *problem.sample_weighted(7, 0.3, stream=1, rows=slice(2, 7), ops=ops)]
+    return list(map(ops.to_numpy, results))
+
+
+def on_the_cpu(request, *sanitize, **options):
+    return CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config, *sanitize, **options)))
 
 
 def test_the_order_in_which_threads_run_makes_no_difference(request):
-    expected, *others = (work(CudaOps(np, kernels_on_the_cpu(request.config, order=order))) for order in range(4))
+    expected, *others = (work(on_the_cpu(request, order=order)) for order in range(4))
     for other in others:
         for a, b in zip(other, expected, strict=True):
             np.testing.assert_array_equal(a, b)
 
 
 def test_no_kernel_has_a_data_race(request):
-    expected = work(CudaOps(np, kernels_on_the_cpu(request.config)))
-    result = work(CudaOps(np, kernels_on_the_cpu(request.config, sanitize="thread", arch=900)))
-    for a, b in zip(result, expected, strict=True):
+    for a, b in zip(work(on_the_cpu(request, "thread")), work(on_the_cpu(request)), strict=True):
         np.testing.assert_array_equal(a, b)

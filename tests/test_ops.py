@@ -6,6 +6,7 @@ import inspect
 
 import numpy as np
 import pytest
+from cuista.kernels.constants import NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,7 +14,6 @@ from hypothesis.extra import numpy as hnp
 from cuista.counter import Key
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps
 from cuista.ops.cpu import _Pool
-from cuista.ops.reference import NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 
 REFERENCE, CPU = ReferenceOps(), CpuOps()
 DENORMAL = 1e-40
@@ -81,13 +81,13 @@ def test_the_cpu_engine_goes_back_as_the_definition_does(step, seed):
     _, code = REFERENCE.shrink_select(**step)
     delta = np.random.default_rng(seed).standard_normal(code.shape).astype(step["x"].dtype)
     arguments = {name: step[name] for name in ("x", "u", "step_size", "threshold", "window")}
-    dz, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
-    dz_cpu, d_step_cpu, d_threshold_cpu = CPU.shrink_select_backward(delta, code, **arguments)
+    d_z, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
+    d_z_cpu, d_step_cpu, d_threshold_cpu = CPU.shrink_select_backward(delta, code, **arguments)
     tolerance = 1e-5 if delta.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(dz_cpu, dz, rtol=tolerance, atol=tolerance)
-    largest = float(np.abs(dz * step["u"].astype(np.float64)).sum())
+    np.testing.assert_allclose(d_z_cpu, d_z, rtol=tolerance, atol=tolerance)
+    largest = float(np.abs(d_z * step["u"].astype(np.float64)).sum())
     np.testing.assert_allclose(d_step_cpu, d_step, atol=tolerance * (1 + largest))
-    spread = float(np.abs(dz * (1 + np.abs(step["x"].astype(np.float64)) + np.abs(step["u"]))).sum())
+    spread = float(np.abs(d_z * (1 + np.abs(step["x"].astype(np.float64)) + np.abs(step["u"]))).sum())
     np.testing.assert_allclose(d_threshold_cpu, d_threshold, atol=tolerance * (1 + spread) * 1e2)
     assert np.shape(d_threshold_cpu) == np.shape(step["threshold"])
 
@@ -122,14 +122,14 @@ def test_the_step_gradient_matches_central_differences(ops, theta, rng):
         return float(np.sum(weights * ops.shrink_select(x, u, alpha, theta, k)[0]))
 
     _, code = ops.shrink_select(x, u, alpha, theta, k)
-    dz, d_alpha, d_theta = ops.shrink_select_backward(weights, code, x, u, alpha, theta)
+    d_z, d_alpha, d_theta = ops.shrink_select_backward(weights, code, x, u, alpha, theta)
     assert d_alpha == pytest.approx((loss(x, alpha + h, theta) - loss(x, alpha - h, theta)) / (2 * h), rel=1e-6)
     numeric = (loss(x, alpha, theta + h) - loss(x, alpha, theta - h)) / (2 * h)
     assert np.sum(d_theta) == pytest.approx(numeric, rel=1e-6)
     bump = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
         bump[index] = h
-        assert dz[index] == pytest.approx(
+        assert d_z[index] == pytest.approx(
             (loss(x + bump, alpha, theta) - loss(x - bump, alpha, theta)) / (2 * h), abs=1e-6
         )
         bump[index] = 0
@@ -163,15 +163,26 @@ def test_sparse_products_are_products(density, dtype, rng):
     assert result.dtype == dtype
 
 
+@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@pytest.mark.parametrize("density", [0.05, 1.0])
+def test_a_row_of_a_product_by_rows_does_not_depend_on_the_others(ops, density, rng):
+    a = rng.standard_normal((33, 70)) * (rng.random((33, 70)) < density)
+    b = rng.standard_normal((70, 41))
+    whole = ops.matmul_by_rows(a, b, density).copy()
+    np.testing.assert_allclose(whole, a @ b, atol=1e-12)
+    for part in (slice(0, 1), slice(3, 20), slice(32, 33), slice(5, 5)):
+        np.testing.assert_array_equal(ops.matmul_by_rows(a[part], b, density), whole[part])
+
+
 def test_hard_thresholding_keeps_or_drops_and_its_window_is_a_ramp(rng):
     z = rng.standard_normal((5, 40))
     kept, code = CPU.hard_threshold(z, 0.8, window=0.25)
     np.testing.assert_array_equal(kept, np.where(np.abs(z) > 0.8, z, 0))
     delta, zero = rng.standard_normal(z.shape), np.zeros_like(z)
-    dz, _, d_theta = CPU.shrink_select_backward(delta, code, z, zero, 1.0, 0.8, 0.25)
+    d_z, _, d_theta = CPU.shrink_select_backward(delta, code, z, zero, 1.0, 0.8, 0.25)
     # The derivative of the ramp z·clip((|z| − 0.6) / 0.4, 0, 1), but that where it is kept or dropped it is 1 or 0.
     near = np.abs(np.abs(z) - 0.8) < 0.2
-    np.testing.assert_allclose(dz, delta * ((np.abs(z) > 0.8) + near * np.abs(z) / 0.4))
+    np.testing.assert_allclose(d_z, delta * ((np.abs(z) > 0.8) + near * np.abs(z) / 0.4))
     assert d_theta == pytest.approx(-np.sum(delta * z * near) / 0.4)
 
 
@@ -210,6 +221,29 @@ def test_the_pool_forgets_shapes_of_long_ago():
     assert len(pool._arrays) <= _Pool.KINDS + 1
 
 
+@pytest.mark.parametrize("counts", [lambda array: 5, None, "tracer"], ids=["constant", "none", "tracer"])
+def test_where_reference_counts_tell_nothing_arrays_are_new_ones_and_results_the_same(counts, monkeypatch, rng):
+    x, u = rng.standard_normal((2, 3, 40))
+    expected = CPU.shrink_select(x, u, 1.0, 0.5, 7, 0.3)
+    if counts is None:
+        monkeypatch.delattr("sys.getrefcount")
+    elif counts == "tracer":
+        monkeypatch.setattr("sys.gettrace", lambda: print)
+    else:
+        monkeypatch.setattr("sys.getrefcount", counts)
+    plain = CpuOps()
+    for a, b in zip(plain.shrink_select(x, u, 1.0, 0.5, 7, 0.3), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not plain._pool._arrays
+
+
+def test_the_pool_forgets_arrays_that_are_all_held():
+    pool = _Pool()
+    held = [pool.empty((3, 4), np.float32) for _ in range(3 * _Pool.OF_A_KIND)]
+    assert len(pool._arrays[(3, 4), np.dtype(np.float32)]) <= _Pool.OF_A_KIND
+    assert len({array.ctypes.data for array in held}) == len(held)
+
+
 # -- random numbers -------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +272,19 @@ def test_sparse_codes_are_a_pure_function_and_a_longer_batch_begins_like_a_short
     np.testing.assert_array_equal(codes[:3], REFERENCE.sparse_codes(key, 3, p, Normal(), np.float32))
     for other in (Key(2, 2, 3), Key(1, 3, 3), Key(1, 2, 4)):
         assert not np.array_equal(codes, REFERENCE.sparse_codes(other, 8, p, Normal(), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("law", [Normal(), Bernoulli(0.3, 1.5, -2.0)])
+@pytest.mark.parametrize("size", [1, 7, 50, 2**19 + 1])  # of the last, a block of rows is one row
+def test_rows_drawn_on_their_own_have_the_bits_that_they_have_among_all(dtype, law, size):
+    key, rows = Key(1, 2, 3), 40 if size < 100 else 4
+    p = np.linspace(0.1, 0.9, size)
+    codes, normal = REFERENCE.sparse_codes(key, rows, p, law, dtype), REFERENCE.normal(key, 1, (rows, size), dtype)
+    for first, last in ((0, rows), (0, 1), (1, 4), (rows - 1, rows), (2, 2)):
+        part = slice(first, last)
+        np.testing.assert_array_equal(REFERENCE.sparse_codes(key, last - first, p, law, dtype, first), codes[part])
+        np.testing.assert_array_equal(REFERENCE.normal(key, 1, (last - first, size), dtype, first), normal[part])
 
 
 def test_sparse_codes_follow_their_law():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
+
 import numpy as np
 import pytest
 
 import cuista
 from cuista import Bernoulli, Normal, Problem, normalize_columns, random_matrix
-from cuista.counter import TRAINING
+from cuista.counter import HARD_STREAM, TRAINING
 from cuista.data.problem import with_condition_number
 from cuista.errors import FileError, InputError
+from cuista.ops import CpuOps
 
 A = normalize_columns(random_matrix(50, 100, seed=4))
 
@@ -72,6 +76,54 @@ def test_hard_signals_leave_weighted_means_what_they_are():
     assert (size > 17).mean() > 3 * dense.mean()
 
 
+@pytest.mark.parametrize("hard", [0.0, 0.1, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("batch", [1, 10, 64, 1000])
+def test_hard_signals_are_spread_evenly_and_are_those_of_their_stream(hard, batch):
+    problem = Problem(A, pnz=0.1, snr_db=20)
+    x, y, _ = problem.sample_weighted(batch, hard, stream=TRAINING)
+    is_hard = np.array([int(hard * (i + 1)) > int(hard * i) for i in range(batch)])
+    assert is_hard.sum() == int(hard * batch)
+    easy = problem.sample(batch, stream=TRAINING)
+    np.testing.assert_array_equal(x[~is_hard], easy[0][: batch - is_hard.sum()])
+    np.testing.assert_array_equal(y[~is_hard], easy[1][: batch - is_hard.sum()])
+    harder = Problem(A, pnz=1.4 * 0.1, snr_db=20).sample(batch, stream=TRAINING + HARD_STREAM)
+    np.testing.assert_array_equal(x[is_hard], harder[0][: is_hard.sum()])
+    for share in (1, 2, 8, 32):  # aligned
+        counts = np.add.reduceat(is_hard, range(0, batch, share))
+        assert batch < share or np.ptp(counts[: batch // share]) <= 1
+
+
+@pytest.mark.parametrize("pnz", [0.05, 0.4])  # for which the product with A is another
+def test_rows_drawn_on_their_own_have_the_bits_that_they_have_in_the_batch(pnz):
+    problem = Problem(A, pnz=pnz, snr_db=20)
+    for hard, batch in ((None, 40), (0.5, 64), (0.3, 40), (1.0, 5)):
+
+        def draw(rows=slice(None), hard=hard, batch=batch):
+            if hard is None:
+                return problem.sample(batch, rows=rows, step=3)
+            return problem.sample_weighted(batch, hard, rows=rows, stream=TRAINING, step=3)
+
+        whole = draw()
+        for rows in (slice(0, 1), slice(1, 4), slice(4, None), slice(-1, None), slice(2, 2)):
+            for part, array in zip(draw(rows), whole, strict=True):
+                np.testing.assert_array_equal(part, array[rows])
+
+
+def test_the_arrays_of_a_problem_on_an_engine_go_with_the_problem():
+    ops, problem = CpuOps(), Problem(A)
+    problem.sample(3, ops=ops)
+    assert len(ops._kept) == 1
+    del problem
+    gc.collect()
+    assert not len(ops._kept)
+
+
+def test_a_problem_that_was_sampled_can_be_sent_to_another_process():
+    problem = Problem(A)
+    x, _ = problem.sample(3, ops=CpuOps())
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(problem)).sample(3)[0], x)
+
+
 def test_hard_signals_of_certain_or_impossible_entries_have_finite_weights():
     p = np.array([0.0, 1.0, *[0.5] * 98])
     _, _, weights = Problem(A, pnz=p).sample_weighted(100, 0.5, stream=TRAINING)
@@ -120,7 +172,12 @@ def test_a_problem_that_cannot_be_is_refused(options, message):
 
 
 def test_matrices_that_cannot_be_are_refused():
-    for call in (lambda: random_matrix(0, 4), lambda: with_condition_number(A, 0.5), lambda: Problem(A).sample(0)):
+    for call in (
+        lambda: random_matrix(0, 4),
+        lambda: with_condition_number(A, 0.5),
+        lambda: Problem(A).sample(0),
+        lambda: Problem(A).sample(9, rows=slice(0, 9, 2)),
+    ):
         with pytest.raises(cuista.CuistaError, match="expected"):
             call()
 

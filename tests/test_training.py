@@ -182,6 +182,13 @@ def test_divergence_stops_with_the_last_good_parameters_saved(small_model, tmp_p
     assert cuista.evaluate(good, x, y).nmse_db[-1] < 30
 
 
+@pytest.mark.parametrize("net", ["alista", "lista", "lamp"])
+def test_nothing_is_warned_of_before_divergence(small_problem, small_weight, net):  # for warnings are errors here
+    recipe = FastRecipe(learning_rate=1e4, batch=16, validation_batch=50, layer_steps=3, max_steps=60, matrix_steps=30)
+    with pytest.raises(DivergedError, match="diverged"):
+        train(cuista.Model.new(small_problem, small_weight, net, layers=6), recipe)
+
+
 def test_nan_in_training_is_divergence(small_model):
     small_model.network.parameters["step_size"][0] = np.nan
     with pytest.raises(DivergedError, match="nan"):

@@ -16,7 +16,7 @@ from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.errors import FileError, InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 
-# By how much denser hard signals are.
+# How much denser hard signals are than ordinary ones.
 _HARDER = 1.4
 
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
@@ -113,6 +113,7 @@ class Problem:
         self,
         batch: int,
         *,
+        rows: slice = slice(None),
         stream: int = TEST,
         step: int = 0,
         seed: int | None = None,
@@ -121,21 +122,24 @@ class Problem:
     ) -> tuple[Array, Array]:
         """Draw signals: a pure function of (seed, stream, step), whatever was drawn before.
 
+        `rows` are those of the batch to draw, all by default. They have the bits that they have in the whole batch, and
+        the others cost nothing.
+
         Returns
         -------
-        x : (batch, N)
-        y : (batch, M)
+        x : (rows, N)
+        y : (rows, M)
         """
-        if batch < 1:
-            raise InputError(f"the number of samples is {batch}; expected 1 or more")
-        key = Key(self.seed if seed is None else seed, stream, step)
-        return self._draw(batch, key, self._probability, dtype, ops or CpuOps())
+        ops, key = ops or CpuOps(), Key(self.seed if seed is None else seed, stream, step)
+        with ops.computing():
+            return self._draw(_rows(batch, rows), key, self._probability, dtype, ops)
 
     def sample_weighted(
         self,
         batch: int,
         hard: float,
         *,
+        rows: slice = slice(None),
         stream: int,
         step: int = 0,
         seed: int | None = None,
@@ -144,30 +148,36 @@ class Problem:
     ) -> tuple[Array, Array, Array]:
         """Draw signals of which a share is harder, with the weights that make means over them unbiased.
 
-        A share `hard` of the batch has its probabilities multiplied by 1.4. Importance sampling: with f the
-        problem's law and g that of the harder ones, a signal has weight f / ((1 − hard) f + hard g), at most
-        1 / (1 − hard). So rare dense signals, whose errors can be 10⁵ times the others' and rule the NMSE, are met
-        often and count for what they are.
+        A share `hard` of the batch, spread evenly over it, has its probabilities multiplied by 1.4. This is importance
+        sampling: with f the problem's law and g that of the harder ones, a signal has weight
+        f / ((1 − hard) f + hard g), at most 1 / (1 − hard). So rare dense signals, whose errors can be 10⁵ times the
+        others' and rule the NMSE, are met often and count for what they are. `rows` are those of the batch to draw, as
+        in `sample`.
 
         Returns
         -------
-        x : (batch, N)
-        y : (batch, M)
-        weights : (batch,), float64
+        x : (rows, N)
+        y : (rows, M)
+        weights : (rows,), float64
         """
-        ops = ops or CpuOps()
-        signals = self.signals(hard)
-        seed = self.seed if seed is None else seed
-        easy = signals.easy(batch)
-        parts = [self._draw(easy, Key(seed, stream, step), signals.probability, dtype, ops)]
-        if easy < batch:
-            key = Key(seed, stream + HARD_STREAM, step)
-            parts.append(self._draw(batch - easy, key, signals.hard_probability, dtype, ops))
-        x, y = (ops.xp.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        of_entry, of_none = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
-        log_ratio = (x != 0).astype(np.float64) @ of_entry + of_none
-        hard = 1 - easy / batch
-        return x, y, 1 / (1 - hard + hard * ops.xp.exp(log_ratio))
+        ops, seed = ops or CpuOps(), self.seed if seed is None else seed
+        xp, signals, drawn = ops.xp, self.signals(hard), _rows(batch, rows)
+        of_hard = range(signals.hard_before(drawn.start), signals.hard_before(drawn.stop))
+        of_easy = range(drawn.start - of_hard.start, drawn.stop - of_hard.stop)
+        with ops.computing():
+            parts = (
+                self._draw(of_easy, Key(seed, stream, step), signals.probability, dtype, ops),
+                self._draw(of_hard, Key(seed, stream + HARD_STREAM, step), signals.hard_probability, dtype, ops),
+            )
+            # Where each row is among the easy ones followed by the hard ones, as `Signals.hard_before` has it.
+            before = xp.floor(hard * xp.arange(drawn.start, drawn.stop + 1)) - of_hard.start
+            is_hard, before = before[1:] > before[:-1], before[:-1]
+            place = xp.where(is_hard, len(of_easy) + before, xp.arange(len(drawn)) - before).astype(np.int64)
+            x, y = (xp.take(xp.concatenate(arrays), place, axis=0) for arrays in zip(*parts, strict=True))
+            of_entry, of_none = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
+            log_ratio = xp.where(x != 0, of_entry, 0.0).sum(axis=1) + of_none
+            share = signals.hard_before(batch) / batch
+            return x, y, 1 / (1 - share + share * xp.exp(log_ratio))
 
     def signals(self, hard: float = 0.0) -> Signals:
         """What `sample_weighted` draws from."""
@@ -184,30 +194,27 @@ class Problem:
         return np.broadcast_to(np.asarray(self.pnz), (self.N,))
 
     def _draw(
-        self, batch: int, key: Key, probability: Array, dtype: DTypeLike, ops: ReferenceOps
+        self, rows: range, key: Key, probability: Array, dtype: DTypeLike, ops: ReferenceOps
     ) -> tuple[Array, Array]:
-        x = ops.sparse_codes(key, batch, probability, self.magnitude, dtype)
-        return x, self.measure(x, key, ops)
+        x = ops.sparse_codes(key, len(rows), probability, self.magnitude, dtype, rows.start)
+        return x, self.measure(x, key, ops, rows.start)
 
-    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
-        """The measurements y (batch, M) = A x + ε of sparse codes x (batch, N), at the problem's SNR."""
+    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None, first_row: int = 0) -> Array:
+        """The measurements y (rows, M) = A x + ε of sparse codes x (rows, N), at the problem's SNR.
+
+        They are the rows from `first_row` on of a batch with this noise, and have the bits that they have in it.
+        """
         ops = ops or CpuOps()
-        return self.add_noise(ops.sparse_matmul(x, self._transposed(x.dtype, ops)), key, ops)
+        transposed = ops.kept(self, x.dtype, lambda: ops.asarray(self.A.T, x.dtype))
+        return self.add_noise(ops.matmul_by_rows(x, transposed, self.sparsity), key, ops, first_row)
 
-    def add_noise(self, y: Array, key: Key, ops: ReferenceOps) -> Array:
-        """Measurements y (batch, M) with noise at the problem's SNR."""
+    def add_noise(self, y: Array, key: Key, ops: ReferenceOps, first_row: int = 0) -> Array:
+        """Measurements y (rows, M), those from `first_row` on, with noise at the problem's SNR."""
         if self.snr_db < np.inf:
-            noise = ops.normal(key, NOISE, (y.shape[0], self.M), y.dtype)
+            noise = ops.normal(key, NOISE, (y.shape[0], self.M), y.dtype, first_row)
             noise *= y.std(axis=1, keepdims=True) * y.dtype.type(10 ** (-self.snr_db / 20))
             y = y + noise
         return y
-
-    def _transposed(self, dtype: np.dtype[Any], ops: ReferenceOps) -> Array:
-        cache: dict[Any, Array] = self.__dict__.setdefault("_transposed_by_place", {})
-        place = (ops.xp, ops.name, dtype.str)
-        if place not in cache:
-            cache[place] = ops.asarray(self.A.T, dtype)
-        return cache[place]
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-problem` file."""
@@ -253,6 +260,16 @@ class Problem:
             )
         except KeyError as error:
             raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
+
+
+def _rows(batch: int, rows: slice) -> range:
+    """The numbers of these rows of a batch."""
+    if batch < 1:
+        raise InputError(f"the number of samples is {batch}; expected 1 or more")
+    drawn = range(batch)[rows]
+    if drawn.step != 1:
+        raise InputError(f"the rows to draw are {rows}; expected consecutive ones")
+    return drawn
 
 
 def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Array:

@@ -184,10 +184,11 @@ class Unrolled(ABC):
     @parameters.setter
     def parameters(self, parameters: dict[str, Array]) -> None:
         # Copied, for training changes them in place.
-        self._parameters = {
-            name: self.ops.asarray(value, self.dtype if name in self.matrices else np.float64).copy()
-            for name, value in parameters.items()
-        }
+        with self.ops.computing():
+            self._parameters = {
+                name: self.ops.asarray(value, self.dtype if name in self.matrices else np.float64).copy()
+                for name, value in parameters.items()
+            }
 
     def parameter(self, name: str, t: int) -> Array:
         """Layer t's part of a parameter, or the part that all share."""

@@ -19,20 +19,9 @@ from numpy.typing import DTypeLike
 from cuista import parallel
 from cuista.checks import Array
 from cuista.errors import NumericalError
+from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops.borders import gather, pad_zeros, spread, taps
-from cuista.ops.reference import (
-    BETA1,
-    BETA2,
-    EPSILON,
-    KIND,
-    NEAR,
-    NOT_POSITIVE,
-    SHRUNK_DOWN,
-    SHRUNK_UP,
-    ReferenceOps,
-    Result,
-    Scalar,
-)
+from cuista.ops.reference import NOT_POSITIVE, ReferenceOps, Result, Scalar
 
 # Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 250 and × 500, one thread).
 SPARSE_DENSITY = 0.15
@@ -44,6 +33,7 @@ class CpuOps(ReferenceOps):
     """The primitives on NumPy arrays."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._pool = _Pool()
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -73,17 +63,15 @@ class CpuOps(ReferenceOps):
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if a.dtype != b.dtype or not a.flags.c_contiguous:
             return self.matmul(a, b)
-        flat = a.ravel()
-        nonzero = np.not_equal(flat, 0, out=self._pool.empty(flat.shape, np.bool_))
-        if np.count_nonzero(nonzero) > SPARSE_DENSITY * flat.size:
+        nonzero = np.not_equal(a, 0, out=self._pool.empty(a.shape, np.bool_))
+        if np.count_nonzero(nonzero) > SPARSE_DENSITY * a.size:
             return self.matmul(a, b)
-        from scipy.sparse import csr_array
+        return _multiply(a, np.flatnonzero(nonzero), b)
 
-        rows, columns = a.shape
-        where = np.flatnonzero(nonzero)
-        starts = np.searchsorted(where, np.arange(rows + 1) * columns)
-        compressed = (flat[where], (where % columns).astype(np.int32), starts.astype(np.int32))
-        return np.asarray(csr_array(compressed, shape=a.shape) @ b)
+    def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
+        if density > SPARSE_DENSITY:
+            return super().matmul_by_rows(a, b, density)
+        return _multiply(a, np.flatnonzero(a), b)
 
     def shrink_select(
         self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
@@ -144,7 +132,7 @@ class CpuOps(ReferenceOps):
         empty = self._pool.empty
         kind = np.bitwise_and(code, np.int8(KIND), out=empty(code.shape, np.int8))
         flags = np.not_equal(kind, 0, out=empty(code.shape, np.bool_))
-        dz = np.multiply(delta, flags, out=empty(delta.shape, delta.dtype))
+        d_z = np.multiply(delta, flags, out=empty(delta.shape, delta.dtype))
 
         sign = np.equal(kind, SHRUNK_DOWN, out=flags).astype(np.int8)
         sign -= np.equal(kind, SHRUNK_UP, out=flags).view(np.int8)
@@ -163,14 +151,14 @@ class CpuOps(ReferenceOps):
             z = x.ravel()[near] + np.asarray(step_size, dtype=x.dtype) * u.ravel()[near]
             of_entry = theta if theta.ndim == 0 else np.broadcast_to(theta, x.shape)[near // x.shape[1], column]
             slope = delta.ravel()[near] / (2 * np.asarray(window, dtype=x.dtype) * of_entry)
-            dz.ravel()[near] += slope * np.abs(z)
+            d_z.ravel()[near] += slope * np.abs(z)
             jump = slope.astype(np.float64) * z
             if theta.ndim == 0:
                 d_threshold -= jump.sum()
             else:
                 place = {(x.shape[1],): column, (x.shape[0], 1): near // x.shape[1], x.shape: near}[theta.shape]
                 d_threshold -= np.bincount(place, jump, minlength=theta.size).reshape(theta.shape)
-        return dz, float(np.vdot(dz, u)), d_threshold
+        return d_z, float(np.vdot(d_z, u)), d_threshold
 
     def conv_layer(
         self,
@@ -228,25 +216,25 @@ class CpuOps(ReferenceOps):
         return x_next, picture, (x_next, passed, padded, weight, dictionary, step_size)
 
     def conv_layer_backward(
-        self, of_x: Array | None, of_picture: Array, record: Any, wants_weight: bool = True
+        self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
     ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
-        """As defined, a band of rows at a time. Σ dz u is ⟨the adjoint of the analysis on dz, padded⟩."""
+        """As defined, a band of rows at a time. Σ d_z u is ⟨the adjoint of the analysis on d_z, padded⟩."""
         x_next, passed, padded, weight, dictionary, step_size = record
         (s1, s2, filters), dtype, empty = dictionary.shape, padded.dtype, self._pool.empty
         _, height, width = x_next.shape
         alpha = dtype.type(step_size)
-        around = pad_zeros(np, of_picture, (s1, s2))
+        around = pad_zeros(np, d_picture, (s1, s2))
         rotated = np.ascontiguousarray(dictionary[::-1, ::-1]).reshape(-1, filters).T
-        dz = empty(x_next.shape, dtype) if of_x is None else of_x
-        of_padded = np.zeros_like(padded)
+        d_z = empty(x_next.shape, dtype) if d_x is None else d_x
+        d_padded = np.zeros_like(padded)
         d_weight = np.zeros((s1 * s2, filters), dtype) if wants_weight else None
         d_threshold = 0.0
         for rows in _bands(height, width, filters, dtype.itemsize):
             size = (rows.stop - rows.start) * width
             copies = taps(np, around, (s1, s2), rows, empty((s1 * s2, size), dtype))
             delta = np.matmul(rotated, copies, out=empty((filters, size), dtype)).reshape(filters, -1, width)
-            if of_x is not None:
-                delta += of_x[:, rows]
+            if d_x is not None:
+                delta += d_x[:, rows]
             sign = np.sign(x_next[:, rows], out=empty(delta.shape, dtype))
             delta *= sign
             if passed is None:
@@ -254,17 +242,17 @@ class CpuOps(ReferenceOps):
             else:
                 d_threshold -= float(np.sum(delta, where=~passed[:, rows]))
             delta *= sign
-            dz[:, rows] = delta
+            d_z[:, rows] = delta
             flat = delta.reshape(filters, size)
             back = np.matmul(weight.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
-            spread(back.reshape(s1 * s2, -1, width), of_padded, (s1, s2), rows.start)
+            spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start)
             if d_weight is not None:
                 d_weight += np.matmul(taps(np, padded, (s1, s2), rows, copies), flat.T)
-        d_step_size = float(np.vdot(of_padded, padded))
-        of_padded *= alpha
+        d_step_size = float(np.vdot(d_padded, padded))
+        d_padded *= alpha
         if d_weight is not None:
             d_weight = (alpha * d_weight).reshape(weight.shape)
-        return dz, of_padded, d_step_size, d_threshold, d_weight
+        return d_z, d_padded, d_step_size, d_threshold, d_weight
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
@@ -307,6 +295,16 @@ class CpuOps(ReferenceOps):
         return None
 
 
+def _multiply(a: Array, nonzero: Array, b: Array) -> Array:
+    """The product a b, of whose first factor these entries, in order, are not zero."""
+    from scipy.sparse import csr_array
+
+    rows, columns = a.shape
+    starts = np.searchsorted(nonzero, np.arange(rows + 1) * columns)
+    compressed = (a.ravel()[nonzero], (nonzero % columns).astype(np.int32), starts.astype(np.int32))
+    return np.asarray(csr_array(compressed, shape=a.shape) @ b)
+
+
 def _bands(height: int, width: int, filters: int, itemsize: int) -> list[slice]:
     """Rows of maps (F, height, width) by as many as take about BAND_BYTES."""
     rows = max(1, BAND_BYTES // (filters * width * itemsize))
@@ -341,23 +339,57 @@ def _in_pieces(flat: Array) -> list[Array]:
 class _Pool(threading.local):
     """Arrays to compute in, for each thread its own. One is handed out again only when nobody holds it any more.
 
-    The reference count tells that, views included. Without this, every large temporary costs page faults.
+    The reference count tells that, views included. Without this, every large temporary costs page faults. Where
+    reference counts cannot be relied upon, every array is a new one.
     """
 
     KINDS = 32  # of shape and dtype, before all are forgotten
+    OF_A_KIND = 256  # before these are forgotten: a debugger may hold whatever it sees
 
     def __init__(self) -> None:
         self._arrays: defaultdict[Any, list[Array]] = defaultdict(list)
-        for probe in [np.empty(1)]:
-            self._unheld = sys.getrefcount(probe)
+        self._unheld = _count_when_unheld()
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An uninitialised array."""
+        if self._unheld is None:
+            return np.empty(shape, dtype)
         if len(self._arrays) > self.KINDS:
             self._arrays.clear()
         arrays = self._arrays[shape, np.dtype(dtype)]
-        for array in arrays:
-            if sys.getrefcount(array) == self._unheld:  # held by the list and by this loop, as the probe
-                return array
-        arrays.append(np.empty(shape, dtype))
-        return arrays[-1]
+        found = _first_with(self._unheld, arrays)
+        if found is None:
+            if len(arrays) == self.OF_A_KIND:
+                arrays.clear()
+            found = np.empty(shape, dtype)
+            arrays.append(found)
+        return found
+
+
+def _first_with(count: int, arrays: list[Array]) -> Array | None:
+    """The first of the arrays with this reference count, to which the list and this loop contribute."""
+    for array in arrays:
+        if sys.getrefcount(array) == count:
+            return array
+    return None
+
+
+def _count_when_unheld() -> int | None:
+    """The reference count by which `_first_with` finds an array that only its list holds; None if none tells.
+
+    CPython's does unless a tracer holds what it sees. Other interpreters have no such count, and a free-threaded build
+    does not keep it in one number.
+    """
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    if not hasattr(sys, "getrefcount") or not gil or sys.gettrace() or sys.getprofile():
+        return None
+    arrays = [np.empty(2)]
+
+    def count() -> int:
+        return next((count for count in range(100) if _first_with(count, arrays) is not None), 0)
+
+    unheld = count()
+    view = arrays[0][1:]
+    held = count()
+    del view
+    return unheld if held == unheld + 1 and count() == unheld else None

@@ -7,15 +7,20 @@ that are numbers stay there as arrays of no axes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista.checks import Array
-from cuista.counter import HARD_STREAM, Key
+from cuista.counter import Key
+from cuista.device import Device
+from cuista.kernels.constants import AT_ONCE, DIGIT
+from cuista.ops.borders import Shape
 from cuista.ops.reference import (
     Bernoulli,
     FusedStep,
@@ -27,11 +32,14 @@ from cuista.ops.reference import (
 )
 
 if TYPE_CHECKING:
-    from cuista.device import Device
     from cuista.kernels import Launcher
 
 # What a kernel asks for at most of the 48 KiB of shared memory that a block has on any GPU: its variables need some.
 SHARED_BYTES = 47 * 1024
+# How many entries of a row that has many blocks each of them takes.
+PART = 2**13
+# How many entries a warp goes back through at a time, where rows are longer than that.
+LENGTH = 2**10
 # Entries of the iterates at a time when a network is applied.
 ENTRIES = 2**24
 # Warps that go back through the rows of a batch, at most: enough for any GPU, and few sums to add.
@@ -57,23 +65,28 @@ class CudaOps(ReferenceOps):
     at_a_time = None
 
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
+        super().__init__()
         self.xp, self.launch, self.name = xp, launch, name
         self._limits: dict[bytes, Array] = {}
 
     @classmethod
     def on(cls, device: Device) -> CudaOps:
-        """The engine on a CUDA device, which becomes CuPy's current one."""
+        """The engine on a CUDA device."""
         import cupy
 
         from cuista.kernels import CudaLauncher
 
-        cupy.cuda.Device(device.index).use()
-        return cls(cupy, CudaLauncher(), device.name)
+        return cls(cupy, CudaLauncher(device.index or 0), device.name)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.xp.cuda.Device(Device(self.name).index)
+        return context
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
     def asarray(self, array: Any, dtype: DTypeLike) -> Array:
-        converted: Array = self.xp.asarray(array, dtype=dtype, order="C")
+        with contextlib.nullcontext() if isinstance(array, self.xp.ndarray) else self.computing():
+            converted: Array = self.xp.asarray(array, dtype=dtype, order="C")
         return converted
 
     def to_numpy(self, array: Any) -> Array:
@@ -82,7 +95,16 @@ class CudaOps(ReferenceOps):
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
     ) -> list[Result]:
-        return super().in_batches(shape, work, batch or max(ENTRIES // math.prod(shape[1:]), 1))
+        with self.computing():
+            return super().in_batches(shape, work, batch or max(ENTRIES // math.prod(shape[1:]), 1))
+
+    # -- products -----------------------------------------------------------------------------------------------
+
+    def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
+        a, (rows, N), M = self.asarray(a, a.dtype), a.shape, b.shape[1]
+        product: Array = self.xp.empty((rows, M), a.dtype)
+        self._launch("matmul_by_rows", a.dtype, 256 * rows, 256, a, b, np.int32(N), np.int32(M), product)
+        return product
 
     # -- thresholding with support selection --------------------------------------------------------------------
 
@@ -106,11 +128,28 @@ class CudaOps(ReferenceOps):
             self._launch(
                 kernel, x.dtype, 32 * batch, 128, *inputs, np.int32(batch), np.int32(N), np.int32(k), x_next, code
             )
+        elif k > 0 and N * x.itemsize <= SHARED_BYTES:
+            results, shared = (np.int32(N), np.int32(k), x_next, code), N * x.itemsize
+            self._launch("shrink_long_rows", x.dtype, 256 * batch, 256, *inputs, *results, shared=shared)
         else:
-            shared = N * x.itemsize if N * x.itemsize <= SHARED_BYTES else 0
-            sizes = (np.int32(N), np.int32(k), np.int32(shared > 0))
-            self._launch("shrink_long_rows", x.dtype, 256 * batch, 256, *inputs, *sizes, x_next, code, shared=shared)
+            parts = -(-N // PART)
+            sizes, threads = (np.int32(N), np.int32(parts), np.int32(k)), 256 * parts * batch
+            cut = self._cutoff(x, u, alpha, sizes, threads) if k > 0 else None
+            self._launch("shrink_parts", x.dtype, threads, 256, *inputs, *sizes, cut, x_next, code)
         return x_next, code
+
+    def _cutoff(self, x: Array, u: Array, alpha: Array, sizes: tuple[Any, ...], threads: int) -> Array:
+        """The (k+1)-th largest |z| of every row, as an integer."""
+        batch, xp = len(x), self.xp
+        cut: Array = xp.empty(batch, f"u{x.itemsize}")
+        state = (xp.zeros((batch, 2**DIGIT), np.uint32), xp.zeros(batch, np.uint32), xp.empty(batch, np.uint32), cut)
+        shift = 8 * x.itemsize - 1  # the bits of |z|
+        while shift > 0:
+            width = min(DIGIT, shift)
+            shift -= width
+            bits = (np.int32(shift), np.int32(width))
+            self._launch("select_digit", x.dtype, threads, 256, x, u, alpha, *sizes, *bits, *state)
+        return cut
 
     def shrink_select_backward(
         self,
@@ -129,21 +168,22 @@ class CudaOps(ReferenceOps):
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
         code = self.asarray(code, np.int8)
-        warps = min(-(-batch // 4) * 4, BACKWARD_WARPS)
-        dz, of_warps = self.xp.empty(x.shape, dtype), self.xp.empty((warps, 2), np.float64)
-        inputs = (delta, code, x, u, alpha, theta)
-        sizes = (dtype.type(window), np.int32(batch), np.int32(N))
-        kernel = f"backward_rows_{_width(N, delta, code, u)}"
-        self._launch(kernel, dtype, 32 * warps, 128, *inputs, np.int32(theta.ndim), *sizes, dz, of_warps)
+        # With one threshold for all entries it does not matter which row an entry is in.
+        length = N if theta.ndim or N <= PART else LENGTH
+        warps = min(-(-x.size // (4 * length)) * 4, BACKWARD_WARPS)
+        d_z, of_warps = self.xp.empty(x.shape, dtype), self.xp.empty((warps, 2), np.float64)
+        inputs, width = (delta, code, x, u, alpha, theta), _width(N, delta, code, u)
+        sizes = (np.int32(theta.ndim), dtype.type(window), np.int64(x.size), np.int32(length))
+        self._launch(f"backward_rows_{width}", dtype, 32 * warps, 128, *inputs, *sizes, d_z, of_warps)
         d_step_size, d_threshold = self._sum_rows(of_warps)
         if theta.ndim:
             parts = min(batch, 64)
             rows = -(-batch // parts)
             sums = self.xp.empty((parts, N), np.float64)
-            threads = 128 * parts * -(-N // 128)
-            self._launch("backward_columns", dtype, threads, 128, *inputs, *sizes, np.int32(rows), sums)
+            sizes = (dtype.type(window), np.int32(batch), np.int32(N), np.int32(rows))
+            self._launch("backward_columns", dtype, 128 * parts * -(-N // 128), 128, *inputs, *sizes, sums)
             d_threshold = self._sum_rows(sums)
-        return dz, d_step_size, d_threshold
+        return d_z, d_step_size, d_threshold
 
     def _sum_rows(self, array: Array) -> Array:
         rows, columns = array.shape
@@ -151,30 +191,62 @@ class CudaOps(ReferenceOps):
         self._launch("sum_rows", array.dtype, 256 * columns, 256, array, np.int32(rows), np.int32(columns), sums)
         return sums
 
+    # -- layers of convolutional networks ---------------------------------------------------------------------------
+
+    def taps(self, image: Array, filter_shape: Shape) -> Array:
+        (s1, s2), image = filter_shape, self.asarray(image, image.dtype)
+        height, width = image.shape[0] - s1 + 1, image.shape[1] - s2 + 1
+        copies: Array = self.xp.empty((s1 * s2, height * width), image.dtype)
+        sizes = map(np.int32, (s1, s2, height, width))
+        self._launch("taps", image.dtype, copies.size, 256, image, *sizes, copies)
+        return copies
+
+    def gather(self, copies: Array, filter_shape: Shape) -> Array:
+        return self._sum_taps(copies, filter_shape, 1)
+
+    def spread(self, copies: Array, filter_shape: Shape) -> Array:
+        return self._sum_taps(copies, filter_shape, -1)
+
+    def _sum_taps(self, copies: Array, filter_shape: Shape, sign: int) -> Array:
+        (s1, s2), copies = filter_shape, self.asarray(copies, copies.dtype)
+        _, rows, columns = copies.shape
+        image: Array = self.xp.empty((rows - sign * (s1 - 1), columns - sign * (s2 - 1)), copies.dtype)
+        sizes = map(np.int32, (s1, s2, sign, rows, columns, *image.shape))
+        self._launch("sum_taps", copies.dtype, image.size, 256, copies, *sizes, image)
+        return image
+
     # -- random numbers -----------------------------------------------------------------------------------------
 
-    def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike) -> Array:
+    def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
         numbers: Array = self.xp.empty(shape, dtype)
-        size = numbers.size
+        first, end = first_row * shape[1], (first_row + shape[0]) * shape[1]
+        threads = -(-end // 4) - first // 4
         counter = (*map(np.uint64, key), np.uint64(purpose))
-        self._launch("normal", numbers.dtype, -(-size // 4), 256, *counter, np.int64(size), numbers)
+        self._launch("normal", numbers.dtype, threads, 256, *counter, np.uint64(first), np.uint64(end), numbers)
         return numbers
 
     def sparse_codes(
-        self, key: Key, batch: int, probability: Array, magnitude: Normal | Bernoulli, dtype: DTypeLike
+        self,
+        key: Key,
+        rows: int,
+        probability: Array,
+        magnitude: Normal | Bernoulli,
+        dtype: DTypeLike,
+        first_row: int = 0,
     ) -> Array:
         N = probability.shape[0]
-        codes: Array = self.xp.empty((batch, N), dtype)
-        size = codes.size
+        codes: Array = self.xp.empty((rows, N), dtype)
+        first, end = first_row * N, (first_row + rows) * N
         self._launch(
             "sparse_codes",
             codes.dtype,
-            -(-size // 2),
+            -(-end // 2) - first // 2,
             256,
             *map(np.uint64, key),
             self._limits_of(probability),
             *_law(magnitude, codes.dtype),
-            np.int64(size),
+            np.uint64(first),
+            np.uint64(end),
             np.int32(N),
             codes,
         )
@@ -253,7 +325,7 @@ class _Fused:
     @staticmethod
     def shared_bytes(M: int, N: int, itemsize: int) -> int:
         """What a block needs: the signal, Wᵀy, x, y, and the list of non-zeros with its counts and its padding."""
-        return (4 * N + M + 8) * itemsize + 4 * (N + 8) + 4 * (-(-N // 32))
+        return (4 * N + M + AT_ONCE) * itemsize + 4 * (N + AT_ONCE) + 4 * (-(-N // 32))
 
     def suits(self, batch: int, density: float) -> bool:
         return batch * density <= FUSED_DENSE_ROWS
@@ -272,7 +344,6 @@ class _Fused:
         M, N = self.W.shape
         loss = ops.xp.empty((), np.float64)
         gradients = {name: ops.xp.empty(len(support), np.float64) for name in ("step_size", "threshold")}
-        easy = signals.easy(batch)
         ops.launch(
             "alista_step",
             _real(self.W.dtype),
@@ -297,10 +368,9 @@ class _Fused:
                 real(window),
                 np.uint64(key.seed),
                 np.uint64(key.stream),
-                np.uint64(key.stream + HARD_STREAM),
                 np.uint64(key.step),
-                np.int32(easy),
-                np.float64(1 - easy / batch),
+                np.float64(signals.hard),
+                np.float64(signals.hard_before(batch) / batch),
                 np.float64(weight_power),
                 self.arrived,
                 loss,

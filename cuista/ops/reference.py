@@ -7,7 +7,9 @@ W are (M, N).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -15,22 +17,14 @@ from numpy.typing import DTypeLike, NDArray
 from cuista.checks import Array
 from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
-from cuista.ops.borders import gather, pad_zeros, spread, taps
+from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
+from cuista.ops.borders import Shape, gather, pad_zeros, spread, taps
 
 Result = TypeVar("Result")
 # A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
 Scalar = Any
 
-# What became of an entry in `shrink_select`: the low two bits of its code …
-OFF, PASSED, SHRUNK_UP, SHRUNK_DOWN = range(4)
-KIND = 3
-# … and a flag: among the k largest, and so close to the threshold that a small change of it decides its fate.
-NEAR = 4
-
 NOT_POSITIVE = "a matrix has rows that depend on the others, so that A Aᵀ is singular: give a ridge of more than 0"
-
-# Adam's constants.
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Normal(NamedTuple):
@@ -66,6 +60,9 @@ class Signals(NamedTuple):
         10^(−SNR/20); 0 for none.
     hard
         Share of hard signals in a batch, rounded down to whole signals.
+
+    Row i of a batch is hard if `hard_before` rises from i to i + 1, so that hard signals are spread evenly over the
+    batch. It has the next random numbers of their stream, as the other rows have of theirs.
     """
 
     A: Array
@@ -76,9 +73,9 @@ class Signals(NamedTuple):
     noise: float
     hard: float
 
-    def easy(self, batch: int) -> int:
-        """How many signals of a batch, the first ones, are ordinary."""
-        return batch - int(self.hard * batch)
+    def hard_before(self, row: int) -> int:
+        """How many of the rows before this one are hard."""
+        return int(self.hard * row)
 
 
 class FusedStep(Protocol):
@@ -115,6 +112,24 @@ class ReferenceOps:
     xp: Any = np
     # How many perturbed matrices are worked on at a time; None for as many as memory allows.
     at_a_time: int | None = 2
+
+    def __init__(self) -> None:
+        self._kept: WeakKeyDictionary[Any, dict[Any, Array]] = WeakKeyDictionary()
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """A context for computing with this engine's arrays in this thread.
+
+        On the CPU, numbers may become infinite or NaN in it without a warning, as they do on a GPU. On a GPU, that GPU
+        is CuPy's current device in it. `asarray` and `in_batches` need no context around them.
+        """
+        return np.errstate(over="ignore", divide="ignore", invalid="ignore")
+
+    def kept(self, owner: Any, name: Any, make: Callable[[], Array]) -> Array:
+        """The array that `make` gives, made once and kept for as long as the engine and its owner are there."""
+        arrays = self._kept.setdefault(owner, {})
+        if name not in arrays:
+            arrays[name] = make()
+        return arrays[name]
 
     # -- arrays -------------------------------------------------------------------------------------------------
 
@@ -161,6 +176,13 @@ class ReferenceOps:
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
         return self.matmul(a, b)
+
+    def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
+        """The product a b, whose rows have bits that depend on nothing but their rows of a.
+
+        `density` is the expected share of non-zeros in a; an engine may make use of it.
+        """
+        return self.matmul(a[:, None], b)[:, 0]
 
     def solve_positive(self, G: Array, B: Array) -> Array:
         """G⁻¹B for stacks of symmetric positive definite G (n, M, M) and of B (n, M, K), float64.
@@ -259,11 +281,11 @@ class ReferenceOps:
         """The backward pass of `shrink_select`, from δ = ∂L/∂x_next.
 
         With the selection held fixed, ∂x_next/∂z is 1 where an entry passed or was shrunk and 0 where it is off,
-        and ∂x_next/∂θ is −sign(z) where it was shrunk. Hence dz = δ there, ∂L/∂α = Σ dz u, ∂L/∂θ = −Σ sign(z) δ.
+        and ∂x_next/∂θ is −sign(z) where it was shrunk. Hence d_z = δ there, ∂L/∂α = Σ d_z u, ∂L/∂θ = −Σ sign(z) δ.
 
         That derivative does not see that an entry among the k largest *jumps* from 0 to z when |z| rises past θ,
         though the expected loss, in which |z| has a density at θ, depends on it. A `window` h > 0 takes the jump
-        for a ramp: NEAR entries, those within h θ of θ, add δ |z| / (2 h θ) to dz and −δ z / (2 h θ) to ∂L/∂θ.
+        for a ramp: NEAR entries, those within h θ of θ, add δ |z| / (2 h θ) to d_z and −δ z / (2 h θ) to ∂L/∂θ.
 
         Parameters
         ----------
@@ -274,14 +296,14 @@ class ReferenceOps:
 
         Returns
         -------
-        dz : (batch, N)
+        d_z : (batch, N)
             ∂L/∂z; also ∂L/∂x as far as this step goes.
         d_step_size : number, float64
         d_threshold : as the threshold, float64
         """
         xp, theta = self.xp, self.asarray(threshold, x.dtype)
         kind = code & KIND
-        dz = xp.where(kind != OFF, delta, xp.zeros_like(delta))
+        d_z = xp.where(kind != OFF, delta, xp.zeros_like(delta))
         sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN).astype(delta.dtype)
         d_theta = (-sign * delta).astype(np.float64)
         if window:
@@ -289,13 +311,13 @@ class ReferenceOps:
             width = xp.where(theta > 0, 2 * window * theta, xp.ones_like(theta))
             slope = xp.where(code & NEAR, delta / width, xp.zeros_like(delta)).astype(x.dtype)
             z = x + self.asarray(step_size, x.dtype) * u
-            dz += slope * xp.abs(z)
+            d_z += slope * xp.abs(z)
             d_theta -= slope * z
         if theta.ndim < 2:
             d_threshold = d_theta.sum(axis=0) if theta.ndim else d_theta.sum()
         else:
             d_threshold = d_theta if theta.shape == d_theta.shape else d_theta.sum(axis=1, keepdims=True)
-        return dz, xp.sum(dz * u, dtype=np.float64), d_threshold
+        return d_z, xp.sum(d_z * u, dtype=np.float64), d_threshold
 
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
@@ -336,7 +358,7 @@ class ReferenceOps:
         xp, (s1, s2, filters) = self.xp, dictionary.shape
         shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
         rows = (1, -1) if k else (filters, -1)  # without selection each entry is for itself
-        u = self.matmul(_by_filter(weight), taps(xp, padded, (s1, s2))).reshape(rows)
+        u = self.matmul(_by_filter(weight), self.taps(padded, (s1, s2))).reshape(rows)
         before = xp.zeros_like(u) if x is None else x.reshape(rows)
         x_next, code = self.shrink_select(before, u, step_size, threshold, k)
         x_next = x_next.reshape(shape)
@@ -344,20 +366,20 @@ class ReferenceOps:
         return x_next, self.synthesize(x_next, dictionary), record
 
     def conv_layer_backward(
-        self, of_x: Array | None, of_picture: Array, record: Any, wants_weight: bool = True
+        self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
     ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
         """The backward pass of `conv_layer`, from ∂L/∂x_next (None for 0) and ∂L/∂picture.
 
         δ = ∂L/∂x_next + Σᵀ ∂L/∂picture, where the adjoint of the synthesis is the correlation of the picture, padded by
-        zeros, with the filters rotated by 180°. Then dz, ∂L/∂α = Σ dz u and ∂L/∂θ are as in
-        `shrink_select_backward`, ∂L/∂r is α times the adjoint of the analysis on dz, and ∂L/∂w_m the valid correlation
+        zeros, with the filters rotated by 180°. Then d_z, ∂L/∂α = Σ d_z u and ∂L/∂θ are as in
+        `shrink_select_backward`, ∂L/∂r is α times the adjoint of the analysis on d_z, and ∂L/∂w_m the valid correlation
         of the padded residual with α dz_m.
 
         Parameters
         ----------
-        of_x
+        d_x
             (F, H + s₁ − 1, W + s₂ − 1); it may be overwritten.
-        of_picture
+        d_picture
             (H, W).
         record
             From `conv_layer`.
@@ -366,35 +388,51 @@ class ReferenceOps:
 
         Returns
         -------
-        dz : (F, H + s₁ − 1, W + s₂ − 1)
+        d_z : (F, H + s₁ − 1, W + s₂ − 1)
             ∂L/∂x as far as this layer goes.
-        of_padded : (H + 2(s₁ − 1), W + 2(s₂ − 1))
+        d_padded : (H + 2(s₁ − 1), W + 2(s₂ − 1))
         d_step_size, d_threshold : numbers, float64
         d_weight : (s₁, s₂, F), or None
         """
         code, x, u, padded, weight, dictionary, step_size, threshold = record
         xp, (s1, s2, filters) = self.xp, dictionary.shape
         shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
-        copies = taps(xp, pad_zeros(xp, of_picture, (s1, s2)), (s1, s2))
+        copies = self.taps(pad_zeros(xp, d_picture, (s1, s2)), (s1, s2))
         delta = self.matmul(_by_filter(dictionary[::-1, ::-1]), copies).reshape(x.shape)
-        if of_x is not None:
-            delta = delta + of_x.reshape(x.shape)
-        dz, d_step_size, d_threshold = self.shrink_select_backward(delta, code, x, u, step_size, threshold)
-        flat = dz.reshape(filters, -1)
+        if d_x is not None:
+            delta = delta + d_x.reshape(x.shape)
+        d_z, d_step_size, d_threshold = self.shrink_select_backward(delta, code, x, u, step_size, threshold)
+        flat = d_z.reshape(filters, -1)
         alpha = self.asarray(step_size, x.dtype)
-        of_padded = xp.zeros_like(padded)
-        spread(alpha * self.matmul(_by_tap(weight), flat).reshape(-1, *shape[1:]), of_padded, (s1, s2))
+        d_padded = self.spread(alpha * self.matmul(_by_tap(weight), flat).reshape(-1, *shape[1:]), (s1, s2))
         d_weight = None
         if wants_weight:
-            d_weight = (alpha * self.matmul(taps(xp, padded, (s1, s2)), flat.T)).reshape(weight.shape)
-        return dz.reshape(shape), of_padded, d_step_size, d_threshold, d_weight
+            d_weight = (alpha * self.matmul(self.taps(padded, (s1, s2)), flat.T)).reshape(weight.shape)
+        return d_z.reshape(shape), d_padded, d_step_size, d_threshold, d_weight
 
     def synthesize(self, x: Array, dictionary: Array) -> Array:
         """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, H + s₁ − 1, W + s₂ − 1), with filters (s₁, s₂, F)."""
         s1, s2, filters = dictionary.shape
-        picture: Array = self.xp.zeros((x.shape[1] - s1 + 1, x.shape[2] - s2 + 1), x.dtype)
-        gather(self.matmul(_by_tap(dictionary), x.reshape(filters, -1)).reshape(-1, *x.shape[1:]), picture, (s1, s2))
-        return picture
+        copies = self.matmul(_by_tap(dictionary), x.reshape(filters, -1))
+        return self.gather(copies.reshape(-1, *x.shape[1:]), (s1, s2))
+
+    def taps(self, image: Array, filter_shape: Shape) -> Array:
+        """The shifted copies of an image (H + s₁ − 1, W + s₂ − 1), (s₁s₂, H·W): see `borders.taps`."""
+        return taps(self.xp, image, filter_shape)
+
+    def gather(self, copies: Array, filter_shape: Shape) -> Array:
+        """The image (H, W) that `borders.gather` makes of copies (s₁s₂, H + s₁ − 1, W + s₂ − 1)."""
+        (s1, s2), (_, height, width) = filter_shape, copies.shape
+        image: Array = self.xp.zeros((height - s1 + 1, width - s2 + 1), copies.dtype)
+        gather(copies, image, filter_shape)
+        return image
+
+    def spread(self, copies: Array, filter_shape: Shape) -> Array:
+        """The adjoint of `taps`: the image (H + s₁ − 1, W + s₂ − 1) of copies (s₁s₂, H, W)."""
+        (s1, s2), (_, height, width) = filter_shape, copies.shape
+        image: Array = self.xp.zeros((height + s1 - 1, width + s2 - 1), copies.dtype)
+        spread(copies, image, filter_shape)
+        return image
 
     # -- loss ---------------------------------------------------------------------------------------------------
 
@@ -470,38 +508,47 @@ class ReferenceOps:
 
     # -- random numbers -----------------------------------------------------------------------------------------
 
-    def random_words(self, key: Key, purpose: int) -> Callable[[int], NDArray[np.uint64]]:
+    def random_words(self, key: Key, purpose: int, first: int = 0) -> Callable[[int], NDArray[np.uint64]]:
         """A source of the 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), a counter-based generator.
 
         Its key is (seed, stream) and its counter (block, 0, step, purpose), with blocks of four words from 1 on. Each
-        call of what is returned gives the next so many words.
+        call of what is returned gives the next so many words, from word `first` on.
         """
+        blocks, words = divmod(first, 4)
         generator = np.random.Philox(
             key=np.array([key.seed, key.stream], dtype=np.uint64),
-            counter=np.array([0, 0, key.step, purpose], dtype=np.uint64),
+            counter=np.array([blocks, 0, key.step, purpose], dtype=np.uint64),
         )
+        generator.random_raw(words)
         return generator.random_raw
 
-    def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike) -> Array:
-        """Standard normal numbers, entry e from word e."""
-        draw = self.random_words(key, purpose)
+    def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
+        """The rows from `first_row` on, so many, of standard normal numbers: entry e of all rows is from word e."""
+        draw = self.random_words(key, purpose, first_row * shape[1])
         numbers = np.empty(shape, dtype)
         for part in _blocks_of_rows(*shape):
             numbers[part] = self._box_muller(draw(numbers[part].size), dtype).reshape(-1, shape[1])
         return numbers
 
     def sparse_codes(
-        self, key: Key, batch: int, probability: Array, magnitude: Normal | Bernoulli, dtype: DTypeLike
+        self,
+        key: Key,
+        rows: int,
+        probability: Array,
+        magnitude: Normal | Bernoulli,
+        dtype: DTypeLike,
+        first_row: int = 0,
     ) -> Array:
-        """Sparse codes x* (batch, N): entry i is non-zero with probability p_i, with a magnitude of the law given.
+        """Sparse codes x* (rows, N), the rows from `first_row` on: entry i is non-zero with probability p_i.
 
-        Entry e (sample · N + i) takes words 2e, for its support, and 2e + 1, for its magnitude.
+        Magnitudes follow the given law. Entry e (row · N + i) takes words 2e, for its support, and 2e + 1, for its
+        magnitude.
         """
         size = probability.shape[0]
-        draw = self.random_words(key, CODES)
-        codes = np.zeros((batch, size), dtype=dtype)
+        draw = self.random_words(key, CODES, 2 * first_row * size)
+        codes = np.zeros((rows, size), dtype=dtype)
         limit = np.rint(np.asarray(probability, dtype=np.float64) * 2.0**53).astype(np.uint64)
-        for part in _blocks_of_rows(batch, size):
+        for part in _blocks_of_rows(rows, size):
             words = draw(2 * codes[part].size).reshape(-1, size, 2)
             support = (words[..., 0] >> np.uint64(11)) < limit
             drawn = words[..., 1][support]

@@ -102,7 +102,8 @@ class Model(Trained):
             parameters=parameters,
         )
         if parameters is None and network.starts_relative:
-            network.calibrate(problem.sample(256, stream=FITTING)[1])
+            with network.ops.computing():
+                network.calibrate(problem.sample(256, stream=FITTING)[1])
         return cls(network, problem, weight, schedule)
 
     def task(self) -> Task[Model]:

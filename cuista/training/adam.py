@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cuista.checks import Array
-from cuista.ops import ReferenceOps
-from cuista.ops.reference import BETA1, BETA2, Scalar
+from cuista.kernels.constants import BETA1, BETA2
+from cuista.ops import ReferenceOps, Scalar
 
 # A learning rate for all of a parameter, or one for each of the matrices in it.
 Rate = float | tuple[float, ...]

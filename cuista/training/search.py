@@ -84,16 +84,15 @@ def search(
         return result
 
     few = sample(recipe.grid_signals, FITTING)
-    with np.errstate(over="ignore", invalid="ignore"):
-        start = min(points, key=lambda point: error(np.array(point), few))
-        least, more = np.inf, sample(recipe.signals, FITTING)
-        simplex = np.log(start) + np.vstack([np.zeros(3), 0.3 * np.eye(3)])
-        options: Any = {"maxfev": max(recipe.evaluations, 1), "initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-2}
+    start = min(points, key=lambda point: error(np.array(point), few))
+    least, more = np.inf, sample(recipe.signals, FITTING)
+    simplex = np.log(start) + np.vstack([np.zeros(3), 0.3 * np.eye(3)])
+    options: Any = {"maxfev": max(recipe.evaluations, 1), "initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-2}
 
-        def at_logarithms(point: Array) -> float:
-            return error(np.exp(point), more)
+    def at_logarithms(point: Array) -> float:
+        return error(np.exp(point), more)
 
-        found = minimize(at_logarithms, simplex[0], method="Nelder-Mead", options=options)
+    found = minimize(at_logarithms, simplex[0], method="Nelder-Mead", options=options)
     set_parameters(np.exp(found.x))
     validation = source.error_db(network, sample(recipe.validation_batch, VALIDATION), network.layers)
     model.history = dict(zip((*names, "nmse_db"), np.array(history).T, strict=True))

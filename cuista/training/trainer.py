@@ -86,7 +86,7 @@ def train(
     task = task or model.task()
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
-    with contextlib.closing(task.source(model, recipe)) as source:
+    with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
         if recipe.by_gradients:
             resume = resume and out is not None and checkpoint_path(out).exists()
             if out is not None:
@@ -223,9 +223,7 @@ class _Run:
         state, stages = self.state, self.stages
         work = np.array([stage.steps * stage.depth for stage in stages])
         threads = blas_threads(self.recipe.batch * self.network.product_operations)
-        # Numbers that overflow are found by the next validation, which says what NumPy's warnings would not.
-        quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-        with deferred_signals() as interrupted, threads, quiet:
+        with deferred_signals() as interrupted, threads:
             saved = time.monotonic()
             while True:
                 stage = stages[state.stage]

@@ -118,6 +118,7 @@ class HostLauncher:
         sources: Sequence[Path],
         real: str,
         cache: Path,
+        definitions: Sequence[str] = (),
         *,
         sanitize: str = "address,undefined",
         arch: int = 750,
@@ -125,6 +126,7 @@ class HostLauncher:
     ) -> None:
         """Take all kernels of the sources, with REAL defined as `real`; they are compiled for the first launch.
 
+        `definitions` are more options for the compiler, like -DNAME=VALUE.
         `sanitize` is what -fsanitize takes: "address,undefined", "thread", which finds data races, or "". Threads, and
         blocks, run in ascending `order` (0), descending (1), or shuffled by a seed (2 and up).
         """
@@ -141,7 +143,7 @@ class HostLauncher:
             self._tools += ["-fsanitize-sections=cuda.shared.*"]  # gcc leaves variables in sections alone unless told
         self._flags = [
             *("-std=c++17", "-g1", "-O1" if tools else "-O2", "-fno-strict-aliasing", "-ffp-contract=off"),
-            *(f"-DREAL={real}", f"-D__CUDA_ARCH__={arch}", "-include", str(FOLDER / "cuda.h")),
+            *(f"-DREAL={real}", *definitions, f"-D__CUDA_ARCH__={arch}", "-include", str(FOLDER / "cuda.h")),
         ]
         self._end: weakref.finalize | None = None
 
@@ -169,11 +171,19 @@ class HostLauncher:
         """The worker's executable, from the cache if it was built of the same texts before."""
         folders = sorted({source.parent for source in self.sources})
         texts = [*self.sources, *(text for folder in folders for text in sorted(folder.glob("*.cuh")))]
+        import fcntl  # which Windows lacks
+
         executable = self.cache / f"{self._hash(*texts)}.exe"
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with executable.with_suffix(".lock").open("w") as lock:  # released when closed
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._make(executable, folders)
+        return executable
+
+    def _make(self, executable: Path, folders: list[Path]) -> None:
         if executable.exists():
             executable.touch()
-            return executable
-        self.cache.mkdir(parents=True, exist_ok=True)
+            return
         for old in self.cache.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process may do the same
                 if old.stat().st_mtime < time.time() - WEEK:
@@ -191,7 +201,6 @@ class HostLauncher:
             main.write_text(sources + found)
             self._compile([*flags, *self._tools, "-c", main], kernels)
             self._compile([*self._tools, kernels, worker], executable)
-        return executable
 
     def _hash(self, *texts: Path) -> str:
         """Of these texts, the shim's, and how they are compiled."""

@@ -1,11 +1,13 @@
 """What CuPy is to the CUDA engine, on NumPy: arrays of a device that the host cannot read by accident.
 
 As with CuPy, an operation that mixes these arrays with NumPy's is an error, functions and indexing give arrays of no
-axes where NumPy gives numbers, and reading a number waits for the device: that is counted.
+axes where NumPy gives numbers, and reading a number waits for the device: that is counted. Arrays are on the device
+that was the thread's current one when they were made, and can be computed with only while it is the current one.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,32 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 
+class Gpu:
+    """A device, the current one of its thread within a `with`; else that is number 0."""
+
+    _thread = threading.local()
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    @classmethod
+    def current(cls) -> int:
+        return getattr(cls._thread, "number", 0)
+
+    def __enter__(self) -> None:
+        self._before, Gpu._thread.number = self.current(), self.number
+
+    def __exit__(self, *_: Any) -> None:
+        Gpu._thread.number = self._before
+
+
 class DeviceArray(NDArrayOperatorsMixin):
-    """An array of the device. `host` is for the shim alone."""
+    """An array of a device. `host` is for the shim alone."""
 
     waits = 0  # how often the host has waited for a number
 
     def __init__(self, host: Any) -> None:
-        self.host = np.asarray(host)
+        self.host, self.device = np.asarray(host), Gpu.current()
 
     def get(self) -> np.ndarray:
         """A copy for the host."""
@@ -37,10 +58,10 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> DeviceArray:
         key = key if isinstance(key, tuple) else (key,)
-        return DeviceArray(self.host[key if Ellipsis in key else (*key, ...)])  # a view, of no axes as well
+        return DeviceArray(_unwrapped(self)[key if Ellipsis in key else (*key, ...)])  # a view, of no axes as well
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.host[key] = _unwrapped(value)
+        _unwrapped(self)[key] = _unwrapped(value)
 
     def __iter__(self) -> Iterator[DeviceArray]:
         return (self[i] for i in range(len(self)))
@@ -58,22 +79,25 @@ class DeviceArray(NDArrayOperatorsMixin):
         if name in ("shape", "dtype", "ndim", "size", "itemsize", "nbytes"):
             return getattr(self.host, name)
         if name == "T":
-            return DeviceArray(self.host.T)
+            return DeviceArray(_unwrapped(self).T)
         if name == "data":
             return SimpleNamespace(ptr=self.host.ctypes.data)
         if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any"):
-            return _on_device(getattr(self.host, name))
+            return _on_device(getattr(_unwrapped(self), name))
         raise AttributeError(f"a device's array has no {name} in this shim")
 
 
 class DeviceModule:
     """The array module: NumPy's functions, for the device's arrays."""
 
+    ndarray = DeviceArray
+    cuda = SimpleNamespace(Device=Gpu)
+
     def asarray(self, array: Any, dtype: Any = None, order: Any = None) -> DeviceArray:
         """The array on the device; only this takes NumPy's arrays."""
         if not isinstance(array, DeviceArray):
             return DeviceArray(np.array(array, dtype=dtype, order=order))
-        host = np.asarray(array.host, dtype=dtype, order=order)
+        host = np.asarray(_unwrapped(array), dtype=dtype, order=order)
         return array if host is array.host else DeviceArray(host)
 
     def empty(self, shape: Any, dtype: Any) -> DeviceArray:
@@ -110,8 +134,10 @@ def _on_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unwrapped(item: Any) -> Any:
-    """What the shim computes with; NumPy's own arrays are refused."""
+    """What the shim computes with; NumPy's own arrays, and those of another device, are refused."""
     if isinstance(item, DeviceArray):
+        if item.device != Gpu.current():
+            raise ValueError(f"an array of device {item.device}, where device {Gpu.current()} is the current one")
         return item.host
     if isinstance(item, np.ndarray):
         raise TypeError(f"a NumPy array of shape {item.shape} among the device's arrays")
