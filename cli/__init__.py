@@ -1,7 +1,7 @@
-"""The command line: one file a command. Data goes to stdout, everything else to stderr.
+"""The command line, one file per command. Data goes to stdout, everything else to stderr.
 
-Exit status: 0 done; 1 an error, in one clear line; 2 wrong usage; 130 interrupted (a checkpoint was written if
-training was under way).
+The exit status is 0 for success, 1 for an error (explained in one line), 2 for wrong usage, and 130 for an interruption
+(if training was under way, a checkpoint has been written).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from cuista.version import __version__
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
 @click.version_option(__version__, "-V", "--version", prog_name="cuista")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error. Accepted anywhere on the line.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error. Every command accepts it.")
 def cli(debug: bool) -> None:
-    """Sparse recovery with ALISTA: unrolled networks whose weight is computed, not learned.
+    """Recover sparse signals with ALISTA, a network whose weight is computed instead of learned, and its relatives.
 
-    Begin with `cuista quickstart`. Every command explains itself with -h.
+    Start with `cuista quickstart`. Every command explains its options with -h, where [brackets] hold default values.
     """
 
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _fail(f"{error} ({flags})" if flags else str(error), 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
-    except (BrokenPipeError, SystemExit):  # `cuista … | head`, from Python or from Click: nobody is listening any more
+    except (BrokenPipeError, SystemExit):  # from Python or from Click: the reader has gone, as in `cuista … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except MemoryError as error:
@@ -83,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        status = _fail(f"internal error: {type(error).__name__}: {error}. Please report it, with what --debug shows", 1)
+        status = _fail(
+            f"internal error: {type(error).__name__}: {error}. Please report it together with the output of --debug", 1
+        )
     sys.exit(status if isinstance(status, int) else 0)
 
 

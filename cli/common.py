@@ -1,4 +1,4 @@
-"""What the commands share: option types, options, tables and progress."""
+"""What the commands share: types of options, the options themselves, tables and progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cuista.storage import check_writable, is_cuista
 
 
 def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:
-    """The option type of a file to write, whose ending says in which format; `advice` is for another ending."""
+    """The option type of an output file whose ending selects the format; `advice` is shown for any other ending."""
 
     def file(value: str) -> Path:
         path = Path(value)
@@ -33,7 +33,7 @@ def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:
     return file
 
 
-# The library's names of parameters whose options are not called the same.
+# Parameters of the library whose options have a different name.
 FLAGS = {
     "overwrite": "--force",
     "decays": "--lr-decay",
@@ -44,16 +44,16 @@ FLAGS = {
 
 
 def spelled(parameter: str) -> str:
-    """The option that sets a parameter of the library."""
+    """The name of the option that sets this parameter of the library."""
     return FLAGS.get(parameter, f"--{parameter.replace('_', '-')}")
 
 
-# What Click's option() and argument() give.
+# What Click's option() and argument() return.
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def options(*decorators: Decorator) -> Decorator:
-    """Several options as one decorator, in this order in the help."""
+    """Combine several options into one decorator; the help lists them in this order."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):
@@ -64,13 +64,13 @@ def options(*decorators: Decorator) -> Decorator:
 
 
 def parameters(*decorators: Decorator) -> list[click.Parameter]:
-    """The parameters that such options make."""
+    """The Click parameters that these decorators create."""
     made: list[click.Parameter] = vars(options(*decorators)(lambda: None))["__click_params__"]
     return made[::-1]
 
 
 def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Decorator:
-    """Several options, or arguments, as one parameter of a command: what `make` makes of them."""
+    """Pass several options or arguments to a command as one parameter, the result of `make` on their values."""
     names = [parameter.name for parameter in parameters(*decorators)]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,29 +85,29 @@ def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Deco
 
 
 def decibels(value: str) -> float:
-    """The option type of a number of dB, or inf."""
+    """The option type of a level in dB, which may be inf."""
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if math.isnan(number) or number == -math.inf:
-        raise click.BadParameter(f"{value!r} is neither a number of dB nor inf")
+        raise click.BadParameter(f"{value!r} is neither a number (of dB) nor inf")
     return number
 
 
 def positive(value: str | float) -> float:
-    """The option type of a finite number more than 0."""
+    """The option type of a finite number greater than 0."""
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise click.BadParameter(f"{value!r} is not a number more than 0")
+        raise click.BadParameter(f"{value!r} is not a number greater than 0")
     return number
 
 
 def ridge(value: str) -> float | str:
-    """The option type of a ridge: a number of 0 or more, or auto."""
+    """The option type of a ridge: a number that is 0 or greater, or auto."""
     if value == "auto":
         return value
     try:
@@ -115,12 +115,12 @@ def ridge(value: str) -> float | str:
     except ValueError:
         number = -1.0
     if not 0 <= number < math.inf:
-        raise click.BadParameter(f"{value!r} is neither a number of 0 or more nor auto")
+        raise click.BadParameter(f"{value!r} is neither a number (0 or greater) nor auto")
     return number
 
 
 class Whole(click.ParamType[int]):
-    """The option type of a whole number of at least so many. (Click's own type crowds the help with its range.)"""
+    """The option type of a whole number with a lower bound. (Click's own type crowds the help with the range.)"""
 
     name = "integer"
 
@@ -133,42 +133,40 @@ class Whole(click.ParamType[int]):
         except ValueError:
             number = self.least - 1
         if not self.least <= number < 2**63:
-            self.fail(f"{value!r} is not a whole number of {self.least} or more", param, ctx)
+            self.fail(f"{value!r} is not a whole number, {self.least} or greater", param, ctx)
         return number
 
 
 AT_LEAST_0, AT_LEAST_1 = Whole(0), Whole(1)
 INPUT_FILE = click.Path(path_type=Path)
 H5_FILE = output_file(".h5")
-CONVERTIBLE_FILE = output_file(".h5", advice="cuista convert writes other formats")
+CONVERTIBLE_FILE = output_file(".h5", advice="use cuista convert for other formats")
 
 
 def layers_option(default: int | None, more: str = "") -> Decorator:
-    """The number of layers; `more` says what it is if there is no default."""
+    """The option for the number of layers; `more` ends its help if there is no default for Click to show."""
     return click.option(
         "-T", "--layers", type=AT_LEAST_1, default=default, metavar="N", help=f"Number of layers.{more}"
     )
 
 
 def percent_option(more: str = "") -> Decorator:
-    """How much more of the entries may pass in each layer; `more` says how much that is by default."""
-    text = f"Percent to pass unshrunk, for each layer so far.{more}"
+    """The option for the percentage that support selection gains per layer; `more` ends its help with the default."""
+    text = f"Leave P % more entries unshrunk per layer.{more}"
     return click.option("-p", "--percent", type=float, metavar="P", help=text)
 
 
-force_option = click.option("--force", is_flag=True, help="Overwrite the output if it exists.")
+force_option = click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, help="Of all random numbers.")
-key_option = click.option("--key", metavar="NAME", help="Name of the array in a file that holds several.")
+seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, help="Seed of the random numbers.")
+key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
-device_option = click.option(
-    "--device", default="auto", metavar="auto|cpu|cuda:N", help="Where to compute; auto takes the GPU if there is one."
-)
+device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Device (auto prefers a GPU).")
 
 
 @dataclass
 class Report:
-    """Where a test computes, and what becomes of its results."""
+    """Where a test runs and how its results are reported."""
 
     device: str
     out: Path | None
@@ -185,7 +183,7 @@ class Report:
         return engine_on(self.device)
 
     def write(self, save: Callable[..., None], **about: Any) -> None:
-        """Write the report, if a file was asked for, by what saves it: see `cuista.metrics.Report.save`."""
+        """Write the report if a file was requested; `save` has the arguments of `cuista.metrics.Report.save`."""
         if self.out:
             save(self.out, about, overwrite=self.force)
             say(f"Wrote {self.out}.")
@@ -193,7 +191,7 @@ class Report:
 
 report_option_list = (
     device_option,
-    click.option("-o", "--out", type=H5_FILE, help="Write the report, numbers for each example included."),
+    click.option("-o", "--out", type=H5_FILE, help="Write a report with the results of each example."),
     json_option,
     force_option,
 )
@@ -201,12 +199,13 @@ report_options = bundled("report", Report, *report_option_list)
 convention_option = click.option(
     "--convention",
     type=click.Choice(["correlation", "convolution"]),
-    help="What bare filters were made for. [.mat: convolution; else correlation]",
+    metavar="KIND",
+    help="Whether imported filters are for correlation or convolution. [.mat: convolution; others: correlation]",
 )
 
 
 def filter_size(value: str | tuple[int, int]) -> tuple[int, int]:
-    """The option type of a filter's size: 7, or 7x5."""
+    """The option type of a filter's size, such as 7 or 7x5."""
     if isinstance(value, tuple):
         return value
     try:
@@ -214,23 +213,23 @@ def filter_size(value: str | tuple[int, int]) -> tuple[int, int]:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or min(sizes) < 1:
-        raise click.BadParameter(f"{value!r} is not the size of a filter: expected 7, or 7x5")
+        raise click.BadParameter(f"{value!r} is not the size of a filter; expected a value like 7 or 7x5")
     return sizes[0], sizes[-1]
 
 
 def note_left_out(images: ImageSet) -> None:
-    """Say how many pictures were too small, if any."""
+    """Tell the user how many pictures were too small, if any were."""
     if images.left_out:
         are = "is" if images.left_out == 1 else "are"
         what, least = counted(images.left_out, f"{images.split} picture"), f"{images.least}×{images.least}"
-        say(f"Note: {what} {are} smaller than {images.least_of} of {least}, and left out.")
+        say(f"Note: {what} {are} left out: smaller than {images.least_of} of {least} pixels.")
 
 
 def engine_on(device: str) -> ReferenceOps:
-    """The engine of --device, told when it was chosen here."""
+    """The engine for --device; if that is auto, the user is told which device was chosen."""
     chosen = devices.parse_device(device)
     if device == "auto":
-        # Who has CuPy wants the GPU.
+        # Whoever has installed CuPy expects the GPU, and is told why it is not used.
         wanted = chosen.index is None and devices.cupy_packages()
         reason = (devices.why_no_cuda() or devices.why_not(0)) if wanted else None
         say(f"Computing on {chosen} (--device auto).{f' No GPU: {reason}.' if reason else ''}")
@@ -238,28 +237,28 @@ def engine_on(device: str) -> ReferenceOps:
 
 
 def load_dictionary(path: Path, convention: Convention | None = None, key: str | None = None) -> Dictionary:
-    """The dictionary in a file of ours, or of bare filters, of which is said what they are taken for."""
+    """Read a dictionary from a file of ours or from bare filters; for the latter, say how they are interpreted."""
     dictionary = Dictionary.load(path, convention=convention, key=key)
     if not is_cuista(path):
         rows, columns = dictionary.shape
-        taken = f"those of a {convention or default_convention(path)}{'' if convention else ' (--convention)'}"
-        say(f"Taking {path} for {counted(dictionary.filters, 'filter')} of {rows}×{columns}, {taken}.")
+        taken = f"for {convention or default_convention(path)}{'' if convention else ' (--convention changes that)'}"
+        say(f"Reading {path} as {counted(dictionary.filters, 'filter')} of {rows}×{columns}, {taken}.")
         if rows != columns and rows > 1 and dictionary.filters < max(rows, columns):
             meant = f"{counted(rows, 'filter')} of {columns}×{dictionary.filters}"
-            say(f"Note: filters stand in the last axis here; if these are {meant}, move it: np.moveaxis(D, 0, -1).")
+            say(f"Note: the last axis counts the filters. If these are {meant}, save np.moveaxis(D, 0, -1) instead.")
     return dictionary
 
 
 def for_bare(convention: Convention | None, *files: Path | None) -> list[Convention | None]:
-    """The --convention for each of these files: for ours there is none, and some must be bare if it was given."""
+    """The --convention for each file: None for our own files. At least one must be bare if the option was given."""
     bare = [file is not None and not is_cuista(file) for file in files]
     if convention is not None and not any(bare):
-        raise click.UsageError("--convention is of bare filters, and none are given here: leave it out")
+        raise click.UsageError("--convention is for filters from other software, and there are none here: leave it out")
     return [convention if one else None for one in bare]
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table of right-aligned columns, numbers with two decimals."""
+    """A table with right-aligned columns and two decimals for floating-point numbers."""
     cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (headers, *cells)]
@@ -267,7 +266,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout; what JSON has no number for (infinities) becomes null."""
+    """Print a value as JSON on stdout. NaN and infinities, which JSON cannot express, become null."""
     click.echo(json.dumps(_jsonable(value), indent=2))
 
 
@@ -282,7 +281,7 @@ def _jsonable(value: Any) -> Any:
 
 
 class ProgressLine:
-    """Progress on stderr: a bar on a terminal, else a plain line every ten seconds."""
+    """Progress on stderr: a bar on a terminal, otherwise a plain line every ten seconds."""
 
     WIDTH = 24
 
@@ -299,7 +298,7 @@ class ProgressLine:
             click.echo("\r\033[K", nl=False, err=True)
 
     def show(self, fraction: float, text: str) -> None:
-        """Say how far the work is, if it is time to."""
+        """Show which fraction of the work is done, unless the last update was too recent."""
         now = time.monotonic()
         if now - self._shown < (0.1 if self._terminal else 10):
             return
@@ -313,10 +312,10 @@ class ProgressLine:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """So many of them, as 1 filter or 2 filters."""
+    """A number with its noun in the singular or plural: 1 filter, 2 filters."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def say(text: str) -> None:
-    """A line for the user that is no data: on stderr."""
+    """Print a message for the user to stderr, which keeps stdout for data."""
     click.echo(text, err=True)

@@ -32,17 +32,26 @@ from cuista.solvers import SOLVERS
 from cuista.storage import check_writable, replacing
 from cuista.training import FastRecipe, PaperRecipe
 
+_CLASSICAL = f"Run {', '.join(SOLVERS)} (repeatable)."
+
 
 @click.command("compare", cls=Command)
 @click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
-@click.option("--net", "nets", multiple=True, metavar="NAME[:untied][:coord]", help="A network to train. Repeatable.")
-@click.option("--model", "models", multiple=True, type=INPUT_FILE, help="A trained network's file. Repeatable.")
-@click.option("--classical", multiple=True, type=click.Choice(list(SOLVERS)), help="A classical solver. Repeatable.")
-@click.option("--snr", "snrs", multiple=True, type=decibels, help="An SNR in dB, or inf. Repeatable. [the problem's]")
-@click.option("-T", "--layers", type=AT_LEAST_1, default=16, help="Number of layers, and of iterations.")
+@click.option("--net", "nets", multiple=True, metavar="NAME[:untied][:coord]", help="Train this network (repeatable).")
+@click.option("--model", "models", multiple=True, type=INPUT_FILE, help="Test this model file (repeatable).")
+@click.option("--classical", multiple=True, type=click.Choice(list(SOLVERS)), metavar="NAME", help=_CLASSICAL)
+@click.option(
+    "--snr",
+    "snrs",
+    multiple=True,
+    type=decibels,
+    metavar="dB|inf",
+    help="Test at this SNR (repeatable). [the problem's]",
+)
+@click.option("-T", "--layers", type=AT_LEAST_1, default=16, metavar="N", help="Layers and iterations.")
 @click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", help="How to train.")
-@click.option("--ridge", "strength", type=ridge, metavar="λ|auto", help="Ridge of the weight. [0; auto with noise]")
-@click.option("--samples", type=AT_LEAST_1, default=10_000, help="How many fresh signals.")
+@click.option("--ridge", "strength", type=ridge, metavar="λ|auto", help="Ridge of the weight. [0, or auto with noise]")
+@click.option("--samples", type=AT_LEAST_1, default=10_000, metavar="N", help="Number of test signals.")
 @seed_option
 @device_option
 @click.option(
@@ -50,11 +59,11 @@ from cuista.training import FastRecipe, PaperRecipe
     "--out",
     type=output_file(".h5", ".json"),
     default="comparison.h5",
-    help="The results, .h5 (for cuista plot) or .json; beside it a folder keeps the trained networks.",
+    help="Results as .h5 (for cuista plot) or .json.",
 )
 @json_option
 @resume_option
-@click.option("--force", is_flag=True, help="Start afresh, and overwrite the output.")
+@click.option("--force", is_flag=True, help="Start afresh and overwrite earlier results.")
 def command(
     problem_file: Path,
     nets: tuple[str, ...],
@@ -72,16 +81,18 @@ def command(
     resume: bool,
     force: bool,
 ) -> None:
-    """Train networks, tune classical solvers, and test all on the same fresh signals.
+    """Compare networks and classical solvers on equal terms.
 
-    What is trained is kept in the folder OUT.models: with --resume an interrupted comparison goes on where it was, and
-    another network is added without training the others again.
+    Networks are trained, each solver's λ is tuned, and all methods are tested on the same new signals of a PROBLEM
+    file. Trained networks are kept in the folder OUT.models. With --resume, an interrupted comparison continues, and a
+    network can be added without training the others again. In --net, :untied gives each layer a learned matrix of its
+    own, and :coord each coordinate a threshold of its own.
     """
     if not (nets or models or classical):
-        raise click.UsageError("nothing to compare: give --net, --model or --classical, each as often as you like")
+        raise click.UsageError("nothing to compare: give --net, --model or --classical (each can be repeated)")
     variants = list(dict.fromkeys(Variant.parse(net) for net in nets))
     if resume and force:
-        raise click.UsageError("--resume continues a comparison and --force starts it afresh: give one of them")
+        raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     check_writable(out, overwrite=force or resume)
     problem = Problem.load(problem_file)
     ops = engine_on(device)
@@ -110,7 +121,7 @@ def command(
                 results.append(result)
     except KeyboardInterrupt:
         if variants:
-            say(f"\nWhat is trained is kept in {folder}: the same command with --resume goes on from there.")
+            say(f"\nThe networks trained so far are in {folder}: the same command with --resume continues from there.")
         raise
     about = {"problem": str(problem_file), "samples": samples, "seed": seed, "layers": layers, "recipe": recipe}
     comparison = Comparison(tuple(results), {**about, "device": ops.name})
@@ -126,11 +137,11 @@ def command(
         click.echo(layer_table(comparison))
         click.echo()
         click.echo(cost_table(comparison))
-    say(f"Wrote {out}." + (" Draw it with cuista plot." if out.suffix.lower() == ".h5" else ""))
+    say(f"Wrote {out}." + (f" Draw it with: cuista plot {out}" if out.suffix.lower() == ".h5" else ""))
 
 
 def layer_table(comparison: Comparison) -> str:
-    """NMSE by layer, a column for each method and SNR."""
+    """A table of the NMSE by layer, with a column for each method and SNR."""
     results = comparison.results
     headers = ["layer", *(f"{result.method} {snr_text(result.snr_db)}" for result in results)]
     longest = max(len(result.nmse_db) for result in results)
@@ -143,7 +154,7 @@ def layer_table(comparison: Comparison) -> str:
 
 
 def cost_table(comparison: Comparison) -> str:
-    """What each method took."""
+    """A table of what each method costs in parameters, training and time."""
     headers = ["method", "SNR", "NMSE dB", "parameters", "steps", "training s", "recovery µs/sample"]
     rows = []
     for r in comparison.results:
@@ -154,5 +165,5 @@ def cost_table(comparison: Comparison) -> str:
 
 
 def snr_text(snr_db: float) -> str:
-    """An SNR as in a heading."""
+    """An SNR as a heading shows it."""
     return "no noise" if math.isinf(snr_db) else f"{snr_db:g} dB"

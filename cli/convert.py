@@ -36,22 +36,14 @@ FILTERS = ("cuista-dictionary", "cuista-conv-weight")
 @click.argument("source", type=INPUT_FILE)
 @click.argument("target", type=output_file(".h5", ".npy", ".npz", ".mat"))
 @key_option
-@click.option(
-    "--problem", "problem_file", type=INPUT_FILE, help="The problem that an imported weight or network is for."
-)
-@click.option(
-    "-W", "--weight", "weight_file", type=INPUT_FILE, help="The weight of an imported network. [solved exactly]"
-)
-@click.option(
-    "--dict", "dictionary_file", type=INPUT_FILE, help="The dictionary that imported filters are the weight of."
-)
+@click.option("--problem", "problem_file", type=INPUT_FILE, help="The problem of an imported weight or network.")
+@click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="The weight of an imported network. [solved here]")
+@click.option("--dict", "dictionary_file", type=INPUT_FILE, help="Import filters as the weight of this dictionary.")
 @convention_option
-@click.option("-p", "--percent", type=float, default=1.2, help="Support schedule of an imported network.")
-@click.option("--max-percent", type=float, default=13.0, help="… up to this.")
+@click.option("-p", "--percent", type=float, default=1.2, metavar="P", help="Imported network: see train.")
+@click.option("--max-percent", type=float, default=13.0, metavar="P", help="Imported network: see train.")
 @net_option("sc", default="alista")
-@click.option(
-    "--scope", help="Variable scope of a network: which to import, or how to call the exported. [the network's name]"
-)
+@click.option("--scope", metavar="NAME", help="Scope of the network's variables in the .npz file. [its name]")
 @force_option
 def command(
     source: Path,
@@ -67,31 +59,34 @@ def command(
     scope: str | None,
     force: bool,
 ) -> None:
-    """Import .npy, .npz and .mat, or export to them.
+    """Import .npy, .npz and .mat files, or export to them.
 
-    Reads the original's prob.npz; its W.npy (give --problem); and the saved variables alpha_1:0, theta_1:0, W_1:0, …
-    of a network (give --problem, --net, and -W, -p, --max-percent as they were). A problem is exported as such a
-    prob.npz, a weight as W, a network as such variables (in .npz) or as step_size, threshold, weight, … (in .mat).
+    Files of the original ALISTA code can be imported: a prob.npz; a weight W.npy, with --problem; and a network's saved
+    variables alpha_1:0, theta_1:0, W_1:0, …, with --problem and the --net, -W, -p and --max-percent that it was trained
+    with. A problem is exported as a prob.npz, a weight as W, and a network as these variables (.npz) or as step_size,
+    threshold, weight, … (.mat).
 
-    Filters (s, s, F) are a convolutional dictionary D, or with --dict or such a D beside them its weight W. In a .mat
-    file they are for convolution.
+    An array of filters (s, s, F) is imported as a convolutional dictionary, or as the weight of one if --dict names it
+    or the same file also holds it as D.
     """
     if not source.exists():
         raise FileError(f"{source} does not exist")
     storage.check_writable(target, overwrite=force)
     exporting = storage.is_cuista(source)
     if exporting == (target.suffix.lower() == ".h5"):
-        ours = "one of cuista's files already" if exporting else "not one of cuista's files"
-        expected = ".npy, .npz or .mat" if exporting else ".h5"
-        raise InputError(f"{source} is {ours}; expected a target ending in {expected}")
+        ours = "a cuista file" if exporting else "not a cuista file"
+        expected = ".npy, .npz or .mat to export to" if exporting else ".h5 to import to"
+        raise InputError(f"{source} is {ours}, and the target is {target}; expected a target ending in {expected}")
     if exporting and key is not None:
-        raise click.UsageError(f"--key names an array in a file of several, and {source} is one of cuista's")
+        raise click.UsageError(f"--key is for a file from other software, and {source} is a cuista file: leave it out")
     if exporting and dictionary_file is not None:
-        raise click.UsageError(f"--dict is for imported filters, and {source} is one of cuista's files: leave it out")
+        raise click.UsageError(
+            f"--dict is for filters from other software, and {source} is a cuista file: leave it out"
+        )
     if exporting:
         record = storage.read(source, "cuista-problem", "cuista-weight", "cuista-model", *FILTERS)
         if convention is not None and record.kind not in FILTERS:
-            raise click.UsageError(f"--convention is of filters, and {source} is a {record.kind} file: leave it out")
+            raise click.UsageError(f"--convention is for filters, and {source} is a {record.kind} file: leave it out")
         if record.kind in FILTERS:
             arrays = filters_of(record, target, convention)
         elif record.kind == "cuista-problem":
@@ -118,16 +113,14 @@ def command(
         arrays = {key: storage.load_array(source, key=key)}
     if dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
         if problem_file is not None:
-            raise click.UsageError(f"--problem is of matrices, and {source} holds filters: leave it out")
+            raise click.UsageError(f"--problem is for matrices and networks, and {source} holds filters: leave it out")
         import_filters(source, target, list(arrays), dictionary_file, convention, key, force)
         return
     if convention is not None:
-        raise click.UsageError(f"--convention is of filters (s, s, F), and {source} holds none: leave it out")
+        raise click.UsageError(f"--convention is for filters (s, s, F), and {source} holds none: leave it out")
     if problem_file is None:
         if original.has_variables(arrays):
-            raise click.UsageError(
-                f"{source} holds the variables of a network: give the problem it is for with --problem"
-            )
+            raise click.UsageError(f"{source} holds a network's variables: name the file of its problem with --problem")
         problem = original.read_problem(arrays, str(source))
         problem.save(target, overwrite=force)
         say(f"Wrote {target}: a {problem.M}×{problem.N} problem, pnz {problem.sparsity:g}, SNR {problem.snr_db:g} dB.")
@@ -147,10 +140,10 @@ def command(
 
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
-    """The filters to export of a dictionary or of its weight, as the readers of such a file take them."""
+    """The filters of a dictionary or its weight for export, in the convention that users of the format expect."""
     names = ("D",) if record.kind == "cuista-dictionary" else ("W",) if target.suffix.lower() == ".npy" else ("W", "D")
     convention = convention or default_convention(target)
-    say(f"The filters are written for {convention} (--convention).")
+    say(f"Writing the filters for {convention} (--convention changes that).")
     return {name: rotate(record.arrays[name]) if convention == "convolution" else record.arrays[name] for name in names}
 
 
@@ -163,17 +156,17 @@ def import_filters(
     key: str | None,
     force: bool,
 ) -> None:
-    """Write the dictionary in a file of bare filters, or the weight that it holds of one."""
+    """Import a file of bare filters as a dictionary, or as the weight of one."""
     with_dictionary = key is None and "W" in names and "D" in names
     if dictionary_file is None and not with_dictionary:
         if "W" in names and len(names) == 1:
-            raise click.UsageError(f"{source} holds a weight W: give the dictionary that it is of with --dict")
+            raise click.UsageError(f"{source} holds a weight W: name the file of its dictionary with --dict")
         dictionary = load_dictionary(source, convention, key)
         dictionary.save(target, overwrite=force)
         say(f"Wrote {target}: a dictionary of {counted(dictionary.filters, 'filter')}.")
         return
-    of_dictionary, _ = for_bare(convention, dictionary_file or source, source)
-    dictionary = load_dictionary(dictionary_file or source, of_dictionary, None if dictionary_file else "D")
+    dictionary_convention, _ = for_bare(convention, dictionary_file or source, source)
+    dictionary = load_dictionary(dictionary_file or source, dictionary_convention, None if dictionary_file else "D")
     weight = ConvWeight.load(source, dictionary, convention=convention, key=key)
     weight.save(target, overwrite=force)
     say(f"Wrote {target}: a convolutional weight with objective {weight.report.objective:.8g}.")

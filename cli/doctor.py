@@ -16,7 +16,7 @@ from cuista.version import __version__
 @click.command("doctor", cls=Command)
 @json_option
 def command(as_json: bool) -> None:
-    """Say which devices can be used, and why others cannot."""
+    """Show which devices can be used, and why others cannot."""
     report = examine()
     if as_json:
         print_json(report)
@@ -36,12 +36,12 @@ def command(as_json: bool) -> None:
     if cuda["gpus"]:
         numbers = ", ".join(f"{name} {cuda[name]}" for name in ("driver", "runtime", "nvrtc"))
         click.echo(f"        {', '.join(cuda['cupy'])}; CUDA: {numbers}")
-    click.echo(f"--device auto is {report['auto']}.")
+    click.echo(f"--device auto selects {report['auto']}.")
 
 
 def examine() -> dict[str, Any]:
-    """All that the command tells."""
-    import numpy  # noqa: F401  (threadpool_info sees the libraries that are loaded)
+    """Everything that the command reports."""
+    import numpy  # noqa: F401  (loads the BLAS that threadpool_info reports)
     from threadpoolctl import threadpool_info
 
     from cuista import device, parallel

@@ -1,4 +1,4 @@
-"""cuista gen-problem: a problem, a convolutional dictionary, or a test set of perturbed matrices, by task."""
+"""cuista gen-problem: make a problem, a convolutional dictionary or a test set of perturbed matrices."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem
 from cuista.storage import check_writable
 
-# Levels of perturbation, if not said otherwise.
+# The default levels of perturbation.
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
 
 
 @dataclass
 class Target:
-    """The file that is made, and of which random numbers."""
+    """The output file, and the seed of the random numbers that fill it."""
 
     seed: int
     out: Path
     force: bool
 
     def write(self, made: Any, what: str) -> None:
-        """Write what was made, and say what it is."""
+        """Write the result and describe it to the user."""
         made.save(self.out, overwrite=self.force)
         say(f"Wrote {self.out}: {what}.")
 
@@ -54,36 +54,36 @@ class Target:
 
 
 def _target(default: str) -> Decorator:
-    """The options of every such command, as one `target`."""
-    written = output_file(".h5", advice="cuista convert writes problems and dictionaries in other formats")
-    out = click.option("-o", "--out", type=written, default=default, help="The file.")
+    """The options that all these commands share, as one parameter `target`."""
+    written = output_file(".h5", advice="use cuista convert to write problems and dictionaries in other formats")
+    out = click.option("-o", "--out", type=written, default=default, help="Output file.")
     return bundled("target", Target, seed_option, out, force_option)
 
 
 @click.command("gen-problem", cls=Command)
 @problem_options
-@click.option("--load-a", type=INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file (key A or D).")
+@click.option("--load-a", type=INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file.")
 @key_option
 @_target("problem.h5")
 def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -> None:
-    """Make a problem: a measurement matrix, and the law of its signals and noise.
+    """Make a problem: a measurement matrix, and the distribution of signals and noise.
 
-    The matrix is Gaussian, with entries N(0, 1/M), or one of your own.
+    The matrix has Gaussian entries N(0, 1/M), or is read from a file, where it is found under --key or as A or D.
     """
     if key is not None and load_a is None:
-        raise click.UsageError("--key names an array in the file of --load-a, which is not given")
+        raise click.UsageError("--key names an array in the file of --load-a: give that file, or leave --key out")
     problem = make_problem(asked, target.seed, load_a, key)
     shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
     target.write(problem, f"{shape}, SNR {problem.snr_db:g} dB")
 
 
 @click.command("gen-problem", cls=Command)
-@click.option("--size", type=filter_size, metavar="S|SxS", help="Pixels of a random filter. [7]")
-@click.option("--filters", type=AT_LEAST_1, metavar="N", help="How many random filters. [64]")
-@click.option("--load-dict", type=INPUT_FILE, help="Take the filters (s, s, F) from a file instead (key D).")
+@click.option("--size", type=filter_size, metavar="S|SxS", help="Size of random filters, in pixels. [7]")
+@click.option("--filters", type=AT_LEAST_1, metavar="N", help="Number of random filters. [64]")
+@click.option("--load-dict", type=INPUT_FILE, help="Take filters (s, s, F) from a file (key D).")
 @key_option
 @convention_option
-@click.option("--normalize/--no-normalize", default=True, help="Scale filters to unit norm.")
+@click.option("--normalize/--no-normalize", default=True, help="Scale each filter to unit norm.")
 @_target("dictionary.h5")
 def dictionary(
     size: tuple[int, int] | None,
@@ -94,11 +94,15 @@ def dictionary(
     normalize: bool,
     target: Target,
 ) -> None:
-    """Make a convolutional dictionary, of Gaussian filters or those of a file."""
+    """Make a convolutional dictionary from random Gaussian filters or from filters in a file."""
     if load_dict is not None and (size or filters):
-        raise click.UsageError("--size and --filters are of random filters, and --load-dict gives others")
+        raise click.UsageError(
+            "--size and --filters are for random filters, and --load-dict reads them from a file: leave one out"
+        )
     if load_dict is None and (key or convention):
-        raise click.UsageError("--key and --convention are of the file of --load-dict, which is not given")
+        raise click.UsageError(
+            "--key and --convention are for the file of --load-dict: give that file, or leave them out"
+        )
     if load_dict is None:
         made = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=target.seed))
     else:
@@ -110,22 +114,27 @@ def dictionary(
 
 
 @click.command("gen-problem", cls=Command)
-@click.option("--problem", "problem_file", type=INPUT_FILE, help="The nominal problem. [made as by --task sc]")
-@click.option("--sigma", "sigmas", type=float, multiple=True, metavar="σ", help="A level; repeatable. [0 to 0.025]")
-@click.option("--count", type=AT_LEAST_1, default=10, metavar="N", help="Matrices for each level.")
-@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="Signals they measure.")
+@click.option("--problem", "problem_file", type=INPUT_FILE, help="Nominal problem. [made here, as by --task sc]")
+@click.option(
+    "--sigma", "sigmas", type=float, multiple=True, metavar="σ", help="Level (repeatable). [0, 0.005, …, 0.025]"
+)
+@click.option("--count", type=AT_LEAST_1, default=10, metavar="N", help="Matrices per level.")
+@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="Signals that each matrix measures.")
 @_target("perturbed.h5")
 @hidden_problem_options
 def perturbed(
     problem_file: Path | None, sigmas: tuple[float, ...], count: int, samples: int, target: Target, **asked: Any
 ) -> None:
-    """Make a test set of perturbed matrices Ã = A + σN with columns of unit norm, and signals that all of them measure.
+    """Make a test set of perturbed matrices, and of signals that each of them measures without noise.
 
-    Measurements are without noise.
+    At level σ the matrices are Ã = A + σN with a standard Gaussian N, and their columns are then scaled to unit norm.
+    Instead of --problem, the options of --task sc, like --m and --n, can define the nominal problem.
     """
     given = [name for name, value in asked.items() if value is not None]
     if problem_file is not None and given:
-        raise click.UsageError(f"{spelled(given[0])}: the file of --problem says it; leave it out")
+        raise click.UsageError(
+            f"{spelled(given[0])}: the file of --problem has its own; leave one of the two options out"
+        )
     problem = make_problem(asked, target.seed) if problem_file is None else Problem.load(problem_file)
     sigmas = sigmas or SIGMAS
     levels = f"{count} matrices of {problem.M}×{problem.N} for each σ of {', '.join(f'{sigma:g}' for sigma in sigmas)}"
@@ -133,7 +142,7 @@ def perturbed(
 
 
 def _natural(words: list[str]) -> str | None:
-    """The task that --conv or --perturbed means; None without them."""
+    """The task that --conv or --perturbed selects, if one of them is given; the flag is removed."""
     flags = {"--conv": "denoise", "--perturbed": "robust"}
     named = [task for flag, task in flags.items() if flag in words]
     if len(named) > 1:
@@ -147,9 +156,10 @@ command = Routed(
     {"sc": matrix, "denoise": dictionary, "robust": perturbed},
     _natural,
     _target("FILE.h5"),
-    help="""Make a problem: a measurement matrix, and the law of its signals and noise.
+    help="""Make a problem, a dictionary or a perturbed test set.
 
-    Or, with --task denoise (or --conv), a convolutional dictionary; or, with --task robust (or --perturbed), a test set
-    of perturbed matrices. All have these options:
+    Without a task, the result is a problem: a measurement matrix, and the distribution of signals and noise. With
+    --task denoise (or --conv) it is a convolutional dictionary, and with --task robust (or --perturbed) a test set of
+    perturbed matrices. All tasks share these options:
     """,
 )

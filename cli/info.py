@@ -19,7 +19,7 @@ from cuista.data.images import SPLITS
 @click.argument("file", type=INPUT_FILE)
 @json_option
 def command(file: Path, as_json: bool) -> None:
-    """Describe any of cuista's files."""
+    """Describe a file that cuista has written."""
     found, held = storage.contents(file)
     first = ("format", "format_version", "cuista_version", "created", "command")
     names = [*first, *sorted(set(found) - set(first))]
@@ -46,7 +46,7 @@ def command(file: Path, as_json: bool) -> None:
 
 
 def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[str, Any]]:
-    """What each split of a file of pictures or of patches holds."""
+    """What each split of a file holds, in pictures or patches."""
     splits: dict[str, dict[str, Any]] = {}
     for split in SPLITS:
         own = [array for name, array in arrays.items() if name.startswith(f"{split}/")]
@@ -74,7 +74,7 @@ def _size(shape: Iterable[object]) -> str:
 
 
 def _parsed(value: object) -> object:
-    """An attribute that holds JSON, as what it says."""
+    """The value of an attribute, decoded if it is JSON."""
     if isinstance(value, str) and value.startswith("{"):
         try:
             return json.loads(value)

@@ -28,14 +28,16 @@ from cuista.training import LearningRecipe, learn_dictionary
 
 @click.command("learn-dict", cls=Command)
 @click.argument("images_file", metavar="IMAGES", type=INPUT_FILE)
-@click.option("--size", type=filter_size, metavar="S|S×S", default="7", help="Pixels of a filter, as 7 or 7x5.")
-@click.option("--filters", type=AT_LEAST_1, default=64, help="How many filters.")
-@click.option("--lam", type=positive, default=0.05, help="λ: how sparse the maps are to be.")
-@click.option("--steps", type=AT_LEAST_1, default=300, help="How many steps.")
-@click.option("--batch", type=AT_LEAST_1, default=4, help="Random crops in a step.")
-@click.option("--crop", type=AT_LEAST_1, default=96, help="Pixels along a side of a crop.")
+@click.option(
+    "--size", type=filter_size, metavar="S|SxS", default="7", help="Size of the filters in pixels, like 7 or 7x5."
+)
+@click.option("--filters", type=AT_LEAST_1, default=64, metavar="N", help="Number of filters.")
+@click.option("--lam", type=positive, default=0.05, metavar="λ", help="Larger values give sparser codes.")
+@click.option("--steps", type=AT_LEAST_1, default=300, metavar="N", help="Number of steps.")
+@click.option("--batch", type=AT_LEAST_1, default=4, metavar="N", help="Random crops per step.")
+@click.option("--crop", type=AT_LEAST_1, default=96, metavar="PIXELS", help="Side of the crops.")
 @seed_option
-@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", help="The dictionary file.")
+@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", help="Dictionary file.")
 @resume_option
 @force_option
 def command(
@@ -51,7 +53,10 @@ def command(
     resume: bool,
     force: bool,
 ) -> None:
-    """Learn a convolutional dictionary from the training pictures of a file of prepare-images."""
+    """Learn a convolutional dictionary from pictures.
+
+    IMAGES is a file that cuista prepare-images has written; its training pictures are used.
+    """
     if not check_resume(out, resume, force, lambda: Dictionary.load(out)):
         return
     recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)

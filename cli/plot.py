@@ -18,13 +18,14 @@ from cuista.evaluation.figures import plot
     "--out",
     type=output_file(".pdf", ".png", ".svg"),
     default="figure.pdf",
-    help="The figure: .pdf, .png or .svg.",
+    help="Figure as .pdf, .png or .svg.",
 )
 @force_option
 def command(files: tuple[Path, ...], out: Path, force: bool) -> None:
-    """Draw a comparison's NMSE by layer, or the step sizes and thresholds of models.
+    """Draw the results in a file, or the parameters of models.
 
-    Needs matplotlib: pip install 'cuista[plot]'.
+    FILE is a comparison (NMSE by layer), a report of a robust test (NMSE by level of perturbation), or one or more
+    models (step sizes and thresholds by layer). This needs matplotlib: pip install 'cuista[plot]'.
     """
     plot(files, out, overwrite=force)
     say(f"Wrote {out}.")

@@ -22,13 +22,15 @@ from cuista.data.images import prepare_images
 
 
 def parse_split(value: str) -> tuple[int, ...]:
-    """The option type of --split: three numbers with commas between."""
+    """The option type of --split: three numbers separated by commas."""
     try:
         numbers = tuple(int(part) for part in value.split(","))
     except ValueError:
         numbers = ()
     if len(numbers) != 3 or min(numbers) < 0 or not numbers[0]:
-        raise click.BadParameter(f"{value!r} is not how many pictures are for training, validation and test: 400,50,50")
+        raise click.BadParameter(
+            f"{value!r} is not three numbers of pictures, for training, validation and test, like 400,50,50"
+        )
     return numbers
 
 
@@ -37,14 +39,14 @@ def parse_split(value: str) -> tuple[int, ...]:
 @click.option(
     "--split",
     type=parse_split,
-    metavar="TRAIN,VALIDATION,TEST",
-    help="How many pictures are for what; of fewer pictures than that, their shares. [80, 10 and 10 %]",
+    metavar="TRAIN,VALID,TEST",
+    help="Numbers of pictures for each use, or their ratio if there are fewer. [80, 10 and 10 %]",
 )
-@click.option("--patches", type=Whole(2), metavar="PIXELS", help="Random square patches instead of pictures.")
-@click.option("--per-image", type=AT_LEAST_1, help="How many patches of each picture. [10000]")
-@click.option("--strict", is_flag=True, help="End at a file that cannot be read, instead of skipping it.")
+@click.option("--patches", type=Whole(2), metavar="PIXELS", help="Store random square patches of this side.")
+@click.option("--per-image", type=AT_LEAST_1, metavar="N", help="Patches per picture. [10000]")
+@click.option("--strict", is_flag=True, help="Stop at an unreadable file; don't skip it.")
 @seed_option
-@click.option("-o", "--out", type=H5_FILE, default="images.h5", help="The file of pictures.")
+@click.option("-o", "--out", type=H5_FILE, default="images.h5", help="Picture file.")
 @force_option
 def command(
     folder: Path,
@@ -56,9 +58,14 @@ def command(
     out: Path,
     force: bool,
 ) -> None:
-    """Gather the pictures of a FOLDER, in grey, in one file for training: shuffled, and dealt out by --split."""
+    """Gather the pictures of a FOLDER into one file.
+
+    The pictures are turned to grey, shuffled, and divided into training, validation and test pictures.
+    """
     if per_image is not None and patches is None:
-        raise click.UsageError("--per-image is how many patches, and --patches is not given")
+        raise click.UsageError(
+            "--per-image is the number of patches, and there are none without --patches: give both, or neither"
+        )
     with ProgressLine() as line:
         prepared = prepare_images(
             folder,
@@ -74,10 +81,10 @@ def command(
     for reason in prepared.skipped:
         say(f"Skipped: {reason}.")
     if not prepared.counts["validation"]:
-        say("Note: no picture is for validation, which cuista train needs: add pictures, or give another --split.")
+        say("Note: no picture is left for validation, which cuista train needs: add pictures or change --split.")
     if not prepared.counts["test"] and (split is None or split[2]):
-        say("Note: no picture is left for cuista test: add pictures, or give another --split.")
+        say("Note: no picture is left for cuista test: add pictures or change --split.")
     counts = ", ".join(f"{count} for {name}" for name, count in prepared.counts.items())
-    of_each = counted(per_image or 10_000, "patch", "patches")
-    what = f"{of_each} of {patches}×{patches} of each of the pictures" if patches else "pictures"
+    each = counted(per_image or 10_000, "patch", "patches")
+    what = f"{each} of {patches}×{patches} from each of the pictures" if patches else "pictures"
     say(f"Wrote {out}: {what}, {counts}.")

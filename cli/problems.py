@@ -1,4 +1,4 @@
-"""The options that make a problem, and the problems that they make."""
+"""The options that define a problem, and how a problem is made from them."""
 
 from __future__ import annotations
 
@@ -19,41 +19,45 @@ from cuista.storage import load_array
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "m": {"type": AT_LEAST_1, "metavar": "M", "help": "Number of measurements. [250]"},
-    "n": {"type": AT_LEAST_1, "metavar": "N", "help": "Length of a sparse code. [500]"},
-    "pnz": {"metavar": "P|FILE", "help": "Probability of a non-zero, or a file of one for each entry. [0.1]"},
-    "snr": {"type": decibels, "metavar": "dB|inf", "help": "Signal-to-noise ratio of the measurements. [inf]"},
-    "con-num": {"type": float, "metavar": "κ", "help": "Condition number of the matrix; 0 leaves it as drawn. [0]"},
-    "normalize/--no-normalize": {"default": None, "help": "Scale columns to unit norm. [--normalize]"},
-    "magnitude": {"type": click.Choice(["normal", "bernoulli"]), "help": "Law of the non-zeros. [normal]"},
-    "mean": {"type": float, "help": "Mean of normal magnitudes. [0]"},
-    "std": {"type": float, "help": "Standard deviation of normal magnitudes. [1]"},
-    "q": {"type": float, "help": "Probability of the Bernoulli magnitude v0. [0.5]"},
-    "v0": {"type": float, "help": "One Bernoulli magnitude. [1]"},
-    "v1": {"type": float, "help": "The other. [1]"},
+    "n": {"type": AT_LEAST_1, "metavar": "N", "help": "Length of the sparse signals. [500]"},
+    "pnz": {"metavar": "P|FILE", "help": "Probability of a non-zero, or a file with one per entry. [0.1]"},
+    "snr": {"type": decibels, "metavar": "dB|inf", "help": "SNR of the measurements. [inf]"},
+    "con-num": {"type": float, "metavar": "κ", "help": "Condition number; 0 leaves it as drawn. [0]"},
+    "normalize/--no-normalize": {"default": None, "help": "Scale columns to unit norm. [normalize]"},
+    "magnitude": {
+        "type": click.Choice(["normal", "bernoulli"]),
+        "metavar": "NAME",
+        "help": "Non-zeros: normal or bernoulli. [normal]",
+    },
+    "mean": {"type": float, "metavar": "μ", "help": "Mean of normal non-zeros. [0]"},
+    "std": {"type": float, "metavar": "σ", "help": "Standard deviation of normal non-zeros. [1]"},
+    "q": {"type": float, "metavar": "Q", "help": "Probability that a bernoulli non-zero is v0. [0.5]"},
+    "v0": {"type": float, "metavar": "V", "help": "One value of bernoulli non-zeros. [1]"},
+    "v1": {"type": float, "metavar": "V", "help": "Their other value. [1]"},
 }
 PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", "magnitude", "mean", "std", "q", "v0", "v1")
 problem_options = options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
-# The same where they would crowd the help of another command: that of gen-problem shows them.
+# The same for commands whose help they would crowd; the help of gen-problem shows them.
 hidden_problem_options = options(*(click.option(f"--{name}", **how, hidden=True) for name, how in _OPTIONS.items()))
 
 
 class Asked:
-    """A problem as a command is asked for it: a file, or the options that make one."""
+    """A problem as the command line specifies it: by a file, or by the options that define one."""
 
     def __init__(self, problem_file: Path | None, **options: Any) -> None:
         self.file, self.options = problem_file, options
 
     @property
     def given(self) -> list[str]:
-        """The options that were given."""
+        """The names of the options that were given."""
         return [spelled(name) for name, value in self.options.items() if value is not None]
 
     def load(self, seed: int) -> Problem:
-        """The problem in the file, which the options must then agree with; or the one that they make."""
+        """The problem in the file, with which the options must agree, or else the one that the options define."""
         return choose_problem(self.file, seed, self.options)
 
 
-# A problem that may come from a file; --problem names it, or it is the command's argument.
+# The problem of a command, from the file that is its optional argument or from options.
 problem_argument = bundled(
     "problem",
     Asked,
@@ -63,17 +67,19 @@ problem_argument = bundled(
 
 
 def magnitude_law(options: dict[str, Any]) -> Normal | Bernoulli:
-    """The law of magnitudes that the options ask for."""
+    """The distribution of the non-zeros that the options ask for."""
     law = Bernoulli if options["magnitude"] == "bernoulli" else Normal
     other = Normal if law is Bernoulli else Bernoulli
     for name in other._fields:
         if options[name] is not None:
-            raise click.UsageError(f"--{name} is of {other.__name__.lower()} magnitudes: see --magnitude")
+            raise click.UsageError(
+                f"--{name} is for --magnitude {other.__name__.lower()}: give that, or leave --{name} out"
+            )
     return law(**{name: options[name] for name in law._fields if options[name] is not None})
 
 
 def probability(text: str | None) -> float | Array:
-    """The value of --pnz: a number, or the array in a file."""
+    """The value of --pnz, which is a number or names a file with an array."""
     if text is None:
         return 0.1
     try:
@@ -85,19 +91,19 @@ def probability(text: str | None) -> float | Array:
 
 
 law_options = options(
-    click.option("--snr", type=decibels, metavar="dB|inf", help="Another SNR of the measurements. [as it is]"),
-    click.option("--pnz", metavar="P|FILE", help="Another probability of non-zeros. [as it is]"),
+    click.option("--snr", type=decibels, metavar="dB|inf", help="SNR of the measurements. [the problem's]"),
+    click.option("--pnz", metavar="P|FILE", help="Probability of a non-zero. [the problem's]"),
 )
 
 
 def with_law(problem: Problem, snr: float | None, pnz: str | None) -> Problem:
-    """The problem with the SNR and the probability of non-zeros that the options ask for."""
+    """The problem with its SNR and its probability of non-zeros replaced where the options give others."""
     problem = problem if snr is None else replace(problem, snr_db=snr)
     return problem if pnz is None else replace(problem, pnz=probability(pnz))
 
 
 def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
-    """The problem that the problem options ask for."""
+    """The problem that the options define; the matrix comes from `load_a` if that is given."""
     m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
     if load_a is None:
         A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed)
@@ -114,11 +120,13 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
 
 
 def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Problem:
-    """The problem in the file, which the problem options must then agree with; or the one that they make."""
+    """The problem in the file, with which the options must agree, or else the one that the options define."""
     asked = {name: options[name] for name in PROBLEM_OPTIONS}
     if path is None:
         if all(value is None for value in asked.values()):
-            raise click.UsageError("give a PROBLEM file (cuista gen-problem makes one), or --m, --n, … to make it here")
+            raise click.UsageError(
+                "give a PROBLEM file (cuista gen-problem makes one), or options like --m and --n that define a problem"
+            )
         return make_problem(asked, seed)
     problem = Problem.load(path)
     if asked["pnz"] is not None:
@@ -130,7 +138,7 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
         if value is not None and not np.array_equal(value, actual):
             raise InputError(f"--{name} is {value}, but {path} has {actual}: leave it out, or make another problem")
     kappa = asked["con_num"]
-    if kappa and not 0.9 < problem.condition_number / kappa < 1.1:  # normalising the columns moves it a little
+    if kappa and not 0.9 < problem.condition_number / kappa < 1.1:  # normalizing the columns changes it a little
         has = f"{path} has {problem.condition_number:.4g}"
         raise InputError(f"--con-num is {kappa:g}, but {has}: leave it out, or make another problem")
     return problem

@@ -17,10 +17,10 @@ from cuista.errors import FileError
 @device_option
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier quickstart.")
 def command(folder: Path, device: str, force: bool) -> None:
-    """See all of it at work, in about a minute.
+    """Run all steps of an example, in about a minute.
 
-    Makes a problem, solves its weight, trains ALISTA and tests it beside ISTA and FISTA, all in FOLDER [quickstart].
-    Shows each command as it runs, for you to go on from.
+    Make a problem, compute its weight, train ALISTA, and test it beside ISTA and FISTA. All files are written to FOLDER
+    [quickstart]. Each command is shown before it runs, so that you can repeat and vary it.
     """
     from cuista.cli import cli
 
@@ -42,5 +42,5 @@ def command(folder: Path, device: str, force: bool) -> None:
         words += ["--force"] if force else []
         say(f"\n$ {shlex.join(['cuista', *words])}")
         cli.main(words, "cuista", standalone_mode=False)
-    say(f"\nThe files are in {folder}. Go on with your own measurements, a sample a row:")
+    say(f"\nThe files are in {folder}. Continue with your own measurements, one sample per row:")
     say(f"$ {shlex.join(['cuista', 'recover', model, 'y.npy', '-o', 'x.npy'])}")

@@ -31,7 +31,7 @@ from cuista.tasks import Model, RobustModel
 
 @dataclass
 class Codes:
-    """What is recovered: from which measurements, where, and to which file."""
+    """The measurements to recover from, the file to write, and the device to use."""
 
     measurements: Path
     out: Path
@@ -49,7 +49,7 @@ class Codes:
         return engine_on(self.device)
 
     def write(self, recoverer: Recoverer) -> None:
-        """Recover the measurements, with progress."""
+        """Recover the codes, write them, and show progress."""
         how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force}
         with ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
@@ -57,7 +57,7 @@ class Codes:
         say(f"Wrote {self.out}: {samples} samples.")
 
 
-_OUT_HELP = "The sparse codes, .npy or .h5 (as x), float32."
+_OUT_HELP = "Sparse codes as .npy or .h5 (key x)."
 codes_options = bundled(
     "codes",
     Codes,
@@ -75,15 +75,16 @@ codes_options = bundled(
 @click.option(
     "--matrix",
     type=INPUT_FILE,
-    help="The matrix (key A) that measured, if not the model's own. A robust model's encoder makes its weight; for an "
-    "ALISTA it is solved.",
+    help="Matrix (key A) that took the measurements. [the model's]",
 )
 @codes_options
 def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.
 
-    Y is a .npy, .npz, .mat or .h5 file (key y), a sample a row. Works in batches: from .npy and .h5, whose rows
-    need not be in memory at once, in constant memory.
+    Y is a .npy, .npz, .mat or .h5 file (key y) with one sample per row. Files in .npy and .h5 are read in batches, so
+    that they may be larger than memory. The codes are written in single precision, one row per sample.
+
+    With --matrix, the weight for the other matrix comes from a robust model's encoder; for an ALISTA it is computed.
     """
     record = storage.read(model_file, Model.kind, RobustModel.kind)
     model: Any = Trained.kinds[record.kind].from_record(record, model_file, ops=codes.ops)

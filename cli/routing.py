@@ -1,4 +1,4 @@
-"""One command for several tasks: it hands its words on to the command of the task that they are for."""
+"""A command that serves several tasks: it passes its arguments on to the command of the task that they name."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from cuista.cli.spellings import Command
 
 from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
 
-# What the tasks are, as the help of a command that is routed says it.
+# The tasks as the help of a routed command describes them.
 TASKS = {
-    "sc": "Sparse coding: signals recovered from their measurements.",
-    "denoise": "Pictures with noise, by a convolutional network.",
-    "encoder": "Maps a perturbed matrix to a weight for it.",
-    "robust": "Recovery by other matrices than the one trained for.",
+    "sc": "Sparse coding: recover signals from measurements.",
+    "denoise": "Remove noise from pictures by a convolutional network.",
+    "encoder": "Map a perturbed matrix to a weight for it.",
+    "robust": "Recover signals although the matrix is perturbed.",
 }
 
 
 class Routed(Command):
-    """A command that is another one for each task.
+    """A command that stands for a different command in each task.
 
     Parameters
     ----------
     tasks
-        The commands by task.
+        The command of each task.
     natural
-        Tells from the words which task is meant if none is named; None if they do not tell.
+        Infers the task from the arguments if none is named; returns None if it cannot.
     shared
-        The options that all of them have.
+        The options that all these commands have.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Routed(Command):
     ) -> click.Context:
         task, words = _named_task(list(args))
         if task is not None and task not in self.tasks:
-            raise click.UsageError(f"--task {task}: this command has {', '.join(self.tasks)}")
+            ctx = click.Context(self, parent, info_name)
+            raise click.UsageError(f"--task {task}: this command has the tasks {', '.join(self.tasks)}", ctx)
         task = task or self.natural(words)
         if task is None and {"-h", "--help"} & set(words):
             return super().make_context(info_name, words, parent, **extra)
@@ -63,19 +64,19 @@ class Routed(Command):
             if not others:
                 raise
             raise click.UsageError(
-                f"{error.option_name} is of --task {' or '.join(others)}, and this is {task}: leave it out, or give "
-                "the task",
+                f"{error.option_name} is for --task {' or '.join(others)}, and the task here is {task}: leave it out, "
+                "or give another --task",
                 error.ctx,
             ) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
-        with formatter.section("Tasks (give one, and -h, for its own options)"):
+        with formatter.section("Tasks (add -h to see the options of one)"):
             formatter.write_dl([(f"--task {task}", TASKS[task]) for task in self.tasks])
 
 
 def value_of(words: list[str], *options: str) -> str | None:
-    """The value that the words give to an option of these names, the last one counting; None if they do not."""
+    """The value of an option with these names among the arguments (the last counts), or None if it is absent."""
     value = None
     for i, word in enumerate(words):
         name, equals, rest = word.partition("=")
@@ -85,7 +86,7 @@ def value_of(words: list[str], *options: str) -> str | None:
 
 
 def _named_task(words: list[str]) -> tuple[str | None, list[str]]:
-    """The task that the words name, in our spelling or the original's, and the other words."""
+    """The task that the arguments name, in our spelling or the original's, and the remaining arguments."""
     rest: list[str] = []
     task, i = None, 0
     while i < len(words):
@@ -117,13 +118,13 @@ NETWORKS_OF = {
 
 
 def net_option(task: str, default: str | None = None) -> Decorator:
-    """The --net option of a task, which lists its networks."""
-    text = f"One of {', '.join(NETWORKS_OF[task])}."
+    """The --net option of a task; its help lists the task's networks."""
+    text = f"Network: {', '.join(NETWORKS_OF[task])}."
     return click.option("--net", type=NetworkName(task), default=default, metavar="NAME", help=text)
 
 
 class NetworkName(click.ParamType[str]):
-    """The option type of the name of one of a task's networks, in any case, with - or _; the shell completes it."""
+    """The option type of a task's networks by name, in any case and with - or _; the shell can complete it."""
 
     name = "network"
 
@@ -135,20 +136,21 @@ class NetworkName(click.ParamType[str]):
         if name in NETWORKS_OF[self.task]:
             return name
         others = [task for task, names in NETWORKS_OF.items() if name in names]
-        hint = f"; {name} is of --task {others[0]}" if others else ""
-        self.fail(f"{value!r} is not one of {', '.join(NETWORKS_OF[self.task])}{hint}", param, ctx)
+        hint = f"; {name} is for --task {others[0]}" if others else ""
+        expected = ", ".join(NETWORKS_OF[self.task])
+        self.fail(f"{value!r} is not a network of this task; expected {expected}{hint}", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in NETWORKS_OF[self.task] if name.startswith(net_name(incomplete))]
 
 
 def net_name(value: str) -> str:
-    """A network's name as it is spelled here, which the original's is not always."""
+    """A network's name in our spelling, from which the original's sometimes differs."""
     name = value.lower().replace("_", "-")
     return {"atow-grad": Encoder.name, "robust-alista": "alista"}.get(name, name)
 
 
 def task_of_net(words: list[str]) -> str | None:
-    """The task of the network that the words name; None if they name none."""
+    """The task of the network that --net names among the arguments, or None."""
     net = value_of(words, "--net", "-n")
     return net and next((task for task, names in NETWORKS_OF.items() if net_name(net) in names), None)

@@ -1,4 +1,4 @@
-"""What all training commands share: options of recipes and runs, and the run itself."""
+"""What all training commands share: the options for recipes and runs, and the run itself."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ from cuista.storage import check_writable
 from cuista.training import Progress, Recipe, Task, checkpoint_path, train
 from cuista.training.checkpoint import CHECKPOINT
 
-resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, to the same bits.")
+resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, bit for bit.")
 
 
 def recipe_option(name: str, field: str, text: str, type: Any = positive, metavar: str = "NUMBER") -> Decorator:
-    """An option that sets a field of the recipe."""
+    """An option that sets the given field of the recipe."""
     return click.option(f"--{name}", field, type=type, metavar=metavar, help=text)
 
 
 better_wait_option = recipe_option(
-    "better-wait", "better_wait", "paper: how many steps to wait for a better validation. [4000]", AT_LEAST_1, "N"
+    "better-wait", "better_wait", "paper: steps to wait for improvement. [4000]", AT_LEAST_1, "N"
 )
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """The option type of numbers with commas between."""
+    """The option type of numbers separated by commas."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not a list of numbers like 0.2,0.02") from None
+        raise click.BadParameter(f"{text!r} is not a list of numbers separated by commas, like 0.2,0.02") from None
 
 
 def network_recipe_options(
     task: type[Task[Any]], *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
 ) -> Decorator:
-    """The options of the recipes for networks; the texts say what the task's defaults are."""
+    """The options for the recipes of networks; the given help texts state the task's defaults."""
     return recipe_options(
         task,
         recipe_option("max-steps", "max_steps", steps, AT_LEAST_0, "N"),
         recipe_option("learning-rate", "learning_rate", rate),
         recipe_option("matrix-steps", "matrix_steps", matrix_steps, AT_LEAST_0, "N"),
-        recipe_option("matrix-rate", "matrix_rate", "fast: learning rate of matrices, as a factor. [1]"),
+        recipe_option("matrix-rate", "matrix_rate", "fast: factor on the matrices' learning rate. [1]"),
         recipe_option("batch", "batch", batch, AT_LEAST_1, "N"),
         recipe_option("validation-batch", "validation_batch", validation, AT_LEAST_1, "N"),
         better_wait_option,
-        recipe_option("lr-decay", "decays", "paper: rates of the joint stages, relative. [0.2,0.02]", numbers, "D,D…"),
-        recipe_option("decay-rate", "factor", "paper: gradient factor of a layer for each since. [0.3]"),
+        recipe_option("lr-decay", "decays", "paper: joint stages' rate factors. [0.2,0.02]", numbers, "D,D…"),
+        recipe_option("decay-rate", "factor", "paper: gradient factor per later layer. [0.3]"),
         fast=("matrix_steps", "matrix_rate"),
         paper=("better_wait", "decays", "factor"),
     )
@@ -76,8 +76,8 @@ def network_recipe_options(
 def recipe_options(
     task: type[Task[Any]], *decorators: Decorator, fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
 ) -> Decorator:
-    """The options that make a recipe of a task, some fields of which only one of its recipes has."""
-    text = "How to train. [fast, unless an option is paper's]"
+    """The options that define a recipe; `fast` and `paper` name the fields that only that recipe has."""
+    text = "Recipe. [fast, or paper if an option needs it]"
     name = click.option("--recipe", "name", type=click.Choice(["fast", "paper"]), help=text)
 
     def make(name: str | None, **given: Any) -> Recipe:
@@ -89,25 +89,27 @@ def recipe_options(
 def choose_recipe(
     recipes: Any, name: str | None, given: dict[str, Any], fast: tuple[str, ...], paper: tuple[str, ...]
 ) -> Recipe:
-    """The recipe of this name, with the fields given. Some only one recipe has; one of paper's asks for that."""
+    """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe."""
     given = {field: value for field, value in given.items() if value is not None}
     others = [spelled(field) for field in given if field in paper]
     if others and name is None:
-        say(f"Note: {', '.join(others)} belongs to the paper recipe, so that is used.")
+        say(f"Note: the paper recipe is used, because only it has {' and '.join(others)}.")
         name = "paper"
     name = name or "fast"
     for field in given:
         if field in (paper if name == "fast" else fast):
             other = "paper" if name == "fast" else "fast"
-            raise click.UsageError(f"{spelled(field)}: only the {other} recipe has this; leave it out")
+            raise click.UsageError(
+                f"{spelled(field)}: only the {other} recipe has this option; leave it out, or give --recipe {other}"
+            )
     recipe: Recipe = recipes[name](**given)
-    recipe.stages(1)  # says now what is wrong with it
+    recipe.stages(1)  # reports a wrong number before any work is done
     return recipe
 
 
 @dataclass
 class Run:
-    """What every training command is told about its run."""
+    """The options of a run that every training command has."""
 
     seed: int
     device: str
@@ -117,7 +119,7 @@ class Run:
     force: bool
 
     def is_due(self, kind: type[Trained]) -> bool:
-        """Whether there is something to do to have an output of this kind: see `check_resume`."""
+        """Whether the run still has to be made or continued: see `check_resume`."""
         return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out))
 
     @cached_property
@@ -126,18 +128,18 @@ class Run:
         return engine_on(self.device)
 
     def begun(self, kind: type[Trained]) -> Any:
-        """The model, of this kind, in the checkpoint that is to be continued; None to start afresh."""
+        """The model of this kind in the checkpoint to be continued, or None if the run starts afresh."""
         checkpoint = checkpoint_path(self.out)
         return kind.load(checkpoint, kind=CHECKPOINT) if self.resume and checkpoint.exists() else None
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of `cuista.train` that say how the run goes on and what is kept of it."""
+        """The arguments of `cuista.train` about resuming, overwriting and checkpoints."""
         kept = {"seed": self.seed, "resume": self.resume, "overwrite": self.force}
         return {**kept, "checkpoint_seconds": self.checkpoint_every}
 
     def train(self, model: Trained, recipe: Recipe, task: Task[Any] | None = None) -> None:
-        """Train with progress."""
+        """Train, show progress, and report the result."""
         task = task or model.task()
         with ProgressLine() as line, resumable(self.out):
             train(model, recipe, task=task, out=self.out, progress=lambda at: show(line, at), **self.options)
@@ -151,19 +153,19 @@ run_option_list = (
     click.option(
         "-o",
         "--out",
-        type=output_file(".h5", advice="cuista convert writes networks for sparse coding in other formats"),
+        type=output_file(".h5", advice="use cuista convert to write networks for sparse coding in other formats"),
         default="model.h5",
-        help="The model file.",
+        help="Model file.",
     ),
     click.option(
         "--checkpoint-every",
         type=click.FloatRange(0),
         default=30.0,
         metavar="SECONDS",
-        help="How often the run is saved, in OUT.ckpt.",
+        help="Time between saves of the run in OUT.ckpt.",
     ),
     resume_option,
-    click.option("--force", is_flag=True, help="Start afresh, and overwrite the output."),
+    click.option("--force", is_flag=True, help="Start afresh and overwrite the output file."),
 )
 
 
@@ -171,28 +173,28 @@ run_options = bundled("run", Run, *run_option_list)
 
 
 def show(line: ProgressLine, at: Progress, name: str = "") -> None:
-    """Show how far training is."""
+    """Show the progress of training."""
     error = "" if at.error_db is None else f", {at.measure} {at.error_db:.2f} dB"
     line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
 
 
 def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object]) -> bool:
-    """Whether there is something to do for a command that writes `out`, which `load` reads, and can be resumed.
+    """Whether a resumable command that writes `out` still has work to do; `load` reads a finished `out`.
 
     Raises
     ------
     click.UsageError, FileError
-        If the options contradict each other, or an output or a checkpoint is in the way.
+        If the options contradict each other, or an existing output or checkpoint is in the way.
     """
     if resume and force:
-        raise click.UsageError("--resume continues a run and --force starts it afresh: give one of them")
+        raise click.UsageError("--resume continues a run, and --force starts it afresh: give only one of them")
     checkpoint = checkpoint_path(out)
     if resume and not checkpoint.exists():
         if out.exists():
             load()
             say(f"{out} is complete: nothing to resume.")
             return False
-        say(f"No checkpoint {checkpoint}: starting afresh.")
+        say(f"There is no checkpoint {checkpoint}: starting afresh.")
     if checkpoint.exists() and not (resume or force):
         raise FileError(
             f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
@@ -203,7 +205,7 @@ def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object
 
 @contextlib.contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """Say how to go on if what writes `out` is interrupted."""
+    """Tell the user how to continue if the block, which writes `out`, is interrupted."""
     try:
         yield
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from cuista.storage import check_writable, save_arrays
 
 @click.command("simulate", cls=Command)
 @click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
-@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="How many signals.")
+@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="Number of signals.")
 @law_options
 @seed_option
 @click.option(
@@ -24,15 +24,17 @@ from cuista.storage import check_writable, save_arrays
     "--out",
     type=output_file(".h5", ".npz", ".mat"),
     default="signals.h5",
-    help="The file: signals x and measurements y, a sample a row.",
+    help="Output file (.h5, .npz or .mat).",
 )
 @force_option
 def command(
     problem_file: Path, samples: int, snr: float | None, pnz: str | None, seed: int, out: Path, force: bool
 ) -> None:
-    """Make signals of a PROBLEM (or of a model's) and measure them: what recover and solve take, and can be held to.
+    """Draw signals of a PROBLEM and measure them.
 
-    They are the signals on which cuista test tests with the same seed.
+    PROBLEM is a problem file or a model file. The output holds the signals as x and the measurements as y, one sample
+    per row: y is an input for cuista recover and cuista solve, and x shows what they should find. With the same seed,
+    cuista test uses the same signals.
     """
     check_writable(out, overwrite=force)
     problem = with_law(Problem.load(problem_file), snr, pnz)

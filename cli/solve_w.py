@@ -37,7 +37,7 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
     "--method",
     type=click.Choice(["exact", "pgd"]),
     default="exact",
-    help="Closed form, or the paper's projected gradient.",
+    help="Closed form, or the paper's iteration.",
 )
 @click.option(
     "--ridge",
@@ -45,13 +45,13 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
     type=ridge,
     default=0.0,
     metavar="λ|auto",
-    help="Noise-aware weight; auto finds λ for the problem's SNR and sparsity.",
+    help="Ridge; auto finds a good one.",
 )
-@click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary, or filters (s, s, F) (key D).")
+@click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary.")
 @convention_option
 @key_option
 @device_option
-@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="weight.h5", help="The weight file.")
+@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="weight.h5", help="Weight file.")
 @json_option
 @force_option
 def command(
@@ -66,19 +66,24 @@ def command(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Solve the analytic weight of a problem.
+    """Compute the analytic weight of a problem.
 
-    SOURCE is a problem file or a bare matrix (.npy, .npz, .mat, .h5), or with --conv a dictionary.
-    Prints the weight's objective, the mutual coherence of W and of A, how well it meets its constraint, and the time
-    taken. The solution itself is computed on the CPU, in double precision; --device is for the fits of --ridge auto.
+    SOURCE is a problem file or a matrix (.npy, .npz, .mat or .h5, key A or D). With --conv it is a dictionary file or
+    an array of filters (s, s, F) (key D).
+
+    A ridge makes the weight less sensitive to measurement noise; auto tries several on the SNR and sparsity of the
+    problem. The weight itself is computed on the CPU in double precision; --device is for these trials. The objective,
+    the mutual coherence of W and of A, the constraint's residual and the time taken are printed.
     """
     storage.check_writable(out, overwrite=force)
     if method == "pgd" and strength != 0:
-        raise click.UsageError("--ridge needs --method exact: the paper's iteration has no ridge")
+        raise click.UsageError(
+            "--ridge needs --method exact, because the paper's iteration (pgd) has no ridge: leave one of them out"
+        )
     if conv:
         weight: Any = solve_filters(source, method, strength, convention, key)
     elif convention is not None:
-        raise click.UsageError("--convention is of filters: give --conv too")
+        raise click.UsageError("--convention is for filters: give --conv too, or leave it out")
     else:
         weight = solve_matrix(source, method, strength, key, device)
     weight.save(out, overwrite=force)
@@ -87,15 +92,15 @@ def command(
 
 
 def solve_matrix(source: Path, method: str, strength: Any, key: str | None, device: str) -> Weight:
-    """The weight of a problem's matrix, or of a bare one."""
+    """The weight of a problem's matrix, or of a matrix alone."""
     ops = engine_on(device) if strength == "auto" or device != "auto" else None
     problem = Problem.load(source) if storage.is_cuista(source) else None
     if problem is not None and key is not None:
-        raise click.UsageError(f"--key names an array in a file of several, and {source} is a problem file")
+        raise click.UsageError(f"--key is for a file from other software, and {source} is a cuista file: leave it out")
     if strength == "auto":
         if problem is None:
             raise InputError(
-                f"{source} is a bare matrix: give a problem file, for whose SNR and sparsity a ridge is found"
+                f"{source} is a matrix alone: a ridge is found for the SNR and sparsity of a problem file; give one"
             )
         return choose_ridge(problem, ops=ops, say=say)
     A = storage.load_array(source, "A", "D", key=key) if problem is None else problem.A
@@ -110,8 +115,8 @@ def solve_filters(source: Path, method: str, strength: Any, convention: Any, key
     dictionary = load_dictionary(source, convention, key)
     if strength == "auto":
         raise click.UsageError(
-            "--ridge auto needs a problem file, or pictures: give a number for a convolutional dictionary, or leave "
-            "its weight to cuista train --dict"
+            "--ridge auto: a ridge for a convolutional dictionary is found on pictures; give a number here, or let "
+            "cuista train --dict compute the weight"
         )
     if method == "exact":
         return solve_conv(dictionary, ridge=strength)
@@ -122,7 +127,7 @@ def solve_filters(source: Path, method: str, strength: Any, convention: Any, key
 
 
 def print_report(report: dict[str, Any], as_json: bool) -> None:
-    """Print what is known of a weight."""
+    """Print the report on a weight."""
     if as_json:
         print_json(report)
         return

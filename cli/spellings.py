@@ -1,4 +1,4 @@
-"""The original code's spellings, so that published command lines carry over: one table in one place."""
+"""The spellings of the original code, so that published command lines keep working: all in one place."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import click
 
 
 def _by_spelling(table: dict[str, str]) -> dict[str, str]:
-    """Each of the spellings, which stand in the values with spaces between, and what it stands for."""
+    """Map each spelling to its meaning; the table lists all spellings of a meaning in one string."""
     return {spelling: meaning for meaning, spellings in table.items() for spelling in spellings.split()}
 
 
-# The original's option → ours, for every command that has ours.
+# The original's options and ours, for every command that has ours.
 RENAMED = _by_spelling(
     {
         "--m": "--M -M",
@@ -54,39 +54,39 @@ RENAMED = _by_spelling(
     }
 )
 
-# What the original's command for training under perturbation says of the encoder, whose file says it here.
+# Options of the original's robust training that describe the encoder; here the encoder's file describes it.
 IN_FILES = _by_spelling(
     {
-        "the file of --encoder has it": "--eT -eT --Binit -eb --encoder_Binit --eta --loss -el --encoder_loss "
+        "the file of --encoder defines it": "--eT -eT --Binit -eb --encoder_Binit --eta --loss -el --encoder_loss "
         "--encoder_psigma -eps --encoder_pre_lr -eplr"
     }
 )
 
-# Options whose value decides what they become here.
+# Options of the original that become one of two flags here, depending on their value.
 SWITCHES = {
     option: {"true": "--normalize", "1": "--normalize", "false": "--no-normalize", "0": "--no-normalize"}
     for option in ("--col_normalized", "--column_normalized", "-CN")
 }
 
-# Options that have a value and no meaning here: they are named on stderr and left out.
+# Options with a value that have no meaning here, and why: a note on stderr names them, and they are left out.
 IGNORED = _by_spelling(
     {
         "name the output with -o": "--scope -sc --exp_id -id --exp_folder -ef --res_folder -rf -pfn --prob_file",
         "give the problem file as the argument": "--prob_folder -pf --prob",
-        "the validation set is drawn when training": "--L -L",
+        "the validation set is drawn when training starts": "--L -L",
         "the validation set is always fixed": "--fixval -fixval",
-        "validation is every 10 steps in the paper recipe": "--val_step -vs",
-        "the file of --decoder has it": "--dT",
-        "give the encoder's file with --encoder": "--encoder_scope -escope --encoder_id -eid",
-        "give the decoder's file with --decoder": "--decoder_scope -dscope --decoder_id -did",
-        "the first thresholds are the published ones, of λ = 0.4": "-l --lam",
+        "the paper recipe validates every 10 steps": "--val_step -vs",
+        "the file of --decoder defines it": "--dT",
+        "name the encoder's file with --encoder": "--encoder_scope -escope --encoder_id -eid",
+        "name the decoder's file with --decoder": "--decoder_scope -dscope --decoder_id -did",
+        "the initial thresholds are the published ones (λ = 0.4)": "-l --lam",
         "it is an option of cuista test": "-xt --xtest",
         "choose a GPU with --device": "-g --gpu",
-        "this command computes nothing that a GPU would be faster at": "--device",
+        "this command has no use for a GPU": "--device",
     }
 )
 
-# The same without a value.
+# The same for flags, which have no value.
 IGNORED_FLAGS = {
     "-u": "it is an option of networks with learned matrices",
     "--untied": "it is an option of networks with learned matrices",
@@ -97,12 +97,12 @@ TESTING = ("-t", "--test")
 
 
 class Command(click.Command):
-    """A command that understands the original's spellings as well as its own.
+    """A command that accepts the original's spellings as well as its own.
 
     Parameters
     ----------
     ignored
-        More options of the original's that have a value and no meaning here, and why.
+        Further options of the original that have a value but no meaning here, and why.
     """
 
     def __init__(self, *arguments: Any, ignored: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
@@ -115,12 +115,12 @@ class Command(click.Command):
 
 
 def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str]) -> list[str]:
-    """The arguments in our spelling. An option in `known`, the command's own, is never touched unless it is `ignored`.
+    """Rewrite arguments in our spelling. The command's own options (`known`) stay as they are unless `ignored`.
 
     Raises
     ------
     click.UsageError
-        If the original's option asks for something that is another command's business, or not in this version.
+        If an option of the original asks for what another command does, or has a wrong value.
     """
     translated: list[str] = []
     rest = iter(arguments)
@@ -138,7 +138,7 @@ def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str])
             if choice.lower() not in SWITCHES[option]:
                 raise click.UsageError(f"{option} is {choice!r}; expected True or False")
             translated.append(SWITCHES[option][choice.lower()])
-        elif option in TASKS:  # a command that is not routed is the same for all of them
+        elif option in TASKS:  # a command that is not routed does the same for every task
             if not equals:
                 next(rest, "")
         elif reason or option in IGNORED:
@@ -147,7 +147,7 @@ def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str])
         elif option in IGNORED_FLAGS:
             click.echo(f"Note: {option} is ignored: {IGNORED_FLAGS[option]}.", err=True)
         elif option in TESTING:
-            raise click.UsageError(f"{option}: to test a model, use cuista test MODEL")
+            raise click.UsageError(f"{option}: use cuista test MODEL to test a model")
         else:
             translated.append(word)
     return translated

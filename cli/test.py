@@ -13,12 +13,12 @@ TASK_OF_KIND = {Model.kind: "sc", Denoiser.kind: "denoise", EncoderModel.kind: "
 
 
 def _natural(words: list[str]) -> str | None:
-    """The task of the models that the words name, or of their test set; None if they name none."""
+    """The task of the model files among the arguments or of their test set, or None if there are none."""
     if any(word.startswith("--perturbed") for word in words):
         return "robust"
     kinds = [kind_of(word) for word in words if not word.startswith("-") and is_cuista(word)]
     tasks = [TASK_OF_KIND[kind] for kind in kinds if kind in TASK_OF_KIND]
-    if len(tasks) > 1:  # several are tested on perturbed matrices only
+    if len(tasks) > 1:  # only a test on perturbed matrices takes several models
         return "robust"
     return tasks[0] if tasks else ("sc" if any(not word.startswith("-") for word in words) else None)
 
@@ -33,8 +33,9 @@ command = Routed(
     },
     _natural,
     *report_option_list,
-    help="""Test a trained model on examples that it has not seen.
+    help="""Test a trained model on new examples.
 
-    The task follows from the model's file. All tasks have these options:
+    Usage is `cuista test MODEL …`: the task is that of the model file and need not be given. All tasks share these
+    options:
     """,
 )

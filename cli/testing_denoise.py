@@ -26,16 +26,19 @@ from cuista.tasks.denoising import evaluate_denoisers, test_pictures
 
 @click.command("test", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--images", type=INPUT_FILE, required=True, help="Its test pictures: a file of prepare-images.")
-@click.option("--sigma", type=positive, metavar="σ", help="Of the noise, of 255. [what it was trained for]")
-@click.option("--baselines", is_flag=True, help="Beside FISTA, with the λ that is best for it, and non-local means.")
+@click.option("--images", type=INPUT_FILE, required=True, help="Picture file of cuista prepare-images.")
+@click.option("--sigma", type=positive, metavar="σ", help="Noise std. deviation, of 255. [as in training]")
+@click.option("--baselines", is_flag=True, help="Also test tuned FISTA and non-local means.")
 @seed_option
 @report_options
 def command(model_file: Path, images: Path, sigma: float | None, baselines: bool, seed: int, report: Report) -> None:
-    """Test a denoiser on the test pictures of a file: PSNR and SSIM of each, and their means."""
+    """Test a denoiser on the test pictures of a file.
+
+    The PSNR and SSIM of each picture and their means are printed.
+    """
     denoiser = Denoiser.load(model_file, ops=report.ops)
     if sigma not in (None, denoiser.sigma):
-        say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with {sigma:g}.")
+        say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with σ = {sigma:g}.")
     note_left_out(test_pictures(images))
     with ProgressLine() as line:
         how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": say, "progress": line.show}
@@ -59,5 +62,5 @@ def command(model_file: Path, images: Path, sigma: float | None, baselines: bool
         headers = ["picture", *(f"{name} dB" for name in found.methods), *(f"{name} SSIM" for name in found.methods)]
         click.echo(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
         for name, lam in found.lambdas.items():
-            say(f"{name} has λ = {lam:.3g}, the best of 16 for validation pictures.")
+            say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation pictures.")
     report.write(found.save, model=str(model_file), seed=seed)

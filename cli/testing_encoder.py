@@ -30,12 +30,15 @@ from cuista.tasks import EncoderModel
 
 @click.command("test", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--samples", "count", type=AT_LEAST_1, default=10, metavar="N", help="How many matrices.")
-@click.option("--sigma", type=positive, metavar="σ", help="Of their perturbation. [what it was trained for]")
+@click.option("--samples", "count", type=AT_LEAST_1, default=10, metavar="N", help="Number of matrices.")
+@click.option("--sigma", type=positive, metavar="σ", help="Level of perturbation. [as in training]")
 @seed_option
 @report_options
 def command(model_file: Path, count: int, sigma: float | None, seed: int, report: Report) -> None:
-    """Test an encoder on fresh matrices: its weights beside the exact ones of the closed form, matrix by matrix."""
+    """Test an encoder on newly perturbed matrices.
+
+    For each matrix the encoder's weight is compared with the exact one of the closed form.
+    """
     model = EncoderModel.load(model_file, ops=report.ops)
     sigma = model.training.get("sigma", 1e-2) if sigma is None else sigma
     with ProgressLine() as line:
@@ -58,7 +61,7 @@ def save_columns(columns: dict[str, Any], path: Path, attributes: dict[str, Any]
 
 
 def matrix_table(loss: str, results: Sequence[EncodedMatrix], columns: dict[str, Any]) -> str:
-    """A row for each matrix, and their means."""
+    """A table with a row for each matrix and one for the means."""
     headers = ["matrix", f"{loss} loss", "exact", "Σ off-diagonal²", "exact"]
     headers += ["coherence", "exact", "ms", "exact"]
     scale = np.array([1e3 if "seconds" in name else 1.0 for name in columns])

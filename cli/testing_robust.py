@@ -20,10 +20,13 @@ from cuista.tasks import Model, RobustModel
 
 @click.command("test", cls=Command)
 @click.argument("model_files", metavar="MODEL…", type=INPUT_FILE, nargs=-1, required=True)
-@click.option("--perturbed", "set_file", type=INPUT_FILE, required=True, help="The matrices: a set of gen-problem.")
+@click.option("--perturbed", "set_file", type=INPUT_FILE, required=True, help="Test set of cuista gen-problem.")
 @report_options
 def command(model_files: tuple[Path, ...], set_file: Path, report: Report) -> None:
-    """Test models beside FISTA on perturbed matrices: the NMSE at each level of perturbation."""
+    """Test models beside FISTA on perturbed matrices.
+
+    The NMSE at each level of perturbation is printed.
+    """
     ops = report.ops
     stems = [path.stem for path in model_files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in model_files]
@@ -46,14 +49,14 @@ def command(model_files: tuple[Path, ...], set_file: Path, report: Report) -> No
         rows = [{**asdict(result), "nmse_db": result.mean_db.tolist()} for result in results]
         print_json({**about, "sigmas": perturbed.sigmas.tolist(), "results": rows})
     else:
-        headers = ["NMSE dB at σ =", *(f"{sigma:g}" for sigma in perturbed.sigmas), "iterations", "ms a matrix"]
+        headers = ["NMSE dB at σ =", *(f"{sigma:g}" for sigma in perturbed.sigmas), "iterations", "ms per matrix"]
         click.echo(table(headers, [_row(result) for result in results]))
-        say(f"Means over {count} matrices a level, of {samples} signals each.")
+        say(f"The NMSE is the mean over {count} matrices per level, with {samples} signals each.")
         for result in results:
             if np.isfinite(result.lam):
-                say(f"{result.method} has λ = {result.lam:.3g}, the best on a matrix and signals of its own.")
-        end = f"until the NMSE of {FISTA_SIGNALS} signals no longer improves, in {MOST_ITERATIONS} iterations at most"
-        say(f"FISTA to its end: {end}.")
+                say(f"{result.method} uses λ = {result.lam:.3g}, the best on a separate matrix with separate signals.")
+        end = f"until the NMSE of {FISTA_SIGNALS} signals stops improving, for at most {MOST_ITERATIONS} iterations"
+        say(f"FISTA to its end runs {end}.")
     report.write(lambda path, about, overwrite: robustness.save(path, overwrite=overwrite))
 
 

@@ -31,12 +31,12 @@ from cuista.tasks import Model, evaluate
 
 @click.command("test", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--samples", type=AT_LEAST_1, metavar="N", help="How many fresh signals. [10000]")
+@click.option("--samples", type=AT_LEAST_1, metavar="N", help="Number of new signals. [10000]")
 @law_options
-@click.option("--x", "signals", type=INPUT_FILE, help="Take the signals from a file instead; they are measured here.")
+@click.option("--x", "signals", type=INPUT_FILE, help="Signals to measure, from a file. [new ones]")
 @key_option
 @columns_option
-@click.option("--baselines", is_flag=True, help="Beside ISTA and FISTA, each with the λ that is best for it.")
+@click.option("--baselines", is_flag=True, help="Also test ISTA and FISTA, each with its best λ.")
 @seed_option
 @report_options
 def command(
@@ -51,11 +51,16 @@ def command(
     seed: int,
     report: Report,
 ) -> None:
-    """Test a network on fresh signals, layer by layer: NMSE in dB, support sizes, false positives and negatives."""
+    """Test a network on new signals, layer by layer.
+
+    For each layer the NMSE in dB, the size of the support, and its false positives and negatives are printed.
+    """
     if signals is None and (columns or key is not None):
-        raise click.UsageError("--key and --columns are of the file of --x, which is not given")
+        raise click.UsageError("--key and --columns are for the file of --x: give that file, or leave them out")
     if signals is not None and (samples, pnz) != (None, None):
-        raise click.UsageError("--samples and --pnz are of fresh signals, and --x gives a file of them: leave them out")
+        raise click.UsageError(
+            "--samples and --pnz are for new signals, and --x reads signals from a file: leave them out"
+        )
     model = Model.load(model_file, ops=report.ops)
     problem = with_law(model.problem, snr, pnz)
     if signals is None:
@@ -76,12 +81,12 @@ def command(
     else:
         click.echo(layer_table(reports))
         for name, lam in lambdas.items():
-            say(f"{name.upper()} has λ = {lam:.3g}, the best of 24 for its last iterate's NMSE.")
+            say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
     report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:
-    """NMSE by layer of each method, and the supports of the first."""
+    """A table of the NMSE of each method by layer, with the supports of the first method."""
     (first, report), *others = reports.items()
     headers = [
         "layer",

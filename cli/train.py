@@ -8,7 +8,7 @@ from cuista.cli.running import run_option_list
 
 
 def _natural(words: list[str]) -> str | None:
-    """The task of the network; sparse coding if a problem is given and no network."""
+    """The task of the network that --net names; sparse coding if there is none but a positional argument."""
     return task_of_net(words) or ("sc" if any(not word.startswith("-") for word in words) else None)
 
 
@@ -22,9 +22,10 @@ command = Routed(
     },
     _natural,
     *run_option_list,
-    help="""Train a network, and write a model file.
+    help="""Train a network and write a model file.
 
-    Ctrl-C is safe: the run is saved, and the same command with --resume continues it. The task follows from --net if it
-    is not given, and is sparse coding if there is neither. All tasks have these options:
+    Usage is `cuista train PROBLEM …`, or `cuista train --task denoise IMAGES …`. Without --task, the task is that of
+    the network (--net), or else sparse coding. Ctrl-C is safe: it saves the run, and the same command with --resume
+    continues it. All tasks share these options:
     """,
 )

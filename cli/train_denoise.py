@@ -33,7 +33,7 @@ from cuista.weights import ConvWeight
 
 @dataclass
 class WeightSource:
-    """Where the options say that a convolutional weight comes from."""
+    """Where a convolutional weight comes from, according to the options."""
 
     dictionary_file: Path | None
     weight_file: Path | None
@@ -41,20 +41,20 @@ class WeightSource:
     ridge: Any
 
     def load(self, begun: Denoiser | None) -> ConvWeight | Dictionary:
-        """The weight in the file or that of the run begun, or else the dictionary to solve one for."""
+        """The weight in the file or in the interrupted run, or else the dictionary for which to compute one."""
         dictionary_convention, weight_convention = for_bare(self.convention, self.dictionary_file, self.weight_file)
         dictionary = load_dictionary(self.dictionary_file, dictionary_convention) if self.dictionary_file else None
         if self.weight_file is not None:
             if self.ridge is not None:
-                raise click.UsageError("--ridge is for a weight solved here, and -W gives one: leave one of them out")
+                raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
             return ConvWeight.load(self.weight_file, dictionary, convention=weight_convention)
         if begun is not None and (dictionary is None or begun.weight.dictionary.sha256 == dictionary.sha256):
             weight: ConvWeight = begun.weight
             return weight
         if dictionary is None:
             raise click.UsageError(
-                "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns one "
-                "from pictures, cuista gen-problem --task denoise imports one)"
+                "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns a "
+                "dictionary from pictures, and cuista gen-problem --task denoise imports one)"
             )
         return dictionary
 
@@ -65,28 +65,28 @@ class WeightSource:
 @bundled(
     "source",
     WeightSource,
-    click.option("--dict", "dictionary_file", type=INPUT_FILE, help="The dictionary, unless -W has it."),
-    click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="Its weight. [solved here]"),
+    click.option("--dict", "dictionary_file", type=INPUT_FILE, help="Dictionary file, unless -W contains it."),
+    click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="Weight file. [the weight is computed here]"),
     convention_option,
-    click.option("--ridge", type=ridge, metavar="λ|auto", help="Ridge of a weight solved here. [auto]"),
+    click.option("--ridge", type=ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
 )
-@click.option("--sigma", type=positive, default=20.0, help="Of the noise, of 255.", metavar="σ")
-@click.option("--crop", type=AT_LEAST_1, metavar="PIXELS", help="Side of a crop. [fast: 128; paper: 321]")
+@click.option("--sigma", type=positive, default=20.0, help="Noise std. deviation, of 255.", metavar="σ")
+@click.option("--crop", type=AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [fast: 128; paper: 321]")
 @bundled(
     "network",
     dict,
     layers_option(5),
     percent_option(" [1.2]"),
-    click.option("--max-percent", type=float, metavar="P", help="… and at most. [13]"),
-    click.option("--untied/--tied", help="Learned filters for each layer, or the same for all."),
+    click.option("--max-percent", type=float, metavar="P", help="Never leave more than P % unshrunk. [13]"),
+    click.option("--untied/--tied", help="Learn filters for each layer, or shared ones."),
 )
 @network_recipe_options(
     Denoising,
-    steps="Joint steps (fast: 300), or of a stage (paper: 200000).",
-    rate="Adam's. [fast: 0.06; paper: 0.0005]",
-    matrix_steps="fast: steps that train learned filters too. [300]",
-    batch="Crops in a step. [4]",
-    validation="Crops for validation. [16]",
+    steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
+    rate="Learning rate. [fast: 0.06; paper: 0.0005]",
+    matrix_steps="fast: final steps with learned filters. [300]",
+    batch="Crops per step. [4]",
+    validation="Validation crops. [16]",
 )
 @run_options
 def command(
@@ -99,12 +99,15 @@ def command(
     recipe: Any,
     run: Run,
 ) -> None:
-    """Train a convolutional network to denoise, on the pictures of IMAGES, a file of prepare-images."""
+    """Train a convolutional network to denoise pictures.
+
+    IMAGES is a file that cuista prepare-images has written. Options marked fast or paper belong to that recipe.
+    """
     kind, network = CONV_NETWORKS[net], {name: value for name, value in network.items() if value is not None}
     if {"percent", "max_percent"} & set(network) and not kind.selects:
         say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
     if network["untied"] and not kind.can_untie:
-        say(f"Note: --untied is ignored: {kind.title} has no filters that could differ from layer to layer.")
+        say(f"Note: --untied is ignored: {kind.title} has no learned filters.")
         network["untied"] = False
     if not run.is_due(Denoiser):
         return

@@ -16,8 +16,13 @@ from cuista.networks.encoder import LOSSES
 from cuista.storage import load_array
 from cuista.tasks import EncoderModel, Encoding
 
-# The original's `default` is B_i = η A.
-STARTS = ("analytic", "nominal", "default", "uniform", "normal")
+# The original calls the nominal start, B_i = η A, `default`.
+STARTS = ("analytic", "uniform", "normal", "nominal", "default")
+_LOSS = f"Loss: {', '.join(LOSSES)}."
+_START = (
+    f"Initial step matrices: {', '.join(STARTS)} (= nominal). [fast: analytic for l2 and rel2, else nominal; paper: "
+    "nominal]"
+)
 
 
 @click.command("train", cls=Command)
@@ -27,28 +32,29 @@ STARTS = ("analytic", "nominal", "default", "uniform", "normal")
     dict,
     net_option("encoder", "atow"),
     layers_option(4),
-    click.option("--loss", type=click.Choice(LOSSES), default="rel2", help="Loss of its weights."),
-    click.option("--start", type=click.Choice(STARTS), help="First step matrices. [fast: analytic if the loss has it]"),
-    click.option("--eta", type=positive, default=1e-3, metavar="η", help="Factor of that start."),
+    click.option("--loss", type=click.Choice(LOSSES), default="rel2", metavar="NAME", help=_LOSS),
+    click.option("--start", type=click.Choice(STARTS), metavar="NAME", help=_START),
+    click.option("--eta", type=positive, default=1e-3, metavar="η", help="Scale of any start but analytic."),
 )
-@click.option("--loss-weights", type=INPUT_FILE, help="Q (N, N) of l1, l2, expl1 or expl2, from a file (key Q).")
+@click.option("--loss-weights", type=INPUT_FILE, help="Matrix Q (N, N) for l1, l2, expl1 or expl2.")
 @recipe_options(
     Encoding,
-    recipe_option("sigma", "sigma", "Standard deviation of the perturbation. [0.01]", metavar="σ"),
-    recipe_option("max-steps", "max_steps", "How many steps. [fast: 300; paper: 200000 at most]", AT_LEAST_0, "N"),
-    recipe_option("learning-rate", "learning_rate", "Adam's; fast: relative. [fast: 0.001; paper: 0.0001]"),
-    recipe_option("matrices", "batch", "Matrices in a step. [fast: 8; paper: 16]", AT_LEAST_1, "N"),
-    recipe_option("validation-batch", "validation_batch", "Matrices for validation. [16]", AT_LEAST_1, "N"),
+    recipe_option("sigma", "sigma", "Level of perturbation. [0.01]", metavar="σ"),
+    recipe_option("max-steps", "max_steps", "Number of steps. [fast: 300; paper: 200000]", AT_LEAST_0, "N"),
+    recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.001; paper: 0.0001]"),
+    recipe_option("matrices", "batch", "Matrices per step. [fast: 8; paper: 16]", AT_LEAST_1, "N"),
+    recipe_option("validation-batch", "validation_batch", "Validation matrices. [16]", AT_LEAST_1, "N"),
     better_wait_option,
     paper=("better_wait",),
 )
 @run_options
 def command(problem: Asked, encoder: dict[str, Any], loss_weights: Path | None, recipe: Any, run: Run) -> None:
-    """Train an encoder, which maps a perturbed matrix of a PROBLEM to a weight for it.
+    """Train an encoder, which maps a perturbed matrix to a weight for it.
 
-    Without that file, the options of gen-problem make a problem; with it, they must agree with it.
+    PROBLEM is the file of the nominal problem. Options of gen-problem, like --m and --n, can define it instead; given
+    together, they must agree. Options marked fast or paper belong to that recipe.
     """
-    del encoder["net"]  # there is one only
+    del encoder["net"]  # there is only one
     encoder["start"] = {"default": "nominal"}.get(encoder["start"], encoder["start"])
     made = problem.load(run.seed)
     Q = None if loss_weights is None else load_array(loss_weights, "Q")

@@ -21,20 +21,20 @@ from cuista.tasks.robust import check_encoder, decoder_path, train_decoder
 
 @click.command("train", cls=Command, ignored=IN_FILES)
 @problem_argument
-@click.option("--encoder", metavar="FILE|exact", help="An encoder to train on, or the closed form of each matrix.")
-@click.option("--decoder", "decoder_file", type=INPUT_FILE, help="A trained network. [trained here, from PROBLEM]")
+@click.option("--encoder", metavar="FILE|exact", help="Encoder file, or exact for the closed form.")
+@click.option("--decoder", "decoder_file", type=INPUT_FILE, help="Trained network. [trained here on PROBLEM]")
 @recipe_options(
     Robust,
     recipe_option("psigma-max", "psigma_max", "Largest level of perturbation. [0.02]", float, "σ"),
-    recipe_option("psteps", "psteps", "Levels, the first being 0 and left out. [5]", int, "N"),
-    recipe_option("msigma", "msigma", "Of more noise in the measurements. [0]", float, "σ"),
-    recipe_option("max-steps", "max_steps", "Steps for each level. [fast: 150; paper: 50000]", AT_LEAST_0, "N"),
-    recipe_option("matrices", "matrices", "Matrices in a step. [4]", AT_LEAST_1, "N"),
-    recipe_option("batch", "batch", "Signals that each of them measures. [16]", AT_LEAST_1, "N"),
-    recipe_option("validation-batch", "validation_batch", "… for validation. [64]", AT_LEAST_1, "N"),
-    recipe_option("learning-rate", "learning_rate", "Adam's. [fast: 0.003; paper: 0.0001]"),
-    recipe_option("matrix-rate", "matrix_rate", "fast: learning rate of matrices, as a factor. [1]"),
-    recipe_option("encoder-rate", "encoder_rate", "paper: learning rate of the step matrices. [1e-9]"),
+    recipe_option("psteps", "psteps", "Number of levels with 0, which is skipped. [5]", int, "N"),
+    recipe_option("msigma", "msigma", "Std. deviation of additional noise. [0]", float, "σ"),
+    recipe_option("max-steps", "max_steps", "Steps per level. [fast: 150; paper: 50000]", AT_LEAST_0, "N"),
+    recipe_option("matrices", "matrices", "Matrices per step. [4]", AT_LEAST_1, "N"),
+    recipe_option("batch", "batch", "Signals that each matrix measures. [16]", AT_LEAST_1, "N"),
+    recipe_option("validation-batch", "validation_batch", "Signals per matrix in validation. [64]", AT_LEAST_1, "N"),
+    recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.003; paper: 0.0001]"),
+    recipe_option("matrix-rate", "matrix_rate", "fast: factor on the matrices' learning rate. [1]"),
+    recipe_option("encoder-rate", "encoder_rate", "paper: the step matrices' learning rate. [1e-9]"),
     fast=("matrix_rate",),
     paper=("encoder_rate",),
 )
@@ -43,21 +43,29 @@ from cuista.tasks.robust import check_encoder, decoder_path, train_decoder
 def command(
     problem: Asked, encoder: str | None, decoder_file: Path | None, recipe: Any, network: DenseNetwork, run: Run
 ) -> None:
-    """Train for perturbed matrices: an --encoder with its decoder, an ALISTA; or without one any network alone.
+    """Train recovery that withstands perturbed matrices.
 
-    --net and what follows it are for a decoder that is trained here, by the fast recipe. With --encoder exact, --ridge
-    is where a learned ridge starts.
+    With --encoder, an encoder computes a weight for each matrix and is trained together with its decoder, an ALISTA.
+    Without it, a decoder of any kind is trained alone. The options from --net to --coord define a decoder that is first
+    trained here on PROBLEM, by the fast recipe; --decoder replaces them. With --encoder exact, --ridge is the initial
+    value of a learned ridge. Options marked fast or paper belong to that recipe.
     """
     exact, strength = encoder == "exact", None
     if encoder is not None and network.net not in (None, "alista"):
-        raise click.UsageError(f"--net {network.net}: with an --encoder the decoder is alista; leave one of them out")
+        raise click.UsageError(
+            f"--net {network.net}: with --encoder the decoder is alista; leave one of the two options out"
+        )
     if exact and network.ridge == "auto":
-        raise click.UsageError("--ridge auto: give the number at which a learned ridge starts")
+        raise click.UsageError(
+            "--ridge auto: with --encoder exact, give a number, the initial value of a learned ridge"
+        )
     if exact:
         network.ridge, strength = None, network.ridge
     if decoder_file is not None and network.given:
         option = network.given[0]
-        raise click.UsageError(f"{option} is of a decoder trained here, and --decoder gives one: leave it out")
+        raise click.UsageError(
+            f"{option} is for a decoder trained here, and --decoder gives one: leave one of them out"
+        )
     network.check()
     kind: type[Model | RobustModel] = Model if encoder is None else RobustModel
     if not run.is_due(kind):
@@ -69,9 +77,9 @@ def command(
     else:
         nominal = nominal or (learned.problem if learned else None)
         if nominal is None:
-            raise click.UsageError("give a --decoder, or a PROBLEM to train one for (cuista gen-problem makes one)")
+            raise click.UsageError("give a --decoder, or a PROBLEM to train one on (cuista gen-problem makes one)")
         check_encoder(nominal, learned, strength)
-        if exact:  # says now if it cannot be
+        if exact:  # fails now, not after the training, if there is no closed form
             ExactEncoder(nominal.A, ridge=strength or 0.0, learned=strength is not None, ops=run.ops)
         decoder = made_decoder(network, nominal, run)
     model: Any = decoder if encoder is None else RobustModel.new(decoder, learned, ridge=strength, ops=run.ops)
@@ -79,17 +87,22 @@ def command(
 
 
 def load_decoder(path: Path, net: str | None, problem: Problem | None, run: Run) -> Model:
-    """The decoder in a file, which must be what else the options say."""
+    """The decoder in a file, which must agree with the network and the problem that the options give."""
     decoder = Model.load(path, ops=run.ops)
     if net not in (None, decoder.network.name):
-        raise InputError(f"{path} holds {decoder.network.title}, not {net}: leave the network out", option="net")
+        raise InputError(
+            f"{path} holds {decoder.network.title}, not {net}: leave {net} out, or give another decoder",
+            option="net",
+        )
     if problem is not None and problem.sha256 != decoder.problem.sha256:
-        raise InputError(f"{path} is for another matrix than the problem: leave the problem out")
+        raise InputError(
+            f"{path} is for another matrix than the problem: leave out the problem, or give another decoder"
+        )
     return decoder
 
 
 def made_decoder(network: DenseNetwork, problem: Problem, run: Run) -> Model:
-    """The decoder that is trained here, with progress."""
+    """Train the decoder, and show progress."""
 
     def make(begun: Model | None) -> Model:
         return network.model(problem, None, begun, run)

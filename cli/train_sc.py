@@ -21,7 +21,7 @@ from cuista.weights import Weight
 
 @dataclass
 class DenseNetwork:
-    """A dense network as the options ask for it."""
+    """A dense network as the options define it."""
 
     net: str | None
     weight_file: Path | None
@@ -34,26 +34,26 @@ class DenseNetwork:
 
     @property
     def given(self) -> list[str]:
-        """The options that were given but the name of the network."""
+        """The names of the options that were given, apart from --net."""
         named = {"-W": self.weight_file, "--ridge": self.ridge, "-T": self.layers, "-p": self.percent}
         named |= {"--max-percent": self.max_percent, "--untied": self.untied or None, "--coord": self.coord or None}
         return [option for option, value in named.items() if value is not None]
 
     def check(self) -> None:
-        """Raise UsageError if options contradict each other, and say which are of no use to the network."""
+        """Raise UsageError if options contradict each other, and tell the user which ones the network ignores."""
         kind = NETWORKS[self.net or "alista"]
         if self.untied and not kind.can_untie:
-            say(f"Note: --untied is ignored: {kind.title} has no matrix that could differ from layer to layer.")
+            say(f"Note: --untied is ignored: {kind.title} has no learned matrix.")
         if self.coord and not kind.can_coordinate:
             say(f"Note: --coord is ignored: {kind.title} has no threshold per coordinate.")
         if (self.percent, self.max_percent) != (None, None) and not kind.selects:
             say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
         if self.ridge is not None and self.weight_file is not None:
-            raise click.UsageError("--ridge is for a weight solved here, and -W gives one: leave one of them out")
+            raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
         self.untied, self.coord = self.untied and kind.can_untie, self.coord and kind.can_coordinate
 
     def model(self, problem: Problem, recipe: Any, begun: Model | None, run: Run) -> Model:
-        """The untrained model, with the given weight, the interrupted run's, or one solved now."""
+        """The untrained model. Its weight is the given one, the interrupted run's, or one computed now."""
         net = self.net or "alista"
         options: dict[str, Any] = {
             "layers": self.layers or 16,
@@ -70,18 +70,20 @@ class DenseNetwork:
 
 
 def network_options(task: str, default: str | None) -> Decorator:
-    """The options that make a dense network; train_robust has them too, for the decoder that it trains."""
+    """The options that define a dense network; train_robust has them for the decoder that it trains."""
     return bundled(
         "network",
         DenseNetwork,
         net_option(task, default),
-        click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="Its weight. [solved here]"),
-        click.option("--ridge", type=ridge, metavar="λ|auto", help="… with this ridge. [0; auto if there is noise]"),
+        click.option(
+            "-W", "--weight", "weight_file", type=INPUT_FILE, help="Weight file. [the weight is computed here]"
+        ),
+        click.option("--ridge", type=ridge, metavar="λ|auto", help="Ridge of that weight. [0, or auto with noise]"),
         layers_option(None, " [16]"),
         percent_option(),
-        click.option("--max-percent", type=float, metavar="P", help="… and at most. [as --recipe has both]"),
-        click.option("--untied/--tied", help="A learned matrix for each layer, or one for all."),
-        click.option("--coord", is_flag=True, help="A threshold per coordinate, not per layer."),
+        click.option("--max-percent", type=float, metavar="P", help="Never leave more than P % unshrunk."),
+        click.option("--untied/--tied", help="Learn a matrix for each layer, or a shared one."),
+        click.option("--coord", is_flag=True, help="Learn a threshold for each coordinate."),
     )
 
 
@@ -90,23 +92,27 @@ def network_options(task: str, default: str | None) -> Decorator:
 @network_options("sc", "alista")
 @network_recipe_options(
     SparseCoding,
-    steps="Joint steps (fast: 1200), or of a stage (paper: 200000).",
-    rate="Adam's. [fast: 0.03; paper: 0.0005]",
-    matrix_steps="fast: steps that train learned matrices too. [600]",
-    batch="Signals in a step. [fast: 128; paper: 64]",
-    validation="Signals for validation. [fast: 4000; paper: 1000]",
+    steps="Steps of the joint stage [fast: 1200], or of each stage [paper: 200000].",
+    rate="Learning rate. [fast: 0.03; paper: 0.0005]",
+    matrix_steps="fast: final steps with learned matrices. [600]",
+    batch="Signals per step. [fast: 128; paper: 64]",
+    validation="Validation signals. [fast: 4000; paper: 1000]",
 )
 @run_options
 def command(problem: Asked, network: DenseNetwork, recipe: Any, run: Run) -> None:
-    """Train a network to recover the signals of a PROBLEM.
+    """Train a network to recover sparse signals from measurements.
 
-    Without that file, the options of gen-problem make a problem; with it, they must agree with it.
+    PROBLEM is a file of gen-problem. Options of gen-problem, like --m and --n, can define it instead; given together,
+    they must agree. Unless --percent and --max-percent are given, the recipe decides them: fast from the
+    sparsity, paper as 1.2 and 13. Options marked fast or paper belong to that recipe.
     """
     network.check()
     kind = NETWORKS[network.net or "alista"]
     if not kind.has_gradients:
         if recipe != SparseCoding.recipes["fast"]():
-            raise click.UsageError(f"{kind.title} is not trained, its numbers are searched for: leave out the recipe")
+            raise click.UsageError(
+                f"{kind.title} has no gradients, so its parameters are searched for: leave out the options of a recipe"
+            )
         recipe = None
     if run.is_due(Model):
         run.train(network.model(problem.load(run.seed), recipe, run.begun(Model), run), recipe)

@@ -1,16 +1,18 @@
-"""The command line, through its real entry point: what works, and what every mistake says."""
+"""The command line through its real entry point: what works, and what it says about every mistake."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cuista.cli import cli
 
 import cuista
 from cuista import original, storage
@@ -165,7 +167,7 @@ def test_a_published_command_line_carries_over(run):
     run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "--force")
     assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
     run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
-    assert "atow is of --task encoder" in run.errors
+    assert "atow is for --task encoder" in run.errors
     np.save("A.npy", cuista.random_matrix(6, 9))
     run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
     assert not cuista.Problem.load("q.h5").normalized
@@ -287,7 +289,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert "goes on from there" in errors
+    assert "continues from there" in errors
     trained = Path("comparison.h5.models/alista-infdB.h5").read_bytes()
     run(*words, fails=1)
     assert "in an earlier comparison: continue that, or start afresh (--resume, --force)" in run.errors
@@ -300,7 +302,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     assert [len(r.nmse_db) for r in compared.results] == 2 * [4, 4, 4, 4, 2]
     assert compared.results[1].parameters == 3 * 40 * 20 + 3
     assert all(r.training_seconds > 0 for r in compared.results if r.steps)
-    # What is tested is the model that cuista test tests, on the same signals.
+    # compare tests the same model on the same signals as cuista test does.
     layers = json.loads(run("test", model, "--samples", 200, "--json"))["layers"]["alista"]
     assert compared.results[2].nmse_db[-1] == pytest.approx(layers[-1]["nmse_db"])
     run(*words, fails=1)
@@ -481,6 +483,33 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
     assert left == {"problem.h5", model, "nan.npy", "wrong.npy", "text.npy", "cut.h5", "other.npy"}
 
 
+def help_screens():
+    """The words of every command that has a help screen, the commands of single tasks included."""
+    for name, command in cli.commands.items():
+        yield (name,)
+        yield from ((name, "--task", task) for task in getattr(command, "tasks", ()))
+
+
+@pytest.mark.parametrize("words", [(), *help_screens()], ids=" ".join)
+def test_every_help_fits_on_a_screen(run, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run(*words, "-h").splitlines()
+    assert lines[0].startswith(f"Usage: {' '.join(('cuista', *words))} [OPTIONS]")
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_package_runs_as_a_module(tmp_path):
+    def module(*words):
+        return subprocess.run([sys.executable, "-m", "cuista", *words], cwd=tmp_path, capture_output=True, text=True)
+
+    assert module("--version").stdout == f"cuista, version {cuista.__version__}\n"
+    wrong = module("train", "--task", "nonsense")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.startswith("Usage: cuista train ")
+    assert "--task nonsense: this command has the tasks sc, denoise, encoder, robust" in wrong.stderr
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
 def test_an_unwritable_folder_is_said_before_any_work(run, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -501,7 +530,6 @@ def test_quickstart_runs_the_commands_it_shows(run, monkeypatch, tmp_path):
 
     shown = []
     monkeypatch.setattr(quickstart, "say", lambda text: shown.append(text.strip()))
-    from cuista.cli import cli
 
     ran = []
     monkeypatch.setattr(cli, "main", lambda words, *a, **k: ran.append(words))

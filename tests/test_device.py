@@ -133,7 +133,7 @@ def test_the_doctor_tells(machine, run):
     out = run("doctor")
     assert "cuda:1  can be used: A GPU, compute capability 9.0, 1.0 of 2.0 GiB free" in out
     assert "driver 13.0, runtime 13.2, nvrtc 13.2" in out
-    assert "--device auto is cuda:0" in out
+    assert "--device auto selects cuda:0" in out
     report = json.loads(run("doctor", "--json"))
     assert [gpu["device"] for gpu in report["cuda"]["gpus"]] == ["cuda:0", "cuda:1"]
     busy = fake_cupy(trial=RuntimeError("cudaErrorDevicesUnavailable"))
@@ -142,7 +142,7 @@ def test_the_doctor_tells(machine, run):
     machine(None, [])
     out = run("doctor")
     assert "cuda    cannot be used: CuPy is not installed" in out
-    assert "--device auto is cpu" in out
+    assert "--device auto selects cpu" in out
 
 
 def test_auto_says_why_a_gpu_that_seems_to_be_there_is_not_used(machine, run, small_model):
@@ -170,7 +170,7 @@ def gpu(request, monkeypatch, machine):
 
 
 def test_the_commands_run_on_a_gpu(gpu, run, monkeypatch):
-    monkeypatch.setattr("cuista.training.ridge.RIDGES", (1.0,))
+    monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGES", (1.0,))
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 40, "--device", "cuda:0")
     assert "--device cuda:0 is ignored" in run.errors
     run("solve-w", "problem.h5", "--ridge", "auto", "--device", gpu, "-o", "w.h5")

@@ -554,7 +554,7 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
 
 
 def test_denoising_gets_the_ridge_that_denoises_best(run, folder, monkeypatch):
-    monkeypatch.setattr("cuista.training.ridge.CONV_RIDGES", (0.0, 10.0))
+    monkeypatch.setattr("cuista.tasks.denoising.RIDGES", (0.0, 10.0))
     run("prepare-images", folder, "--split", "6,2,2")
     run("gen-problem", "--conv", "--size", 3, "--filters", 8)
     run("train", "images.h5", "--net", "conv-alista", "--sigma", 60, "--dict", "dictionary.h5", *TRAIN)
@@ -567,7 +567,7 @@ def test_denoising_gets_the_ridge_that_denoises_best(run, folder, monkeypatch):
 
 def test_a_folder_too_small_to_train_on_is_said_at_once(run, folder):
     run("prepare-images", folder, "--split", "8,0,0")
-    assert "Note: no picture is for validation, which cuista train needs" in run.errors
+    assert "Note: no picture is left for validation, which cuista train needs" in run.errors
     assert "cuista test" not in run.errors
     for path in sorted(folder.rglob("*.png"))[1:]:
         path.unlink()
@@ -595,7 +595,7 @@ def test_a_network_that_selects_within_tiles_is_said_to(run, net, monkeypatch):
     assert "Note" not in run.errors
     monkeypatch.setattr("cuista.tasks.denoising.TILE_BYTES", 0)
     run("denoise", "model.h5", "in.png", "-o", "tiles.png")
-    assert ("Note: the picture is computed by tiles" in run.errors) == (net == "conv-lista-cpss")
+    assert ("Note: the picture is processed in tiles" in run.errors) == (net == "conv-lista-cpss")
 
 
 def test_info_of_pictures_is_by_split_and_reads_none(run, folder, monkeypatch):
@@ -621,7 +621,7 @@ def test_pictures_too_small_for_ssim_are_left_out_with_a_note(run, folder):
     run("prepare-images", folder, "--split", "1,0,10")
     table = run("test", "model.h5", "--images", "images.h5")
     assert "small.png" in [name for name, _ in ImageSet("images.h5", "test").pictures()]
-    assert "Note: 1 test picture is smaller than SSIM's window of 11×11, and left out." in run.errors
+    assert "Note: 1 test picture is left out: smaller than SSIM's window of 11×11 pixels." in run.errors
     assert "small.png" not in table
     for path in folder.rglob("*.png"):
         save(path, scene((10, 30)))
@@ -637,7 +637,7 @@ def test_a_sigma_that_is_none_is_refused_as_an_option(run, images, sigma):
     for words in (("test", "model.h5", "--images", images), ("train", images, "--net", "conv-alista")):
         run(*words, "--sigma", sigma, fails=2)
         assert "--sigma" in run.errors
-        assert "is not a number more than 0" in run.errors
+        assert "is not a number greater than 0" in run.errors
 
 
 def test_a_baseline_is_tuned_on_what_it_is_tested_on(folder, tmp_path):
@@ -664,7 +664,7 @@ def test_filters_are_imported_for_what_they_were_made(run, file, turned):
     storage.save_arrays(file, {"D": 2 * D})
     run("gen-problem", "--conv", "--load-dict", file)
     np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, rotate(D) if turned else D)
-    assert "(--convention)" in run.errors
+    assert "(--convention changes that)" in run.errors
     other = "correlation" if turned else "convolution"
     run("gen-problem", "--conv", "--load-dict", file, "--convention", other, "--no-normalize", "--force")
     np.testing.assert_allclose(Dictionary.load("dictionary.h5").D, 2 * (D if turned else rotate(D)))
@@ -677,12 +677,12 @@ def test_solve_w_says_what_it_takes_bare_filters_for(run):
     D = random_dictionary((3, 3), 8)
     np.save("d.npy", D)
     run("solve-w", "--conv", "d.npy")
-    assert "Taking d.npy for 8 filters of 3×3, those of a correlation (--convention)." in run.errors
+    assert "Reading d.npy as 8 filters of 3×3, for correlation (--convention changes that)." in run.errors
     assert "Note" not in run.errors
     np.save("first.npy", np.moveaxis(D, -1, 0))
     run("solve-w", "--conv", "first.npy", "--convention", "convolution", "--force")
-    assert "3 filters of 8×3, those of a convolution." in run.errors
-    assert "if these are 8 filters of 3×3, move it: np.moveaxis(D, 0, -1)" in run.errors
+    assert "3 filters of 8×3, for convolution." in run.errors
+    assert "If these are 8 filters of 3×3, save np.moveaxis(D, 0, -1) instead." in run.errors
     run("gen-problem", "--conv", "--filters", 1)
     assert "1 filter of 7×7" in run.errors
 
