@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import click
 from cuista.cli import (
+    common,
     compare,
     convert,
     denoise,
@@ -29,7 +30,6 @@ from cuista.cli import (
     test,
     train,
 )
-from cuista.cli.common import spelled
 
 from cuista.errors import CuistaError
 from cuista.version import __version__
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CuistaError as error:
         if debug:
             raise
-        flags = ", ".join(spelled(option) for option in error.options)
+        flags = ", ".join(common.spelled(option) for option in error.options)
         status = _fail(f"{error} ({flags})" if flags else str(error), 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)

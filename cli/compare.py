@@ -8,21 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_1,
-    INPUT_FILE,
-    ProgressLine,
-    decibels,
-    device_option,
-    engine_on,
-    json_option,
-    output_file,
-    print_json,
-    ridge,
-    say,
-    seed_option,
-    table,
-)
+from cuista.cli import common
 from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
@@ -36,32 +22,34 @@ _CLASSICAL = f"Run {', '.join(SOLVERS)} (repeatable)."
 
 
 @click.command("compare", cls=Command)
-@click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
+@click.argument("problem_file", metavar="PROBLEM", type=common.INPUT_FILE)
 @click.option("--net", "nets", multiple=True, metavar="NAME[:untied][:coord]", help="Train this network (repeatable).")
-@click.option("--model", "models", multiple=True, type=INPUT_FILE, help="Test this model file (repeatable).")
+@click.option("--model", "models", multiple=True, type=common.INPUT_FILE, help="Test this model file (repeatable).")
 @click.option("--classical", multiple=True, type=click.Choice(list(SOLVERS)), metavar="NAME", help=_CLASSICAL)
 @click.option(
     "--snr",
     "snrs",
     multiple=True,
-    type=decibels,
+    type=common.decibels,
     metavar="dB|inf",
     help="Test at this SNR (repeatable). [the problem's]",
 )
-@click.option("-T", "--layers", type=AT_LEAST_1, default=16, metavar="N", help="Layers and iterations.")
+@click.option("-T", "--layers", type=common.AT_LEAST_1, default=16, metavar="N", help="Layers and iterations.")
 @click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", help="How to train.")
-@click.option("--ridge", "strength", type=ridge, metavar="λ|auto", help="Ridge of the weight. [0, or auto with noise]")
-@click.option("--samples", type=AT_LEAST_1, default=10_000, metavar="N", help="Number of test signals.")
-@seed_option
-@device_option
+@click.option(
+    "--ridge", "strength", type=common.ridge, metavar="λ|auto", help="Ridge of the weight. [0, or auto with noise]"
+)
+@click.option("--samples", type=common.AT_LEAST_1, default=10_000, metavar="N", help="Number of test signals.")
+@common.seed_option
+@common.device_option
 @click.option(
     "-o",
     "--out",
-    type=output_file(".h5", ".json"),
+    type=common.output_file(".h5", ".json"),
     default="comparison.h5",
     help="Results as .h5 (for cuista plot) or .json.",
 )
-@json_option
+@common.json_option
 @resume_option
 @click.option("--force", is_flag=True, help="Start afresh and overwrite earlier results.")
 def command(
@@ -95,11 +83,11 @@ def command(
         raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     check_writable(out, overwrite=force or resume)
     problem = Problem.load(problem_file)
-    ops = engine_on(device)
+    ops = common.engine_on(device)
     folder = Path(f"{out}.models")
     results = []
     try:
-        with ProgressLine() as line:
+        with common.ProgressLine() as line:
             for result in compare(
                 problem,
                 variants,
@@ -115,13 +103,15 @@ def command(
                 ops=ops,
                 resume=resume,
                 overwrite=force,
-                say=say,
+                say=common.say,
                 progress=lambda name, at: show(line, at, f"{name}: "),
             ):
                 results.append(result)
     except KeyboardInterrupt:
         if variants:
-            say(f"\nThe networks trained so far are in {folder}: the same command with --resume continues from there.")
+            common.say(
+                f"\nThe networks trained so far are in {folder}: the same command with --resume continues from there."
+            )
         raise
     about = {"problem": str(problem_file), "samples": samples, "seed": seed, "layers": layers, "recipe": recipe}
     comparison = Comparison(tuple(results), {**about, "device": ops.name})
@@ -132,12 +122,12 @@ def command(
         with replacing(out, overwrite=force or resume) as temporary:
             temporary.write_text(json.dumps({**comparison.about, "results": rows}, indent=2) + "\n")
     if as_json:
-        print_json({**comparison.about, "results": rows})
+        common.print_json({**comparison.about, "results": rows})
     else:
         click.echo(layer_table(comparison))
         click.echo()
         click.echo(cost_table(comparison))
-    say(f"Wrote {out}." + (f" Draw it with: cuista plot {out}" if out.suffix.lower() == ".h5" else ""))
+    common.say(f"Wrote {out}." + (f" Draw it with: cuista plot {out}" if out.suffix.lower() == ".h5" else ""))
 
 
 def layer_table(comparison: Comparison) -> str:
@@ -150,7 +140,7 @@ def layer_table(comparison: Comparison) -> str:
         cells = [float(r.nmse_db[t]) if r.has_iterates and t < len(r.nmse_db) else "" for r in results]
         rows.append([t, *cells])
     finals = ["last", *(float(result.nmse_db[-1]) for result in results)]
-    return table(headers, [*rows, finals])
+    return common.table(headers, [*rows, finals])
 
 
 def cost_table(comparison: Comparison) -> str:
@@ -161,7 +151,7 @@ def cost_table(comparison: Comparison) -> str:
         trained = "" if math.isnan(r.training_seconds) else r.training_seconds
         cost = [r.parameters, r.steps or "", trained, 1e6 * r.recovery_seconds]
         rows.append([r.method, snr_text(r.snr_db), float(r.nmse_db[-1]), *cost])
-    return table(headers, rows)
+    return common.table(headers, rows)
 
 
 def snr_text(snr_db: float) -> str:

@@ -6,17 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    INPUT_FILE,
-    convention_option,
-    counted,
-    for_bare,
-    force_option,
-    key_option,
-    load_dictionary,
-    output_file,
-    say,
-)
+from cuista.cli import common
 from cuista.cli.routing import net_option
 from cuista.cli.spellings import Command
 
@@ -33,18 +23,22 @@ FILTERS = ("cuista-dictionary", "cuista-conv-weight")
 
 
 @click.command("convert", cls=Command)
-@click.argument("source", type=INPUT_FILE)
-@click.argument("target", type=output_file(".h5", ".npy", ".npz", ".mat"))
-@key_option
-@click.option("--problem", "problem_file", type=INPUT_FILE, help="The problem of an imported weight or network.")
-@click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="The weight of an imported network. [solved here]")
-@click.option("--dict", "dictionary_file", type=INPUT_FILE, help="Import filters as the weight of this dictionary.")
-@convention_option
+@click.argument("source", type=common.INPUT_FILE)
+@click.argument("target", type=common.output_file(".h5", ".npy", ".npz", ".mat"))
+@common.key_option
+@click.option("--problem", "problem_file", type=common.INPUT_FILE, help="The problem of an imported weight or network.")
+@click.option(
+    "-W", "--weight", "weight_file", type=common.INPUT_FILE, help="The weight of an imported network. [solved here]"
+)
+@click.option(
+    "--dict", "dictionary_file", type=common.INPUT_FILE, help="Import filters as the weight of this dictionary."
+)
+@common.convention_option
 @click.option("-p", "--percent", type=float, default=1.2, metavar="P", help="Imported network: see train.")
 @click.option("--max-percent", type=float, default=13.0, metavar="P", help="Imported network: see train.")
 @net_option("sc", default="alista")
 @click.option("--scope", metavar="NAME", help="Scope of the network's variables in the .npz file. [its name]")
-@force_option
+@common.force_option
 def command(
     source: Path,
     target: Path,
@@ -105,7 +99,7 @@ def command(
             }
         storage.save_arrays(target, arrays, overwrite=force)
         names = list(arrays)
-        say(f"Wrote {target}: {', '.join(names if len(names) < 12 else [*names[:2], '…', names[-1]])}.")
+        common.say(f"Wrote {target}: {', '.join(names if len(names) < 12 else [*names[:2], '…', names[-1]])}.")
         return
 
     arrays = storage.load_arrays(source)
@@ -123,27 +117,29 @@ def command(
             raise click.UsageError(f"{source} holds a network's variables: name the file of its problem with --problem")
         problem = original.read_problem(arrays, str(source))
         problem.save(target, overwrite=force)
-        say(f"Wrote {target}: a {problem.M}×{problem.N} problem, pnz {problem.sparsity:g}, SNR {problem.snr_db:g} dB.")
+        common.say(
+            f"Wrote {target}: a {problem.M}×{problem.N} problem, pnz {problem.sparsity:g}, SNR {problem.snr_db:g} dB."
+        )
         return
     problem = Problem.load(problem_file)
     if not original.has_variables(arrays):
         weight = Weight.from_array(storage.load_array(source, "W", key=key), problem.A)
         weight.save(target, overwrite=force)
-        say(f"Wrote {target}: a weight with objective {weight.report.objective:.8g}.")
+        common.say(f"Wrote {target}: a weight with objective {weight.report.objective:.8g}.")
         return
     weight = Weight.load(weight_file, problem.A) if weight_file else solve_exact(problem.A)
     model = original.read_model(
         arrays, problem, weight, net, percent=percent, max_percent=max_percent, scope=scope, source=str(source)
     )
     model.save(target, overwrite=force)
-    say(f"Wrote {target}: {model.network.title}, {model.network.layers} layers.")
+    common.say(f"Wrote {target}: {model.network.title}, {model.network.layers} layers.")
 
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
     """The filters of a dictionary or its weight for export, in the convention that users of the format expect."""
     names = ("D",) if record.kind == "cuista-dictionary" else ("W",) if target.suffix.lower() == ".npy" else ("W", "D")
     convention = convention or default_convention(target)
-    say(f"Writing the filters for {convention} (--convention changes that).")
+    common.say(f"Writing the filters for {convention} (--convention changes that).")
     return {name: rotate(record.arrays[name]) if convention == "convolution" else record.arrays[name] for name in names}
 
 
@@ -161,12 +157,14 @@ def import_filters(
     if dictionary_file is None and not with_dictionary:
         if "W" in names and len(names) == 1:
             raise click.UsageError(f"{source} holds a weight W: name the file of its dictionary with --dict")
-        dictionary = load_dictionary(source, convention, key)
+        dictionary = common.load_dictionary(source, convention, key)
         dictionary.save(target, overwrite=force)
-        say(f"Wrote {target}: a dictionary of {counted(dictionary.filters, 'filter')}.")
+        common.say(f"Wrote {target}: a dictionary of {common.counted(dictionary.filters, 'filter')}.")
         return
-    dictionary_convention, _ = for_bare(convention, dictionary_file or source, source)
-    dictionary = load_dictionary(dictionary_file or source, dictionary_convention, None if dictionary_file else "D")
+    dictionary_convention, _ = common.for_bare(convention, dictionary_file or source, source)
+    dictionary = common.load_dictionary(
+        dictionary_file or source, dictionary_convention, None if dictionary_file else "D"
+    )
     weight = ConvWeight.load(source, dictionary, convention=convention, key=key)
     weight.save(target, overwrite=force)
-    say(f"Wrote {target}: a convolutional weight with objective {weight.report.objective:.8g}.")
+    common.say(f"Wrote {target}: a convolutional weight with objective {weight.report.objective:.8g}.")

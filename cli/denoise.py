@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from cuista.cli.common import INPUT_FILE, device_option, engine_on, force_option, say
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
@@ -15,12 +15,12 @@ from cuista.tasks import Denoiser
 
 
 @click.command("denoise", cls=Command)
-@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.argument("picture_file", metavar="PICTURE", type=INPUT_FILE)
-@click.option("-o", "--out", type=INPUT_FILE, required=True, help="Output picture (.png, .tif, .jpg, …).")
-@click.option("--compare", type=INPUT_FILE, help="Also write input, output and difference in a row.")
-@device_option
-@force_option
+@click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
+@click.argument("picture_file", metavar="PICTURE", type=common.INPUT_FILE)
+@click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, .jpg, …).")
+@click.option("--compare", type=common.INPUT_FILE, help="Also write input, output and difference in a row.")
+@common.device_option
+@common.force_option
 def command(model_file: Path, picture_file: Path, out: Path, compare: Path | None, device: str, force: bool) -> None:
     """Denoise a picture of any size.
 
@@ -32,7 +32,7 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
         check_writable(target, overwrite=force)
     if compare is not None and compare.absolute() == out.absolute():
         raise click.UsageError("--compare and --out name the same file: give two different names")
-    denoiser = Denoiser.load(model_file, ops=engine_on(device))
+    denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
     picture = read_picture(picture_file)
     # Both formats are checked before any work is done; a blank picture of triple width stands in for the comparison.
     channels, height, width = picture.channels.shape
@@ -41,13 +41,15 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
         check_format(compare, Picture(np.broadcast_to(0.0, (channels, height, 3 * width)), picture.depth))
     if denoiser.network.selects and len(denoiser.tiles(picture.channels[0].shape)) > 1:
         title = denoiser.network.title
-        say(f"Note: the picture is processed in tiles, and {title} selects entries in each one: seams may be visible.")
+        common.say(
+            f"Note: the picture is processed in tiles, and {title} selects entries in each one: seams may be visible."
+        )
     denoised = np.stack([denoiser.denoise(channel) for channel in picture.channels])
     write_picture(out, Picture(denoised, picture.depth, picture.alpha), overwrite=force)
-    say(f"Wrote {out}.")
+    common.say(f"Wrote {out}.")
     if compare is not None:
         # The difference is centred on grey and amplified four times, because noise is faint.
         difference = 0.5 + 4 * (picture.channels - denoised)
         beside = np.concatenate([picture.channels, denoised, difference], axis=2)
         write_picture(compare, Picture(beside, picture.depth), overwrite=force)
-        say(f"Wrote {compare}: input, output, and four times their difference on grey, side by side.")
+        common.say(f"Wrote {compare}: input, output, and four times their difference on grey, side by side.")

@@ -7,19 +7,19 @@ from importlib import metadata
 from typing import Any
 
 import click
-from cuista.cli.common import json_option, print_json
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.version import __version__
 
 
 @click.command("doctor", cls=Command)
-@json_option
+@common.json_option
 def command(as_json: bool) -> None:
     """Show which devices can be used, and why others cannot."""
     report = examine()
     if as_json:
-        print_json(report)
+        common.print_json(report)
         return
     versions, cpu, cuda = report["versions"], report["cpu"], report["cuda"]
     click.echo(", ".join(f"{name} {version}" for name, version in versions.items()))

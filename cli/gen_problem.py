@@ -7,22 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_1,
-    INPUT_FILE,
-    Decorator,
-    bundled,
-    convention_option,
-    counted,
-    filter_size,
-    force_option,
-    key_option,
-    load_dictionary,
-    output_file,
-    say,
-    seed_option,
-    spelled,
-)
+from cuista.cli import common
 from cuista.cli.problems import hidden_problem_options, make_problem, problem_options
 from cuista.cli.routing import Routed
 from cuista.cli.spellings import Command
@@ -47,23 +32,23 @@ class Target:
     def write(self, made: Any, what: str) -> None:
         """Write the result and describe it to the user."""
         made.save(self.out, overwrite=self.force)
-        say(f"Wrote {self.out}: {what}.")
+        common.say(f"Wrote {self.out}: {what}.")
 
     def __post_init__(self) -> None:
         check_writable(self.out, overwrite=self.force)
 
 
-def _target(default: str) -> Decorator:
+def _target(default: str) -> common.Decorator:
     """The options that all these commands share, as one parameter `target`."""
-    written = output_file(".h5", advice="use cuista convert to write problems and dictionaries in other formats")
+    written = common.output_file(".h5", advice="use cuista convert to write problems and dictionaries in other formats")
     out = click.option("-o", "--out", type=written, default=default, help="Output file.")
-    return bundled("target", Target, seed_option, out, force_option)
+    return common.bundled("target", Target, common.seed_option, out, common.force_option)
 
 
 @click.command("gen-problem", cls=Command)
 @problem_options
-@click.option("--load-a", type=INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file.")
-@key_option
+@click.option("--load-a", type=common.INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file.")
+@common.key_option
 @_target("problem.h5")
 def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -> None:
     """Make a problem: a measurement matrix, and the distribution of signals and noise.
@@ -78,11 +63,11 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
 
 
 @click.command("gen-problem", cls=Command)
-@click.option("--size", type=filter_size, metavar="S|SxS", help="Size of random filters, in pixels. [7]")
-@click.option("--filters", type=AT_LEAST_1, metavar="N", help="Number of random filters. [64]")
-@click.option("--load-dict", type=INPUT_FILE, help="Take filters (s, s, F) from a file (key D).")
-@key_option
-@convention_option
+@click.option("--size", type=common.filter_size, metavar="S|SxS", help="Size of random filters, in pixels. [7]")
+@click.option("--filters", type=common.AT_LEAST_1, metavar="N", help="Number of random filters. [64]")
+@click.option("--load-dict", type=common.INPUT_FILE, help="Take filters (s, s, F) from a file (key D).")
+@common.key_option
+@common.convention_option
 @click.option("--normalize/--no-normalize", default=True, help="Scale each filter to unit norm.")
 @_target("dictionary.h5")
 def dictionary(
@@ -106,20 +91,20 @@ def dictionary(
     if load_dict is None:
         made = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=target.seed))
     else:
-        made = load_dictionary(load_dict, convention, key)
+        made = common.load_dictionary(load_dict, convention, key)
     if normalize:
         made = Dictionary(normalize_filters(made.D))
     rows, columns = made.shape
-    target.write(made, f"{counted(made.filters, 'filter')} of {rows}×{columns}, Σ|d̂|² at most {made.gain:.4g}")
+    target.write(made, f"{common.counted(made.filters, 'filter')} of {rows}×{columns}, Σ|d̂|² at most {made.gain:.4g}")
 
 
 @click.command("gen-problem", cls=Command)
-@click.option("--problem", "problem_file", type=INPUT_FILE, help="Nominal problem. [made here, as by --task sc]")
+@click.option("--problem", "problem_file", type=common.INPUT_FILE, help="Nominal problem. [made here, as by --task sc]")
 @click.option(
     "--sigma", "sigmas", type=float, multiple=True, metavar="σ", help="Level (repeatable). [0, 0.005, …, 0.025]"
 )
-@click.option("--count", type=AT_LEAST_1, default=10, metavar="N", help="Matrices per level.")
-@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="Signals that each matrix measures.")
+@click.option("--count", type=common.AT_LEAST_1, default=10, metavar="N", help="Matrices per level.")
+@click.option("--samples", type=common.AT_LEAST_1, default=1000, metavar="N", help="Signals that each matrix measures.")
 @_target("perturbed.h5")
 @hidden_problem_options
 def perturbed(
@@ -133,7 +118,7 @@ def perturbed(
     given = [name for name, value in asked.items() if value is not None]
     if problem_file is not None and given:
         raise click.UsageError(
-            f"{spelled(given[0])}: the file of --problem has its own; leave one of the two options out"
+            f"{common.spelled(given[0])}: the file of --problem has its own; leave one of the two options out"
         )
     problem = make_problem(asked, target.seed) if problem_file is None else Problem.load(problem_file)
     sigmas = sigmas or SIGMAS

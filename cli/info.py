@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import INPUT_FILE, counted, json_option, print_json
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -16,8 +16,8 @@ from cuista.data.images import SPLITS
 
 
 @click.command("info", cls=Command)
-@click.argument("file", type=INPUT_FILE)
-@json_option
+@click.argument("file", type=common.INPUT_FILE)
+@common.json_option
 def command(file: Path, as_json: bool) -> None:
     """Describe a file that cuista has written."""
     found, held = storage.contents(file)
@@ -27,7 +27,7 @@ def command(file: Path, as_json: bool) -> None:
     arrays = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in held.items()}
     splits = _splits(held) if attributes["format"] in ("cuista-images", "cuista-patches") else None
     if as_json:
-        print_json({"attributes": attributes, **({"arrays": arrays} if splits is None else {"splits": splits})})
+        common.print_json({"attributes": attributes, **({"arrays": arrays} if splits is None else {"splits": splits})})
         return
     for name, value in attributes.items():
         if isinstance(value, dict):
@@ -60,12 +60,12 @@ def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[st
 
 
 def _described(split: dict[str, Any]) -> str:
-    pictures = counted(split["pictures"], "picture")
+    pictures = common.counted(split["pictures"], "picture")
     if not split["pictures"]:
         return pictures
     smallest, largest, kinds = _size(split["smallest"]), _size(split["largest"]), " and ".join(split["dtypes"])
     if "patches" in split:
-        return f"{counted(split['patches'], 'patch', 'patches')} of {smallest} {kinds}, of {pictures}"
+        return f"{common.counted(split['patches'], 'patch', 'patches')} of {smallest} {kinds}, of {pictures}"
     return f"{pictures} of {smallest}{'' if smallest == largest else f' to {largest}'} {kinds}"
 
 

@@ -5,19 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_1,
-    CONVERTIBLE_FILE,
-    INPUT_FILE,
-    ProgressLine,
-    counted,
-    filter_size,
-    force_option,
-    note_left_out,
-    positive,
-    say,
-    seed_option,
-)
+from cuista.cli import common
 from cuista.cli.running import check_resume, resumable, resume_option
 from cuista.cli.spellings import Command
 
@@ -27,19 +15,23 @@ from cuista.training import LearningRecipe, learn_dictionary
 
 
 @click.command("learn-dict", cls=Command)
-@click.argument("images_file", metavar="IMAGES", type=INPUT_FILE)
+@click.argument("images_file", metavar="IMAGES", type=common.INPUT_FILE)
 @click.option(
-    "--size", type=filter_size, metavar="S|SxS", default="7", help="Size of the filters in pixels, like 7 or 7x5."
+    "--size",
+    type=common.filter_size,
+    metavar="S|SxS",
+    default="7",
+    help="Size of the filters in pixels, like 7 or 7x5.",
 )
-@click.option("--filters", type=AT_LEAST_1, default=64, metavar="N", help="Number of filters.")
-@click.option("--lam", type=positive, default=0.05, metavar="λ", help="Larger values give sparser codes.")
-@click.option("--steps", type=AT_LEAST_1, default=300, metavar="N", help="Number of steps.")
-@click.option("--batch", type=AT_LEAST_1, default=4, metavar="N", help="Random crops per step.")
-@click.option("--crop", type=AT_LEAST_1, default=96, metavar="PIXELS", help="Side of the crops.")
-@seed_option
-@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="dictionary.h5", help="Dictionary file.")
+@click.option("--filters", type=common.AT_LEAST_1, default=64, metavar="N", help="Number of filters.")
+@click.option("--lam", type=common.positive, default=0.05, metavar="λ", help="Larger values give sparser codes.")
+@click.option("--steps", type=common.AT_LEAST_1, default=300, metavar="N", help="Number of steps.")
+@click.option("--batch", type=common.AT_LEAST_1, default=4, metavar="N", help="Random crops per step.")
+@click.option("--crop", type=common.AT_LEAST_1, default=96, metavar="PIXELS", help="Side of the crops.")
+@common.seed_option
+@click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default="dictionary.h5", help="Dictionary file.")
 @resume_option
-@force_option
+@common.force_option
 def command(
     images_file: Path,
     size: tuple[int, int],
@@ -61,8 +53,8 @@ def command(
         return
     recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)
     images = ImageSet(images_file, "train", crop)
-    note_left_out(images)
-    with ProgressLine() as line, resumable(out):
+    common.note_left_out(images)
+    with common.ProgressLine() as line, resumable(out):
         learned = learn_dictionary(
             images,
             size,
@@ -74,4 +66,4 @@ def command(
             overwrite=force,
             progress=lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}"),
         )
-    say(f"Wrote {out}: {counted(learned.filters, 'filter')} of {learned.shape[0]}×{learned.shape[1]}.")
+    common.say(f"Wrote {out}: {common.counted(learned.filters, 'filter')} of {learned.shape[0]}×{learned.shape[1]}.")

@@ -5,22 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import INPUT_FILE, force_option, output_file, say
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.evaluation.figures import plot
 
 
 @click.command("plot", cls=Command)
-@click.argument("files", metavar="FILE…", type=INPUT_FILE, nargs=-1, required=True)
+@click.argument("files", metavar="FILE…", type=common.INPUT_FILE, nargs=-1, required=True)
 @click.option(
     "-o",
     "--out",
-    type=output_file(".pdf", ".png", ".svg"),
+    type=common.output_file(".pdf", ".png", ".svg"),
     default="figure.pdf",
     help="Figure as .pdf, .png or .svg.",
 )
-@force_option
+@common.force_option
 def command(files: tuple[Path, ...], out: Path, force: bool) -> None:
     """Draw the results in a file, or the parameters of models.
 
@@ -28,4 +28,4 @@ def command(files: tuple[Path, ...], out: Path, force: bool) -> None:
     models (step sizes and thresholds by layer). This needs matplotlib: pip install 'cuista[plot]'.
     """
     plot(files, out, overwrite=force)
-    say(f"Wrote {out}.")
+    common.say(f"Wrote {out}.")

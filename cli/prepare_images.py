@@ -5,17 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_1,
-    H5_FILE,
-    INPUT_FILE,
-    ProgressLine,
-    Whole,
-    counted,
-    force_option,
-    say,
-    seed_option,
-)
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.data.images import prepare_images
@@ -35,19 +25,19 @@ def parse_split(value: str) -> tuple[int, ...]:
 
 
 @click.command("prepare-images", cls=Command)
-@click.argument("folder", type=INPUT_FILE)
+@click.argument("folder", type=common.INPUT_FILE)
 @click.option(
     "--split",
     type=parse_split,
     metavar="TRAIN,VALID,TEST",
     help="Numbers of pictures for each use, or their ratio if there are fewer. [80, 10 and 10 %]",
 )
-@click.option("--patches", type=Whole(2), metavar="PIXELS", help="Store random square patches of this side.")
-@click.option("--per-image", type=AT_LEAST_1, metavar="N", help="Patches per picture. [10000]")
+@click.option("--patches", type=common.Whole(2), metavar="PIXELS", help="Store random square patches of this side.")
+@click.option("--per-image", type=common.AT_LEAST_1, metavar="N", help="Patches per picture. [10000]")
 @click.option("--strict", is_flag=True, help="Stop at an unreadable file; don't skip it.")
-@seed_option
-@click.option("-o", "--out", type=H5_FILE, default="images.h5", help="Picture file.")
-@force_option
+@common.seed_option
+@click.option("-o", "--out", type=common.H5_FILE, default="images.h5", help="Picture file.")
+@common.force_option
 def command(
     folder: Path,
     split: tuple[int, ...] | None,
@@ -66,7 +56,7 @@ def command(
         raise click.UsageError(
             "--per-image is the number of patches, and there are none without --patches: give both, or neither"
         )
-    with ProgressLine() as line:
+    with common.ProgressLine() as line:
         prepared = prepare_images(
             folder,
             out,
@@ -79,12 +69,12 @@ def command(
             progress=lambda done, files, name: line.show(done / files, f"{done}/{files} {name}"),
         )
     for reason in prepared.skipped:
-        say(f"Skipped: {reason}.")
+        common.say(f"Skipped: {reason}.")
     if not prepared.counts["validation"]:
-        say("Note: no picture is left for validation, which cuista train needs: add pictures or change --split.")
+        common.say("Note: no picture is left for validation, which cuista train needs: add pictures or change --split.")
     if not prepared.counts["test"] and (split is None or split[2]):
-        say("Note: no picture is left for cuista test: add pictures or change --split.")
+        common.say("Note: no picture is left for cuista test: add pictures or change --split.")
     counts = ", ".join(f"{count} for {name}" for name, count in prepared.counts.items())
-    each = counted(per_image or 10_000, "patch", "patches")
+    each = common.counted(per_image or 10_000, "patch", "patches")
     what = f"{each} of {patches}×{patches} from each of the pictures" if patches else "pictures"
-    say(f"Wrote {out}: {what}, {counts}.")
+    common.say(f"Wrote {out}: {what}, {counts}.")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 import numpy as np
-from cuista.cli.common import AT_LEAST_1, INPUT_FILE, bundled, decibels, options, spelled
+from cuista.cli import common
 
 from cuista.checks import Array, check_matrix
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
@@ -18,10 +18,10 @@ from cuista.ops import Bernoulli, Normal
 from cuista.storage import load_array
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "m": {"type": AT_LEAST_1, "metavar": "M", "help": "Number of measurements. [250]"},
-    "n": {"type": AT_LEAST_1, "metavar": "N", "help": "Length of the sparse signals. [500]"},
+    "m": {"type": common.AT_LEAST_1, "metavar": "M", "help": "Number of measurements. [250]"},
+    "n": {"type": common.AT_LEAST_1, "metavar": "N", "help": "Length of the sparse signals. [500]"},
     "pnz": {"metavar": "P|FILE", "help": "Probability of a non-zero, or a file with one per entry. [0.1]"},
-    "snr": {"type": decibels, "metavar": "dB|inf", "help": "SNR of the measurements. [inf]"},
+    "snr": {"type": common.decibels, "metavar": "dB|inf", "help": "SNR of the measurements. [inf]"},
     "con-num": {"type": float, "metavar": "κ", "help": "Condition number; 0 leaves it as drawn. [0]"},
     "normalize/--no-normalize": {"default": None, "help": "Scale columns to unit norm. [normalize]"},
     "magnitude": {
@@ -36,9 +36,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "v1": {"type": float, "metavar": "V", "help": "Their other value. [1]"},
 }
 PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", "magnitude", "mean", "std", "q", "v0", "v1")
-problem_options = options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
+problem_options = common.options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
 # The same for commands whose help they would crowd; the help of gen-problem shows them.
-hidden_problem_options = options(*(click.option(f"--{name}", **how, hidden=True) for name, how in _OPTIONS.items()))
+hidden_problem_options = common.options(
+    *(click.option(f"--{name}", **how, hidden=True) for name, how in _OPTIONS.items())
+)
 
 
 class Asked:
@@ -50,7 +52,7 @@ class Asked:
     @property
     def given(self) -> list[str]:
         """The names of the options that were given."""
-        return [spelled(name) for name, value in self.options.items() if value is not None]
+        return [common.spelled(name) for name, value in self.options.items() if value is not None]
 
     def load(self, seed: int) -> Problem:
         """The problem in the file, with which the options must agree, or else the one that the options define."""
@@ -58,10 +60,10 @@ class Asked:
 
 
 # The problem of a command, from the file that is its optional argument or from options.
-problem_argument = bundled(
+problem_argument = common.bundled(
     "problem",
     Asked,
-    click.argument("problem_file", metavar="[PROBLEM]", type=INPUT_FILE, required=False),
+    click.argument("problem_file", metavar="[PROBLEM]", type=common.INPUT_FILE, required=False),
     hidden_problem_options,
 )
 
@@ -90,8 +92,8 @@ def probability(text: str | None) -> float | Array:
         return load_array(text, "pnz", "support_probability").ravel()
 
 
-law_options = options(
-    click.option("--snr", type=decibels, metavar="dB|inf", help="SNR of the measurements. [the problem's]"),
+law_options = common.options(
+    click.option("--snr", type=common.decibels, metavar="dB|inf", help="SNR of the measurements. [the problem's]"),
     click.option("--pnz", metavar="P|FILE", help="Probability of a non-zero. [the problem's]"),
 )
 

@@ -6,15 +6,15 @@ import shlex
 from pathlib import Path
 
 import click
-from cuista.cli.common import INPUT_FILE, device_option, say
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.errors import FileError
 
 
 @click.command("quickstart", cls=Command)
-@click.argument("folder", type=INPUT_FILE, default="quickstart")
-@device_option
+@click.argument("folder", type=common.INPUT_FILE, default="quickstart")
+@common.device_option
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier quickstart.")
 def command(folder: Path, device: str, force: bool) -> None:
     """Run all steps of an example, in about a minute.
@@ -40,7 +40,7 @@ def command(folder: Path, device: str, force: bool) -> None:
         commands[3] += ["--device", device]
     for words in commands:
         words += ["--force"] if force else []
-        say(f"\n$ {shlex.join(['cuista', *words])}")
+        common.say(f"\n$ {shlex.join(['cuista', *words])}")
         cli.main(words, "cuista", standalone_mode=False)
-    say(f"\nThe files are in {folder}. Continue with your own measurements, one sample per row:")
-    say(f"$ {shlex.join(['cuista', 'recover', model, 'y.npy', '-o', 'x.npy'])}")
+    common.say(f"\nThe files are in {folder}. Continue with your own measurements, one sample per row:")
+    common.say(f"$ {shlex.join(['cuista', 'recover', model, 'y.npy', '-o', 'x.npy'])}")

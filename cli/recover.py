@@ -8,18 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    INPUT_FILE,
-    ProgressLine,
-    bundled,
-    columns_option,
-    device_option,
-    engine_on,
-    force_option,
-    key_option,
-    output_file,
-    say,
-)
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -46,35 +35,35 @@ class Codes:
     @cached_property
     def ops(self) -> ReferenceOps:
         """The engine."""
-        return engine_on(self.device)
+        return common.engine_on(self.device)
 
     def write(self, recoverer: Recoverer) -> None:
         """Recover the codes, write them, and show progress."""
         how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force}
-        with ProgressLine() as line:
+        with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
             samples = recover_file(recoverer, self.measurements, self.out, **how)
-        say(f"Wrote {self.out}: {samples} samples.")
+        common.say(f"Wrote {self.out}: {samples} samples.")
 
 
 _OUT_HELP = "Sparse codes as .npy or .h5 (key x)."
-codes_options = bundled(
+codes_options = common.bundled(
     "codes",
     Codes,
-    click.argument("measurements", metavar="Y", type=INPUT_FILE),
-    click.option("-o", "--out", type=output_file(".npy", ".h5"), default="x.npy", help=_OUT_HELP),
-    key_option,
-    columns_option,
-    device_option,
-    force_option,
+    click.argument("measurements", metavar="Y", type=common.INPUT_FILE),
+    click.option("-o", "--out", type=common.output_file(".npy", ".h5"), default="x.npy", help=_OUT_HELP),
+    common.key_option,
+    common.columns_option,
+    common.device_option,
+    common.force_option,
 )
 
 
 @click.command("recover", cls=Command)
-@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
+@click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option(
     "--matrix",
-    type=INPUT_FILE,
+    type=common.INPUT_FILE,
     help="Matrix (key A) that took the measurements. [the model's]",
 )
 @codes_options

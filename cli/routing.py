@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
-from cuista.cli.common import Decorator, parameters
+from cuista.cli import common
 from cuista.cli.spellings import TASKS as SPELLED_TASK
 from cuista.cli.spellings import Command
 
@@ -43,7 +43,7 @@ class Routed(Command):
         *shared: Callable[..., Any],
         help: str,
     ) -> None:
-        super().__init__(name, params=parameters(*shared), help=help)
+        super().__init__(name, params=common.parameters(*shared), help=help)
         self.tasks, self.natural = tasks, natural
 
     def make_context(
@@ -117,7 +117,7 @@ NETWORKS_OF = {
 }
 
 
-def net_option(task: str, default: str | None = None) -> Decorator:
+def net_option(task: str, default: str | None = None) -> common.Decorator:
     """The --net option of a task; its help lists the task's networks."""
     text = f"Network: {', '.join(NETWORKS_OF[task])}."
     return click.option("--net", type=NetworkName(task), default=default, metavar="NAME", help=text)

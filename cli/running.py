@@ -10,20 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    Decorator,
-    ProgressLine,
-    bundled,
-    device_option,
-    engine_on,
-    output_file,
-    positive,
-    say,
-    seed_option,
-    spelled,
-)
+from cuista.cli import common
 
 from cuista.errors import FileError
 from cuista.model import Trained
@@ -35,13 +22,15 @@ from cuista.training.checkpoint import CHECKPOINT
 resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, bit for bit.")
 
 
-def recipe_option(name: str, field: str, text: str, type: Any = positive, metavar: str = "NUMBER") -> Decorator:
+def recipe_option(
+    name: str, field: str, text: str, type: Any = common.positive, metavar: str = "NUMBER"
+) -> common.Decorator:
     """An option that sets the given field of the recipe."""
     return click.option(f"--{name}", field, type=type, metavar=metavar, help=text)
 
 
 better_wait_option = recipe_option(
-    "better-wait", "better_wait", "paper: steps to wait for improvement. [4000]", AT_LEAST_1, "N"
+    "better-wait", "better_wait", "paper: steps to wait for improvement. [4000]", common.AT_LEAST_1, "N"
 )
 
 
@@ -55,16 +44,16 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def network_recipe_options(
     task: type[Task[Any]], *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
-) -> Decorator:
+) -> common.Decorator:
     """The options for the recipes of networks; the given help texts state the task's defaults."""
     return recipe_options(
         task,
-        recipe_option("max-steps", "max_steps", steps, AT_LEAST_0, "N"),
+        recipe_option("max-steps", "max_steps", steps, common.AT_LEAST_0, "N"),
         recipe_option("learning-rate", "learning_rate", rate),
-        recipe_option("matrix-steps", "matrix_steps", matrix_steps, AT_LEAST_0, "N"),
+        recipe_option("matrix-steps", "matrix_steps", matrix_steps, common.AT_LEAST_0, "N"),
         recipe_option("matrix-rate", "matrix_rate", "fast: factor on the matrices' learning rate. [1]"),
-        recipe_option("batch", "batch", batch, AT_LEAST_1, "N"),
-        recipe_option("validation-batch", "validation_batch", validation, AT_LEAST_1, "N"),
+        recipe_option("batch", "batch", batch, common.AT_LEAST_1, "N"),
+        recipe_option("validation-batch", "validation_batch", validation, common.AT_LEAST_1, "N"),
         better_wait_option,
         recipe_option("lr-decay", "decays", "paper: joint stages' rate factors. [0.2,0.02]", numbers, "D,D…"),
         recipe_option("decay-rate", "factor", "paper: gradient factor per later layer. [0.3]"),
@@ -74,8 +63,8 @@ def network_recipe_options(
 
 
 def recipe_options(
-    task: type[Task[Any]], *decorators: Decorator, fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
-) -> Decorator:
+    task: type[Task[Any]], *decorators: common.Decorator, fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
+) -> common.Decorator:
     """The options that define a recipe; `fast` and `paper` name the fields that only that recipe has."""
     text = "Recipe. [fast, or paper if an option needs it]"
     name = click.option("--recipe", "name", type=click.Choice(["fast", "paper"]), help=text)
@@ -83,7 +72,7 @@ def recipe_options(
     def make(name: str | None, **given: Any) -> Recipe:
         return choose_recipe(task.recipes, name, given, fast, paper)
 
-    return bundled("recipe", make, name, *decorators)
+    return common.bundled("recipe", make, name, *decorators)
 
 
 def choose_recipe(
@@ -91,17 +80,16 @@ def choose_recipe(
 ) -> Recipe:
     """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe."""
     given = {field: value for field, value in given.items() if value is not None}
-    others = [spelled(field) for field in given if field in paper]
+    others = [common.spelled(field) for field in given if field in paper]
     if others and name is None:
-        say(f"Note: the paper recipe is used, because only it has {' and '.join(others)}.")
+        common.say(f"Note: the paper recipe is used, because only it has {' and '.join(others)}.")
         name = "paper"
     name = name or "fast"
     for field in given:
         if field in (paper if name == "fast" else fast):
             other = "paper" if name == "fast" else "fast"
-            raise click.UsageError(
-                f"{spelled(field)}: only the {other} recipe has this option; leave it out, or give --recipe {other}"
-            )
+            option = common.spelled(field)
+            raise click.UsageError(f"{option}: only the {other} recipe has it; leave it out, or give --recipe {other}")
     recipe: Recipe = recipes[name](**given)
     recipe.stages(1)  # reports a wrong number before any work is done
     return recipe
@@ -125,7 +113,7 @@ class Run:
     @cached_property
     def ops(self) -> ReferenceOps:
         """The engine."""
-        return engine_on(self.device)
+        return common.engine_on(self.device)
 
     def begun(self, kind: type[Trained]) -> Any:
         """The model of this kind in the checkpoint to be continued, or None if the run starts afresh."""
@@ -141,19 +129,21 @@ class Run:
     def train(self, model: Trained, recipe: Recipe, task: Task[Any] | None = None) -> None:
         """Train, show progress, and report the result."""
         task = task or model.task()
-        with ProgressLine() as line, resumable(self.out):
+        with common.ProgressLine() as line, resumable(self.out):
             train(model, recipe, task=task, out=self.out, progress=lambda at: show(line, at), **self.options)
         result, steps = model.training[f"validation_{task.measure.lower()}_db"], model.training["steps"]
-        say(f"Wrote {self.out}: validation {task.measure} {result:.2f} dB after {steps} steps.")
+        common.say(f"Wrote {self.out}: validation {task.measure} {result:.2f} dB after {steps} steps.")
 
 
 run_option_list = (
-    seed_option,
-    device_option,
+    common.seed_option,
+    common.device_option,
     click.option(
         "-o",
         "--out",
-        type=output_file(".h5", advice="use cuista convert to write networks for sparse coding in other formats"),
+        type=common.output_file(
+            ".h5", advice="use cuista convert to write networks for sparse coding in other formats"
+        ),
         default="model.h5",
         help="Model file.",
     ),
@@ -169,10 +159,10 @@ run_option_list = (
 )
 
 
-run_options = bundled("run", Run, *run_option_list)
+run_options = common.bundled("run", Run, *run_option_list)
 
 
-def show(line: ProgressLine, at: Progress, name: str = "") -> None:
+def show(line: common.ProgressLine, at: Progress, name: str = "") -> None:
     """Show the progress of training."""
     error = "" if at.error_db is None else f", {at.measure} {at.error_db:.2f} dB"
     line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
@@ -192,9 +182,9 @@ def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object
     if resume and not checkpoint.exists():
         if out.exists():
             load()
-            say(f"{out} is complete: nothing to resume.")
+            common.say(f"{out} is complete: nothing to resume.")
             return False
-        say(f"There is no checkpoint {checkpoint}: starting afresh.")
+        common.say(f"There is no checkpoint {checkpoint}: starting afresh.")
     if checkpoint.exists() and not (resume or force):
         raise FileError(
             f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
@@ -211,5 +201,7 @@ def resumable(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         checkpoint = checkpoint_path(out)
         if checkpoint.exists():
-            say(f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it.")
+            common.say(
+                f"\nThe run is saved in {checkpoint}: the same command with --resume (not --force) continues it."
+            )
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import AT_LEAST_1, INPUT_FILE, force_option, output_file, say, seed_option
+from cuista.cli import common
 from cuista.cli.problems import law_options, with_law
 from cuista.cli.spellings import Command
 
@@ -15,18 +15,18 @@ from cuista.storage import check_writable, save_arrays
 
 
 @click.command("simulate", cls=Command)
-@click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
-@click.option("--samples", type=AT_LEAST_1, default=1000, metavar="N", help="Number of signals.")
+@click.argument("problem_file", metavar="PROBLEM", type=common.INPUT_FILE)
+@click.option("--samples", type=common.AT_LEAST_1, default=1000, metavar="N", help="Number of signals.")
 @law_options
-@seed_option
+@common.seed_option
 @click.option(
     "-o",
     "--out",
-    type=output_file(".h5", ".npz", ".mat"),
+    type=common.output_file(".h5", ".npz", ".mat"),
     default="signals.h5",
     help="Output file (.h5, .npz or .mat).",
 )
-@force_option
+@common.force_option
 def command(
     problem_file: Path, samples: int, snr: float | None, pnz: str | None, seed: int, out: Path, force: bool
 ) -> None:
@@ -40,4 +40,4 @@ def command(
     problem = with_law(Problem.load(problem_file), snr, pnz)
     x, y = problem.sample(samples, stream=TEST, seed=seed)
     save_arrays(out, {"x": x, "y": y}, overwrite=force)
-    say(f"Wrote {out}: x {x.shape} and y {y.shape}, SNR {problem.snr_db:g} dB.")
+    common.say(f"Wrote {out}: x {x.shape} and y {y.shape}, SNR {problem.snr_db:g} dB.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import AT_LEAST_1, INPUT_FILE, positive, say
+from cuista.cli import common
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
@@ -17,12 +17,14 @@ _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
 
 
 @click.command("solve", cls=Command)
-@click.argument("problem_file", metavar="PROBLEM", type=INPUT_FILE)
+@click.argument("problem_file", metavar="PROBLEM", type=common.INPUT_FILE)
 @click.option("--method", type=click.Choice(list(SOLVERS)), default="fista", metavar="NAME", help=_SOLVERS)
-@click.option("--iterations", type=AT_LEAST_1, default=100, metavar="N", help="Iterations; for omp, most non-zeros.")
+@click.option(
+    "--iterations", type=common.AT_LEAST_1, default=100, metavar="N", help="Iterations; for omp, most non-zeros."
+)
 @click.option(
     "--lam",
-    type=positive,
+    type=common.positive,
     metavar="λ",
     help="Regularization weight. [the best for such signals]",
 )
@@ -46,8 +48,12 @@ def command(problem_file: Path, method: str, iterations: int, lam: float | None,
         problem = Problem(load_array(problem_file, "A", "D"))
         if lam is None and kind.has_lam:
             law = f"pnz {problem.sparsity:g} and no noise"
-            say(f"Note: {problem_file} is a matrix alone. Without --lam, λ will be the best for signals with {law}.")
+            common.say(
+                f"Note: {problem_file} is a matrix alone. Without --lam, λ will be the best for signals with {law}."
+            )
     solver = kind(problem, iterations, lam=lam, ops=codes.ops)
     codes.write(solver)
     if kind.has_lam and lam is None:
-        say(f"λ = {solver.tuned():.4g}, the best of 24 values for {iterations} iterations on signals of this problem.")
+        common.say(
+            f"λ = {solver.tuned():.4g}, the best of 24 values for {iterations} iterations on signals of this problem."
+        )

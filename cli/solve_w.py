@@ -7,21 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    CONVERTIBLE_FILE,
-    INPUT_FILE,
-    ProgressLine,
-    convention_option,
-    device_option,
-    engine_on,
-    force_option,
-    json_option,
-    key_option,
-    load_dictionary,
-    print_json,
-    ridge,
-    say,
-)
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -32,7 +18,7 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
 
 
 @click.command("solve-w", cls=Command)
-@click.argument("source", type=INPUT_FILE)
+@click.argument("source", type=common.INPUT_FILE)
 @click.option(
     "--method",
     type=click.Choice(["exact", "pgd"]),
@@ -42,18 +28,18 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
 @click.option(
     "--ridge",
     "strength",
-    type=ridge,
+    type=common.ridge,
     default=0.0,
     metavar="λ|auto",
     help="Ridge; auto finds a good one.",
 )
 @click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary.")
-@convention_option
-@key_option
-@device_option
-@click.option("-o", "--out", type=CONVERTIBLE_FILE, default="weight.h5", help="Weight file.")
-@json_option
-@force_option
+@common.convention_option
+@common.key_option
+@common.device_option
+@click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default="weight.h5", help="Weight file.")
+@common.json_option
+@common.force_option
 def command(
     source: Path,
     method: str,
@@ -88,12 +74,12 @@ def command(
         weight = solve_matrix(source, method, strength, key, device)
     weight.save(out, overwrite=force)
     print_report(asdict(weight.report), as_json)
-    say(f"Wrote {out}.")
+    common.say(f"Wrote {out}.")
 
 
 def solve_matrix(source: Path, method: str, strength: Any, key: str | None, device: str) -> Weight:
     """The weight of a problem's matrix, or of a matrix alone."""
-    ops = engine_on(device) if strength == "auto" or device != "auto" else None
+    ops = common.engine_on(device) if strength == "auto" or device != "auto" else None
     problem = Problem.load(source) if storage.is_cuista(source) else None
     if problem is not None and key is not None:
         raise click.UsageError(f"--key is for a file from other software, and {source} is a cuista file: leave it out")
@@ -102,17 +88,17 @@ def solve_matrix(source: Path, method: str, strength: Any, key: str | None, devi
             raise InputError(
                 f"{source} is a matrix alone: a ridge is found for the SNR and sparsity of a problem file; give one"
             )
-        return choose_ridge(problem, ops=ops, say=say)
+        return choose_ridge(problem, ops=ops, say=common.say)
     A = storage.load_array(source, "A", "D", key=key) if problem is None else problem.A
     if method == "exact":
         return solve_exact(A, ridge=strength)
-    with ProgressLine() as line:
+    with common.ProgressLine() as line:
         return solve_pgd(A, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}"))
 
 
 def solve_filters(source: Path, method: str, strength: Any, convention: Any, key: str | None) -> ConvWeight:
     """The weight of a convolutional dictionary."""
-    dictionary = load_dictionary(source, convention, key)
+    dictionary = common.load_dictionary(source, convention, key)
     if strength == "auto":
         raise click.UsageError(
             "--ridge auto: a ridge for a convolutional dictionary is found on pictures; give a number here, or let "
@@ -120,7 +106,7 @@ def solve_filters(source: Path, method: str, strength: Any, convention: Any, key
         )
     if method == "exact":
         return solve_conv(dictionary, ridge=strength)
-    with ProgressLine() as line:
+    with common.ProgressLine() as line:
         return solve_conv_pgd(
             dictionary, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}")
         )
@@ -129,7 +115,7 @@ def solve_filters(source: Path, method: str, strength: Any, convention: Any, key
 def print_report(report: dict[str, Any], as_json: bool) -> None:
     """Print the report on a weight."""
     if as_json:
-        print_json(report)
+        common.print_json(report)
         return
     names = {"coherence": "mutual coherence W", "matrix_coherence": "mutual coherence A"}
     for field, value in report.items():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cuista.cli import testing_denoise, testing_encoder, testing_robust, testing_sc
-from cuista.cli.common import report_option_list
+from cuista.cli import common, testing_denoise, testing_encoder, testing_robust, testing_sc
 from cuista.cli.routing import Routed
 
 from cuista.storage import is_cuista, kind_of
@@ -32,7 +31,7 @@ command = Routed(
         "robust": testing_robust.command,
     },
     _natural,
-    *report_option_list,
+    *common.report_option_list,
     help="""Test a trained model on new examples.
 
     Usage is `cuista test MODEL …`: the task is that of the model file and need not be given. All tasks share these

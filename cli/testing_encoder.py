@@ -10,17 +10,7 @@ from typing import Any
 
 import click
 import numpy as np
-from cuista.cli.common import (
-    AT_LEAST_1,
-    INPUT_FILE,
-    ProgressLine,
-    Report,
-    positive,
-    print_json,
-    report_options,
-    seed_option,
-    table,
-)
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -29,19 +19,19 @@ from cuista.tasks import EncoderModel
 
 
 @click.command("test", cls=Command)
-@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--samples", "count", type=AT_LEAST_1, default=10, metavar="N", help="Number of matrices.")
-@click.option("--sigma", type=positive, metavar="σ", help="Level of perturbation. [as in training]")
-@seed_option
-@report_options
-def command(model_file: Path, count: int, sigma: float | None, seed: int, report: Report) -> None:
+@click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
+@click.option("--samples", "count", type=common.AT_LEAST_1, default=10, metavar="N", help="Number of matrices.")
+@click.option("--sigma", type=common.positive, metavar="σ", help="Level of perturbation. [as in training]")
+@common.seed_option
+@common.report_options
+def command(model_file: Path, count: int, sigma: float | None, seed: int, report: common.Report) -> None:
     """Test an encoder on newly perturbed matrices.
 
     For each matrix the encoder's weight is compared with the exact one of the closed form.
     """
     model = EncoderModel.load(model_file, ops=report.ops)
     sigma = model.training.get("sigma", 1e-2) if sigma is None else sigma
-    with ProgressLine() as line:
+    with common.ProgressLine() as line:
         results = list(
             evaluate_encoder(model, sigma, count, seed, lambda fraction: line.show(fraction, f"σ = {sigma:g}"))
         )
@@ -49,7 +39,7 @@ def command(model_file: Path, count: int, sigma: float | None, seed: int, report
     columns = {name: np.array([getattr(result, name) for result in results]) for name in names}
     if report.as_json:
         mean = {name: float(values.mean()) for name, values in columns.items()}
-        print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
+        common.print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
     else:
         click.echo(matrix_table(model.network.loss_name, results, columns))
     report.write(partial(save_columns, columns), model=str(model_file), sigma=sigma, seed=seed)
@@ -69,4 +59,4 @@ def matrix_table(loss: str, results: Sequence[EncodedMatrix], columns: dict[str,
         [i, *map(float, scale * list(asdict(result).values()))] for i, result in enumerate(results)
     ]
     rows.append(["mean", *map(float, scale * [values.mean() for values in columns.values()])])
-    return table(headers, rows)
+    return common.table(headers, rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 import numpy as np
-from cuista.cli.common import INPUT_FILE, ProgressLine, Report, print_json, report_options, say, table
+from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -19,10 +19,10 @@ from cuista.tasks import Model, RobustModel
 
 
 @click.command("test", cls=Command)
-@click.argument("model_files", metavar="MODEL…", type=INPUT_FILE, nargs=-1, required=True)
-@click.option("--perturbed", "set_file", type=INPUT_FILE, required=True, help="Test set of cuista gen-problem.")
-@report_options
-def command(model_files: tuple[Path, ...], set_file: Path, report: Report) -> None:
+@click.argument("model_files", metavar="MODEL…", type=common.INPUT_FILE, nargs=-1, required=True)
+@click.option("--perturbed", "set_file", type=common.INPUT_FILE, required=True, help="Test set of cuista gen-problem.")
+@common.report_options
+def command(model_files: tuple[Path, ...], set_file: Path, report: common.Report) -> None:
     """Test models beside FISTA on perturbed matrices.
 
     The NMSE at each level of perturbation is printed.
@@ -35,10 +35,14 @@ def command(model_files: tuple[Path, ...], set_file: Path, report: Report) -> No
         record = storage.read(path, Model.kind, RobustModel.kind)
         models[name] = Trained.kinds[record.kind].from_record(record, path, ops=ops)
     perturbed = PerturbedSet.load(set_file)
-    with ProgressLine() as line:
+    with common.ProgressLine() as line:
         results = tuple(
             evaluate_robustness(
-                perturbed, models, ops=ops, say=say, progress=lambda method, fraction: line.show(fraction, method)
+                perturbed,
+                models,
+                ops=ops,
+                say=common.say,
+                progress=lambda method, fraction: line.show(fraction, method),
             )
         )
     count, samples = perturbed.matrices.shape[1], len(perturbed.x)
@@ -47,16 +51,18 @@ def command(model_files: tuple[Path, ...], set_file: Path, report: Report) -> No
     robustness = Robustness(perturbed.sigmas, results, about)
     if report.as_json:
         rows = [{**asdict(result), "nmse_db": result.mean_db.tolist()} for result in results]
-        print_json({**about, "sigmas": perturbed.sigmas.tolist(), "results": rows})
+        common.print_json({**about, "sigmas": perturbed.sigmas.tolist(), "results": rows})
     else:
         headers = ["NMSE dB at σ =", *(f"{sigma:g}" for sigma in perturbed.sigmas), "iterations", "ms per matrix"]
-        click.echo(table(headers, [_row(result) for result in results]))
-        say(f"The NMSE is the mean over {count} matrices per level, with {samples} signals each.")
+        click.echo(common.table(headers, [_row(result) for result in results]))
+        common.say(f"The NMSE is the mean over {count} matrices per level, with {samples} signals each.")
         for result in results:
             if np.isfinite(result.lam):
-                say(f"{result.method} uses λ = {result.lam:.3g}, the best on a separate matrix with separate signals.")
+                common.say(
+                    f"{result.method} uses λ = {result.lam:.3g}, the best on a separate matrix with separate signals."
+                )
         end = f"until the NMSE of {FISTA_SIGNALS} signals stops improving, for at most {MOST_ITERATIONS} iterations"
-        say(f"FISTA to its end runs {end}.")
+        common.say(f"FISTA to its end runs {end}.")
     report.write(lambda path, about, overwrite: robustness.save(path, overwrite=overwrite))
 
 

@@ -5,18 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_1,
-    INPUT_FILE,
-    Report,
-    columns_option,
-    key_option,
-    print_json,
-    report_options,
-    say,
-    seed_option,
-    table,
-)
+from cuista.cli import common
 from cuista.cli.problems import law_options, with_law
 from cuista.cli.spellings import Command
 
@@ -30,15 +19,15 @@ from cuista.tasks import Model, evaluate
 
 
 @click.command("test", cls=Command)
-@click.argument("model_file", metavar="MODEL", type=INPUT_FILE)
-@click.option("--samples", type=AT_LEAST_1, metavar="N", help="Number of new signals. [10000]")
+@click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
+@click.option("--samples", type=common.AT_LEAST_1, metavar="N", help="Number of new signals. [10000]")
 @law_options
-@click.option("--x", "signals", type=INPUT_FILE, help="Signals to measure, from a file. [new ones]")
-@key_option
-@columns_option
+@click.option("--x", "signals", type=common.INPUT_FILE, help="Signals to measure, from a file. [new ones]")
+@common.key_option
+@common.columns_option
 @click.option("--baselines", is_flag=True, help="Also test ISTA and FISTA, each with its best λ.")
-@seed_option
-@report_options
+@common.seed_option
+@common.report_options
 def command(
     model_file: Path,
     samples: int | None,
@@ -49,7 +38,7 @@ def command(
     columns: bool,
     baselines: bool,
     seed: int,
-    report: Report,
+    report: common.Report,
 ) -> None:
     """Test a network on new signals, layer by layer.
 
@@ -77,11 +66,11 @@ def command(
         reports[name] = report_on(solver.iterates, x, y)
     if report.as_json:
         nets = {name: found.rows() for name, found in reports.items()}
-        print_json({"samples": len(x), "snr_db": problem.snr_db, "lambda": lambdas, "layers": nets})
+        common.print_json({"samples": len(x), "snr_db": problem.snr_db, "lambda": lambdas, "layers": nets})
     else:
         click.echo(layer_table(reports))
         for name, lam in lambdas.items():
-            say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
+            common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
     report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)
 
 
@@ -107,4 +96,4 @@ def layer_table(reports: dict[str, metrics.Report]) -> str:
         ]
         for row in report.rows()
     ]
-    return table(headers, rows)
+    return common.table(headers, rows)

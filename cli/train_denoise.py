@@ -7,20 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import (
-    AT_LEAST_1,
-    INPUT_FILE,
-    bundled,
-    convention_option,
-    for_bare,
-    layers_option,
-    load_dictionary,
-    note_left_out,
-    percent_option,
-    positive,
-    ridge,
-    say,
-)
+from cuista.cli import common
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import Command
@@ -42,8 +29,12 @@ class WeightSource:
 
     def load(self, begun: Denoiser | None) -> ConvWeight | Dictionary:
         """The weight in the file or in the interrupted run, or else the dictionary for which to compute one."""
-        dictionary_convention, weight_convention = for_bare(self.convention, self.dictionary_file, self.weight_file)
-        dictionary = load_dictionary(self.dictionary_file, dictionary_convention) if self.dictionary_file else None
+        dictionary_convention, weight_convention = common.for_bare(
+            self.convention, self.dictionary_file, self.weight_file
+        )
+        dictionary = (
+            common.load_dictionary(self.dictionary_file, dictionary_convention) if self.dictionary_file else None
+        )
         if self.weight_file is not None:
             if self.ridge is not None:
                 raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
@@ -60,23 +51,25 @@ class WeightSource:
 
 
 @click.command("train", cls=Command)
-@click.argument("images", type=INPUT_FILE)
+@click.argument("images", type=common.INPUT_FILE)
 @net_option("denoise", "conv-alista")
-@bundled(
+@common.bundled(
     "source",
     WeightSource,
-    click.option("--dict", "dictionary_file", type=INPUT_FILE, help="Dictionary file, unless -W contains it."),
-    click.option("-W", "--weight", "weight_file", type=INPUT_FILE, help="Weight file. [the weight is computed here]"),
-    convention_option,
-    click.option("--ridge", type=ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
+    click.option("--dict", "dictionary_file", type=common.INPUT_FILE, help="Dictionary file, unless -W contains it."),
+    click.option(
+        "-W", "--weight", "weight_file", type=common.INPUT_FILE, help="Weight file. [the weight is computed here]"
+    ),
+    common.convention_option,
+    click.option("--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
 )
-@click.option("--sigma", type=positive, default=20.0, help="Noise std. deviation, of 255.", metavar="σ")
-@click.option("--crop", type=AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [fast: 128; paper: 321]")
-@bundled(
+@click.option("--sigma", type=common.positive, default=20.0, help="Noise std. deviation, of 255.", metavar="σ")
+@click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [fast: 128; paper: 321]")
+@common.bundled(
     "network",
     dict,
-    layers_option(5),
-    percent_option(" [1.2]"),
+    common.layers_option(5),
+    common.percent_option(" [1.2]"),
     click.option("--max-percent", type=float, metavar="P", help="Never leave more than P % unshrunk. [13]"),
     click.option("--untied/--tied", help="Learn filters for each layer, or shared ones."),
 )
@@ -105,17 +98,17 @@ def command(
     """
     kind, network = CONV_NETWORKS[net], {name: value for name, value in network.items() if value is not None}
     if {"percent", "max_percent"} & set(network) and not kind.selects:
-        say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
+        common.say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
     if network["untied"] and not kind.can_untie:
-        say(f"Note: --untied is ignored: {kind.title} has no learned filters.")
+        common.say(f"Note: --untied is ignored: {kind.title} has no learned filters.")
         network["untied"] = False
     if not run.is_due(Denoiser):
         return
     weight, task = source.load(run.begun(Denoiser)), Denoising(images, crop)
     for pictures in task.pictures(recipe):
-        note_left_out(pictures)
+        common.note_left_out(pictures)
     if isinstance(weight, Dictionary):
         how: dict[str, Any] = {"sigma": sigma, "layers": network["layers"], "seed": run.seed, "ops": run.ops}
         strength: Any = "auto" if source.ridge is None else source.ridge
-        weight = denoising_weight(weight, task, ridge=strength, say=say, **how)
+        weight = denoising_weight(weight, task, ridge=strength, say=common.say, **how)
     run.train(Denoiser.new(weight, net, sigma=sigma, **network, ops=run.ops), recipe, task)

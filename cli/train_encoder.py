@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import AT_LEAST_0, AT_LEAST_1, INPUT_FILE, bundled, layers_option, positive
+from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, better_wait_option, recipe_option, recipe_options, run_options
@@ -27,23 +27,23 @@ _START = (
 
 @click.command("train", cls=Command)
 @problem_argument
-@bundled(
+@common.bundled(
     "encoder",
     dict,
     net_option("encoder", "atow"),
-    layers_option(4),
+    common.layers_option(4),
     click.option("--loss", type=click.Choice(LOSSES), default="rel2", metavar="NAME", help=_LOSS),
     click.option("--start", type=click.Choice(STARTS), metavar="NAME", help=_START),
-    click.option("--eta", type=positive, default=1e-3, metavar="η", help="Scale of any start but analytic."),
+    click.option("--eta", type=common.positive, default=1e-3, metavar="η", help="Scale of any start but analytic."),
 )
-@click.option("--loss-weights", type=INPUT_FILE, help="Matrix Q (N, N) for l1, l2, expl1 or expl2.")
+@click.option("--loss-weights", type=common.INPUT_FILE, help="Matrix Q (N, N) for l1, l2, expl1 or expl2.")
 @recipe_options(
     Encoding,
     recipe_option("sigma", "sigma", "Level of perturbation. [0.01]", metavar="σ"),
-    recipe_option("max-steps", "max_steps", "Number of steps. [fast: 300; paper: 200000]", AT_LEAST_0, "N"),
+    recipe_option("max-steps", "max_steps", "Number of steps. [fast: 300; paper: 200000]", common.AT_LEAST_0, "N"),
     recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.001; paper: 0.0001]"),
-    recipe_option("matrices", "batch", "Matrices per step. [fast: 8; paper: 16]", AT_LEAST_1, "N"),
-    recipe_option("validation-batch", "validation_batch", "Validation matrices. [16]", AT_LEAST_1, "N"),
+    recipe_option("matrices", "batch", "Matrices per step. [fast: 8; paper: 16]", common.AT_LEAST_1, "N"),
+    recipe_option("validation-batch", "validation_batch", "Validation matrices. [16]", common.AT_LEAST_1, "N"),
     better_wait_option,
     paper=("better_wait",),
 )

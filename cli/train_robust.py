@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import AT_LEAST_0, AT_LEAST_1, INPUT_FILE, ProgressLine, say
+from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
 from cuista.cli.running import Run, recipe_option, recipe_options, resumable, run_options, show
 from cuista.cli.spellings import IN_FILES, Command
@@ -22,16 +22,18 @@ from cuista.tasks.robust import check_encoder, decoder_path, train_decoder
 @click.command("train", cls=Command, ignored=IN_FILES)
 @problem_argument
 @click.option("--encoder", metavar="FILE|exact", help="Encoder file, or exact for the closed form.")
-@click.option("--decoder", "decoder_file", type=INPUT_FILE, help="Trained network. [trained here on PROBLEM]")
+@click.option("--decoder", "decoder_file", type=common.INPUT_FILE, help="Trained network. [trained here on PROBLEM]")
 @recipe_options(
     Robust,
     recipe_option("psigma-max", "psigma_max", "Largest level of perturbation. [0.02]", float, "σ"),
     recipe_option("psteps", "psteps", "Number of levels with 0, which is skipped. [5]", int, "N"),
     recipe_option("msigma", "msigma", "Std. deviation of additional noise. [0]", float, "σ"),
-    recipe_option("max-steps", "max_steps", "Steps per level. [fast: 150; paper: 50000]", AT_LEAST_0, "N"),
-    recipe_option("matrices", "matrices", "Matrices per step. [4]", AT_LEAST_1, "N"),
-    recipe_option("batch", "batch", "Signals that each matrix measures. [16]", AT_LEAST_1, "N"),
-    recipe_option("validation-batch", "validation_batch", "Signals per matrix in validation. [64]", AT_LEAST_1, "N"),
+    recipe_option("max-steps", "max_steps", "Steps per level. [fast: 150; paper: 50000]", common.AT_LEAST_0, "N"),
+    recipe_option("matrices", "matrices", "Matrices per step. [4]", common.AT_LEAST_1, "N"),
+    recipe_option("batch", "batch", "Signals that each matrix measures. [16]", common.AT_LEAST_1, "N"),
+    recipe_option(
+        "validation-batch", "validation_batch", "Signals per matrix in validation. [64]", common.AT_LEAST_1, "N"
+    ),
     recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.003; paper: 0.0001]"),
     recipe_option("matrix-rate", "matrix_rate", "fast: factor on the matrices' learning rate. [1]"),
     recipe_option("encoder-rate", "encoder_rate", "paper: the step matrices' learning rate. [1e-9]"),
@@ -107,5 +109,7 @@ def made_decoder(network: DenseNetwork, problem: Problem, run: Run) -> Model:
     def make(begun: Model | None) -> Model:
         return network.model(problem, None, begun, run)
 
-    with ProgressLine() as line, resumable(decoder_path(run.out)):
-        return train_decoder(make, run.out, say=say, progress=lambda at: show(line, at, "decoder: "), **run.options)
+    with common.ProgressLine() as line, resumable(decoder_path(run.out)):
+        return train_decoder(
+            make, run.out, say=common.say, progress=lambda at: show(line, at, "decoder: "), **run.options
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from cuista.cli.common import INPUT_FILE, Decorator, bundled, layers_option, percent_option, ridge, say
+from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
@@ -43,11 +43,11 @@ class DenseNetwork:
         """Raise UsageError if options contradict each other, and tell the user which ones the network ignores."""
         kind = NETWORKS[self.net or "alista"]
         if self.untied and not kind.can_untie:
-            say(f"Note: --untied is ignored: {kind.title} has no learned matrix.")
+            common.say(f"Note: --untied is ignored: {kind.title} has no learned matrix.")
         if self.coord and not kind.can_coordinate:
-            say(f"Note: --coord is ignored: {kind.title} has no threshold per coordinate.")
+            common.say(f"Note: --coord is ignored: {kind.title} has no threshold per coordinate.")
         if (self.percent, self.max_percent) != (None, None) and not kind.selects:
-            say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
+            common.say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
         if self.ridge is not None and self.weight_file is not None:
             raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
         self.untied, self.coord = self.untied and kind.can_untie, self.coord and kind.can_coordinate
@@ -64,23 +64,31 @@ class DenseNetwork:
         if self.weight_file is not None:
             weight = Weight.load(self.weight_file, problem.A)
         else:
-            how: dict[str, Any] = {"ridge": self.ridge, "recipe": recipe, "begun": begun, "seed": run.seed, "say": say}
+            how: dict[str, Any] = {
+                "ridge": self.ridge,
+                "recipe": recipe,
+                "begun": begun,
+                "seed": run.seed,
+                "say": common.say,
+            }
             weight = analytic_weight(problem, net, **how, **options)
         return Model.new(problem, weight, net, per_coordinate=self.coord, **options)
 
 
-def network_options(task: str, default: str | None) -> Decorator:
+def network_options(task: str, default: str | None) -> common.Decorator:
     """The options that define a dense network; train_robust has them for the decoder that it trains."""
-    return bundled(
+    return common.bundled(
         "network",
         DenseNetwork,
         net_option(task, default),
         click.option(
-            "-W", "--weight", "weight_file", type=INPUT_FILE, help="Weight file. [the weight is computed here]"
+            "-W", "--weight", "weight_file", type=common.INPUT_FILE, help="Weight file. [the weight is computed here]"
         ),
-        click.option("--ridge", type=ridge, metavar="λ|auto", help="Ridge of that weight. [0, or auto with noise]"),
-        layers_option(None, " [16]"),
-        percent_option(),
+        click.option(
+            "--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of that weight. [0, or auto with noise]"
+        ),
+        common.layers_option(None, " [16]"),
+        common.percent_option(),
         click.option("--max-percent", type=float, metavar="P", help="Never leave more than P % unshrunk."),
         click.option("--untied/--tied", help="Learn a matrix for each layer, or a shared one."),
         click.option("--coord", is_flag=True, help="Learn a threshold for each coordinate."),
