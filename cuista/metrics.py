@@ -92,9 +92,7 @@ def report_on(
     """
     ops = ops or CpuOps()
     if x.shape[0] != y.shape[0] or not len(x):
-        raise InputError(
-            f"there are {x.shape[0]} signals and {y.shape[0]} measurements; expected equal numbers of 1 or more"
-        )
+        raise InputError(f"there are {len(x)} signals and {len(y)} measurements; expected equal numbers of 1 or more")
     if not x.any():
         raise InputError("all signals are zero, so that their NMSE has no meaning; expected a non-zero signal")
 

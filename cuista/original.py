@@ -124,10 +124,8 @@ def read_model(
     if scope is None and len(scopes) == 1:
         scope = scopes[0]
     if scope not in scopes:
-        given = "no scope was given" if scope is None else f"{scope!r} was asked for"
         raise FileError(
-            f"{source} has variables of the scopes {', '.join(map(repr, scopes))}, and {given}; say which one to take",
-            option="scope",
+            f"{source} has the scopes {', '.join(map(repr, scopes))}; say which one to take", option="scope"
         )
     found = {(m["name"], int(m["layer"] or 0)): arrays[m.string] for m in matches if (m["scope"] or "") == scope}
     names = variable_names(net)

@@ -328,7 +328,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, start, problem, mode
     for wrong, said in (
         (("compare", problem), "nothing to compare"),
         (("compare", problem, "--net", "alista:untied", "-o", "n.h5"), "no form 'untied'"),
-        (("compare", problem, "--net", "nonet", "-o", "n.h5"), "not a network"),
+        (("compare", problem, "--net", "nonet", "-o", "n.h5"), "there is no network 'nonet'"),
         (("compare", problem, "--net", "alista", "--model", "other.h5", "-o", "n.h5"), "for another matrix"),
         (("plot", problem, "-o", "n.pdf"), "is a cuista-problem"),
         (("plot", "comparison.h5", model, "-o", "n.pdf"), "expected one comparison"),

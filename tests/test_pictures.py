@@ -163,7 +163,7 @@ def test_what_a_format_cannot_hold_is_said_with_one_that_can(tmp_path):
         ),
         ("tif", Picture(colour, 16), r"colour, of 16 bits, which can be written as PNG only.* in \.png$"),
         ("bmp", Picture(colour, 8, clear), "transparency, which BMP does not support"),
-        ("webp", Picture(np.ones((1, 1, 16384))), "16383 pixels at most"),
+        ("webp", Picture(np.ones((1, 1, 16384))), "at most 16383 pixels"),
     ):
         with pytest.raises(FileError, match=said):
             write_picture(tmp_path / f"p.{ending}", picture)
@@ -583,7 +583,7 @@ def test_a_format_that_does_not_fit_is_said_before_anything_is_written(run, targ
     monkeypatch.setattr(Denoiser, "denoise", None)
     names = {"-o": "out.png", "--compare": "beside.png", target: "bad.tif"}
     run("denoise", "model.h5", "in.png", *(word for pair in names.items() for word in pair), fails=1)
-    assert "bad.tif: the picture is colour of 16 bits, which can be written as PNG only" in run.errors
+    assert "bad.tif: the picture is colour, of 16 bits, which can be written as PNG only" in run.errors
     assert sorted(path.name for path in Path().iterdir()) == ["in.png", "model.h5"]
 
 

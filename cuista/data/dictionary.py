@@ -104,9 +104,7 @@ class Dictionary:
         if storage.is_cuista(path):
             if convention or key:
                 raise InputError(
-                    f"{path} is one of cuista's own files, which say how to read them; a key and a convention are for "
-                    "bare arrays: leave them out",
-                    option=("key", "convention"),
+                    f"{path} is not a bare array: leave key and convention out", option=("key", "convention")
                 )
             record = storage.read(path, "cuista-dictionary", "cuista-conv-weight", "cuista-denoiser")
             return cls.from_record(record, path)

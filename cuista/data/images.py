@@ -83,10 +83,7 @@ def prepare_images(
     """
     _check_split(split)
     if patches is not None and (patches < 2 or per_image < 1):
-        raise InputError(
-            f"{per_image} patches of {patches}×{patches} pixels were asked for; expected 1 or more patches of at least "
-            "2×2 pixels"
-        )
+        raise InputError(f"{per_image} patches of side {patches} were asked for; expected 1 or more, of side 2 or more")
     files = _files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, PREPARING), PLACES)(len(files)), kind="stable")
     most = len(files) if split is None else min(sum(split), len(files))
@@ -102,10 +99,7 @@ def prepare_images(
                 picture = read_picture(files[index])
                 grey = to_integers(picture.grey(), picture.depth)
                 if patches and min(grey.shape) < patches:
-                    raise FileError(
-                        f"{files[index]} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch of "
-                        f"{patches}×{patches}"
-                    )
+                    raise FileError(f"{files[index]} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch")
                 yield int(index), files[index], grey, picture.depth
             except FileError as error:
                 if strict:
@@ -245,9 +239,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _check_split(split: Sequence[int] | None) -> None:
     if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
-        raise InputError(
-            f"the split is {list(split)}; expected how many pictures go to training (1 or more), validation and test"
-        )
+        raise InputError(f"the split is {list(split)}; expected numbers for training (1 or more), validation and test")
 
 
 def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:

@@ -79,9 +79,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         with _without_size_limit(image_module), image_module.open(path) as image:
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
-                raise FileError(
-                    f"{path} is a TIFF with {max(bits)} bits for each colour, which cannot be read: convert it to PNG"
-                )
+                raise FileError(f"{path} is a TIFF of {max(bits)}-bit colour, which cannot be read: convert it to PNG")
             return _from_pillow(operations.exif_transpose(image), path)
     except (FileError, MissingLibraryError):
         raise
@@ -126,9 +124,7 @@ def check_ending(path: str | os.PathLike[str]) -> str:
     try:
         return FORMATS[Path(path).suffix.lower()]
     except KeyError:
-        raise FileError(
-            f"{path} has no ending that says which format to write; expected a name ending in {', '.join(FORMATS)}"
-        ) from None
+        raise FileError(f"{path} has no known ending; expected a name ending in {', '.join(FORMATS)}") from None
 
 
 def check_format(path: str | os.PathLike[str], picture: Picture) -> str:
@@ -148,7 +144,7 @@ def check_format(path: str | os.PathLike[str], picture: Picture) -> str:
         if kind not in able:
             pixels = f"{'grey' if channels == 1 else 'colour'}{'' if picture.alpha is None else ' with transparency'}"
             raise FileError(
-                f"{path}: the picture is {pixels} of 16 bits, which can be written as {' or '.join(able)} only; "
+                f"{path}: the picture is {pixels}, of 16 bits, which can be written as {' or '.join(able)} only; "
                 f"end the name in {' or '.join(able.values())}"
             )
     if picture.alpha is not None and kind in ("JPEG", "BMP"):

@@ -58,9 +58,7 @@ class Problem:
         object.__setattr__(self, "A", np.ascontiguousarray(A, dtype=np.float64))
         probability = np.asarray(self.pnz, dtype=np.float64)
         if probability.ndim and probability.shape != (self.N,):
-            raise InputError(
-                f"pnz has shape {probability.shape}; expected one number, or ({self.N},) with one for each column of A"
-            )
+            raise InputError(f"pnz has shape {probability.shape}; expected one number, or one for each column of A")
         if not np.all((probability >= 0) & (probability <= 1)) or not probability.any():
             raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0")
         object.__setattr__(self, "pnz", probability if probability.ndim else float(probability))
@@ -73,10 +71,7 @@ class Problem:
         if isinstance(self.magnitude, Bernoulli) and not 0 <= self.magnitude.q <= 1:
             raise InputError(f"the probability of the magnitude v0 is {self.magnitude.q}; expected 0 to 1")
         if isinstance(self.magnitude, Bernoulli) and 0 in (self.magnitude.v0, self.magnitude.v1):
-            raise InputError(
-                f"the magnitudes are {self.magnitude.v0} and {self.magnitude.v1}; expected numbers other than 0: only "
-                "pnz decides which entries are zero"
-            )
+            raise InputError(f"{self.magnitude} has a magnitude of 0; expected others: pnz makes entries zero")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1")
 

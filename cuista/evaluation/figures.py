@@ -130,9 +130,7 @@ def parameter_figure(models: Mapping[str, Trained]) -> Any:
         if any(name in parameters and len(parameters[name]) > 1 for parameters in stacks.values())
     ]
     if not names:
-        raise InputError(
-            "none of these models has a step size, threshold or momentum for each layer; expected at least one that has"
-        )
+        raise InputError("none of these models has parameters for each layer; expected at least one that has")
     looks = dict(zip(models, _looks(), strict=False))
     figure, panels = _panels(len(names))
     for panel, name in zip(panels, names, strict=True):

@@ -135,9 +135,7 @@ def evaluate_robustness(
     """
     for name, model in models.items():
         if model.problem.sha256 != perturbed.problem.sha256:
-            raise InputError(
-                f"{name} is for another matrix than the set of perturbed matrices: make a set for the model's problem"
-            )
+            raise InputError(f"{name} is for another matrix than the perturbed set: make a set for the model's problem")
     for name, model in models.items():
         if isinstance(model, RobustModel):
             yield _result(name, perturbed, _with(model), model, ops, progress)

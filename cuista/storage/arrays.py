@@ -126,9 +126,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".npy", ".npz", ".mat", ".h5"):
-        raise FileError(
-            f"{path} has no ending that says which format to write; expected a name ending in .npy, .npz, .mat or .h5"
-        )
+        raise FileError(f"{path} has no known ending; expected a name ending in .npy, .npz, .mat or .h5")
     if suffix == ".npy" and len(arrays) != 1:
         raise FileError(f"{path}: a .npy file holds one array, and there are {_listed(arrays)}; write .npz or .mat")
     with replacing(path, overwrite=overwrite) as temporary:

@@ -89,10 +89,7 @@ def recover_file(
                 bad = np.argwhere(~np.isfinite(y))
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
-                    value = y[tuple(bad[0])]
-                    raise InputError(
-                        f"{measurements}: entry {entry} of sample {sample} is {value}; expected a finite number"
-                    )
+                    raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
                 codes = recoverer.recover(y)
                 x[where] = codes.T if columns else codes
                 if progress:

@@ -117,18 +117,12 @@ class ConvWeight:
         """
         if not storage.is_cuista(path):
             if dictionary is None:
-                raise InputError(
-                    f"{path} is a bare array: give its dictionary too, or a weight file that cuista solve-w wrote"
-                )
+                raise InputError(f"{path} is a bare array: give its dictionary too, or a weight by cuista solve-w")
             W = storage.load_array(path, "W", key=key)
             is_rotated = (convention or default_convention(path)) == "convolution"
             return cls.from_array(rotate(W) if is_rotated else W, dictionary)
         if convention or key:
-            raise InputError(
-                f"{path} is one of cuista's own files, which say how to read them; a key and a convention are for bare "
-                "arrays: leave them out",
-                option=("key", "convention"),
-            )
+            raise InputError(f"{path} is not a bare array: leave key and convention out", option=("key", "convention"))
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
