@@ -38,7 +38,7 @@ class Target:
         check_writable(self.out, overwrite=self.force)
 
 
-def _target(default: str) -> common.Decorator:
+def _target(default: str | None) -> common.Decorator:
     """The options that all these commands share, as one parameter `target`."""
     written = common.output_file(".h5", advice="use cuista convert to write problems and dictionaries in other formats")
     out = click.option("-o", "--out", type=written, default=default, help="Output file.")
@@ -140,7 +140,7 @@ command = Routed(
     "gen-problem",
     {"sc": matrix, "denoise": dictionary, "robust": perturbed},
     _natural,
-    _target("FILE.h5"),
+    _target(None),
     help="""Make a problem, a dictionary or a perturbed test set.
 
     Without a task, the result is a problem: a measurement matrix, and the distribution of signals and noise. With

@@ -26,7 +26,7 @@ from cuista.tasks import (
     denoising_weight,
     evaluate,
 )
-from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, learn_dictionary, train
+from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, SearchRecipe, learn_dictionary, train
 from cuista.version import __version__
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
 
@@ -42,6 +42,7 @@ __all__ = [
     "Encoding",
     "FastRecipe",
     "ImageSet",
+    "LearningRecipe",
     "Model",
     "Normal",
     "PaperRecipe",
