@@ -25,7 +25,7 @@ AnyEncoder = Encoder | ExactEncoder
 class Encoded(Coupling):
     """u = Wᵀ(y − Ã x) for every matrix Ã of a stack and its measurements, with the weight that an encoder makes of it.
 
-    What is handed on beside x is what is known of ∂L/∂W, W, Ã and y.
+    Besides x it hands on what is known of ∂L/∂W, and W, Ã and y.
     """
 
     def __init__(self, encoder: AnyEncoder) -> None:
@@ -71,13 +71,13 @@ class RobustAlista(Proximal):
     Parameters
     ----------
     encoder
-        For matrices (M, N).
+        What computes the weights.
     M, N
-        Their shape.
+        The shape of the matrices.
     parameters
-        Of the decoder and the encoder. The encoder's have one axis more than its own, of length 1.
+        Those of the decoder and of the encoder. The encoder's parameters have a first axis of length 1 added.
     options
-        The others of `Unrolled`; `ops` and `dtype` are those of the encoder.
+        The other parameters of `Unrolled`; `ops` and `dtype` are those of the encoder.
     """
 
     name = "robust-alista"
@@ -85,11 +85,11 @@ class RobustAlista(Proximal):
 
     def __init__(self, encoder: AnyEncoder, M: int, N: int, *, parameters: dict[str, Array], **options: Any) -> None:
         self.encoder, self.M, self.N = encoder, M, N
-        # They depend on the encoder.
+        # Attributes of this network, not of its class: they depend on the encoder.
         self.matrices, self.logarithmic = encoder.matrices, ("threshold", *encoder.logarithmic)
         self.product_operations = 2.0 * M * N
         self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops)
-        super().__init__(parameters=parameters, **options)
+        super().__init__(parameters=parameters, **{"ops": encoder.ops, "dtype": encoder.dtype, **options})
         step_matrices = self.parameters["step_matrix"][0] if encoder.matrices else ()
         self._rates = tuple(1e-3 * rms_of(self.ops.to_numpy(B)) for B in step_matrices)
 
