@@ -16,7 +16,7 @@ from cuista.data.dictionary import default_convention, rotate
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.storage import Record
-from cuista.tasks import Model
+from cuista.tasks.sparse_coding import Model
 from cuista.weights import ConvWeight, Weight, solve_exact
 
 FILTERS = ("cuista-dictionary", "cuista-conv-weight")

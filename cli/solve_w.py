@@ -13,7 +13,7 @@ from cuista.cli.spellings import Command
 from cuista import storage
 from cuista.data.problem import Problem
 from cuista.errors import InputError
-from cuista.tasks import choose_ridge
+from cuista.tasks.sparse_coding import choose_ridge
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
 
 

@@ -9,8 +9,7 @@ import click
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.tasks import Denoiser
-from cuista.tasks.denoising import evaluate_denoisers, test_pictures
+from cuista.tasks.denoising import Denoiser, evaluate_denoisers, test_pictures
 
 
 @click.command("test", cls=Command)

@@ -15,7 +15,7 @@ from cuista.counter import TEST, Key
 from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
 from cuista.storage import load_array
-from cuista.tasks import Model, evaluate
+from cuista.tasks.sparse_coding import Model, evaluate
 
 
 @click.command("test", cls=Command)

@@ -15,7 +15,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
 from cuista.networks import NETWORKS
-from cuista.tasks import Model, SparseCoding, analytic_weight
+from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.weights import Weight
 
 

@@ -20,8 +20,8 @@ from cuista.model import Trained
 from cuista.networks import Encoder
 from cuista.ops import ReferenceOps
 from cuista.storage import Record
-from cuista.training import Examples, Source, Stage, Task
-from cuista.training.recipes import check_positive
+from cuista.training.recipes import Stage, check_positive
+from cuista.training.task import Examples, Source, Task
 
 
 @dataclass

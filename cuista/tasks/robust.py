@@ -25,9 +25,11 @@ from cuista.ops import CpuOps, ReferenceOps
 from cuista.storage import Record
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
 from cuista.tasks.sparse_coding import Model
-from cuista.training import Examples, FastRecipe, Progress, Source, Stage, Task, checkpoint_path, identity, train
+from cuista.training import FastRecipe, Progress, checkpoint_path, train
 from cuista.training.checkpoint import CHECKPOINT
-from cuista.training.recipes import check_positive
+from cuista.training.recipes import Stage, check_positive
+from cuista.training.task import Examples, Source, Task
+from cuista.training.trainer import identity
 from cuista.weights import Weight
 from cuista.weights.dense import describe
 
