@@ -20,6 +20,8 @@ from cuista.ops import CpuOps, ReferenceOps
 from cuista.storage import Record
 
 AnyTrained = TypeVar("AnyTrained", bound="Trained")
+# What makes networks of one name and one problem differ.
+NUMBERS = ("layers", "percent", "max_percent", "untied")
 
 
 @dataclass
@@ -105,10 +107,7 @@ class Trained(ABC):
         record.arrays |= {f"history/{name}": column for name, column in self.history.items()}
         record.attributes |= {
             "net": network.name,
-            "layers": network.layers,
-            "percent": network.percent,
-            "max_percent": network.max_percent,
-            "untied": network.untied,
+            **{name: getattr(network, name) for name in NUMBERS},
             "training": json.dumps(self.training),
             "training_seconds": self.training_seconds,
         }
