@@ -151,7 +151,7 @@ def check_positive(recipe: Recipe, *names: str) -> None:
 
 
 def perturbed_stage(recipe: Any, layers: int, title: str, sigma: float, **others: Any) -> Stage:
-    """A stage on matrices perturbed at level σ, for the numbers of a fast or paper recipe, and `others` of `Stage`."""
+    """A stage on matrices perturbed at level σ, with the numbers of a fast or paper recipe and `others` of `Stage`."""
     paper = recipe.name == "paper"
     return Stage(
         title=title,
