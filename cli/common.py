@@ -84,12 +84,17 @@ def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Deco
     return decorate
 
 
+def _number(value: str | float) -> float:
+    """The number that a value is, or NaN."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
 def decibels(value: str) -> float:
     """The option type of a level in dB, which may be inf."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if math.isnan(number) or number == -math.inf:
         raise click.BadParameter(f"{value!r} is neither a number (of dB) nor inf")
     return number
@@ -97,10 +102,7 @@ def decibels(value: str) -> float:
 
 def positive(value: str | float) -> float:
     """The option type of a finite number greater than 0."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not 0 < number < math.inf:
         raise click.BadParameter(f"{value!r} is not a number greater than 0")
     return number
@@ -110,10 +112,7 @@ def ridge(value: str) -> float | str:
     """The option type of a ridge: a number that is 0 or greater, or auto."""
     if value == "auto":
         return value
-    try:
-        number = float(value)
-    except ValueError:
-        number = -1.0
+    number = _number(value)
     if not 0 <= number < math.inf:
         raise click.BadParameter(f"{value!r} is neither a number (0 or greater) nor auto")
     return number

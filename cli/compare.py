@@ -36,9 +36,7 @@ _CLASSICAL = f"Run {', '.join(SOLVERS)} (repeatable)."
 )
 @click.option("-T", "--layers", type=common.AT_LEAST_1, default=16, metavar="N", help="Layers and iterations.")
 @click.option("--recipe", type=click.Choice(["fast", "paper"]), default="fast", help="How to train.")
-@click.option(
-    "--ridge", "strength", type=common.ridge, metavar="λ|auto", help="Ridge of the weight. [0, or auto with noise]"
-)
+@click.option("--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of the weight. [0, or auto with noise]")
 @click.option("--samples", type=common.AT_LEAST_1, default=10_000, metavar="N", help="Number of test signals.")
 @common.seed_option
 @common.device_option
@@ -58,16 +56,13 @@ def command(
     models: tuple[Path, ...],
     classical: tuple[str, ...],
     snrs: tuple[float, ...],
-    layers: int,
     recipe: str,
-    strength: Any,
-    samples: int,
-    seed: int,
     device: str,
     out: Path,
     as_json: bool,
     resume: bool,
     force: bool,
+    **how: Any,
 ) -> None:
     """Compare networks and classical solvers on equal terms.
 
@@ -85,36 +80,21 @@ def command(
     problem = Problem.load(problem_file)
     ops = common.engine_on(device)
     folder = Path(f"{out}.models")
-    results = []
+    about = {"problem": str(problem_file), **{name: how[name] for name in ("samples", "seed", "layers")}}
+    how |= {"folder": folder, "recipe": PaperRecipe() if recipe == "paper" else FastRecipe(), "ops": ops}
+    how |= {"resume": resume, "overwrite": force, "say": common.say}
+    methods = variants, models, list(dict.fromkeys(classical)), list(dict.fromkeys(snrs))
     try:
         with common.ProgressLine() as line:
-            for result in compare(
-                problem,
-                variants,
-                models,
-                list(dict.fromkeys(classical)),
-                list(dict.fromkeys(snrs)),
-                folder=folder,
-                recipe=PaperRecipe() if recipe == "paper" else FastRecipe(),
-                layers=layers,
-                ridge=strength,
-                samples=samples,
-                seed=seed,
-                ops=ops,
-                resume=resume,
-                overwrite=force,
-                say=common.say,
-                progress=lambda name, at: show(line, at, f"{name}: "),
-            ):
-                results.append(result)
+            how["progress"] = lambda name, at: show(line, at, f"{name}: ")
+            results = tuple(compare(problem, *methods, **how))
     except KeyboardInterrupt:
         if variants:
             common.say(
                 f"\nThe networks trained so far are in {folder}: the same command with --resume continues from there."
             )
         raise
-    about = {"problem": str(problem_file), "samples": samples, "seed": seed, "layers": layers, "recipe": recipe}
-    comparison = Comparison(tuple(results), {**about, "device": ops.name})
+    comparison = Comparison(results, {**about, "recipe": recipe, "device": ops.name})
     rows = comparison.rows()
     if out.suffix.lower() == ".h5":
         comparison.save(out, overwrite=force or resume)
@@ -134,11 +114,10 @@ def layer_table(comparison: Comparison) -> str:
     """A table of the NMSE by layer, with a column for each method and SNR."""
     results = comparison.results
     headers = ["layer", *(f"{result.method} {snr_text(result.snr_db)}" for result in results)]
-    longest = max(len(result.nmse_db) for result in results)
-    rows = []
-    for t in range(longest):
-        cells = [float(r.nmse_db[t]) if r.has_iterates and t < len(r.nmse_db) else "" for r in results]
-        rows.append([t, *cells])
+    rows = [
+        [t, *(float(r.nmse_db[t]) if r.has_iterates and t < len(r.nmse_db) else "" for r in results)]
+        for t in range(max(len(result.nmse_db) for result in results))
+    ]
     finals = ["last", *(float(result.nmse_db[-1]) for result in results)]
     return common.table(headers, [*rows, finals])
 

@@ -15,8 +15,9 @@ from cuista.checks import Array
 from cuista.data.dictionary import default_convention, rotate
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
+from cuista.model import group
 from cuista.storage import Record
-from cuista.tasks import Model
+from cuista.tasks.sparse_coding import Model
 from cuista.weights import ConvWeight, Weight, solve_exact
 
 FILTERS = ("cuista-dictionary", "cuista-conv-weight")
@@ -47,11 +48,8 @@ def command(
     weight_file: Path | None,
     dictionary_file: Path | None,
     convention: Any,
-    percent: float,
-    max_percent: float,
-    net: str,
-    scope: str | None,
     force: bool,
+    **network: Any,
 ) -> None:
     """Import .npy, .npz and .mat files, or export to them.
 
@@ -90,13 +88,9 @@ def command(
         elif record.kind == "cuista-weight":
             arrays = {"W": record.arrays["W"]}
         elif target.suffix.lower() == ".npz":
-            arrays = original.write_model(Model.from_record(record, source), scope)
+            arrays = original.write_model(Model.from_record(record, source), network["scope"])
         else:
-            arrays = {
-                name.removeprefix("parameters/"): array
-                for name, array in record.arrays.items()
-                if name.startswith("parameters/")
-            }
+            arrays = group(record, "parameters/")
         storage.save_arrays(target, arrays, overwrite=force)
         names = list(arrays)
         common.say(f"Wrote {target}: {', '.join(names if len(names) < 12 else [*names[:2], '…', names[-1]])}.")
@@ -105,34 +99,29 @@ def command(
     arrays = storage.load_arrays(source)
     if key is not None:
         arrays = {key: storage.load_array(source, key=key)}
+    made: Any
     if dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
         if problem_file is not None:
             raise click.UsageError(f"--problem is for matrices and networks, and {source} holds filters: leave it out")
-        import_filters(source, target, list(arrays), dictionary_file, convention, key, force)
-        return
-    if convention is not None:
+        made, what = filters_in(source, list(arrays), dictionary_file, convention, key)
+    elif convention is not None:
         raise click.UsageError(f"--convention is for filters (s, s, F), and {source} holds none: leave it out")
-    if problem_file is None:
+    elif problem_file is None:
         if original.has_variables(arrays):
             raise click.UsageError(f"{source} holds a network's variables: name the file of its problem with --problem")
-        problem = original.read_problem(arrays, str(source))
-        problem.save(target, overwrite=force)
-        common.say(
-            f"Wrote {target}: a {problem.M}×{problem.N} problem, pnz {problem.sparsity:g}, SNR {problem.snr_db:g} dB."
-        )
-        return
-    problem = Problem.load(problem_file)
-    if not original.has_variables(arrays):
-        weight = Weight.from_array(storage.load_array(source, "W", key=key), problem.A)
-        weight.save(target, overwrite=force)
-        common.say(f"Wrote {target}: a weight with objective {weight.report.objective:.8g}.")
-        return
-    weight = Weight.load(weight_file, problem.A) if weight_file else solve_exact(problem.A)
-    model = original.read_model(
-        arrays, problem, weight, net, percent=percent, max_percent=max_percent, scope=scope, source=str(source)
-    )
-    model.save(target, overwrite=force)
-    common.say(f"Wrote {target}: {model.network.title}, {model.network.layers} layers.")
+        made = original.read_problem(arrays, str(source))
+        what = f"a {made.M}×{made.N} problem, pnz {made.sparsity:g}, SNR {made.snr_db:g} dB"
+    else:
+        problem = Problem.load(problem_file)
+        if original.has_variables(arrays):
+            weight = Weight.load(weight_file, problem.A) if weight_file else solve_exact(problem.A)
+            made = original.read_model(arrays, problem, weight, source=str(source), **network)
+            what = f"{made.network.title}, {made.network.layers} layers"
+        else:
+            made = Weight.from_array(storage.load_array(source, "W", key=key), problem.A)
+            what = f"a weight with objective {made.report.objective:.8g}"
+    made.save(target, overwrite=force)
+    common.say(f"Wrote {target}: {what}.")
 
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
@@ -143,28 +132,19 @@ def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array
     return {name: rotate(record.arrays[name]) if convention == "convolution" else record.arrays[name] for name in names}
 
 
-def import_filters(
-    source: Path,
-    target: Path,
-    names: list[str],
-    dictionary_file: Path | None,
-    convention: Any,
-    key: str | None,
-    force: bool,
-) -> None:
-    """Import a file of bare filters as a dictionary, or as the weight of one."""
+def filters_in(
+    source: Path, names: list[str], dictionary_file: Path | None, convention: Any, key: str | None
+) -> tuple[Any, str]:
+    """A file of bare filters as a dictionary, or as the weight of one; and what that is, for the user."""
     with_dictionary = key is None and "W" in names and "D" in names
     if dictionary_file is None and not with_dictionary:
         if "W" in names and len(names) == 1:
             raise click.UsageError(f"{source} holds a weight W: name the file of its dictionary with --dict")
         dictionary = common.load_dictionary(source, convention, key)
-        dictionary.save(target, overwrite=force)
-        common.say(f"Wrote {target}: a dictionary of {common.counted(dictionary.filters, 'filter')}.")
-        return
+        return dictionary, f"a dictionary of {common.counted(dictionary.filters, 'filter')}"
     dictionary_convention, _ = common.for_bare(convention, dictionary_file or source, source)
     dictionary = common.load_dictionary(
         dictionary_file or source, dictionary_convention, None if dictionary_file else "D"
     )
     weight = ConvWeight.load(source, dictionary, convention=convention, key=key)
-    weight.save(target, overwrite=force)
-    common.say(f"Wrote {target}: a convolutional weight with objective {weight.report.objective:.8g}.")
+    return weight, f"a convolutional weight with objective {weight.report.objective:.8g}"

@@ -11,7 +11,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
 from cuista.storage import check_writable
-from cuista.tasks import Denoiser
+from cuista.tasks.denoising import Denoiser
 
 
 @click.command("denoise", cls=Command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from cuista.cli import common
@@ -24,10 +25,14 @@ from cuista.training import LearningRecipe, learn_dictionary
     help="Size of the filters in pixels, like 7 or 7x5.",
 )
 @click.option("--filters", type=common.AT_LEAST_1, default=64, metavar="N", help="Number of filters.")
-@click.option("--lam", type=common.positive, default=0.05, metavar="λ", help="Larger values give sparser codes.")
-@click.option("--steps", type=common.AT_LEAST_1, default=300, metavar="N", help="Number of steps.")
-@click.option("--batch", type=common.AT_LEAST_1, default=4, metavar="N", help="Random crops per step.")
-@click.option("--crop", type=common.AT_LEAST_1, default=96, metavar="PIXELS", help="Side of the crops.")
+@common.bundled(
+    "recipe",
+    LearningRecipe,
+    click.option("--lam", type=common.positive, default=0.05, metavar="λ", help="Larger values give sparser codes."),
+    click.option("--steps", type=common.AT_LEAST_1, default=300, metavar="N", help="Number of steps."),
+    click.option("--batch", type=common.AT_LEAST_1, default=4, metavar="N", help="Random crops per step."),
+    click.option("--crop", type=common.AT_LEAST_1, default=96, metavar="PIXELS", help="Side of the crops."),
+)
 @common.seed_option
 @click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default="dictionary.h5", help="Dictionary file.")
 @resume_option
@@ -36,10 +41,7 @@ def command(
     images_file: Path,
     size: tuple[int, int],
     filters: int,
-    lam: float,
-    steps: int,
-    batch: int,
-    crop: int,
+    recipe: LearningRecipe,
     seed: int,
     out: Path,
     resume: bool,
@@ -51,19 +53,10 @@ def command(
     """
     if not check_resume(out, resume, force, lambda: Dictionary.load(out)):
         return
-    recipe = LearningRecipe(lam=lam, steps=steps, batch=batch, crop=crop)
-    images = ImageSet(images_file, "train", crop)
+    images = ImageSet(images_file, "train", recipe.crop)
     common.note_left_out(images)
+    how: dict[str, Any] = {"seed": seed, "out": out, "resume": resume, "overwrite": force}
     with common.ProgressLine() as line, resumable(out):
-        learned = learn_dictionary(
-            images,
-            size,
-            filters,
-            recipe,
-            seed=seed,
-            out=out,
-            resume=resume,
-            overwrite=force,
-            progress=lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}"),
-        )
+        how["progress"] = lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}")
+        learned = learn_dictionary(images, size, filters, recipe, **how)
     common.say(f"Wrote {out}: {common.counted(learned.filters, 'filter')} of {learned.shape[0]}×{learned.shape[1]}.")

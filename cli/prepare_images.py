@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from cuista.cli import common
@@ -39,14 +40,7 @@ def parse_split(value: str) -> tuple[int, ...]:
 @click.option("-o", "--out", type=common.H5_FILE, default="images.h5", help="Picture file.")
 @common.force_option
 def command(
-    folder: Path,
-    split: tuple[int, ...] | None,
-    patches: int | None,
-    per_image: int | None,
-    strict: bool,
-    seed: int,
-    out: Path,
-    force: bool,
+    folder: Path, out: Path, split: Any, patches: int | None, per_image: int | None, force: bool, **others: Any
 ) -> None:
     """Gather the pictures of a FOLDER into one file.
 
@@ -57,17 +51,9 @@ def command(
             "--per-image is the number of patches, and there are none without --patches: give both, or neither"
         )
     with common.ProgressLine() as line:
-        prepared = prepare_images(
-            folder,
-            out,
-            split=split,
-            patches=patches,
-            per_image=per_image or 10_000,
-            strict=strict,
-            seed=seed,
-            overwrite=force,
-            progress=lambda done, files, name: line.show(done / files, f"{done}/{files} {name}"),
-        )
+        others["progress"] = lambda done, files, name: line.show(done / files, f"{done}/{files} {name}")
+        others |= {"split": split, "patches": patches, "per_image": per_image or 10_000, "overwrite": force}
+        prepared = prepare_images(folder, out, **others)
     for reason in prepared.skipped:
         common.say(f"Skipped: {reason}.")
     if not prepared.counts["validation"]:

@@ -15,7 +15,8 @@ from cuista import storage
 from cuista.model import Trained
 from cuista.ops import ReferenceOps
 from cuista.storage.streaming import Recoverer, recover_file
-from cuista.tasks import Model, RobustModel
+from cuista.tasks.robust import RobustModel
+from cuista.tasks.sparse_coding import Model
 
 
 @dataclass

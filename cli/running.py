@@ -16,8 +16,10 @@ from cuista.errors import FileError
 from cuista.model import Trained
 from cuista.ops import ReferenceOps
 from cuista.storage import check_writable
-from cuista.training import Progress, Recipe, Task, checkpoint_path, train
+from cuista.training import Progress, checkpoint_path, train
 from cuista.training.checkpoint import CHECKPOINT
+from cuista.training.recipes import Recipe
+from cuista.training.task import Task
 
 resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, bit for bit.")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from cuista.cli import common
@@ -13,8 +14,10 @@ from cuista.cli.spellings import Command
 from cuista import storage
 from cuista.data.problem import Problem
 from cuista.errors import InputError
-from cuista.tasks import choose_ridge
+from cuista.tasks.sparse_coding import choose_ridge
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
+
+Found = TypeVar("Found")
 
 
 @click.command("solve-w", cls=Command)
@@ -25,14 +28,7 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
     default="exact",
     help="Closed form, or the paper's iteration.",
 )
-@click.option(
-    "--ridge",
-    "strength",
-    type=common.ridge,
-    default=0.0,
-    metavar="λ|auto",
-    help="Ridge; auto finds a good one.",
-)
+@click.option("--ridge", type=common.ridge, default=0.0, metavar="λ|auto", help="Ridge; auto finds a good one.")
 @click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary.")
 @common.convention_option
 @common.key_option
@@ -43,7 +39,7 @@ from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve
 def command(
     source: Path,
     method: str,
-    strength: Any,
+    ridge: Any,
     conv: bool,
     convention: Any,
     key: str | None,
@@ -62,28 +58,28 @@ def command(
     the mutual coherence of W and of A, the constraint's residual and the time taken are printed.
     """
     storage.check_writable(out, overwrite=force)
-    if method == "pgd" and strength != 0:
+    if method == "pgd" and ridge != 0:
         raise click.UsageError(
             "--ridge needs --method exact, because the paper's iteration (pgd) has no ridge: leave one of them out"
         )
     if conv:
-        weight: Any = solve_filters(source, method, strength, convention, key)
+        weight: Any = solve_filters(source, method, ridge, convention, key)
     elif convention is not None:
         raise click.UsageError("--convention is for filters: give --conv too, or leave it out")
     else:
-        weight = solve_matrix(source, method, strength, key, device)
+        weight = solve_matrix(source, method, ridge, key, device)
     weight.save(out, overwrite=force)
     print_report(asdict(weight.report), as_json)
     common.say(f"Wrote {out}.")
 
 
-def solve_matrix(source: Path, method: str, strength: Any, key: str | None, device: str) -> Weight:
+def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, device: str) -> Weight:
     """The weight of a problem's matrix, or of a matrix alone."""
-    ops = common.engine_on(device) if strength == "auto" or device != "auto" else None
+    ops = common.engine_on(device) if ridge == "auto" or device != "auto" else None
     problem = Problem.load(source) if storage.is_cuista(source) else None
     if problem is not None and key is not None:
         raise click.UsageError(f"--key is for a file from other software, and {source} is a cuista file: leave it out")
-    if strength == "auto":
+    if ridge == "auto":
         if problem is None:
             raise InputError(
                 f"{source} is a matrix alone: a ridge is found for the SNR and sparsity of a problem file; give one"
@@ -91,25 +87,27 @@ def solve_matrix(source: Path, method: str, strength: Any, key: str | None, devi
         return choose_ridge(problem, ops=ops, say=common.say)
     A = storage.load_array(source, "A", "D", key=key) if problem is None else problem.A
     if method == "exact":
-        return solve_exact(A, ridge=strength)
-    with common.ProgressLine() as line:
-        return solve_pgd(A, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}"))
+        return solve_exact(A, ridge=ridge)
+    return iterated(solve_pgd, A)
 
 
-def solve_filters(source: Path, method: str, strength: Any, convention: Any, key: str | None) -> ConvWeight:
+def solve_filters(source: Path, method: str, ridge: Any, convention: Any, key: str | None) -> ConvWeight:
     """The weight of a convolutional dictionary."""
     dictionary = common.load_dictionary(source, convention, key)
-    if strength == "auto":
+    if ridge == "auto":
         raise click.UsageError(
             "--ridge auto: a ridge for a convolutional dictionary is found on pictures; give a number here, or let "
             "cuista train --dict compute the weight"
         )
     if method == "exact":
-        return solve_conv(dictionary, ridge=strength)
+        return solve_conv(dictionary, ridge=ridge)
+    return iterated(solve_conv_pgd, dictionary)
+
+
+def iterated(solve: Callable[..., Found], source: Any) -> Found:
+    """The weight that the paper's iteration finds; progress is shown."""
     with common.ProgressLine() as line:
-        return solve_conv_pgd(
-            dictionary, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}")
-        )
+        return solve(source, progress=lambda step, cap, f: line.show(step / cap, f"step {step}, objective {f:.6g}"))
 
 
 def print_report(report: dict[str, Any], as_json: bool) -> None:

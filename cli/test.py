@@ -6,7 +6,10 @@ from cuista.cli import common, testing_denoise, testing_encoder, testing_robust,
 from cuista.cli.routing import Routed
 
 from cuista.storage import is_cuista, kind_of
-from cuista.tasks import Denoiser, EncoderModel, Model, RobustModel
+from cuista.tasks.denoising import Denoiser
+from cuista.tasks.encoder import EncoderModel
+from cuista.tasks.robust import RobustModel
+from cuista.tasks.sparse_coding import Model
 
 TASK_OF_KIND = {Model.kind: "sc", Denoiser.kind: "denoise", EncoderModel.kind: "encoder", RobustModel.kind: "robust"}
 

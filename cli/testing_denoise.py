@@ -9,8 +9,7 @@ import click
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.tasks import Denoiser
-from cuista.tasks.denoising import evaluate_denoisers, test_pictures
+from cuista.tasks.denoising import Denoiser, evaluate_denoisers, test_pictures
 
 
 @click.command("test", cls=Command)
@@ -32,13 +31,8 @@ def command(
         common.say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with σ = {sigma:g}.")
     common.note_left_out(test_pictures(images))
     with common.ProgressLine() as line:
-        how: dict[str, Any] = {
-            "sigma": sigma,
-            "baselines": baselines,
-            "seed": seed,
-            "say": common.say,
-            "progress": line.show,
-        }
+        how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": common.say}
+        how["progress"] = line.show
         found = evaluate_denoisers({denoiser.network.name: denoiser}, images, **how)
     rows = [*zip(found.pictures, found.psnr_db.tolist(), found.ssim.tolist(), strict=True)]
     means = found.psnr_db.mean(axis=0).tolist(), found.ssim.mean(axis=0).tolist()

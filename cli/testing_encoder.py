@@ -15,7 +15,7 @@ from cuista.cli.spellings import Command
 
 from cuista import storage
 from cuista.evaluation.robustness import EncodedMatrix, evaluate_encoder
-from cuista.tasks import EncoderModel
+from cuista.tasks.encoder import EncoderModel
 
 
 @click.command("test", cls=Command)

@@ -15,7 +15,8 @@ from cuista import storage
 from cuista.data.perturbed import PerturbedSet
 from cuista.evaluation.robustness import FISTA_SIGNALS, MOST_ITERATIONS, Robustness, evaluate_robustness
 from cuista.model import Trained
-from cuista.tasks import Model, RobustModel
+from cuista.tasks.robust import RobustModel
+from cuista.tasks.sparse_coding import Model
 
 
 @click.command("test", cls=Command)

@@ -15,7 +15,7 @@ from cuista.counter import TEST, Key
 from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
 from cuista.storage import load_array
-from cuista.tasks import Model, evaluate
+from cuista.tasks.sparse_coding import Model, evaluate
 
 
 @click.command("test", cls=Command)
@@ -76,24 +76,11 @@ def command(
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:
     """A table of the NMSE of each method by layer, with the supports of the first method."""
-    (first, report), *others = reports.items()
-    headers = [
-        "layer",
-        f"{first.upper()} dB",
-        *(f"{name.upper()} dB" for name, _ in others),
-        "support",
-        "false +",
-        "false −",
-    ]
+    counts = ("support_size", "false_positives", "false_negatives")
+    first, *_ = reports.values()
+    headers = ["layer", *(f"{name.upper()} dB" for name in reports), "support", "false +", "false −"]
     rows = [
-        [
-            row["layer"],
-            row["nmse_db"],
-            *(float(other.nmse_db[row["layer"]]) for _, other in others),
-            row["support_size"],
-            row["false_positives"],
-            row["false_negatives"],
-        ]
-        for row in report.rows()
+        [t, *(float(report.nmse_db[t]) for report in reports.values()), *(row[name] for name in counts)]
+        for t, row in enumerate(first.rows())
     ]
     return common.table(headers, rows)

@@ -14,7 +14,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.dictionary import Dictionary
 from cuista.networks import CONV_NETWORKS
-from cuista.tasks import Denoiser, Denoising, denoising_weight
+from cuista.tasks.denoising import Denoiser, Denoising, denoising_weight
 from cuista.weights import ConvWeight
 
 

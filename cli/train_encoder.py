@@ -14,7 +14,7 @@ from cuista.cli.spellings import Command
 
 from cuista.networks.encoder import LOSSES
 from cuista.storage import load_array
-from cuista.tasks import EncoderModel, Encoding
+from cuista.tasks.encoder import EncoderModel, Encoding
 
 # The original calls the nominal start, B_i = η A, `default`.
 STARTS = ("analytic", "uniform", "normal", "nominal", "default")

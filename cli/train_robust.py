@@ -15,8 +15,9 @@ from cuista.cli.train_sc import DenseNetwork, network_options
 from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.networks import ExactEncoder
-from cuista.tasks import EncoderModel, Model, Robust, RobustModel
-from cuista.tasks.robust import check_encoder, decoder_path, train_decoder
+from cuista.tasks.encoder import EncoderModel
+from cuista.tasks.robust import Robust, RobustModel, check_encoder, decoder_path, train_decoder
+from cuista.tasks.sparse_coding import Model
 
 
 @click.command("train", cls=Command, ignored=IN_FILES)

@@ -15,7 +15,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
 from cuista.networks import NETWORKS
-from cuista.tasks import Model, SparseCoding, analytic_weight
+from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.weights import Weight
 
 
@@ -55,23 +55,14 @@ class DenseNetwork:
     def model(self, problem: Problem, recipe: Any, begun: Model | None, run: Run) -> Model:
         """The untrained model. Its weight is the given one, the interrupted run's, or one computed now."""
         net = self.net or "alista"
-        options: dict[str, Any] = {
-            "layers": self.layers or 16,
-            "percent": self.percent,
-            "max_percent": self.max_percent,
-        }
-        options |= {"untied": self.untied, "ops": run.ops}
+        options: dict[str, Any] = {"layers": self.layers or 16, "untied": self.untied, "ops": run.ops}
+        options |= {"percent": self.percent, "max_percent": self.max_percent}
         if self.weight_file is not None:
             weight = Weight.load(self.weight_file, problem.A)
         else:
-            how: dict[str, Any] = {
-                "ridge": self.ridge,
-                "recipe": recipe,
-                "begun": begun,
-                "seed": run.seed,
-                "say": common.say,
-            }
-            weight = analytic_weight(problem, net, **how, **options)
+            weight = analytic_weight(
+                problem, net, ridge=self.ridge, recipe=recipe, begun=begun, seed=run.seed, say=common.say, **options
+            )
         return Model.new(problem, weight, net, per_coordinate=self.coord, **options)
 
 

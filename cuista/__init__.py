@@ -9,23 +9,10 @@ from cuista.evaluation.robustness import evaluate_robustness
 from cuista.metrics import Report
 from cuista.model import load
 from cuista.ops import Bernoulli, Normal, engine
-from cuista.tasks import (
-    Denoiser,
-    Denoising,
-    EncoderModel,
-    EncoderRecipe,
-    Encoding,
-    Model,
-    Robust,
-    RobustModel,
-    RobustRecipe,
-    SparseCoding,
-    analytic_weight,
-    choose_conv_ridge,
-    choose_ridge,
-    denoising_weight,
-    evaluate,
-)
+from cuista.tasks.denoising import Denoiser, Denoising, choose_conv_ridge, denoising_weight
+from cuista.tasks.encoder import EncoderModel, EncoderRecipe, Encoding
+from cuista.tasks.robust import Robust, RobustModel, RobustRecipe
+from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight, choose_ridge, evaluate
 from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, SearchRecipe, learn_dictionary, train
 from cuista.version import __version__
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd

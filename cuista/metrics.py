@@ -55,15 +55,10 @@ class Report:
 
     def rows(self) -> list[dict[str, Any]]:
         """A dictionary for each iterate, in which the counts are means over the samples."""
+        counts = ("support_size", "false_positives", "false_negatives")
         return [
-            {
-                "layer": t,
-                "nmse_db": float(self.nmse_db[t]),
-                "support_size": float(self.support_size[t].mean()),
-                "false_positives": float(self.false_positives[t].mean()),
-                "false_negatives": float(self.false_negatives[t].mean()),
-            }
-            for t in range(len(self.nmse_db))
+            {"layer": t, "nmse_db": float(nmse), **{name: float(getattr(self, name)[t].mean()) for name in counts}}
+            for t, nmse in enumerate(self.nmse_db)
         ]
 
     def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:

@@ -20,6 +20,8 @@ from cuista.ops import CpuOps, ReferenceOps
 from cuista.storage import Record
 
 AnyTrained = TypeVar("AnyTrained", bound="Trained")
+# What makes networks of one name and one problem differ.
+NUMBERS = ("layers", "percent", "max_percent", "untied")
 
 
 @dataclass
@@ -105,10 +107,7 @@ class Trained(ABC):
         record.arrays |= {f"history/{name}": column for name, column in self.history.items()}
         record.attributes |= {
             "net": network.name,
-            "layers": network.layers,
-            "percent": network.percent,
-            "max_percent": network.max_percent,
-            "untied": network.untied,
+            **{name: getattr(network, name) for name in NUMBERS},
             "training": json.dumps(self.training),
             "training_seconds": self.training_seconds,
         }
@@ -154,7 +153,7 @@ class Trained(ABC):
                 "percent": attributes["percent"],
                 "max_percent": attributes["max_percent"],
                 "untied": bool(attributes.get("untied", False)),
-                "parameters": _group(record, "parameters/"),
+                "parameters": group(record, "parameters/"),
             }
             model = cls.restore(record, path, options, {"ops": ops or CpuOps(), "dtype": dtype})
             for name, shape in model.network.shapes.items():
@@ -165,7 +164,7 @@ class Trained(ABC):
                     raise FileError(f"{path} is damaged: there are NaN or infinite entries in parameters/{name}")
             model.training = json.loads(attributes["training"])
             model.training_seconds = float(attributes.get("training_seconds", "nan"))
-            model.history = _group(record, "history/")
+            model.history = group(record, "history/")
         return model
 
 
@@ -205,5 +204,6 @@ def parameters_sha256(parameters: dict[str, Array], ops: ReferenceOps) -> str:
     return digest.hexdigest()
 
 
-def _group(record: Record, prefix: str) -> dict[str, Array]:
+def group(record: Record, prefix: str) -> dict[str, Array]:
+    """The arrays of a record whose names begin with a prefix, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in record.arrays.items() if name.startswith(prefix)}

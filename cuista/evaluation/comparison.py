@@ -24,7 +24,8 @@ from cuista.ops import ReferenceOps
 from cuista.parallel import blas_threads
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
-from cuista.training import FastRecipe, Progress, checkpoint_path, identity, train
+from cuista.training import FastRecipe, Progress, checkpoint_path, train
+from cuista.training.trainer import identity
 from cuista.weights import Weight
 
 # The limit on the iterations of solvers that give no iterates. They stop by themselves long before.

@@ -28,6 +28,7 @@ from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
 from cuista.weights import solve_exact
+from cuista.weights.dense import describe
 
 # FISTA is tested with as many iterations as there are layers, and also until its NMSE no longer improves. The latter is
 # checked every CHECK_EVERY iterations on FISTA_SIGNALS signals. FISTA's error ripples, and has plateaus where λ is
@@ -44,8 +45,9 @@ TIMED_MATRICES = 5
 
 Item = TypeVar("Item")
 Found = TypeVar("Found")
-# Maps measurements (samples, M) by one matrix to estimates (samples, N) and the number of iterations that they took.
-Recover = Callable[[Array], tuple[Array, int]]
+# Maps a matrix (M, N) and measurements (samples, M) by it to estimates (samples, N) and the number of iterations that
+# they took.
+Recover = Callable[[Array, Array], tuple[Array, int]]
 
 
 @dataclass(frozen=True)
@@ -137,54 +139,48 @@ def evaluate_robustness(
         if model.problem.sha256 != perturbed.problem.sha256:
             raise InputError(f"{name} is for another matrix than the perturbed set: make a set for the model's problem")
     for name, model in models.items():
-        if isinstance(model, RobustModel):
-            yield _result(name, perturbed, _with(model), model, ops, progress)
-        else:
-            yield _result(name, perturbed, _without(model), None, ops, progress)
+        yield _result(name, perturbed, partial(_recovered, model), model, ops, progress)
         exact = _with_exact_weights(model, ops)
         if isinstance(exact, str):
             say(f"{name} + exact W is left out: {exact}")
         elif exact is not None:
-            yield _result(f"{name} + exact W", perturbed, _with(exact), exact, ops, progress)
+            yield _result(f"{name} + exact W", perturbed, partial(_recovered, exact), exact, ops, progress)
     layers = {model.network.layers for model in models.values()}
     for iterations in (*sorted(layers), None):
         method = f"fista {iterations}" if iterations else "fista, to its end"
         say(f"{method}: finding λ")
         lam = _tune_fista(perturbed, iterations, ops, partial(progress, f"{method}: λ"))
-
-        def recoverer(A: Array, iterations: int | None = iterations, lam: float = lam) -> Recover:
-            return lambda y: _fista(replace(perturbed.problem, A=A), y, perturbed.x[: len(y)], lam, iterations, ops)
-
         signals = None if iterations else FISTA_SIGNALS
-        yield replace(_result(method, perturbed, recoverer, None, ops, progress, signals), lam=lam)
+        recover = partial(_fista, perturbed.problem, perturbed.x[:signals], lam, iterations, ops)
+        yield replace(_result(method, perturbed, recover, None, ops, progress, signals), lam=lam)
 
 
 def _result(
     method: str,
     perturbed: PerturbedSet,
-    recoverer: Callable[[Array], Recover],
-    encoder: RobustModel | None,
+    recover: Recover,
+    model: Model | RobustModel | None,
     ops: ReferenceOps | None,
     progress: Callable[[str, float], None],
     signals: int | None = None,
 ) -> RobustResult:
     """Test a method on every matrix of a set.
 
-    `recoverer` gives the method's recovery for a matrix. `encoder` is the model that makes its weights, if there is
-    one. The test uses the first `signals` signals, or all if that is None.
+    `recover` is the method's recovery, and `model` the model that makes it, if there is one. The test uses the first
+    `signals` signals, or all if that is None.
     """
     x = perturbed.x[:signals]
     levels, count = perturbed.matrices.shape[:2]
 
     def measure(A: Array) -> tuple[float, int]:
-        estimate, iterations = recoverer(A)(x @ A.T.astype(x.dtype))
+        estimate, iterations = recover(A, x @ A.T.astype(x.dtype))
         return _nmse_db(estimate, x), iterations
 
     matrices = [A for _, level_matrices in perturbed for A in level_matrices]
     found = _on_each(matrices, measure, ops, partial(progress, method))
     nmse = np.array([error for error, _ in found]).reshape(levels, count)
     iterations = float(np.mean([taken for _, taken in found]))
-    seconds = float("nan") if encoder is None else _seconds(encoder, perturbed)
+    seconds = _seconds(model, perturbed) if isinstance(model, RobustModel) else float("nan")
     return RobustResult(method, nmse, iterations, seconds)
 
 
@@ -205,19 +201,10 @@ def _on_each(
     return (ops or CpuOps()).in_batches((len(items), 1), work_on, 1)
 
 
-def _with(robust: RobustModel) -> Callable[[Array], Recover]:
-    """Recovery with a model that makes a weight for each matrix."""
-
-    def recoverer(A: Array) -> Recover:
-        model = robust.model_for(A)
-        return lambda y: (model.recover(y), model.network.layers)
-
-    return recoverer
-
-
-def _without(model: Model) -> Callable[[Array], Recover]:
-    """Recovery with a model that uses the matrix it was trained for, whatever the matrix that measured."""
-    return lambda A: lambda y: (model.recover(y), model.network.layers)
+def _recovered(model: Model | RobustModel, A: Array, y: Array) -> tuple[Array, int]:
+    """Recovery with a model. One that makes no weights uses the matrix it was trained for, whatever A is."""
+    used = model.model_for(A) if isinstance(model, RobustModel) else model
+    return used.recover(y), used.network.layers
 
 
 def _with_exact_weights(model: Model | RobustModel, ops: ReferenceOps | None) -> RobustModel | str | None:
@@ -259,10 +246,10 @@ def _nmse_db(estimate: Array, x: Array) -> float:
 
 
 def _fista(
-    problem: Problem, y: Array, x: Array, lam: float, iterations: int | None, ops: ReferenceOps | None
+    problem: Problem, x: Array, lam: float, iterations: int | None, ops: ReferenceOps | None, A: Array, y: Array
 ) -> tuple[Array, int]:
     """FISTA's estimate and the number of iterations it took: `iterations`, or as many as improve the NMSE if None."""
-    solver = Fista(problem, iterations or MOST_ITERATIONS, lam=lam, ops=ops)
+    solver = Fista(replace(problem, A=A), iterations or MOST_ITERATIONS, lam=lam, ops=ops)
     if iterations:
         return solver.recover(y), iterations
     best, least, done = np.zeros_like(x), np.inf, 0
@@ -286,10 +273,10 @@ def _tune_fista(
     level = np.array([float(np.median(perturbed.sigmas))])
     A = perturb(problem.A, Key(perturbed.seed, TUNING), level, ReferenceOps())[0]
     x, _ = problem.sample(FISTA_SIGNALS, stream=TUNING, seed=perturbed.seed)
-    y, perturbed_problem = x @ A.T.astype(x.dtype), replace(problem, A=A)
+    y = x @ A.T.astype(x.dtype)
 
     def nmse(lam: float) -> float:
-        return _nmse_db(_fista(perturbed_problem, y, x, lam, iterations, ops)[0], x)
+        return _nmse_db(_fista(problem, x, lam, iterations, ops, A, y)[0], x)
 
     candidates = lambdas(A, y, RELATIVE_LAMBDAS if iterations is None else None)
     return tune(nmse, candidates, lambda error, values: _on_each(values, error, ops, progress))[0]
@@ -325,10 +312,7 @@ def evaluate_encoder(
     model: EncoderModel, sigma: float, count: int, seed: int = 0, progress: Callable[[float], None] | None = None
 ) -> Iterator[EncodedMatrix]:
     """Compare the encoder's weight with the exact weight on `count` matrices, each perturbed at level σ."""
-    from cuista.weights.dense import describe
-
-    network = model.network
-    ops = network.ops
+    network, ops = model.network, model.network.ops
     model.weights(model.problem.A[None])  # the first calls also compile and allocate
     solve_exact(model.problem.A)
     for number in range(count):
@@ -338,18 +322,11 @@ def evaluate_encoder(
             exact = solve_exact(A[0])
         W = found[0].astype(np.float64)
         matrix = ops.asarray(A, network.dtype)
-        losses = [float(network.losses(matrix, ops.asarray(w[None], network.dtype))[0][0]) for w in (W, exact.W)]
+        loss, exact_loss = (
+            float(network.losses(matrix, ops.asarray(w[None], network.dtype))[0][0]) for w in (W, exact.W)
+        )
         report = describe(W / np.einsum("mn,mn->n", A[0], W), A[0], method="atow")
-        exact_report = exact.report
         if progress:
             progress((number + 1) / count)
-        yield EncodedMatrix(
-            loss=losses[0],
-            exact_loss=losses[1],
-            objective=report.objective,
-            exact_objective=exact_report.objective,
-            coherence=report.coherence,
-            exact_coherence=exact_report.coherence,
-            seconds=seconds,
-            exact_seconds=exact_report.seconds,
-        )
+        objectives, coherences = (report.objective, exact.report.objective), (report.coherence, exact.report.coherence)
+        yield EncodedMatrix(loss, exact_loss, *objectives, *coherences, seconds, exact.report.seconds)

@@ -31,7 +31,8 @@ from cuista.parallel import processors
 from cuista.solvers.conv import ConvFista, non_local_means
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
-from cuista.training import Examples, FastRecipe, PaperRecipe, Source, Task, train
+from cuista.training import FastRecipe, PaperRecipe, train
+from cuista.training.task import Examples, Source, Task
 from cuista.weights import ConvWeight, ConvWeightReport, solve_conv
 
 # The ridges that are tried, in units of the mean eigenvalue of H, which is Σ‖d_m‖².

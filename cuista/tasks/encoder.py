@@ -20,8 +20,8 @@ from cuista.model import Trained
 from cuista.networks import Encoder
 from cuista.ops import ReferenceOps
 from cuista.storage import Record
-from cuista.training import Examples, Source, Stage, Task
-from cuista.training.recipes import check_positive
+from cuista.training.recipes import Stage, check_positive, perturbed_stage
+from cuista.training.task import Examples, Source, Task
 
 
 @dataclass
@@ -83,9 +83,8 @@ class EncoderModel(Trained):
 
     def weights(self, matrices: Array) -> Array:
         """The weights (n, M, N) of perturbed matrices (n, M, N)."""
-        network = self.network
-        A = network.ops.asarray(matrices, network.dtype)
-        return network.ops.to_numpy(network.output(A))
+        network, ops = self.network, self.network.ops
+        return ops.to_numpy(network.output(ops.asarray(matrices, network.dtype)))
 
     def store(self, record: Record) -> None:
         self.problem.store(record)
@@ -113,14 +112,8 @@ def store_encoder(record: Record, encoder: Encoder) -> None:
 
 def encoder_options(record: Record) -> dict[str, Any]:
     """What `store_encoder` stored, as the options of `Encoder`."""
-    attributes = record.attributes
-    return {
-        "loss": attributes["loss"],
-        "Q": record.arrays.get("Q"),
-        "start": attributes["start"],
-        "eta": attributes["eta"],
-        "seed": int(attributes["start_seed"]),
-    }
+    stored = {name: record.attributes[name] for name in ("loss", "start", "eta")}
+    return {**stored, "Q": record.arrays.get("Q"), "seed": int(record.attributes["start_seed"])}
 
 
 @dataclass(frozen=True)
@@ -160,26 +153,9 @@ class EncoderRecipe:
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
         """One stage."""
         check_positive(self, "learning_rate", "batch", "validation_batch", "sigma")
-        paper = self.name == "paper"
-        return (
-            Stage(
-                title="encoder",
-                depth=layers,
-                factors=(1.0,) * layers,
-                steps=self.max_steps,
-                batch=self.batch,
-                learning_rate=self.learning_rate,
-                matrix_rate=1.0 if paper else self.learning_rate,
-                validate_every=100 if paper else 50,
-                patience=self.better_wait,
-                cosine=not paper,
-                relative=not paper,
-                decay=0.75,
-                decay_steps=5000,
-                staircase=True,
-                sigma=self.sigma,
-            ),
-        )
+        rate = 1.0 if self.name == "paper" else self.learning_rate
+        own = {"batch": self.batch, "matrix_rate": rate, "patience": self.better_wait, "staircase": True}
+        return (perturbed_stage(self, layers, "encoder", self.sigma, **own),)
 
 
 class Encoding(Task[EncoderModel]):

@@ -19,15 +19,17 @@ from cuista.data.problem import Problem, normalize_columns
 from cuista.errors import FileError, InputError
 from cuista.metrics import decibels, nmse_db
 from cuista.model import Trained, parameters_sha256
-from cuista.networks import Encoder, ExactEncoder, RobustAlista
+from cuista.networks import Encoder, ExactEncoder, Network, RobustAlista
 from cuista.networks.encoder import transposed
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.storage import Record
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
 from cuista.tasks.sparse_coding import Model
-from cuista.training import Examples, FastRecipe, Progress, Source, Stage, Task, checkpoint_path, identity, train
+from cuista.training import FastRecipe, Progress, checkpoint_path, train
 from cuista.training.checkpoint import CHECKPOINT
-from cuista.training.recipes import check_positive
+from cuista.training.recipes import Stage, check_positive, perturbed_stage
+from cuista.training.task import Examples, Source, Task
+from cuista.training.trainer import identity
 from cuista.weights import Weight
 from cuista.weights.dense import describe
 
@@ -93,10 +95,7 @@ class RobustModel(Trained):
             inner,
             problem.M,
             problem.N,
-            layers=network.layers,
-            percent=network.percent,
-            max_percent=network.max_percent,
-            per_coordinate=network.per_coordinate,
+            **_form(network),
             parameters={**network.parameters, **of_inner},
             ops=ops,
             dtype=dtype,
@@ -117,9 +116,9 @@ class RobustModel(Trained):
 
     def weights(self, matrices: Array) -> Array:
         """The weights (n, M, N) that the encoder makes for matrices (n, M, N)."""
-        network = self.network
-        A = network.ops.asarray(matrices, network.dtype)
-        return network.ops.to_numpy(network.encoder.encode(A, network.parameters)[0])
+        network, ops = self.network, self.network.ops
+        A = ops.asarray(matrices, network.dtype)
+        return ops.to_numpy(network.encoder.encode(A, network.parameters)[0])
 
     def model_for(self, matrix: ArrayLike) -> Model:
         """An ALISTA for a matrix (M, N), with the weight that the encoder makes for it.
@@ -139,8 +138,7 @@ class RobustModel(Trained):
                 "the columns of the matrix have not unit norm, for which the model was trained: divide them by their "
                 "norms, and afterwards the recovered entries, too"
             )
-        W = self.weights(normalize_columns(A)[None])[0].astype(np.float64)
-        return self.with_weight(A, W)
+        return self.with_weight(A, self.weights(normalize_columns(A)[None])[0].astype(np.float64))
 
     def with_weight(self, A: Array, W: Array) -> Model:
         """The decoder as an ALISTA for a matrix A (M, N) and a weight W (M, N)."""
@@ -149,10 +147,7 @@ class RobustModel(Trained):
         return Model.new(
             problem,
             Weight(W, problem.sha256, describe(W, A, method=network.encoder.name)),
-            layers=network.layers,
-            percent=network.percent,
-            max_percent=network.max_percent,
-            per_coordinate=network.per_coordinate,
+            **_form(network),
             parameters={name: network.parameters[name] for name in ("step_size", "threshold")},
             ops=network.ops,
             dtype=network.dtype,
@@ -203,19 +198,15 @@ def check_encoder(problem: Problem, encoder: EncoderModel | None, ridge: float |
         raise InputError(f"ridge is {ridge}, but a trained encoder has none: it is for the exact one", option="ridge")
 
 
+def _form(decoder: Network | RobustAlista) -> dict[str, Any]:
+    """What makes an ALISTA for a matrix, but for its parameters."""
+    return {name: getattr(decoder, name) for name in ("layers", "percent", "max_percent", "per_coordinate")}
+
+
 def _on(encoder: Encoder, ops: ReferenceOps, dtype: Any) -> Encoder:
     """The same encoder on another engine."""
-    return Encoder(
-        encoder.source,
-        layers=encoder.layers,
-        loss=encoder.loss_name,
-        Q=encoder.Q,
-        start=encoder.start,
-        eta=encoder.eta,
-        seed=encoder.seed,
-        ops=ops,
-        dtype=dtype,
-    )
+    same = {name: getattr(encoder, name) for name in ("layers", "Q", "start", "eta", "seed")}
+    return Encoder(encoder.source, loss=encoder.loss_name, **same, ops=ops, dtype=dtype)
 
 
 def decoder_path(out: str | os.PathLike[str]) -> Path:
@@ -254,6 +245,11 @@ def train_decoder(
     """
     path, recipe = decoder_path(out), FastRecipe()
     begun = checkpoint_path(path).exists()
+    if begun and not (resume or overwrite):
+        raise FileError(
+            f"{checkpoint_path(path)} holds an unfinished run: continue it, or start afresh",
+            option=("resume", "overwrite"),
+        )
     if resume and path.exists() and not begun:
         kept = Model.load(path)
         now, then = identity(make(kept), recipe, seed), kept.training
@@ -333,27 +329,10 @@ class RobustRecipe:
             raise InputError(f"psteps is {self.psteps}; expected 2 or more, for the first level is 0 and left out")
         if not 0 <= self.msigma < float("inf"):
             raise InputError(f"msigma is {self.msigma}; expected a number of 0 or more")
-        paper = self.name == "paper"
-        return tuple(
-            Stage(
-                title=f"σ = {sigma:g}",
-                depth=layers,
-                factors=(1.0,) * layers,
-                steps=self.max_steps,
-                batch=self.matrices * self.batch,
-                learning_rate=self.learning_rate,
-                matrix_rate=self.encoder_rate / self.learning_rate if paper else self.matrix_rate,
-                validate_every=100 if paper else 50,
-                cosine=not paper,
-                relative=not paper,
-                window=self.window,
-                decay=0.75,
-                decay_steps=5000,
-                sigma=float(sigma),
-                keeps_moments=True,
-            )
-            for sigma in np.linspace(0, self.psigma_max, self.psteps)[1:]
-        )
+        rate = self.encoder_rate / self.learning_rate if self.name == "paper" else self.matrix_rate
+        own = {"batch": self.matrices * self.batch, "matrix_rate": rate, "window": self.window, "keeps_moments": True}
+        levels = np.linspace(0, self.psigma_max, self.psteps)[1:].tolist()
+        return tuple(perturbed_stage(self, layers, f"σ = {sigma:g}", sigma, **own) for sigma in levels)
 
 
 class Robust(Task[Any]):
@@ -393,11 +372,10 @@ class PairSource(PerturbedSource):
         count = recipe.validation_matrices if validate else recipe.matrices
         A = self.matrices(ops, dtype, random_levels(key, self.sigma, count, ops), key)
         where: dict[str, Any] = {**key._asdict(), "dtype": dtype, "ops": ops}
-        weights = None
         if recipe.hard:
             x, _, weights = self.problem.sample_weighted(samples, recipe.hard, **where)
         else:
-            x, _ = self.problem.sample(samples, **where)
+            x, _, weights = *self.problem.sample(samples, **where), None
         clean = ops.matmul(x, transposed(ops.xp, A)).reshape(-1, M)
         y = self.problem.add_noise(clean, key, ops)
         if recipe.msigma:

@@ -2,24 +2,9 @@
 
 from cuista.training.checkpoint import checkpoint_path
 from cuista.training.dictionary import LearningRecipe, learn_dictionary
-from cuista.training.recipes import FastRecipe, PaperRecipe, Progress, Recipe, Stage
+from cuista.training.recipes import FastRecipe, PaperRecipe, Progress
 from cuista.training.search import SearchRecipe
-from cuista.training.task import Examples, Source, Task
-from cuista.training.trainer import identity, train
+from cuista.training.trainer import train
 
-__all__ = [
-    "Examples",
-    "FastRecipe",
-    "LearningRecipe",
-    "PaperRecipe",
-    "Progress",
-    "Recipe",
-    "SearchRecipe",
-    "Source",
-    "Stage",
-    "Task",
-    "checkpoint_path",
-    "identity",
-    "learn_dictionary",
-    "train",
-]
+__all__ = ["FastRecipe", "LearningRecipe", "PaperRecipe", "Progress", "SearchRecipe", "checkpoint_path"]
+__all__ += ["learn_dictionary", "train"]

@@ -17,7 +17,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError
-from cuista.model import Trained
+from cuista.model import Trained, group
 from cuista.networks import Unrolled
 from cuista.training.adam import Adam
 
@@ -101,8 +101,10 @@ def save_checkpoint(
     groups = {"mean": state.adam.mean, "square": state.adam.square, "best": state.best}
     if learning is not model.network:
         groups["precursor"] = learning.parameters
-    for group, arrays in groups.items():
-        record.arrays.update({f"state/{group}/{name}": learning.ops.to_numpy(value) for name, value in arrays.items()})
+    for name_of_group, arrays in groups.items():
+        record.arrays.update(
+            {f"state/{name_of_group}/{name}": learning.ops.to_numpy(value) for name, value in arrays.items()}
+        )
     record.attributes["state"] = json.dumps(
         {
             "updates": state.adam.updates,
@@ -137,11 +139,7 @@ def load_checkpoint(
             )
         numbers = json.loads(record.attributes["state"])
         parameters, of_precursor, mean, square, best = (
-            {
-                name.removeprefix(prefix): ops.asarray(value, value.dtype)
-                for name, value in record.arrays.items()
-                if name.startswith(prefix)
-            }
+            {name: ops.asarray(value, value.dtype) for name, value in group(record, prefix).items()}
             for prefix in ("parameters/", "state/precursor/", "state/mean/", "state/square/", "state/best/")
         )
         state = TrainingState(

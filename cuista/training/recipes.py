@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -148,6 +148,25 @@ def check_positive(recipe: Recipe, *names: str) -> None:
         for value in values if isinstance(values, tuple) else (values,):
             if not 0 < value < float("inf"):
                 raise InputError(f"{name} is {value}; expected more than 0", option=name)
+
+
+def perturbed_stage(recipe: Any, layers: int, title: str, sigma: float, **others: Any) -> Stage:
+    """A stage on matrices perturbed at level σ, with the numbers of a fast or paper recipe and `others` of `Stage`."""
+    paper = recipe.name == "paper"
+    return Stage(
+        title=title,
+        depth=layers,
+        factors=(1.0,) * layers,
+        steps=recipe.max_steps,
+        learning_rate=recipe.learning_rate,
+        validate_every=100 if paper else 50,
+        cosine=not paper,
+        relative=not paper,
+        decay=0.75,
+        decay_steps=5000,
+        sigma=sigma,
+        **others,
+    )
 
 
 @dataclass(frozen=True)

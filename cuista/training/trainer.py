@@ -15,7 +15,7 @@ import numpy as np
 from cuista import storage
 from cuista.counter import FITTING, TRAINING, VALIDATION, Key
 from cuista.errors import DivergedError, FileError
-from cuista.model import Trained
+from cuista.model import NUMBERS, Trained
 from cuista.ops import Scalar
 from cuista.parallel import Alone, Ranks, blas_threads
 from cuista.training.adam import Rate
@@ -126,10 +126,7 @@ def identity(
         "recipe": recipe.name,
         **{name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()},
         "seed": seed,
-        "layers": network.layers,
-        "percent": network.percent,
-        "max_percent": network.max_percent,
-        "untied": network.untied,
+        **{name: getattr(network, name) for name in NUMBERS},
         "dtype": network.dtype.name,
         "device": network.ops.name.partition(":")[0],
         **model.identity(),
