@@ -168,12 +168,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     return Weight(W, storage.sha256(A), report)
 
 
-def solve_pgd(
-    A: Array,
-    *,
-    max_steps: int = 1000,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> Weight:
+def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, float], None] | None = None) -> Weight:
     """Solve the weight of a matrix by the paper's iteration, projected gradient descent.
 
     Each step computes W ← W − 0.1·A(AᵀW − I) and projects the result on the constraints, W ← W + A·diag(1 − diag(AᵀW)).
