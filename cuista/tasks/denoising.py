@@ -32,7 +32,7 @@ from cuista.solvers.conv import ConvFista, non_local_means
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import Examples, FastRecipe, PaperRecipe, Source, Task, train
-from cuista.weights import ConvWeight, ConvWeightReport, solve_conv
+from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv
 
 # The ridges that are tried, in units of the mean eigenvalue of H, which is Σ‖d_m‖².
 RIDGES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)

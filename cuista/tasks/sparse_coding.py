@@ -23,7 +23,7 @@ from cuista.operators import Dense
 from cuista.ops import FusedStep, ReferenceOps
 from cuista.storage import Record
 from cuista.training import Examples, FastRecipe, PaperRecipe, Recipe, SearchRecipe, Source, Task, train
-from cuista.weights import Weight, WeightReport, solve_exact
+from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 

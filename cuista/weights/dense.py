@@ -195,8 +195,7 @@ def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, 
             option="method",
         )
     start = time.perf_counter()
-    G = _product(A, A.T)
-    W = A.copy()
+    G, W = _product(A, A.T), A.copy()
     GW = _product(G, W)
     objective = first = _off_diagonal(W, GW, A)
     note = f"stopped at its cap of {max_steps} steps without having converged: the exact method gives the limit"
