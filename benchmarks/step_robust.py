@@ -22,6 +22,7 @@ from common import ratio, save, side_by_side
 from reference_torch import threshold
 
 import cuista
+from cuista.counter import Key
 from cuista.tasks.robust import PairSource
 from cuista.training.adam import Adam
 
@@ -36,7 +37,7 @@ robust, exact = (cuista.RobustModel.new(decoder, which).network for which in (en
 
 source = PairSource(problem, cuista.RobustRecipe(hard=0.0))
 source.sigma = 0.01
-x, (matrices, y), _ = source.sample(robust.ops, np.float32, SIGNALS, cuista.ops.Key(0, 1, 0))
+x, (matrices, y), _ = source.sample(robust.ops, np.float32, SIGNALS, Key(0, 1, 0))
 x_torch, A, y_torch = map(torch.from_numpy, (x, matrices, y))
 B, alpha, theta = (
     torch.tensor(robust.parameters[name], dtype=torch.float32, requires_grad=True)

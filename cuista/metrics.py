@@ -13,7 +13,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks import Unrolled
+from cuista.networks.base import Unrolled
 from cuista.ops import CpuOps, ReferenceOps
 
 # The side in pixels of the window in which the structural similarity is computed.

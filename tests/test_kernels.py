@@ -23,6 +23,7 @@ from cuista.counter import Key
 from cuista.networks import Alista
 from cuista.operators import Dense
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Normal, ReferenceOps
+from cuista.ops.reference import Descent
 
 REFERENCE = ReferenceOps()
 DENORMAL = {np.float32: 1e-40, np.float64: 5e-324}
@@ -274,7 +275,8 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
         for step in range(steps):
             gradient = states_of.asarray(draw.standard_normal(shape), np.float64)
             scale = states_of.track_loss(states_of.asarray(draw.random(), np.float64), 64, mean_loss)
-            states_of.adam(parameter, gradient, mean, square, 0.1 / (step + 1), factors, scale, logarithmic)
+            descent = Descent(0.1 / (step + 1), factors, scale, logarithmic)
+            states_of.adam(parameter, gradient, mean, square, descent)
     expected, result = ([ops.to_numpy(array) for array in arrays] for ops, arrays in states.items())
     for a, b in zip(result, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)

@@ -7,7 +7,8 @@ import pytest
 
 from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
-from cuista.networks import NETWORKS, support_schedule
+from cuista.networks import NETWORKS
+from cuista.networks.base import support_schedule
 from cuista.networks.couplings import Analytic, FixedOnsager, Learned, Onsager, Recurrent
 from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Adaptive, Clamped, ErrorBased, Hard, NoiseScaled, Soft

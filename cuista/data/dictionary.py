@@ -101,17 +101,11 @@ class Dictionary:
             As `storage.load_array` does; also if the array is not a dictionary, or if `convention` or `key` is given
             for one of cuista's own files.
         """
-        if storage.is_cuista(path):
-            if convention or key:
-                raise InputError(
-                    f"{path} is not a bare array: leave key and convention out", option=("key", "convention")
-                )
+        if not is_bare(path, convention, key):
             record = storage.read(path, "cuista-dictionary", "cuista-conv-weight", "cuista-denoiser")
             return cls.from_record(record, path)
         D = check_filters(storage.load_array(path, "D", "d", key=key), f"the dictionary in {path}")
-        if (convention or default_convention(path)) == "convolution":
-            D = rotate(D)
-        return cls(D)
+        return cls(rotate(D) if (convention or default_convention(path)) == "convolution" else D)
 
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Dictionary:
@@ -122,6 +116,19 @@ class Dictionary:
         if record.attributes.get("dictionary_sha256") != dictionary.sha256:
             raise FileError(f"{path} is damaged: its dictionary does not have the hash that the file states")
         return dictionary
+
+
+def is_bare(path: str | os.PathLike[str], convention: Convention | None, key: str | None) -> bool:
+    """Whether a file holds bare arrays. Raises InputError if a file of cuista's own is given a convention or a key."""
+    if not storage.is_cuista(path):
+        return True
+    if convention or key:
+        raise InputError(
+            f"{path} is one of cuista's own files, which say how to read them; a key and a convention are for bare "
+            "arrays: leave them out",
+            option=("key", "convention"),
+        )
+    return False
 
 
 def default_convention(path: str | os.PathLike[str]) -> Convention:

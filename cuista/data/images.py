@@ -81,7 +81,10 @@ def prepare_images(
     InputError
         If `split`, `patches` or `per_image` is out of range.
     """
-    _check_split(split)
+    if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
+        raise InputError(
+            f"the split is {list(split)}; expected how many pictures go to training (1 or more), validation and test"
+        )
     if patches is not None and (patches < 2 or per_image < 1):
         raise InputError(f"{per_image} patches of side {patches} were asked for; expected 1 or more, of side 2 or more")
     files = _files_in(Path(folder))
@@ -111,11 +114,10 @@ def prepare_images(
         for name in SPLITS:
             file.create_group(name)
         for index, path, grey, depth in islice(readable(), most):
+            pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
             if patches:
                 pixels = _random_patches(grey, patches, per_image, Key(seed, PREPARING, index + 1))
                 chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
-            else:
-                pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
             # Only at the end is it known how many pictures can be dealt out. Until then all go to training.
             node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks, fletcher32=True)
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
@@ -235,11 +237,6 @@ def _files_in(folder: Path) -> list[Path]:
     if not visible:
         raise FileError(f"{folder} is empty; expected a folder of pictures")
     return sorted(visible)
-
-
-def _check_split(split: Sequence[int] | None) -> None:
-    if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
-        raise InputError(f"the split is {list(split)}; expected numbers for training (1 or more), validation and test")
 
 
 def _deal(count: int, split: Sequence[int] | None) -> dict[str, int]:

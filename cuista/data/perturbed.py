@@ -128,11 +128,9 @@ class PerturbedSet:
         """
         record = storage.read(path, "cuista-perturbed")
         problem = Problem.from_record(record, path)
-        try:
+        with storage.complete(path):
             sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))
             result = cls(problem, sigmas, matrices, x, int(record.attributes["test_seed"]))
-        except KeyError as error:
-            raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
         shapes = (matrices.ndim, matrices.shape[0], matrices.shape[2:], x.shape[1:])
         if shapes != (4, len(sigmas), problem.A.shape, (problem.N,)) or not np.isfinite(matrices).all():
             raise FileError(f"{path} is damaged: its matrices have shape {matrices.shape}, or NaN or infinite entries")

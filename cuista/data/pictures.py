@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import Array, as_real, check_finite
 from cuista.errors import FileError, InputError, MissingLibraryError
 
 # The shares of red, green and blue in the luminance, by ITU-R BT.601.
@@ -237,8 +237,6 @@ def check_grey(picture: Array, name: str) -> Array:
     InputError
         If the array is anything else; the message calls it `name`.
     """
-    from cuista.checks import as_real, check_finite
-
     picture = as_real(picture, name)
     if picture.ndim != 2 or 0 in picture.shape:
         raise InputError(f"{name} has shape {picture.shape}; expected (H, W)")

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import Array, check_matrix
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
-from cuista.errors import FileError, InputError
+from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 
 # How much denser hard signals are than ordinary ones.
@@ -266,20 +266,12 @@ class Problem:
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Problem:
         """The problem in a file's record; error messages name `path`."""
-        attributes = record.attributes
-        try:
+        arrays, attributes = record.arrays, record.attributes
+        with storage.complete(path):
             law: Any = _LAWS[attributes["magnitude"]]
-            return cls(
-                A=record.arrays["A"],
-                pnz=record.arrays["support_probability"]
-                if "support_probability" in record.arrays
-                else attributes["pnz"],
-                snr_db=attributes["snr_db"],
-                magnitude=law(**{name: attributes[f"magnitude_{name}"] for name in law._fields}),
-                seed=attributes["seed"],
-            )
-        except KeyError as error:
-            raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
+            magnitude = law(**{name: attributes[f"magnitude_{name}"] for name in law._fields})
+            pnz = arrays["support_probability"] if "support_probability" in arrays else attributes["pnz"]
+            return cls(arrays["A"], pnz, attributes["snr_db"], magnitude, attributes["seed"])
 
 
 def _rows(batch: int, rows: slice) -> range:

@@ -2,7 +2,6 @@
 
 from cuista.networks.adaptive import AdaptiveAlista
 from cuista.networks.alista import Alista
-from cuista.networks.base import Unrolled, support_schedule
 from cuista.networks.conv import ConvNetwork
 from cuista.networks.conv_alista import ConvAlista
 from cuista.networks.conv_lista_cp import ConvListaCp, ConvListaCpss
@@ -32,15 +31,4 @@ CONV_NETWORKS: dict[str, type[ConvNetwork]] = {
     network.name: network for network in (ConvAlista, ConvListaCp, ConvListaCpss, ConvTiLista)
 }
 
-__all__ = [
-    "CONV_NETWORKS",
-    "NETWORKS",
-    "Alista",
-    "ConvNetwork",
-    "Encoder",
-    "ExactEncoder",
-    "Network",
-    "RobustAlista",
-    "Unrolled",
-    "support_schedule",
-]
+__all__ = ["CONV_NETWORKS", "NETWORKS", "Alista", "ConvNetwork", "Encoder", "ExactEncoder", "Network", "RobustAlista"]

@@ -5,15 +5,13 @@ Kim, Park, *Element-wise adaptive thresholds for learned iterative shrinkage thr
 
 from __future__ import annotations
 
-from cuista.networks.couplings import Analytic
-from cuista.networks.proximal import Network
+from cuista.networks.alista import Alista
 from cuista.networks.shrinkages import Adaptive
 
 
-class AdaptiveAlista(Network):
+class AdaptiveAlista(Alista):
     """The network. Learned: `step_size` (T,) and `threshold` (T,) or (T, N)."""
 
     name = "alista-at"
     title = "ALISTA-AT"
-    coupling = Analytic
     shrinkage = Adaptive

@@ -26,13 +26,11 @@ class Alista(Network):
         return self.ops.fuse_alista(signals, couple.W, couple.factor, couple.transposed)
 
 
-class UnitAlista(Network):
+class UnitAlista(Alista):
     """ALISTA with all step sizes 1: what a network with one matrix for all layers, and no step sizes, contains."""
 
     name = "alista-unit-steps"
     title = "ALISTA with unit steps"
-    coupling = Analytic
-    shrinkage = Soft
     step_sizes = False
 
 

@@ -316,9 +316,8 @@ class Unrolled(ABC):
         split = self.split(y, target)
         if split is None:
             return of(y, target)
-        (loss, gradients), *others = self.ops.in_batches(
-            split.shape, lambda rows: of(*split.part(rows)), split.at_a_time
-        )
+        shape, at_a_time, part = split
+        (loss, gradients), *others = self.ops.in_batches(shape, lambda rows: of(*part(rows)), at_a_time)
         for more, d_more in others:
             loss = loss + more
             for name, gradient in gradients.items():

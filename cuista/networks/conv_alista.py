@@ -16,9 +16,12 @@ class ConvAlista(ConvNetwork):
 
     name = "conv-alista"
     title = "Conv-ALISTA"
+    # Whether all layers share one step size.
+    one_step = False
 
     def published_start(self) -> dict[str, Array]:
-        return {"step_size": np.full(self.steps, SCALE), "threshold": np.full(self.layers, LAM * SCALE)}
+        steps = 1 if self.one_step else self.layers
+        return {"step_size": np.full(steps, SCALE), "threshold": np.full(self.layers, LAM * SCALE)}
 
     def fast_start(self) -> dict[str, Array]:
         """Step sizes 1/L, with L the largest |Σ_m ŵ_m* d̂_m| over the frequencies.
@@ -28,19 +31,12 @@ class ConvAlista(ConvNetwork):
         period = [max(8 * size, 64) for size in self.filter_shape]
         D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
         step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
-        return {"step_size": np.full(self.steps, step), "threshold": np.full(self.layers, LAM * step / 5)}
-
-    @property
-    def steps(self) -> int:
-        """How many step sizes there are."""
-        return self.layers
+        shape = self.shapes["step_size"]
+        return {"step_size": np.full(shape, step), "threshold": np.full(self.layers, LAM * step / 5)}
 
 
 class OneStepConvAlista(ConvAlista):
     """Conv-ALISTA with one step size for all layers: what a network with one learned weight and none contains."""
 
     name = "conv-alista-one-step"
-
-    @property
-    def steps(self) -> int:
-        return 1
+    one_step = True

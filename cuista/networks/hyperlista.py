@@ -15,13 +15,11 @@ from functools import cached_property, partial
 import numpy as np
 
 from cuista.checks import Array
+from cuista.networks.alista import Alista
 from cuista.networks.base import Backprop, State, constant_start
-from cuista.networks.couplings import Analytic
-from cuista.networks.proximal import Network
-from cuista.networks.shrinkages import Soft
 
 
-class HyperLista(Network):
+class HyperLista(Alista):
     """The network. Searched for: `threshold` c₁, `momentum` c₂ and `support` c₃, (1,) each.
 
     Its layer is its own, for momentum, threshold and support all depend on the sample, and none has a backward pass.
@@ -29,8 +27,6 @@ class HyperLista(Network):
 
     name = "hyperlista"
     title = "HyperLISTA"
-    coupling = Analytic
-    shrinkage = Soft
     selects = False  # by no schedule
     step_sizes = False
     has_gradients = False

@@ -85,17 +85,12 @@ class Convolution(Operator):
 
     def proximal_step(self, x: Array | None, r: Array, step_size: float, threshold: float) -> tuple[Array, Array]:
         """As in `Operator`, by the engine's `conv_layer`: on a CPU band by band, so that no maps leave the cache."""
-        after = [
-            self.ops.conv_layer(
-                None if x is None else x[i],
-                pad_zeros(self.ops.xp, picture, self.filter_shape),
-                self._rotated,
-                self.filters,
-                step_size,
-                threshold,
-            )
-            for i, picture in enumerate(r)
-        ]
+
+        def step(maps: Array | None, picture: Array) -> tuple[Array, Array, Any]:
+            padded = pad_zeros(self.ops.xp, picture, self.filter_shape)
+            return self.ops.conv_layer(maps, padded, self._rotated, self.filters, step_size, threshold)
+
+        after = list(map(step, [None] * len(r) if x is None else x, r))
         return self._stack([one[0] for one in after]), self._stack([one[1] for one in after])
 
     def _stack(self, arrays: Sequence[Array]) -> Array:

@@ -6,31 +6,12 @@ same names, signatures and results.
 
 from __future__ import annotations
 
-from cuista.counter import Key
 from cuista.device import Device, parse_device
 from cuista.ops.cpu import CpuOps
 from cuista.ops.cuda import CudaOps
-from cuista.ops.reference import (
-    Bernoulli,
-    FusedStep,
-    Normal,
-    ReferenceOps,
-    Scalar,
-    Signals,
-)
+from cuista.ops.reference import Bernoulli, FusedStep, Normal, ReferenceOps, Scalar, Signals
 
-__all__ = [
-    "Bernoulli",
-    "CpuOps",
-    "CudaOps",
-    "FusedStep",
-    "Key",
-    "Normal",
-    "ReferenceOps",
-    "Scalar",
-    "Signals",
-    "engine",
-]
+__all__ = ["Bernoulli", "CpuOps", "CudaOps", "FusedStep", "Normal", "ReferenceOps", "Scalar", "Signals", "engine"]
 
 
 def engine(device: Device | str = "auto") -> ReferenceOps:

@@ -21,7 +21,7 @@ from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops.borders import gather, pad_zeros, spread, taps
-from cuista.ops.reference import NOT_POSITIVE, ReferenceOps, Result, Scalar
+from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
 # Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 250 and × 500, one thread).
 SPARSE_DENSITY = 0.15
@@ -74,7 +74,7 @@ class CpuOps(ReferenceOps):
         return _multiply(a, np.flatnonzero(a), b)
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
         if not isinstance(k, int):
             return super().shrink_select(x, u, step_size, threshold, k, window)
@@ -120,15 +120,8 @@ class CpuOps(ReferenceOps):
         return x_next, code
 
     def shrink_select_backward(
-        self,
-        delta: Array,
-        code: Array,
-        x: Array,
-        u: Array,
-        step_size: Scalar,
-        threshold: Scalar | Array,
-        window: float = 0.0,
-    ) -> tuple[Array, Scalar, Scalar | Array]:
+        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+    ) -> tuple[Array, Scalar, Scalars]:
         empty = self._pool.empty
         kind = np.bitwise_and(code, np.int8(KIND), out=empty(code.shape, np.int8))
         flags = np.not_equal(kind, 0, out=empty(code.shape, np.bool_))
@@ -161,22 +154,15 @@ class CpuOps(ReferenceOps):
         return d_z, float(np.vdot(d_z, u)), d_threshold
 
     def conv_layer(
-        self,
-        x: Array | None,
-        padded: Array,
-        weight: Array,
-        dictionary: Array,
-        step_size: Scalar,
-        threshold: Scalar,
-        k: int = 0,
+        self, x: Array | None, padded: Array, W: Array, D: Array, step_size: Scalar, threshold: Scalar, k: int = 0
     ) -> tuple[Array, Array, Any]:
         """As defined, a band of rows at a time, which stays in the cache from the first product to the last.
 
         The record is the result itself: it tells which entries were shrunk, and which way.
         """
-        (s1, s2, filters), dtype, empty = dictionary.shape, padded.dtype, self._pool.empty
+        (s1, s2, filters), dtype, empty = D.shape, padded.dtype, self._pool.empty
         height, width = padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1
-        theta, scaled = dtype.type(threshold), dtype.type(step_size) * weight
+        theta, scaled = dtype.type(threshold), dtype.type(step_size) * W
         x_next = empty((filters, height, width), dtype)
         passed = empty(x_next.shape, np.bool_) if k else None
         picture = np.zeros((height - s1 + 1, width - s2 + 1), dtype)
@@ -193,7 +179,7 @@ class CpuOps(ReferenceOps):
 
         def synthesize(rows: slice) -> None:
             band = x_next.reshape(filters, -1)[:, rows.start * width : rows.stop * width]
-            copies = np.matmul(dictionary.reshape(-1, filters), band, out=empty((s1 * s2, band.shape[1]), dtype))
+            copies = np.matmul(D.reshape(-1, filters), band, out=empty((s1 * s2, band.shape[1]), dtype))
             gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start)
 
         for rows in bands:
@@ -213,18 +199,18 @@ class CpuOps(ReferenceOps):
                 _shrink(z, theta, x_next[:, rows], magnitude)
                 np.copyto(x_next[:, rows], z, where=passed[:, rows])
                 synthesize(rows)
-        return x_next, picture, (x_next, passed, padded, weight, dictionary, step_size)
+        return x_next, picture, (x_next, passed, padded, W, D, step_size)
 
     def conv_layer_backward(
         self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
     ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
         """As defined, a band of rows at a time. Σ d_z u is ⟨the adjoint of the analysis on d_z, padded⟩."""
-        x_next, passed, padded, weight, dictionary, step_size = record
-        (s1, s2, filters), dtype, empty = dictionary.shape, padded.dtype, self._pool.empty
+        x_next, passed, padded, W, D, step_size = record
+        (s1, s2, filters), dtype, empty = D.shape, padded.dtype, self._pool.empty
         _, height, width = x_next.shape
         alpha = dtype.type(step_size)
         around = pad_zeros(np, d_picture, (s1, s2))
-        rotated = np.ascontiguousarray(dictionary[::-1, ::-1]).reshape(-1, filters).T
+        rotated = np.ascontiguousarray(D[::-1, ::-1]).reshape(-1, filters).T
         d_z = empty(x_next.shape, dtype) if d_x is None else d_x
         d_padded = np.zeros_like(padded)
         d_weight = np.zeros((s1 * s2, filters), dtype) if wants_weight else None
@@ -244,14 +230,14 @@ class CpuOps(ReferenceOps):
             delta *= sign
             d_z[:, rows] = delta
             flat = delta.reshape(filters, size)
-            back = np.matmul(weight.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
+            back = np.matmul(W.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
             spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start)
             if d_weight is not None:
                 d_weight += np.matmul(taps(np, padded, (s1, s2), rows, copies), flat.T)
         d_step_size = float(np.vdot(d_padded, padded))
         d_padded *= alpha
         if d_weight is not None:
-            d_weight = (alpha * d_weight).reshape(weight.shape)
+            d_weight = (alpha * d_weight).reshape(W.shape)
         return d_z, d_padded, d_step_size, d_threshold, d_weight
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
@@ -261,19 +247,10 @@ class CpuOps(ReferenceOps):
         delta = np.multiply(error, weights.astype(x.dtype)[:, None], out=self._pool.empty(x.shape, x.dtype))
         return 0.5 * float(np.vdot(error, delta)), delta
 
-    def adam(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        rate: float,
-        factors: Array,
-        scale: Scalar,
-        logarithmic: bool,
-    ) -> None:
-        if logarithmic or parameter.ndim < 3:
-            return super().adam(parameter, gradient, mean, square, rate, factors, scale, logarithmic)
+    def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
+        if descent.logarithmic or parameter.ndim < 3:
+            return super().adam(parameter, gradient, mean, square, descent)
+        rate, factors, scale, _ = descent
         # Piece by piece, so that the passes over a large matrix meet it in the cache.
         one = np.asarray(1, parameter.dtype)  # whatever is multiplied with it has this dtype
         for layer, factor in zip(range(len(parameter)), factors, strict=False):

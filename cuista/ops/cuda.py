@@ -21,15 +21,7 @@ from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
 from cuista.ops.borders import Shape
-from cuista.ops.reference import (
-    Bernoulli,
-    FusedStep,
-    Normal,
-    ReferenceOps,
-    Result,
-    Scalar,
-    Signals,
-)
+from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
 if TYPE_CHECKING:
     from cuista.kernels import Launcher
@@ -109,7 +101,7 @@ class CudaOps(ReferenceOps):
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
         if not isinstance(k, int):  # one for each sample: no kernel has that
             return super().shrink_select(x, u, step_size, threshold, k, window)
@@ -152,15 +144,8 @@ class CudaOps(ReferenceOps):
         return cut
 
     def shrink_select_backward(
-        self,
-        delta: Array,
-        code: Array,
-        x: Array,
-        u: Array,
-        step_size: Scalar,
-        threshold: Scalar | Array,
-        window: float = 0.0,
-    ) -> tuple[Array, Scalar, Scalar | Array]:
+        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+    ) -> tuple[Array, Scalar, Scalars]:
         if getattr(threshold, "ndim", 0) > 1:
             return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window)
         dtype = delta.dtype
@@ -226,30 +211,14 @@ class CudaOps(ReferenceOps):
         return numbers
 
     def sparse_codes(
-        self,
-        key: Key,
-        rows: int,
-        probability: Array,
-        magnitude: Normal | Bernoulli,
-        dtype: DTypeLike,
-        first_row: int = 0,
+        self, key: Key, rows: int, probability: Array, magnitude: Law, dtype: DTypeLike, first_row: int = 0
     ) -> Array:
         N = probability.shape[0]
         codes: Array = self.xp.empty((rows, N), dtype)
         first, end = first_row * N, (first_row + rows) * N
-        self._launch(
-            "sparse_codes",
-            codes.dtype,
-            -(-end // 2) - first // 2,
-            256,
-            *map(np.uint64, key),
-            self._limits_of(probability),
-            *_law(magnitude, codes.dtype),
-            np.uint64(first),
-            np.uint64(end),
-            np.int32(N),
-            codes,
-        )
+        threads, span = -(-end // 2) - first // 2, (np.uint64(first), np.uint64(end), np.int32(N))
+        law = (self._limits_of(probability), *_law(magnitude, codes.dtype))
+        self._launch("sparse_codes", codes.dtype, threads, 256, *map(np.uint64, key), *law, *span, codes)
         return codes
 
     def _limits_of(self, probability: Array) -> Array:
@@ -265,37 +234,16 @@ class CudaOps(ReferenceOps):
 
     def track_loss(self, loss: Scalar, batch: int, mean_loss: Array) -> Scalar:
         scale = self.xp.empty((), np.float64)
-        self._launch(
-            "track_loss", mean_loss.dtype, 1, 1, self.asarray(loss, np.float64), np.int32(batch), mean_loss, scale
-        )
+        loss = self.asarray(loss, np.float64)
+        self._launch("track_loss", mean_loss.dtype, 1, 1, loss, np.int32(batch), mean_loss, scale)
         return scale
 
-    def adam(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        rate: float,
-        factors: Array,
-        scale: Scalar,
-        logarithmic: bool,
-    ) -> None:
+    def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
         size, layers = parameter.size, parameter.shape[0]
-        arrays = (parameter, gradient, mean, square)
-        self._launch(
-            "adam",
-            parameter.dtype,
-            size,
-            128,
-            *arrays,
-            np.float64(rate),
-            factors,
-            self.asarray(scale, np.float64),
-            np.int32(logarithmic),
-            np.int64(size),
-            np.int32(size // layers),
-        )
+        arrays, sizes = (parameter, gradient, mean, square), (np.int64(size), np.int32(size // layers))
+        rate, scale = np.float64(descent.rate), self.asarray(descent.scale, np.float64)
+        how = (rate, descent.factors, scale, np.int32(descent.logarithmic))
+        self._launch("adam", parameter.dtype, size, 128, *arrays, *how, *sizes)
 
     def fuse_alista(self, signals: Signals, W: Array, forward: Array, backward: Array) -> FusedStep | None:
         M, N = W.shape
@@ -344,40 +292,15 @@ class _Fused:
         M, N = self.W.shape
         loss = ops.xp.empty((), np.float64)
         gradients = {name: ops.xp.empty(len(support), np.float64) for name in ("step_size", "threshold")}
-        ops.launch(
-            "alista_step",
-            _real(self.W.dtype),
-            batch,
-            min(512, 32 * -(-N // 32)),
-            (
-                self.A_transposed,
-                self.W,
-                self.limits,
-                self.log_ratio,
-                *_law(signals.magnitude, self.W.dtype),
-                real(signals.noise),
-                np.int32(M),
-                np.int32(N),
-                self.forward,
-                self.backward,
-                parameters["step_size"],
-                parameters["threshold"],
-                *self._arrays(batch, depth, support),
-                np.int32(len(support)),
-                np.int32(depth),
-                real(window),
-                np.uint64(key.seed),
-                np.uint64(key.stream),
-                np.uint64(key.step),
-                np.float64(signals.hard),
-                np.float64(signals.hard_before(batch) / batch),
-                np.float64(weight_power),
-                self.arrived,
-                loss,
-                *gradients.values(),
-            ),
-            self.shared,
-        )
+        matrices = (self.A_transposed, self.W, self.limits, self.log_ratio)
+        law = (*_law(signals.magnitude, self.W.dtype), real(signals.noise), np.int32(M), np.int32(N))
+        network = (self.forward, self.backward, parameters["step_size"], parameters["threshold"])
+        layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth), real(window))
+        shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))
+        arguments = (*matrices, *law, *network, *layers, *map(np.uint64, key), *shares)
+        results = (self.arrived, loss, *gradients.values())
+        threads = min(512, 32 * -(-N // 32))
+        ops.launch("alista_step", _real(self.W.dtype), batch, threads, (*arguments, *results), self.shared)
         return loss, gradients
 
     def _arrays(self, batch: int, depth: int, support: tuple[int, ...]) -> tuple[Array, ...]:
@@ -400,7 +323,7 @@ def _width(N: int, *arrays: Any) -> int:
     return 4 if N % 4 == 0 and all(getattr(array.data, "ptr", 0) % 16 == 0 for array in arrays) else 1
 
 
-def _law(magnitude: Normal | Bernoulli, dtype: np.dtype[Any]) -> tuple[Any, ...]:
+def _law(magnitude: Law, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """The arguments that make a `Law` of philox.cuh."""
     if isinstance(magnitude, Normal):
         return np.int32(0), dtype.type(magnitude.mean), dtype.type(magnitude.std), np.uint64(0)

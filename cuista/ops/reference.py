@@ -23,6 +23,8 @@ from cuista.ops.borders import Shape, gather, pad_zeros, spread, taps
 Result = TypeVar("Result")
 # A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
 Scalar = Any
+# A number, or an array of several; see each function for the shapes that it takes.
+Scalars = Any
 
 NOT_POSITIVE = "a matrix has rows that depend on the others, so that A Aᵀ is singular: give a ridge of more than 0"
 
@@ -40,6 +42,28 @@ class Bernoulli(NamedTuple):
     q: float = 0.5
     v0: float = 1.0
     v1: float = 1.0
+
+
+Law = Normal | Bernoulli
+
+
+class Descent(NamedTuple):
+    """How a parameter descends by `ReferenceOps.adam`.
+
+    Attributes
+    ----------
+    rate
+        The learning rate, with the correction of the moments' bias.
+    factors, scale
+        (T,) float64 and a number, by which the gradient is multiplied first.
+    logarithmic
+        Whether the logarithm of the parameter is what descends.
+    """
+
+    rate: float
+    factors: Array
+    scale: Scalar
+    logarithmic: bool
 
 
 class Signals(NamedTuple):
@@ -69,7 +93,7 @@ class Signals(NamedTuple):
     probability: Array
     hard_probability: Array
     log_ratio: Array
-    magnitude: Normal | Bernoulli
+    magnitude: Law
     noise: float
     hard: float
 
@@ -201,7 +225,7 @@ class ReferenceOps:
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalar | Array, k: int | Array, window: float = 0.0
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
         """One proximal step: soft thresholding of z = x + α u that lets the largest entries pass unshrunk.
 
@@ -269,15 +293,8 @@ class ReferenceOps:
         return xp.where(passed, z, xp.zeros_like(z)), code.astype(np.int8)
 
     def shrink_select_backward(
-        self,
-        delta: Array,
-        code: Array,
-        x: Array,
-        u: Array,
-        step_size: Scalar,
-        threshold: Scalar | Array,
-        window: float = 0.0,
-    ) -> tuple[Array, Scalar, Scalar | Array]:
+        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+    ) -> tuple[Array, Scalar, Scalars]:
         """The backward pass of `shrink_select`, from δ = ∂L/∂x_next.
 
         With the selection held fixed, ∂x_next/∂z is 1 where an entry passed or was shrunk and 0 where it is off,
@@ -322,14 +339,7 @@ class ReferenceOps:
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
     def conv_layer(
-        self,
-        x: Array | None,
-        padded: Array,
-        weight: Array,
-        dictionary: Array,
-        step_size: Scalar,
-        threshold: Scalar,
-        k: int = 0,
+        self, x: Array | None, padded: Array, W: Array, D: Array, step_size: Scalar, threshold: Scalar, k: int = 0
     ) -> tuple[Array, Array, Any]:
         """One proximal step on the maps of a picture: z = x + α W ⋆ r, thresholded, and the picture it stands for.
 
@@ -342,7 +352,7 @@ class ReferenceOps:
             Maps (F, H + s₁ − 1, W + s₂ − 1); None for 0.
         padded
             The residual r with its borders, (H + 2(s₁ − 1), W + 2(s₂ − 1)).
-        weight, dictionary
+        W, D
             (s₁, s₂, F).
         step_size, threshold, k
             α, θ and how many entries may pass unshrunk.
@@ -355,15 +365,15 @@ class ReferenceOps:
         record
             What `conv_layer_backward` needs.
         """
-        xp, (s1, s2, filters) = self.xp, dictionary.shape
+        xp, (s1, s2, filters) = self.xp, D.shape
         shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
         rows = (1, -1) if k else (filters, -1)  # without selection each entry is for itself
-        u = self.matmul(_by_filter(weight), self.taps(padded, (s1, s2))).reshape(rows)
+        u = self.matmul(_by_filter(W), self.taps(padded, (s1, s2))).reshape(rows)
         before = xp.zeros_like(u) if x is None else x.reshape(rows)
         x_next, code = self.shrink_select(before, u, step_size, threshold, k)
         x_next = x_next.reshape(shape)
-        record = (code, before, u, padded, weight, dictionary, step_size, threshold)
-        return x_next, self.synthesize(x_next, dictionary), record
+        record = (code, before, u, padded, W, D, step_size, threshold)
+        return x_next, self.synthesize(x_next, D), record
 
     def conv_layer_backward(
         self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
@@ -394,20 +404,20 @@ class ReferenceOps:
         d_step_size, d_threshold : numbers, float64
         d_weight : (s₁, s₂, F), or None
         """
-        code, x, u, padded, weight, dictionary, step_size, threshold = record
-        xp, (s1, s2, filters) = self.xp, dictionary.shape
+        code, x, u, padded, W, D, step_size, threshold = record
+        xp, (s1, s2, filters) = self.xp, D.shape
         shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
         copies = self.taps(pad_zeros(xp, d_picture, (s1, s2)), (s1, s2))
-        delta = self.matmul(_by_filter(dictionary[::-1, ::-1]), copies).reshape(x.shape)
+        delta = self.matmul(_by_filter(D[::-1, ::-1]), copies).reshape(x.shape)
         if d_x is not None:
             delta = delta + d_x.reshape(x.shape)
         d_z, d_step_size, d_threshold = self.shrink_select_backward(delta, code, x, u, step_size, threshold)
         flat = d_z.reshape(filters, -1)
         alpha = self.asarray(step_size, x.dtype)
-        d_padded = self.spread(alpha * self.matmul(_by_tap(weight), flat).reshape(-1, *shape[1:]), (s1, s2))
+        d_padded = self.spread(alpha * self.matmul(_by_tap(W), flat).reshape(-1, *shape[1:]), (s1, s2))
         d_weight = None
         if wants_weight:
-            d_weight = (alpha * self.matmul(self.taps(padded, (s1, s2)), flat.T)).reshape(weight.shape)
+            d_weight = (alpha * self.matmul(self.taps(padded, (s1, s2)), flat.T)).reshape(W.shape)
         return d_z.reshape(shape), d_padded, d_step_size, d_threshold, d_weight
 
     def synthesize(self, x: Array, dictionary: Array) -> Array:
@@ -456,30 +466,17 @@ class ReferenceOps:
         mean_loss[...] = 0.99 * mean_loss + 0.01 * per_sample if mean_loss else per_sample
         return 1 / (batch * np.sqrt(max(float(per_sample * mean_loss), np.finfo(float).tiny)))
 
-    def adam(
-        self,
-        parameter: Array,
-        gradient: Array,
-        mean: Array,
-        square: Array,
-        rate: float,
-        factors: Array,
-        scale: Scalar,
-        logarithmic: bool,
-    ) -> None:
+    def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
         """Adam's update of a parameter and of its moments, in place.
 
         Parameters
         ----------
         parameter, gradient, mean, square
             (T, …), or (1, …) for what the layers share; all of one dtype.
-        rate
-            The learning rate, with the correction of the moments' bias.
-        factors, scale
-            (T,) float64 and a number, by which the gradient is multiplied first.
-        logarithmic
-            Whether the logarithm of the parameter is what descends.
+        descent
+            How it descends.
         """
+        rate, factors, scale, logarithmic = descent
         of_layers = (scale * factors[: len(gradient)]).astype(gradient.dtype)
         gradient = gradient * of_layers.reshape(-1, *[1] * (gradient.ndim - 1))
         if logarithmic:
@@ -531,13 +528,7 @@ class ReferenceOps:
         return numbers
 
     def sparse_codes(
-        self,
-        key: Key,
-        rows: int,
-        probability: Array,
-        magnitude: Normal | Bernoulli,
-        dtype: DTypeLike,
-        first_row: int = 0,
+        self, key: Key, rows: int, probability: Array, magnitude: Law, dtype: DTypeLike, first_row: int = 0
     ) -> Array:
         """Sparse codes x* (rows, N), the rows from `first_row` on: entry i is non-zero with probability p_i.
 

@@ -1,12 +1,13 @@
 """Files: atomic writing, cuista's own HDF5 files, and arrays in other formats."""
 
 from cuista.storage.arrays import load_array, load_arrays, opened_array, save_arrays
-from cuista.storage.files import check_writable, replacing, sha256
+from cuista.storage.files import check_writable, complete, replacing, sha256
 from cuista.storage.records import Record, contents, creating, is_cuista, kind_of, opened, printable, read, write
 
 __all__ = [
     "Record",
     "check_writable",
+    "complete",
     "contents",
     "creating",
     "is_cuista",

@@ -14,7 +14,7 @@ import numpy as np
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
 from cuista.storage.files import replacing
-from cuista.storage.records import is_hdf5, open_hdf5
+from cuista.storage.records import datasets, is_hdf5, open_hdf5
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
@@ -37,7 +37,7 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
         If the array does not hold real numbers.
     """
     arrays = load_arrays(path)
-    found = _chosen(path, {name: value.shape for name, value in arrays.items()}, names, key)
+    found = _chosen(path, arrays, names, key)
     return as_real(arrays[found], f"{path} ({found})")
 
 
@@ -53,17 +53,8 @@ def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = No
     with contextlib.ExitStack() as stack:
         array: Any
         if is_hdf5(path):
-            import h5py
-
-            file = stack.enter_context(open_hdf5(path))
-            shapes: dict[str, tuple[int, ...]] = {}
-
-            def visit(name: str, node: Any) -> None:
-                if isinstance(node, h5py.Dataset):
-                    shapes[name] = node.shape
-
-            file.visititems(visit)
-            array = file[_chosen(path, shapes, names, key)]
+            held = datasets(stack.enter_context(open_hdf5(path)))
+            array = held[_chosen(path, held, names, key)]
         elif Path(path).suffix.lower() == ".npy" and key is None:
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -101,7 +92,10 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
 
             return {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
         if is_hdf5(path) or head.startswith(b"MATLAB 7.3"):
-            return _load_hdf5_arrays(path, transpose=head.startswith(b"MATLAB 7.3"))
+            with open_hdf5(path) as hdf5:
+                arrays = {name: node[()] for name, node in datasets(hdf5).items()}
+            # MATLAB stores arrays column by column.
+            return {name: array.T for name, array in arrays.items()} if head.startswith(b"MATLAB 7.3") else arrays
     except FileError:
         raise
     except ValueError as error:
@@ -148,33 +142,16 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
                 savemat(file, dict(arrays), oned_as="column")  # type: ignore[arg-type]
 
 
-def _load_hdf5_arrays(path: str | os.PathLike[str], transpose: bool) -> dict[str, Array]:
-    import h5py
-
-    with open_hdf5(path) as file:
-        arrays = {}
-
-        def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset):
-                arrays[name] = node[()].T if transpose else node[()]  # MATLAB stores arrays column by column
-
-        file.visititems(visit)
-    return arrays
-
-
-def _listed(arrays: Mapping[str, Array]) -> str:
+def _listed(arrays: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value.shape}" for name, value in arrays.items()) or "no arrays"
 
 
-def _chosen(
-    path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], key: str | None
-) -> str:
+def _chosen(path: str | os.PathLike[str], arrays: Mapping[str, Any], names: tuple[str, ...], key: str | None) -> str:
     """The name of the array that is meant, of those that a file holds; see `load_array`."""
-    found = next((name for name in ((key,) if key else names) if name in shapes), None)
-    if found is None and len(shapes) == 1 and key is None:
-        (found,) = shapes
+    found = next((name for name in ((key,) if key else names) if name in arrays), None)
+    if found is None and len(arrays) == 1 and key is None:
+        (found,) = arrays
     if found is None:
-        held = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no arrays"
         wanted = " or ".join(map(repr, (key,) if key else names)) or "a single array"
-        raise FileError(f"{path} holds {held}; expected {wanted}. Say which array is meant", option="key")
+        raise FileError(f"{path} holds {_listed(arrays)}; expected {wanted}. Say which array is meant", option="key")
     return found

@@ -52,6 +52,15 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         raise FileError(f"cannot write {target}: the folder {folder} is not writable")
 
 
+@contextlib.contextmanager
+def complete(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raise FileError if the block does not find an entry of a file's record; the message names `path`."""
+    try:
+        yield
+    except KeyError as error:
+        raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
+
+
 def sha256(array: Array) -> str:
     """The hash by which an array is recognised. It covers the shape and the values as float64, row by row."""
     values = np.ascontiguousarray(array, dtype="<f8")

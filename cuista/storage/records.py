@@ -84,17 +84,9 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
     FileError
         As `opened` does.
     """
-    import h5py
-
     with opened(path, *kinds) as file:
-        record = Record(file.attrs["format"], attributes={name: _plain(value) for name, value in file.attrs.items()})
-
-        def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset):
-                record.arrays[name] = node[()]
-
-        file.visititems(visit)
-    return record
+        attributes = {name: _plain(value) for name, value in file.attrs.items()}
+        return Record(file.attrs["format"], {name: node[()] for name, node in datasets(file).items()}, attributes)
 
 
 def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
@@ -105,16 +97,8 @@ def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tu
     FileError
         As `opened` does.
     """
-    import h5py
-
-    arrays: dict[str, tuple[tuple[int, ...], str]] = {}
-
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset):
-            arrays[name] = node.shape, node.dtype.name
-
     with opened(path) as file:
-        file.visititems(visit)
+        arrays = {name: (node.shape, node.dtype.name) for name, node in datasets(file).items()}
         return {name: _plain(value) for name, value in file.attrs.items()}, arrays
 
 
@@ -189,6 +173,20 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
         if not os.access(path, os.R_OK) or Path(path).is_dir():
             raise FileError(f"cannot read {path}: {error}") from error
         raise FileError(f"{path} is not an HDF5 file, and therefore not one of cuista's") from error
+
+
+def datasets(file: Any) -> dict[str, Any]:
+    """The arrays in an open HDF5 file by name, in all its groups. They are not read."""
+    import h5py
+
+    found: dict[str, Any] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset):
+            found[name] = node
+
+    file.visititems(visit)
+    return found
 
 
 def _plain(value: Any) -> Any:

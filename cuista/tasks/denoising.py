@@ -33,7 +33,7 @@ from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, train
 from cuista.training.task import Examples, Source, Task
-from cuista.weights import ConvWeight, ConvWeightReport, solve_conv
+from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv
 
 # The ridges that are tried, in units of the mean eigenvalue of H, which is Σ‖d_m‖².
 RIDGES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)

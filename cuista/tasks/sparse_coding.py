@@ -25,7 +25,7 @@ from cuista.storage import Record
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe
 from cuista.training.task import Examples, Source, Task
-from cuista.weights import Weight, WeightReport, solve_exact
+from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 

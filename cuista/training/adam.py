@@ -10,6 +10,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.kernels.constants import BETA1, BETA2
 from cuista.ops import ReferenceOps, Scalar
+from cuista.ops.reference import Descent
 
 # A learning rate for all of a parameter, or one for each of the matrices in it.
 Rate = float | tuple[float, ...]
@@ -63,11 +64,13 @@ class Adam:
             )
             if not len(parameter):
                 continue
-            logarithm = name in logarithmic
+            is_logarithmic = name in logarithmic
             if not isinstance(rate, tuple):
-                ops.adam(parameter, gradient, mean, square, float(rate * correction), factors[layers], scale, logarithm)
+                descent = Descent(float(rate * correction), factors[layers], scale, is_logarithmic)
+                ops.adam(parameter, gradient, mean, square, descent)
                 continue
             each = [array.reshape(-1, *array.shape[-2:]) for array in (parameter, gradient, mean, square)]
             for i, of_matrix in enumerate(rate):
                 one, of_gradient, m, v = (array[i : i + 1] for array in each)
-                ops.adam(one, of_gradient, m, v, float(of_matrix * correction), factors[:1], scale, logarithm)
+                descent = Descent(float(of_matrix * correction), factors[:1], scale, is_logarithmic)
+                ops.adam(one, of_gradient, m, v, descent)

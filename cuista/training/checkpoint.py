@@ -18,7 +18,7 @@ from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError
 from cuista.model import Trained, group
-from cuista.networks import Unrolled
+from cuista.networks.base import Unrolled
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]

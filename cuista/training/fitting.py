@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks import Unrolled
+from cuista.networks.base import Unrolled
 
 # What is fitted.
 FITTED = ("step_size", "threshold")

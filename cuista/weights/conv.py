@@ -16,7 +16,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, check_filters
-from cuista.data.dictionary import Convention, Dictionary, default_convention, rotate
+from cuista.data.dictionary import Convention, Dictionary, default_convention, is_bare, rotate
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.operators.convolution import scaled
 
@@ -115,23 +115,19 @@ class ConvWeight:
             If the weight does not belong to the dictionary, a bare array comes without a dictionary, or `convention` or
             `key` is given for one of cuista's own files.
         """
-        if not storage.is_cuista(path):
+        if is_bare(path, convention, key):
             if dictionary is None:
                 raise InputError(f"{path} is a bare array: give its dictionary too, or a weight by cuista solve-w")
             W = storage.load_array(path, "W", key=key)
             is_rotated = (convention or default_convention(path)) == "convolution"
             return cls.from_array(rotate(W) if is_rotated else W, dictionary)
-        if convention or key:
-            raise InputError(f"{path} is not a bare array: leave key and convention out", option=("key", "convention"))
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
             raise InputError(f"{path} is the weight of another dictionary: solve a weight for this one")
-        try:
+        with storage.complete(path):
             report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
             return cls.stored(record, own, report, path)
-        except KeyError as error:
-            raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
 
     @classmethod
     def stored(

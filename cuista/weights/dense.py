@@ -16,7 +16,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
-from cuista.errors import FileError, InputError, NumericalError
+from cuista.errors import InputError, NumericalError
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
@@ -112,12 +112,9 @@ class Weight:
                 raise InputError(
                     f"{path} is the weight of another matrix: solve a weight for this one with cuista solve-w"
                 )
-            names = WeightReport.__dataclass_fields__
-            try:
-                report = WeightReport(**{name: record.attributes[name] for name in names})
+            with storage.complete(path):
+                report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
                 return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
-            except KeyError as error:
-                raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
         return cls.from_array(storage.load_array(path, "W"), A)
 
 
@@ -149,10 +146,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     import scipy.linalg  # noqa: F401  (imported here so that the time of the import is not counted)
 
     start = time.perf_counter()
-    W = None
-    note = ""
-    if ridge or A.shape[0] <= A.shape[1]:
-        W = _solve_cholesky(A, ridge)
+    W, note = _solve_cholesky(A, ridge) if ridge or A.shape[0] <= A.shape[1] else None, ""
     if W is None:
         W, note = _solve_svd(A, ridge)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -168,12 +162,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     return Weight(W, storage.sha256(A), report)
 
 
-def solve_pgd(
-    A: Array,
-    *,
-    max_steps: int = 1000,
-    progress: Callable[[int, int, float], None] | None = None,
-) -> Weight:
+def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, float], None] | None = None) -> Weight:
     """Solve the weight of a matrix by the paper's iteration, projected gradient descent.
 
     Each step computes W ← W − 0.1·A(AᵀW − I) and projects the result on the constraints, W ← W + A·diag(1 − diag(AᵀW)).
@@ -206,8 +195,7 @@ def solve_pgd(
             option="method",
         )
     start = time.perf_counter()
-    G = _product(A, A.T)
-    W = A.copy()
+    G, W = _product(A, A.T), A.copy()
     GW = _product(G, W)
     objective = first = _off_diagonal(W, GW, A)
     note = f"stopped at its cap of {max_steps} steps without having converged: the exact method gives the limit"
@@ -249,15 +237,8 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
         product = _product(unit.T[first:], unit[:, block])  # AᵀA is symmetric: the rows above need no second look
         product[:, : product.shape[1]][np.diag_indices(product.shape[1])] = 0
         matrix_coherence = max(matrix_coherence, _largest(product))
-    return WeightReport(
-        method=method,
-        ridge=0.0,
-        objective=objective,
-        coherence=coherence,
-        matrix_coherence=matrix_coherence,
-        constraint_residual=float(np.abs(np.einsum("mn,mn->n", W, A) - 1).max()),
-        seconds=0.0,
-    )
+    residual = float(np.abs(np.einsum("mn,mn->n", W, A) - 1).max())
+    return WeightReport(method, 0.0, objective, coherence, matrix_coherence, residual, 0.0)
 
 
 def _solve_cholesky(A: Array, ridge: float) -> Array | None:
