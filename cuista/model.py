@@ -15,7 +15,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.errors import FileError, InputError
+from cuista.errors import FileError
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.storage import Record
 
@@ -54,9 +54,15 @@ class Trained(ABC):
     def __init_subclass__(cls) -> None:
         cls.kinds[cls.kind] = cls
 
+    @abstractmethod
     def task(self) -> Any:
-        """The `cuista.training.Task` that it is trained for if no other is given."""
-        raise InputError(f"{self.network.title} can be trained for several things: say which", option="task")
+        """The `cuista.training.Task` that it is trained for if no other is given.
+
+        Raises
+        ------
+        InputError
+            If the task needs something that only the caller has.
+        """
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Ranks(Protocol):
         """The rows of a batch that this rank computes."""
 
     def sum(self, value: Result) -> Result:
-        """The sum of a number or an array over all ranks, with the same bits on each."""
+        """What a step gives (a loss, and the gradients by name), summed over all ranks, with the same bits on each."""
 
 
 class Alone:

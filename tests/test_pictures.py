@@ -26,7 +26,7 @@ from cuista.errors import FileError, InputError, MissingLibraryError
 from cuista.metrics import psnr_db, ssim
 from cuista.ops import CpuOps
 from cuista.tasks.denoising import Denoiser, Denoising, evaluate_denoisers, tuning_pairs
-from cuista.training import LearningRecipe, learn_dictionary, train
+from cuista.training import FastRecipe, LearningRecipe, learn_dictionary, train
 from cuista.weights import ConvWeight, solve_conv
 
 QUICK = Denoising.recipes["fast"](max_steps=30, matrix_steps=20, batch=2, validation_batch=4, learning_rate=0.03)
@@ -413,6 +413,13 @@ def test_the_paper_recipe_trains_too(images):
         train(denoiser, recipe, task=task)
         assert crops.error_db(denoiser.network, validation, 2) == denoiser.training["validation_nmse_db"] < before
     assert denoiser.training["recipe"] == "paper"
+
+
+def test_what_is_not_for_pictures_is_refused_before_it_trains(images):
+    with pytest.raises(InputError, match="give task=Denoising"):
+        train(small_denoiser())
+    with pytest.raises(InputError, match=r'take Denoising\.recipes\["fast"\]'):
+        train(small_denoiser(), FastRecipe(), task=Denoising(images, 24))
 
 
 @pytest.mark.parametrize("net", ["conv-alista", "conv-tilista"])

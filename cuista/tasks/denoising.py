@@ -105,6 +105,9 @@ class Denoiser(Trained):
         operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
         return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
 
+    def task(self) -> Any:
+        raise InputError("a denoiser is trained on pictures: give task=Denoising(images)", option="task")
+
     def identity(self) -> dict[str, Any]:
         return {"dictionary": self.weight.dictionary.sha256, "weight": storage.sha256(self.weight.W)}
 
@@ -230,6 +233,15 @@ class Denoising(Task[Denoiser]):
 
     def source(self, model: Denoiser, recipe: Any) -> Source:
         return NoisyCrops(*self.pictures(recipe), self.crop_of(recipe), model.sigma)
+
+    def check(self, model: Denoiser, recipe: Any) -> None:
+        super().check(model, recipe)
+        if isinstance(recipe, FastRecipe) and recipe.layerwise:
+            raise InputError(
+                "a fast recipe with layerwise=True is not for pictures, whose layers are all trained from the start: "
+                'take Denoising.recipes["fast"], which has the other numbers for pictures, too',
+                option="recipe",
+            )
 
     def identity(self, model: Denoiser, recipe: Any) -> dict[str, Any]:
         training, _ = self.pictures(recipe)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from cuista import storage
 from cuista.checks import Array, check_matrix
 from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
@@ -250,9 +251,11 @@ def train_decoder(
             f"{checkpoint_path(path)} holds an unfinished run: continue it, or start afresh",
             option=("resume", "overwrite"),
         )
+    storage.check_writable(path, overwrite=overwrite or resume)
     if resume and path.exists() and not begun:
         kept = Model.load(path)
-        now, then = identity(make(kept), recipe, seed), kept.training
+        untrained = make(kept)
+        now, then = identity(untrained, recipe, seed), kept.training
         differing = [f"{name} (then {then.get(name)}, now {now[name]})" for name in now if then.get(name) != now[name]]
         if differing:
             raise FileError(
@@ -260,7 +263,7 @@ def train_decoder(
                 "options of then, or start afresh",
                 option="overwrite",
             )
-        return kept
+        return Model.load(path, ops=untrained.network.ops, dtype=untrained.network.dtype)
     say(f"Training the decoder first, kept in {path}.")
     decoder = make(Model.load(checkpoint_path(path), kind=CHECKPOINT) if resume and begun else None)
     run: dict[str, Any] = {"seed": seed, "resume": resume, "overwrite": overwrite, "progress": progress}

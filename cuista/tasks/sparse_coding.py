@@ -88,7 +88,8 @@ class Model(Trained):
             known = ", ".join(NETWORKS)
             raise InputError(f"{net!r} is not a network of this version of cuista, which has: {known}", option="net")
         if weight is None:
-            weight = analytic_weight(problem, net, layers=layers, untied=untied, ops=ops)
+            numbers: dict[str, Any] = {"layers": layers, "untied": untied, "ops": ops}
+            weight = analytic_weight(problem, net, percent=percent, max_percent=max_percent, **numbers)
         if weight.matrix_sha256 != problem.sha256:
             raise InputError(
                 "the weight is not one of this problem's matrix: solve it for this matrix", option="weight"

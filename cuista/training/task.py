@@ -87,12 +87,17 @@ class Task(ABC, Generic[AnyModel]):
     def check(self, model: AnyModel, recipe: Recipe) -> None:
         """Raise InputError if the model or the recipe is not one of this task."""
         if type(model) not in self.models:
-            raise InputError(f"{model.network.title} is not trained for the task {self.name!r}", option="task")
+            expected = " or ".join(kind.__name__ for kind in self.models)
+            raise InputError(
+                f"{model.network.title} in a {type(model).__name__} is not trained for the task {self.name!r}: "
+                f"expected a model of the class {expected}, or another task",
+                option="task",
+            )
         suiting = [kind for kind in self.kinds if kind.by_gradients == model.network.has_gradients]
         if type(recipe) not in suiting:
             names = " or ".join(kind.__name__ for kind in suiting) or "none"
             raise InputError(
-                f"a {type(recipe).__name__} does not train {model.network.title} for the task {self.name!r}: "
+                f"{type(recipe).__name__} does not train {model.network.title} for the task {self.name!r}: "
                 f"expected {names}",
                 option="recipe",
             )
