@@ -14,6 +14,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
 from cuista.evaluation.comparison import Comparison, Variant, compare
+from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
 from cuista.storage import check_writable, replacing
 from cuista.training import FastRecipe, PaperRecipe
@@ -23,7 +24,14 @@ _CLASSICAL = f"Run {', '.join(SOLVERS)} (repeatable)."
 
 @click.command("compare", cls=Command)
 @click.argument("problem_file", metavar="PROBLEM", type=common.INPUT_FILE)
-@click.option("--net", "nets", multiple=True, metavar="NAME[:untied][:coord]", help="Train this network (repeatable).")
+@click.option(
+    "--net",
+    "nets",
+    multiple=True,
+    metavar="NAME[:untied][:coord]",
+    shell_complete=lambda ctx, param, incomplete: [name for name in NETWORKS if name.startswith(incomplete)],
+    help=f"Train this network (repeatable): {', '.join(NETWORKS)}.",
+)
 @click.option("--model", "models", multiple=True, type=common.INPUT_FILE, help="Test this model file (repeatable).")
 @click.option("--classical", multiple=True, type=click.Choice(list(SOLVERS)), metavar="NAME", help=_CLASSICAL)
 @click.option(

@@ -45,6 +45,11 @@ def _target(default: str | None) -> common.Decorator:
     return common.bundled("target", Target, common.seed_option, out, common.force_option)
 
 
+def _names_task(flag: str) -> common.Decorator:
+    """A flag that stands for --task, for which `_natural` has seen it: nothing is left to do with it."""
+    return click.option(flag, is_flag=True, hidden=True, expose_value=False)
+
+
 @click.command("gen-problem", cls=Command)
 @problem_options
 @click.option("--load-a", type=common.INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file.")
@@ -69,6 +74,7 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
 @common.key_option
 @common.convention_option
 @click.option("--normalize/--no-normalize", default=True, help="Scale each filter to unit norm.")
+@_names_task("--conv")
 @_target("dictionary.h5")
 def dictionary(
     size: tuple[int, int] | None,
@@ -105,6 +111,7 @@ def dictionary(
 )
 @click.option("--count", type=common.AT_LEAST_1, default=10, metavar="N", help="Matrices per level.")
 @click.option("--samples", type=common.AT_LEAST_1, default=1000, metavar="N", help="Signals that each matrix measures.")
+@_names_task("--perturbed")
 @_target("perturbed.h5")
 @hidden_problem_options
 def perturbed(
@@ -127,12 +134,11 @@ def perturbed(
 
 
 def _natural(words: list[str]) -> str | None:
-    """The task that --conv or --perturbed selects, if one of them is given; the flag is removed."""
+    """The task that --conv or --perturbed selects, if one of them is given."""
     flags = {"--conv": "denoise", "--perturbed": "robust"}
     named = [task for flag, task in flags.items() if flag in words]
     if len(named) > 1:
         raise click.UsageError("--conv makes a dictionary and --perturbed a set of matrices: give one of them")
-    words[:] = [word for word in words if word not in flags]
     return named[0] if named else None
 
 

@@ -50,13 +50,14 @@ class Routed(Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         task, words = _named_task(list(args))
-        if task is not None and task not in self.tasks:
+        if task is not None and task not in self.tasks and not extra.get("resilient_parsing"):
             ctx = click.Context(self, parent, info_name)
             raise click.UsageError(f"--task {task}: this command has the tasks {', '.join(self.tasks)}", ctx)
         task = task or self.natural(words)
         if task is None and {"-h", "--help"} & set(words):
             return super().make_context(info_name, words, parent, **extra)
-        task = task or next(iter(self.tasks))
+        if task is None or task not in self.tasks:
+            task = next(iter(self.tasks))
         try:
             return self.tasks[task].make_context(f"{info_name} --task {task}", words, parent, **extra)
         except click.NoSuchOption as error:

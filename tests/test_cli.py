@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from cuista.cli import cli
 
 import cuista
@@ -549,3 +550,20 @@ def test_quickstart_reaches_seventy_db_in_ninety_seconds(run):
     assert float(last[1]) <= -70
     run("quickstart", fails=1)
     assert "--force" in run.errors
+
+
+def test_the_shell_completes_the_names_of_networks_and_never_fails():
+    def completions(*words):
+        completer = ShellComplete(cli, {}, "cuista", "_CUISTA_COMPLETE")
+        return {item.value for item in completer.get_completions(list(words[:-1]), words[-1])}
+
+    assert completions("compare", "p.h5", "--net", "alista") == {name for name in NETWORKS if name.startswith("alista")}
+    assert completions("train", "p.h5", "--net", "li") == {name for name in NETWORKS if name.startswith("li")}
+    assert "conv-alista" in completions("train", "--task", "denoise", "i.h5", "--net", "")
+    assert "--net" in completions("train", "--task", "unknown", "--n")
+
+
+def test_a_flag_that_names_the_task_agrees_with_the_task(run):
+    run("gen-problem", "--task", "denoise", "--conv", "--size", 3, "--filters", 4)
+    run("gen-problem", "--task", "sc", "--conv", fails=2)
+    assert "--conv is for --task denoise" in run.errors

@@ -89,7 +89,7 @@ def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2)):
 
 
 def soft(z, theta, k):
-    """η for one sample, as MATH has it."""
+    """η for one sample, by its definition."""
     order = np.sort(np.abs(z))[::-1]
     largest = np.abs(z) > order[min(k, z.size - 1)]
     return np.where((np.abs(z) > theta) & largest, z, np.sign(z) * np.maximum(np.abs(z) - theta, 0))

@@ -68,7 +68,7 @@ def assert_gradient_matches(net, gradients, loss, directions=3, step=1e-6):
 
 
 def formula(net, matrix):
-    """W and the loss for one matrix, as MATH has them."""
+    """W and the loss for one matrix, by their definitions."""
     Q = np.ones((N, N)) if net.Q is None else net.Q
     if net.loss_name.startswith("rel"):
         Q = np.sqrt(1 + (N - 2) * np.eye(N))

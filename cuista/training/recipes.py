@@ -18,40 +18,41 @@ class Stage:
     Attributes
     ----------
     title
-        For progress.
+        Its name in progress messages.
     depth
-        The loss is taken after this many layers.
+        The number of layers after which the loss is taken.
     factors
-        By what each of these layers' gradients are multiplied before Adam; 0 freezes a layer.
+        For each of these layers, the number by which its gradients are multiplied before Adam; 0 freezes a layer.
     steps
-        How many steps at most.
+        The largest number of steps.
     batch
-        Fresh signals in each step.
+        The number of fresh signals in each step.
     learning_rate
-        Of Adam.
+        Adam's learning rate.
     matrix_rate
-        The same for learned matrices, as a factor of `learning_rate` or, where `relative`, of the network's own.
+        The learning rate of learned matrices, as a factor of `learning_rate` or, where `relative`, of the network's
+        own rate (`Network.matrix_rate`).
     validate_every
-        Steps between validations.
+        The number of steps between validations.
     patience
-        Every `10 · validate_every` steps the stage ends if its best validation NMSE is older than this many
-        steps. None: it runs all its steps.
+        Every `10 · validate_every` steps, the stage ends if its best validation is older than this many steps. If
+        None, it runs all its steps.
     cosine
         Whether the learning rate falls to 0 along half a cosine.
     relative
         Whether to descend on relative scales: see `FastRecipe`.
     window
-        That of `ReferenceOps.shrink_select_backward`.
+        The `window` of `ReferenceOps.shrink_select_backward`.
     fit
-        Whether to begin by fitting the last layer's two parameters without derivatives.
+        Whether the stage begins by fitting the last layer's two parameters without derivatives.
     precursor
-        Whether this is training of the network's precursor, if it has one.
+        Whether the stage trains the network's precursor, if it has one.
     decay, decay_steps, staircase
-        The learning rate is multiplied by `decay` over so many steps, at once at their end if `staircase`.
+        The learning rate is multiplied by `decay` every `decay_steps` steps: at once if `staircase`, else gradually.
     sigma
-        How much the measurement matrix is perturbed: see `cuista.data.perturbed`.
+        The level σ at which the measurement matrix is perturbed: see `cuista.data.perturbed`.
     keeps_moments
-        Whether Adam goes on with the state of the stage before.
+        Whether Adam continues with its state from the previous stage.
     """
 
     title: str
@@ -84,18 +85,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands, for showing.
+    """How far training has come, as it is shown to the user.
 
     Attributes
     ----------
     fraction
-        Share of the work that is done.
+        The share of the work that is done.
     title, stage_number
-        The stage.
+        The stage's name and number, from 1.
     step, steps
-        How many steps it has made, and makes at most.
+        The number of steps that the stage has made, and the largest number that it makes.
     error_db, measure
-        The last validation, None before the first; and what it is: `NMSE` or `loss`.
+        The result of the last validation, None before the first, and what it measures: `NMSE` or `loss`.
     """
 
     fraction: float
@@ -115,11 +116,12 @@ class Recipe(Protocol):
     name
         `fast` or `paper`, or `search` for networks that have no gradients.
     by_gradients
-        Whether its stages are stretches of gradient descent. Else the trainer searches (see `cuista.training.search`).
+        Whether its stages are stretches of gradient descent; otherwise, the trainer searches
+        (`cuista.training.search`).
     analytic
-        Whether training begins at the network's `fast_start`, with its precursor; else it begins where the network is.
+        Whether training begins at the network's `fast_start`, with its precursor; otherwise, where the network is.
     validation_batch
-        How many examples there are for validation.
+        The number of examples for validation.
     """
 
     @property

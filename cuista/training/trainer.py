@@ -180,7 +180,7 @@ class _Run:
             raise self.source.blank()
 
     def _prepare(self) -> None:
-        """Have at hand what the stage needs."""
+        """Prepare the stage: its network, examples for validation, factors and learning rates."""
         stage = self.stages[self.state.stage]
         first = self.precursor if stage.precursor else None
         self.learning = first or self.network
@@ -194,7 +194,7 @@ class _Run:
         self._set_rates(stage)
 
     def _set_rates(self, stage: Stage) -> None:
-        """Adam's learning rates, which may depend on how good the network is at the beginning of the stage."""
+        """Set Adam's learning rates, which may depend on how good the network is at the beginning of the stage."""
         matrix_rate: Rate = stage.learning_rate
         if stage.relative:
             begun = [error for number, step, error in self.state.history if number < self.state.stage or step == 0]
@@ -263,7 +263,7 @@ class _Run:
             warnings.warn(f"the checkpoint could not be saved, training goes on: {error}", stacklevel=3)
 
     def _clock(self) -> None:
-        """Add the time since this was last called to the run's."""
+        """Add the time that has passed since the last call to the run's training time."""
         now = time.monotonic()
         self.state.seconds += now - self.began
         self.began = now
@@ -298,7 +298,7 @@ class _Run:
             self._validate(stage)
 
     def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, Parameters]:
-        """Those of the step's fresh examples, at once if the engine can and it is worth it."""
+        """The loss and the gradients on the step's fresh examples, by one fused kernel where that exists and pays."""
         state, network = self.state, self.learning
         if self.fused and self.fused.suits(stage.batch, state.density):
             key = Key(self.seed, TRAINING, state.total_steps)
@@ -355,7 +355,7 @@ class _Run:
         return self.validation
 
     def _sample(self, batch: int, stream: int, step: int = 0, validate: bool = False) -> Examples:
-        """Targets, inputs, and the examples' weights if they have some."""
+        """Draw targets, inputs, and the examples' weights or None."""
         return self.source.sample(self.ops, self.network.dtype, batch, Key(self.seed, stream, step), validate)
 
 
