@@ -756,7 +756,7 @@ def test_from_an_encoder_to_a_figure(files, monkeypatch):
     run("train", "--task", "robust", "--encoder", "e.h5", "--decoder", "alista.h5", *QUICK, "-o", "robust.h5")
     run("train", "--task", "robust", "--encoder", "exact", "--decoder", "alista.h5", *QUICK, "-o", "exact.h5")
     run("train", "problem.h5", "--task", "robust", "--net", "tilista", "-T", 2, *QUICK, "-o", "aug.h5")
-    assert "Training the decoder first, kept in aug.decoder.h5" in run.errors
+    assert "Training the decoder first; it is kept in aug.decoder.h5" in run.errors
     made = ("--sigma", 0.01, "--sigma", 0.04, "--count", 2, "--samples", 30)
     run("gen-problem", "--perturbed", "--problem", "problem.h5", *made, "-o", "set.h5")
     command = ("test", "robust.h5", "exact.h5", "aug.h5", "alista.h5", "--perturbed", "set.h5")
