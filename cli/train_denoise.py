@@ -100,7 +100,7 @@ def command(
     if {"percent", "max_percent"} & set(network) and not kind.selects:
         common.say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
     if network["untied"] and not kind.can_untie:
-        common.say(f"Note: --untied is ignored: {kind.title} has no learned filters.")
+        common.say(f"Note: --untied is ignored: {kind.title} has no filters that can differ between layers.")
         network["untied"] = False
     if not run.is_due(Denoiser):
         return

@@ -43,7 +43,7 @@ class DenseNetwork:
         """Raise UsageError if options contradict each other, and tell the user which ones the network ignores."""
         kind = NETWORKS[self.net or "alista"]
         if self.untied and not kind.can_untie:
-            common.say(f"Note: --untied is ignored: {kind.title} has no learned matrix.")
+            common.say(f"Note: --untied is ignored: {kind.title} has no matrix that can differ between layers.")
         if self.coord and not kind.can_coordinate:
             common.say(f"Note: --coord is ignored: {kind.title} has no threshold per coordinate.")
         if (self.percent, self.max_percent) != (None, None) and not kind.selects:

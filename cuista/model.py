@@ -1,4 +1,4 @@
-"""A trained network with all that it was made from, and its file: usable, resumable and auditable alone."""
+"""A trained network with everything it was made from, and its file, which can be used and checked on its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cuista.ops import CpuOps, ReferenceOps
 from cuista.storage import Record
 
 AnyTrained = TypeVar("AnyTrained", bound="Trained")
-# What makes networks of one name and one problem differ.
+# The numbers in which networks with the same name and problem can differ.
 NUMBERS = ("layers", "percent", "max_percent", "untied")
 
 
@@ -28,19 +28,18 @@ NUMBERS = ("layers", "percent", "max_percent", "untied")
 class Trained(ABC):
     """A network, what it was made from, and how it was trained.
 
-    What differs from task to task, which is what networks are made from and what is done with them, is said by the
-    subclass in the task's own room.
+    Each task has a subclass, which defines what its networks are made from and what they are used for.
 
     Attributes
     ----------
     network
         The network.
     training
-        How it came to be: recipe and its options, seed, the best validation, steps. Empty if it is untrained.
+        How the network was trained: recipe and options, seed, best validation, number of steps. Empty if untrained.
     history
-        Every validation, array by array; empty if it was not trained here.
+        All validations, with one array per column (stage, step, error). Empty if it was not trained here.
     training_seconds
-        How long training took; NaN if that is not known.
+        How long training took, in seconds; NaN if unknown.
     """
 
     kind: ClassVar[str]
@@ -66,11 +65,11 @@ class Trained(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What it was made from, as in the identity of a training run."""
+        """What the network was made from, in a form that can be compared, as a part of the training run's identity."""
 
     @abstractmethod
     def store(self, record: Record) -> None:
-        """Put what it was made from into a file's record."""
+        """Store what the network was made from in the record of a file."""
 
     @classmethod
     @abstractmethod
@@ -81,22 +80,22 @@ class Trained(ABC):
         options: dict[str, Any],
         place: dict[str, Any],
     ) -> AnyTrained:
-        """Make it from a file's record.
+        """Make a model from the record of a file.
 
         Parameters
         ----------
         record, path
-            The record, and the file's name for error messages.
+            The record, and the path of its file for error messages.
         options
-            Those of every network: layers, percent, max_percent, untied and parameters.
+            The arguments that every network has: layers, percent, max_percent, untied and parameters.
         place
-            Where it is to compute: ops and dtype.
+            The arguments that say where to compute: ops and dtype.
         """
 
     # -- its file -----------------------------------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Write its file.
+        """Write the model to a file.
 
         Raises
         ------
@@ -106,7 +105,7 @@ class Trained(ABC):
         storage.write(path, self.record(self.kind), overwrite=overwrite)
 
     def record(self, kind: str) -> Record:
-        """All of it as the record of a file of this kind."""
+        """The whole model as the record of a file of this kind."""
         record, network = Record(kind), self.network
         self.store(record)
         record.arrays |= {f"parameters/{name}": network.ops.to_numpy(p) for name, p in network.parameters.items()}
@@ -128,12 +127,12 @@ class Trained(ABC):
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
     ) -> AnyTrained:
-        """Read its file, or what a file of another `kind` (a `cuista-checkpoint`) has of it.
+        """Read a model from its file, or from a file of another `kind` that contains one (a `cuista-checkpoint`).
 
         Parameters
         ----------
         ops, dtype
-            The engine, the CPU's if None, and the precision it computes in.
+            The engine (the CPU's if None), and the precision in which it computes.
 
         Raises
         ------
@@ -151,7 +150,7 @@ class Trained(ABC):
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
     ) -> AnyTrained:
-        """The same from a file's record; `path` is for the error message."""
+        """Make a model from the record of a file; `path` is for error messages."""
         attributes = record.attributes
         with reading(path):
             options = {
@@ -180,7 +179,7 @@ def load(path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype
     Parameters
     ----------
     ops, dtype
-        The engine, the CPU's if None, and the precision it computes in.
+        The engine (the CPU's if None), and the precision in which it computes.
 
     Raises
     ------
@@ -193,7 +192,7 @@ def load(path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Say as a FileError what is missing or wrong in a record."""
+    """Turn errors about missing or wrong entries of a record into a FileError that names the file."""
     try:
         yield
     except KeyError as error:
@@ -203,7 +202,7 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def parameters_sha256(parameters: dict[str, Array], ops: ReferenceOps) -> str:
-    """The hash of a network's parameters, by which training knows what it began with."""
+    """The hash of a network's parameters, which identifies what a training run started from."""
     digest = hashlib.sha256()
     for name, value in sorted(parameters.items()):
         digest.update(f"{name} {storage.sha256(ops.to_numpy(value))}".encode())

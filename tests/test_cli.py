@@ -530,7 +530,7 @@ def test_quickstart_runs_the_commands_it_shows(run, monkeypatch, tmp_path):
     import cuista.cli.quickstart as quickstart
 
     shown = []
-    monkeypatch.setattr(quickstart, "say", lambda text: shown.append(text.strip()))
+    monkeypatch.setattr(quickstart.common, "say", lambda text: shown.append(text.strip()))
 
     ran = []
     monkeypatch.setattr(cli, "main", lambda words, *a, **k: ran.append(words))

@@ -1,4 +1,4 @@
-"""Pictures, sets of them, and denoisers trained on them."""
+"""Pictures, files of pictures, and denoisers trained on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = Denoising.recipes["fast"](max_steps=30, matrix_steps=20, batch=2, valida
 
 
 def scene(size=(64, 80), seed=0):
-    """A picture of edges and slopes, from 0 to 1."""
+    """A picture of edges and slopes with values from 0 to 1."""
     rng = np.random.default_rng(seed)
     rows, columns = np.indices(size) / max(size)
     picture = 0.3 * rows
@@ -49,7 +49,7 @@ def save(path, picture, **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Ten pictures."""
+    """A folder with ten pictures, half of them in a subfolder."""
     (tmp_path / "pictures" / "more").mkdir(parents=True)
     for number in range(10):
         save(tmp_path / "pictures" / ("more" if number % 2 else "") / f"{number}.png", scene(seed=number))
@@ -83,7 +83,7 @@ def test_every_usual_kind_of_picture_is_read_right(tmp_path):
     Image.fromarray(rgb[..., 0] > 128).save(tmp_path / "bits.png")
     turned = Image.fromarray(rgb)
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned by 90° for showing
+    exif[0x0112] = 6  # the picture is to be turned by 90° when shown
     turned.save(tmp_path / "turned.png", exif=exif)
 
     picture = read_picture(tmp_path / "rgb.png")
@@ -185,7 +185,7 @@ def test_what_pillow_refuses_to_write_is_said_in_one_line(tmp_path, monkeypatch,
 def test_a_picture_may_be_larger_than_pillow_thinks_safe(tmp_path, monkeypatch):
     save(tmp_path / "large.png", scene())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    assert read_picture(tmp_path / "large.png").channels.shape == (1, 64, 80)  # and no warning, which would fail here
+    assert read_picture(tmp_path / "large.png").channels.shape == (1, 64, 80)  # a warning would fail here
     assert Image.MAX_IMAGE_PIXELS == 10
 
 
@@ -205,7 +205,9 @@ def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
     first = prepare_images(folder, tmp_path / "a.h5", split=(6, 2, 2))
     assert (first.counts, first.skipped) == ({"train": 6, "validation": 2, "test": 2}, [])
     prepare_images(folder, tmp_path / "b.h5", split=(6, 2, 2))
-    assert prepare_images(folder, tmp_path / "c.h5", split=(600, 200, 200)).counts == first.counts  # their shares
+    assert (
+        prepare_images(folder, tmp_path / "c.h5", split=(600, 200, 200)).counts == first.counts
+    )  # with few pictures the numbers are a ratio
     other = prepare_images(folder, tmp_path / "e.h5", seed=1)
     assert other.counts == {"train": 8, "validation": 1, "test": 1}
     names = {}
@@ -233,7 +235,7 @@ def test_no_more_pictures_are_read_than_are_dealt_out(folder, tmp_path):
         names[file] = [name for one in sets for name, _ in one.pictures()]
     assert names["few"] == names["all"][:5]
     few, whole = ((tmp_path / f"{file}.h5").stat().st_size for file in ("few", "all"))
-    assert few <= whole - 4 * 64 * 80  # nothing is left in it of what was not dealt out
+    assert few <= whole - 4 * 64 * 80  # pictures that went into no split leave nothing in the file
 
 
 @pytest.mark.parametrize(
@@ -426,7 +428,7 @@ def test_what_is_not_for_pictures_is_refused_before_it_trains(images):
 def test_an_interrupted_run_is_resumed_to_the_bit(images, tmp_path, net):
     whole, cut, task = small_denoiser(net), small_denoiser(net), Denoising(images, 24)
     train(whole, QUICK, task=task)
-    for step in (13, 19):  # of the first stage; and, where there is one, of that which trains the filters
+    for step in (13, 19):  # in the first stage, and in the stage that trains the filters if there is one
 
         def interrupt(progress, step=step):
             if progress.step == step and progress.title == ("all layers" if step == 13 else "everything"):
@@ -503,7 +505,7 @@ def test_a_learned_dictionary_codes_pictures_better_and_resumes_to_the_bit(image
 def test_the_gradient_of_a_dictionary_is_that_of_central_differences(rng):
     from cuista.training.dictionary import _descent
 
-    # Of the objective with the codes as they are: the solver here gives always the same.
+    # This is the gradient for fixed codes, since the solver here always returns the same ones.
     ops, D = CpuOps(), random_dictionary((3, 2), 4)
     f, x = rng.standard_normal((9, 8)), rng.standard_normal((4, 11, 9))
 
@@ -709,7 +711,7 @@ def test_filters_and_their_weights_survive_conversion(run, suffix, convention):
     np.testing.assert_array_equal(storage.load_array(f"W{suffix}", "W"), rotate(W) if turned else W)
     run("convert", f"W{suffix}", "weight2.h5", "--dict", "dictionary.h5", *convention)
     np.testing.assert_array_equal(ConvWeight.load("weight2.h5").W, W)
-    if suffix != ".npy":  # the dictionary stands beside it
+    if suffix != ".npy":  # the file holds the dictionary too
         run("convert", f"W{suffix}", "weight3.h5", *convention)
         np.testing.assert_array_equal(ConvWeight.load("weight3.h5").W, W)
         assert Dictionary.load("weight3.h5").sha256 == Dictionary.load("dictionary.h5").sha256
@@ -825,7 +827,7 @@ def test_training_can_be_interrupted_and_resumed(prepared, start):
         try:
             if storage.read("cut.h5.ckpt").attributes["state"].find('"total_steps": 4') > 0:
                 break
-        except Exception:  # not there yet
+        except Exception:  # the file does not exist or is not complete yet
             continue
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()

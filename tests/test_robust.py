@@ -1,4 +1,4 @@
-"""Encoders, robust ALISTA and decoders trained under perturbation: their gradients, their training, their files."""
+"""Encoders, robust ALISTA and decoders trained under perturbation: their gradients, training and files."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def matrices(levels=(0.1, 0.2, 0.05), dtype=np.float64):
     return perturb(A.astype(dtype), Key(1, TRAINING), np.array(levels), CpuOps())
 
 
-def weights_of_loss(own_Q):
+def loss_weights(own_Q):
     return np.random.default_rng(2).uniform(0.5, 2, (N, N)) if own_Q else None
 
 
 def encoder(loss="rel2", own_Q=False, ops=None, layers=3, dtype=np.float64, **options):
-    """An encoder with step matrices of no special form."""
+    """An encoder whose step matrices have no special form."""
     options = {"start": "normal", **options}
-    return Encoder(A, layers=layers, loss=loss, Q=weights_of_loss(own_Q), ops=ops, dtype=dtype, **options)
+    return Encoder(A, layers=layers, loss=loss, Q=loss_weights(own_Q), ops=ops, dtype=dtype, **options)
 
 
 def assert_gradient_matches(net, gradients, loss, directions=3, step=1e-6):
-    """Gradients against central differences of the loss, along random directions of each parameter."""
+    """Compare gradients with central differences of the loss along random directions of each parameter."""
     rng = np.random.default_rng(7)
     for name, gradient in gradients.items():
         for _ in range(directions):
@@ -84,7 +84,7 @@ def formula(net, matrix):
     W = matrix
     for B in net.parameters["step_matrix"]:
         R = matrix.T @ W - np.eye(N)
-        R[np.abs(R) < 1e-14] = 0  # what is rounding alone has no sign
+        R[np.abs(R) < 1e-14] = 0  # mere rounding errors should have no sign
         W = W - B @ g(R)
     R = matrix.T @ W - np.eye(N)
     loss = {
@@ -102,10 +102,10 @@ def test_an_encoder_follows_the_formula(ops, loss, own_Q):
     net, A_perturbed = encoder(loss, own_Q, ops), matrices()
     W = net.output(A_perturbed)
     losses, _ = net.losses(A_perturbed, W)
-    for found, of_found, matrix in zip(W, losses, A_perturbed, strict=True):
+    for found, found_loss, matrix in zip(W, losses, A_perturbed, strict=True):
         expected, expected_loss = formula(net, matrix)
         np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-11)
-        assert of_found == pytest.approx(expected_loss, rel=1e-12)
+        assert found_loss == pytest.approx(expected_loss, rel=1e-12)
 
 
 @ENGINES
@@ -122,10 +122,10 @@ def test_an_encoders_gradients_match_central_differences(ops, loss, own_Q, depth
 def test_the_derivative_of_an_encoders_loss_matches_central_differences(loss, own_Q, rng):
     net, A_perturbed = encoder(loss, own_Q), matrices()
     W = rng.standard_normal(A_perturbed.shape)
-    _, of_W = net.losses(A_perturbed, W)
+    _, d_W = net.losses(A_perturbed, W)
     direction = rng.standard_normal(W.shape) / W.size**0.5
     numeric = sum(sign * net.losses(A_perturbed, W + sign * 1e-6 * direction)[0].sum() / 2e-6 for sign in (1, -1))
-    assert np.vdot(of_W, direction) == pytest.approx(numeric, rel=1e-6)
+    assert np.vdot(d_W, direction) == pytest.approx(numeric, rel=1e-6)
 
 
 @ENGINES
@@ -133,11 +133,11 @@ def test_the_derivative_of_an_encoders_loss_matches_central_differences(loss, ow
 def test_a_linear_layer_and_its_backward_pass_are_adjoint(ops, loss, rng):
     net, A_perturbed = encoder(loss, ops=ops), matrices()
     B = net.parameters["step_matrix"][0]
-    W, dW, of_W = rng.standard_normal((3, *A_perturbed.shape))
+    W, change, d_W = rng.standard_normal((3, *A_perturbed.shape))
     base, back = net.step(B, W, A_perturbed)
     base = base.copy()
-    forward = net.step(B, W + dW, A_perturbed)[0] - base
-    assert np.vdot(forward, of_W) == pytest.approx(np.vdot(dW, back(of_W)[0]), rel=1e-11)
+    forward = net.step(B, W + change, A_perturbed)[0] - base
+    assert np.vdot(forward, d_W) == pytest.approx(np.vdot(change, back(d_W)[0]), rel=1e-11)
 
 
 @pytest.mark.parametrize("loss", ["l2", "rel2"])
@@ -212,7 +212,7 @@ def test_a_matrix_with_dependent_rows_needs_a_ridge():
 
 
 def robust(inner, ops=None, per_coordinate=False, thresholds=(0.05, 0.2), dtype=np.float64):
-    """Four layers with parameters that differ, and an encoder's."""
+    """A robust ALISTA of four layers with different parameters, and with the parameters of an encoder."""
     rng, ops = np.random.default_rng(5), ops or CpuOps()
     parameters = {
         "step_size": rng.uniform(0.7, 1.3, 4),
@@ -227,7 +227,7 @@ def robust(inner, ops=None, per_coordinate=False, thresholds=(0.05, 0.2), dtype=
 
 
 def pairs(dtype=np.float64):
-    """Signals, matrices, and what each of them measured."""
+    """Signals, matrices, and the measurements that each matrix takes."""
     rng = np.random.default_rng(6)
     x = rng.standard_normal((5, N)) * (rng.random((5, N)) < 0.25)
     A_perturbed = matrices()
@@ -332,7 +332,7 @@ def test_perturbed_matrices_have_unit_columns_and_the_level_asked_for():
     A_perturbed = perturb(big, Key(0, TRAINING), np.array([0.0, 0.01]), CpuOps())
     np.testing.assert_allclose(np.linalg.norm(A_perturbed, axis=1), 1, rtol=1e-12)
     np.testing.assert_allclose(A_perturbed[0], big, rtol=1e-12)
-    # Columns of norm 1 become ones of norm √(1 + 250·0.01²), before they are normalised.
+    # Before they are normalized again, columns of norm 1 get the norm √(1 + 250·0.01²).
     assert (A_perturbed[1] * np.sqrt(1.025) - big).std() == pytest.approx(0.01, rel=0.05)
     again = perturb(big, Key(0, TRAINING), np.array([0.0, 0.01]), CpuOps())
     assert (again == A_perturbed).all()
@@ -407,7 +407,7 @@ def test_the_papers_curriculum_and_decay_are_its_own():
     assert stages[0].keeps_moments
     assert stages[0].depth == 16
     assert stages[0].learning_rate * stages[0].matrix_rate == pytest.approx(1e-9)
-    assert stages[0].rate_at(2500) == pytest.approx(0.75**0.5)  # continuous
+    assert stages[0].rate_at(2500) == pytest.approx(0.75**0.5)  # the decay is continuous
     (stage,) = EncoderRecipe.paper().stages(4)
     assert (stage.learning_rate, stage.steps, stage.batch) == (1e-4, 200_000, 16)
     assert [stage.rate_at(step) for step in (0, 4999, 5000, 12_000)] == [1, 1, 0.75, 0.75**2]  # a staircase
@@ -462,9 +462,9 @@ def test_training_examples_are_what_the_recipe_says(small_problem):
     assert (with_noise - y).std() == pytest.approx(0.1, rel=0.1)
     flat = AugmentedSource(small_problem, recipe)
     flat.enter(stage)
-    of_pair, measured, _ = flat.sample(CpuOps(), np.float64, 0, key)
+    repeated, measured, _ = flat.sample(CpuOps(), np.float64, 0, key)
     np.testing.assert_allclose(measured, y.reshape(-1, 20))
-    np.testing.assert_allclose(of_pair, np.concatenate([x] * 3))
+    np.testing.assert_allclose(repeated, np.concatenate([x] * 3))
     source = MatrixSource(small_problem)
     source.enter(SMALL_ENCODER.stages(3)[0])
     target, given, _ = source.sample(CpuOps(), np.float64, 4, key)
@@ -484,20 +484,20 @@ def test_rates_are_relative_to_what_is_trained(small_problem, small_weight, deco
     rates = []
     step = cuista.training.adam.Adam.step
 
-    def record(adam, ops, parameters, gradients, of_step, *rest, **options):
-        rates.append(of_step)
-        return step(adam, ops, parameters, gradients, of_step, *rest, **options)
+    def record(adam, ops, parameters, gradients, step_rates, *rest, **options):
+        rates.append(step_rates)
+        return step(adam, ops, parameters, gradients, step_rates, *rest, **options)
 
     monkeypatch.setattr(cuista.training.adam.Adam, "step", record)
     encoder = cuista.EncoderModel.new(small_problem, layers=3)
     sizes = np.sqrt(np.square(encoder.network.parameters["step_matrix"]).mean(axis=(1, 2)))
     train(encoder, replace(SMALL_ENCODER, max_steps=1))
-    np.testing.assert_allclose(rates[-1]["step_matrix"], 0.5 * 1e-3 * sizes, rtol=1e-5)  # half way down the cosine
+    np.testing.assert_allclose(rates[-1]["step_matrix"], 0.5 * 1e-3 * sizes, rtol=1e-5)  # halfway down the cosine
     train(cuista.RobustModel.new(decoder, encoder), replace(SMALL_ROBUST, max_steps=1, psteps=2))
     sizes = np.sqrt(np.square(encoder.network.parameters["step_matrix"]).mean(axis=(1, 2)))
     np.testing.assert_allclose(rates[-1]["step_matrix"], 0.5 * 1e-3 * sizes, rtol=1e-5)
     assert rates[-1]["threshold"] == pytest.approx(0.5 * SMALL_ROBUST.learning_rate)
-    # Its matrices are learned the slower the better LISTA is already, from the first stage on.
+    # The better LISTA already is, the more slowly its matrices are trained, from the first stage on.
     lista = train(cuista.Model.new(small_problem, small_weight, "lista", layers=3), QUICK_FAST)
     train(lista, replace(SMALL_ROBUST, max_steps=1, psteps=2), task=Robust())
     begun = lista.history["nmse_db"][0]
@@ -507,8 +507,8 @@ def test_rates_are_relative_to_what_is_trained(small_problem, small_weight, deco
 def test_joint_training_helps_under_perturbation(decoder, trained_encoder):
     recipe = replace(SMALL_ROBUST, max_steps=60)
     model = train(cuista.RobustModel.new(decoder, trained_encoder), recipe)
-    of_last = model.history["nmse_db"][model.history["stage"] == 1]
-    assert model.training["validation_nmse_db"] == of_last.min() <= of_last[0]
+    last_stage = model.history["nmse_db"][model.history["stage"] == 1]
+    assert model.training["validation_nmse_db"] == last_stage.min() <= last_stage[0]
     assert np.abs(model.network.parameters["step_matrix"] - trained_encoder.network.parameters["step_matrix"]).max() > 0
 
 
@@ -519,7 +519,7 @@ def test_a_learned_ridge_moves(decoder):
 
 
 def kinds(decoder, trained_encoder, small_problem, small_weight):
-    """What is trained under perturbation, untrained."""
+    """Functions that make each kind of untrained model that can be trained under perturbation."""
 
     def copy(model):
         parameters = {name: value.copy() for name, value in model.network.parameters.items()}
@@ -551,7 +551,7 @@ def test_a_run_interrupted_within_a_stage_resumes_to_the_same_bits(
     def interrupt(progress):
         nonlocal steps
         steps += 1
-        if steps in (5, 17):  # within the first stage, and within the second
+        if steps in (5, 17):  # within the first stage and within the second
             os.kill(os.getpid(), signal.SIGINT)
 
     interruptions = 0
@@ -688,7 +688,7 @@ def test_fista_runs_on_over_plateaus_to_its_end():
     perturbed = PerturbedSet.new(cuista.Problem(A, pnz=0.04), [0.0, 0.02], 2, 60)
     (result,) = evaluate_robustness(perturbed, {})
     assert result.method == "fista, to its end"
-    # Without noise so sparse signals are recovered exactly as λ goes to 0, which takes thousands of iterations.
+    # Without noise, signals this sparse are recovered exactly as λ approaches 0, which takes thousands of iterations.
     assert (result.nmse_db < -90).all()
     assert result.iterations > 3000
 
@@ -712,7 +712,7 @@ def test_an_encoder_is_set_beside_the_exact_weight(small_problem):
     model = cuista.EncoderModel.new(small_problem)
     for result in evaluate_encoder(model, 0.02, 3):
         assert result.exact_objective <= result.objective * (1 + 1e-6)
-        # The loss of the exact weight is half its objective, but for float32.
+        # The loss of the exact weight is half of its objective, up to the rounding of float32.
         assert result.exact_loss == pytest.approx(result.exact_objective / 2, rel=1e-4)
 
 
@@ -756,7 +756,7 @@ def test_from_an_encoder_to_a_figure(files, monkeypatch):
     run("train", "--task", "robust", "--encoder", "e.h5", "--decoder", "alista.h5", *QUICK, "-o", "robust.h5")
     run("train", "--task", "robust", "--encoder", "exact", "--decoder", "alista.h5", *QUICK, "-o", "exact.h5")
     run("train", "problem.h5", "--task", "robust", "--net", "tilista", "-T", 2, *QUICK, "-o", "aug.h5")
-    assert "Training the decoder first, kept in aug.decoder.h5" in run.errors
+    assert "Training the decoder first; it is kept in aug.decoder.h5" in run.errors
     made = ("--sigma", 0.01, "--sigma", 0.04, "--count", 2, "--samples", 30)
     run("gen-problem", "--perturbed", "--problem", "problem.h5", *made, "-o", "set.h5")
     command = ("test", "robust.h5", "exact.h5", "aug.h5", "alista.h5", "--perturbed", "set.h5")

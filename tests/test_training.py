@@ -1,4 +1,4 @@
-"""Training: the recipes, the optimiser, and runs that are interrupted, resumed or go astray."""
+"""Training: recipes, the optimizer, and runs that are interrupted, resumed or diverge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICK_PAPER = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_ste
 
 
 def same(model, other):
-    """Whether two models have the same bits, history included."""
+    """Whether two models agree bit for bit, including their histories."""
     parameters = [(model.network.parameters[name], other.network.parameters[name]) for name in model.network.parameters]
     history = [(model.history[name], other.history[name]) for name in model.history]
     return all(np.array_equal(a, b) for a, b in parameters + history) and model.training == other.training
@@ -37,7 +37,7 @@ def fresh(small_model):
 def test_adam_is_tensorflows():
     adam, ops, factors, parameters, m, v = Adam(), CpuOps(), np.ones(1), {"p": np.zeros(1)}, 0.0, 0.0
     for t in range(1, 30):
-        gradient, before = np.sin(t) * 1e-7, parameters["p"][0]  # small enough for ε to matter
+        gradient, before = np.sin(t) * 1e-7, parameters["p"][0]  # so small that ε matters
         m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
         expected = 0.01 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 1e-8)
         adam.step(ops, parameters, {"p": np.array([gradient])}, {"p": 0.01}, factors)
@@ -76,7 +76,7 @@ def test_the_paper_recipe_moves_only_what_a_stage_trains(small_model):
 
     train(small_model, QUICK_PAPER, progress=progress)
     assert (ends[4] != ends[3]).tolist() == [False, True, False, False]  # layer 2 alone
-    assert (ends[5] != ends[4]).tolist() == [True, True, False, False]  # and what came before
+    assert (ends[5] != ends[4]).tolist() == [True, True, False, False]  # layer 2 and the one before
 
 
 def test_a_paper_stage_ends_when_its_best_validation_is_old(small_model):
@@ -85,25 +85,25 @@ def test_a_paper_stage_ends_when_its_best_validation_is_old(small_model):
     train(small_model, recipe, progress=lambda p: last_step.update({p.stage_number: p.step}))
     stage, step, nmse = (small_model.history[name] for name in ("stage", "step", "nmse_db"))
     for number, last in last_step.items():
-        of_stage = stage == number - 1
+        in_stage = stage == number - 1
 
-        def age(at, of_stage=of_stage):
-            so_far = of_stage & (step <= at)
+        def age(at, in_stage=in_stage):
+            so_far = in_stage & (step <= at)
             return at - step[so_far][np.argmin(nmse[so_far])]
 
         expected = next((at for at in (100, 200, 300) if age(at) > 40), 350) if last >= 100 else None
         assert last == expected
-    assert len(set(last_step.values())) > 1  # some ended early, some did not
+    assert len(set(last_step.values())) > 1  # some stages ended early and some did not
 
 
 def test_the_model_is_the_best_by_validation_of_the_last_stage(small_model):
     train(small_model, PaperRecipe(learning_rate=0.05, decays=(1.0,), batch=4, validation_batch=50, better_wait=50))
     last = small_model.history["stage"] == small_model.history["stage"].max()
     best = small_model.history["nmse_db"][last].min()
-    assert small_model.history["nmse_db"][last][-1] > best  # the last parameters are not the best …
+    assert small_model.history["nmse_db"][last][-1] > best  # the last parameters are not the best
     assert small_model.training["validation_nmse_db"] == best
     x, y = small_model.problem.sample(50, stream=VALIDATION, seed=0)
-    assert nmse_db(small_model.network, x, y, 4) == best  # … and the best are what is kept
+    assert nmse_db(small_model.network, x, y, 4) == best  # the best ones are kept
 
 
 def test_fast_training_recovers_what_it_was_trained_for(small_model, quick_recipe):
@@ -140,7 +140,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(small_model, tmp_path, reci
     def interrupt(progress):
         nonlocal done
         done += 1
-        if done in (1, 40, 75, 130):  # the first step, and steps in and at the end of stages
+        if done in (1, 40, 75, 130):  # the first step, and steps within and at the end of stages
             os.kill(os.getpid(), number)
 
     while not out.exists():

@@ -1,1 +1,1 @@
-"""What networks are trained for: a file for each task, with its model, its recipes, the source of its examples."""
+"""The tasks for which networks are trained. Each has a file with its model, its recipes and its source of examples."""

@@ -1,4 +1,4 @@
-"""Denoising: pictures with Gaussian noise, by a convolutional network."""
+"""Denoising: a convolutional network removes Gaussian noise from pictures."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from cuista.training import FastRecipe, PaperRecipe, train
 from cuista.training.task import Examples, Source, Task
 from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv
 
-# The ridges that are tried, in units of the mean eigenvalue of H, which is Σ‖d_m‖².
+# The ridges that are tried, in units of Σ‖d_m‖², the mean eigenvalue of H.
 RIDGES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
-# Pixels along a side of a crop, by recipe.
+# The side of a crop in pixels, by recipe.
 CROPS = {"fast": 128, "paper": 321}
-# FISTA is shown after as many iterations as the network has layers, and after so many.
+# FISTA is tested with as many iterations as the network has layers, and with this many.
 ITERATIONS = 100
-# How many validation pictures a baseline is tuned on at most, and how many pixels along a side of each.
+# The largest number of validation pictures on which a baseline is tuned, and the largest side of each in pixels.
 TUNED_ON, TUNED_SIZE = 4, 256
-# Bytes that the maps of all tiles in work may take, and how many of them a tile in work has: those before a layer and
-# after it; with support selection also what is selected from, the magnitudes and those over the threshold.
+# The memory in bytes for the maps of all tiles in progress, and how many sets of maps a tile needs: those before and
+# after a layer, and with support selection also the candidates, their magnitudes and those over the threshold.
 TILE_BYTES = 2**28
 MAPS, MAPS_SELECTING = 2, 5
-# Pixels along a side of a tile at least, whatever memory that takes: of less most would be overlap.
+# The smallest side of a tile in pixels, whatever memory it takes: smaller tiles would be mostly overlap.
 LEAST_TILE = 64
 
 
 class Span(NamedTuple):
-    """What a tile is along an axis: the pixels that are computed, those kept, and where in the tile these are."""
+    """A tile along one axis: the pixels that are computed, those that are kept, and the latter's place in the tile."""
 
     computed: slice
     kept: slice
@@ -61,14 +61,14 @@ class Span(NamedTuple):
 
 @dataclass
 class Denoiser(Trained):
-    """A convolutional network, the weight, the dictionary and the noise that it is for, and how it was trained.
+    """A convolutional network with its weight, its dictionary and its noise level, and how it was trained.
 
     Attributes
     ----------
     weight
-        The weight, which has the dictionary.
+        The analytic weight, which contains the dictionary.
     sigma
-        Standard deviation of the noise that it is for, of 255.
+        Standard deviation of the noise to be removed, for grey values from 0 to 255.
     """
 
     kind: ClassVar[str] = "cuista-denoiser"
@@ -88,19 +88,19 @@ class Denoiser(Trained):
         dtype: Any = np.float32,
         **options: Any,
     ) -> Denoiser:
-        """An untrained network; `net` is its name, a key of `CONV_NETWORKS`, and `options` are those of `ConvNetwork`.
+        """Make an untrained network by its name `net`, a key of `CONV_NETWORKS`; `options` are as in `ConvNetwork`.
 
         Raises
         ------
         InputError
-            If there is no such network, or σ or an option is out of range.
+            If there is no such network, or `sigma` or an option is out of range.
         """
         if net not in CONV_NETWORKS:
             known = ", ".join(CONV_NETWORKS)
-            raise InputError(f"{net!r} is not a convolutional network of cuista, which has: {known}", option="net")
+            raise InputError(f"{net!r} is not a convolutional network; expected one of {known}", option="net")
         if not 0 < sigma < np.inf:
             raise InputError(
-                f"σ is {sigma}; expected the standard deviation of the noise, of 255, more than 0", option="sigma"
+                f"σ is {sigma}; expected the noise's standard deviation (of 255), greater than 0", option="sigma"
             )
         operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
         return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
@@ -112,25 +112,26 @@ class Denoiser(Trained):
         return {"dictionary": self.weight.dictionary.sha256, "weight": storage.sha256(self.weight.W)}
 
     def denoise(self, noisy: Array, *, mean: float | None = None, tile: int | None = None) -> Array:
-        """The denoised picture (H, W) of a noisy one, both from 0 to 1 (not clipped), of any size.
+        """Denoise a picture (H, W) of any size, with values from 0 to 1; the result is not clipped.
 
-        It is computed by overlapping tiles. A pixel depends only on those within the network's `reach`, so that with
-        so much overlap, thrown away, there are no seams: the result is that of the whole but for rounding. Only with
-        support selection it is another, for each tile selects its own share of entries.
+        The picture is processed in overlapping tiles. A pixel depends only on the pixels within the network's `reach`.
+        Tiles overlap by this much, and the overlap is discarded, so there are no seams: up to rounding, the result is
+        the same as for the whole picture. Only with support selection does it differ, because each tile selects its own
+        share of entries.
 
         Parameters
         ----------
         noisy
-            The picture.
+            The noisy picture.
         mean
-            That of the clean picture; the noisy one's if None.
+            The mean of the clean picture; the mean of the noisy one if None.
         tile
-            Pixels along a side of a tile at most, its overlap not counted. As many as memory allows if None.
+            The largest side of a tile in pixels, without its overlap; as large as memory allows if None.
 
         Raises
         ------
         InputError
-            If it is no finite grey picture, or smaller than a filter, or a tile has no pixel.
+            If the picture is not grey, not finite or smaller than a filter, or if `tile` is less than 1.
         """
         noisy = check_grey(noisy, "the picture")
         network, mean = self.network, noisy.mean() if mean is None else mean
@@ -147,23 +148,23 @@ class Denoiser(Trained):
         return np.asarray(result + mean)
 
     def tiles(self, shape: Sequence[int], tile: int | None = None) -> list[tuple[Span, Span]]:
-        """The rows and columns of the tiles by which a picture of this shape (H, W) is denoised.
+        """The rows and columns of the tiles in which a picture of this shape (H, W) is denoised.
 
-        All have one shape, so that arrays are used again from tile to tile.
+        All tiles have the same shape, so that arrays can be reused from tile to tile.
         """
         if tile is not None and tile < 1:
-            raise InputError(f"a tile is {tile} pixels wide; expected 1 or more, or None for as many as memory allows")
+            raise InputError(f"tile is {tile} pixels; expected 1 or more, or None for as many as memory allows")
         side = tile or self._side()
         rows, columns = (_spans(length, side, reach) for length, reach in zip(shape, self.network.reach, strict=True))
         return list(product(rows, columns))
 
     def _side(self) -> int:
-        """As many pixels as let the maps of the tiles in work, one a processor, take TILE_BYTES."""
+        """The side of tiles of which one for each processor fits in TILE_BYTES, with all their maps."""
         network = self.network
         maps = MAPS_SELECTING if network.selects else MAPS
-        bytes_of_pixel: int = maps * network.filters * network.dtype.itemsize * processors()
+        bytes_per_pixel: int = maps * network.filters * network.dtype.itemsize * processors()
         overlap = max(2 * reach + s - 1 for reach, s in zip(network.reach, network.filter_shape, strict=True))
-        side: int = math.isqrt(TILE_BYTES // bytes_of_pixel) - overlap
+        side: int = math.isqrt(TILE_BYTES // bytes_per_pixel) - overlap
         return max(side, LEAST_TILE)
 
     def store(self, record: Record) -> None:
@@ -182,18 +183,18 @@ class Denoiser(Trained):
 
 
 def _fast_recipe(**options: Any) -> FastRecipe:
-    """The fast recipe for pictures. A crop has ten thousand pixels, so that few of them and few steps do.
+    """The fast recipe for pictures. A crop has over ten thousand pixels, so that few crops and few steps are enough.
 
-    Without support selection no entry jumps, and no crop is rare enough to rule the error. Trained layer by layer the
-    first layers would do all they can alone, and the last ones nothing: 0.3 dB were lost. The first layer's step size
-    may end at several times its start, so that the learning rate is twice as large as elsewhere.
+    Without support selection no entry jumps at the threshold, and no crop is so rare and hard that it dominates the
+    error. Training layer by layer would leave nothing for the last layers to do, at a cost of 0.3 dB. The learning rate
+    is twice as large as in sparse coding, because the first layer's step size may grow to several times its start.
     """
     sizes = {"batch": 4, "validation_batch": 16, "max_steps": 300, "matrix_steps": 300, "learning_rate": 0.06}
     return FastRecipe(**{**sizes, "layerwise": False, "window": 0.0, "hard": 0.0, **options})
 
 
 def _paper_recipe(**options: Any) -> PaperRecipe:
-    """The original's recipe for denoising: 4 crops a step, 16 for validation."""
+    """The original's recipe for denoising, with 4 crops per step and 16 for validation."""
     return PaperRecipe(**{"batch": 4, "validation_batch": 16, **options})
 
 
@@ -205,7 +206,7 @@ class Denoising(Task[Denoiser]):
     images
         A `cuista-images` file.
     crop
-        Pixels along a side of a crop. If None the recipe decides: 128 for the fast one, 321 for the paper's.
+        The side of a crop in pixels. If None, the recipe decides: 128 for the fast one, 321 for the paper's.
     """
 
     name = "denoise"
@@ -217,11 +218,11 @@ class Denoising(Task[Denoiser]):
         self.images, self.crop = images, crop
 
     def crop_of(self, recipe: Any) -> int:
-        """Pixels along a side of a crop in training by a recipe."""
+        """The side of the crops in pixels when training by a recipe."""
         return self.crop or CROPS[recipe.name]
 
     def pictures(self, recipe: Any) -> tuple[ImageSet, ImageSet]:
-        """The pictures for training and for validation that are as large as a crop.
+        """The pictures for training and for validation that are at least as large as a crop.
 
         Raises
         ------
@@ -249,18 +250,18 @@ class Denoising(Task[Denoiser]):
 
 
 class NoisyCrops(Source):
-    """Random crops of pictures with Gaussian noise, and their means removed.
+    """Random crops of pictures with Gaussian noise, after removal of their means.
 
-    The next step's crops are read while this one's are computed with.
+    The crops of the next step are read while the current step is computed.
 
     Parameters
     ----------
     training, validation
-        The pictures.
+        The pictures for each use.
     crop
-        Pixels along a side.
+        The side of the crops in pixels.
     sigma
-        Standard deviation of the noise, of 255.
+        Standard deviation of the noise, for grey values from 0 to 255.
     """
 
     def __init__(self, training: ImageSet, validation: ImageSet, crop: int, sigma: float) -> None:
@@ -269,7 +270,7 @@ class NoisyCrops(Source):
         self._ahead: dict[tuple[Key, int], Future[Array]] = {}
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Clean crops, their noisy versions (batch, crop, crop), and no weights."""
+        """Clean crops and their noisy versions, both (batch, crop, crop), without weights."""
         images = self.validation if validate else self.training
         ahead = self._ahead.pop((key, batch), None)
         crops = images.crops(key, batch, self.crop) if ahead is None else ahead.result()
@@ -281,9 +282,10 @@ class NoisyCrops(Source):
         return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
-        """The mean over the crops that `sample` gave of the NMSE in dB of each, after `depth` layers.
+        """The NMSE in dB after `depth` layers, averaged over crops from `sample`.
 
-        So it falls by as much as the mean PSNR rises. Of a crop of one colour the error is compared with 1/255.
+        It falls by as much as the mean PSNR rises. The energy of a crop is taken to be at least 1/255² per pixel, for
+        the sake of crops with a single colour.
         """
         ops, (clean, noisy, _) = network.ops, validation
         xp = ops.xp
@@ -292,7 +294,7 @@ class NoisyCrops(Source):
         return float(decibels(error, np.maximum(energy, clean[0].size / 255**2)).mean())
 
     def blank(self) -> InputError:
-        return InputError("the crops of the pictures are each of one colour: expected pictures with something in them")
+        return InputError("each crop of the pictures has a single colour; expected pictures with some content")
 
     def close(self) -> None:
         self._reader.shutdown(cancel_futures=True)
@@ -306,19 +308,19 @@ def denoising_weight(
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> ConvWeight:
-    """The exact weight of a dictionary that a denoiser should have.
+    """The exact weight of a dictionary with which to build a denoiser.
 
     Parameters
     ----------
     ridge
-        λ of the noise-aware weight, or `auto` for the one that `choose_conv_ridge` finds.
+        λ of the noise-aware weight, or `auto` for the value that `choose_conv_ridge` finds.
     say
-        Called with what is done.
+        Called with messages about what is being done.
     options
-        The others of `choose_conv_ridge`.
+        Further arguments of `choose_conv_ridge`.
     """
     if ridge == "auto":
-        say("Solving a noise-aware weight (ridge 0 would be the paper's).")
+        say("Solving a noise-aware weight (ridge 0 gives the paper's weight).")
         return choose_conv_ridge(dictionary, task, say=say, **options)
     say(f"Solving the analytic weight (ridge {ridge:g}).")
     return solve_conv(dictionary, ridge=ridge)
@@ -334,19 +336,19 @@ def choose_conv_ridge(
     ops: ReferenceOps | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ConvWeight:
-    """The exact weight of a dictionary with the ridge λ that serves the denoising of such pictures best.
+    """The exact weight of a dictionary with the ridge λ that is best for denoising the task's pictures.
 
-    Of λ = 0, 0.3, 1, 3, 10 and 30 times Σ‖d_m‖² it is the one whose Conv-ALISTA has the least validation NMSE after 40
-    steps of the fast recipe, all on the same crops.
+    Each of λ = 0, 0.3, 1, 3, 10 and 30 times Σ‖d_m‖² is tried in 40 steps of the fast recipe on the same crops, and the
+    weight whose Conv-ALISTA has the smallest validation NMSE is returned.
 
     Parameters
     ----------
     task
-        The pictures, and the size of the crops.
+        The task, which has the pictures and the size of the crops.
     sigma
-        Standard deviation of the noise that the weight is for, of 255.
+        Standard deviation of the noise to be removed, for grey values from 0 to 255.
     say
-        Called with what each λ led to, and which is best.
+        Called with the result of each λ, and with the best λ.
     """
     recipe = _fast_recipe(max_steps=40)
     unit = float(np.square(dictionary.D).sum())
@@ -361,7 +363,7 @@ def choose_conv_ridge(
 
 
 def test_pictures(images: str | os.PathLike[str]) -> ImageSet:
-    """The test pictures of a `cuista-images` file that are large enough for their SSIM.
+    """The test pictures of a `cuista-images` file that are large enough for SSIM.
 
     Raises
     ------
@@ -372,18 +374,18 @@ def test_pictures(images: str | os.PathLike[str]) -> ImageSet:
 
 
 def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -> list[tuple[Array, Array]]:
-    """Clean and noisy pictures (H, W) that a baseline is tuned on: the middle of some of the validation pictures.
+    """Pairs of clean and noisy pictures (H, W) for tuning a baseline, from the centres of some validation pictures.
 
-    As in a test it is the mean of the whole picture that is removed: that of its middle is not 0.
+    As in a test, the mean of the whole picture is removed, so that the centre may have a mean other than 0.
 
     Parameters
     ----------
     path
         A `cuista-images` file.
     sigma
-        Standard deviation of the noise, of 255.
+        Standard deviation of the noise, for grey values from 0 to 255.
     seed
-        Of the noise.
+        The seed of the noise.
 
     Raises
     ------
@@ -401,20 +403,20 @@ def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -
 
 @dataclass(frozen=True)
 class DenoisingReport:
-    """How well pictures were denoised, by methods of which the first is `noisy`, the picture as it was given.
+    """How well several methods denoised pictures. The first method is `noisy`, which returns its input.
 
     Attributes
     ----------
     pictures, methods
-        Their names.
+        The names of the pictures and of the methods.
     shapes
-        The pictures' (H, W).
+        The shape (H, W) of each picture.
     psnr_db, ssim
-        (pictures, methods).
+        PSNR in dB and SSIM, as arrays (pictures, methods).
     lambdas
-        The λ of each method that has one.
+        The tuned λ of each method that has one.
     sigma
-        Standard deviation of the noise, of 255.
+        Standard deviation of the noise, for grey values from 0 to 255.
     """
 
     pictures: tuple[str, ...]
@@ -442,25 +444,25 @@ def evaluate_denoisers(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> DenoisingReport:
-    """Add noise to the test pictures of a file, and denoise them, one after the other.
+    """Add noise to the test pictures of a file, denoise them, and measure the results.
 
-    As in the publication the mean of the clean picture is taken from it first, and given back at the end.
+    As in the paper, the mean of the clean picture is removed before denoising and added again afterwards.
 
     Parameters
     ----------
     denoisers
-        By name, one or more; beside baselines all of one dictionary and as many layers.
+        One or more denoisers by name. With `baselines` they should share a dictionary and a number of layers.
     images
         A `cuista-images` file.
     sigma
-        Standard deviation of the Gaussian noise, of 255; that of the first denoiser's training if None.
+        Standard deviation of the noise, for grey values from 0 to 255; the first denoiser's if None.
     baselines
-        Whether FISTA, after as many iterations as the first network has layers and after `ITERATIONS`, and non-local
-        means are set beside them. FISTA's λ is the one that is best for validation pictures.
+        Whether to test FISTA and non-local means too. FISTA makes as many iterations as the first network has layers,
+        and then `ITERATIONS`, each with the λ that is best on validation pictures.
     seed
-        Of the noise; that of a picture depends on its number too.
+        The seed of the noise, which differs from picture to picture.
     say, progress
-        Called with what is done, and with the share of the pictures that are done and what is at work.
+        Called with messages about what is being done, and with the share of pictures done and the current one.
 
     Raises
     ------
@@ -482,7 +484,7 @@ def evaluate_denoisers(
             methods[name] = solver.denoise
         means = non_local_means(sigma / 255)
         if means is None:
-            say("Non-local means are left out: they are scikit-image's, and that is not installed.")
+            say("Non-local means are left out, because scikit-image is not installed (pip install scikit-image).")
         else:
             methods["nl-means"] = means
     methods |= {name: partial(denoiser.denoise, mean=0.0) for name, denoiser in denoisers.items()}
@@ -500,7 +502,7 @@ def evaluate_denoisers(
 
 
 def _spans(length: int, side: int, reach: int) -> list[Span]:
-    """Tiles of at most `side` pixels and an overlap, all of one length: those at an end are shifted back inside."""
+    """Tiles of at most `side` pixels plus an overlap. All have one length: those at the ends are shifted inwards."""
     side = math.ceil(length / math.ceil(length / side))
     whole = min(side + 2 * reach, length)
     spans = []

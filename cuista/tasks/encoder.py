@@ -1,4 +1,4 @@
-"""Encoders: networks that map a perturbed matrix to a weight for it, trained on matrices alone."""
+"""Encoders: networks that map a perturbed matrix to a weight for it. They are trained on matrices alone."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from cuista.training.task import Examples, Source, Task
 
 @dataclass
 class EncoderModel(Trained):
-    """An encoder, the problem whose matrix it is for, and how it was trained.
+    """An encoder, its nominal problem, and how it was trained.
 
     Attributes
     ----------
     problem
-        What it was made from.
+        The problem whose matrix, perturbed, is the encoder's input.
     start
-        The start of its step matrices as it was asked for; None to leave it to the recipe.
+        The initial step matrices as requested; None leaves them to the recipe.
     """
 
     kind: ClassVar[str] = "cuista-encoder"
@@ -51,15 +51,15 @@ class EncoderModel(Trained):
         Parameters
         ----------
         start
-            What the step matrices are at first. If None the recipe decides: the fast one begins with the analytic
-            start where the loss has it, the paper's with the nominal one.
+            The initial step matrices. If None, the recipe decides: the fast one uses the analytic start if the loss
+            allows it, and the paper's recipe uses the nominal start.
         Q, options
-            Those of `Encoder`.
+            As in `Encoder`.
 
         Raises
         ------
         InputError
-            If the problem's matrix is not normalised, or an option is out of range.
+            If the columns of the problem's matrix do not have unit norm, or an option is out of range.
         """
         check_normalized(problem)
         if Q is not None:
@@ -82,7 +82,7 @@ class EncoderModel(Trained):
         }
 
     def weights(self, matrices: Array) -> Array:
-        """The weights (n, M, N) of perturbed matrices (n, M, N)."""
+        """The weights (n, M, N) for perturbed matrices (n, M, N)."""
         network, ops = self.network, self.network.ops
         return ops.to_numpy(network.output(ops.asarray(matrices, network.dtype)))
 
@@ -103,7 +103,7 @@ class EncoderModel(Trained):
 
 
 def store_encoder(record: Record, encoder: Encoder) -> None:
-    """Put what an encoder is, but for its parameters, into a file's record."""
+    """Store what defines an encoder, except for its parameters, in the record of a file."""
     record.attributes |= {"loss": encoder.loss_name, "start": encoder.start, "eta": encoder.eta}
     record.attributes["start_seed"] = encoder.seed
     if encoder.Q is not None:
@@ -111,27 +111,27 @@ def store_encoder(record: Record, encoder: Encoder) -> None:
 
 
 def encoder_options(record: Record) -> dict[str, Any]:
-    """What `store_encoder` stored, as the options of `Encoder`."""
+    """The arguments of `Encoder` that `store_encoder` has stored."""
     stored = {name: record.attributes[name] for name in ("loss", "start", "eta")}
     return {**stored, "Q": record.arrays.get("Q"), "seed": int(record.attributes["start_seed"])}
 
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """How an encoder is trained: on its own loss, with fresh perturbed matrices in each step.
+    """Training of an encoder by its own loss, with newly perturbed matrices in each step.
 
-    By default in a few hundred steps of a learning rate that is relative to the step matrices' size, and falls along
-    half a cosine: the analytic start (see `Encoder`) is near the end already. `paper()` is the original's: to 200,000
-    steps with a learning rate that falls by a quarter every 5000.
+    By default, training takes a few hundred steps, because the analytic start (see `Encoder`) is already close to the
+    optimum. The learning rate is relative to the size of the step matrices and falls along half a cosine. `paper()` is
+    the original's recipe: up to 200,000 steps, with a learning rate that falls by a quarter every 5000 steps.
 
     Attributes
     ----------
     sigma
-        Standard deviation of what is added to the entries of the matrix.
+        Standard deviation of the perturbation of each matrix entry.
     batch, validation_batch
-        Matrices.
+        The number of matrices in a step, and for validation.
     better_wait
-        As in `PaperRecipe`; None to make all steps.
+        As in `PaperRecipe`; if None, all steps are made.
     """
 
     by_gradients: ClassVar[bool] = True
@@ -146,12 +146,12 @@ class EncoderRecipe:
 
     @classmethod
     def paper(cls, **options: Any) -> EncoderRecipe:
-        """The original's."""
+        """The original's recipe, with `options` in place of its own values."""
         sizes = {"learning_rate": 1e-4, "batch": 16, "max_steps": 200_000, "better_wait": 4000}
         return cls(**{"name": "paper", **sizes, **options})
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """One stage."""
+        """The only stage."""
         check_positive(self, "learning_rate", "batch", "validation_batch", "sigma")
         rate = 1.0 if self.name == "paper" else self.learning_rate
         own = {"batch": self.batch, "matrix_rate": rate, "patience": self.better_wait, "staircase": True}
@@ -159,7 +159,7 @@ class EncoderRecipe:
 
 
 class Encoding(Task[EncoderModel]):
-    """Training of an encoder on perturbed matrices, by the loss of its weights."""
+    """Training of an encoder on perturbed matrices, by a loss of the weights that it computes."""
 
     name = "encoder"
     measure = "loss"
@@ -178,7 +178,7 @@ class Encoding(Task[EncoderModel]):
 
 
 class PerturbedSource(Source):
-    """What sources under perturbation have in common: matrices perturbed as the stage says."""
+    """The base of sources under perturbation: it perturbs matrices at the level of the stage."""
 
     def __init__(self, problem: Problem) -> None:
         check_normalized(problem)
@@ -186,35 +186,35 @@ class PerturbedSource(Source):
         self._nominal: Array | None = None
 
     def enter(self, stage: Stage) -> bool:
-        """Perturb by the stage's σ from now on."""
+        """Perturb at the stage's σ from now on."""
         changed = stage.sigma != self.sigma
         self.sigma = stage.sigma
         return changed
 
     def matrices(self, ops: ReferenceOps, dtype: DTypeLike, levels: Array, key: Key) -> Array:
-        """Perturbed matrices (n, M, N)."""
+        """Perturbed matrices (n, M, N), one for each of the n levels."""
         if self._nominal is None:
             self._nominal = ops.asarray(self.problem.A, dtype)
         return perturb(self._nominal, key, levels, ops)
 
     def blank(self) -> InputError:
         return InputError(
-            f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros. "
-            "Give a larger one, or more signals in a step",
+            f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero; expected at least a few "
+            "non-zeros. Give a larger one, or more signals per step",
             option="pnz",
         )
 
 
 class MatrixSource(PerturbedSource):
-    """Matrices alone, for an encoder: they are what it is given, and all that it is judged by."""
+    """Matrices alone, for an encoder: they are both its inputs and its targets."""
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Matrices Ã (batch, M, N), twice."""
+        """Perturbed matrices Ã (batch, M, N), as targets and as inputs, without weights."""
         matrices = self.matrices(ops, dtype, np.full(batch, self.sigma), key)
         return matrices, matrices, None
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
-        """The encoder's loss in dB, relative to that of W = Ã."""
+        """The encoder's loss in dB, relative to the loss of W = Ã."""
         A, ops = validation[1], network.ops
 
         def losses(part: slice) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Robust recovery: by measurement matrices other than the one that was trained for."""
+"""Robust recovery: signals are recovered although the measurement matrix is perturbed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from cuista.weights.dense import describe
 
 @dataclass
 class RobustModel(Trained):
-    """ALISTA whose weight is made for each matrix by an encoder, and how the two were trained.
+    """An ALISTA whose weight an encoder computes for each matrix, and how the two were trained.
 
     Attributes
     ----------
     problem
-        The nominal matrix, and the law of the signals.
+        The problem with the nominal matrix and the distribution of the signals.
     origin
-        The hashes of the decoder's and the encoder's parameters that it began with.
+        The hashes of the parameters with which the decoder and the encoder began.
     """
 
     kind: ClassVar[str] = "cuista-robust"
@@ -63,41 +63,44 @@ class RobustModel(Trained):
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
     ) -> RobustModel:
-        """An ALISTA with an encoder, or with the exact one.
+        """Combine an ALISTA with an encoder, which is either trained or exact.
 
         Parameters
         ----------
         decoder, encoder
-            Trained ones; without an encoder it is the exact one.
+            The trained ALISTA, and a trained encoder; without one, the exact encoder is used.
         ridge
-            Where the exact encoder's ridge starts, which is then learned. If None it is that of the decoder's weight.
+            The initial value of the exact encoder's ridge, which is then learned. If None, the ridge of the decoder's
+            weight is used and stays fixed.
 
         Raises
         ------
         InputError
-            If the decoder is another network, or the two are for different matrices.
+            If the decoder is not an ALISTA, or the two are for different matrices.
         """
         problem, network = decoder.problem, decoder.network
         if network.name != "alista":
-            raise InputError(f"the decoder is {network.title}; expected ALISTA, which takes a weight made for a matrix")
+            raise InputError(
+                f"the decoder is {network.title}; expected ALISTA, whose weight can be computed for each matrix"
+            )
         check_encoder(problem, encoder, ridge)
         ops = ops or CpuOps()
         inner: Encoder | ExactEncoder
         if encoder is None:
             strength = decoder.weight.report.ridge if ridge is None else ridge
             inner = ExactEncoder(problem.A, ridge=strength, learned=ridge is not None, ops=ops, dtype=dtype)
-            of_inner = inner.published_start()
+            encoder_parameters = inner.published_start()
         else:
             inner = _on(encoder.network, ops, dtype)
-            of_inner = {name: value[None] for name, value in encoder.network.parameters.items()}
-        parts = {"decoder": network.parameters, "encoder": of_inner}
+            encoder_parameters = {name: value[None] for name, value in encoder.network.parameters.items()}
+        parts = {"decoder": network.parameters, "encoder": encoder_parameters}
         origin = {name: parameters_sha256(part, ops) for name, part in parts.items()}
         robust = RobustAlista(
             inner,
             problem.M,
             problem.N,
             **_form(network),
-            parameters={**network.parameters, **of_inner},
+            parameters={**network.parameters, **encoder_parameters},
             ops=ops,
             dtype=dtype,
         )
@@ -116,28 +119,28 @@ class RobustModel(Trained):
         }
 
     def weights(self, matrices: Array) -> Array:
-        """The weights (n, M, N) that the encoder makes for matrices (n, M, N)."""
+        """The weights (n, M, N) that the encoder computes for matrices (n, M, N)."""
         network, ops = self.network, self.network.ops
         A = ops.asarray(matrices, network.dtype)
         return ops.to_numpy(network.encoder.encode(A, network.parameters)[0])
 
     def model_for(self, matrix: ArrayLike) -> Model:
-        """An ALISTA for a matrix (M, N), with the weight that the encoder makes for it.
+        """The ALISTA for a matrix (M, N), with the weight that the encoder computes for it.
 
         Raises
         ------
         InputError
-            If the matrix has another shape, a NaN or an infinity, or its columns have not unit norm.
+            If the matrix has the wrong shape, contains a NaN or an infinity, or has columns without unit norm.
         """
         A = check_matrix(matrix, "the matrix").astype(np.float64)
         if A.shape != self.problem.A.shape:
             hint = "; it looks transposed" if A.shape == self.problem.A.shape[::-1] else ""
             (M, N), (m, n) = self.problem.A.shape, A.shape
-            raise InputError(f"the matrix is {m}×{n}, and the model for {M}×{N}{hint}")
+            raise InputError(f"the matrix is {m}×{n}, and the model for {M}×{N}; expected the same size{hint}")
         if not np.allclose(np.linalg.norm(A, axis=0), 1, rtol=1e-3):
             raise InputError(
-                "the columns of the matrix have not unit norm, for which the model was trained: divide them by their "
-                "norms, and afterwards the recovered entries, too"
+                "the columns of the matrix do not have unit norm; expected unit norm: divide them by their norms, and "
+                "divide the recovered entries by the same norms"
             )
         return self.with_weight(A, self.weights(normalize_columns(A)[None])[0].astype(np.float64))
 
@@ -183,35 +186,40 @@ class RobustModel(Trained):
 
 
 def check_encoder(problem: Problem, encoder: EncoderModel | None, ridge: float | None = None) -> None:
-    """Raise InputError if an encoder (None: the exact one) is not for a problem's matrix, or has no such ridge."""
+    """Raise InputError unless an encoder (None for the exact one) suits a problem's matrix and the given ridge."""
     check_normalized(problem)
     if encoder is None:
         return
     if encoder.problem.A.shape != problem.A.shape:
         (M, N), (m, n) = problem.A.shape, encoder.problem.A.shape
-        raise InputError(f"the decoder is for matrices of {M}×{N}, and the encoder for {m}×{n}")
+        raise InputError(
+            f"the decoder is for matrices of {M}×{N}, and the encoder for {m}×{n}: train both for one matrix"
+        )
     if encoder.problem.sha256 != problem.sha256:
         raise InputError(
             "the decoder and the encoder are for different matrices (their hashes are "
-            f"{problem.sha256[:12]}… and {encoder.problem.sha256[:12]}…): train both for one"
+            f"{problem.sha256[:12]}… and {encoder.problem.sha256[:12]}…): train both for one matrix"
         )
     if ridge is not None:
-        raise InputError(f"ridge is {ridge}, but a trained encoder has none: it is for the exact one", option="ridge")
+        raise InputError(
+            f"ridge is {ridge}, but only the exact encoder has a ridge, and a trained one is given: leave it out",
+            option="ridge",
+        )
 
 
 def _form(decoder: Network | RobustAlista) -> dict[str, Any]:
-    """What makes an ALISTA for a matrix, but for its parameters."""
+    """The arguments that define an ALISTA, apart from its matrix, its weight and its parameters."""
     return {name: getattr(decoder, name) for name in ("layers", "percent", "max_percent", "per_coordinate")}
 
 
 def _on(encoder: Encoder, ops: ReferenceOps, dtype: Any) -> Encoder:
-    """The same encoder on another engine."""
+    """A copy of an encoder on another engine, without its trained parameters."""
     same = {name: getattr(encoder, name) for name in ("layers", "Q", "start", "eta", "seed")}
     return Encoder(encoder.source, loss=encoder.loss_name, **same, ops=ops, dtype=dtype)
 
 
 def decoder_path(out: str | os.PathLike[str]) -> Path:
-    """Where a run that writes a robust model to `out` keeps the decoder that it trained first."""
+    """The path of the decoder that is trained first in a run that writes a robust model to `out`."""
     return Path(out).with_name(f"{Path(out).stem}.decoder.h5")
 
 
@@ -226,23 +234,23 @@ def train_decoder(
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Model:
-    """The decoder of a robust run that is given none: trained by the fast recipe, and kept in `OUT.decoder.h5`.
+    """Train the decoder for a robust run by the fast recipe, and keep it in `OUT.decoder.h5`.
 
     Parameters
     ----------
     make
-        Makes the untrained decoder; it is called with the model of the interrupted run, or None.
+        A function that makes the untrained decoder. It is called with the model of an interrupted run, or with None.
     out
-        Where the robust model is to be written.
+        The file to which the robust model will be written.
     seed, resume, overwrite, checkpoint_seconds, progress
-        As in `train`. To resume takes a decoder that is complete as it is.
+        As in `train`. With `resume`, a decoder that is complete is used as it is.
     say
-        Called with what is done.
+        Called with messages about what is being done.
 
     Raises
     ------
     FileError
-        If such a decoder is there and neither `resume` nor `overwrite` is given, or it was trained otherwise.
+        If the file exists and neither `resume` nor `overwrite` is given, or its decoder was trained with other options.
     """
     path, recipe = decoder_path(out), FastRecipe()
     begun = checkpoint_path(path).exists()
@@ -259,12 +267,12 @@ def train_decoder(
         differing = [f"{name} (then {then.get(name)}, now {now[name]})" for name in now if then.get(name) != now[name]]
         if differing:
             raise FileError(
-                f"{path} is a decoder that was trained otherwise; it differs in {', '.join(differing)}. Give the "
-                "options of then, or start afresh",
+                f"{path} is a decoder that was trained with other options; it differs in {', '.join(differing)}. Give "
+                "those options, or start afresh",
                 option="overwrite",
             )
         return Model.load(path, ops=untrained.network.ops, dtype=untrained.network.dtype)
-    say(f"Training the decoder first, kept in {path}.")
+    say(f"Training the decoder first; it is kept in {path}.")
     decoder = make(Model.load(checkpoint_path(path), kind=CHECKPOINT) if resume and begun else None)
     run: dict[str, Any] = {"seed": seed, "resume": resume, "overwrite": overwrite, "progress": progress}
     return train(decoder, recipe, out=path, checkpoint_seconds=checkpoint_seconds, **run)
@@ -274,30 +282,30 @@ def train_decoder(
 class RobustRecipe:
     """Training under perturbation, of an encoder and a decoder together or of a decoder alone.
 
-    A curriculum: a stage for each σ of linspace(0, psigma_max, psteps) but the first. In each step some matrices, each
-    perturbed at a level of its own, uniform from 0 to σ, measure the same signals. The loss is that after the last
-    layer, and Adam's state goes on from stage to stage.
+    The recipe is a curriculum with a stage for each σ in linspace(0, psigma_max, psteps) except the first. In each step
+    the same signals are measured by several matrices, each perturbed at its own level, drawn uniformly from 0 to σ. The
+    loss is taken after the last layer, and Adam keeps its state from stage to stage.
 
-    By default on relative scales, with the jump at the threshold and hard signals as in `FastRecipe`, and a learning
-    rate that falls along half a cosine in each stage. `paper()` is the original's: 50,000 steps a stage, the learning
-    rates falling continuously, by a quarter every 5000 steps of a stage.
+    By default, training uses relative scales, the jump at the threshold and hard signals as in `FastRecipe`, and the
+    learning rate falls along half a cosine in each stage. `paper()` is the original's recipe: 50,000 steps per stage,
+    with learning rates that fall continuously, by a quarter in 5000 steps.
 
     Attributes
     ----------
     psigma_max, psteps
-        The last level, and how many there are with 0.
+        The last level, and the number of levels including 0.
     matrices, batch
-        Of a step: matrices, and the signals that each of them measures.
+        The number of matrices in a step, and of signals that each of them measures.
     validation_matrices, validation_batch
-        The same for validation, at levels up to the stage's.
+        The same numbers for validation, where the levels are drawn up to the stage's σ.
     msigma
-        Standard deviation of noise in the measurements, beside that of the problem's SNR.
+        Standard deviation of measurement noise that is added to the noise of the problem's SNR.
     learning_rate
-        Of step sizes, thresholds and a ridge.
+        The learning rate of step sizes, thresholds and a ridge.
     matrix_rate
-        Of learned matrices, the encoder's or the decoder's, as a factor of the network's own (`matrix_rate`).
+        In the default recipe, the rate of the encoder's or decoder's matrices, relative to `network.matrix_rate`.
     encoder_rate
-        The same of `paper()`, as it is.
+        In `paper()`, the learning rate of these matrices.
     """
 
     by_gradients: ClassVar[bool] = True
@@ -320,18 +328,18 @@ class RobustRecipe:
 
     @classmethod
     def paper(cls, **options: Any) -> RobustRecipe:
-        """The original's."""
+        """The original's recipe, with `options` in place of its own values."""
         plain = {"learning_rate": 1e-4, "window": 0.0, "hard": 0.0, "weight_power": 1.0}
         return cls(**{"name": "paper", "max_steps": 50_000, **plain, **options})
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """One stage for each level but 0."""
+        """One stage for each level except 0."""
         names = ("psigma_max", "matrices", "batch", "validation_matrices", "validation_batch", "learning_rate")
         check_positive(self, *names, "matrix_rate", "encoder_rate")
         if self.psteps < 2:
-            raise InputError(f"psteps is {self.psteps}; expected 2 or more, for the first level is 0 and left out")
+            raise InputError(f"psteps is {self.psteps}; expected 2 or more (the first is 0, and skipped)")
         if not 0 <= self.msigma < float("inf"):
-            raise InputError(f"msigma is {self.msigma}; expected a number of 0 or more")
+            raise InputError(f"msigma is {self.msigma}; expected a finite number, 0 or greater")
         rate = self.encoder_rate / self.learning_rate if self.name == "paper" else self.matrix_rate
         own = {"batch": self.matrices * self.batch, "matrix_rate": rate, "window": self.window, "keeps_moments": True}
         levels = np.linspace(0, self.psigma_max, self.psteps)[1:].tolist()
@@ -339,7 +347,7 @@ class RobustRecipe:
 
 
 class Robust(Task[Any]):
-    """Training under perturbation: of an encoder with its decoder, or of a decoder that is not told the matrices."""
+    """Training under perturbation, of an encoder with its decoder or of a decoder without the matrices."""
 
     name = "robust"
     models = (RobustModel, Model)
@@ -352,14 +360,14 @@ class Robust(Task[Any]):
     def identity(self, model: Any, recipe: Any) -> dict[str, Any]:
         if isinstance(model, RobustModel):
             return {}
-        # A decoder's training goes on from where it is.
+        # The training of a decoder continues from its current parameters, which therefore identify the run.
         return {"began_with": parameters_sha256(model.network.parameters, model.network.ops)}
 
 
 class PairSource(PerturbedSource):
-    """Signals that several perturbed matrices measure, for an encoder with its decoder.
+    """Signals measured by several perturbed matrices, for an encoder with its decoder.
 
-    Measurements have noise of the problem's SNR, and of standard deviation `msigma`.
+    The measurements have noise at the problem's SNR, and additional noise of standard deviation `msigma`.
     """
 
     def __init__(self, problem: Problem, recipe: RobustRecipe) -> None:
@@ -369,7 +377,7 @@ class PairSource(PerturbedSource):
         self.weight_power = recipe.weight_power if noiseless else 1.0
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Signals (samples, N); matrices (n, M, N) with what each measured, (n, samples, M); the signals' weights."""
+        """Signals (samples, N); matrices (n, M, N) and what each measured (n, samples, M); the signals' weights."""
         recipe, M = self.recipe, self.problem.M
         samples = recipe.validation_batch if validate else recipe.batch
         count = recipe.validation_matrices if validate else recipe.matrices
@@ -399,10 +407,10 @@ class PairSource(PerturbedSource):
 
 
 class AugmentedSource(PairSource):
-    """The same for a decoder alone, which is not told the matrices."""
+    """Signals measured by several perturbed matrices, for a decoder that does not know the matrices."""
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Signals (n·samples, N) and measurements (n·samples, M), of one matrix after the other, and weights."""
+        """Signals (n·samples, N) and measurements (n·samples, M), matrix by matrix, and the signals' weights."""
         x, (_, y), weights = super().sample(ops, dtype, batch, key, validate)
         count, _, M = y.shape
         tile = ops.xp.tile

@@ -1,4 +1,4 @@
-"""Sparse coding: the signals of a problem recovered from their measurements by a dense network."""
+"""Sparse coding: a dense network recovers the signals of a problem from their measurements."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 
 @dataclass
 class Model(Trained):
-    """A dense network, the problem and the weight that it is for, and how it was trained.
+    """A dense network with its problem and its weight, and how it was trained.
 
     Attributes
     ----------
     problem, weight
-        What the network was made from.
+        The problem that the network solves, and the analytic weight that it was made from.
     schedule
-        `percent` and `max_percent` as they were asked for; what is None is left to the recipe.
+        `percent` and `max_percent` as requested; None leaves a value to the recipe.
     """
 
     kind: ClassVar[str] = "cuista-model"
@@ -70,29 +70,29 @@ class Model(Trained):
         Parameters
         ----------
         weight
-            The analytic weight; if None the one that `analytic_weight` finds.
+            The analytic weight; if None, the one that `analytic_weight` finds.
         net
             The network's name, a key of `NETWORKS`.
         percent, max_percent
-            The support schedule. Where they are None the recipe decides: the fast one by the problem's sparsity s,
-            17·s percent a layer up to 170·s percent; the paper's takes 1.2 and 13.
+            The support schedule. The recipe decides a value that is None: the fast recipe by the problem's sparsity s,
+            with 17·s percent per layer up to 170·s percent, and the paper's recipe as 1.2 and 13.
         layers, per_coordinate, untied, parameters, ops, dtype
-            Those of the network.
+            As in `Network`.
 
         Raises
         ------
         InputError
-            If the weight is of another matrix, the schedule is out of range, or there is no such network.
+            If the weight is for another matrix, the schedule is out of range, or there is no such network.
         """
         if net not in NETWORKS:
             known = ", ".join(NETWORKS)
-            raise InputError(f"{net!r} is not a network of this version of cuista, which has: {known}", option="net")
+            raise InputError(f"{net!r} is not a network; expected one of {known}", option="net")
         if weight is None:
             numbers: dict[str, Any] = {"layers": layers, "untied": untied, "ops": ops}
             weight = analytic_weight(problem, net, percent=percent, max_percent=max_percent, **numbers)
         if weight.matrix_sha256 != problem.sha256:
             raise InputError(
-                "the weight is not one of this problem's matrix: solve it for this matrix", option="weight"
+                "the weight is not one of this problem's matrix: compute one for this matrix", option="weight"
             )
         schedule = percent, max_percent
         network = NETWORKS[net](
@@ -124,16 +124,16 @@ class Model(Trained):
         }
 
     def iterates(self, y: ArrayLike) -> Iterator[Array]:
-        """The network's x_1, …, x_T for measurements y (samples, M), one at a time."""
+        """The network's iterates x_1, …, x_T for measurements y (samples, M), one at a time."""
         return self.network.iterates(check_rows(y, self.problem.M, "y"))
 
     def recover(self, y: ArrayLike) -> Array:
-        """The sparse codes (samples, N) of measurements y (samples, M), computed in batches.
+        """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches.
 
         Raises
         ------
         InputError
-            If y has another shape, a NaN or an infinity.
+            If y has the wrong shape or contains a NaN or an infinity.
         """
         network = self.network
         return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
@@ -155,18 +155,18 @@ class Model(Trained):
         attributes, W = record.attributes, record.arrays["W"]
         problem = Problem.from_record(record, path)
         if attributes["net"] not in NETWORKS:
-            raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not know")
+            raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not have")
         if not np.isfinite(W).all():
             raise FileError(f"{path} is damaged: there are NaN or infinite entries in W")
         if attributes["weight_sha256"] != storage.sha256(W) or W.shape != problem.A.shape:
-            raise FileError(f"{path} is damaged: its weight is not the one it was made with")
+            raise FileError(f"{path} is damaged: its weight is not the one with which it was made")
         weight = Weight(W, attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
         return cls.new(problem, weight, attributes["net"], **options, **place)
 
 
 class SparseCoding(Task[Model]):
-    """Training on fresh signals of the model's own problem."""
+    """Training on new signals of the model's own problem."""
 
     name = "sc"
     models = (Model,)
@@ -185,16 +185,16 @@ class SparseCoding(Task[Model]):
 
 
 class SignalSource(Source):
-    """Signals of a problem, of which a share is harder if the recipe wants that."""
+    """Signals of a problem, some of them harder than the rest if the recipe asks for that."""
 
     def __init__(self, problem: Problem, recipe: Any) -> None:
         self.problem, self.hard = problem, recipe.hard
         self.weight_power = recipe.weight_power if problem.snr_db == np.inf else 1.0
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Signals (batch, N), measurements (batch, M), and the signals' weights (batch,) if a share of them is hard.
+        """Signals (batch, N), measurements (batch, M), and the signals' weights (batch,), or None without hard signals.
 
-        Those for validation differ from those for training only by their key.
+        Signals for validation and for training differ only in their keys.
         """
         where: dict[str, Any] = {**key._asdict(), "dtype": dtype, "ops": ops}
         if self.hard:
@@ -202,14 +202,14 @@ class SignalSource(Source):
         return *self.problem.sample(batch, **where), None
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
-        """The NMSE in dB after `depth` layers on what `sample` gave."""
+        """The NMSE in dB after `depth` layers on signals from `sample`."""
         x, y, weights = validation
         return nmse_db(network, x, y, depth, weights)
 
     def blank(self) -> InputError:
         return InputError(
-            f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero: expected a few non-zeros "
-            "in hundreds of signals. Give a larger one",
+            f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero; expected at least a few "
+            "non-zeros in hundreds of signals. Give a larger one",
             option="pnz",
         )
 
@@ -230,25 +230,25 @@ def analytic_weight(
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> Weight:
-    """The exact weight that a network for a problem should have.
+    """The exact weight with which to build a network for a problem.
 
     Parameters
     ----------
     ridge
-        λ of the noise-aware weight, or `auto` for the one that `choose_ridge` finds; if None, `auto` where there is
-        measurement noise, else 0.
+        λ of the noise-aware weight, or `auto` for the value that `choose_ridge` finds. None means `auto` with
+        measurement noise and 0 without.
     recipe
-        The recipe that the network will be trained by. With one that starts learned matrices elsewhere a ridge of None
-        is 0, for the weight makes no difference then.
+        The recipe that will train the network; the fast one if None. If it does not start learned matrices from the
+        weight, a ridge of None is 0, because the weight makes no difference then.
     begun
-        The model of an interrupted run for this problem. Its weight is taken: solved anew it might differ in its last
-        bits, and the run could not be continued.
+        The model of an interrupted run for this problem. Its weight is reused, because a newly computed one might
+        differ in its last bits, and the run could not be continued with it.
     percent, max_percent
-        The network's support schedule; the recipe's where they are None.
+        The network's support schedule; None leaves a value to the recipe.
     say
-        Called with what is done.
+        Called with messages about what is being done.
     options
-        The others of `choose_ridge`.
+        Further arguments of `choose_ridge`.
     """
     if begun is not None and begun.problem.sha256 == problem.sha256:
         return begun.weight
@@ -257,7 +257,7 @@ def analytic_weight(
     if ridge is None:
         ridge = 0.0 if problem.snr_db == np.inf or starts_elsewhere else "auto"
     if ridge == "auto":
-        say(f"Solving a noise-aware weight for {problem.snr_db:g} dB SNR (ridge 0 would be the paper's).")
+        say(f"Solving a noise-aware weight for an SNR of {problem.snr_db:g} dB (ridge 0 gives the paper's weight).")
         if NETWORKS[net].has_gradients:
             options |= _decided((percent, max_percent), recipe, problem)
         return choose_ridge(problem, net, say=say, **options)
@@ -277,17 +277,17 @@ def choose_ridge(
     ops: ReferenceOps | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Weight:
-    """The exact weight with the ridge λ that serves the problem's SNR and sparsity best.
+    """The exact weight with the ridge λ that is best for the problem's SNR and sparsity.
 
-    Of λ = 0, 0.1, 0.4, 1, 3, 10 it is the one whose weight has the least validation NMSE after a short fit (the fast
-    recipe with 10 steps a layer and no joint stages), all on the same signals.
+    Each of λ = 0, 0.1, 0.4, 1, 3, 10 is tried in a short training (the fast recipe with 10 steps per layer and no joint
+    stages) on the same signals, and the weight with the smallest validation NMSE is returned.
 
     Parameters
     ----------
     problem, net, layers, percent, max_percent, untied, ops
-        As for `Model.new`. For a network that has no gradients the weight is that of ALISTA.
+        As in `Model.new`. A network without gradients gets the weight that is best for ALISTA.
     say
-        Called with what each λ led to, and which is best.
+        Called with the result of each λ, and with the best λ.
     """
     recipe = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
     net = net if NETWORKS[net].has_gradients else "alista"
@@ -303,7 +303,7 @@ def choose_ridge(
 
 
 def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, Any]], say: Callable[[str], None]) -> Any:
-    """Of the weights that `fit` solves for these ridges the one with the least error in dB, which it gives first."""
+    """The best of several ridges' weights; `fit` returns the error in dB and the weight for a ridge."""
     fits = []
     for ridge in ridges:
         error, weight = fit(ridge)
@@ -315,18 +315,18 @@ def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, An
 
 
 def evaluate(model: Model, x: Array, y: Array) -> Report:
-    """Recover the signals x (samples, N) from y (samples, M) with a model, and report on every layer.
+    """Recover signals x (samples, N) from their measurements y (samples, M), and report on every layer of a model.
 
     Raises
     ------
     InputError
-        If x and y do not fit the model or each other, or x is zero throughout.
+        If x and y do not fit the model or each other, or x is all zero.
     """
     x, y = check_rows(x, model.problem.N, "x"), check_rows(y, model.problem.M, "y")
     return report_on(model.network.iterates, x, y, model.network.ops)
 
 
 def _decided(asked: tuple[float | None, float | None], recipe: Any, problem: Problem) -> dict[str, float]:
-    """The support schedule as asked for, and where nothing was, as the recipe has it."""
+    """The support schedule: the requested values, with the recipe's in place of None."""
     decided = recipe.schedule(problem.sparsity)
     return {name: d if a is None else a for name, a, d in zip(("percent", "max_percent"), asked, decided, strict=True)}

@@ -1,4 +1,4 @@
-"""Training: recipes say what is trained when, a task says on what, and the trainer does it."""
+"""Training: a recipe says what is trained when, a task says on which examples, and the trainer carries it out."""
 
 from cuista.training.checkpoint import checkpoint_path
 from cuista.training.dictionary import LearningRecipe, learn_dictionary

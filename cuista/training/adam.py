@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, ICLR 2015) in the form that TensorFlow 1 gave it, which the paper's results rest on."""
+"""Adam (Kingma and Ba, ICLR 2015) in the form of TensorFlow 1, with which the paper's results were obtained."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cuista.kernels.constants import BETA1, BETA2
 from cuista.ops import ReferenceOps, Scalar
 from cuista.ops.reference import Descent
 
-# A learning rate for all of a parameter, or one for each of the matrices in it.
+# One learning rate for a whole parameter, or one for each of its matrices.
 Rate = float | tuple[float, ...]
 
 
 @dataclass
 class Adam:
-    """The optimiser's state: the moments of each parameter's gradient, and the number of updates so far."""
+    """The state of the optimizer: the moments of each parameter's gradient, and the number of updates so far."""
 
     mean: dict[str, Array] = field(default_factory=dict)
     square: dict[str, Array] = field(default_factory=dict)
@@ -37,19 +37,19 @@ class Adam:
     ) -> None:
         """Subtract lr·√(1 − β2^t)/(1 − β1^t) · m/(√v + ε) from each parameter, in place.
 
-        ε stands beside the uncorrected √v, so it weighs more on small gradients than in the paper of Adam. A
+        ε is added to the uncorrected √v, and therefore dampens small gradients more than in the paper on Adam. A
         parameter whose gradient has always been 0 does not move.
 
         Parameters
         ----------
         ops
-            The engine, whose arrays all these are.
+            The engine to which all these arrays belong.
         rates
-            The learning rate of each parameter, or of each of the matrices in it; what has 0 or none stays as it is.
+            The learning rate of each parameter or of each of its matrices. With a rate of 0 or none it stays as it is.
         layers
-            Those that have factors other than 0. What all layers share is the first's.
+            The layers with factors other than 0. A parameter that all layers share belongs to the first one.
         factors, scale, logarithmic
-            As in `ReferenceOps.adam`; `logarithmic` names the parameters whose logarithms descend.
+            As in `ReferenceOps.adam`, except that `logarithmic` names the parameters whose logarithms are updated.
         """
         self.updates += 1
         correction = float(np.sqrt(1 - BETA2**self.updates)) / (1 - BETA1**self.updates)
@@ -70,7 +70,7 @@ class Adam:
                 ops.adam(parameter, gradient, mean, square, descent)
                 continue
             each = [array.reshape(-1, *array.shape[-2:]) for array in (parameter, gradient, mean, square)]
-            for i, of_matrix in enumerate(rate):
-                one, of_gradient, m, v = (array[i : i + 1] for array in each)
-                descent = Descent(float(of_matrix * correction), factors[:1], scale, is_logarithmic)
-                ops.adam(one, of_gradient, m, v, descent)
+            for i, matrix_rate in enumerate(rate):
+                one, d_one, m, v = (array[i : i + 1] for array in each)
+                descent = Descent(float(matrix_rate * correction), factors[:1], scale, is_logarithmic)
+                ops.adam(one, d_one, m, v, descent)

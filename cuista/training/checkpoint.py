@@ -1,7 +1,7 @@
 """The state of a training run, in memory and on disk.
 
-A checkpoint is a model file plus the optimiser's and the stage's state. Training batches are a pure function of
-(seed, step), so that no state of a random generator is needed: a resumed run gives the bits of an uninterrupted one.
+A checkpoint is a model file plus the state of the optimizer and the stage. Training batches are a pure function of
+(seed, step), so no random generator has a state to save: a resumed run gives the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
 
-# The kind of a checkpoint's file.
+# The kind of a checkpoint file.
 CHECKPOINT = "cuista-checkpoint"
 
-# What of the state is a number of the host's.
+# The fields of the state that are plain numbers, not arrays of an engine.
 _SCALARS = ("stage", "step", "total_steps", "seconds", "density", "best_error_db", "best_step")
 
 
@@ -37,21 +37,21 @@ class TrainingState:
     Attributes
     ----------
     stage, step
-        The stage, and the steps done in it.
+        The index of the stage, and the number of steps done in it.
     total_steps
-        Steps done in all; the number of the next training batch.
+        The number of steps done in all stages, which is also the number of the next training batch.
     seconds
-        What it took so far.
+        The training time so far.
     adam
-        The stage's optimiser.
+        The optimizer of the stage.
     mean_loss
-        The stage's running mean of the loss per sample, an engine's array; 0 before the first step.
+        The running mean of the loss per sample in the stage, an array of the engine; 0 before the first step.
     density
-        Share of the iterates' entries that were not zero when last looked at.
+        The share of the iterates' entries that were non-zero at the last check.
     best_error_db, best_step, best
-        The stage's best validation, the step it was made at, and the parameters.
+        The best validation of the stage, its step, and the parameters it was made with.
     history
-        Of every validation: stage, step, error_db.
+        The stage, step and error_db of each validation.
     """
 
     stage: int = 0
@@ -67,7 +67,7 @@ class TrainingState:
     history: list[tuple[int, int, float]] = field(default_factory=list)
 
     def next_stage(self, keeps_moments: bool) -> None:
-        """Forget all that belongs to the stage, Adam's moments included if they are not kept, and go to the next."""
+        """Go to the next stage, and reset all that belongs to this one: Adam's moments too, unless they are kept."""
         self.stage, self.step = self.stage + 1, 0
         if not keeps_moments:
             self.adam = Adam()
@@ -75,7 +75,7 @@ class TrainingState:
         self.best_error_db, self.best_step, self.best = float("inf"), 0, {}
 
     def history_arrays(self, measure: str) -> dict[str, Array]:
-        """The history as one array a column; the last is named after what is measured."""
+        """The history with one array per column; the last column is named after the measure."""
         columns = np.array(self.history, dtype=np.float64).reshape(-1, 3).T
         return {
             "stage": columns[0].astype(np.int64),
@@ -85,16 +85,16 @@ class TrainingState:
 
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
-    """Where a run that writes to `out` keeps its checkpoint."""
+    """The path of the checkpoint of a run that writes to `out`."""
     return Path(f"{os.fspath(out)}.ckpt")
 
 
 def save_checkpoint(
     path: str | os.PathLike[str], model: Trained, learning: Unrolled, state: TrainingState, run: dict[str, Any]
 ) -> None:
-    """Write the state atomically, over the last one.
+    """Write the state atomically in place of the previous one.
 
-    `learning` is the network in training, the model's or a precursor; `run` says which run the state belongs to.
+    `learning` is the network in training, either the model's or a precursor; `run` identifies the run.
     """
     record = model.record(CHECKPOINT)
     record.arrays["state/history"] = np.array(state.history, np.float64).reshape(-1, 3)
@@ -119,12 +119,12 @@ def save_checkpoint(
 def load_checkpoint(
     path: str | os.PathLike[str], network: Unrolled, precursor: Unrolled | None, run: dict[str, Any]
 ) -> TrainingState:
-    """Read a state, and put its parameters into the network, and its precursor if that was in training.
+    """Read a state, and put its parameters into the network, and into its precursor if that was in training.
 
     Raises
     ------
     FileError
-        If the checkpoint is damaged, or belongs to another run (the message says in what they differ).
+        If the checkpoint is damaged, or belongs to another run (the message names the differences).
     """
     record, ops = storage.read(path, CHECKPOINT), network.ops
     try:
@@ -133,12 +133,11 @@ def load_checkpoint(
         if differing:
             listed = ", ".join(f"{name} (then {then.get(name)}, now {run.get(name)})" for name in differing)
             raise FileError(
-                f"{path} is the checkpoint of another run; it differs in {listed}. Give the options of then, "
-                "or start afresh",
+                f"{path} is the checkpoint of another run; it differs in {listed}. Give its options, or start afresh",
                 option="overwrite",
             )
         numbers = json.loads(record.attributes["state"])
-        parameters, of_precursor, mean, square, best = (
+        parameters, precursor_parameters, mean, square, best = (
             {name: ops.asarray(value, value.dtype) for name, value in group(record, prefix).items()}
             for prefix in ("parameters/", "state/precursor/", "state/mean/", "state/square/", "state/best/")
         )
@@ -150,8 +149,8 @@ def load_checkpoint(
             history=[(int(stage), int(step), error) for stage, step, error in record.arrays["state/history"].tolist()],
         )
         network.parameters = parameters
-        if precursor and of_precursor:
-            precursor.parameters = of_precursor
+        if precursor and precursor_parameters:
+            precursor.parameters = precursor_parameters
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error
     return state

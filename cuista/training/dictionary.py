@@ -1,7 +1,7 @@
-"""Learning a convolutional dictionary from pictures, one small batch of crops after the other.
+"""Learn a convolutional dictionary from pictures, with a small batch of crops in each step.
 
 Liu, Garcia-Cardona, Wohlberg, Yin, *First- and second-order methods for online convolutional dictionary learning*, SIAM
-J. Imaging Sciences 2018: stochastic gradient descent on the filters, with sparse codes solved anew in each step.
+J. Imaging Sciences 2018: stochastic gradient descent on the filters, with the sparse codes computed anew in each step.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class LearningRecipe:
     Attributes
     ----------
     lam
-        λ of ½‖f − Σ d_m ⋆ x_m‖² + λ Σ‖x_m‖₁, of pictures from 0 to 1.
+        λ in ½‖f − Σ d_m ⋆ x_m‖² + λ Σ‖x_m‖₁, for pictures f with values from 0 to 1.
     steps, batch, crop
-        Steps, crops in each, and pixels along a side of one.
+        The number of steps, the crops per step, and the side of a crop in pixels.
     iterations
-        Of FISTA for the sparse codes of a step.
+        How many iterations of FISTA compute the sparse codes of a step.
     slowing
-        After this many steps a step is half as long as at first: it is slowing / (slowing + step) of what would be the
-        best for the step's own crops.
+        The number of steps after which the step length is halved: each step has slowing / (slowing + step) of the
+        length that would be best for its own crops.
     """
 
     lam: float = 0.05
@@ -59,7 +59,7 @@ class LearningRecipe:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 < value < np.inf:
-                raise InputError(f"{name} is {value}; expected more than 0")
+                raise InputError(f"{name} is {value}; expected a number greater than 0")
 
 
 def learn_dictionary(
@@ -74,38 +74,38 @@ def learn_dictionary(
     overwrite: bool = False,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Dictionary:
-    """Learn filters of unit norm for which pictures, their means removed, have sparse codes.
+    """Learn filters of unit norm with which pictures, after removal of their means, have sparse codes.
 
-    A step solves the sparse codes x of a few random crops f with the filters as they are, by FISTA, and then moves
-    the filters against the gradient of ½ Σ‖f − Σ d_m ⋆ x_m‖², which at tap q is Σ_p e(p) x_m(p + q), e being the
-    error Σ d_m ⋆ x_m − f, and onto ‖d_m‖ ≤ 1. The objective is quadratic in the filters, so that the best length
-    of a step is known: ‖g‖² / ‖Σ g_m ⋆ x_m‖².
+    Each step computes the sparse codes x of a few random crops f with the current filters, by FISTA. It then moves the
+    filters against the gradient g of ½ Σ‖f − Σ d_m ⋆ x_m‖² and projects them onto ‖d_m‖ ≤ 1. With the error
+    e = Σ d_m ⋆ x_m − f, the gradient at tap q is Σ_p e(p) x_m(p + q). The objective is quadratic in the filters, so
+    the best step length is known: ‖g‖² / ‖Σ g_m ⋆ x_m‖².
 
     Parameters
     ----------
     images
-        What to learn from; pictures as large as the recipe's crop.
+        The pictures to learn from, which must be at least as large as the recipe's crop.
     shape, filters
-        (s₁, s₂) and F.
+        The size (s₁, s₂) of the filters, and their number F.
     out, resume, overwrite
         As in `train`.
     progress
-        Called with (step, steps, objective per pixel), the objective as a running mean.
+        Called with the step, the number of steps, and the running mean of the objective per pixel.
 
     Raises
     ------
     FileError
         If `out` cannot be written, or its checkpoint belongs to another run.
     InputError
-        If a size is out of range.
+        If the size or number of filters is out of range.
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint was written.
     """
     recipe, ops = recipe or LearningRecipe(), CpuOps()
     if min(shape) < 1 or filters < 1 or max(shape) > recipe.crop:
         raise InputError(
-            f"the filters are {filters} of {shape[0]}×{shape[1]}; expected 1 or more, no larger than the crop of "
-            f"{recipe.crop}×{recipe.crop}: give smaller filters or larger crops",
+            f"{filters} filters of {shape[0]}×{shape[1]} were asked for; expected at least one, no larger than the "
+            f"{recipe.crop}×{recipe.crop} crops: give smaller filters or larger crops",
             option="crop",
         )
     run = {**vars(recipe), "size": list(shape), "filters": filters, "seed": seed, "images": images.sha256}
@@ -142,10 +142,10 @@ def learn_dictionary(
 
 
 def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: CpuOps) -> tuple[Array, float, float]:
-    """The gradient g (s₁, s₂, F) of ½ Σ‖f − Σ d_m ⋆ x_m‖² over crops, ‖Σ g_m ⋆ x_m‖², and the objective per pixel."""
+    """The gradient g (s₁, s₂, F) summed over the crops, its curvature ‖Σ g_m ⋆ x_m‖², and the objective per pixel."""
     solver = ConvFista(dictionary, recipe.iterations, recipe.lam, ops=ops)
 
-    def of_crop(part: slice) -> tuple[Array, Array, float]:
+    def gradient_on(part: slice) -> tuple[Array, Array, float]:
         (f,) = crops[part]
         x, picture = deque(solver.iterates(f), maxlen=1).pop()
         error = picture - f
@@ -154,7 +154,7 @@ def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: 
         g = np.stack([maps @ error.ravel() for maps in shifted]).reshape(dictionary.D.shape)
         return x.copy(), g, 0.5 * float(np.vdot(error, error)) + recipe.lam * float(np.abs(x).sum())
 
-    found = ops.in_batches(crops.shape, of_crop, 1)
+    found = ops.in_batches(crops.shape, gradient_on, 1)
     gradient = np.asarray(np.sum([g for _, g, _ in found], axis=0, dtype=np.float64))
     moved = (ops.synthesize(x, gradient.astype(x.dtype)) for x, _, _ in found)
     curvature = float(sum(np.square(picture, dtype=np.float64).sum() for picture in moved))
@@ -162,12 +162,12 @@ def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: 
 
 
 def _load(path: Path, run: dict[str, Any]) -> tuple[Array, int, float]:
-    """Filters, steps done, and the objective of an interrupted run."""
+    """The filters, the number of steps done, and the objective of an interrupted run."""
     record = storage.read(path, CHECKPOINT)
     try:
         if json.loads(record.attributes["run"]) != run:
             raise FileError(
-                f"{path} is the checkpoint of another run. Give the options of then, or start afresh",
+                f"{path} is the checkpoint of another run. Give its options, or start afresh",
                 option="overwrite",
             )
         return record.arrays["D"], int(record.attributes["step"]), float(record.attributes["objective"])

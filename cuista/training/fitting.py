@@ -1,4 +1,4 @@
-"""Fitting a layer's two numbers without derivatives."""
+"""Fit the step size and threshold of a layer without derivatives."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import numpy as np
 from cuista.checks import Array
 from cuista.networks.base import Unrolled
 
-# What is fitted.
+# The parameters that are fitted.
 FITTED = ("step_size", "threshold")
 
 
 def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
-    """Set layer t's step size and threshold to those that give the least error on signals x (batch, N), y (batch, M).
+    """Set the step size and threshold of layer t to minimize the error on signals x (batch, N) and y (batch, M).
 
-    Nelder-Mead on (α, log θ), or log θ alone, from the layer before and from two guesses made of the error so far.
+    Nelder-Mead searches over (α, log θ), or over log θ if the network has no step size. It starts from the values of
+    the previous layer and from two guesses based on the error before this layer.
     """
     from scipy.optimize import minimize
 

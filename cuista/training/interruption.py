@@ -1,4 +1,4 @@
-"""Interruption: signals that wait until a step is whole."""
+"""Interruption by signals, which wait until the current step is complete."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until the loop asks, so that neither ever meets a half-made step."""
+    """Hold back SIGINT and SIGTERM until the loop asks for them, so that they never interrupt a step halfway."""
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:
-        if received:  # a second one means now
+        if received:  # the second signal takes effect at once
             raise KeyboardInterrupt
         received.append(number)
 
@@ -24,7 +24,7 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
     previous = {
         number: signal.signal(number, receive)
         for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) != signal.SIG_IGN  # as for a job in the background
+        if signal.getsignal(number) != signal.SIG_IGN  # ignored in a background job
     }
     try:
         yield lambda: bool(received)

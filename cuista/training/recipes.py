@@ -1,4 +1,4 @@
-"""What is trained when: a recipe is a list of stages."""
+"""Recipes, which say what is trained when: each is a list of stages."""
 
 from __future__ import annotations
 
@@ -13,46 +13,45 @@ from cuista.errors import InputError
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training with one loss, one optimiser state and one learning rate.
+    """A stretch of training with one loss, one optimizer state and one learning rate.
 
     Attributes
     ----------
     title
-        Its name in progress messages.
+        The name that progress shows.
     depth
         The number of layers after which the loss is taken.
     factors
-        For each of these layers, the number by which its gradients are multiplied before Adam; 0 freezes a layer.
+        The factor of each of these layers by which its gradients are multiplied before Adam; 0 freezes a layer.
     steps
         The largest number of steps.
     batch
-        The number of fresh signals in each step.
+        The number of new signals in each step.
     learning_rate
         Adam's learning rate.
     matrix_rate
-        The learning rate of learned matrices, as a factor of `learning_rate` or, where `relative`, of the network's
-        own rate (`Network.matrix_rate`).
+        The rate of learned matrices, as a factor of `learning_rate` or, if `relative`, of the network's own rate.
     validate_every
         The number of steps between validations.
     patience
-        Every `10 · validate_every` steps, the stage ends if its best validation is older than this many steps. If
-        None, it runs all its steps.
+        The stage ends when its best validation is more than this many steps old, which is checked every
+        `10 · validate_every` steps. If None, all steps are made.
     cosine
         Whether the learning rate falls to 0 along half a cosine.
     relative
-        Whether to descend on relative scales: see `FastRecipe`.
+        Whether gradient descent uses relative scales: see `FastRecipe`.
     window
-        The `window` of `ReferenceOps.shrink_select_backward`.
+        The argument `window` of `ReferenceOps.shrink_select_backward`.
     fit
-        Whether the stage begins by fitting the last layer's two parameters without derivatives.
+        Whether the stage begins by fitting the two parameters of its last layer without derivatives.
     precursor
-        Whether the stage trains the network's precursor, if it has one.
+        Whether the stage trains the network's precursor instead, if it has one.
     decay, decay_steps, staircase
-        The learning rate is multiplied by `decay` every `decay_steps` steps: at once if `staircase`, else gradually.
+        The learning rate is multiplied by `decay` every `decay_steps` steps: continuously, or at once if `staircase`.
     sigma
-        The level σ at which the measurement matrix is perturbed: see `cuista.data.perturbed`.
+        The level at which the measurement matrix is perturbed: see `cuista.data.perturbed`.
     keeps_moments
-        Whether Adam continues with its state from the previous stage.
+        Whether Adam continues with the moments of the previous stage.
     """
 
     title: str
@@ -76,7 +75,7 @@ class Stage:
     keeps_moments: bool = False
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, relative to the first."""
+        """The learning rate of a step, relative to the rate of the stage."""
         if self.cosine:
             return float(0.5 * (1 + np.cos(np.pi * (step + 0.5) / self.steps)))
         periods = step / self.decay_steps
@@ -85,18 +84,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training has come, as it is shown to the user.
+    """The progress of training, for display.
 
     Attributes
     ----------
     fraction
         The share of the work that is done.
     title, stage_number
-        The stage's name and number, from 1.
+        The title of the stage, and its number from 1 on.
     step, steps
-        The number of steps that the stage has made, and the largest number that it makes.
+        The number of steps done in the stage, and its largest number of steps.
     error_db, measure
-        The result of the last validation, None before the first, and what it measures: `NMSE` or `loss`.
+        The last validation (None before the first), and what it measures: `NMSE` or `loss`.
     """
 
     fraction: float
@@ -109,17 +108,16 @@ class Progress:
 
 
 class Recipe(Protocol):
-    """What is trained when.
+    """A recipe says what is trained when.
 
     Attributes
     ----------
     name
-        `fast` or `paper`, or `search` for networks that have no gradients.
+        `fast` or `paper`, or `search` for networks without gradients.
     by_gradients
-        Whether its stages are stretches of gradient descent; otherwise, the trainer searches
-        (`cuista.training.search`).
+        Whether its stages use gradient descent. If not, the parameters are searched for (see `cuista.training.search`).
     analytic
-        Whether training begins at the network's `fast_start`, with its precursor; otherwise, where the network is.
+        Whether training begins at the network's `fast_start` and with its precursor, or else at its current parameters.
     validation_batch
         The number of examples for validation.
     """
@@ -134,26 +132,26 @@ class Recipe(Protocol):
     def validation_batch(self) -> int: ...
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """The stages for a network of so many layers, which has `more` to learn than step sizes and thresholds or not.
+        """The stages for a network with `layers` layers; `more` says if it learns more than step sizes and thresholds.
 
         Raises
         ------
         InputError
-            If the recipe's numbers are out of range.
+            If a number of the recipe is out of range.
         """
 
 
 def check_positive(recipe: Recipe, *names: str) -> None:
-    """Raise InputError unless these numbers of the recipe are finite and more than 0."""
+    """Raise InputError unless the recipe's numbers with these names are finite and greater than 0."""
     for name in names:
         values = getattr(recipe, name)
         for value in values if isinstance(values, tuple) else (values,):
             if not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value}; expected more than 0", option=name)
+                raise InputError(f"{name} is {value}; expected a finite number greater than 0", option=name)
 
 
 def perturbed_stage(recipe: Any, layers: int, title: str, sigma: float, **others: Any) -> Stage:
-    """A stage on matrices perturbed at level σ, with the numbers of a fast or paper recipe and `others` of `Stage`."""
+    """A stage with matrices perturbed at level σ. It follows the recipe; `others` are further fields of `Stage`."""
     paper = recipe.name == "paper"
     return Stage(
         title=title,
@@ -173,12 +171,12 @@ def perturbed_stage(recipe: Any, layers: int, title: str, sigma: float, **others
 
 @dataclass(frozen=True)
 class PaperRecipe:
-    """The original's layer by layer training, to the letter.
+    """The original's layer-by-layer training, reproduced exactly.
 
-    For each layer: Adam at `learning_rate` on its new parameters alone, then at `learning_rate` times each of
-    `decays` on all so far, with the gradient of a parameter first trained j layers earlier multiplied by
-    `factor`^j. A stage ends when the best validation NMSE is older than `better_wait` steps (looked at every 100),
-    and at `max_steps`.
+    For each layer, Adam first trains the new parameters alone at `learning_rate`. Then, for each of `decays`, it trains
+    all parameters so far at `learning_rate` times that decay, where the gradient of a parameter that was added j layers
+    earlier is multiplied by `factor`^j. A stage ends when its best validation is more than `better_wait` steps old
+    (checked every 100 steps), or after `max_steps`.
     """
 
     name: ClassVar[str] = "paper"
@@ -195,11 +193,11 @@ class PaperRecipe:
     max_steps: int = 200_000
 
     def schedule(self, sparsity: float) -> tuple[float, float]:
-        """The support schedule, as `percent` and `max_percent`: the paper's, whatever the signals' sparsity."""
+        """The support schedule (`percent`, `max_percent`) of the paper, which does not depend on the sparsity."""
         return 1.2, 13.0
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """The 3·T stages (with two decays), whether or not there is `more` than step sizes and thresholds."""
+        """The stages: with two decays, three for each layer. They are the same with and without `more` to learn."""
         names = ("learning_rate", "batch", "validation_batch", "better_wait", "max_steps", "factor", "decays")
         check_positive(self, *names)
         stages = []
@@ -225,29 +223,30 @@ class PaperRecipe:
 
 @dataclass(frozen=True)
 class FastRecipe:
-    """Train 2T parameters as what they are: few.
+    """Fast training, which exploits that a network like ALISTA has only 2T parameters.
 
-    Layer after layer is added, its two parameters fitted without derivatives (Nelder-Mead on 512 fixed signals) and
-    then all so far trained jointly for `layer_steps`; at last all of them for `max_steps`. What makes it fast and sure:
+    Layers are added one by one. The two parameters of a new layer are fitted without derivatives (Nelder-Mead on 512
+    fixed signals), and then all layers so far are trained jointly for `layer_steps`. At the end, all layers are trained
+    for `max_steps`. Four things make this fast and reliable:
 
     - Relative scales. Thresholds are trained as logarithms. The loss L falls by seven orders of magnitude, so its
-      gradient is divided by √(L·L̄), L̄ being L's running mean: half way between descending E[log L], which is fast
-      but lets rare hard signals go, and log E[L], which the NMSE is and which they dominate.
-    - The jump. An entry that may pass jumps from 0 to z at the threshold. The derivative that ignores this
-      misleads the thresholds once few entries are shrunk; `window` takes the jump for a ramp.
-    - Hard signals. Of 40,000 signals the ten densest can make up half of the squared error. A share `hard` of every
-      batch is drawn denser and weighted (`Problem.sample_weighted`). With its weights as they are the expected loss
-      would stay what it is, and so the validation NMSE is estimated; in training they are taken to the power
-      `weight_power`, a little under 1, to guard against the one signal in 100,000 that would fail altogether. With
-      measurement noise, whose error all signals share, they are left as they are.
+      gradient is divided by √(L·L̄), where L̄ is the running mean of L. This is halfway between descending E[log L],
+      which is fast but gives up rare hard signals, and log E[L], which is the NMSE and which those signals dominate.
+    - The jump. An entry that support selection leaves unshrunk jumps from 0 to z at the threshold. A derivative that
+      ignores the jump misleads the thresholds once few entries are shrunk; `window` treats the jump as a ramp.
+    - Hard signals. Among 40,000 signals, the ten densest can cause half of the squared error. A share `hard` of every
+      batch is therefore drawn denser and weighted (`Problem.sample_weighted`). With these weights the expected loss
+      stays the same, and the validation NMSE is estimated in this way. In training, the weights are raised to the power
+      `weight_power`, slightly below 1, to guard against the one signal in 100,000 that would fail completely. With
+      measurement noise, which causes errors in all signals, the weights are used unchanged.
     - The learning rate falls along half a cosine in each stage.
 
-    Where `layerwise` is false all layers are trained from the start, with nothing fitted.
+    If `layerwise` is false, all layers are trained from the start, and nothing is fitted.
 
-    Learned matrices start from the analytic weight. A network that contains ALISTA starts from one trained like this
-    (others have their step sizes and thresholds trained like this first), and then everything is trained for
-    `matrix_steps`, at `fine_rate`, and for the matrices at `matrix_rate` times the network's own rate
-    (`Network.matrix_rate`). So it never ends worse.
+    Learned matrices start from the analytic weight. A network that contains ALISTA starts from an ALISTA trained in
+    this way; in other networks, step sizes and thresholds are trained in this way first. Then everything is trained for
+    `matrix_steps` at `fine_rate`, with the matrices at `matrix_rate` times the network's own rate
+    (`Network.matrix_rate`). The result is therefore never worse.
     """
 
     name: ClassVar[str] = "fast"
@@ -267,15 +266,15 @@ class FastRecipe:
     fine_rate: float = 3e-3
 
     def schedule(self, sparsity: float) -> tuple[float, float]:
-        """The support schedule for signals of this sparsity, as `percent` and `max_percent`: 1.7 and 17 at 0.1."""
+        """The support schedule (`percent`, `max_percent`) for signals of this sparsity, (1.7, 17) at 0.1."""
         return round(17 * sparsity, 6), min(round(170 * sparsity, 6), 100.0)
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """One stage a layer, one for all, and if there is `more` than step sizes and thresholds, one for everything."""
+        """One stage for each layer, one for all layers, and one for everything if there is `more` to learn."""
         check_positive(self, "learning_rate", "batch", "validation_batch", "matrix_rate", "fine_rate")
         steps = (self.layer_steps, self.max_steps, self.matrix_steps)
         if not (0 <= self.hard < 1 and min(steps) >= 0 and self.window >= 0):
-            raise InputError(f"{self} cannot be: expected hard from 0 to under 1, and no negative steps or window")
+            raise InputError(f"{self} is out of range; expected 0 ≤ hard < 1, and no negative steps or window")
 
         first = Stage(
             title="",
@@ -291,7 +290,7 @@ class FastRecipe:
             window=self.window,
             precursor=True,
         )
-        of_layers = [
+        layer_stages = [
             replace(
                 first,
                 title=f"layer {t}/{layers}",
@@ -312,4 +311,4 @@ class FastRecipe:
             matrix_rate=self.matrix_rate,
             precursor=False,
         )
-        return (*of_layers, replace(first, title="all layers"), *([everything] if more else []))
+        return (*layer_stages, replace(first, title="all layers"), *([everything] if more else []))

@@ -1,4 +1,4 @@
-"""Finding the numbers of a network that has so few of them that no gradient is needed: HyperLISTA's three."""
+"""Search for the parameters of a network with so few that no gradient is needed, such as the three of HyperLISTA."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from cuista.model import Trained
 from cuista.training.recipes import Progress, Stage
 from cuista.training.task import Source
 
-# c₁, c₂ and c₃ of the coarse grid: wider than the authors' (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1), and log-spaced.
+# c₁, c₂ and c₃ on the coarse grid, log-spaced and wider than the authors' (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1).
 GRID = (np.geomspace(1e-3, 3e-2, 8), np.geomspace(1e-4, 1e-2, 5), np.geomspace(0.03, 1.0, 6))
 
 
 @dataclass(frozen=True)
 class SearchRecipe:
-    """The best point of a grid on a few signals, and from there Nelder-Mead on the logarithms, on more signals."""
+    """A grid search on a few signals, refined by Nelder-Mead on the logarithms of its best point with more signals."""
 
     name: ClassVar[str] = "search"
     by_gradients: ClassVar[bool] = False
@@ -36,9 +36,11 @@ class SearchRecipe:
     validation_batch: int = 4000
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """No stages, for nothing descends."""
+        """No stages, because there is no gradient descent."""
         if min(self.grid_signals, self.signals, self.validation_batch) < 1 or self.evaluations < 0:
-            raise InputError(f"{self} cannot be: expected one signal or more, and no negative number of evaluations")
+            raise InputError(
+                f"{self} is out of range; expected at least one signal, and no negative number of evaluations"
+            )
         return ()
 
 
@@ -50,9 +52,9 @@ def search(
     identity: dict[str, Any],
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Set the parameters of the model's network, in place, to those of the least NMSE found.
+    """Set the parameters of the model's network, in place, to those with the smallest NMSE found.
 
-    `identity` says which run this is, for the model's `training`.
+    `identity` identifies the run in the model's `training`.
     """
     from scipy.optimize import minimize
 
@@ -60,7 +62,7 @@ def search(
     began, network = time.monotonic(), model.network
     names = tuple(network.shapes)
     points = list(product(*GRID))
-    # A forward pass takes time in proportion to the signals.
+    # The time of a forward pass is proportional to the number of signals.
     work = len(points) * recipe.grid_signals + recipe.evaluations * recipe.signals
     evaluations = len(points) + recipe.evaluations
     done, least = 0, np.inf
@@ -76,7 +78,7 @@ def search(
         nonlocal done, least
         set_parameters(point)
         result = source.error_db(network, examples, network.layers)
-        result = result if np.isfinite(result) else 1e3  # so far off that the iterates overflowed
+        result = result if np.isfinite(result) else 1e3  # the iterates have overflowed
         history.append((*point, result))
         done, least = done + len(examples[0]), min(least, result)
         if progress:

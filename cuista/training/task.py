@@ -1,4 +1,4 @@
-"""What the trainer knows of what it trains: a task, and the source of its examples. It knows none of them by name."""
+"""The two protocols through which the trainer sees what it trains: a task, and a source of examples."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from cuista.model import Trained
 from cuista.ops import FusedStep, ReferenceOps
 from cuista.training.recipes import Recipe, Stage
 
-# Targets, inputs (of whatever kind the network takes), and the examples' weights if they have some.
+# Targets, inputs (in the form that the network takes), and the weights of the examples, or None.
 Examples = tuple[Array, Any, "Array | None"]
 AnyModel = TypeVar("AnyModel", bound=Trained)
 
 
 class Source(ABC):
-    """Where a training run gets its examples.
+    """The source of the examples of a training run.
 
     Attributes
     ----------
     weight_power
-        The power to which examples' weights are taken in training.
+        The power to which the weights of examples are raised in training.
     """
 
     weight_power: float = 1.0
 
     @abstractmethod
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """A batch of examples, a pure function of the key (and of the stage)."""
+        """A batch of examples, as a pure function of the key and the stage."""
 
     @abstractmethod
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
-        """The error in dB after `depth` layers on what `sample` gave."""
+        """The error in dB after `depth` layers on examples from `sample`."""
 
     @abstractmethod
     def blank(self) -> InputError:
-        """The error to raise if whole sets of examples are zero."""
+        """The error to raise if all examples of a set are zero."""
 
     def enter(self, stage: Stage) -> bool:
-        """Go on to a stage; return whether the examples for validation change with it."""
+        """Enter a stage, and return whether the examples for validation change."""
         return False
 
     def fuse(self, network: Any) -> FusedStep | None:
-        """The engine's kernel for a whole training step of the network on these examples, if there is one."""
+        """The engine's kernel for a whole training step of the network on these examples, or None if it has none."""
         return None
 
-    def close(self) -> None:  # noqa: B027 (most sources have nothing to let go of)
-        """Let go of files and threads, for the run has ended."""
+    def close(self) -> None:  # noqa: B027 (most sources have nothing to release)
+        """Release files and threads at the end of the run."""
 
 
 class Task(ABC, Generic[AnyModel]):
-    """What networks are trained for: where the examples come from, and what is measured.
+    """What networks are trained for: it defines where examples come from and what is measured.
 
     Attributes
     ----------
     name
-        What it is called on the command line.
+        The name of the task on the command line.
     measure
-        What validations measure, in dB: `NMSE` or `loss`.
+        What validations measure in dB, `NMSE` or `loss`.
     models, kinds
-        The classes of models that are trained for it, and of recipes that it has.
+        The classes of models and of recipes that the task accepts.
     recipes
-        The recipes by name; each takes the recipe's own options.
+        A function for each recipe by name, which makes the recipe from its options.
     """
 
     name: ClassVar[str]
@@ -77,15 +77,15 @@ class Task(ABC, Generic[AnyModel]):
     recipes: ClassVar[Mapping[str, Callable[..., Recipe]]]
 
     def recipe(self, model: AnyModel) -> Recipe:
-        """The recipe for a model if none is given."""
+        """The recipe for a model unless one is given."""
         return self.recipes["fast"]()
 
     @abstractmethod
     def source(self, model: AnyModel, recipe: Any) -> Source:
-        """The source of examples for a model trained by a recipe."""
+        """The source of examples for training a model by a recipe."""
 
     def check(self, model: AnyModel, recipe: Recipe) -> None:
-        """Raise InputError if the model or the recipe is not one of this task."""
+        """Raise InputError if the task does not accept the model or the recipe."""
         if type(model) not in self.models:
             expected = " or ".join(kind.__name__ for kind in self.models)
             raise InputError(
@@ -103,8 +103,8 @@ class Task(ABC, Generic[AnyModel]):
             )
 
     def prepare(self, model: AnyModel, recipe: Any) -> None:
-        """Decide what was left to the recipe when the model was made. Doing so twice changes nothing."""
+        """Decide what the model's options left to the recipe. Repeated calls change nothing."""
 
     def identity(self, model: AnyModel, recipe: Any) -> dict[str, Any]:
-        """What of the task makes two runs the same, beside the model's own identity and the recipe's numbers."""
+        """The task's part of a run's identity, in addition to the model's identity and the recipe's numbers."""
         return {}

@@ -1,4 +1,4 @@
-"""The training loop: one for all tasks and recipes."""
+"""The training loop, shared by all tasks and recipes."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from cuista.training.recipes import Progress, Recipe, Stage
 from cuista.training.search import search
 from cuista.training.task import AnyModel, Examples, Source, Task
 
-# How many signals are looked at to see how sparse the iterates are.
+# The number of signals on which the density of the iterates is measured.
 DENSITY_SIGNALS = 256
-# A validation this many dB above the first one, or above 0, means that there is no network any more.
+# Training has diverged if a validation is this many dB above the first one or above 0, whichever is higher.
 DIVERGED_DB = 30.0
-# How many signals a layer's parameters are fitted on.
+# The number of signals on which a layer's parameters are fitted.
 FITTING_BATCH = 512
 
 
@@ -47,37 +47,37 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     ranks: Ranks | None = None,
 ) -> AnyModel:
-    """Train a model's network, in place, and keep the parameters with the best validation in the last stage.
+    """Train a model's network in place, and keep the parameters with the best validation of the last stage.
 
     Parameters
     ----------
     model
-        An untrained model; or a trained one, for a task that goes on from there.
+        An untrained model, or a trained one for a task that continues from it.
     recipe
         How to train; the task's fast recipe if None.
     task
-        What to train for; if None the model's own, which a denoiser does not have, for it needs pictures.
+        The task to train for; the model's default if None. A denoiser has no default, because it needs pictures.
     seed
-        Of the training, validation and fitting examples. The same seed gives the same bits on the same machine.
+        The seed of all examples. The same seed gives the same bits on the same machine.
     out
-        Where to write the model. Every `checkpoint_seconds`, and when interrupted, the run's state is written to
-        `OUT.ckpt`, which is removed when `OUT` is complete.
+        The file to which the model is written. Every `checkpoint_seconds`, and on an interruption, the state of the run
+        is written to `OUT.ckpt`, which is removed once `OUT` is complete.
     resume
-        Continue from that checkpoint, if there is one; `out` may then exist, for the run had been allowed to write it.
+        Continue from that checkpoint if there is one. `out` may then exist: the interrupted run may overwrite it.
     overwrite
         Whether `out` may exist.
     progress
-        Called after every step.
+        Called with a `Progress` after every step.
     ranks
-        The processes that share the work; this one alone if None.
+        The processes that share the work; only this process if None.
 
     Raises
     ------
     DivergedError
-        If the loss or a validation is NaN, infinite or beyond all bounds. The last good parameters have then been
-        saved, if `out` was given, beside it as `OUT.last-good.h5`.
+        If the loss is NaN or infinite, or a validation is far too large. If `out` was given, the last good parameters
+        have been saved as `OUT.last-good.h5`.
     KeyboardInterrupt
-        On SIGINT or SIGTERM, after the checkpoint was written.
+        On SIGINT or SIGTERM, after the checkpoint has been written.
     FileError
         If `out` cannot be written, or the checkpoint belongs to another run.
     InputError
@@ -108,7 +108,7 @@ def train(
 def identity(
     model: Trained, recipe: Recipe | None = None, seed: int = 0, task: Task[Any] | None = None
 ) -> dict[str, Any]:
-    """What makes two runs of `train` the same, as it is found in the `training` of a trained model.
+    """The identity of a run of `train`: two runs that agree in it are the same. A trained model has it in `training`.
 
     Raises
     ------
@@ -135,14 +135,14 @@ def identity(
 
 
 class _Run:
-    """A run of `train`.
+    """A run of `train` by gradient descent.
 
     Attributes
     ----------
     model, network
-        What is to be trained.
+        The model and its network.
     learning
-        The network in training: the model's, or in the stages of its precursor that one.
+        The network in training: the precursor in its stages, otherwise the model's network.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class _Run:
         self.last_error: float | None = None
 
     def begin(self, resume: bool) -> None:
-        """Take up the interrupted run, or begin afresh."""
+        """Continue the interrupted run, or begin afresh."""
         if resume and self.out is not None:
             self.state = load_checkpoint(checkpoint_path(self.out), self.network, self.precursor, self.identity)
         elif self.recipe.analytic:
@@ -180,7 +180,7 @@ class _Run:
             raise self.source.blank()
 
     def _prepare(self) -> None:
-        """Prepare the stage: its network, examples for validation, factors and learning rates."""
+        """Prepare what the current stage needs."""
         stage = self.stages[self.state.stage]
         first = self.precursor if stage.precursor else None
         self.learning = first or self.network
@@ -194,7 +194,7 @@ class _Run:
         self._set_rates(stage)
 
     def _set_rates(self, stage: Stage) -> None:
-        """Set Adam's learning rates, which may depend on how good the network is at the beginning of the stage."""
+        """Set Adam's learning rates, which may depend on the network's error at the beginning of the stage."""
         matrix_rate: Rate = stage.learning_rate
         if stage.relative:
             begun = [error for number, step, error in self.state.history if number < self.state.stage or step == 0]
@@ -205,7 +205,7 @@ class _Run:
         }
 
     def _next_stage(self) -> None:
-        """Go on to the next stage, from the best of this one if that was to find where the rest begins."""
+        """Go to the next stage. The stage after a precursor's last one begins from its best parameters."""
         best, ended = self.state.best, self.stages[self.state.stage]
         self.state.next_stage(self.stages[self.state.stage + 1].keeps_moments)
         if ended.precursor and not self.stages[self.state.stage].precursor:
@@ -216,7 +216,7 @@ class _Run:
         self.last_good = _copy(self.learning.parameters)
 
     def train(self, checkpoint_seconds: float, progress: Callable[[Progress], None] | None) -> None:
-        """Go through all stages, and leave the best parameters in the model."""
+        """Run all stages, and leave the best parameters in the model."""
         state, stages = self.state, self.stages
         work = np.array([stage.steps * stage.depth for stage in stages])
         threads = blas_threads(self.recipe.batch * self.network.product_operations)
@@ -246,12 +246,12 @@ class _Run:
         self._describe({f"validation_{self.task.measure.lower()}_db": state.best_error_db})
 
     def _describe(self, result: dict[str, Any]) -> None:
-        """Tell the model how it came to be, and with which result."""
+        """Record in the model how it was trained, and with which result."""
         self.model.history = self.state.history_arrays(self.task.measure)
         self.model.training = {**self.identity, **result, "steps": self.state.total_steps}
 
     def _save(self, fatal: bool) -> None:
-        """Write the checkpoint. A full disk ends a run only when there is no later chance."""
+        """Write the checkpoint. If that fails, the run ends only if this was the last chance (`fatal`)."""
         if self.out is None:
             return
         self._clock()
@@ -263,13 +263,13 @@ class _Run:
             warnings.warn(f"the checkpoint could not be saved, training goes on: {error}", stacklevel=3)
 
     def _clock(self) -> None:
-        """Add the time that has passed since the last call to the run's training time."""
+        """Add the time since the last call to the time of the run."""
         now = time.monotonic()
         self.state.seconds += now - self.began
         self.began = now
 
     def _begin(self, stage: Stage) -> None:
-        """Fit the new layer if the stage wants it; else make a first validation, for the stage must not end worse."""
+        """Fit the new layer if the stage asks for it; otherwise validate, so that the stage cannot end worse."""
         if stage.fit and self.fitting:
             fit_layer(self.learning, stage.depth - 1, *self.fitting)
         else:
@@ -277,7 +277,7 @@ class _Run:
             self._set_rates(stage)
 
     def _step(self, stage: Stage) -> None:
-        """One step, of which nothing is read back: an engine may still be at it when this returns."""
+        """Make one step. Nothing is read back from the device, which may still be computing when this returns."""
         state, ops = self.state, self.ops
         loss, gradients = self.ranks.sum(self._loss_and_gradients(stage))
         scale = ops.track_loss(loss, stage.batch, state.mean_loss)
@@ -298,7 +298,7 @@ class _Run:
             self._validate(stage)
 
     def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, Parameters]:
-        """The loss and the gradients on the step's fresh examples, by one fused kernel where that exists and pays."""
+        """The loss and gradients on new examples, by the engine's fused kernel if it has one and that is faster."""
         state, network = self.state, self.learning
         if self.fused and self.fused.suits(stage.batch, state.density):
             key = Key(self.seed, TRAINING, state.total_steps)
@@ -317,14 +317,14 @@ class _Run:
             raise self._diverged(f"the loss became {float(state.mean_loss)}")
         validation = self._validation()
         result = self.source.error_db(self.learning, validation, stage.depth)
-        # The paper recipe's new layers begin untrained, and may begin badly.
+        # In the paper recipe a new layer begins untrained and may be bad at first, so only this stage is compared.
         earlier = [error for number, _, error in state.history if self.recipe.analytic or number == state.stage]
         start = max(earlier[0], 0.0) if earlier else np.inf
         if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation {self.task.measure} became {result:.4g} dB")
         self.last_error = result
         self.last_good = _copy(self.learning.parameters)
-        if self.fused and not self.fused.suits(stage.batch, 1.0):  # else it makes no difference
+        if self.fused and not self.fused.suits(stage.batch, 1.0):  # otherwise the density would not matter
             state.density = self.learning.density(validation[1][:DENSITY_SIGNALS], stage.depth)
         state.history.append((state.stage, state.step, result))
         if result < state.best_error_db:
@@ -349,13 +349,13 @@ class _Run:
         return DivergedError(message, option="learning_rate")
 
     def _validation(self) -> Examples:
-        """The examples for validation, which may be others in another stage."""
+        """The examples for validation, which can change from stage to stage."""
         if self.validation is None:
             self.validation = self._sample(self.recipe.validation_batch, VALIDATION, validate=True)
         return self.validation
 
     def _sample(self, batch: int, stream: int, step: int = 0, validate: bool = False) -> Examples:
-        """Draw targets, inputs, and the examples' weights or None."""
+        """Examples of the source: targets, inputs, and weights or None."""
         return self.source.sample(self.ops, self.network.dtype, batch, Key(self.seed, stream, step), validate)
 
 
