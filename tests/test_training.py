@@ -197,7 +197,7 @@ def test_nan_in_training_is_divergence(small_model):
 
 def test_recipes_that_cannot_be_are_refused(small_model):
     for recipe in (FastRecipe(learning_rate=0), FastRecipe(batch=0), PaperRecipe(decays=(0.2, -1))):
-        with pytest.raises(InputError, match="more than 0"):
+        with pytest.raises(InputError, match="greater than 0"):
             train(fresh(small_model), recipe)
 
 
