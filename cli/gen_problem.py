@@ -47,7 +47,7 @@ def _target(default: str | None) -> common.Decorator:
 
 def _names_task(flag: str) -> common.Decorator:
     """A flag that stands for --task, for which `_natural` has seen it: nothing is left to do with it."""
-    return click.option(flag, is_flag=True, hidden=True, expose_value=False)
+    return click.option(flag, is_flag=True, hidden=True, expose_value=False, help="Select this task.")
 
 
 @click.command("gen-problem", cls=Command)
