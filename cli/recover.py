@@ -12,7 +12,7 @@ from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista import storage
-from cuista.model import Trained
+from cuista.model import load
 from cuista.ops import ReferenceOps
 from cuista.storage.streaming import Recoverer, recover_file
 from cuista.tasks.robust import RobustModel
@@ -76,9 +76,8 @@ def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
 
     With --matrix, the weight for the other matrix comes from a robust model's encoder; for an ALISTA it is computed.
     """
-    record = storage.read(model_file, Model.kind, RobustModel.kind)
-    model: Any = Trained.kinds[record.kind].from_record(record, model_file, ops=codes.ops)
-    if matrix is not None or record.kind == RobustModel.kind:
-        robust = model if record.kind == RobustModel.kind else RobustModel.new(model, ops=codes.ops)
+    model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
+    if matrix is not None or isinstance(model, RobustModel):
+        robust = model if isinstance(model, RobustModel) else RobustModel.new(model, ops=codes.ops)
         model = robust.model_for(robust.problem.A if matrix is None else storage.load_array(matrix, "A"))
     codes.write(model)

@@ -11,10 +11,9 @@ import numpy as np
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista import storage
 from cuista.data.perturbed import PerturbedSet
 from cuista.evaluation.robustness import FISTA_SIGNALS, MOST_ITERATIONS, Robustness, evaluate_robustness
-from cuista.model import Trained
+from cuista.model import load
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
 
@@ -31,10 +30,9 @@ def command(model_files: tuple[Path, ...], set_file: Path, report: common.Report
     ops = report.ops
     stems = [path.stem for path in model_files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in model_files]
-    models: dict[str, Any] = {}
-    for name, path in zip(names, model_files, strict=True):
-        record = storage.read(path, Model.kind, RobustModel.kind)
-        models[name] = Trained.kinds[record.kind].from_record(record, path, ops=ops)
+    models: dict[str, Any] = {
+        name: load(path, Model, RobustModel, ops=ops) for name, path in zip(names, model_files, strict=True)
+    }
     perturbed = PerturbedSet.load(set_file)
     with common.ProgressLine() as line:
         results = tuple(

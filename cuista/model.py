@@ -173,20 +173,27 @@ class Trained(ABC):
         return model
 
 
-def load(path: str | os.PathLike[str], *, ops: ReferenceOps | None = None, dtype: Any = np.float32) -> Trained:
-    """Read a trained network of any kind.
+def load(
+    path: str | os.PathLike[str],
+    *classes: type[Trained],
+    ops: ReferenceOps | None = None,
+    dtype: Any = np.float32,
+) -> Trained:
+    """Read a trained network of any kind, or of one of the given classes.
 
     Parameters
     ----------
+    classes
+        The classes that are accepted; all if none is given.
     ops, dtype
         The engine (the CPU's if None), and the precision in which it computes.
 
     Raises
     ------
     FileError
-        If the file holds no trained network, or is damaged.
+        If the file holds no such network, or is damaged.
     """
-    record = storage.read(path, *Trained.kinds)
+    record = storage.read(path, *([each.kind for each in classes] or Trained.kinds))
     return Trained.kinds[record.kind].from_record(record, path, ops=ops, dtype=dtype)
 
 

@@ -128,15 +128,15 @@ class Problem:
         ----------
         batch
             The number of signals.
+        rows
+            Those of the batch that are drawn, all by default. They have the bits that they have in the whole batch, and
+            the others cost nothing.
         stream, step, seed
             The key of the random numbers; `seed` is the problem's own if None.
         dtype
             The precision of the signals.
         ops
             The engine whose arrays are returned; the CPU engine if None.
-
-        `rows` are those of the batch to draw, all by default. They have the bits that they have in the whole batch, and
-        the others cost nothing.
 
         Returns
         -------
