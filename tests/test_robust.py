@@ -831,7 +831,7 @@ def test_an_interrupted_curriculum_is_continued_by_the_same_command(files, start
 
 
 def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, start, tmp_path):
-    words = ("train", "problem.h5", "--task", "robust", "--net", "tilista", *QUICK, "-o", "r.h5")
+    words = ("train", "problem.h5", "--task", "robust", "--net", "tilista", "-T", 4, *QUICK, "-o", "r.h5")
     process = start(*words, "--checkpoint-every", 0)
     checkpoint = tmp_path / "r.decoder.h5.ckpt"
     while not checkpoint.exists():
