@@ -24,6 +24,7 @@ import cuista
 from cuista import kernels
 from cuista.device import Device, why_no_cuda, why_not
 from cuista.ops import CudaOps
+from cuista.training import Progress
 
 # A suite that was started in the background has SIGINT ignored, and so would have all the runs that tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -88,6 +89,26 @@ class Cuista:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cuista:
     monkeypatch.chdir(tmp_path)
     return Cuista(capsys)
+
+
+@pytest.fixture
+def interrupt(run: Cuista, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Run a training command, and press Ctrl-C at the first step of those for which `when` holds."""
+
+    def interrupt(*words: object, when: Callable[[Progress, str], bool]) -> None:
+        pressed: list[Progress] = []
+
+        def show(line: object, at: Progress, name: str = "") -> None:
+            if not pressed and when(at, name):
+                pressed.append(at)
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with monkeypatch.context() as during:
+            for module in ("running", "train_robust", "compare"):
+                during.setattr(f"cuista.cli.{module}.show", show)
+            run(*words, fails=130)
+
+    return interrupt
 
 
 @pytest.fixture

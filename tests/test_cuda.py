@@ -21,7 +21,13 @@ from cuista.networks import NETWORKS, Alista
 from cuista.ops import CpuOps, CudaOps
 from cuista.training import checkpoint_path
 
-QUICK = FastRecipe(batch=8, validation_batch=100, layer_steps=4, max_steps=60)
+QUICK = FastRecipe(batch=8, validation_batch=20, layer_steps=4, max_steps=30)
+
+
+@pytest.fixture(autouse=True)
+def layers_fitted_on_few_signals(monkeypatch):
+    """Which the emulated device has time for."""
+    monkeypatch.setattr("cuista.training.trainer.FITTING_BATCH", 16)
 
 
 class StoppedError(Exception):
@@ -41,7 +47,7 @@ def parameters_of(model):
 
 
 def test_the_paper_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight):
-    recipe = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_steps=100)
+    recipe = PaperRecipe(batch=16, validation_batch=20, better_wait=40, max_steps=60)
     for dtype, tolerance in ((np.float64, 1e-10), (np.float32, float32_tolerance(cuda))):
         expected, model = (trained(ops, small_problem, small_weight, recipe, dtype) for ops in (CpuOps(), cuda))
         assert model.training["steps"] == expected.training["steps"]
@@ -116,7 +122,7 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
             read_back[step] = DeviceArray.waits
         DeviceArray.waits = 0
 
-    recipe = replace(QUICK, matrix_steps=60)
+    recipe = replace(QUICK, matrix_steps=30)
     for net in ("alista", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
         if net == "not fused":
             monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
@@ -125,7 +131,7 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
         stages = recipe.stages(4, more=True)
         read_back.clear()
         train(model, recipe, progress=count)
-        assert len(read_back) > 50
+        assert len(read_back) > 30
         assert not any(read_back.values())
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import h5py
@@ -817,22 +816,12 @@ def test_a_denoiser_is_tested_with_pictures_and_recovers_no_codes(prepared):
         assert "damaged" in run.errors
 
 
-def test_training_can_be_interrupted_and_resumed(prepared, start):
+def test_training_can_be_interrupted_and_resumed(prepared, interrupt):
     run = prepared
     words = ("train", "images.h5", "--net", "conv-lista-cp", "--dict", "dictionary.h5", *TRAIN)
-    words = (*words, "--matrix-steps", 400)
-    process = start(*words, "--checkpoint-every", 0, "-o", "cut.h5")
-    for _ in range(600):
-        time.sleep(0.05)
-        try:
-            if storage.read("cut.h5.ckpt").attributes["state"].find('"total_steps": 4') > 0:
-                break
-        except Exception:  # the file does not exist or is not complete yet
-            continue
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert "--resume" in errors
+    words = (*words, "--matrix-steps", 20)
+    interrupt(*words, "-o", "cut.h5", when=lambda at, name: at.stage_number == 3 and at.step == 4)
+    assert "--resume" in run.errors
     run(*words, "-o", "cut.h5", fails=1)
     assert "unfinished run" in run.errors
     run(*words, "-o", "cut.h5", "--resume")

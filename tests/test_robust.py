@@ -671,7 +671,10 @@ def test_the_exact_encoder_has_the_ridge_of_the_decoders_weight(small_problem):
 # -- evaluation -------------------------------------------------------------------------------------------------------
 
 
-def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(decoder, trained_encoder, small_problem):
+def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(
+    decoder, trained_encoder, small_problem, monkeypatch
+):
+    monkeypatch.setattr("cuista.evaluation.robustness.MOST_ITERATIONS", 1000)
     perturbed = PerturbedSet.new(small_problem, [0.0, 0.05], 2, 200)
     models = {"plain": decoder, "robust": cuista.RobustModel.new(decoder, trained_encoder)}
     results = {result.method: result for result in evaluate_robustness(perturbed, models)}
@@ -685,7 +688,7 @@ def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(decoder,
 
 def test_fista_runs_on_over_plateaus_to_its_end():
     A = cuista.normalize_columns(cuista.random_matrix(50, 100, seed=3))
-    perturbed = PerturbedSet.new(cuista.Problem(A, pnz=0.04), [0.0, 0.02], 2, 60)
+    perturbed = PerturbedSet.new(cuista.Problem(A, pnz=0.04), [0.0, 0.02], 1, 60)
     (result,) = evaluate_robustness(perturbed, {})
     assert result.method == "fista, to its end"
     # Without noise, signals this sparse are recovered exactly as λ approaches 0, which takes thousands of iterations.
@@ -698,7 +701,8 @@ def test_the_nmse_of_a_level_is_the_mean_in_db():
     assert result.mean_db.tolist() == [-20.0]
 
 
-def test_without_an_exact_weight_the_rest_is_tested(quick_recipe):
+def test_without_an_exact_weight_the_rest_is_tested(quick_recipe, monkeypatch):
+    monkeypatch.setattr("cuista.evaluation.robustness.MOST_ITERATIONS", 500)
     tall = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(50, 40)), pnz=0.1)
     model = train(cuista.Model.new(tall, cuista.solve_exact(tall.A), layers=2), quick_recipe)
     said = []
@@ -723,7 +727,8 @@ QUICK = ("--max-steps", 6, "--matrices", 2, "--batch", 4, "--validation-batch", 
 
 
 @pytest.fixture
-def files(run, decoder, trained_encoder):
+def files(run, decoder, trained_encoder, quick_recipe, monkeypatch):
+    monkeypatch.setattr("cuista.tasks.robust.FastRecipe", lambda: quick_recipe)  # for decoders trained in a run
     decoder.save("alista.h5")
     trained_encoder.save("encoder.h5")
     decoder.problem.save("problem.h5")
@@ -731,23 +736,10 @@ def files(run, decoder, trained_encoder):
 
 
 def test_from_an_encoder_to_a_figure(files, monkeypatch):
+    monkeypatch.setattr("cuista.evaluation.robustness.MOST_ITERATIONS", 500)
     run = files
-    short = ("--max-steps", 5, "--matrices", 2, "--validation-batch", 2)
-    run(
-        "train",
-        "problem.h5",
-        "--task",
-        "encoder",
-        "--net",
-        "atow",
-        "--layers",
-        2,
-        "--loss",
-        "rel2",
-        *short,
-        "-o",
-        "e.h5",
-    )
+    short = ("--max-steps", 5, "--matrices", 2, "--validation-batch", 2, "-o", "e.h5")
+    run("train", "problem.h5", "--task", "encoder", "--net", "atow", "--layers", 2, "--loss", "rel2", *short)
     assert "validation loss" in run.errors
     rows = run("test", "e.h5", "--samples", 2).splitlines()
     assert rows[-1].split()[0] == "mean"
@@ -760,10 +752,10 @@ def test_from_an_encoder_to_a_figure(files, monkeypatch):
     made = ("--sigma", 0.01, "--sigma", 0.04, "--count", 2, "--samples", 30)
     run("gen-problem", "--perturbed", "--problem", "problem.h5", *made, "-o", "set.h5")
     command = ("test", "robust.h5", "exact.h5", "aug.h5", "alista.h5", "--perturbed", "set.h5")
-    table = run(*command, "-o", "report.h5")
+    table = run(*command)
     for method in ("robust", "robust + exact W", "exact", "aug", "alista", "alista + exact W", "fista 4", "to its end"):
         assert method in table
-    report = json.loads(run(*command, "--json"))
+    report = json.loads(run(*command, "--json", "-o", "report.h5"))
     assert report["sigmas"] == [0.01, 0.04]
     assert [len(row["nmse_db"]) for row in report["results"]] == [2] * 9
     run("plot", "report.h5", "-o", "robust.png")
@@ -830,16 +822,12 @@ def test_an_interrupted_curriculum_is_continued_by_the_same_command(files, start
     assert "max_steps (then 4000, now 5)" in files.errors
 
 
-def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, start, tmp_path):
+def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, interrupt, tmp_path):
     words = ("train", "problem.h5", "--task", "robust", "--net", "tilista", "-T", 4, *QUICK, "-o", "r.h5")
-    process = start(*words, "--checkpoint-every", 0)
+    interrupt(*words, when=lambda at, name: name == "decoder: " and at.stage_number == 2)
     checkpoint = tmp_path / "r.decoder.h5.ckpt"
-    while not checkpoint.exists():
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in errors
+    assert checkpoint.exists()
+    assert "--resume" in files.errors
     files(*words, fails=1)
     assert "r.decoder.h5.ckpt holds an unfinished run" in files.errors
     files(*words, "--resume")

@@ -210,11 +210,11 @@ def test_the_weight_must_be_the_matrixs(small_problem):
 def test_a_noisy_problem_gets_a_ridge_and_a_clean_one_none():
     A = cuista.normalize_columns(cuista.random_matrix(50, 100))
     said = []
-    clean = cuista.choose_ridge(cuista.Problem(A), layers=8, say=said.append)
+    clean = cuista.choose_ridge(cuista.Problem(A), layers=4, say=said.append)
     assert clean.report.ridge == 0
     assert [float(line.split()[1].rstrip(":")) for line in said[:-1]] == [0, 0.1, 0.4, 1, 3, 10]
     assert said[-1] == "Ridge 0 is best."
-    assert cuista.choose_ridge(cuista.Problem(A, snr_db=20), layers=8).report.ridge > 0
+    assert cuista.choose_ridge(cuista.Problem(A, snr_db=20), layers=4).report.ridge > 0
 
 
 # -- the other networks -----------------------------------------------------------------------------------------------

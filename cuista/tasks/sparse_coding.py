@@ -28,6 +28,8 @@ from cuista.training.task import Examples, Source, Task
 from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
+# How a network is trained to compare ridges: long enough to tell them apart.
+RIDGE_RECIPE = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
 
 
 @dataclass
@@ -289,14 +291,13 @@ def choose_ridge(
     say
         Called with the result of each λ, and with the best λ.
     """
-    recipe = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
     net = net if NETWORKS[net].has_gradients else "alista"
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
 
     def fit(ridge: float) -> tuple[float, Weight]:
         weight = solve_exact(problem.A, ridge=ridge)
         model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
-        return train(model, recipe, seed=seed).training["validation_nmse_db"], weight
+        return train(model, RIDGE_RECIPE, seed=seed).training["validation_nmse_db"], weight
 
     found: Weight = best_ridge(RIDGES, fit, say)
     return found
