@@ -92,6 +92,8 @@ def test_solve_w_takes_a_bare_matrix_and_a_ridge(run):
 
 def test_solve_w_finds_a_ridge_for_a_noisy_problem(run, monkeypatch):
     monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGES", (0.0, 1.0))
+    recipe = cuista.FastRecipe(layer_steps=4, max_steps=0, validation_batch=500)
+    monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGE_RECIPE", recipe)
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 15)
     assert json.loads(run("solve-w", "problem.h5", "--ridge", "auto", "--json"))["ridge"] > 0
 

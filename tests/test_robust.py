@@ -688,7 +688,7 @@ def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(
 
 def test_fista_runs_on_over_plateaus_to_its_end():
     A = cuista.normalize_columns(cuista.random_matrix(50, 100, seed=3))
-    perturbed = PerturbedSet.new(cuista.Problem(A, pnz=0.04), [0.0, 0.02], 1, 60)
+    perturbed = PerturbedSet.new(cuista.Problem(A, pnz=0.04), [0.0, 0.02], 1, 40)
     (result,) = evaluate_robustness(perturbed, {})
     assert result.method == "fista, to its end"
     # Without noise, signals this sparse are recovered exactly as λ approaches 0, which takes thousands of iterations.
