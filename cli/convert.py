@@ -29,7 +29,7 @@ FILTERS = ("cuista-dictionary", "cuista-conv-weight")
 @common.key_option
 @click.option("--problem", "problem_file", type=common.INPUT_FILE, help="The problem of an imported weight or network.")
 @click.option(
-    "-W", "--weight", "weight_file", type=common.INPUT_FILE, help="The weight of an imported network. [solved here]"
+    "-W", "--weight", "weight_file", type=common.INPUT_FILE, help="The weight of an imported network. [computed here]"
 )
 @click.option(
     "--dict", "dictionary_file", type=common.INPUT_FILE, help="Import filters as the weight of this dictionary."

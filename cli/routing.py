@@ -51,8 +51,9 @@ class Routed(Command):
     ) -> click.Context:
         task, words = _named_task(list(args))
         if task is not None and task not in self.tasks and not extra.get("resilient_parsing"):
-            ctx = click.Context(self, parent, info_name)
-            raise click.UsageError(f"--task {task}: this command has the tasks {', '.join(self.tasks)}", ctx)
+            ctx, tasks = click.Context(self, parent, info_name), ", ".join(self.tasks)
+            what = "needs a value" if task.startswith("-") or not task else f"{task} is not a task of this command"
+            raise click.UsageError(f"--task {what}; expected one of {tasks}", ctx)
         task = task or self.natural(words)
         if task is None and {"-h", "--help"} & set(words):
             return super().make_context(info_name, words, parent, **extra)

@@ -37,7 +37,7 @@ from cuista.tasks.sparse_coding import Model
     ),
     recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.003; paper: 0.0001]"),
     recipe_option("matrix-rate", "matrix_rate", "fast: factor on the matrices' learning rate. [1]"),
-    recipe_option("encoder-rate", "encoder_rate", "paper: the step matrices' learning rate. [1e-9]"),
+    recipe_option("encoder-rate", "encoder_rate", "paper: the encoder's learning rate. [1e-9]"),
     fast=("matrix_rate",),
     paper=("encoder_rate",),
 )

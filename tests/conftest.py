@@ -26,11 +26,11 @@ from cuista.device import Device, why_no_cuda, why_not
 from cuista.ops import CudaOps
 from cuista.training import Progress
 
-# A suite that was started in the background has SIGINT ignored, and so would have all the runs that tests interrupt.
+# A suite that was started in the background ignores SIGINT, and so would the runs that the tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# The same examples in every run, however slow the machine is.
+# Hypothesis tries the same examples in every run, however slow the machine is.
 settings.register_profile("cuista", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cuista")
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def small_problem() -> cuista.Problem:
-    """20×40, two non-zeros on average."""
+    """A problem of 20×40 with two non-zeros on average."""
     return cuista.Problem(cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1)), pnz=0.05, seed=1)
 
 
@@ -65,7 +65,7 @@ def small_model(small_problem: cuista.Problem, small_weight: cuista.Weight) -> c
 
 @pytest.fixture(scope="session")
 def quick_recipe() -> cuista.FastRecipe:
-    """A fast recipe of a second."""
+    """A fast recipe that takes about a second."""
     return cuista.FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=60)
 
 
@@ -93,7 +93,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def interrupt(run: Cuista, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Run a training command, and press Ctrl-C at the first step of those for which `when` holds."""
+    """Run a training command, and press Ctrl-C at the first step for which `when` holds."""
 
     def interrupt(*words: object, when: Callable[[Progress, str], bool]) -> None:
         pressed: list[Progress] = []
@@ -133,7 +133,7 @@ def rng() -> np.random.Generator:
 
 
 def kernels_on_the_cpu(config: pytest.Config, sanitize: str = "", arch: int = 900, **options: Any) -> Launcher:
-    """Something that launches our kernels on the CPU, under these sanitizers."""
+    """A launcher that runs our kernels on the CPU under these sanitizers."""
     reason = shim.why_not(sanitize)
     if reason:
         pytest.skip(reason)
@@ -151,13 +151,16 @@ def kernels_on_the_cpu(config: pytest.Config, sanitize: str = "", arch: int = 90
 
 @pytest.fixture(autouse=True)
 def no_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests compute on the CPU wherever they run, unless they are about GPUs."""
+    """Make tests compute on the CPU wherever they run, unless they are marked `gpu`."""
     if request.node.get_closest_marker("gpu") is None:
         monkeypatch.setattr("cuista.device.why_no_cuda", lambda: "this test is for the CPU")
 
 
 def float32_tolerance(ops: CudaOps) -> float:
-    """A GPU's logarithm differs from the C library's in the last bit, on which an entry's fate at θ may depend."""
+    """The tolerance of float32 results, larger on a GPU.
+
+    A GPU's logarithm differs from the C library's in the last bit, which can decide whether an entry is above θ.
+    """
     return 1e-5 if isinstance(ops.xp, DeviceModule) else 1e-2
 
 
@@ -176,11 +179,11 @@ def on_gpu_or(launch: Callable[[], Launcher], where: str) -> CudaOps:
 
 @pytest.fixture(scope="session", params=WHERE)
 def cuda(request: pytest.FixtureRequest) -> CudaOps:
-    """The CUDA engine, for tests of what is computed with it."""
+    """The CUDA engine, for tests of the results computed with it."""
     return on_gpu_or(lambda: kernels_on_the_cpu(request.config), request.param)
 
 
 @pytest.fixture(scope="session", params=WHERE)
 def watched_cuda(request: pytest.FixtureRequest) -> CudaOps:
-    """The CUDA engine under sanitizers, for tests of the kernels one by one. These take many times as long."""
+    """The CUDA engine under sanitizers, for tests of single kernels. These take many times as long."""
     return on_gpu_or(lambda: kernels_on_the_cpu(request.config, "address,undefined", arch=750), request.param)

@@ -22,7 +22,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def compile_cubin(text: str, name: str, options: tuple[str, ...]) -> tuple[bool, str]:
-    """Compile to machine code: whether it worked, and what the compiler said."""
+    """Compile to machine code, and return whether it worked and what the compiler said."""
     nvrtc = library()
     assert nvrtc is not None
     program, size = ctypes.c_void_p(), ctypes.c_size_t()

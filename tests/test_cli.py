@@ -119,7 +119,7 @@ def test_train_test_and_recover_in_a_row(run, problem):
 
 def test_training_says_that_it_solves_the_weight_and_uses_a_ridge_on_noise(run, problem):
     run("train", problem, "-T", 2, *FAST)
-    assert "Solving the analytic weight" in run.errors
+    assert "Computing the analytic weight" in run.errors
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 15, "-o", "noisy.h5")
     run("train", "noisy.h5", "-T", 2, *FAST, "-o", "noisy-model.h5")
     assert "noise-aware" in run.errors
@@ -300,7 +300,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, interrupt, problem, 
     assert [len(r.nmse_db) for r in compared.results] == 2 * [4, 4, 4, 4, 2]
     assert compared.results[1].parameters == 3 * 40 * 20 + 3
     assert all(r.training_seconds > 0 for r in compared.results if r.steps)
-    # compare tests the same model on the same signals as cuista test does.
+    # `cuista compare` tests the same model on the same signals as `cuista test`.
     layers = json.loads(run("test", model, "--samples", 200, "--json"))["layers"]["alista"]
     assert compared.results[2].nmse_db[-1] == pytest.approx(layers[-1]["nmse_db"])
     run(*words, fails=1)
@@ -503,7 +503,7 @@ def test_the_package_runs_as_a_module(tmp_path):
     wrong = module("train", "--task", "nonsense")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("Usage: cuista train ")
-    assert "--task nonsense: this command has the tasks sc, denoise, encoder, robust" in wrong.stderr
+    assert "--task nonsense is not a task of this command; expected one of sc, denoise, encoder, robust" in wrong.stderr
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

@@ -53,7 +53,7 @@ def test_no_feasible_weight_has_a_smaller_objective(rng):
     assert objective(WEIGHT.W) == pytest.approx(WEIGHT.report.objective)
     for _ in range(10):
         step = rng.standard_normal(WEIGHT.W.shape)
-        step -= np.einsum("ijm,ijm->m", step, SMALL.D) * SMALL.D  # stays feasible, for the filters have unit norm
+        step -= np.einsum("ijm,ijm->m", step, SMALL.D) * SMALL.D  # stays feasible, as the filters have unit norm
         assert objective(WEIGHT.W + 1e-3 * step) > WEIGHT.report.objective
 
 
@@ -84,7 +84,7 @@ def test_filters_of_any_size_have_their_weight_or_are_refused(scale):
     np.testing.assert_allclose(normalize_filters(huge.D), SMALL.D)
     with pytest.raises(InputError, match="Normalise the filters"):
         solve_conv_pgd(huge)
-    if scale < 1:  # the ridge is all, and what it leads to, d/‖d‖², out of reach from there
+    if scale < 1:  # the ridge dominates, and the weight d/‖d‖² is out of reach from there
         with pytest.raises(NumericalError, match="give another ridge"):
             solve_conv(huge, ridge=1.0)
     else:
@@ -157,7 +157,7 @@ def test_every_linear_map_has_its_adjoint(s1, s2, height, width, seed):
 @pytest.mark.parametrize("shape", [(3, 3, 4), (1, 4, 3), (3, 2, 1)])
 @pytest.mark.parametrize("first", [True, False])
 def test_the_cpu_engine_gives_what_is_defined(threshold, k, shape, first, rng, monkeypatch):
-    monkeypatch.setattr("cuista.ops.cpu.BAND_BYTES", 2000)  # several bands, the last one shorter
+    monkeypatch.setattr("cuista.ops.cpu.BAND_BYTES", 2000)  # several bands, of which the last is shorter
     compare_engines(CpuOps(), threshold, k, shape, first, rng)
 
 
@@ -223,7 +223,7 @@ def test_gradients_are_those_of_central_differences(kind, untied, threshold, eng
         assert loss == pytest.approx(0.5 * np.square(net.output(y, depth) - clean).sum())
         for name in base:
             closest = np.inf
-            for _ in range(3):  # a kink may lie in the way of one direction
+            for _ in range(3):  # one direction may meet a kink
                 direction = rng.standard_normal(base[name].shape)
                 ends = []
                 for step in (1e-7, -1e-7):
@@ -324,7 +324,7 @@ def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):
 
 
 def test_the_tiles_of_a_picture_have_one_shape_and_meet(monkeypatch):
-    monkeypatch.setattr("cuista.tasks.denoising.TILE_BYTES", 0)  # the least tiles
+    monkeypatch.setattr("cuista.tasks.denoising.TILE_BYTES", 0)  # the smallest tiles
     denoiser = Denoiser.new(WEIGHT, layers=2)
     for shape in ((200, 331), (64, 65), (5, 129)):
         tiles, seen = denoiser.tiles(shape), np.zeros(shape, int)
@@ -374,7 +374,7 @@ def test_fista_descends_to_the_minimum(rng):
     f = rng.standard_normal((9, 11))
     *_, (x, picture) = ConvFista(SMALL, 3000, lam=0.3, dtype=np.float64).iterates(f)
     np.testing.assert_allclose(picture, ReferenceOps().synthesize(x, SMALL.D), atol=1e-10)
-    # At the minimum the correlation with the residual is λ sign(x) where x ≠ 0 and at most λ elsewhere.
+    # At the minimum, the correlation with the residual is λ sign(x) where x ≠ 0, and elsewhere at most λ in magnitude.
     r = np.pad(f - picture, ((2, 2), (1, 1)))
     correlation = np.stack([correlate2d(r, rotate(SMALL.D[..., m]), mode="valid") for m in range(5)])
     assert np.abs(correlation).max() < 0.3 + 1e-4

@@ -1,4 +1,4 @@
-"""The CUDA engine: what is trained and recovered on it, and that nothing is read back meanwhile."""
+"""The CUDA engine: training and recovery on it, and that nothing is read back meanwhile."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_run_that_diverges_is_not_saved_as_if_it_had_not(cuda, small_problem, 
 def test_the_fast_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight, coordinates):
     options = {"per_coordinate": coordinates}
     expected, model = (trained(ops, small_problem, small_weight, QUICK, **options) for ops in (CpuOps(), cuda))
-    # Nelder-Mead, in the beginning of every layer, compares errors and so can take another path for one bit's sake.
+    # Nelder-Mead, at the beginning of every layer, compares errors, so a single bit can make it take another path.
     np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-3)
     for name, value in parameters_of(model).items():
         np.testing.assert_allclose(value, expected.network.parameters[name], rtol=1e-3, atol=1e-4)
@@ -191,7 +191,7 @@ def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small
 def test_going_over_from_dense_steps_to_fused_ones_survives_an_interruption(
     cuda, small_problem, small_weight, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("cuista.ops.cuda.FUSED_DENSE_ROWS", 1.2)  # of 8 signals: at a density of 0.15
+    monkeypatch.setattr("cuista.ops.cuda.FUSED_DENSE_ROWS", 1.2)  # for 8 signals, reached at a density of 0.15
     fused, call = [], cuda_module._Fused.__call__
     monkeypatch.setattr(cuda_module._Fused, "__call__", lambda self, *rest: fused.append(1) or call(self, *rest))
     recipe = PaperRecipe(learning_rate=0.02, decays=(1.0,), batch=8, validation_batch=50, better_wait=20, max_steps=40)

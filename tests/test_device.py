@@ -1,4 +1,4 @@
-"""Which device can be used, and what is said when one cannot; and the command line on a GPU."""
+"""Which devices can be used, what is said about those that cannot, and the command line on a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cuista import FastRecipe, device
 from cuista.errors import DeviceError
 from cuista.ops import CpuOps, CudaOps
 
-# Before the tests replace it.
+# The original, kept before the tests replace it.
 WHY_NO_CUDA = device.why_no_cuda
 
 
@@ -166,7 +166,7 @@ def gpu(request, monkeypatch, machine):
     machine(fake_cupy(gpus=2))
     launch = launcher_on(kernels_on_the_cpu(request.config))
     monkeypatch.setattr(CudaOps, "on", classmethod(lambda cls, chosen: cls(DeviceModule(), launch, chosen.name)))
-    return "cuda:1"  # not the current one
+    return "cuda:1"  # not the current device
 
 
 def test_the_commands_run_on_a_gpu(gpu, run, monkeypatch):

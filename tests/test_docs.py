@@ -1,4 +1,4 @@
-"""The documents: commands, options, networks, names and file formats stand in them, and what they show works."""
+"""The documents: they cover commands, options, networks, names and file formats, and what they show works."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_every_option_says_what_it_does():
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{path} {parameter.opts[0]}"
-                # What a command hides, so that its help stays short, it shares with one that shows it.
+                # A command may hide an option, to keep its help short, only if another command shows the option.
                 assert not parameter.hidden or parameter.opts[0] in in_reference, f"{path} {parameter.opts[0]}"
 
 

@@ -1,7 +1,7 @@
-"""The CUDA kernels: compiled for every architecture, and executed, on the CPU and where there is one on a GPU.
+"""The CUDA kernels, compiled for every architecture, and executed on the CPU and, where there is one, on a GPU.
 
-The CPU runs the same sources. One by one they run under the address and undefined-behaviour sanitizers, as for a GPU of
-compute capability 7.5; a last few tests look for data races, with the instructions of 8.0 and later.
+The CPU runs the same sources. Single kernels run under the address and undefined-behaviour sanitizers, as for a GPU of
+compute capability 7.5. The last few tests look for data races, with the instructions of 8.0 and later.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_the_kernels_shrink_to_the_bit_as_the_definition_does(cuda, step):
 @given(step=rows(), seed=st.integers(0, 2**32))
 @settings(many, max_examples=150)
 def test_the_kernels_go_back_as_the_definition_does(cuda, step, seed):
-    step["threshold"] = np.nan_to_num(step["threshold"], nan=0.5, posinf=0.5)  # whose gradients nobody needs
+    step["threshold"] = np.nan_to_num(step["threshold"], nan=0.5, posinf=0.5)  # nobody needs the gradients of these
     if step["window"] and np.array_equal(step["threshold"], DENORMAL[step["x"].dtype.type]):
         step["threshold"] = 0.5  # its ramp would be infinitely steep
     _, code = REFERENCE.shrink_select(**step)
@@ -298,7 +298,7 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
 )
 @settings(many, max_examples=150)
 def test_the_fused_step_is_the_step(cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype):
-    assume(dtype == np.float64 or threshold != 0)  # one bit of a z near 0 would decide between δ and 0
+    assume(dtype == np.float64 or threshold != 0)  # a single bit of a z near 0 would decide between δ and 0
     rng = np.random.default_rng(7)
     A = cuista.normalize_columns(rng.standard_normal(shape))
     problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law)
@@ -321,7 +321,7 @@ def test_the_fused_step_is_the_step(cuda, shape, batch, depth, hard, snr, law, w
     assert loss_fused == loss_again
     for name, gradient in gradients.items():
         np.testing.assert_allclose(of_fused[name], gradient, atol=tolerance * scale, rtol=tolerance)
-        np.testing.assert_array_equal(of_fused[name], of_again[name])  # two runs, the same bits
+        np.testing.assert_array_equal(of_fused[name], of_again[name])  # two runs give the same bits
 
 
 def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, small_weight):
@@ -333,7 +333,7 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
     assert not step.suits(1024, density=1.0)
     assert cuista.Model.new(small_problem, small_weight).network.fuse(signals) is None
     assert cuista.Model.new(small_problem, small_weight, ops=cuda, per_coordinate=True).network.fuse(signals) is None
-    for shape in ((4, 33), (2000, 4000)):  # WᵀA is not formed, too large for shared memory
+    for shape in ((4, 33), (2000, 4000)):  # WᵀA is not formed, or is too large for shared memory
         A = np.ones(shape)
         assert Alista(Dense(A, ops=cuda), A, layers=1, parameters=network.parameters).fuse(signals) is None
 

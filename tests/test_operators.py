@@ -1,4 +1,4 @@
-"""Operators: their adjoints, and what they know of A Aᵀ, against matrices."""
+"""Operators: their adjoints, and what they know about A Aᵀ, compared with matrices."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_operators_do_what_they_stand_for(rng):
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_the_gram_matrix_is_solved_and_the_gains_follow(name, ops, ridge, rng):
     operator = MAKE[name](ops=ops, dtype=np.float64)
-    ridge = ridge or float(name == "tall")  # whose A Aᵀ is singular
+    ridge = ridge or float(name == "tall")  # its A Aᵀ is singular
     A, (measured, signal) = matrix_of(operator), operator.shape
     G = A @ A.T + ridge * np.eye(len(A))
     r = rng.standard_normal((3, *measured))
@@ -112,7 +112,7 @@ def test_the_norm_is_that_of_the_matrix_or_a_little_more(name):
     norm = np.linalg.norm(matrix_of(operator), 2) ** 2
     if isinstance(operator, Dense):
         assert operator.norm_squared == pytest.approx(norm, rel=1e-12)
-    else:  # of pictures of any size
+    else:  # a bound for pictures of any size
         assert norm * (1 - 1e-12) <= operator.norm_squared < 2 * norm
 
 

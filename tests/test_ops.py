@@ -1,4 +1,4 @@
-"""The primitives: the definition against the words of the paper, and the engine against the definition."""
+"""The primitives: the definition is compared with the words of the paper, and the engine with the definition."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cuista.ops.cpu import _Pool
 REFERENCE, CPU = ReferenceOps(), CpuOps()
 DENORMAL = 1e-40
 
-# Few different values make ties; zeros, denormals and large numbers are in.
+# A few values, so that there are ties, among them zeros, denormals and large numbers.
 FEW = np.array([0.0, -0.0, 0.5, -0.5, 0.25, 1.0, -1.0, 3.0, -7.5, DENORMAL, -DENORMAL, 1e20])
 
 
@@ -28,7 +28,7 @@ def steps(draw: st.DrawFn) -> dict[str, object]:
     batch, size = draw(st.integers(1, 4)), draw(st.integers(1, 70))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    share = draw(st.sampled_from([0.0, 0.3, 1.0]))  # of entries that are one of the few
+    share = draw(st.sampled_from([0.0, 0.3, 1.0]))  # of entries that are among the few values
 
     def array() -> np.ndarray:
         few, others = rng.choice(FEW, (batch, size)), rng.uniform(-4, 4, (batch, size))
@@ -142,7 +142,7 @@ def test_the_step_gradient_matches_central_differences(ops, theta, rng):
 
 
 def test_the_window_gives_the_derivative_of_an_expected_loss_that_the_fixed_selection_misses(rng):
-    # z ~ N(0, 1), x* = z + noise: E[½(x_next − x*)²] depends on θ only by the jump, as all but one may pass.
+    # z ~ N(0, 1) and x* = z + noise: E[½(x_next − x*)²] depends on θ only through the jump, as all but one may pass.
     z = rng.standard_normal((20_000, 20))
     target = z + 0.5 * rng.standard_normal(z.shape)
     zero, theta, k, h = np.zeros_like(z), 0.7, 19, 0.02
@@ -186,7 +186,8 @@ def test_hard_thresholding_keeps_or_drops_and_its_window_is_a_ramp(rng):
     np.testing.assert_array_equal(kept, np.where(np.abs(z) > 0.8, z, 0))
     delta, zero = rng.standard_normal(z.shape), np.zeros_like(z)
     d_z, _, d_theta = CPU.shrink_select_backward(delta, code, z, zero, 1.0, 0.8, 0.25)
-    # The derivative of the ramp z·clip((|z| − 0.6) / 0.4, 0, 1), but that where it is kept or dropped it is 1 or 0.
+    # The derivative of the ramp z·clip((|z| − 0.6) / 0.4, 0, 1), but with the clip replaced by 1 or 0 (kept or
+    # dropped).
     near = np.abs(np.abs(z) - 0.8) < 0.2
     np.testing.assert_allclose(d_z, delta * ((np.abs(z) > 0.8) + near * np.abs(z) / 0.4))
     assert d_theta == pytest.approx(-np.sum(delta * z * near) / 0.4)
@@ -282,7 +283,7 @@ def test_sparse_codes_are_a_pure_function_and_a_longer_batch_begins_like_a_short
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("law", [Normal(), Bernoulli(0.3, 1.5, -2.0)])
-@pytest.mark.parametrize("size", [1, 7, 50, 2**19 + 1])  # of the last, a block of rows is one row
+@pytest.mark.parametrize("size", [1, 7, 50, 2**19 + 1])  # with the last, a block is a single row
 def test_rows_drawn_on_their_own_have_the_bits_that_they_have_among_all(dtype, law, size):
     key, rows = Key(1, 2, 3), 40 if size < 100 else 4
     p = np.linspace(0.1, 0.9, size)

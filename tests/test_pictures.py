@@ -82,7 +82,7 @@ def test_every_usual_kind_of_picture_is_read_right(tmp_path):
     Image.fromarray(rgb[..., 0] > 128).save(tmp_path / "bits.png")
     turned = Image.fromarray(rgb)
     exif = turned.getexif()
-    exif[0x0112] = 6  # the picture is to be turned by 90° when shown
+    exif[0x0112] = 6  # a viewer should turn the picture by 90°
     turned.save(tmp_path / "turned.png", exif=exif)
 
     picture = read_picture(tmp_path / "rgb.png")
@@ -206,7 +206,7 @@ def test_a_folder_is_shuffled_and_dealt_out(folder, tmp_path):
     prepare_images(folder, tmp_path / "b.h5", split=(6, 2, 2))
     assert (
         prepare_images(folder, tmp_path / "c.h5", split=(600, 200, 200)).counts == first.counts
-    )  # with few pictures the numbers are a ratio
+    )  # with few pictures, the numbers are a ratio
     other = prepare_images(folder, tmp_path / "e.h5", seed=1)
     assert other.counts == {"train": 8, "validation": 1, "test": 1}
     names = {}
@@ -234,7 +234,7 @@ def test_no_more_pictures_are_read_than_are_dealt_out(folder, tmp_path):
         names[file] = [name for one in sets for name, _ in one.pictures()]
     assert names["few"] == names["all"][:5]
     few, whole = ((tmp_path / f"{file}.h5").stat().st_size for file in ("few", "all"))
-    assert few <= whole - 4 * 64 * 80  # pictures that went into no split leave nothing in the file
+    assert few <= whole - 4 * 64 * 80  # pictures outside all splits leave nothing in the file
 
 
 @pytest.mark.parametrize(
@@ -820,7 +820,7 @@ def test_training_can_be_interrupted_and_resumed(prepared, interrupt):
     run = prepared
     words = ("train", "images.h5", "--net", "conv-lista-cp", "--dict", "dictionary.h5", *TRAIN)
     words = (*words, "--matrix-steps", 20)
-    interrupt(*words, "-o", "cut.h5", when=lambda at, name: at.stage_number == 3 and at.step == 4)
+    interrupt(*words, "-o", "cut.h5", when=lambda at, name: at.stage_number == 2 and at.step == 4)
     assert "--resume" in run.errors
     run(*words, "-o", "cut.h5", fails=1)
     assert "unfinished run" in run.errors

@@ -88,12 +88,12 @@ def test_hard_signals_are_spread_evenly_and_are_those_of_their_stream(hard, batc
     np.testing.assert_array_equal(y[~is_hard], easy[1][: batch - is_hard.sum()])
     harder = Problem(A, pnz=1.4 * 0.1, snr_db=20).sample(batch, stream=TRAINING + HARD_STREAM)
     np.testing.assert_array_equal(x[is_hard], harder[0][: is_hard.sum()])
-    for share in (1, 2, 8, 32):  # aligned
+    for share in (1, 2, 8, 32):  # in aligned blocks of rows
         counts = np.add.reduceat(is_hard, range(0, batch, share))
         assert batch < share or np.ptp(counts[: batch // share]) <= 1
 
 
-@pytest.mark.parametrize("pnz", [0.05, 0.4])  # for which the product with A is another
+@pytest.mark.parametrize("pnz", [0.05, 0.4])  # one uses the sparse product with A, the other the dense one
 def test_rows_drawn_on_their_own_have_the_bits_that_they_have_in_the_batch(pnz):
     problem = Problem(A, pnz=pnz, snr_db=20)
     for hard, batch in ((None, 40), (0.5, 64), (0.3, 40), (1.0, 5)):

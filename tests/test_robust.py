@@ -84,7 +84,7 @@ def formula(net, matrix):
     W = matrix
     for B in net.parameters["step_matrix"]:
         R = matrix.T @ W - np.eye(N)
-        R[np.abs(R) < 1e-14] = 0  # mere rounding errors should have no sign
+        R[np.abs(R) < 1e-14] = 0  # rounding errors should have no sign
         W = W - B @ g(R)
     R = matrix.T @ W - np.eye(N)
     loss = {
@@ -406,7 +406,7 @@ def test_the_papers_curriculum_and_decay_are_its_own():
     assert [stage.steps for stage in stages] == [50_000] * 4
     assert stages[0].keeps_moments
     assert stages[0].depth == 16
-    assert stages[0].learning_rate * stages[0].matrix_rate == pytest.approx(1e-9)
+    assert (stages[0].learning_rate, stages[0].rates) == (1e-4, {"step_matrix": 1e-9})
     assert stages[0].rate_at(2500) == pytest.approx(0.75**0.5)  # the decay is continuous
     (stage,) = EncoderRecipe.paper().stages(4)
     assert (stage.learning_rate, stage.steps, stage.batch) == (1e-4, 200_000, 16)
@@ -430,6 +430,20 @@ def test_recipes_that_cannot_be_are_refused(decoder, options):
     (name,) = options
     with pytest.raises(InputError, match=name):
         train(cuista.RobustModel.new(decoder), replace(SMALL_ROBUST, **options))
+
+
+def test_in_the_papers_recipe_an_encoder_has_a_rate_of_its_own_and_a_decoders_matrix_the_decoders(
+    decoder, trained_encoder, small_problem, small_weight
+):
+    # Adam's first steps are as long as its learning rate.
+    recipe = replace(PAPER_ROBUST, max_steps=1, psteps=2, learning_rate=1e-3, encoder_rate=1e-5)
+    for model, name, rate in (
+        (cuista.RobustModel.new(decoder, trained_encoder), "step_matrix", 1e-5),
+        (cuista.Model.new(small_problem, small_weight, "tilista", layers=4), "weight", 1e-3),
+    ):
+        before = model.network.parameters[name].copy()
+        train(model, recipe, task=Robust())
+        assert np.median(np.abs(model.network.parameters[name] - before)) == pytest.approx(rate, rel=0.1)
 
 
 def test_moments_go_on_from_stage_to_stage(decoder, monkeypatch):
@@ -551,7 +565,7 @@ def test_a_run_interrupted_within_a_stage_resumes_to_the_same_bits(
     def interrupt(progress):
         nonlocal steps
         steps += 1
-        if steps in (5, 17):  # within the first stage and within the second
+        if steps in (5, 17):  # in the first stage and in the second
             os.kill(os.getpid(), signal.SIGINT)
 
     interruptions = 0
@@ -843,7 +857,7 @@ def test_a_decoder_of_another_run_is_not_taken_for_this_ones(files):
     os.remove("r.h5")
     files(*words, "-T", 2, fails=1)
     assert "r.decoder.h5 exists already" in files.errors
-    assert "Solving" not in files.errors
+    assert "Computing the analytic" not in files.errors
     files(*words, "-T", 3, "--seed", 4, "--resume", fails=1)
     assert "seed (then 0, now 4)" in files.errors
     assert "layers (then 2, now 3)" in files.errors

@@ -1,4 +1,4 @@
-"""The shim that runs kernels on the CPU: what CUDA defines it computes, and what CUDA leaves undefined it reports."""
+"""The shim that runs kernels on the CPU: it computes what CUDA defines, and reports what CUDA leaves undefined."""
 
 from __future__ import annotations
 
@@ -308,7 +308,7 @@ def test_shuffles_read_the_lane_they_name(ordered, dtype):
 def test_parts_of_a_warp_go_their_own_way(ordered):
     out = np.empty(64, np.int32)
     ordered("halves", 1, 64, [out])
-    pair = np.arange(64) // 2 * 4 + 1  # what two neighbours add up to, and then double
+    pair = np.arange(64) // 2 * 4 + 1  # the sum of two neighbours, which is then doubled
     assert (out == np.where(np.arange(64) % 32 < 16, pair * 2, pair * 8)).all()
 
 
@@ -405,7 +405,7 @@ def test_reductions_of_a_warp_need_their_architecture(tmp_path):
 # -- what it leaves undefined
 
 INTS, FLOATS = np.int32, np.float32
-NO_LINES = "symbolizer"  # clang's reports are without lines if its symbolizer is not installed, and say so
+NO_LINES = "symbolizer"  # without its symbolizer, clang's reports have no lines, and say so
 
 
 @pytest.mark.parametrize("order", [0, 1, 7])
@@ -487,7 +487,7 @@ def test_what_just_fits_is_no_fault(faults):
 
 def test_an_endless_loop_ends(faults):
     faults("fine", 1, 1, [np.zeros(1, INTS), np.int32(1)])
-    threading.Timer(0.3, os.kill, [faults._process.pid, signal.SIGALRM]).start()  # sooner than the worker's own
+    threading.Timer(0.3, os.kill, [faults._process.pid, signal.SIGALRM]).start()  # sooner than the worker's own alarm
     with pytest.raises(KernelError, match="kernel endless, block 0, thread 0 still runs"):
         faults("endless", 1, 1, [np.zeros(1, INTS)])
 

@@ -75,8 +75,8 @@ def test_the_paper_recipe_moves_only_what_a_stage_trains(small_model):
         ends[p.stage_number] = small_model.network.parameters["step_size"].copy()
 
     train(small_model, QUICK_PAPER, progress=progress)
-    assert (ends[4] != ends[3]).tolist() == [False, True, False, False]  # layer 2 alone
-    assert (ends[5] != ends[4]).tolist() == [True, True, False, False]  # layer 2 and the one before
+    assert (ends[4] != ends[3]).tolist() == [False, True, False, False]  # only layer 2
+    assert (ends[5] != ends[4]).tolist() == [True, True, False, False]  # layer 2 and the layer before it
 
 
 def test_a_paper_stage_ends_when_its_best_validation_is_old(small_model):
@@ -183,7 +183,7 @@ def test_divergence_stops_with_the_last_good_parameters_saved(small_model, tmp_p
 
 
 @pytest.mark.parametrize("net", ["alista", "lista", "lamp"])
-def test_nothing_is_warned_of_before_divergence(small_problem, small_weight, net):  # for warnings are errors here
+def test_nothing_is_warned_of_before_divergence(small_problem, small_weight, net):  # warnings are errors here
     recipe = FastRecipe(learning_rate=1e4, batch=16, validation_batch=50, layer_steps=3, max_steps=60, matrix_steps=30)
     with pytest.raises(DivergedError, match="diverged"):
         train(cuista.Model.new(small_problem, small_weight, net, layers=6), recipe)

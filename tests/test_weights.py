@@ -94,7 +94,7 @@ def test_a_singular_matrix_gets_the_least_norm_solution_and_a_note(matrix, says)
     weight = solve_exact(matrix)
     assert says in weight.report.note
     assert np.isfinite(weight.W).all()
-    # The weight from the pseudo-inverse of A Aᵀ is the best there is: the solution must reach its objective.
+    # The weight from the pseudo-inverse of A Aᵀ is optimal, so the solution must reach its objective.
     G = np.linalg.pinv(matrix @ matrix.T, rcond=1e-20 if "ill" in says else 1e-12, hermitian=True)
     expected = G @ matrix
     expected = expected / np.einsum("mn,mn->n", matrix, expected)

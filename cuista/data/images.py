@@ -83,10 +83,14 @@ def prepare_images(
     """
     if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
         raise InputError(
-            f"the split is {list(split)}; expected how many pictures go to training (1 or more), validation and test"
+            f"the split is {list(split)}; expected how many pictures go to training (1 or more), validation and test",
+            option="split",
         )
     if patches is not None and (patches < 2 or per_image < 1):
-        raise InputError(f"{per_image} patches of side {patches} were asked for; expected 1 or more, of side 2 or more")
+        raise InputError(
+            f"{per_image} patches of side {patches} were asked for; expected 1 or more, of side 2 or more",
+            option=("patches", "per_image"),
+        )
     files = _files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, PREPARING), PLACES)(len(files)), kind="stable")
     most = len(files) if split is None else min(sum(split), len(files))

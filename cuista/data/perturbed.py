@@ -93,9 +93,9 @@ class PerturbedSet:
         """
         check_normalized(problem)
         if not sigmas or not all(0 <= sigma < np.inf for sigma in sigmas):
-            raise InputError(f"σ is {list(sigmas)}; expected one or more numbers of 0 or more")
+            raise InputError(f"σ is {list(sigmas)}; expected one or more numbers of 0 or more", option="sigma")
         if count < 1:
-            raise InputError(f"the number of matrices for each σ is {count}; expected 1 or more")
+            raise InputError(f"the number of matrices for each σ is {count}; expected 1 or more", option="count")
         ops = CpuOps()
         matrices = np.empty((len(sigmas), count, *problem.A.shape), np.float32)
         for i, sigma in enumerate(sigmas):

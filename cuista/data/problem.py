@@ -58,22 +58,24 @@ class Problem:
         object.__setattr__(self, "A", np.ascontiguousarray(A, dtype=np.float64))
         probability = np.asarray(self.pnz, dtype=np.float64)
         if probability.ndim and probability.shape != (self.N,):
-            raise InputError(f"pnz has shape {probability.shape}; expected one number, or one for each column of A")
+            raise InputError(
+                f"pnz has shape {probability.shape}; expected one number, or one for each column of A", option="pnz"
+            )
         if not np.all((probability >= 0) & (probability <= 1)) or not probability.any():
-            raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0")
+            raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0", option="pnz")
         object.__setattr__(self, "pnz", probability if probability.ndim else float(probability))
         if np.isnan(self.snr_db) or self.snr_db == -np.inf:
-            raise InputError(f"snr is {self.snr_db}; expected a number of dB, or inf for no noise")
+            raise InputError(f"snr is {self.snr_db}; expected a number of dB, or inf for no noise", option="snr")
         if not np.all(np.isfinite(self.magnitude)):
-            raise InputError(f"the law of magnitudes is {self.magnitude}; expected finite numbers")
+            raise InputError(f"the law of magnitudes is {self.magnitude}; expected finite numbers", option="magnitude")
         if isinstance(self.magnitude, Normal) and (self.magnitude.std < 0 or self.magnitude == (0, 0)):
             raise InputError(f"the standard deviation of the magnitudes is {self.magnitude.std}; expected more than 0")
         if isinstance(self.magnitude, Bernoulli) and not 0 <= self.magnitude.q <= 1:
-            raise InputError(f"the probability of the magnitude v0 is {self.magnitude.q}; expected 0 to 1")
+            raise InputError(f"the probability of the magnitude v0 is {self.magnitude.q}; expected 0 to 1", option="q")
         if isinstance(self.magnitude, Bernoulli) and 0 in (self.magnitude.v0, self.magnitude.v1):
             raise InputError(f"{self.magnitude} has a magnitude of 0; expected others: pnz makes entries zero")
         if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1")
+            raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1", option="seed")
 
     @property
     def M(self) -> int:
@@ -277,7 +279,7 @@ class Problem:
 def _rows(batch: int, rows: slice) -> range:
     """The numbers of these rows of a batch."""
     if batch < 1:
-        raise InputError(f"the number of samples is {batch}; expected 1 or more")
+        raise InputError(f"the number of samples is {batch}; expected 1 or more", option="samples")
     drawn = range(batch)[rows]
     if drawn.step != 1:
         raise InputError(f"the rows to draw are {rows}; expected consecutive ones")
@@ -291,7 +293,7 @@ def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Arr
     that their squares sum to N. The columns are not normalised: see `normalize_columns`.
     """
     if M < 1 or N < 1:
-        raise InputError(f"a matrix of {M}×{N} was asked for; expected 1 or more rows and columns")
+        raise InputError(f"a matrix of {M}×{N} was asked for; expected 1 or more rows and columns", option=("m", "n"))
     A = CpuOps().normal(Key(seed, MATRIX), CODES, (M, N), np.float64) / np.sqrt(M)
     return with_condition_number(A, con_num) if con_num else A
 
@@ -299,7 +301,10 @@ def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Arr
 def with_condition_number(A: Array, con_num: float) -> Array:
     """Replace a matrix's singular values by log-spaced ones; the largest is `con_num` ≥ 1 times the smallest."""
     if not 1 <= con_num < np.inf:
-        raise InputError(f"the condition number is {con_num}; expected 1 or more (or 0 to leave the matrix as it is)")
+        raise InputError(
+            f"the condition number is {con_num}; expected 1 or more (or 0 to leave the matrix as it is)",
+            option="con_num",
+        )
     U, _, Vt = np.linalg.svd(A, full_matrices=False)
     s = np.logspace(0, np.log10(1 / con_num), min(A.shape))
     return np.asarray((U * (s * np.sqrt(A.shape[1]) / np.linalg.norm(s))) @ Vt)

@@ -53,12 +53,14 @@ class Variant:
         """
         net, *forms = text.lower().replace("_", "-").split(":")
         if net not in NETWORKS:
-            raise InputError(f"there is no network {net!r}; expected one of {', '.join(NETWORKS)}")
+            raise InputError(f"there is no network {net!r}; expected one of {', '.join(NETWORKS)}", option="net")
         kind = NETWORKS[net]
         possible = [*["untied"] * kind.can_untie, *["coord"] * kind.can_coordinate]
         for form in forms:
             if form not in possible:
-                raise InputError(f"{text}: {kind.title} has no form {form!r}; it has {', '.join(possible) or 'none'}")
+                raise InputError(
+                    f"{text}: {kind.title} has no form {form!r}; it has {', '.join(possible) or 'none'}", option="net"
+                )
         return cls(net, "untied" in forms, "coord" in forms)
 
     def __str__(self) -> str:
@@ -280,7 +282,7 @@ class _Kept:
         return train(model, recipe, task=task, seed=self.seed, out=out, progress=shown, **again)
 
     def weight(self, variant: Variant, problem: Problem, options: dict[str, Any]) -> Weight:
-        """The weight from the folder if there is one and `resume` is set; otherwise it is solved and kept there."""
+        """The weight from the folder if there is one and `resume` is set; otherwise it is computed and kept there."""
         ridge = 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
         # The result of a search for the ridge depends on all these numbers, so the file's name has them.
         numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers, self.seed))

@@ -57,7 +57,7 @@ class RobustResult:
     Attributes
     ----------
     method
-        The name of a model, followed by `+ exact W` if its weight is solved anew for each matrix; or FISTA's name.
+        The name of a model, followed by `+ exact W` if its weight is computed anew for each matrix; or FISTA's name.
     nmse_db
         The NMSE in dB for each matrix (S, count).
     iterations

@@ -59,11 +59,11 @@ class Solver(ABC):
         dtype: DTypeLike = np.float32,
     ) -> None:
         if iterations < 1:
-            raise InputError(f"the number of iterations is {iterations}; expected 1 or more")
+            raise InputError(f"the number of iterations is {iterations}; expected 1 or more", option="iterations")
         if lam is not None and not 0 < lam < np.inf:
-            raise InputError(f"λ is {lam}; expected a finite number more than 0")
+            raise InputError(f"λ is {lam}; expected a finite number more than 0", option="lam")
         if lam is not None and not self.has_lam:
-            raise InputError(f"{self.name} has no λ: leave it out")
+            raise InputError(f"{self.name} has no λ: leave it out", option="lam")
         self.problem, self.iterations, self.lam = problem, iterations, lam
         self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
 

@@ -1,4 +1,4 @@
-"""Methods for pictures, which the convolutional networks are measured against."""
+"""Denoising methods with which the convolutional networks are compared."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from cuista.ops import CpuOps, ReferenceOps
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import tune_unimodal
 
-# From how many values λ is chosen.
+# The number of values from which λ is chosen.
 TRIED = 16
 
 
 class ConvFista:
-    """min_x ½‖f − Σ d_m ⋆ x_m‖² + λ Σ‖x_m‖₁ by FISTA from x = 0, for pictures of mean 0; the result is Σ d_m ⋆ x_m.
+    """Denoise pictures by FISTA: min_x ½‖f − Σ d_m ⋆ x_m‖² + λ Σ‖x_m‖₁, starting from x = 0. The result is Σ d_m ⋆ x_m.
 
-    Beck, Teboulle, SIAM J. Imaging Sciences 2009. An iteration costs what a layer of a convolutional network does.
+    Beck, Teboulle, SIAM J. Imaging Sciences 2009. Pictures must have mean 0. An iteration costs as much as a layer of a
+    convolutional network.
 
     Parameters
     ----------
     dictionary
-        The filters.
+        The dictionary of the filters d_m.
     iterations
-        How many.
+        The number of iterations.
     lam
-        λ.
+        The parameter λ.
     ops, dtype
-        The engine, and the precision it computes in.
+        The engine (the CPU engine if None), and the precision in which it computes.
 
     Raises
     ------
@@ -58,19 +59,20 @@ class ConvFista:
         self.operator = Convolution(dictionary.D, ops=self.ops, dtype=self.dtype)
 
     def iterates(self, f: Array) -> Iterator[tuple[Array, Array]]:
-        """Maps x_1, x_2, … and the pictures they stand for, of f (H, W)."""
+        """Yield the maps x_1, x_2, … for a picture f (H, W), each with its synthesis."""
         f = self.ops.asarray(f, self.dtype)[None]
         for x, picture in proximal_gradient(self.operator, f, self.lam, self.iterations, momentum=True):
             yield x[0], picture[0]
 
     def denoise(self, f: Array) -> Array:
-        """The last picture, in host memory, of a noisy one f (H, W) of mean 0."""
+        """Denoise a picture f (H, W) with mean 0. The result is in host memory."""
         return self.ops.to_numpy(deque(self.iterates(f), maxlen=1).pop()[1])
 
     def tune(self, pairs: Sequence[tuple[Array, Array]]) -> float:
-        """Set λ to that of 16, from 1e-3 to 1, with the best mean PSNR on clean and noisy pictures, and return it.
+        """Set λ to the best of 16 values from 1e-3 to 1 by the mean PSNR on clean and noisy pictures, and return it.
 
-        The PSNR rises with λ to the best and falls from there: it is looked for from coarse to fine, not everywhere.
+        The PSNR rises up to the best λ and falls beyond it. Therefore the search goes from coarse to fine and skips
+        most values.
         """
 
         def log_error(part: slice) -> float:
@@ -86,7 +88,7 @@ class ConvFista:
 
 
 def non_local_means(sigma: float) -> Callable[[Array], Array] | None:
-    """Make a denoiser by non-local means for noise of standard deviation σ. Returns None without scikit-image.
+    """Make a denoiser by non-local means for noise with standard deviation σ. Return None without scikit-image.
 
     Buades, Coll, Morel, CVPR 2005. The parameters follow scikit-image's documentation: patches of 5×5 pixels, which are
     searched for at distances of up to 6 pixels, and h = 0.8 σ.

@@ -1,4 +1,4 @@
-"""The choice of λ: the value of least error among some that are tried."""
+"""The choice of λ: the value with the least error among several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from cuista.checks import Array
 
-# How many values of λ are tried where all are.
+# The number of values of λ if all are tried.
 TRIED = 24
 
 Error = Callable[[float], float]
@@ -18,7 +18,8 @@ Error = Callable[[float], float]
 def lambdas(A: Array, y: Array, relative: Array | None = None) -> list[float]:
     """Values of λ for min ½‖y − A x‖² + λ‖x‖₁, as shares of the median of max_i |a_iᵀy| over measurements (batch, M).
 
-    Beyond max_i |a_iᵀy| the solution is 0. The shares are 24 from 1e-4 to 1 if None, equally spaced on a log scale.
+    If λ exceeds max_i |a_iᵀy|, the solution is 0. If `relative` is None, there are 24 shares from 1e-4 to 1, equally
+    spaced on a logarithmic scale.
     """
     most = np.median(np.abs(y @ A).max(axis=1))
     values: list[float] = (most * (np.geomspace(1e-4, 1, TRIED) if relative is None else relative)).tolist()
@@ -28,15 +29,15 @@ def lambdas(A: Array, y: Array, relative: Array | None = None) -> list[float]:
 def tune(
     error: Error, values: Sequence[float], each: Callable[[Error, Sequence[float]], Iterable[float]] = map
 ) -> tuple[float, float]:
-    """The value of least error, and that error. `each` is what applies `error` to all values."""
+    """The value with the least error, and this error. `each` applies `error` to all values, as `map` does."""
     least, best = min(zip(each(error, values), values, strict=True))
     return best, least
 
 
 def tune_unimodal(error: Error, values: Sequence[float]) -> float:
-    """The one of some ordered values that has the least error, where the error falls up to there and rises from there.
+    """The value with the least error among ordered values, if the error falls up to it and rises beyond it.
 
-    It is looked for from coarse to fine, so that only some of the values are tried.
+    The search goes from coarse to fine, so that only some of the values are tried.
     """
 
     @cache

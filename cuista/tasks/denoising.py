@@ -320,9 +320,9 @@ def denoising_weight(
         Further arguments of `choose_conv_ridge`.
     """
     if ridge == "auto":
-        say("Solving a noise-aware weight (ridge 0 gives the paper's weight).")
+        say("Computing a noise-aware weight (ridge 0 gives the paper's weight).")
         return choose_conv_ridge(dictionary, task, say=say, **options)
-    say(f"Solving the analytic weight (ridge {ridge:g}).")
+    say(f"Computing the analytic weight (ridge {ridge:g}).")
     return solve_conv(dictionary, ridge=ridge)
 
 

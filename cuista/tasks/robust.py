@@ -305,7 +305,7 @@ class RobustRecipe:
     matrix_rate
         In the default recipe, the rate of the encoder's or decoder's matrices, relative to `network.matrix_rate`.
     encoder_rate
-        In `paper()`, the learning rate of these matrices.
+        In `paper()`, the learning rate of the encoder's matrices. A decoder's have `learning_rate` there.
     """
 
     by_gradients: ClassVar[bool] = True
@@ -337,11 +337,15 @@ class RobustRecipe:
         names = ("psigma_max", "matrices", "batch", "validation_matrices", "validation_batch", "learning_rate")
         check_positive(self, *names, "matrix_rate", "encoder_rate")
         if self.psteps < 2:
-            raise InputError(f"psteps is {self.psteps}; expected 2 or more (the first is 0, and skipped)")
+            raise InputError(
+                f"psteps is {self.psteps}; expected 2 or more (the first is 0, and skipped)", option="psteps"
+            )
         if not 0 <= self.msigma < float("inf"):
-            raise InputError(f"msigma is {self.msigma}; expected a finite number, 0 or greater")
-        rate = self.encoder_rate / self.learning_rate if self.name == "paper" else self.matrix_rate
-        own = {"batch": self.matrices * self.batch, "matrix_rate": rate, "window": self.window, "keeps_moments": True}
+            raise InputError(f"msigma is {self.msigma}; expected a finite number, 0 or greater", option="msigma")
+        paper = self.name == "paper"
+        own: dict[str, Any] = {"batch": self.matrices * self.batch, "window": self.window, "keeps_moments": True}
+        own |= {"matrix_rate": 1.0 if paper else self.matrix_rate}
+        own |= {"rates": {"step_matrix": self.encoder_rate} if paper else {}}
         levels = np.linspace(0, self.psigma_max, self.psteps)[1:].tolist()
         return tuple(perturbed_stage(self, layers, f"σ = {sigma:g}", sigma, **own) for sigma in levels)
 

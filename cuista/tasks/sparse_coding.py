@@ -259,11 +259,11 @@ def analytic_weight(
     if ridge is None:
         ridge = 0.0 if problem.snr_db == np.inf or starts_elsewhere else "auto"
     if ridge == "auto":
-        say(f"Solving a noise-aware weight for an SNR of {problem.snr_db:g} dB (ridge 0 gives the paper's weight).")
+        say(f"Computing a noise-aware weight for an SNR of {problem.snr_db:g} dB (ridge 0 gives the paper's weight).")
         if NETWORKS[net].has_gradients:
             options |= _decided((percent, max_percent), recipe, problem)
         return choose_ridge(problem, net, say=say, **options)
-    say(f"Solving the analytic weight (ridge {ridge:g}).")
+    say(f"Computing the analytic weight (ridge {ridge:g}).")
     return solve_exact(problem.A, ridge=ridge)
 
 

@@ -59,7 +59,7 @@ class LearningRecipe:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0 < value < np.inf:
-                raise InputError(f"{name} is {value}; expected a number greater than 0")
+                raise InputError(f"{name} is {value}; expected a number greater than 0", option=name)
 
 
 def learn_dictionary(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -31,6 +32,8 @@ class Stage:
         Adam's learning rate.
     matrix_rate
         The rate of learned matrices, as a factor of `learning_rate` or, if `relative`, of the network's own rate.
+    rates
+        Adam's learning rates for the parameters with these names, instead of the two above.
     validate_every
         The number of steps between validations.
     patience
@@ -62,6 +65,7 @@ class Stage:
     learning_rate: float
     matrix_rate: float
     validate_every: int
+    rates: Mapping[str, float] = field(default_factory=dict)
     patience: int | None = None
     cosine: bool = False
     relative: bool = False

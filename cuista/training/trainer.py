@@ -195,12 +195,13 @@ class _Run:
 
     def _set_rates(self, stage: Stage) -> None:
         """Set Adam's learning rates, which may depend on the network's error at the beginning of the stage."""
-        matrix_rate: Rate = stage.learning_rate
+        matrices, matrix_rate = self.learning.matrices, cast(Rate, stage.learning_rate)
         if stage.relative:
             begun = [error for number, step, error in self.state.history if number < self.state.stage or step == 0]
             matrix_rate = self.learning.matrix_rate(begun[-1] if begun else 0.0)
+        matrix_rate = _scaled(matrix_rate, stage.matrix_rate)
         self.rates = {
-            name: _scaled(matrix_rate, stage.matrix_rate) if name in self.learning.matrices else stage.learning_rate
+            name: stage.rates.get(name, matrix_rate if name in matrices else stage.learning_rate)
             for name in self.learning.parameters
         }
 

@@ -74,7 +74,7 @@ class ConvWeight:
         if not report.constraint_residual <= 1e-2:
             raise InputError(
                 f"the weight does not belong to this dictionary: ⟨w, d⟩ differs from 1 by up to "
-                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Solve a weight for this dictionary"
+                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Compute a weight for this dictionary"
             )
         return cls(W, dictionary, report)
 
@@ -117,14 +117,14 @@ class ConvWeight:
         """
         if is_bare(path, convention, key):
             if dictionary is None:
-                raise InputError(f"{path} is a bare array: give its dictionary too, or a weight by cuista solve-w")
+                raise InputError(f"{path} is a bare array: give its dictionary too, or a weight file")
             W = storage.load_array(path, "W", key=key)
             is_rotated = (convention or default_convention(path)) == "convolution"
             return cls.from_array(rotate(W) if is_rotated else W, dictionary)
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
         if dictionary is not None and own.sha256 != dictionary.sha256:
-            raise InputError(f"{path} is the weight of another dictionary: solve a weight for this one")
+            raise InputError(f"{path} is the weight of another dictionary: compute a weight for this one")
         with storage.complete(path):
             report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
             return cls.stored(record, own, report, path)
@@ -174,7 +174,7 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     rows, columns, _ = D.shape
     period = period or (2 * rows - 1, 2 * columns - 1)
     if not 0 <= ridge < np.inf:
-        raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more")
+        raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more", option="ridge")
     if period[0] < rows or period[1] < columns:
         raise InputError(f"the period is {period}; expected at least {D.shape[:2]}, the size of the filters")
     from scipy.linalg.lapack import dposv

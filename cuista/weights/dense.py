@@ -85,8 +85,7 @@ class Weight:
         if report.constraint_residual > 1e-2:
             raise InputError(
                 f"the weight does not belong to this matrix: w_iᵀa_i differs from 1 by up to "
-                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Solve a weight for this matrix with cuista "
-                "solve-w"
+                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Compute a weight for this matrix"
             )
         return cls(W.astype(np.float64), storage.sha256(A), report)
 
@@ -109,9 +108,7 @@ class Weight:
         if storage.is_cuista(path):
             record = storage.read(path, "cuista-weight")
             if record.attributes.get("matrix_sha256") != storage.sha256(A):
-                raise InputError(
-                    f"{path} is the weight of another matrix: solve a weight for this one with cuista solve-w"
-                )
+                raise InputError(f"{path} is the weight of another matrix: compute a weight for this one")
             with storage.complete(path):
                 report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
                 return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
@@ -142,7 +139,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     """
     A = check_matrix(A, "the matrix").astype(np.float64)
     if not 0 <= ridge < np.inf:
-        raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more")
+        raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more", option="ridge")
     import scipy.linalg  # noqa: F401  (imported here so that the time of the import is not counted)
 
     start = time.perf_counter()

@@ -1,11 +1,12 @@
-"""CUDA sources run on the CPU: compiled as C++ against `cuda.h`, in a worker process, under sanitizers.
+"""Runs CUDA sources on the CPU: compiled as C++ against `cuda.h`, in a worker process, under sanitizers.
 
-The threads of a block are fibers of one thread of the worker, which run in a given order and change only at barriers
-and warp operations. What a GPU leaves undefined is an error here, and says where.
+The threads of a block are fibers of one thread of the worker. They run in a given order and switch only at barriers and
+warp operations. What is undefined on a GPU is an error here, and the error says where it happened.
 
-Data races are found by ThreadSanitizer, to which every fiber is a thread: __syncthreads, __syncwarp and __threadfence
-order memory, and nothing else does, as on a GPU (a shuffle does not). It sees races between blocks, too, of blocks that
-run one after the other. Without it a missing barrier can still show in results that depend on the order of threads.
+Data races are found by ThreadSanitizer, to which every fiber is a thread. As on a GPU, only __syncthreads, __syncwarp
+and __threadfence order memory; a shuffle, for example, does not. Races between blocks are found, too, even though the
+blocks run one after the other. Without ThreadSanitizer, a missing barrier can still show up in results that depend on
+the order of threads.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ KERNEL = re.compile(
     r'extern\s*"C"\s*__global__\s+(?:__launch_bounds__\s*\((?P<before>[^{;]*?)\)\s*)?void\s+'
     r"(?:__launch_bounds__\s*\((?P<after>[^{;]*?)\)\s*)?(?P<name>\w+)\s*\((?P<parameters>[^)]*)\)\s*{"
 )
-# Two of the tools end with abort(), on which the worker adds where it was. ThreadSanitizer must not, for it would do so
-# with locks held; its reports name block and thread anyway.
+# Two of the sanitizers end with abort(), and the worker then adds where it was. ThreadSanitizer must not, because it
+# would do so with locks held; its reports name the block and thread anyway.
 OPTIONS = {
     "ASAN_OPTIONS": "abort_on_error=1:detect_leaks=0:detect_stack_use_after_return=0:print_legend=0",
     "UBSAN_OPTIONS": "abort_on_error=1:print_stacktrace=1",
@@ -46,12 +47,12 @@ OPTIONS_THREAD = {
 
 
 class KernelError(Exception):
-    """A kernel did what it must not, could not be compiled, or was called wrongly."""
+    """A kernel did something that is not allowed, could not be compiled, or was called wrongly."""
 
 
 @functools.cache
 def compiler() -> str | None:
-    """The C++ compiler: $CXX, or the first of g++, clang++ and c++ that there is."""
+    """The C++ compiler: $CXX, or else the first of g++, clang++ and c++ that is installed."""
     for name in [os.environ.get("CXX"), "g++", "clang++", "c++"]:
         if name and (path := shutil.which(name)):
             return path
@@ -82,9 +83,9 @@ def _version(path: str | None) -> str:
 
 @functools.cache
 def _without_aslr() -> list[str]:
-    """The beginning of a command line that switches address randomisation off, if that is possible here.
+    """The beginning of a command line that switches off address randomisation; empty if that is not possible here.
 
-    Sanitizers of a compiler older than the system can fail where addresses are very random.
+    The sanitizers of a compiler older than the system can fail if addresses are very random.
     """
     command = ["setarch", os.uname().machine, "-R"]
     able = shutil.which("setarch") and subprocess.run([*command, "true"], capture_output=True).returncode == 0
@@ -124,11 +125,11 @@ class HostLauncher:
         arch: int = 750,
         order: int = 0,
     ) -> None:
-        """Take all kernels of the sources, with REAL defined as `real`; they are compiled for the first launch.
+        """Take all kernels of the sources, with REAL defined as `real`. They are compiled at the first launch.
 
-        `definitions` are more options for the compiler, like -DNAME=VALUE.
-        `sanitize` is what -fsanitize takes: "address,undefined", "thread", which finds data races, or "". Threads, and
-        blocks, run in ascending `order` (0), descending (1), or shuffled by a seed (2 and up).
+        `definitions` are additional compiler options such as -DNAME=VALUE.
+        `sanitize` is what -fsanitize takes: "address,undefined", "thread", which finds data races, or "". `order` says
+        how threads and blocks are ordered: ascending (0), descending (1), or shuffled with this seed (2 and up).
         """
         self.sources = [Path(source).resolve() for source in sources]
         self.cache = Path(cache)
@@ -140,7 +141,7 @@ class HostLauncher:
         if tools:
             self._tools += ["-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
         if "address" in tools and "Free Software Foundation" in _version(compiler()):
-            self._tools += ["-fsanitize-sections=cuda.shared.*"]  # gcc leaves variables in sections alone unless told
+            self._tools += ["-fsanitize-sections=cuda.shared.*"]  # otherwise gcc does not check variables in sections
         self._flags = [
             *("-std=c++17", "-g1", "-O1" if tools else "-O2", "-fno-strict-aliasing", "-ffp-contract=off"),
             *(f"-DREAL={real}", *definitions, f"-D__CUDA_ARCH__={arch}", "-include", str(FOLDER / "cuda.h")),
@@ -150,7 +151,7 @@ class HostLauncher:
     # ---- building
 
     def _compile(self, arguments: Sequence[object], output: Path | None = None) -> str:
-        """Run the compiler and return what it prints; its output appears complete or not at all."""
+        """Run the compiler and return what it prints. The output file appears complete or not at all."""
         path = compiler()
         if path is None:
             raise KernelError(why_not())
@@ -168,7 +169,7 @@ class HostLauncher:
         return done.stdout
 
     def _build(self) -> Path:
-        """The worker's executable, from the cache if it was built of the same texts before."""
+        """The worker's executable, taken from the cache if it was built from the same texts before."""
         folders = sorted({source.parent for source in self.sources})
         texts = [*self.sources, *(text for folder in folders for text in sorted(folder.glob("*.cuh")))]
         import fcntl  # which Windows lacks
@@ -203,14 +204,14 @@ class HostLauncher:
             self._compile([*self._tools, kernels, worker], executable)
 
     def _hash(self, *texts: Path) -> str:
-        """Of these texts, the shim's, and how they are compiled."""
+        """A hash of these texts, the shim's own, and the way they are compiled."""
         hash_ = hashlib.sha256(repr((_version(compiler()), self._flags, self._tools)).encode())
         for text in (*texts, *(FOLDER / name for name in ("__init__.py", "cuda.h", "worker.cpp"))):
             hash_.update(f"{text} {text.stat().st_size}\n".encode() + text.read_bytes())
         return hash_.hexdigest()[:20]
 
     def _register(self, text: str) -> str:
-        """C++ that tells the worker of the kernels in a preprocessed text, which has neither comments nor macros."""
+        """C++ code that tells the worker about the kernels in a preprocessed text, without comments and macros."""
         lines = []
         for match in KERNEL.finditer(text):
             name, bound = match["name"], match["before"] or match["after"] or "0"
@@ -249,7 +250,7 @@ class HostLauncher:
             raise self._died("the worker does not start")
 
     def _died(self, what: str) -> KernelError:
-        """The error that ended the worker, in its own words: the worker's line before the sanitizer's report."""
+        """The error that ended the worker, in its own words: the worker's line, then the sanitizer's report."""
         status = self._process.wait()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip()
@@ -276,9 +277,9 @@ class HostLauncher:
         arguments: Sequence[np.ndarray | np.generic | None],
         shared: int = 0,
     ) -> None:
-        """Run a kernel with so many blocks, threads in a block and bytes of dynamic shared memory.
+        """Run a kernel on `grid` blocks of `block` threads, with `shared` bytes of dynamic shared memory.
 
-        Arrays behind pointers that are not const are changed in place.
+        Arrays passed for pointers to non-const are changed in place.
         """
         if self._end is None:
             self._start()
@@ -309,7 +310,7 @@ class HostLauncher:
             self._launch(f"{kernel} {grid} {block} {shared} {self.order}", arguments, parameters)
         except (BrokenPipeError, EOFError):
             raise self._died(f"kernel {kernel}") from None
-        except BaseException:  # Ctrl-C: a worker in the middle of something is of no use
+        except BaseException:  # Ctrl-C: a worker in the middle of a launch cannot be used again
             self.close()
             raise
 
@@ -333,12 +334,12 @@ class HostLauncher:
 
 
 def _bytes(argument: np.ndarray | np.generic) -> memoryview:
-    """What an array holds, not a copy; or a scalar."""
+    """The bytes of an array, not copied, or of a scalar."""
     return memoryview(np.asarray(argument).reshape(-1).view(np.uint8))
 
 
 def _unfit(argument: np.ndarray | np.generic | None, parameter: _Parameter) -> str:
-    """Why an argument is not for this parameter; empty if it is."""
+    """Why an argument does not fit this parameter; empty if it does."""
     if argument is None:
         return "" if parameter.pointer else f"None for {parameter.expected}"
     if not isinstance(argument, np.ndarray if parameter.pointer else np.generic):
@@ -358,7 +359,7 @@ def _unfit(argument: np.ndarray | np.generic | None, parameter: _Parameter) -> s
 
 
 def _trimmed(report: str) -> str:
-    """A sanitizer's report without what is of no use, or the shim's own."""
+    """A sanitizer's report without the lines that do not help, among them the shim's own frames."""
     for pattern in (
         r"^Shadow bytes around(.*\n)*?(?===\d+==ABORTING)",
         r"^==\d+==ABORTING\n",
@@ -371,7 +372,7 @@ def _trimmed(report: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
-    """End a worker, which may be in the middle of something."""
+    """End a worker, even in the middle of a launch."""
     process.kill()
     process.wait()
     with contextlib.suppress(BrokenPipeError):

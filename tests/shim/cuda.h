@@ -1,7 +1,7 @@
-// What CUDA C++ needs to be compiled as C++ and run on the CPU. Force-included before the kernels.
+// What CUDA C++ needs to be compiled as C++ and run on the CPU. The launcher includes it before the kernels.
 //
-// One block runs at a time and its threads are fibers, so that shared memory is plain static memory.
-// What is not here is not meant to be used by kernels, or not needed yet.
+// One block runs at a time, and its threads are fibers, so shared memory is plain static memory.
+// What is missing here is not meant to be used by kernels, or is not needed yet.
 #pragma once
 
 #include <math.h>
@@ -12,7 +12,7 @@
 #include <type_traits>
 #include <utility>
 
-// Left as words while the launcher preprocesses the sources to find the kernels in them.
+// These words stay while the launcher preprocesses the sources to find the kernels in them.
 #ifndef SHIM_FIND_KERNELS
 #define __global__
 #define __launch_bounds__(...)
@@ -24,8 +24,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __align__(n) __attribute__((aligned(n)))
 
-// Each in a section of its own, "cuda.shared.N", by which the worker finds them to fill them with garbage. (Of its own,
-// for one section cannot hold variables of inline and of ordinary functions.)
+// Each shared variable is in its own section, "cuda.shared.N", so that the worker can find it and fill it with garbage.
+// (They cannot share a section, which cannot hold variables of both inline and ordinary functions.)
 #ifdef __ELF__
 #define SHIM_TEXT_(x) #x
 #define SHIM_TEXT(x) SHIM_TEXT_(x)
@@ -64,7 +64,7 @@ struct uint3 {
 
 namespace shim {
 
-// Of the thread that runs; the worker sets them at every switch.
+// These belong to the running thread. The worker sets thread_index at every switch, and the others when they change.
 extern uint3 thread_index, block_index, block_size, grid_size;
 extern unsigned char* dynamic_shared;
 
@@ -80,18 +80,18 @@ enum Operation {
 enum Barrier { PLAIN, COUNT, AND, OR };
 
 int barrier(Barrier kind, bool predicate, Site site);
-// What the calling lane gets when all lanes of the mask have called with the same operation, mask and site.
+// Returns the calling lane's result once all lanes of the mask have called with the same operation, mask and site.
 uint64_t warp(Operation operation, unsigned mask, uint64_t value, unsigned parameter, Site site);
 void fence();
 [[noreturn]] void wrong_width(int width, Site site);
 
 // ---- kernels, for the file that the launcher generates
 
-// What a parameter takes: its kind (f float, i integer, V a struct, v void, n none: not for kernels), sizes in bytes.
+// What a parameter takes: its kind (f: float, i: integer, V: struct, v: void) and sizes in bytes.
 struct Parameter {
     bool pointer, constant;
     char kind;
-    int item, size;  // of a float4: 4 and 16
+    int item, size;  // for float4: 4 and 16
 };
 
 template <typename T>
@@ -129,12 +129,12 @@ SHIM_ITEMS(uint4, 'i', unsigned)
 SHIM_ITEMS(uchar4, 'i', char)
 SHIM_ITEMS(char4, 'i', char)
 
-// Of the arguments of __launch_bounds__.
+// The first argument of __launch_bounds__.
 constexpr long first(long threads, long = 0, long = 0) { return threads; }
 
 struct Kernel {
     const char *name, *parameters_text;
-    long bound;  // on threads in a block; 0: none
+    long bound;  // on the threads in a block; 0 for none
     const Parameter* parameters;
     int count;
     void (*call)(void** values);
@@ -162,12 +162,12 @@ struct Call<function> {
 
 }  // namespace shim
 
-// References, not constants: their values change with every switch.
+// References, not constants, because their values change.
 static const uint3 &threadIdx = shim::thread_index, &blockIdx = shim::block_index;
 static const uint3 &blockDim = shim::block_size, &gridDim = shim::grid_size;
 constexpr int warpSize = 32;
 
-// ---- barriers and warp operations; the last two parameters take the place of the call
+// ---- barriers and warp operations; the last two parameters tell where the call is
 
 #define SHIM_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -179,7 +179,8 @@ inline int __syncthreads_or(int predicate, SHIM_HERE) { return shim::barrier(shi
 inline void __syncwarp(unsigned mask = 0xffffffff, SHIM_HERE) { shim::warp(shim::SYNC, mask, 0, 0, {file, line}); }
 
 namespace shim {
-// A union, which gcc and clang allow, has no address for a sanitizer to watch: this is where the time goes.
+// Punning through a union, which gcc and clang allow, leaves no address for a sanitizer to check. Most of the time is
+// spent here.
 template <typename To, typename From>
 __forceinline__ To bits(From value) {
     static_assert(std::is_arithmetic_v<To> && std::is_arithmetic_v<From>);
@@ -254,7 +255,7 @@ inline void __threadfence_block() { shim::fence(); }
 // ---- atomics; relaxed, as on the device
 
 namespace shim {
-// No other thread comes between: fibers switch at barriers and warp operations only.
+// No other thread can interfere, because fibers switch only at barriers and warp operations.
 template <typename T, typename F>
 T atomically(T* address, F function) {
     T old = __atomic_load_n(address, __ATOMIC_RELAXED);
@@ -316,7 +317,7 @@ inline double rsqrt(double x) { return 1 / ::sqrt(x); }
 inline double cospi(double x) { return ::cos(3.14159265358979323846 * x); }
 inline float cospi(float x) { return static_cast<float>(cospi(static_cast<double>(x))); }
 
-// As in CUDA: of numbers of two types the common one, and floats by fmin and fmax, which pass over a NaN.
+// As in CUDA, numbers of two types are converted to their common type; floats use fmin and fmax, which ignore NaN.
 namespace shim {
 template <typename A, typename B>
 using Common = std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>, std::common_type_t<A, B>>;

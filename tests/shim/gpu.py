@@ -1,8 +1,9 @@
-"""What CuPy is to the CUDA engine, on NumPy: arrays of a device that the host cannot read by accident.
+"""A stand-in for CuPy, built on NumPy: arrays of a device that the host cannot read by accident.
 
-As with CuPy, an operation that mixes these arrays with NumPy's is an error, functions and indexing give arrays of no
-axes where NumPy gives numbers, and reading a number waits for the device: that is counted. Arrays are on the device
-that was the thread's current one when they were made, and can be computed with only while it is the current one.
+As with CuPy, an operation that mixes these arrays with NumPy's is an error, functions and indexing return
+zero-dimensional arrays where NumPy returns numbers, and reading a number waits for the device. The waits are counted.
+An array is on the device that was the thread's current one when it was made, and can be used only while that device is
+the current one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 
 class Gpu:
-    """A device, the current one of its thread within a `with`; else that is number 0."""
+    """A device. Within `with`, it is its thread's current device; otherwise that is device 0."""
 
     _thread = threading.local()
 
@@ -36,7 +37,7 @@ class Gpu:
 
 
 class DeviceArray(NDArrayOperatorsMixin):
-    """An array of a device. `host` is for the shim alone."""
+    """An array on a device. Only the shim may use `host`."""
 
     waits = 0  # how often the host has waited for a number
 
@@ -44,7 +45,7 @@ class DeviceArray(NDArrayOperatorsMixin):
         self.host, self.device = np.asarray(host), Gpu.current()
 
     def get(self) -> np.ndarray:
-        """A copy for the host."""
+        """A copy in host memory."""
         DeviceArray.waits += 1
         return self.host.copy()
 
@@ -58,7 +59,7 @@ class DeviceArray(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> DeviceArray:
         key = key if isinstance(key, tuple) else (key,)
-        return DeviceArray(_unwrapped(self)[key if Ellipsis in key else (*key, ...)])  # a view, of no axes as well
+        return DeviceArray(_unwrapped(self)[key if Ellipsis in key else (*key, ...)])  # a view, even with no dimensions
 
     def __setitem__(self, key: Any, value: Any) -> None:
         _unwrapped(self)[key] = _unwrapped(value)
@@ -88,26 +89,26 @@ class DeviceArray(NDArrayOperatorsMixin):
 
 
 class DeviceModule:
-    """The array module: NumPy's functions, for the device's arrays."""
+    """The array module: NumPy's functions for the device's arrays."""
 
     ndarray = DeviceArray
     cuda = SimpleNamespace(Device=Gpu)
 
     def asarray(self, array: Any, dtype: Any = None, order: Any = None) -> DeviceArray:
-        """The array on the device; only this takes NumPy's arrays."""
+        """The array on the device. No other function takes NumPy's arrays."""
         if not isinstance(array, DeviceArray):
             return DeviceArray(np.array(array, dtype=dtype, order=order))
         host = np.asarray(_unwrapped(array), dtype=dtype, order=order)
         return array if host is array.host else DeviceArray(host)
 
     def empty(self, shape: Any, dtype: Any) -> DeviceArray:
-        """Filled with what no result should have."""
+        """An array filled with bytes that no result should contain."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return DeviceArray(np.full(size, 0xA5, np.uint8).view(dtype).reshape(shape))
 
     @property
     def linalg(self) -> SimpleNamespace:
-        """What is used of NumPy's linear algebra."""
+        """The part of NumPy's linear algebra that is needed."""
         return SimpleNamespace(solve=_on_device(np.linalg.solve))
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -115,7 +116,7 @@ class DeviceModule:
 
 
 def launcher_on(launch: Callable[..., None]) -> Callable[..., None]:
-    """A launcher of kernels on the device's arrays, from one that takes NumPy's."""
+    """Turn a launcher of kernels on NumPy's arrays into one on the device's arrays."""
 
     def launch_on_device(
         kernel: str, real: str, grid: int, block: int, arguments: Sequence[Any], shared: int = 0
@@ -134,7 +135,7 @@ def _on_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unwrapped(item: Any) -> Any:
-    """What the shim computes with; NumPy's own arrays, and those of another device, are refused."""
+    """The item, with NumPy arrays in place of this device's. NumPy's own arrays and another device's are refused."""
     if isinstance(item, DeviceArray):
         if item.device != Gpu.current():
             raise ValueError(f"an array of device {item.device}, where device {Gpu.current()} is the current one")

@@ -1,7 +1,7 @@
-// The process that runs kernels on the CPU: fibers, barriers, warp operations, and the talk with the launcher.
+// The process that runs kernels on the CPU: fibers, barriers, warp operations, and the protocol with the launcher.
 //
-// Compiled without sanitizers, whatever the kernels are compiled with, and linked to them: it is quick, and what it
-// does itself is no business of theirs. It tells them what they must know: SHIM_ASAN, SHIM_TSAN.
+// It is compiled without sanitizers, whatever the kernels are compiled with, and linked to them. This makes it fast,
+// and the sanitizers do not check what it does itself. Under SHIM_ASAN and SHIM_TSAN it tells them what they must know.
 #include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -53,8 +53,8 @@ void __tsan_java_free(uintptr_t begin, uintptr_t size);
 namespace {
 
 constexpr unsigned WARP = 32, MOST_THREADS = 1024;
-constexpr size_t STACK = 256 << 10, PAGE = 64 << 10;  // PAGE: no system has larger ones
-constexpr unsigned TIME_LIMIT = 300;                  // seconds for a launch
+constexpr size_t STACK = 256 << 10, PAGE = 64 << 10;  // PAGE: no system has larger pages
+constexpr unsigned TIME_LIMIT = 300;                  // seconds per launch
 constexpr unsigned char GARBAGE = 0xa5;
 
 // ---- what runs
@@ -69,7 +69,7 @@ struct Thread {
 
     void* stack = nullptr;  // its lowest address
     size_t stack_size = STACK;
-    void* sanitizer = nullptr;  // ASan's fake stack, TSan's fiber
+    void* sanitizer = nullptr;  // ASan's fake stack or TSan's fiber
 #ifdef SHIM_UCONTEXT
     ucontext_t context;
 #else
@@ -77,32 +77,32 @@ struct Thread {
 #endif
 };
 
-// A warp operation that has begun: some lanes of its mask wait in it, and others have yet to come.
+// A warp operation that has begun: some lanes of its mask wait in it, and the others have yet to arrive.
 struct Group {
     Operation operation;
     unsigned mask, arrived;
     Site site;
-    unsigned number;  // of those before it in this place
+    unsigned number;  // how many groups this place has had before
 };
 
 struct Warp {
     unsigned exists, exited, at_barrier;
     unsigned ready;  // by rank, not by lane
-    unsigned begun;  // which of the groups have
+    unsigned begun;  // which of the groups have begun
     Thread* lanes[WARP];
     Thread* ranks[WARP];
-    Group groups[WARP];  // by the lane that came first: it waits, so that it begins no other
+    Group groups[WARP];  // by the lane that came first; it waits, so it cannot begin another
 };
 
 struct Buffer {
     unsigned char* begin = nullptr;
     size_t size = 0;
-    std::vector<unsigned char> copy;  // of one that the kernel must not change
+    std::vector<unsigned char> copy;  // of a buffer that the kernel must not change
 };
 
 Kernel* kernels = nullptr;
 
-Kernel* kernel = nullptr;  // the launch
+Kernel* kernel = nullptr;  // this and the next four describe the current launch
 std::vector<Buffer> buffers;
 std::vector<void*> values;
 size_t shared_size = 0;
@@ -110,13 +110,13 @@ bool running = false;
 
 Thread launcher;  // the context that threads are started from
 Thread* current = &launcher;
-std::vector<Thread> pool[2];  // under TSan used in turn: threads of two blocks are in no order, as those of a fiber are
+std::vector<Thread> pool[2];  // used in turn under TSan: unlike those of one fiber, threads of two blocks have no order
 
-unsigned size;  // the block
+unsigned size;  // this and what follows describe the running block
 Thread* threads;
 Warp warps[MOST_THREADS / WARP];
 Warp* warp_ranks[MOST_THREADS / WARP];
-Warp* now;             // the warp that runs
+Warp* now;             // the running warp
 unsigned ready_warps;  // by rank
 unsigned waiting, exited, count, result, phase;
 shim::Barrier barrier_kind;
@@ -145,7 +145,7 @@ std::string place(Site site) {
     return format("%s:%d", slash ? slash + 1 : site.file, site.line);
 }
 
-// "threads 0-31, 40": those of which it is true.
+// Names the threads for which it is true, as in "threads 0-31, 40".
 template <typename F>
 std::string those(F is_true) {
     std::string list;
@@ -180,9 +180,9 @@ std::string parameter_name(int index) {
     return text ? std::string(text, strcspn(text, ",")) : "?";
 }
 
-// An address in terms of the launch: the buffer that it is in or next to.
+// Describes an address in terms of the launch, by the buffer that it is in or next to.
 std::string explain_address(const unsigned char* address) {
-    size_t least = 4096;  // farther away it has nothing to do with it
+    size_t least = 4096;  // farther away, a buffer has nothing to do with it
     std::string text;
     auto try_buffer = [&](const unsigned char* begin, size_t size, const std::string& what) {
         size_t before = address < begin ? begin - address : 0;
@@ -200,7 +200,7 @@ std::string explain_address(const unsigned char* address) {
     return text;
 }
 
-// Signals that end the process; sanitizers abort after their report.
+// Handles signals that end the process; sanitizers abort after their report.
 void on_signal(int signal) {
     std::string text = where();
     if (signal == SIGALRM)
@@ -216,11 +216,11 @@ void on_signal(int signal) {
 }
 
 void prepare_signals() {
-#ifndef SHIM_TSAN  // which puts signals off until the kernel calls a function that it knows
+#ifndef SHIM_TSAN  // TSan delays signals until the kernel calls a function that it intercepts
     std::vector<int> signals{SIGABRT, SIGALRM};
-#ifndef SHIM_ASAN  // which reports these itself
+#ifndef SHIM_ASAN  // ASan reports these itself
     signals.insert(signals.end(), {SIGSEGV, SIGBUS, SIGFPE, SIGILL});
-    static char stack[64 << 10];  // for when a fiber's own has overflowed
+    static char stack[64 << 10];  // for when a fiber's own stack has overflowed
     stack_t alternative{};
     alternative.ss_sp = stack;
     alternative.ss_size = sizeof stack;
@@ -247,8 +247,8 @@ void release([[maybe_unused]] void* token) {
 #endif
 }
 
-// What orders the threads of a block: two tokens of its barrier, and two for each lane of each warp. New for every
-// block and freed after the launch, for a token never forgets.
+// The tokens that order the threads of a block: two for its barrier, and two for each lane of each warp. They are new
+// for every block and freed only after the launch, because a token keeps everything that it has ordered.
 uint64_t* tokens;
 uint64_t start_token, end_token, fence_token;
 
@@ -269,10 +269,10 @@ inline void change(Thread* from, Thread* to) { swapcontext(&from->context, &to->
 
 #else
 
-// Saves what a function must preserve on the stack, exchanges the stacks, and returns on the other one.
+// Saves the registers that a function must preserve on the stack, switches stacks, and returns on the other one.
 extern "C" void shim_change(void** save, void* stack) __asm__("shim_change");
 #ifdef __x86_64__
-constexpr size_t FRAME = 8, RETURN = 6;  // words; and which of them is the address to return to
+constexpr size_t FRAME = 8, RETURN = 6;  // in words: the frame's size, and where it holds the return address
 __asm__(R"(
     .text
     .globl shim_change
@@ -329,7 +329,7 @@ shim_change:
 )");
 #endif
 
-// As if it had been left at its very beginning. The zeros end a debugger's walk up the stack.
+// Sets up the stack as if the thread had been left at its very beginning. The zeros end a debugger's walk up the stack.
 void prepare(Thread& thread) {
     void** end = reinterpret_cast<void**>(static_cast<char*>(thread.stack) + STACK);
     std::fill(end - FRAME, end, nullptr);
@@ -358,7 +358,7 @@ inline void resume(Thread* next) {
     __sanitizer_start_switch_fiber(&self->sanitizer, next->stack, next->stack_size);
 #endif
 #ifdef SHIM_TSAN
-    __tsan_switch_to_fiber(next->sanitizer, 1);  // 1: which orders nothing
+    __tsan_switch_to_fiber(next->sanitizer, 1);  // 1: without ordering memory
 #endif
     change(self, next);
     arrived(self);
@@ -368,10 +368,10 @@ inline void resume(Thread* next) {
 
 [[noreturn]] void deadlock();
 
-// To the next thread that is ready: of this warp if there is one.
+// Switches to the next thread that is ready, from this warp if it has one.
 void yield() {
     while (!now->ready) {
-        ready_warps &= ready_warps - 1;  // the warp that runs is the lowest
+        ready_warps &= ready_warps - 1;  // the running warp is the lowest
         if (!ready_warps) {
             if (exited == size) return resume(&launcher);
             deadlock();
@@ -418,7 +418,7 @@ std::string described(shim::Barrier kind, Site site) {
     return format("%s at %s", BARRIERS[kind], place(site).c_str());
 }
 
-// By whom a thread is awaited that does not come to the barrier.
+// Says which threads wait at the barrier for a thread that does not come to it.
 std::string awaited() {
     return "awaited by " + those([](Thread& t) { return t.warp->at_barrier & t.bit; }) + " in " +
            described(barrier_kind, barrier_site);
@@ -428,7 +428,7 @@ std::string waiting_in(const Warp& warp, const Group& group) {
     return those([&](Thread& t) { return t.warp == &warp && t.bit & group.arrived; }) + " in " + described(group);
 }
 
-// The calling thread does something by which those who wait for it in a warp operation wait for ever.
+// Reports that the calling thread does something that leaves others waiting for it in a warp operation for ever.
 [[noreturn]] void missed(const std::string& does, const Warp& warp, const Group& group) {
     fail("inactive lane: this thread " + does + ", awaited by " + waiting_in(warp, group));
 }
@@ -438,7 +438,7 @@ void each_group(Warp& warp, F function) {
     for (unsigned rest = warp.begun; rest; rest &= rest - 1) function(warp.groups[__builtin_ctz(rest)]);
 }
 
-// A circle of threads that wait for one another in warp operations of different masks.
+// Reports that threads wait for one another in a circle, in warp operations with different masks.
 [[noreturn]] void deadlock() {
     std::string text;
     for (unsigned i = 0; i < (size + WARP - 1) / WARP; i++)
@@ -446,7 +446,8 @@ void each_group(Warp& warp, F function) {
     fail("deadlock: " + text);
 }
 
-// The calling thread will come to no warp operation before the others have exited or come to a barrier.
+// Checks that no lane waits for the calling thread in a warp operation, because this thread will not come to one before
+// the others have exited or come to a barrier.
 void leave(const Thread& self, const std::string& does) {
     each_group(*self.warp, [&](Group& group) {
         if (group.mask & self.bit) missed(does, *self.warp, group);
@@ -501,7 +502,7 @@ void complete(Warp& warp, Group& group) {
     group.number++;
     warp.begun &= ~(1u << (&group - warp.groups));
     if (mask == warp.exists)
-        warp.ready = mask;  // the ranks are as many
+        warp.ready = mask;  // all lanes, and so all ranks
     else
         each([&](Thread& thread) { warp.ready |= thread.rank_bit; });
 }
@@ -559,7 +560,7 @@ int barrier(Barrier kind, bool predicate, Site site) {
     warp.at_barrier |= self.bit;
     count += predicate;
 #ifdef SHIM_TSAN
-    uint64_t* token = &tokens[phase % 2];  // two, for the next one begins before all have left this one
+    uint64_t* token = &tokens[phase % 2];  // two, because the next barrier begins before all have left this one
     release(token);
 #endif
     if (++waiting == size) {
@@ -586,7 +587,7 @@ uint64_t warp(Operation operation, unsigned mask, uint64_t value, unsigned param
         if (!(group.mask & self.bit)) return;
         if (group.mask == mask && group.operation == operation && same(group.site, site))
             joined = &group;
-        else if (group.arrived & mask)  // each waits for the other; if not, this may come before that
+        else if (group.arrived & mask)  // each waits for the other; otherwise this one may come first
             missed("is in " + described(call), warp, group);
     });
     if (!joined) {
@@ -633,8 +634,8 @@ namespace {
 
 // ---- memory
 
-// Of exactly this size, for the sanitizer to watch its ends; malloc aligns it to 16 bytes. Of size 0: the end of
-// something.
+// Allocates exactly this size, so that the sanitizer can check both ends; malloc aligns it to 16 bytes. For size 0, it
+// returns the end of an allocation.
 unsigned char* allocate(size_t size) {
     return size ? static_cast<unsigned char*>(malloc(size)) : static_cast<unsigned char*>(malloc(16)) + 16;
 }
@@ -649,7 +650,7 @@ struct Range {
 };
 std::vector<Range> static_shared;
 
-// The sections "cuda.shared.N" of this executable.
+// Finds the sections "cuda.shared.N" of this executable.
 void find_static_shared() {
 #ifdef __ELF__
     uintptr_t bias = 0;
@@ -677,17 +678,18 @@ void find_static_shared() {
 #endif
 }
 
-// Past the sanitizers' memset: redzones lie between variables.
+// Fills memory without memset, which the sanitizers intercept: redzones lie between the variables.
 void fill(Range range) {
     volatile unsigned char* to = range.begin;
     for (size_t i = 0; i < range.size; i++) to[i] = GARBAGE;
 }
 
-// As new for the next block: it remembers neither values nor, under TSan, who touched it.
+// Renews shared memory for the next block: it remembers neither values nor, under TSan, who touched it.
 void renew_shared() {
     auto renew = [](Range range) {
 #ifdef SHIM_TSAN
-        // Nothing else makes TSan forget accesses. Whole words, for it knows no smaller.
+        // Nothing else makes TSan forget accesses. The range consists of whole words, because TSan tracks nothing
+        // smaller.
         uintptr_t begin = reinterpret_cast<uintptr_t>(range.begin), end = begin + range.size;
         begin &= ~uintptr_t(7), end = (end + 7) & ~uintptr_t(7);
         __tsan_java_alloc(begin, end - begin);
@@ -703,7 +705,7 @@ void renew_shared() {
 
 std::vector<Thread>& fibers(unsigned parity, unsigned number) {
     std::vector<Thread>& threads = pool[parity];
-    if (threads.empty()) threads.reserve(MOST_THREADS);  // they never move
+    if (threads.empty()) threads.reserve(MOST_THREADS);  // so that they never move
     while (threads.size() < number) {
         void* memory = mmap(nullptr, PAGE + STACK, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (memory == MAP_FAILED || mprotect(static_cast<char*>(memory) + PAGE, STACK, PROT_READ | PROT_WRITE))
@@ -770,7 +772,7 @@ void run_grid(unsigned grid, long order) {
     for (uint64_t* old : used) free(old);
 }
 
-// ---- the talk with the launcher
+// ---- the protocol with the launcher
 
 void tell_kernels(FILE* out) {
     for (Kernel* k = kernels; k; k = k->next) {
@@ -789,13 +791,14 @@ void read_exactly(void* to, size_t size) {
     if (fread(to, 1, size, stdin) != size) _exit(0);  // the launcher is gone
 }
 
-// "name grid block shared order", then the size of each argument (-1: NULL), a newline, and their bytes.
+// Serves one launch, which is sent as "name grid block shared order", the size of each argument (-1 for NULL), a
+// newline and the arguments' bytes. Returns false at the end of the input.
 bool serve(FILE* out) {
     char name[200];
     unsigned grid;
     long order;
     if (scanf("%199s %u %u %zu %ld", name, &grid, &size, &shared_size, &order) != 5) return false;
-    for (kernel = kernels; strcmp(kernel->name, name);) kernel = kernel->next;  // the launcher asks for existing ones
+    for (kernel = kernels; strcmp(kernel->name, name);) kernel = kernel->next;  // the launcher checks that it exists
     std::vector<long long> sizes(kernel->count);
     for (long long& bytes : sizes)
         if (scanf("%lld", &bytes) != 1) _exit(0);
@@ -843,7 +846,7 @@ bool serve(FILE* out) {
 }  // namespace
 
 int main() {
-    // What a kernel prints goes to stderr; the launcher reads what was stdout.
+    // What a kernel prints goes to stderr, because the launcher reads the original stdout.
     FILE* out = fdopen(dup(1), "wb");
     dup2(2, 1);
     prepare_signals();
