@@ -1,4 +1,4 @@
-"""Denoising of one's own pictures: compare the convolutional networks with FISTA and non-local means.
+"""Denoise your own pictures: compare the convolutional networks with FISTA and non-local means.
 
     pip install '.[images]' scikit-image && python benchmarks/denoise.py FOLDER DICTIONARY [DICTIONARY …]
 
@@ -22,7 +22,7 @@ from cuista.tasks.denoising import Denoiser, Denoising, evaluate_denoisers
 from cuista.weights import solve_conv
 
 SIGMA = 20.0
-# The networks, whether they are untied, and the ridge of their weight, which is found on the pictures if None.
+# The networks, whether each is untied, and the ridge of its weight, which is found on the pictures if None.
 NETS = [
     *(("conv-alista", False, None), ("conv-alista", False, 0.0), ("conv-tilista", False, None)),
     *(("conv-lista-cp", False, None), ("conv-lista-cp", True, None), ("conv-lista-cpss", True, None)),

@@ -78,7 +78,7 @@ def to_torch(array: Any) -> torch.Tensor:
 
 
 def rates() -> tuple[float, float]:
-    """The rates of a copy on the device in bytes (read and written) and of a float32 product in operations a second."""
+    """The rates of a device copy, in bytes read and written, and of a float32 product, in operations, per second."""
     source = cupy.empty(2**28, cupy.float32)
     target = cupy.empty_like(source)
     a = cupy.ones((8192, 8192), cupy.float32)
@@ -190,7 +190,7 @@ class Step:
 
 
 def agree(model: cuista.Model) -> None:
-    """Check that loss and gradients of PyTorch and of both of cuista's ways agree on the same signals."""
+    """Check that PyTorch and cuista, fused and not fused, agree on the loss and the gradients of the same signals."""
     x, _ = model.problem.sample(BATCH, stream=TRAINING, step=1, seed=0, ops=ops)
     theirs = TorchStep(model, BATCH)
     loss = theirs.loss(to_torch(x))
@@ -218,7 +218,7 @@ def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, 
                     works["torch graph"] = TorchStep(model, batch).captured()
             times = seconds(works, runs=15, each=20)
             # Each non-zero costs a gathered row in the forward and in the backward pass. The rows come from the L2
-            # cache, so that the operations are the bound, not the rate of a copy.
+            # cache, so the operations are the bound, not the rate of a copy.
             operations = 2 * 2 * batch * LAYERS * density * model.problem.N**2
             chosen = "fused" if fused.fused and fused.fused.suits(batch, density) else "dense"
             figures[f"{state}, batch {batch}"] = {
@@ -253,8 +253,8 @@ def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict
 
         return recover
 
-    # Medians over signals are compared, because rounding changes how a threshold decides on a few signals, and these
-    # would outweigh all others in a sum.
+    # Medians over signals are compared, because rounding changes whether entries of a few signals pass a threshold, and
+    # these signals would outweigh all others in a sum.
     truth = ops.to_numpy(x).astype(np.float64)
     errors = [np.square(e - truth).sum(axis=1) for e in (ops.to_numpy(model.network.output(y)), eager().cpu().numpy())]
     ours, theirs = (float(np.median(error)) for error in errors)
@@ -301,7 +301,7 @@ def whole_runs(paper: bool) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """A table of the goals and of what was reached."""
+    """A table of the goals and of the figures reached."""
     step, recovered = figures["training_step"][f"trained, batch {BATCH}"], figures["recovery"]
     others = [step[name] for name in step if name.startswith("faster_than_torch") and name != "faster_than_torch"]
     compiled = [recovered[name] for name in recovered if name.startswith("faster_than_torch.compile")]

@@ -2,8 +2,8 @@
 
     pip install . torch==2.13.0 && python benchmarks/recover.py
 
-FISTA is given the λ, of those tried, with which it reaches the NMSE of ALISTA's sixteen layers in the fewest
-iterations, and that number of iterations. It is timed on fewer samples than PyTorch, and so is cuista beside it.
+FISTA runs with the λ, among those tried, that reaches the NMSE of ALISTA's sixteen layers in the fewest iterations, and
+for that many iterations. It is timed on fewer samples than PyTorch, beside cuista on the same samples.
 """
 
 from __future__ import annotations

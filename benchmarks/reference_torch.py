@@ -1,4 +1,4 @@
-"""ALISTA as one would write it in PyTorch, which the benchmarks compare cuista with."""
+"""ALISTA as one would write it in PyTorch. The benchmarks compare cuista with it."""
 
 from __future__ import annotations
 

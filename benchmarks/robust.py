@@ -2,8 +2,8 @@
 
     pip install '.[plot]' && python benchmarks/robust.py
 
-There are two nominal matrices of 250×500, with pnz 0.1 and no noise. All options have their defaults; σ is up to 0.02
-in training. The test uses 10 perturbed matrices for each level, and 1000 signals.
+There are two nominal matrices of 250×500, with pnz 0.1 and no noise. All options have their defaults; σ goes up to 0.02
+in training. The test uses 1000 signals, and 10 perturbed matrices for each level of σ.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     pip install . torch==2.13.0 && python benchmarks/step.py
 
-The matrix is 250×500, T = 16 and the batch 64. The results of both are compared first. The step is timed with the
-parameters of a trained network, with which training spends most of its time, and with those of an untrained network, in
-which nearly every entry survives the threshold.
+The matrix is 250×500, T is 16, and the batch size is 64. The results of both are compared first. The step is timed with
+the parameters of a trained network, with which training spends most of its time, and with those of an untrained
+network, in which nearly every entry survives the threshold.
 """
 
 # ruff: noqa: E402

@@ -2,9 +2,9 @@
 
     pip install . torch==2.13.0 && python benchmarks/step_learned.py
 
-The matrix is 250×500, T = 16 and the batch 64. The results of both are compared first. The step is timed with the
-parameters of a trained network, with which training spends most of its time, and with those that the publications start
-from, with which nearly every entry survives the threshold.
+The matrix is 250×500, T is 16, and the batch size is 64. The results of both are compared first. The step is timed with
+the parameters of a trained network, with which training spends most of its time, and with those that the publications
+start from, with which nearly every entry survives the threshold.
 """
 
 # ruff: noqa: E402
@@ -46,9 +46,9 @@ for state, parameters in (("trained", trained), ("untrained", published)):
     weight, theta = (
         torch.tensor(parameters[name], dtype=torch.float32, requires_grad=True) for name in ("weight", "threshold")
     )
-    # Each layer has a tensor of its own, as is usual in PyTorch: then its Adam finds each of them in the cache.
+    # Each layer has its own tensor, as is usual in PyTorch, so that PyTorch's Adam finds each of them in the cache.
     weights = [torch.nn.Parameter(part.clone()) for part in weight.detach()]
-    # The learning rate is too small to move anything, which keeps all of them at the same point.
+    # The learning rate is too small to change the parameters, so all steps are timed at the same point.
     optimizers = {
         name: torch.optim.Adam([*weights, theta], lr=1e-30, **options)
         for name, options in {"torch": {}, "torch, fused Adam": {"fused": True}}.items()

@@ -14,7 +14,7 @@ import os
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # otherwise the matrices are shared out to all processors
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # otherwise all processors share the matrices
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ def torch_loss() -> torch.Tensor:
     return 0.5 * (estimate - x_torch).square().sum()
 
 
-# The learning rate is too small to move anything, which keeps all of them at the same point.
+# The learning rate is too small to change the parameters, so all steps are timed at the same point.
 optimizer = torch.optim.Adam([B, alpha, theta], lr=1e-30)
 
 

@@ -87,7 +87,7 @@ def why_not(index: int) -> str | None:
     """The reason why this GPU cannot be used; None if it can.
 
     A kernel is compiled and run, and a matrix product is computed, because CuPy may be installed without the CUDA
-    libraries that this takes.
+    libraries that these need.
     """
     import cupy
 
@@ -102,7 +102,7 @@ def why_not(index: int) -> str | None:
             total = float((ones @ ones).sum())
     except Exception as error:  # NVRTC, cuBLAS and the driver have exceptions of their own
         return f"a trial failed, {_first_line(error)} (are NVRTC and cuBLAS installed? {INSTALL_CUPY} brings them)"
-    # The kernel raises the entries of the first row to 2, so that columns sum up to 33, and rows to 33 on average.
+    # The kernel raises the entries of the first row to 2, so that columns sum to 33, and rows to 33 on average.
     return None if total == 33 * 33 * 32 else f"a trial gave {total}, which is wrong; expected {33 * 33 * 32}"
 
 

@@ -65,7 +65,7 @@ class Trained(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What the network was made from, in a form that can be compared, as a part of the training run's identity."""
+        """What the network was made from, in a form that can be compared. It is part of the training run's identity."""
 
     @abstractmethod
     def store(self, record: Record) -> None:

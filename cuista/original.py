@@ -43,7 +43,7 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
-    """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples) that it needs.
+    """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples).
 
     The matrix is stored under the name `D` too, which the original's `CalculateW.m` reads.
     """

@@ -1,4 +1,4 @@
-"""Work that is shared out to the threads of this process, and to ranks."""
+"""Work that is distributed over the threads of this process, and over ranks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SMALL_PRODUCT = 5e8
 
 
 class Ranks(Protocol):
-    """The processes that share a training run. Each computes its rows of every batch, and the results are summed up."""
+    """The processes that share a training run. Each computes its rows of every batch, and the results are summed."""
 
     def share(self, batch: int) -> slice:
         """The rows of a batch that this rank computes."""
 
     def sum(self, value: Result) -> Result:
-        """What a step gives (a loss, and the gradients by name), summed over all ranks, with the same bits on each."""
+        """The result of a step (a loss, and gradients by name), summed over all ranks; each gets the same bits."""
 
 
 class Alone:
@@ -48,10 +48,10 @@ def processors() -> int:
 
 @contextlib.contextmanager
 def blas_threads(operations: float) -> Iterator[None]:
-    """Let BLAS use one thread in the block if its products have few `operations`, and as many as it wants if many.
+    """Let BLAS use one thread in the block if its products have few `operations`, and otherwise as many as it wants.
 
-    Threads that spin while they wait for work make small products slower, several times so on a busy machine. With one
-    thread, moreover, the bits of a result do not depend on the number of processors.
+    Threads that spin while they wait for work make small products slower, by several times on a busy machine. Moreover,
+    with one thread the bits of a result do not depend on the number of processors.
     """
     from threadpoolctl import threadpool_limits
 
@@ -63,7 +63,7 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
     """Cut `rows` rows into slices of at most `batch`, and return the results of `work` on them, in order.
 
     The work is done on all processors, except when this is called from within such work. The threads compute in the
-    caller's context, of which NumPy's error state is a part.
+    caller's context, which includes NumPy's error state.
     """
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     if min(processors(), len(slices)) < 2 or getattr(_worker, "busy", False):

@@ -1,6 +1,6 @@
-"""The CUDA kernels: sources, one idea a file, and the small loader that compiles and launches them.
+"""The CUDA kernels: their sources, one idea per file, and the small loader that compiles and launches them.
 
-Nothing here is needed without a GPU. Whoever launches kernels does it through a `Launcher`; on a GPU that is
+No function of this module is needed without a GPU. Kernels are always launched through a `Launcher`: on a GPU this is
 `CudaLauncher`, and the tests have another one, which runs the same sources on the CPU.
 """
 
@@ -18,7 +18,7 @@ from cuista.kernels.constants import DEFINITIONS
 
 FOLDER = Path(__file__).parent
 
-# Which kernels each file has.
+# The kernels that each file defines.
 KERNELS = {
     "shrink": (
         *(f"shrink_rows_{items}_{width}" for items in (4, 8, 16, 32) for width in (1, 4)),
@@ -43,13 +43,13 @@ class Launcher(Protocol):
     ) -> None:
         """Run `kernel`, compiled for `real` ("float" or "double"), on `grid` blocks of `block` threads.
 
-        Arguments are contiguous arrays of the device and NumPy scalars, of just the types that the kernel declares;
-        `shared` is its dynamic shared memory in bytes.
+        Arguments are contiguous arrays of the device and NumPy scalars, of exactly the types that the kernel declares;
+        `shared` is the size of its dynamic shared memory in bytes.
         """
 
 
 def source(file: str) -> str:
-    """The text of a .cu file, with the files it includes in their place, so that it compiles without a search path."""
+    """The text of a .cu file with its includes expanded, so that it compiles without a search path."""
     included: set[str] = set()
 
     def text(name: str) -> str:
@@ -63,9 +63,9 @@ def source(file: str) -> str:
 
 
 def options(real: str, architecture: str) -> tuple[str, ...]:
-    """NVRTC's options: neither contraction nor flushing of denormals, so that results have the bits of the definition.
+    """NVRTC's options: no contraction and no flushing of denormals, so that results have the bits of the definition.
 
-    `architecture` is like sm_90, or like compute_90 for PTX.
+    `architecture` is, for example, sm_90, or compute_90 for PTX.
     """
     constants = (f"-DREAL={real}", *DEFINITIONS)
     return (*constants, f"--gpu-architecture={architecture}", "--std=c++17", "--fmad=false", "--ftz=false")
@@ -74,9 +74,9 @@ def options(real: str, architecture: str) -> tuple[str, ...]:
 class CudaLauncher:
     """Compiles kernels with NVRTC when they are first needed, and launches them on CuPy's current stream.
 
-    Kernels belong to the GPU of this index, which must be CuPy's current device. Binaries are kept in CuPy's kernel
-    cache (CUPY_CACHE_DIR, ~/.cupy/kernel_cache), so that compiling happens once on a machine. CuPy's own way of
-    compiling is not used: it flushes denormals.
+    The kernels belong to the GPU with this index, which must be CuPy's current device at every launch. Binaries are
+    kept in CuPy's kernel cache (CUPY_CACHE_DIR, by default ~/.cupy/kernel_cache), so that they are compiled only once
+    on a machine. CuPy's own compilation is not used because it flushes denormals.
     """
 
     def __init__(self, index: int) -> None:
@@ -114,7 +114,7 @@ class CudaLauncher:
         module = cupy.cuda.Module()
         try:
             module.load(path.read_bytes())
-        except (OSError, cupy.cuda.driver.CUDADriverError):  # not there, or damaged
+        except (OSError, cupy.cuda.driver.CUDADriverError):  # missing or damaged
             binary = compile_source(nvrtc, text, file, flags, machine_code=architecture.startswith("sm_"))
             module.load(binary)
             _keep(binary, path)
@@ -123,9 +123,9 @@ class CudaLauncher:
 
 
 def choose_architecture(capability: str, known: Sequence[int]) -> str:
-    """What to compile for: a GPU's own machine code, or where NVRTC does not know it, PTX that its driver compiles.
+    """Choose what to compile to: a GPU's own machine code or, if NVRTC does not know it, PTX for its driver to compile.
 
-    `capability` is like "90", and `known` what NVRTC knows.
+    `capability` is, for example, "90", and `known` lists the architectures that NVRTC knows.
     """
     if int(capability) in known:
         return f"sm_{capability}"
@@ -136,12 +136,12 @@ def choose_architecture(capability: str, known: Sequence[int]) -> str:
 
 
 def compile_source(nvrtc: Any, text: str, file: str, flags: tuple[str, ...], *, machine_code: bool) -> bytes:
-    """Compile with `nvrtc`, CuPy's binding of it, to machine code or PTX.
+    """Compile to machine code or PTX with `nvrtc`, CuPy's NVRTC binding.
 
     Raises
     ------
     RuntimeError
-        With the compiler's messages.
+        If the text does not compile, with the compiler's messages.
     """
     program = nvrtc.createProgram(text, f"{file}.cu", (), ())
     try:
@@ -155,7 +155,7 @@ def compile_source(nvrtc: Any, text: str, file: str, flags: tuple[str, ...], *, 
 
 
 def _keep(binary: bytes, path: Path) -> None:
-    """Put a binary into the cache; without one (a read-only home, say) every process compiles for itself."""
+    """Put a binary into the cache. If that fails (in a read-only home, say), every process compiles for itself."""
     part = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-// The update of the parameters where they are: no number goes to the host between steps.
+// The update of the parameters on the device, so that no number goes to the host between steps.
 #include "common.cuh"
 
-// The running mean of the loss per sample (0 before the first), and the scale of relative descent, 1/(B √(L·L̄)).
-// One thread. See ReferenceOps.track_loss.
+// Updates the running mean of the loss per sample (0 before the first), and computes the scale of relative descent,
+// 1/(B √(L·L̄)). Runs in one thread. See ReferenceOps.track_loss.
 KERNEL track_loss(const double* __restrict__ loss, int batch, double* __restrict__ mean_loss, double* __restrict__ scale)
 {
     const double per_sample = *loss / batch;
@@ -12,7 +12,8 @@ KERNEL track_loss(const double* __restrict__ loss, int batch, double* __restrict
     *scale = 1 / (batch * sqrt(product > 2.2250738585072014e-308 ? product : 2.2250738585072014e-308));
 }
 
-// Adam on one array of parameters, stacked over layers of `per_layer`. See ReferenceOps.adam.
+// Adam on one array of parameters, which stacks layers of `per_layer` entries. One thread per entry. See
+// ReferenceOps.adam.
 KERNEL __launch_bounds__(128, 1) adam(
     real* __restrict__ parameter, const real* __restrict__ gradient, real* __restrict__ mean,
     real* __restrict__ square, double rate, const double* __restrict__ factors, const double* __restrict__ scale,

@@ -1,8 +1,10 @@
-// Kernel 2: the backward pass of kernel 1. Sums are made in a fixed order: rows by their warp, then the warps' sums.
+// Kernel 2: the backward pass of kernel 1. Sums are added in a fixed order: each warp sums its rows, and then the
+// warps' sums are added.
 #include "select.cuh"
 
-// d_z, and for every warp, over its rows, Σ d_z u and its part of ∂L/∂θ. There are `size` entries in rows of N, the last of
-// which may be shorter. They are read and written WIDTH at a time; with 4, both must be multiples of it.
+// Computes d_z and, for every warp, two sums over its rows: Σ d_z u and the contribution to ∂L/∂θ. There are `size`
+// entries in rows of N, the last of which may be shorter. They are read and written WIDTH at a time; if WIDTH is 4,
+// `size` and N must be multiples of 4.
 template <int WIDTH>
 __device__ __forceinline__ void go_back(
     const real* __restrict__ delta, const signed char* __restrict__ code, const real* __restrict__ x,
@@ -25,7 +27,7 @@ __device__ __forceinline__ void go_back(
 #pragma unroll
             for (int c = 0; c < WIDTH; ++c) {
                 const int what = codes.of[c];
-                const real z = what & NEAR ? x[e + c] + alpha * u_read.of[c] : real(0);  // so that x is rarely read
+                const real z = what & NEAR ? x[e + c] + alpha * u_read.of[c] : real(0);  // only NEAR entries need x
                 const real of_entry = per_coordinate ? real(threshold[j + c]) : theta;
                 result.of[c] = shrink_backward(delta_read.of[c], what, z, of_entry, window, d_threshold);
                 d_step_size += double(result.of[c]) * double(u_read.of[c]);
@@ -52,7 +54,7 @@ __device__ __forceinline__ void go_back(
 BACKWARD_ROWS(1)
 BACKWARD_ROWS(4)
 
-// With a threshold per coordinate: the parts of ∂L/∂θ of `rows` rows after another, one thread a coordinate.
+// For a threshold per coordinate: the partial sums of ∂L/∂θ over `rows` consecutive rows, one thread per coordinate.
 KERNEL __launch_bounds__(128, 1) backward_columns(
     const real* __restrict__ delta, const signed char* __restrict__ code, const real* __restrict__ x,
     const real* __restrict__ u, const double* __restrict__ step_size, const double* __restrict__ threshold,
@@ -74,7 +76,7 @@ KERNEL __launch_bounds__(128, 1) backward_columns(
     sums[(long long)part * N + j] = d_threshold;
 }
 
-// The sums of the columns of an array (rows, columns). A block for each column.
+// The sums of the columns of an array (rows, columns). One block per column.
 KERNEL __launch_bounds__(256, 1) sum_rows(
     const double* __restrict__ array, int rows, int columns, double* __restrict__ sums)
 {

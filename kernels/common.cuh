@@ -1,8 +1,8 @@
 // What the kernels share: the floating-point type, and reductions over a warp and over a block.
 //
-// Every file is compiled twice, with REAL = float and with REAL = double, and with the constants of constants.py. There is
-// no contraction of a·b + c, so that z = x + α u has the bits of its definition in NumPy. Where a fused multiply-add is wanted, fma() says so. Nothing is
-// ever added with a floating-point atomic: two runs give the same bits.
+// Every file is compiled twice, with REAL = float and with REAL = double, and with the constants of constants.py. The
+// compiler does not contract a·b + c, so that z = x + α u has the bits of its definition in NumPy; where a fused
+// multiply-add is wanted, the code calls fma(). No kernel uses a floating-point atomic, so two runs give the same bits.
 #pragma once
 
 typedef REAL real;
@@ -19,13 +19,13 @@ const unsigned ALL = 0xffffffffu;
 __device__ __forceinline__ int lane() { return threadIdx.x & 31; }
 __device__ __forceinline__ int warp() { return threadIdx.x >> 5; }
 
-// WIDTH numbers that are read or written at once, 16 bytes at a time.
+// WIDTH numbers that are read or written together, up to 16 bytes at a time.
 template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T of[WIDTH]; };
 
 // -- order -----------------------------------------------------------------------------------------------------------
 
-// The bit pattern of |z|. Floating-point numbers that are not negative are in the order of these integers; NaN is
-// above infinity, as NumPy sorts it.
+// The bit pattern of |z| as an integer. Non-negative floating-point numbers are in the order of these integers, with
+// NaN above infinity, as NumPy sorts it.
 __device__ __forceinline__ unsigned key_of(float z) { return __float_as_uint(z) & 0x7fffffffu; }
 __device__ __forceinline__ unsigned long long key_of(double z)
 {
@@ -52,7 +52,7 @@ struct Least {
     template <class T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? a : b; }
 };
 
-// A value of every lane combined; all lanes get the result, and it has the same bits in all.
+// Combines one value from every lane. All lanes get the result, with the same bits.
 template <class Operation, class T> __device__ __forceinline__ T over_warp(T value)
 {
 #pragma unroll
@@ -61,7 +61,7 @@ template <class Operation, class T> __device__ __forceinline__ T over_warp(T val
     return value;
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // one instruction there
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800  // these have an instruction for it
 template <> __device__ __forceinline__ unsigned over_warp<Sum, unsigned>(unsigned value)
 {
     return __reduce_add_sync(ALL, value);
@@ -81,8 +81,8 @@ struct Warp {
     template <class Operation, class T> __device__ __forceinline__ T over(T value) { return over_warp<Operation>(value); }
 };
 
-// … or a block of whole warps. Every reduction is one barrier: consecutive ones use the two halves of `slots` in turn,
-// and a thread comes back to the same half only after all have passed the barrier between.
+// … or a block of whole warps. Every reduction takes one barrier: consecutive reductions use the two halves of `slots`
+// in turn, and a thread returns to a half only after all threads have passed the barrier in between.
 struct Block {
     unsigned long long* slots;  // shared, 64 words
     int turn;

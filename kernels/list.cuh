@@ -1,16 +1,16 @@
-// Products with a sparse vector, which read the rows of a matrix that meet a non-zero.
+// Products with a sparse vector, which read only those rows of a matrix that belong to a non-zero entry.
 #pragma once
 #include "common.cuh"
 
-// The non-zero entries of a vector, in the order of their indices, in shared memory; zeros make their number a multiple of
-// AT_ONCE. (What this multiplies has fewer than 2³² entries, for shared memory limits its rows.)
+// The non-zero entries of a vector, in the order of their indices, in shared memory, padded with zeros to a multiple of
+// AT_ONCE. (The matrix has fewer than 2³² entries because shared memory limits the number of its rows.)
 struct List {
     unsigned* index;
     real* value;
-    int* counts;  // of each 32 entries of the vector
+    int* counts;  // the non-zeros in each 32 entries of the vector
     int length;
 
-    // All threads; `vector` is read by each thread at its own entries alone.
+    // All threads of the block call this. Each reads only its own entries of `vector`, every blockDim.x-th.
     __device__ void gather_from(const real* vector, int N)
     {
         const int chunks = (N + 31) / 32;
@@ -19,7 +19,7 @@ struct List {
             const unsigned present = __ballot_sync(ALL, j < N && vector[j] != 0);
             if (lane() == 0) counts[chunk] = __popc(present);
         }
-        __syncthreads();  // … which also waits for all that still read the list of before
+        __syncthreads();  // also waits for threads that still read the previous list
         int before = 0, seen = 0;
         for (int chunk = warp(); chunk < chunks; chunk += blockDim.x / 32) {
             for (; seen < chunk; ++seen) before += counts[seen];
@@ -41,7 +41,7 @@ struct List {
         __syncthreads();
     }
 
-    // Entry j of the vector times a matrix with so many columns.
+    // Entry j of the product of the vector and a matrix with this many columns.
     __device__ __forceinline__ real times(const real* __restrict__ matrix, unsigned columns, unsigned j) const
     {
         real sum = 0;

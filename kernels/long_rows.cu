@@ -1,16 +1,16 @@
-// Kernel 1 for rows that one block would take too long for: each is shared out to so many blocks, its `parts`.
-// See ReferenceOps.shrink_select for what it computes.
+// Kernel 1 for rows that would take one block too long: each row is divided among `parts` blocks. See
+// ReferenceOps.shrink_select for what it computes.
 #include "select.cuh"
 
-// One digit more of the (k+1)-th largest |z| of every row, from the highest down: bits `shift` to `shift + width` of its
-// key. Blocks count the digits of keys that agree with what is known so far; they add integers only, so that their order
-// makes no difference. A row's block that ends last sees which digit has the entry, and how many of these keys are before
-// it.
+// Finds one more digit of the (k+1)-th largest |z| of every row, from the highest digit down: the `width` bits of its
+// key from bit `shift` on. Blocks count the digits of the keys that agree with the digits known so far. They add only
+// integers, so their order makes no difference. The last block of a row to finish determines which digit the entry has,
+// and how many of the counted keys have a larger one.
 KERNEL __launch_bounds__(256, 1) select_digit(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size, int N, int parts, int k,
     int shift, int width,
-    // Of each row: zeros, which they are again afterwards, for digits and for the blocks that have ended; how many of the
-    // keys that agree are larger than the entry's; and its key, as far as it is known.
+    // For each row: the counts of the digits and of the finished blocks, which are zero before and after; how many of
+    // the agreeing keys are larger than the entry's; and the entry's key, as far as it is known.
     unsigned* __restrict__ counts, unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
 {
     __shared__ unsigned counted[1 << DIGIT];
@@ -43,7 +43,7 @@ KERNEL __launch_bounds__(256, 1) select_digit(
 
     for (int digit = threadIdx.x; digit < digits; digit += blockDim.x) counted[digit] = atomicExch(&counts[digit], 0u);
     __syncthreads();
-    // Every thread has as many digits, the first one the highest.
+    // Every thread has the same number of digits, and the first thread has the highest.
     const int each = digits / blockDim.x, highest = digits - 1 - threadIdx.x * each;
     unsigned own = 0;
     for (int i = 0; i < each; ++i) own += counted[highest - i];
@@ -56,7 +56,7 @@ KERNEL __launch_bounds__(256, 1) select_digit(
     __syncthreads();
     for (int i = 0; i < warp(); ++i) up_to += totals[i];
     unsigned before = up_to - own;
-    if (before <= larger && larger < up_to) {  // one thread
+    if (before <= larger && larger < up_to) {  // true in one thread
         int digit = highest;
         for (; before + counted[digit] <= larger; --digit) before += counted[digit];
         cut[row] = known | Key(digit) << shift;
@@ -65,7 +65,7 @@ KERNEL __launch_bounds__(256, 1) select_digit(
     }
 }
 
-// The thresholding of z = x + α u, with the (k+1)-th largest |z| of each row known.
+// Thresholds z = x + α u, given the key of the (k+1)-th largest |z| of each row.
 KERNEL __launch_bounds__(256, 1) shrink_parts(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
     const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int N, int parts, int k,

@@ -1,6 +1,6 @@
-// Random numbers from a counter: Philox4x64-10 (Salmon, Moraes, Dror, Shaw, SC 2011), as ReferenceOps.random_words
-// numbers them. The integers, and so the supports, are those of the definition; the normal numbers agree up to
-// the rounding of log and cos.
+// Counter-based random numbers: Philox4x64-10 (Salmon, Moraes, Dror, Shaw, SC 2011), numbered as in
+// ReferenceOps.random_words. The integers, and therefore the supports, equal those of the definition; the normal
+// numbers agree with it up to the rounding of log and cos.
 #pragma once
 #include "common.cuh"
 
@@ -8,7 +8,7 @@ typedef unsigned long long Word;
 
 struct Words { Word of[4]; };
 
-// Which random numbers: (seed, stream) is the key, (block, 0, step, purpose) the counter.
+// Which random numbers to draw: (seed, stream) is the key, and (block, 0, step, purpose) is the counter.
 struct Source {
     Word seed, stream, step, purpose;
 };
@@ -29,7 +29,8 @@ __device__ __forceinline__ Words philox(const Source& source, Word i)
     return counter;
 }
 
-// A standard normal number: √(−2 ln u)·cos 2πv, u in (0, 1] and v in [0, 1) the word's halves (Box and Muller 1958).
+// A standard normal number (Box and Muller 1958): √(−2 ln u)·cos 2πv, with the word's halves u in (0, 1] and v in
+// [0, 1).
 __device__ __forceinline__ real normal_of(Word word)
 {
     const real scale = real(1) / real(4294967296.0);
@@ -38,7 +39,7 @@ __device__ __forceinline__ real normal_of(Word word)
     return sqrt(-2 * log(u)) * cospi(2 * v);
 }
 
-// The law of magnitudes: N(a, b²) if bernoulli is 0, else a with a probability of q_limit·2⁻⁵³, else b.
+// The law of magnitudes: N(a, b²) if `bernoulli` is 0; otherwise a with probability q_limit·2⁻⁵³, and else b.
 struct Law {
     int bernoulli;
     real a, b;
@@ -51,15 +52,16 @@ struct Law {
     }
 };
 
-// Entry e of sparse codes, from words 2e, for its support, and 2e + 1, for its magnitude: the words of block e / 2.
+// Entry e of sparse codes: word 2e decides its support, and word 2e + 1 its magnitude. `words` are those of block e /
+// 2.
 __device__ __forceinline__ real sparse_entry(const Words& words, Word e, Word limit, const Law& law)
 {
-    const bool odd = e % 2;  // selected, not indexed: arrays with a variable index leave the registers
+    const bool odd = e % 2;  // selected, not indexed: an array with a variable index leaves the registers
     const Word support = odd ? words.of[2] : words.of[0], size = odd ? words.of[3] : words.of[1];
     return (support >> 11) < limit ? law.magnitude(size) : real(0);
 }
 
-// Entry e of normal numbers, from word e.
+// Entry e of normal numbers, from word e. `words` are those of block e / 4.
 __device__ __forceinline__ real normal_entry(const Words& words, Word e)
 {
     return normal_of(e % 4 < 2 ? (e % 2 ? words.of[1] : words.of[0]) : (e % 2 ? words.of[3] : words.of[2]));

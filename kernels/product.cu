@@ -1,7 +1,7 @@
-// Products in which a row has the bits that it would have alone. See ReferenceOps.matmul_by_rows.
+// Products in which every row has the same bits as if it were multiplied alone. See ReferenceOps.matmul_by_rows.
 #include "list.cuh"
 
-// a b, of a (rows, N) and b (N, M). A block for each row, which takes so many entries of it at a time.
+// The product of a (rows, N) and b (N, M). One block per row, which it takes CHUNK entries at a time.
 KERNEL __launch_bounds__(256, 1) matmul_by_rows(
     const real* __restrict__ a, const real* __restrict__ b, int N, int M, real* __restrict__ product)
 {

@@ -1,7 +1,7 @@
-// Kernel 3: sparse codes and noise, drawn where they are needed. See ReferenceOps.sparse_codes and .normal.
+// Kernel 3: sparse codes and noise, drawn on the device. See ReferenceOps.sparse_codes and ReferenceOps.normal.
 #include "philox.cuh"
 
-// Entries `first` to `end` of x* (rows, N): two a thread.
+// The entries of x* (rows, N) from `first` up to, but not including, `end`: two per thread.
 KERNEL __launch_bounds__(256, 1) sparse_codes(
     Word seed, Word stream, Word step, const Word* __restrict__ limits, int bernoulli, real a, real b, Word q_limit,
     Word first, Word end, int N, real* __restrict__ codes)
@@ -14,7 +14,7 @@ KERNEL __launch_bounds__(256, 1) sparse_codes(
         if (e >= first) codes[e - first] = sparse_entry(words, e, limits[e % N], law);
 }
 
-// Entries `first` to `end` of standard normal numbers: four a thread.
+// The entries of standard normal numbers from `first` up to, but not including, `end`: four per thread.
 KERNEL __launch_bounds__(256, 1) normal(
     Word seed, Word stream, Word step, Word purpose, Word first, Word end, real* __restrict__ numbers)
 {

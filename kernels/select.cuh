@@ -2,7 +2,7 @@
 #pragma once
 #include "common.cuh"
 
-// -- the keys that a thread has a share of: |z| as integers ------------------------------------------------------------
+// -- a thread's share of the keys: |z| as integers --------------------------------------------------------------------
 
 // In registers.
 template <int ITEMS> struct Registers {
@@ -15,7 +15,7 @@ template <int ITEMS> struct Registers {
     }
 };
 
-// In memory: every blockDim.x-th entry is the thread's own, and only the thread's own, so that no barrier is needed.
+// In memory. Every blockDim.x-th entry belongs to the thread, and to no other, so no barrier is needed.
 struct Strided {
     const real* z;
     int size;
@@ -26,16 +26,16 @@ struct Strided {
     }
 };
 
-// The (k+1)-th largest key if it is more than `low`, else `low`; and what no key exceeds if k is 0.
+// The (k+1)-th largest key if it exceeds `low`, else `low`. If k is 0, a key that none exceeds.
 //
-// Bisection with counts over all threads of the team. It begins at `low`, below which the caller does not care, and ends
-// as soon as a count says which key it is: after about log2(range / distance of neighbouring keys) rounds, and at the
-// latest, when there are ties, after the bits of a key.
+// Bisection, with counts over all threads of the team. It begins at `low`, below which the cutoff does not matter to
+// the caller, and ends as soon as a count identifies the key: after about log2(range / distance of neighbouring keys)
+// rounds or, if there are ties, after at most as many rounds as a key has bits.
 template <class Team, class Keys> __device__ __forceinline__ Key cutoff(Team& team, const Keys& keys, unsigned k, Key low)
 {
     if (k == 0) return ~Key(0);
     auto count_above = [&](Key bound) {
-        unsigned count = 0;  // of differences below 0: no key has its top bit set, and this is cheaper than comparing
+        unsigned count = 0;  // of negative differences: no key has its top bit set, and this is cheaper than comparing
         keys.each([&](Key key) { count += unsigned((bound - key) >> (8 * sizeof(Key) - 1)); });
         return team.template over<Sum>(count);
     };
@@ -61,18 +61,18 @@ template <class Team, class Keys> __device__ __forceinline__ Key cutoff(Team& te
     return high;
 }
 
-// Below this key the cutoff makes no difference with one threshold θ: nothing passes or is near there.
+// With a single threshold θ, a cutoff below this key makes no difference, because nothing below it passes or is NEAR.
 __device__ __forceinline__ Key lowest_cutoff(real theta, real window)
 {
-    // A little lower where there is a window, for its edge is subject to rounding.
+    // With a window it is a little lower than the window's edge, which is subject to rounding.
     const real floor = window > 0 ? theta * (1 - window) * real(0.999) : theta;
     return theta > 0 && floor > 0 ? key_of(floor) : Key(0);
 }
 
-// One entry: z to x_next, and its code.
+// Thresholds one entry: returns x_next for z, and sets its code.
 __device__ __forceinline__ real shrink(real z, real theta, Key cut, real window, int& code)
 {
-    // Selections throughout, for the lanes of a warp would take all ways of every branch.
+    // Selections instead of branches, because the lanes of a warp would take every side of a branch.
     const real magnitude = fabs(z), distance = magnitude - theta;
     const bool among_largest = key_of(z) > cut;
     const bool alive = (magnitude > theta) & (z != 0);
@@ -81,17 +81,17 @@ __device__ __forceinline__ real shrink(real z, real theta, Key cut, real window,
     const int kind = passed ? PASSED : z > 0 ? SHRUNK_UP : SHRUNK_DOWN;
     code = (alive ? kind : OFF) | (near ? NEAR : 0);
     const real moved = passed ? z : copysign(distance, z);
-    return alive ? moved : distance != distance ? distance : real(0);  // NaN, of z or of θ, goes on
+    return alive ? moved : distance != distance ? distance : real(0);  // passes on a NaN of z or θ
 }
 
-// The backward pass of an entry, from δ: returns d_z and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.
+// The backward pass of one entry, from δ: returns d_z and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.
 __device__ __forceinline__ real shrink_backward(real delta, int code, real z, real theta, real window, double& d_theta)
 {
     const int kind = code & KIND;
     real d_z = kind == OFF ? real(0) : delta;
     if (kind == SHRUNK_UP) d_theta -= delta;
     if (kind == SHRUNK_DOWN) d_theta += delta;
-    if (code & NEAR) {  // the jump from 0 to z, taken for a ramp of width 2 h θ
+    if (code & NEAR) {  // the jump from 0 to z, replaced by a ramp of width 2 h θ
         const real slope = delta / (2 * window * theta);
         d_z += slope * fabs(z);
         d_theta -= double(slope) * double(z);

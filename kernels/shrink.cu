@@ -4,8 +4,8 @@
 
 // The threshold of entry j in row i is threshold[i · per_sample + j · per_coordinate].
 
-// A warp for each row, which it holds in registers: N ≤ 32 · ITEMS. Entries are read and written WIDTH at a time; with
-// 4, N must be a multiple of it.
+// One warp per row, which it holds in registers: N ≤ 32 · ITEMS. Entries are read and written WIDTH at a time; if WIDTH
+// is 4, N must be a multiple of 4.
 template <int ITEMS, int WIDTH>
 __device__ __forceinline__ void shrink_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
@@ -15,7 +15,7 @@ __device__ __forceinline__ void shrink_rows(
     typedef Pack<real, WIDTH> Reals;
     typedef Pack<signed char, WIDTH> Codes;
     const int row = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
-    if (row >= batch) return;  // the whole warp does
+    if (row >= batch) return;  // the whole warp returns
     const long long offset = (long long)row * N;
     const real alpha = real(*step_size);
     threshold += row * (long long)per_sample;
@@ -72,7 +72,7 @@ SHRINK_ROWS(8, 4)
 SHRINK_ROWS(16, 4)
 SHRINK_ROWS(32, 4)
 
-// A block for each row, of which z waits in shared memory.
+// One block per row, which keeps z in shared memory.
 KERNEL __launch_bounds__(256, 1) shrink_long_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
     const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int N, int k,

@@ -1,27 +1,29 @@
-// Kernel 4: a training step of ALISTA but for Adam, in one launch: signals, measurements, T layers, loss, T layers back,
-// gradients. A block for each signal, from its first random word to its gradients; the block that ends last adds up.
+// Kernel 4: a training step of ALISTA, except Adam, in one launch: signals, measurements, T layers forward, loss, T
+// layers backward, gradients. One block takes each signal from its first random word to its gradients; the last block
+// to finish adds up the gradients of all.
 //
-// A product with a sparse vector gathers the rows of a matrix that stays in L2. With WᵀA formed (see networks/alista.py)
-// that is all there is, and the only dense product is the one with y. It is right for any density, and fast while
-// iterates are sparse or the batch is small.
+// A product with a sparse vector gathers rows of a matrix that stays in the L2 cache. Because WᵀA is formed beforehand
+// (see networks/alista.py), all products are of this kind except the one with y, which is dense. The kernel is correct
+// for any density, and fast while the iterates are sparse or the batch is small.
 #include "list.cuh"
 #include "philox.cuh"
 #include "select.cuh"
 
 KERNEL __launch_bounds__(512, 1) alista_step(
-    // The problem: Aᵀ (N, M), W (M, N), the limits of the supports of easy and of hard signals (2, N), by what an entry
-    // that is present changes log(g / f) and, last, log(g / f) of none (N + 1), magnitudes, and 10^(−SNR/20).
+    // The problem: Aᵀ (N, M); W (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;
+    // (N + 1) how much each non-zero entry adds to log(g / f), followed by log(g / f) of a signal without any; the law
+    // of magnitudes; and 10^(−SNR/20).
     const real* __restrict__ A_transposed, const real* __restrict__ W, const Word* __restrict__ limits,
     const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, real noise, int M, int N,
-    // The network: −AᵀW and its transpose (N, N), its parameters, and how many entries may pass.
+    // The network: −AᵀW and its transpose (N, N), the parameters, and how many entries may pass in each layer.
     const real* __restrict__ forward, const real* __restrict__ backward, const double* __restrict__ step_size,
     const double* __restrict__ threshold, const int* __restrict__ support,
-    // To work in: (batch, depth, N), and (batch, 1 + 2·depth).
+    // Work arrays: (batch, depth, N) each, and (batch, 1 + 2·depth) for the sums.
     real* __restrict__ z_of, real* __restrict__ u_of, signed char* __restrict__ code_of, double* __restrict__ sums,
     int layers, int depth, real window,
-    // The batch: how many signals are to be hard, as a share, and how many of the batch are; see Signals.
+    // The batch: `share` is the nominal share of hard signals, and `hard` the actual share in this batch; see Signals.
     Word seed, Word stream, Word step, double share, double hard, double weight_power,
-    // A zero, and the results: the loss, and (layers,) each.
+    // A counter that is zero before and after, and the results: the loss, and the gradients, (layers,) each.
     unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size,
     double* __restrict__ d_threshold)
 {
@@ -30,7 +32,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     __shared__ unsigned earlier;
     Block block(slots);
 
-    // Of the arrays of N entries a thread reads and writes its own alone.
+    // In the arrays of N entries, each thread reads and writes only its own entries.
     real* const target = reinterpret_cast<real*>(shared);
     real* const seen = target + N;
     real* const x = seen + N;
@@ -43,10 +45,10 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     const int row = blockIdx.x;
     const long long hard_before = (long long)(share * row);
     const bool is_hard = (long long)(share * (row + 1)) > hard_before;
-    const Word number = is_hard ? hard_before : row - hard_before;  // among those of its stream
+    const Word number = is_hard ? hard_before : row - hard_before;  // among the signals of its stream
     const Word of_stream = is_hard ? stream + HARD_STREAM : stream;
 
-    // -- the signal, its weight, and what is measured of it -------------------------------------------------------------
+    // -- the signal, its weight and its measurements ------------------------------------------------------------------
 
     const Law law = {bernoulli, a, b, q_limit};
     double log_density = 0;
@@ -85,7 +87,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         x[j] = 0;
     }
 
-    // -- forward ----------------------------------------------------------------------------------------------------------
+    // -- forward pass -------------------------------------------------------------------------------------------------
 
     const long long work = (long long)row * depth * N;
     for (int t = 0; t < depth; ++t) {
@@ -106,7 +108,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         }
     }
 
-    // -- loss, and backward: x becomes δ, then d_z ---------------------------------------------------------------------------
+    // -- loss and backward pass: x becomes δ, then d_z ----------------------------------------------------------------
 
     const int columns = 1 + 2 * depth;
     double error = 0;
@@ -133,11 +135,11 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         }
         if (t == 0) break;  // x_0 = 0 depends on nothing
         list.gather_from(x, N);
-        for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before lets it through
+        for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before needs it
             if (code_of[of_layer - N + j] != OFF) x[j] += alpha * list.times(backward, N, j);
     }
 
-    // -- the block that ends last adds up, always in the same order --------------------------------------------------------
+    // -- the last block to finish adds up, always in the same order ---------------------------------------------------
 
     __threadfence();
     if (threadIdx.x == 0) earlier = atomicAdd(arrived, 1u);

@@ -1,8 +1,8 @@
-// The products of a convolutional layer are matrix products with the copies of an image shifted by each tap of a filter.
+// The products of a convolutional layer are matrix products with copies of an image, each shifted by a tap of a filter.
 // See cuista/ops/borders.py.
 #include "common.cuh"
 
-// The copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1): one entry a thread.
+// The copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1): one entry per thread.
 KERNEL __launch_bounds__(256, 1) taps(
     const real* __restrict__ image, int s1, int s2, int height, int width, real* __restrict__ copies)
 {
@@ -12,8 +12,8 @@ KERNEL __launch_bounds__(256, 1) taps(
     copies[e] = image[(long long)(row + tap / s2) * (width + s2 - 1) + column + tap % s2];
 }
 
-// The sum over all taps (i, j) of what lies (i, j) further in copies (s₁s₂, rows, columns), if `sign` is 1, or before, if
-// it is −1: an image (height, width), one pixel a thread.
+// An image (height, width), one pixel per thread: each is the sum, over all taps (i, j), of the entry of the tap's copy
+// in copies (s₁s₂, rows, columns) that lies (i, j) further on if `sign` is 1, or (i, j) before if it is −1.
 KERNEL __launch_bounds__(256, 1) sum_taps(
     const real* __restrict__ copies, int s1, int s2, int sign, int rows, int columns, int height, int width,
     real* __restrict__ image)

@@ -1,4 +1,4 @@
-"""Unrolled networks: couplings with momentum or without, and shrinkages, and a file for each network made of them."""
+"""Unrolled networks, each in its own file. Most consist of a coupling, with or without momentum, and a shrinkage."""
 
 from cuista.networks.adaptive import AdaptiveAlista
 from cuista.networks.alista import Alista

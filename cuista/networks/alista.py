@@ -1,6 +1,6 @@
-"""ALISTA: x_{t+1} = η(x_t + α_t Wᵀ(y − A x_t); θ_t, k_t), learning only the step sizes α_t and thresholds θ_t.
+"""ALISTA: x_{t+1} = η(x_t + α_t Wᵀ(y − A x_t); θ_t, k_t), where only step sizes α_t and thresholds θ_t are learned.
 
-Liu, Chen, Wang, Yin, ICLR 2019. W is the analytic weight and stays as it is.
+Liu, Chen, Wang, Yin, ICLR 2019. W is the analytic weight, which is not trained.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cuista.ops import FusedStep, Signals
 
 
 class Alista(Network):
-    """The network. Learned: `step_size` (T,) and `threshold` (T,) or (T, N)."""
+    """ALISTA, which learns `step_size` (T,) and `threshold`, (T,) or (T, N)."""
 
     name = "alista"
     title = "ALISTA"
@@ -22,12 +22,12 @@ class Alista(Network):
     def fuse(self, signals: Signals) -> FusedStep | None:
         couple = self.couple
         if type(self) is not Alista or not isinstance(couple, Analytic) or not couple.formed or self.per_coordinate:
-            return None  # the kernel is for this network alone, for WᵀA, and for one threshold a layer
+            return None  # the kernel needs exactly this network, WᵀA, and one threshold per layer
         return self.ops.fuse_alista(signals, couple.W, couple.factor, couple.transposed)
 
 
 class UnitAlista(Alista):
-    """ALISTA with all step sizes 1: what a network with one matrix for all layers, and no step sizes, contains."""
+    """ALISTA with all step sizes 1, which is contained in networks with one matrix for all layers and no step sizes."""
 
     name = "alista-unit-steps"
     title = "ALISTA with unit steps"
@@ -35,5 +35,8 @@ class UnitAlista(Alista):
 
 
 def contained_in(network: Network) -> Network:
-    """The ALISTA that a network with learned matrices contains; its step sizes are 1 where the network has no place."""
+    """The ALISTA that a network with learned matrices contains.
+
+    Its step sizes are 1 if the network cannot represent others.
+    """
     return network.contained(Alista if network.untied or network.step_sizes else UnitAlista)

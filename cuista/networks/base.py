@@ -1,4 +1,4 @@
-"""What all unrolled networks share: a chain of layers that know their backward passes, and a support schedule."""
+"""The base class of unrolled networks, whose layers know their own backward passes, and the support schedule."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.ops import CpuOps, FusedStep, ReferenceOps, Scalar, Signals
 
-# What goes from layer to layer: the iterate x first, then whatever else the network carries along.
+# What one layer passes to the next: first the iterate x, then whatever else the network carries along.
 State = tuple[Any, ...]
 
 
 class OuterSum(NamedTuple):
-    """Σ_i a_i ⊗ b_i = aᵀ b over a batch, a (batch, P), b (batch, Q): the gradient of a matrix, still to be formed."""
+    """A matrix's gradient, not formed yet: Σ_i a_i ⊗ b_i = aᵀ b over a batch, with a (batch, P) and b (batch, Q)."""
 
     a: Array
     b: Array
 
 
 class Split(NamedTuple):
-    """How a batch is split: its shape, how many rows are taken at a time, and the inputs and targets of some rows.
+    """How a batch is split: its shape, the number of rows at a time, and a function from rows to inputs and targets.
 
-    `at_a_time` None leaves it to the engine.
+    If `at_a_time` is None, the engine chooses the number.
     """
 
     shape: tuple[int, ...]
@@ -39,7 +39,8 @@ class Split(NamedTuple):
 
 
 Gradients = dict[str, "Scalar | Array | OuterSum"]
-# From ∂L/∂state after a layer (None where a part of it has none) to that before it, and the gradients of parameters.
+# Maps ∂L/∂state after a layer to ∂L/∂state before it and the gradients of the parameters. A part of the state that has
+# no derivative is None.
 Backprop = Callable[[State], tuple[State, Gradients]]
 # The next iterate as a function of a layer's step size and threshold.
 Proposal = Callable[[float, float], Array]
@@ -48,7 +49,7 @@ Proposal = Callable[[float, float], Array]
 def support_schedule(N: int, layers: int, percent: float, max_percent: float) -> tuple[int, ...]:
     """How many entries may pass unshrunk in each layer: k_t = round((N − 1)·min((t + 1)·p, p_max) / 100).
 
-    Halves are rounded to even, and k_t is kept within 0 … N − 1.
+    Halves are rounded to even, and k_t is clipped to 0 … N − 1.
     """
     shares = np.minimum(np.arange(1, layers + 1) * percent, max_percent)
     return tuple(int(k) for k in np.clip(np.rint((N - 1) * shares / 100), 0, N - 1))
@@ -60,55 +61,55 @@ def constant_start(d_state: State) -> tuple[State, Gradients]:
 
 
 class Unrolled(ABC):
-    """An unrolled network: a chain of layers that each know their own backward pass.
+    """An unrolled network, a chain of layers that each know their own backward pass.
 
     Parameters
     ----------
     layers
-        How many layers there are, T.
+        The number of layers T.
     percent, max_percent
         The support schedule: min((t + 1)·p, p_max) percent of the entries may pass unshrunk in layer t. Networks
-        without support selection ignore it. The defaults are the publications'.
+        without support selection ignore it. The defaults are those of the publications.
     per_coordinate
-        Whether each coordinate has a threshold of its own, instead of one for the whole layer.
+        Whether each layer has a threshold for each coordinate, instead of a single one.
     untied
-        Whether each layer has a learned matrix of its own, instead of one for all.
+        Whether each layer has a learned matrix of its own, instead of sharing one with all others.
     parameters
-        What is learned. None means the parameters that the publications start from.
+        The learned parameters; if None, those that the publications start from.
     ops, dtype
-        The engine, and the precision it computes in.
+        The engine (the CPU engine if None), and the precision in which it computes.
 
     Attributes
     ----------
     name
-        What the network is called on the command line and in files.
+        The network's name on the command line and in files.
     title
-        What it is called in text.
+        The network's name in messages and figures.
     selects
-        Whether it has support selection.
+        Whether the network has support selection.
     step_sizes
-        Whether step sizes are learned, as `step_size`; else they are 1.
+        Whether step sizes are learned, as `step_size`; if not, they are 1.
     can_untie, can_coordinate
-        Whether it has these variants.
+        Whether the network has the variants `untied` and `per_coordinate`.
     starts_relative
-        Whether its published start depends on the measurements: see `calibrate`.
+        Whether the published start depends on the measurements (see `calibrate`).
     has_gradients
-        Whether it is trained by gradients.
+        Whether the network is trained by gradient descent.
     logarithmic
         The names of the parameters whose logarithms the fast recipe trains.
     matrices
-        The names of the parameters that are matrices, kept in the precision of the iterates; all others are float64.
+        The names of the parameters that are matrices. These have the precision of the iterates; all others are float64.
     product_operations
-        How many operations the largest matrix product of a step has for each example.
+        The number of operations per example in the largest matrix product of a training step.
     N
-        The number of entries of a signal; 0 where it depends on the input.
+        The number of entries of a signal; 0 if it depends on the input.
     support
-        k_t for each layer; empty where it depends on the input.
+        k_t for each layer; empty if it depends on the input.
 
     Raises
     ------
     InputError
-        If the schedule is out of range, or the network has no such variant.
+        If the number of layers or the schedule is out of range, or if the network does not have the variant.
     """
 
     name: ClassVar[str]
@@ -149,7 +150,7 @@ class Unrolled(ABC):
         self.parameters = self.published_start() if parameters is None else parameters
 
     def reschedule(self, percent: float, max_percent: float) -> None:
-        """Set the support schedule, as long as the network is not trained."""
+        """Set the support schedule of a network that is not trained yet."""
         if not (percent >= 0 and 0 <= max_percent <= 100):
             raise InputError(
                 f"the support schedule has {percent} % a layer up to {max_percent} %; "
@@ -162,7 +163,7 @@ class Unrolled(ABC):
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The parameters' shapes. The first axis is the layers', of length 1 for what they share."""
+        """The shapes of the parameters. The first axis is for the layers; it has length 1 for a shared parameter."""
         return {name: value.shape for name, value in self.published_start().items()}
 
     @abstractmethod
@@ -170,11 +171,11 @@ class Unrolled(ABC):
         """The parameters that the publications start from."""
 
     def fast_start(self) -> dict[str, Array]:
-        """The parameters that the fast recipe starts from: with the analytic weight for a learned one."""
+        """The parameters that the fast recipe starts from; by default, those that the publications start from."""
         return self.published_start()
 
     def calibrate(self, y: Array) -> None:
-        """Adjust the published start to the measurements y (batch, M) of the problem, where it `starts_relative`."""
+        """Adjust the published start to measurements y (batch, M) of the problem, if the network `starts_relative`."""
         raise NotImplementedError
 
     @property
@@ -183,7 +184,7 @@ class Unrolled(ABC):
 
     @parameters.setter
     def parameters(self, parameters: dict[str, Array]) -> None:
-        # Copied, for training changes them in place.
+        # The values are copied because training changes them in place.
         with self.ops.computing():
             self._parameters = {
                 name: self.ops.asarray(value, self.dtype if name in self.matrices else np.float64).copy()
@@ -191,18 +192,18 @@ class Unrolled(ABC):
             }
 
     def parameter(self, name: str, t: int) -> Array:
-        """Layer t's part of a parameter, or the part that all share."""
+        """Layer t's part of a parameter, or the part that all layers share."""
         stack = self.parameters[name]
         part: Array = stack[t if len(stack) > 1 else 0]
         return part
 
     def step_size(self, t: int) -> Scalar:
-        """α_t, or 1 where no step sizes are learned."""
+        """α_t, or 1 if no step sizes are learned."""
         return self.parameter("step_size", t) if self.step_sizes else self.one
 
     @property
     def stack(self) -> int:
-        """How many of each learned matrix there are."""
+        """The length of the first axis of a matrix that each layer may have for itself: T if untied, otherwise 1."""
         return self.layers if self.untied else 1
 
     # -- forward ----------------------------------------------------------------------------------------------------
@@ -213,20 +214,20 @@ class Unrolled(ABC):
 
     @abstractmethod
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        """The state after layer t, and the backward pass.
+        """The state after layer t, and the layer's backward pass.
 
-        `window` is that of `ReferenceOps.shrink_select_backward`.
+        For `window`, see `ReferenceOps.shrink_select_backward`.
         """
 
     def propose(self, t: int, state: State) -> tuple[Proposal, float]:
-        """Layer t's iterate as a function of its step size and threshold, and what a threshold of 1 is in x's units.
+        """Layer t's iterate as a function of its step size and threshold, and what a threshold of 1 is in units of x.
 
-        For fitting the two without derivatives: all that does not depend on them is computed once.
+        It is used to fit the two without derivatives. Everything that does not depend on them is computed only once.
         """
         raise NotImplementedError
 
     def iterates(self, y: Any) -> Iterator[Array]:
-        """x_1, …, x_T, one at a time, for inputs y: an array, or a tuple of arrays that belong together."""
+        """Yield x_1, …, x_T for inputs y, which are an array or a tuple of arrays that belong together."""
         inputs = [self.ops.asarray(array, self.dtype) for array in (y if isinstance(y, tuple) else (y,))]
         state, _ = self.begin(tuple(inputs) if isinstance(y, tuple) else inputs[0])
         for t in range(self.layers):
@@ -234,11 +235,11 @@ class Unrolled(ABC):
             yield state[0]
 
     def output(self, y: Any, depth: int | None = None) -> Array:
-        """The last iterate, or x_depth, for inputs y."""
+        """The last iterate for inputs y, or x_depth if a depth is given."""
         return deque(islice(self.iterates(y), depth), maxlen=1).pop()
 
     def density(self, y: Any, depth: int) -> float:
-        """The mean share of entries of x_1, …, x_depth that are not zero, for inputs y."""
+        """The share of non-zero entries among all entries of x_1, …, x_depth for inputs y."""
         present, size = 0, 0
         for x in islice(self.iterates(y), depth):
             present, size = present + self.ops.xp.count_nonzero(x), size + x.size
@@ -260,26 +261,28 @@ class Unrolled(ABC):
         Parameters
         ----------
         y
-            The inputs: what `begin` takes.
+            The inputs, in the form that `begin` takes.
         target
-            x*.
+            The targets x*.
         depth
-            How many layers to run.
+            The number of layers to run.
+        window
+            As in `layer`.
         weights
-            w, one for each example; 1 throughout if None.
+            The weights w, one for each example; all 1 if None.
         wanted
-            The parameters whose gradients are computed; all if None.
+            The names of the parameters whose gradients are computed; all if None.
 
         Returns
         -------
         loss
         gradients
-            Shaped as the parameters; zero for the layers beyond.
+            The gradients by name, in the shapes of the parameters; zero for layers beyond `depth`.
 
         Raises
         ------
         ValueError
-            If `wanted`, or what a layer returns, names a parameter that the network does not have.
+            If `wanted`, or the gradients that a layer returns, name a parameter that the network does not have.
         """
         self._check_names(wanted or ())
 
@@ -297,7 +300,7 @@ class Unrolled(ABC):
             }
             for gradient in gradients.values():
                 gradient[depth if len(gradient) > 1 else 0 :] = 0
-            for t in reversed(range(-1, depth)):  # -1 is the beginning, on which only shared parameters have a part
+            for t in reversed(range(-1, depth)):  # -1 stands for `begin`, which depends on shared parameters alone
                 d_state, d_layer = backward.pop()(d_state)
                 self._check_names(d_layer)
                 for name, gradient in gradients.items():
@@ -330,29 +333,29 @@ class Unrolled(ABC):
                 raise ValueError(f"{self.title} has no parameter {name!r}; it has: {', '.join(self.parameters)}")
 
     def split(self, y: Any, target: Array) -> Split | None:
-        """How a batch is split whose layers would take too much memory together; None if it is not."""
+        """How a batch is split whose layers would take too much memory at once; None if it is not split."""
         return None
 
     def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
-        """½ Σ_i w_i ‖x − x*‖² of the last state, and its derivative."""
+        """½ Σ_i w_i ‖x_i − x*_i‖² of the last state, and its derivative with respect to this state."""
         loss, delta = self.ops.half_squared_error(state[0], target, weights)
         return loss, (delta, *[None] * (len(state) - 1))
 
     def precursor(self) -> Unrolled | None:
-        """A network with fewer parameters that this one contains: the fast recipe trains it first."""
+        """A network with fewer parameters that this one contains, or None. The fast recipe trains it first."""
         return None
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Take such parameters that this network does what the precursor does."""
+        """Set the parameters so that this network computes what the precursor computes."""
         raise NotImplementedError
 
     def matrix_rate(self, nmse_db: float) -> float | tuple[float, ...]:
-        """Adam's learning rate for the learned matrices in the fast recipes, where the NMSE is this at first.
+        """Adam's learning rate for the learned matrices in the fast recipes: one rate for all, or one for each.
 
-        One for all, or one for each.
+        `nmse_db` is the NMSE at the beginning of the stage.
         """
         return 3e-5
 
     def fuse(self, signals: Signals) -> FusedStep | None:
-        """The engine's kernel for a whole training step of this network on such signals, if there is one."""
+        """The engine's kernel for a whole training step of this network on such signals; None if there is none."""
         return None

@@ -1,8 +1,8 @@
-"""What the convolutional networks share: x_{t+1} = η(x_t + α_t W_t ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t, k_t).
+"""The base class of convolutional networks: x_{t+1} = η(x_t + α_t W_t ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t, k_t).
 
-Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. A noisy picture f, of mean 0, is denoised as the synthesis Σ_m d_m ⋆ x_m
-of sparse maps by a convolutional dictionary D. All products are valid correlations, and coupling and shrinkage one
-primitive (`ReferenceOps.conv_layer`); the residual is reflected at its borders before its analysis W_t ⋆ r.
+Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. A noisy picture f with mean 0 is denoised as the synthesis Σ_m d_m ⋆ x_m
+of sparse maps x_m with a convolutional dictionary D. All products are valid correlations. Coupling and shrinkage are
+one primitive, `ReferenceOps.conv_layer`. The residual r is padded by reflection before its analysis W_t ⋆ r.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, co
 from cuista.operators import Convolution
 from cuista.ops.borders import fold_reflected, pad_reflected
 
-# λ, and by how much the rotated dictionary is scaled, where the publication starts.
+# The publication's initial λ, and the factor by which it scales the rotated dictionary.
 LAM, SCALE = 0.1, 0.1
 
 
 class ConvNetwork(Unrolled):
-    """An unrolled network for a convolutional dictionary. Pictures of a batch are taken one by one.
+    """An unrolled network for a convolutional dictionary. It processes the pictures of a batch one by one.
 
     Parameters
     ----------
     operator
-        The dictionary (s₁, s₂, F), with the engine and the precision to compute in.
+        The operator of the dictionary (s₁, s₂, F). Its engine and precision are those of the network.
     W
-        The analytic weight of the dictionary, (s₁, s₂, F), in the same orientation.
+        The analytic weight (s₁, s₂, F) of the dictionary, in the dictionary's orientation.
     layers, options
-        As in `Unrolled`; the percentages refer to all entries of a picture's maps.
+        As in `Unrolled`. The percentages refer to all entries of a picture's maps.
 
     Attributes
     ----------
     filters, filter_shape
-        F, and (s₁, s₂).
+        The number F of filters, and their shape (s₁, s₂).
     reach
-        How many rows and columns away from a pixel of the input a pixel of the output may still depend on it.
+        The numbers of rows and of columns over which a pixel of the input can influence pixels of the output.
     """
 
     selects = False
     can_coordinate = False
-    # A step size is as small as the sum of the filters is large.
+    # The larger the sum of the filters, the smaller the step sizes; their scale therefore varies.
     logarithmic = ("threshold", "step_size")
 
     def __init__(self, operator: Convolution, W: Array, *, layers: int = 5, **options: Any) -> None:
@@ -51,12 +51,13 @@ class ConvNetwork(Unrolled):
         self.filter_shape = rows, columns = operator.filter_shape
         self.filters = operator.D.shape[2]
         self.rotated = operator.ops.asarray(W[::-1, ::-1], operator.dtype)
-        # An entry of the maps sees s − 1 pixels of the residual to one side, and a pixel as many entries to the other.
+        # In each layer, an entry of the maps depends on pixels of the residual up to s − 1 away to one side, and a
+        # pixel of the picture on entries up to s − 1 away to the other.
         self.reach = layers * (rows - 1), layers * (columns - 1)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
     def published_start(self) -> dict[str, Array]:
-        """The weight is the rotated dictionary, scaled; step sizes are 1; the threshold is scaled like the weight."""
+        """The weight is the scaled rotated dictionary, step sizes are 1, and thresholds are scaled like the weight."""
         start = {"threshold": np.full(self.layers, LAM * SCALE)}
         if self.step_sizes:
             start["step_size"] = np.ones(self.layers)
@@ -65,7 +66,7 @@ class ConvNetwork(Unrolled):
         return start
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        """The state before the first layer: pictures, the maps of each (None for 0), and y, all of (batch, H, W)."""
+        """The initial state: pictures (batch, H, W), the maps of each (None for 0), and y (batch, H, W)."""
         if any(size < s for size, s in zip(y.shape[1:], self.filter_shape, strict=True)):
             raise InputError(
                 f"a picture of {y.shape[1]}×{y.shape[2]} pixels is smaller than the filters of "
@@ -92,7 +93,7 @@ class ConvNetwork(Unrolled):
         after = list(map(forward, pictures, maps, y))
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            # r = f − picture, reflected: ∂L/∂picture is minus what comes back through the folded borders.
+            # r = f − picture is padded by reflection, so ∂L/∂picture is −∂L/∂r after the borders are folded back.
             d_pictures, d_maps, _ = d_state
             back = [
                 ops.conv_layer_backward(d_x, d_picture, record, bool(self.matrices))
@@ -106,11 +107,11 @@ class ConvNetwork(Unrolled):
         return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y), backprop
 
     def output(self, y: Array, depth: int | None = None) -> Array:
-        """The denoised pictures (batch, H, W) after all layers or `depth`, of pictures of mean 0."""
+        """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""
         parts = self.ops.in_batches(y.shape, lambda part: Unrolled.output(self, y[part], depth), 1)
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 
     def split(self, y: Array, target: Array) -> Split:
-        """Picture by picture, so that no more maps are in memory than those of the pictures in work."""
+        """The batch is split into single pictures, so that memory holds only the maps of those being processed."""
         return Split(y.shape, 1, lambda rows: (y[rows], target[rows]))

@@ -1,4 +1,4 @@
-"""Conv-ALISTA: x_{t+1} = η(x_t + α_t W ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t), learning only α_t and θ_t.
+"""Conv-ALISTA: x_{t+1} = η(x_t + α_t W ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t), where only α_t and θ_t are learned.
 
 Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. W is the analytic weight of the dictionary, rotated by 180°.
 """
@@ -12,7 +12,7 @@ from cuista.networks.conv import LAM, SCALE, ConvNetwork
 
 
 class ConvAlista(ConvNetwork):
-    """The network. Learned: `step_size` (T,) and `threshold` (T,)."""
+    """Conv-ALISTA, which learns `step_size` (T,) and `threshold` (T,)."""
 
     name = "conv-alista"
     title = "Conv-ALISTA"
@@ -24,9 +24,10 @@ class ConvAlista(ConvNetwork):
         return {"step_size": np.full(steps, SCALE), "threshold": np.full(self.layers, LAM * SCALE)}
 
     def fast_start(self) -> dict[str, Array]:
-        """Step sizes 1/L, with L the largest |Σ_m ŵ_m* d̂_m| over the frequencies.
+        """Step sizes are 1/L, where L is the largest |Σ_m ŵ_m* d̂_m| of all frequencies; thresholds are λ/(5 L).
 
-        These are the eigenvalues of x ↦ W ⋆ (Σ_m d_m ⋆ x_m) but for the borders, W being the rotated analytic weight.
+        Apart from the borders, the Σ_m ŵ_m* d̂_m are the eigenvalues of x ↦ W ⋆ (Σ_m d_m ⋆ x_m), where W is the rotated
+        analytic weight.
         """
         period = [max(8 * size, 64) for size in self.filter_shape]
         D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
@@ -36,7 +37,7 @@ class ConvAlista(ConvNetwork):
 
 
 class OneStepConvAlista(ConvAlista):
-    """Conv-ALISTA with one step size for all layers: what a network with one learned weight and none contains."""
+    """Conv-ALISTA with one step size for all layers; networks with one learned weight and no step sizes contain it."""
 
     name = "conv-alista-one-step"
     one_step = True

@@ -1,7 +1,7 @@
-"""Conv-LISTA-CP and Conv-LISTA-CPSS: x_{t+1} = η(x_t + W_t ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t, k_t), learning W_t and θ_t.
+"""Conv-LISTA-CP and Conv-LISTA-CPSS: x_{t+1} = η(x_t + W_t ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t, k_t).
 
-Liu, Chen, Wang, Yin, ICLR 2019, section 4.2: the convolutional forms of LISTA-CP and, with support selection among all
-entries of a picture's maps, LISTA-CPSS.
+Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. These are the convolutional forms of LISTA-CP and LISTA-CPSS. They learn
+W_t and θ_t. Conv-LISTA-CPSS selects the support among all entries of a picture's maps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cuista.networks.conv_alista import ConvAlista, OneStepConvAlista
 
 
 class ConvListaCp(ConvNetwork):
-    """Conv-LISTA-CP. Learned: `weight` W_t (T or 1, s₁, s₂, F) and `threshold` (T,)."""
+    """Conv-LISTA-CP, which learns `weight` W_t (T or 1, s₁, s₂, F) and `threshold` (T,)."""
 
     name = "conv-lista-cp"
     title = "Conv-LISTA-CP"
@@ -28,11 +28,11 @@ class ConvListaCp(ConvNetwork):
         return kind(self.operator, self.W, layers=self.layers)
 
     def analytic_weights(self, step_sizes: Array) -> Array:
-        """The rotated analytic weight times each of these, (T or 1, s₁, s₂, F)."""
+        """The rotated analytic weight multiplied by each of the step sizes, (T or 1, s₁, s₂, F)."""
         return np.asarray(self.ops.to_numpy(step_sizes)[:, None, None, None] * self.W[::-1, ::-1])
 
     def adopt(self, precursor: Unrolled) -> None:
-        """W_t = α_t W of a Conv-ALISTA, or α W if there is one for all layers."""
+        """Reproduce a Conv-ALISTA: W_t = α_t W, or α W if all layers share one step size."""
         weight = self.analytic_weights(precursor.parameters["step_size"])
         self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
 

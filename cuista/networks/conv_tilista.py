@@ -1,4 +1,4 @@
-"""Conv-TiLISTA: x_{t+1} = η(x_t + α_t W ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t), learning one W for all layers, α_t and θ_t.
+"""Conv-TiLISTA: x_{t+1} = η(x_t + α_t W ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t), where α_t, θ_t and one W are learned.
 
 Liu, Chen, Wang, Yin, ICLR 2019, section 4.2.
 """
@@ -12,7 +12,7 @@ from cuista.networks.conv_lista_cp import ConvListaCp
 
 
 class ConvTiLista(ConvListaCp):
-    """The network. Learned: `weight` W (1, s₁, s₂, F), `step_size` (T,) and `threshold` (T,)."""
+    """Conv-TiLISTA, which learns `weight` W (1, s₁, s₂, F), `step_size` (T,) and `threshold` (T,)."""
 
     name = "conv-tilista"
     title = "Conv-TiLISTA"
@@ -20,7 +20,10 @@ class ConvTiLista(ConvListaCp):
     can_untie = False
 
     def adopt(self, precursor: Unrolled) -> None:
-        """W = W̄ α₀, α_t / α₀ and θ_t of a Conv-ALISTA with the weight W̄: so Adam finds all of a size."""
+        """Reproduce a Conv-ALISTA with the weight W̄: W = α₀ W̄, step sizes α_t / α₀, and θ_t.
+
+        Scaling by α₀ gives the parameters similar sizes, as suits Adam.
+        """
         steps = self.ops.to_numpy(precursor.parameters["step_size"])
         first = steps[:1].copy()
         self.parameters = {

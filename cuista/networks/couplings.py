@@ -1,7 +1,7 @@
-"""Couplings: how a layer computes z = start + α u from the iterate and the measurements, before it is thresholded.
+"""Couplings, which compute a layer's z = start + α u, before it is thresholded, from the iterate and the measurements.
 
-Each is one way to compute u = Wᵀ(y − A x), with its backward pass. Backward passes take ∂L/∂start and ∂L/∂u, the latter
-with the step size in it (`cuista.networks.proximal`).
+Each computes start and u in its own way, usually u = Wᵀ(y − A x), and has a backward pass. Backward passes take
+∂L/∂start and ∂L/∂u, which includes the step size (`cuista.networks.proximal`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from cuista.networks.base import Backprop, Gradients, OuterSum, State, constant_
 from cuista.operators import Dense
 
 Parameters = dict[str, Array]
-# A layer's part of a parameter, by its name.
+# Maps the name of a parameter to the layer's part of it.
 Part = Callable[[str], Array]
 
 
 class Step(NamedTuple):
-    """The terms of z = start + α u, (batch, N), and the residual that u is computed from, (batch, M), if it is known.
+    """The terms of z = start + α u, (batch, N), and the residual from which u is computed, (batch, M), if it is known.
 
-    Backward passes use it for the derivatives of the loss in these three.
+    Backward passes use this class for the derivatives of the loss with respect to the three.
     """
 
     start: Array
@@ -32,18 +32,19 @@ class Step(NamedTuple):
     residual: Array | None = None
 
 
-# From the derivatives in the step and in what the layer hands on besides x to ∂L/∂state and the parameters' gradients.
+# Computes ∂L/∂state and the gradients of the parameters from the derivatives with respect to the step, and with respect
+# to what the layer passes on besides x.
 StepBackprop = Callable[[Step, State], tuple[State, Gradients]]
 
 
 class Coupling(ABC):
-    """A coupling for an operator A with the analytic weight W (M, N)."""
+    """A coupling for an operator A and its analytic weight W (M, N)."""
 
     def __init__(self, operator: Dense, W: Array) -> None:
         self.operator, self.ops, self.dtype = operator, operator.ops, operator.dtype
 
     def start(self, B: Array, stack: int) -> Parameters:
-        """The learned matrices that make every layer the step x + B (y − A x), B (N, M).
+        """The learned matrices with which every layer takes the step x + B (y − A x), where B is (N, M).
 
         A matrix that each layer may have for itself is repeated `stack` times. The arrays may be read-only.
         """
@@ -51,11 +52,11 @@ class Coupling(ABC):
 
     @abstractmethod
     def begin(self, y: Any, parameters: Parameters) -> tuple[State, Backprop]:
-        """The state before the first layer, x = 0 first, for measurements y (batch, M), and its backward pass."""
+        """The initial state for measurements y (batch, M), whose first part is x = 0, and its backward pass."""
 
     @abstractmethod
     def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
-        """Layer t's step, what the layer hands on besides x, and the backward pass."""
+        """Layer t's step, what the layer passes on besides x, and the backward pass."""
 
     def zeros(self, y: Array) -> Array:
         """x_0 = 0, (batch, N)."""
@@ -64,17 +65,17 @@ class Coupling(ABC):
 
 
 class Analytic(Coupling):
-    """u = Wᵀ(y − A x) with the analytic W, which stays as it is.
+    """u = Wᵀ(y − A x) with the analytic weight W, which is not trained.
 
-    So Wᵀy is computed once for all layers. Unless N is far larger than M, WᵀA is formed too: a layer is then a single
-    product with a sparse x, and so is its backward pass.
+    Therefore Wᵀy is computed only once for all layers. Unless N is far larger than M, WᵀA is formed too. A layer then
+    takes a single product with a sparse array, and so does its backward pass.
     """
 
     def __init__(self, operator: Dense, W: Array) -> None:
         super().__init__(operator, W)
         ops, A = self.ops, operator.A
         self.formed = operator.N <= 8 * operator.M
-        # What multiplies x, or else x Aᵀ, to give −x AᵀW; and its transpose.
+        # The factor that turns x (or x Aᵀ, if WᵀA is not formed) into −x AᵀW, and its transpose.
         factor = -(A.T @ W) if self.formed else -W
         self.W, self.factor, self.transposed = (ops.asarray(each, self.dtype) for each in (W, factor, factor.T))
 
@@ -89,7 +90,7 @@ class Analytic(Coupling):
             u += Wy
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # start = x, u = Wᵀy − WᵀA x: ∂L/∂x = ∂L/∂start − AᵀW ∂L/∂u. x_0 depends on nothing.
+            # start = x and u = Wᵀy − WᵀA x, so ∂L/∂x = ∂L/∂start − AᵀW ∂L/∂u. x_0 is a constant.
             d_x = d.start
             if t > 0:
                 d_x += self.backward(d.u)
@@ -110,7 +111,7 @@ class Analytic(Coupling):
 
 
 class Learned(Coupling):
-    """u = W r with r = y − A x, where W (N, M) is learned as `weight`, or `fixed` if that is given."""
+    """u = W r with r = y − A x, where W (N, M) is learned as `weight`, unless `fixed` is given in its place."""
 
     fixed: Array | None = None
 
@@ -118,7 +119,7 @@ class Learned(Coupling):
         return {"weight": _repeated(B, stack)} if self.fixed is None else {}
 
     def memory(self, x: Array) -> Array | None:
-        """The factor κ by which the last layer's residual is added to the new one, (batch, 1); None for 0."""
+        """The factor κ (batch, 1) with which the previous layer's residual is added to the new one; None for 0."""
         return None
 
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
@@ -134,8 +135,9 @@ class Learned(Coupling):
                 r += kept * r_before
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # r = y − A x + κ r₋ and u = r Wᵀ, κ taken as constant: ∂L/∂W = Σ ∂L/∂u ⊗ r, ∂L/∂r = ∂L/∂u W and what the
-            # threshold and the next layer add, ∂L/∂x = ∂L/∂start − ∂L/∂r A, ∂L/∂r₋ = κ ∂L/∂r.
+            # r = y − A x + κ r₋ and u = r Wᵀ, where κ is treated as a constant. So ∂L/∂W = Σ ∂L/∂u ⊗ r. The threshold
+            # and the next layer add their parts to ∂L/∂r = ∂L/∂u W. Then ∂L/∂x = ∂L/∂start − ∂L/∂r A and ∂L/∂r₋ = κ
+            # ∂L/∂r.
             gradients: Gradients = {"weight": OuterSum(d.u, r)} if self.fixed is None else {}
             if t == 0:
                 return (d.start, None, None), gradients
@@ -149,9 +151,9 @@ class Learned(Coupling):
 
 
 class Onsager(Learned):
-    """u = W r with Onsager's correction in r = y − A x + (‖x‖₀ / M) r₋: approximate message passing.
+    """u = W r with the Onsager correction of approximate message passing, r = y − A x + (‖x‖₀ / M) r₋.
 
-    Thanks to it ‖r‖₂/√M estimates the standard deviation of the error in z. The count ‖x‖₀ has derivative 0.
+    Thanks to the correction, ‖r‖₂/√M estimates the standard deviation of the error in z. The derivative of ‖x‖₀ is 0.
     """
 
     def memory(self, x: Array) -> Array:
@@ -161,7 +163,7 @@ class Onsager(Learned):
 
 
 class FixedOnsager(Onsager):
-    """The same with the transpose of the analytic weight for W."""
+    """The Onsager coupling with a fixed W, the transpose of the analytic weight."""
 
     def __init__(self, operator: Dense, W: Array) -> None:
         super().__init__(operator, W)
@@ -169,7 +171,7 @@ class FixedOnsager(Onsager):
 
 
 class Recurrent(Coupling):
-    """z = B y + W x, where B (N, M) is learned as `input_weight`, shared by all layers, and W (N, N) as `weight`."""
+    """z = B y + W x, where B (N, M) is learned as `input_weight`, which all layers share, and W (N, N) as `weight`."""
 
     def start(self, B: Array, stack: int) -> Parameters:
         W = np.eye(self.operator.N) - B @ self.operator.A
@@ -187,9 +189,9 @@ class Recurrent(Coupling):
         Wx = ops.matmul(x, W.T) if t > 0 else x  # x_0 = 0
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # start = B y and u = x Wᵀ: ∂L/∂W = Σ ∂L/∂u ⊗ x and ∂L/∂x = ∂L/∂u W.
+            # start = B y and u = x Wᵀ, so ∂L/∂W = Σ ∂L/∂u ⊗ x and ∂L/∂x = ∂L/∂u W.
             d_By = d.start if d_carried[0] is None else d_carried[0] + d.start
-            if t == 0:  # x_0 depends on nothing
+            if t == 0:  # x_0 is a constant
                 return (d.start, d_By), {}
             return (ops.sparse_matmul(d.u, W), d_By), {"weight": OuterSum(d.u, x)}
 
@@ -197,7 +199,7 @@ class Recurrent(Coupling):
 
 
 class Momentum(Coupling):
-    """A coupling with momentum: its step starts β (x − x₋) further, β being learned as `momentum`."""
+    """A coupling with momentum: β (x − x₋) is added to the start of its step, where β is learned as `momentum`."""
 
     def __init__(self, inner: Coupling) -> None:
         self.inner = inner
@@ -228,5 +230,5 @@ class Momentum(Coupling):
 
 
 def _repeated(matrix: Array, times: int) -> Array:
-    """The matrix repeated along a new first axis: a view, for a copy may be large."""
+    """The matrix repeated along a new first axis, as a view, because a copy might be large."""
     return np.broadcast_to(matrix, (times, *matrix.shape))

@@ -1,19 +1,19 @@
-"""The encoder: W_{i+1} = W_i − B_i g(ÃᵀW_i − I) from W_0 = Ã, learning the step matrices B_i (M, N).
+"""The encoder: W_{i+1} = W_i − B_i g(ÃᵀW_i − I) from W_0 = Ã, with learned step matrices B_i (M, N).
 
-Liu, Chen, Wang, Yin, ICLR 2019, section 4.3 (AtoW_grad). It maps a perturbed matrix Ã to a weight for it: gradient
-descent on a loss of R = ÃᵀW − I, unrolled, with B_i in the place of the step size times Ã. g is the loss's derivative,
-entry by entry, Q its weights:
+Liu, Chen, Wang, Yin, ICLR 2019, section 4.3 (AtoW_grad). It maps a perturbed matrix Ã to a weight for this matrix by
+unrolled gradient descent on a loss of R = ÃᵀW − I, where B_i takes the place of the step size times Ã. In the losses
+and their entrywise derivatives g, Q is a matrix of weights:
 
     l2     ½ Σ (R Q)²      g = R Q²              expl2  ½ Σ e^{R²} Q    g = R e^{R²} Q
     l1     Σ |R| Q         g = sign(R) Q         expl1  Σ e^{|R|} Q     g = sign(R) e^{|R|} Q
 
-rel1 and rel2 are l1 and l2 whose Q is √(N − 1) on the diagonal and 1 elsewhere; otherwise Q is 1.
+rel1 and rel2 are l1 and l2 with a Q that is √(N − 1) on the diagonal and 1 elsewhere. Otherwise Q is 1 by default.
 
-For l2 and rel2, whose g is linear, no N×N matrix is formed. With q = Q_ii² − 1 and d_i = ã_iᵀw_i
+For rel2, and for l2 with the default Q, no N×N matrix is formed. With q = Q_ii² − 1 and d_i = ã_iᵀw_i,
 
     B g(ÃᵀW − I) = (B Ãᵀ) W − B diag(1 − q (d − 1)),
 
-two products of M²N operations instead of two of M N².
+which takes two products of M²N operations instead of two of M N².
 """
 
 from __future__ import annotations
@@ -31,44 +31,46 @@ from cuista.ops import CpuOps, Scalar
 
 LOSSES = ("l1", "l2", "rel1", "rel2", "expl1", "expl2")
 STARTS = ("analytic", "nominal", "uniform", "normal")
-# The analytic start's ridge, as a share of the mean eigenvalue of A Aᵀ: perturbed matrices have others.
+# The ridge of the analytic start, as a share of the mean eigenvalue of A Aᵀ. It allows for perturbed matrices, whose
+# eigenvalues differ.
 _RIDGE = 0.05
 
-# From ∂L/∂W after a layer to that before it (None for W_0 = Ã, which is data), and ∂L/∂B.
+# Maps ∂L/∂W after a layer to ∂L/∂W before it (None for W_0 = Ã, which is data) and ∂L/∂B.
 LayerBackprop = Callable[[Array], "tuple[Array | None, Array]"]
-# W, and what takes ∂L/∂W to the gradients of the parameters.
+# W, and the function that maps ∂L/∂W to the gradients of the parameters.
 Encoded = tuple[Array, Callable[[Array], Gradients]]
 
 
 class Encoder(Unrolled):
-    """The network. Learned: `step_matrix` B (T, M, N).
+    """The encoder, which learns `step_matrix` B (T, M, N).
 
     Parameters
     ----------
     A
-        The nominal matrix (M, N), of columns of unit norm.
+        The nominal matrix (M, N), whose columns have unit norm.
     layers
-        T.
+        The number of layers T.
     loss
-        One of `LOSSES`.
+        The loss, one of `LOSSES`.
     Q
-        (N, N), for a loss but rel1 and rel2; 1 throughout if None.
+        The weights Q (N, N) of a loss other than rel1 and rel2; all 1 if None.
     start
-        What the B_i are at first: `nominal` is η A, `uniform` entries from −0.01 to 0.01, `normal` ones of standard
-        deviation 0.01. `analytic`, for l2 and rel2, is B_0 = (A Aᵀ + λI)⁻¹A, which makes the first layer a Newton step,
-        and after it multiples of that by which the w_i grow until ã_iᵀw_i = 1. If None it is that, or `nominal` for
-        another loss.
+        The initial B_i. For `nominal`, they are η A. For `uniform`, their entries are uniform from −0.01 to 0.01, and
+        for `normal`, they are normal with standard deviation 0.01. For `analytic`, which needs rel2, or l2 without Q,
+        B_0 is (A Aᵀ + λI)⁻¹A, so that the first layer is a Newton step, and the other B_i are a multiple of B_0 with
+        which the w_i grow until ã_iᵀw_i = 1. None stands for `analytic` if the loss allows it, and for `nominal`
+        otherwise.
     eta
-        η.
+        The factor η.
     seed
-        Of a random start.
+        The seed of a random start.
     options
-        `parameters`, `ops` and `dtype` of `Unrolled`.
+        `parameters`, `ops` and `dtype`, as in `Unrolled`.
 
     Raises
     ------
     InputError
-        If there is no such loss or start, or Q or η is not what it must be.
+        If there is no such loss or start, if Q or η is out of range, or if the loss does not allow Q or the start.
     """
 
     name = "atow"
@@ -112,7 +114,7 @@ class Encoder(Unrolled):
             )
         self.source, self.loss_name, self.Q = A, loss, Q
         self.start, self.eta, self.seed = start, eta, seed
-        # The loss without its weights, whether it has R = ÃᵀW − I linearly, and q.
+        # The loss without its weights, whether layers do without R = ÃᵀW − I, and q.
         self.kind = loss.replace("rel", "l")
         self.linear = linear
         self.q = float(self.N - 2) if loss == "rel2" else 0.0
@@ -122,7 +124,7 @@ class Encoder(Unrolled):
             Q = np.ones((self.N, self.N))
             np.fill_diagonal(Q, np.sqrt(self.N - 1))
         self.weights: Array | float = 1.0 if Q is None else self.ops.asarray(Q, self.dtype)
-        # An R that rounding alone keeps from 0, as on the diagonal at first, has no sign.
+        # An entry of R that differs from 0 by rounding only, as on the diagonal at first, has no sign.
         self.zero = 8 * float(np.finfo(self.dtype).eps)
 
     def published_start(self) -> dict[str, Array]:
@@ -130,7 +132,8 @@ class Encoder(Unrolled):
         if self.start == "analytic":
             G = self.source @ self.source.T
             first = np.linalg.solve(G + _RIDGE * np.trace(G) / self.M * np.eye(self.M), self.source)
-            # w_i grows by q c (1 − d_i) B_i if B is c times the first: to ã_iᵀw_i = 1 if c = 1 / (q ã_iᵀb_i).
+            # If B is c times the first one, whose columns are b_i, then w_i grows by about q c (1 − d_i) b_i. This
+            # makes ã_iᵀw_i = 1 if c = 1 / (q ã_iᵀb_i). Here N stands for q, and the mean over i for ã_iᵀb_i.
             then = first / (self.N * np.einsum("mn,mn->n", self.source, first).mean())
             B = np.vstack([first, *[then] * (self.layers - 1)])
         elif self.start == "nominal":
@@ -143,16 +146,17 @@ class Encoder(Unrolled):
         return {"step_matrix": B.reshape(self.layers, self.M, self.N)}
 
     def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
-        """The size of each B_i at first where the start is analytic, for they differ by a factor of N; else that of A.
+        """The size to which the learning rate of each B_i is relative, as a root mean square.
 
-        Learning rates are relative to it.
+        For the analytic start it is the initial size of each B_i, because these differ by a factor of about N. For
+        other starts it is the size of A.
         """
         if self.start == "analytic":
             return tuple(map(rms_of, self.published_start()["step_matrix"]))
         return (rms_of(self.source),) * self.layers
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
-        """The state before the first layer: W = Ã and Ã, for matrices Ã (n, M, N)."""
+        """The state before the first layer for matrices Ã (n, M, N): W = Ã, and Ã itself."""
         return (y, y), constant_start
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
@@ -166,9 +170,9 @@ class Encoder(Unrolled):
         return (W_next, A), backprop
 
     def encode(self, A: Array, parameters: dict[str, Array]) -> Encoded:
-        """W (n, M, N) for matrices Ã (n, M, N) by these parameters; and what takes ∂L/∂W to their gradients.
+        """W (n, M, N) for matrices Ã (n, M, N), and the function that maps ∂L/∂W to the gradients of the parameters.
 
-        As parameters of a larger network they are (1, T, M, N): what all its layers share.
+        The parameters are those of a larger network whose layers share them, so that `step_matrix` is (1, T, M, N).
         """
         W, backward = A, []
         for B in parameters["step_matrix"][0]:
@@ -186,7 +190,7 @@ class Encoder(Unrolled):
         return W, backprop
 
     def step(self, B: Array, W: Array, A: Array) -> tuple[Array, LayerBackprop]:
-        """One layer: the next W (n, M, N), and the backward pass."""
+        """The next W (n, M, N) after one layer, and the backward pass."""
         return (self._linear_step if self.linear else self._step)(B, W, A)
 
     def _linear_step(self, B: Array, W: Array, A: Array) -> tuple[Array, LayerBackprop]:
@@ -224,7 +228,7 @@ class Encoder(Unrolled):
             d_B = -ops.matmul(d_W, transposed(ops.xp, g)).sum(axis=0)
             if W is A:
                 return None, d_B
-            if slope is None:  # g is constant but for jumps
+            if slope is None:  # g is constant apart from jumps
                 return d_W, d_B
             d_R = ops.matmul(B.T, d_W) * slope
             return d_W - ops.matmul(A, d_R), d_B
@@ -238,7 +242,7 @@ class Encoder(Unrolled):
         return R
 
     def _loss_of(self, R: Array) -> tuple[Array, Array, Array | None]:
-        """Of each entry the loss, its derivative g, and g' (None for 0)."""
+        """The loss of each entry, its derivative g, and g' (None for 0)."""
         xp, Q = self.ops.xp, self.weights
         if self.kind == "l2":
             return R * R * Q * Q / 2, R * Q * Q, xp.ones_like(R) * Q * Q
@@ -252,7 +256,7 @@ class Encoder(Unrolled):
         return grown, sign * grown, grown
 
     def losses(self, A: Array, W: Array) -> tuple[Array, Array]:
-        """The loss of each weight W (n, M, N) for its matrix Ã (n, M, N), (n,), float64; and ∂L/∂W of their sum."""
+        """The losses (n,), float64, of weights W (n, M, N) for matrices Ã (n, M, N), and ∂L/∂W of their sum."""
         ops, xp = self.ops, self.ops.xp
         if not self.linear:
             loss, g, _ = self._loss_of(self.residual(A, W))
@@ -261,7 +265,7 @@ class Encoder(Unrolled):
         GW = ops.matmul(ops.matmul(A, transposed(xp, A)), W)
         d = xp.einsum("amn,amn->an", A, W)
         quadratic = xp.sum(W * GW, axis=(1, 2), dtype=np.float64) - 2 * xp.sum(d, axis=1, dtype=np.float64) + self.N
-        # Rounding may take a loss of nearly 0 below it.
+        # Rounding may make a loss of almost 0 negative.
         loss = 0.5 * xp.maximum(quadratic, 0) + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
         return loss, GW - A * (1 - W.dtype.type(self.q) * (d - 1))[:, None]
 
@@ -272,7 +276,7 @@ class Encoder(Unrolled):
         return losses.sum(), (d_W, None)
 
     def split(self, y: Array, target: Array) -> Split:
-        """A few matrices at a time on a CPU, so that no more is in memory than the layers of those in work."""
+        """A CPU takes a few matrices at a time, so that memory holds only the layers of those being processed."""
         return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows]))
 
 
@@ -282,6 +286,6 @@ def rms_of(matrix: Array) -> float:
 
 
 def transposed(xp: Any, stack: Array) -> Array:
-    """Of each matrix in (n, P, Q) the transpose."""
+    """The transpose of each matrix in a stack (n, P, Q)."""
     each: Array = xp.swapaxes(stack, 1, 2)
     return each

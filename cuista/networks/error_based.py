@@ -1,4 +1,4 @@
-"""ALISTA-EBT: x_{t+1} = η(x_t + α_t u; θ_t ‖u‖₂ / 50, k_t) with u = Wᵀ(y − A x_t), a threshold for each sample.
+"""ALISTA-EBT has a threshold for each sample: x_{t+1} = η(x_t + α_t u; θ_t ‖u‖₂ / 50, k_t) with u = Wᵀ(y − A x_t).
 
 Li, Wang, Chen, Zhang, Mei, Liu, *Error-based thresholding for sparse coding*, arXiv 2112.10985.
 """
@@ -11,7 +11,7 @@ from cuista.networks.shrinkages import ErrorBased
 
 
 class ErrorBasedAlista(Alista):
-    """The network. Learned: `step_size` (T,) and `threshold` (T,)."""
+    """ALISTA-EBT, which learns `step_size` (T,) and `threshold` (T,)."""
 
     name = "alista-ebt"
     title = "ALISTA-EBT"
@@ -20,6 +20,6 @@ class ErrorBasedAlista(Alista):
     starts_relative = True
 
     def calibrate(self, y: Array) -> None:
-        """Make the first layer's mean threshold that of ALISTA."""
+        """Scale the thresholds so that their mean in the first layer is the threshold of ALISTA."""
         state, _ = self.begin(self.ops.asarray(y, self.dtype))
         self.parameters["threshold"] /= self.propose(0, state)[1]

@@ -1,7 +1,7 @@
-"""The exact encoder: of each matrix Ã its analytic weight, w_i = G⁻¹ã_i / (ã_iᵀG⁻¹ã_i) with G = ÃÃᵀ + λI.
+"""The exact encoder computes the analytic weight of a matrix Ã: w_i = G⁻¹ã_i / (ã_iᵀG⁻¹ã_i) with G = ÃÃᵀ + λI.
 
-What the encoder of `encoder.py` approximates, Liu, Chen, Wang, Yin, ICLR 2019, equation (16); with the ridge λ of the
-noise-aware weight, which may be learned. There is nothing else to learn.
+The encoder of `encoder.py` approximates this weight (Liu, Chen, Wang, Yin, ICLR 2019, equation (16)). The ridge λ is
+that of the noise-aware weight. It may be learned; there is nothing else to learn.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from cuista.ops import ReferenceOps
 
 
 class ExactEncoder:
-    """The closed form as an encoder.
+    """An encoder that computes the analytic weight by its closed form.
 
     Parameters
     ----------
     A
         The nominal matrix (M, N).
     ridge
-        λ, or where it starts.
+        The ridge λ, or its initial value if it is learned.
     learned
-        Whether it is learned.
+        Whether λ is learned.
     ops, dtype
-        The engine, and the precision of the results; float64 is computed in.
+        The engine, and the precision of the results. They are computed in float64.
 
     Raises
     ------
     InputError
-        If λ is negative or not finite, or 0 where it is learned or the matrix has more rows than columns.
+        If λ is negative or not finite, or if it is 0 although it is learned or the matrix has more rows than columns.
     """
 
     name = "exact"
@@ -61,7 +61,7 @@ class ExactEncoder:
         return {"ridge": np.array([self.ridge])} if self.learned else {}
 
     def encode(self, A: Array, parameters: dict[str, Array]) -> Encoded:
-        """W (n, M, N) for matrices Ã (n, M, N); and what takes ∂L/∂W to ∂L/∂λ.
+        """W (n, M, N) for matrices Ã (n, M, N), and the function that maps ∂L/∂W to ∂L/∂λ.
 
         Raises
         ------
@@ -71,7 +71,7 @@ class ExactEncoder:
         ops, xp = self.ops, self.ops.xp
         A = ops.asarray(A, np.float64)
         G = ops.matmul(A, transposed(xp, A))
-        # A step may have led a learned λ below 0, where it makes no difference (and its derivative is 0).
+        # A training step may have made a learned λ negative. It then counts as 0, and its derivative is 0.
         ridge = xp.maximum(parameters["ridge"], 0) if self.learned else self.ridge
         G.reshape(len(G), -1)[:, :: self.M + 1] += ridge
         V = ops.solve_positive(G, A)

@@ -1,11 +1,11 @@
-"""HyperLISTA: three numbers for all layers, and no training; all else adapts to each sample.
+"""HyperLISTA has three numbers for all layers and needs no training. Everything else adapts to each sample.
 
     z       = x_t + Wᵀ(y − A x_t) + β_t (x_t − x_{t−1})
     θ_t     = c₁ ‖A⁺(y − A x_t)‖₁
     β_t     = c₂ ‖x_t‖₀
     k_t     = (N − 1)·min(max(c₃ log(‖A⁺y‖₁ / ‖A⁺(y − A x_t)‖₁), 0), 1)
 
-Chen, Liu, Wang, Yin, *Hyperparameter tuning is all you need for LISTA*, NeurIPS 2021, for W with w_iᵀa_i = 1.
+Chen, Liu, Wang, Yin, *Hyperparameter tuning is all you need for LISTA*, NeurIPS 2021, for a W with w_iᵀa_i = 1.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from cuista.networks.base import Backprop, State, constant_start
 
 
 class HyperLista(Alista):
-    """The network. Searched for: `threshold` c₁, `momentum` c₂ and `support` c₃, (1,) each.
+    """HyperLISTA. A search finds its parameters `threshold` c₁, `momentum` c₂ and `support` c₃, (1,) each.
 
-    Its layer is its own, for momentum, threshold and support all depend on the sample, and none has a backward pass.
+    It has its own `layer`, because momentum, threshold and support depend on the sample. There is no backward pass.
     """
 
     name = "hyperlista"
     title = "HyperLISTA"
-    selects = False  # by no schedule
+    selects = False  # not by a schedule
     step_sizes = False
     has_gradients = False
     can_coordinate = False

@@ -14,7 +14,7 @@ from cuista.networks.shrinkages import NoiseScaled
 
 
 class Lamp(Network):
-    """The network. Learned: `weight` B_t (T or 1, N, M) and `threshold` λ_t (T,), in units of σ."""
+    """LAMP, which learns `weight` B_t (T or 1, N, M) and `threshold` λ_t (T,), in units of σ = ‖v_t‖₂ / √M."""
 
     name = "lamp"
     title = "LAMP"
@@ -27,7 +27,7 @@ class Lamp(Network):
     can_coordinate = False
 
     def matrix_rate(self, nmse_db: float) -> float | tuple[float, ...]:
-        # Tied, B is not fitted to the layers yet, and has far to go.
+        # A tied B has no precursor that fits it to the layers, so it has far to go.
         return super().matrix_rate(nmse_db) if self.untied else 1e-3
 
     def precursor(self) -> Network | None:
@@ -35,7 +35,7 @@ class Lamp(Network):
 
 
 class FixedLamp(Network):
-    """LAMP with B_t = α_t Wᵀ, W analytic. Learned: `step_size` α_t (T,) and `threshold` λ_t (T,)."""
+    """LAMP with B_t = α_t Wᵀ and the analytic W, which learns `step_size` α_t (T,) and `threshold` λ_t (T,)."""
 
     name = "lamp-fixed-weight"
     title = "LAMP with a fixed weight"

@@ -1,6 +1,6 @@
-"""LISTA and LISTA-SS: x_{t+1} = η(B y + W_t x_t; max(θ_t, 0), k_t), learning B (N, M), W_t (N, N) and θ_t.
+"""LISTA and LISTA-SS: x_{t+1} = η(B y + W_t x_t; max(θ_t, 0), k_t), where B (N, M), W_t (N, N) and θ_t are learned.
 
-Gregor, LeCun, ICML 2010; support selection (SS): Chen, Liu, Wang, Yin, NeurIPS 2018.
+Gregor, LeCun, ICML 2010. Support selection (SS) is due to Chen, Liu, Wang, Yin, NeurIPS 2018.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cuista.networks.shrinkages import Clamped
 
 
 class Lista(Network):
-    """LISTA. Learned: `input_weight` B (1, N, M), `weight` W_t (T or 1, N, N), `threshold` (T,) or (T, N)."""
+    """LISTA, which learns `input_weight` B (1, N, M), `weight` W_t (T or 1, N, N) and `threshold`, (T,) or (T, N)."""
 
     name = "lista"
     title = "LISTA"
@@ -27,18 +27,19 @@ class Lista(Network):
     can_untie = True
 
     def matrix_rate(self, nmse_db: float) -> float:
-        # A change of W_t is multiplied by x, not by the residual: it must be small beside the error.
+        # A change in W_t is multiplied by x, not by the residual, so it must be small compared with the error.
         return float(1e-3 * 10 ** (nmse_db / 20))
 
     def precursor(self) -> Network | None:
         return contained_in(self)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Become an ALISTA: B = Wᵀ and W_t = I − WᵀA if its step sizes are 1.
+        """Reproduce an ALISTA: B = Wᵀ and W_t = I − WᵀA if its step sizes are 1.
 
-        With other step sizes B would have to be α_t Wᵀ, and it is the same in all layers. But η is odd and
-        positively homogeneous, so that iterates c_t x_t can be computed instead, with c_{t+1} α_t = α_{T−1} for all t:
-        B = α_{T−1} Wᵀ, W_t = c_{t+1}/c_t (I − α_t WᵀA) and θ_t |c_{t+1}|. The last iterate is what it was, for c_T = 1.
+        With other step sizes, B would have to be α_t Wᵀ, but it is the same in all layers. Because η is odd and
+        positively homogeneous, the network can compute the iterates c_t x_t instead, with c_{t+1} α_t = α_{T−1} for all
+        t. Then B = α_{T−1} Wᵀ, W_t = c_{t+1}/c_t (I − α_t WᵀA), and the thresholds are θ_t |c_{t+1}|. The last iterate
+        stays the same, because c_T = 1.
         """
         A, W = self.operator.A, self.W
         start = self.couple.start(W.T, self.stack)
@@ -46,9 +47,9 @@ class Lista(Network):
         theta = alista["threshold"]
         if self.untied:
             alpha = alista["step_size"]
-            alpha = np.where(np.abs(alpha) < 1e-3, 1e-3, alpha)  # for c to be of a reasonable size
+            alpha = np.where(np.abs(alpha) < 1e-3, 1e-3, alpha)  # keeps c from becoming huge
             c = alpha[-1] / alpha  # c_1, …, c_T
-            ratio = np.append(1.0, c[1:] / c[:-1])  # W_0 does not matter, for x_0 = 0
+            ratio = np.append(1.0, c[1:] / c[:-1])  # W_0 does not matter, because x_0 = 0
             start["input_weight"] = alpha[-1] * W.T[None]
             start["weight"] = ratio[:, None, None] * (np.eye(self.N) - alpha[:, None, None] * (W.T @ A))
             theta = theta * np.abs(c).reshape(-1, *[1] * (theta.ndim - 1))

@@ -1,6 +1,6 @@
-"""LISTA-CP and LISTA-CPSS: x_{t+1} = η(x_t + W_t (y − A x_t); θ_t, k_t), learning W_t (N, M) and θ_t.
+"""LISTA-CP and LISTA-CPSS: x_{t+1} = η(x_t + W_t (y − A x_t); θ_t, k_t), where W_t (N, M) and θ_t are learned.
 
-Chen, Liu, Wang, Yin, NeurIPS 2018: the weights of ISTA coupled (CP), and with support selection (SS).
+Chen, Liu, Wang, Yin, NeurIPS 2018. CP stands for the coupling of ISTA's weights, and SS for support selection.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from cuista.networks.shrinkages import Soft
 
 
 class ListaCp(Network):
-    """LISTA-CP. Learned: `weight` W_t (T or 1, N, M) and `threshold` (T,) or (T, N)."""
+    """LISTA-CP, which learns `weight` W_t (T or 1, N, M) and `threshold`, (T,) or (T, N)."""
 
     name = "lista-cp"
     title = "LISTA-CP"

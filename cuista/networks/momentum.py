@@ -1,4 +1,4 @@
-"""ALISTA with momentum: x_{t+1} = η(x_t + α_t Wᵀ(y − A x_t) + β_t (x_t − x_{t−1}); θ_t, k_t), learning β_t too.
+"""ALISTA with momentum: x_{t+1} = η(x_t + α_t Wᵀ(y − A x_t) + β_t (x_t − x_{t−1}); θ_t, k_t). β_t is learned too.
 
 Chen, Liu, Wang, Yin, *Hyperparameter tuning is all you need for LISTA*, NeurIPS 2021.
 """
@@ -13,7 +13,7 @@ from cuista.networks.proximal import Network
 
 
 class MomentumAlista(Alista):
-    """The network. Learned: `step_size` (T,), `momentum` β_t (T,), and `threshold` (T,) or (T, N)."""
+    """Momentum ALISTA, which learns `step_size` (T,), `momentum` β_t (T,) and `threshold`, (T,) or (T, N)."""
 
     name = "alista-momentum"
     title = "momentum ALISTA"
@@ -23,5 +23,5 @@ class MomentumAlista(Alista):
         return contained_in(self)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Become an ALISTA: no momentum."""
+        """Reproduce an ALISTA: the momentum is 0."""
         self.parameters = {**precursor.parameters, "momentum": np.zeros(self.layers)}

@@ -1,8 +1,8 @@
 """Networks whose layers are proximal steps: x_{t+1} = η(start + α_t u; τ_t, k_t).
 
-A coupling computes start and u from the iterate and the measurements (`cuista.networks.couplings`), with momentum or
-without. A shrinkage computes the threshold τ_t and applies η (`cuista.networks.shrinkages`). A network names the two
-that it is made of.
+A coupling computes start and u from the iterate and the measurements, with or without momentum
+(`cuista.networks.couplings`). A shrinkage computes the threshold τ_t and applies η (`cuista.networks.shrinkages`). The
+class of a network names its coupling and its shrinkage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Kind = TypeVar("Kind", bound="Network")
 
 
 class Proximal(Unrolled):
-    """An unrolled network made of a coupling, `couple`, and a shrinkage, `shrink`."""
+    """An unrolled network that consists of a coupling `couple` and a shrinkage `shrink`."""
 
     couple: Coupling
     shrink: Soft
@@ -38,7 +38,7 @@ class Proximal(Unrolled):
         x_next, code = self.shrink(step, alpha, tau, self.support[t], window)
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            # z = start + α u: ∂L/∂start = dz and ∂L/∂u = α dz, sparse like x_next, but for what τ adds.
+            # z = start + α u, so ∂L/∂start = dz and ∂L/∂u = α dz. Apart from what τ adds, they are sparse like x_next.
             delta = d_state[0].reshape(step.u.shape)
             dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, alpha, tau, window)
             d_theta, more_d_x, more_d_u, d_residual = back_to_theta(d_tau)
@@ -76,16 +76,16 @@ class Network(Proximal):
     Parameters
     ----------
     operator
-        The measurement matrix (M, N), with the engine and the precision to compute in.
+        The operator of the measurement matrix (M, N). Its engine and precision are those of the network.
     W
-        The analytic weight of the matrix, (M, N).
+        The analytic weight (M, N) of the matrix.
     layers, options
         As in `Unrolled`.
 
     Attributes
     ----------
     coupling, shrinkage, momentum
-        The kinds of coupling and of shrinkage, and whether there is momentum.
+        The classes of the coupling and of the shrinkage, and whether there is momentum.
     """
 
     coupling: ClassVar[type[Coupling]]
@@ -101,7 +101,7 @@ class Network(Proximal):
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
     def _start(self, B: Array) -> dict[str, Array]:
-        """The parameters with which learned matrices make a layer the step x + B (y − A x), and step sizes are 1."""
+        """The parameters with which learned matrices make each layer the step x + B (y − A x), with step sizes of 1."""
         theta = np.full(self.threshold_shape, self.shrink.start(1.001 * self.operator.norm_squared))
         start = {**self.couple.start(B, self.stack), "threshold": theta}
         if self.step_sizes:
@@ -111,19 +111,20 @@ class Network(Proximal):
         return start
 
     def published_start(self) -> dict[str, Array]:
-        """ISTA: B = Aᵀ/scale and θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
+        """ISTA: B = Aᵀ/scale and, for soft thresholding, θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
         return self._start(self.operator.A.T / (1.001 * self.operator.norm_squared))
 
     def fast_start(self) -> dict[str, Array]:
+        """As in `published_start`, except that B = Wᵀ."""
         return self._start(self.W.T)
 
     def contained(self, kind: type[Kind]) -> Kind:
-        """A network of another kind for the same matrix and weight, with as many layers and the same schedule."""
+        """A network of another kind with this one's matrix, weight, number of layers, schedule and `per_coordinate`."""
         form = {name: getattr(self, name) for name in ("layers", "percent", "max_percent", "per_coordinate")}
         return kind(self.operator, self.W, **form)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Become a network with the analytic weight: W_t = α_t Wᵀ, its step sizes folded in, or Wᵀ without any."""
+        """Reproduce a network with the analytic weight: W_t = α_t Wᵀ if untied; otherwise Wᵀ, and its α_t are 1."""
         weight = self.W.T[None]
         if self.untied:
             weight = self.ops.to_numpy(precursor.parameters["step_size"])[:, None, None] * weight

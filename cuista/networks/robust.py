@@ -1,7 +1,8 @@
-"""Robust ALISTA: W = encoder(Ã), and ALISTA with it and Ã: x_{t+1} = η(x_t + α_t Wᵀ(y − Ã x_t); θ_t, k_t).
+"""Robust ALISTA: x_{t+1} = η(x_t + α_t Wᵀ(y − Ã x_t); θ_t, k_t), where an encoder computes W from Ã.
 
-Liu, Chen, Wang, Yin, ICLR 2019, section 4.3. Each measurement comes with the perturbed matrix Ã that took it. Learned
-are α_t, θ_t and what the encoder learns; gradients flow through the decoder into W, and through W into the encoder.
+Liu, Chen, Wang, Yin, ICLR 2019, section 4.3. Each measurement comes with the perturbed matrix Ã with which it was
+taken. The network learns α_t, θ_t and the parameters of the encoder. Gradients flow through the decoder into W, and
+through W into the encoder.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from cuista.networks.proximal import Proximal
 from cuista.networks.shrinkages import Soft
 from cuista.ops import Scalar
 
-# What maps matrices to weights.
+# Encoders map matrices to weights.
 AnyEncoder = Encoder | ExactEncoder
 
 
 class Encoded(Coupling):
-    """u = Wᵀ(y − Ã x) for every matrix Ã of a stack and its measurements, with the weight that an encoder makes of it.
+    """u = Wᵀ(y − Ã x) for each matrix Ã of a stack and its measurements, where an encoder computes the weight W from Ã.
 
-    Besides x it hands on what is known of ∂L/∂W, and W, Ã and y.
+    Besides x, a layer passes on W, Ã and y. The backward pass collects the factors of ∂L/∂W in the second part of the
+    state.
     """
 
     def __init__(self, encoder: AnyEncoder) -> None:
         self.encoder, self.ops, self.dtype = encoder, encoder.ops, encoder.dtype
 
     def begin(self, y: Any, parameters: Parameters) -> tuple[State, Backprop]:
-        """The state before the first layer, for matrices Ã (n, M, N) and what each measured, (n, samples, M)."""
+        """The initial state for matrices Ã (n, M, N) and the measurements (n, samples, M) taken with each."""
         A, measured = y
         W, back = self.encoder.encode(A, parameters)
         x = self.ops.xp.zeros((*measured.shape[:2], A.shape[2]), self.dtype)
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            # ∂L/∂W is the sum over the layers of Σ r ⊗ ∂L/∂u: one product, of all layers' rows below each other.
+            # ∂L/∂W is the sum over the layers of Σ r ⊗ ∂L/∂u. It is one product of the concatenated rows of all layers.
             if d_state[1] is None or not self.encoder.shapes:
                 return (), {}
             r, d_u = (self.ops.xp.concatenate(rows, axis=1) for rows in zip(*d_state[1], strict=True))
@@ -52,7 +54,7 @@ class Encoded(Coupling):
         u = ops.matmul(r, W)
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # u = r W, r = y − x Ãᵀ: ∂L/∂W = Σ r ⊗ ∂L/∂u, ∂L/∂x = ∂L/∂start − ∂L/∂u Wᵀ Ã.
+            # u = r W and r = y − x Ãᵀ, so ∂L/∂W = Σ r ⊗ ∂L/∂u and ∂L/∂x = ∂L/∂start − ∂L/∂u Wᵀ Ã.
             d_x, d_u = d.start.reshape(x.shape), d.u.reshape(x.shape)
             if t > 0:
                 d_x = d_x - ops.matmul(ops.matmul(d_u, transposed(xp, W)), A)
@@ -63,21 +65,21 @@ class Encoded(Coupling):
 
 
 class RobustAlista(Proximal):
-    """The network. Learned: `step_size` (T,), `threshold` (T,) or (T, N), and the encoder's, which its layers share.
+    """Robust ALISTA, which learns `step_size` (T,), `threshold`, (T,) or (T, N), and the parameters of the encoder.
 
-    Its inputs are matrices Ã (n, M, N) with what each measured, (n, samples, M); its targets the signals (samples, N),
-    the same for all matrices; its iterates (n, samples, N).
+    All layers share the encoder's parameters. Inputs are matrices Ã (n, M, N) and the measurements (n, samples, M)
+    taken with each. Targets are the signals (samples, N), the same for all matrices. Iterates are (n, samples, N).
 
     Parameters
     ----------
     encoder
-        What computes the weights.
+        The encoder that computes the weights.
     M, N
         The shape of the matrices.
     parameters
-        Those of the decoder and of the encoder. The encoder's parameters have a first axis of length 1 added.
+        The parameters of the decoder and the encoder. The encoder's step matrices have an added first axis of length 1.
     options
-        The other parameters of `Unrolled`; `ops` and `dtype` are those of the encoder.
+        The other parameters of `Unrolled`; `ops` and `dtype` are by default those of the encoder.
     """
 
     name = "robust-alista"
@@ -85,7 +87,7 @@ class RobustAlista(Proximal):
 
     def __init__(self, encoder: AnyEncoder, M: int, N: int, *, parameters: dict[str, Array], **options: Any) -> None:
         self.encoder, self.M, self.N = encoder, M, N
-        # Attributes of this network, not of its class: they depend on the encoder.
+        # These are attributes of the network, not of its class, because they depend on the encoder.
         self.matrices, self.logarithmic = encoder.matrices, ("threshold", *encoder.logarithmic)
         self.product_operations = 2.0 * M * N
         self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops)
@@ -102,7 +104,7 @@ class RobustAlista(Proximal):
         raise NotImplementedError("a robust network starts from a trained decoder")
 
     def matrix_rate(self, nmse_db: float) -> tuple[float, ...]:
-        """A thousandth of the size that each of the encoder's step matrices began with."""
+        """A thousandth of the initial root mean square of each of the encoder's step matrices."""
         return self._rates
 
     def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
@@ -115,6 +117,6 @@ class RobustAlista(Proximal):
         return loss, (delta.reshape(x.shape), *[None] * len(others))
 
     def split(self, y: Any, target: Array) -> Split:
-        """A few matrices at a time on a CPU, each with all signals."""
+        """A CPU takes a few matrices at a time, each with all signals."""
         A, measured = y
         return Split(A.shape, self.ops.at_a_time, lambda rows: ((A[rows], measured[rows]), target))

@@ -1,4 +1,4 @@
-"""Shrinkages: how a layer thresholds z = start + α u, and what its threshold τ is where the parameter is θ."""
+"""Shrinkages, which threshold a layer's z = start + α u, and compute its threshold τ from the parameter θ."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from cuista.checks import Array
 from cuista.networks.couplings import Step
 from cuista.ops import ReferenceOps, Scalar
 
-# λ of the ISTA, or in units of σ of the AMP, that the publications start from.
+# The publications start from ISTA with this λ, or from AMP with this λ in units of σ.
 LAM = 0.4
 
-# From ∂L/∂τ to ∂L/∂θ, and what τ adds to the derivatives in x, in u and in the residual (None for nothing).
+# Maps ∂L/∂τ to ∂L/∂θ and what τ adds to the derivatives with respect to x, u and the residual (None for nothing).
 ThresholdBackprop = Callable[[Any], tuple[Any, "Array | None", "Array | None", "Array | None"]]
 
 
 class Soft:
-    """Soft thresholding that lets the k largest entries pass unshrunk (support selection); τ = θ.
+    """Soft thresholding with τ = θ that lets the k largest entries pass unshrunk (support selection).
 
     Chen, Liu, Wang, Yin, NeurIPS 2018.
     """
@@ -28,11 +28,11 @@ class Soft:
         self.ops = ops
 
     def start(self, scale: float) -> float:
-        """The θ that the publications start from, scale being the inverse of ISTA's step size."""
+        """The θ that the publications start from, where `scale` is the inverse of ISTA's step size."""
         return LAM / scale
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
-        """τ for the iterate x before the layer, and its backward pass."""
+        """The threshold τ, given the iterate x before the layer, and its backward pass."""
         return theta, lambda d_tau: (d_tau, None, None, None)
 
     def __call__(
@@ -43,20 +43,21 @@ class Soft:
 
 
 class Clamped(Soft):
-    """The same with τ = max(θ, 0)."""
+    """The same as `Soft` with τ = max(θ, 0)."""
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
         return self.ops.xp.maximum(theta, 0), lambda d_tau: (d_tau * (theta > 0), None, None, None)
 
 
 class Hard(Clamped):
-    """Hard thresholding z·[|z| > τ], without support selection; τ = max(θ, 0).
+    """Hard thresholding z·[|z| > τ] with τ = max(θ, 0), without support selection.
 
-    Its derivative in θ is 0 almost everywhere. A window takes the jump at τ for a ramp (`ReferenceOps.hard_threshold`).
+    Its derivative with respect to θ is 0 almost everywhere. With a window, the jump at τ is treated as a ramp
+    (`ReferenceOps.hard_threshold`).
     """
 
     def start(self, scale: float) -> float:
-        return float(np.sqrt(2 * LAM / scale))  # what minimises λ‖x‖₀ instead of λ‖x‖₁
+        return float(np.sqrt(2 * LAM / scale))  # the threshold for λ‖x‖₀ instead of λ‖x‖₁
 
     def __call__(
         self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
@@ -68,7 +69,7 @@ class Hard(Clamped):
 class Adaptive(Soft):
     """A threshold for each entry, lower where the iterate is large: τ = θ / (|x| / 0.1 + 1)."""
 
-    # |x| at which the threshold is halved.
+    # The |x| at which the threshold is halved.
     HALF = 0.1
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
@@ -77,7 +78,7 @@ class Adaptive(Soft):
         tau = self.ops.asarray(theta, x.dtype) * share
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
-            # τ = θ g(x), g' = −g² sign(x) / 0.1: ∂L/∂θ = Σ ∂L/∂τ g, over the batch or over all.
+            # τ = θ g(x) and g' = −g² sign(x) / 0.1, so ∂L/∂θ = Σ ∂L/∂τ g, summed over the batch or all entries.
             d_theta = (d_tau * share).sum(axis=0)
             d_x = -(d_tau * tau * share).astype(x.dtype) * xp.sign(x) / half
             return d_theta if getattr(theta, "ndim", 0) else d_theta.sum(), d_x, None, None
@@ -86,9 +87,9 @@ class Adaptive(Soft):
 
 
 class ErrorBased(Soft):
-    """A threshold for each sample, which falls as its error does: τ = θ ‖u‖₂ / 50."""
+    """A threshold for each sample, which falls with the sample's error: τ = θ ‖u‖₂ / 50."""
 
-    # A scale by which θ is about 1.
+    # A scale that makes θ about 1.
     DIVISOR = 50.0
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
@@ -97,7 +98,7 @@ class ErrorBased(Soft):
         tau = self.ops.asarray(theta, x.dtype) * error
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
-            # τ = θ e, e = ‖u‖ / 50: ∂L/∂θ = Σ ∂L/∂τ e, and ∂e/∂u = u / (50² e), 0 where u = 0.
+            # τ = θ e and e = ‖u‖ / 50, so ∂L/∂θ = Σ ∂L/∂τ e and ∂e/∂u = u / (50² e), or 0 where u = 0.
             factor = theta * d_tau / xp.where(error > 0, self.DIVISOR**2 * error, xp.ones_like(error))
             return (d_tau * error).sum(), None, factor.astype(u.dtype) * u, None
 
@@ -112,12 +113,12 @@ class NoiseScaled(Soft):
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
         xp, r = self.ops.xp, step.residual
-        assert r is not None  # the coupling is one that has it
+        assert r is not None  # this shrinkage needs a coupling with a residual
         M = r.shape[1]
         sigma = xp.sqrt(xp.sum(r * r, axis=1, keepdims=True) / r.dtype.type(M))
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
-            # ∂σ/∂r = r / (M σ), 0 where r = 0.
+            # ∂σ/∂r = r / (M σ), or 0 where r = 0.
             d_tau = xp.where(theta * sigma > 0, d_tau, xp.zeros_like(d_tau))
             factor = theta * d_tau / xp.where(sigma > 0, M * sigma, xp.ones_like(sigma))
             return xp.sum(d_tau * sigma), None, None, factor.astype(r.dtype) * r

@@ -1,4 +1,4 @@
-"""TiLISTA: x_{t+1} = η(x_t + α_t W (y − A x_t); θ_t, k_t), learning one W (N, M) for all layers, α_t and θ_t.
+"""TiLISTA: x_{t+1} = η(x_t + α_t W (y − A x_t); θ_t, k_t), where α_t, θ_t and one W (N, M) are learned.
 
 Liu, Chen, Wang, Yin, ICLR 2019. It is LISTA-CPSS with a tied weight and a step size in each layer.
 """
@@ -13,7 +13,7 @@ from cuista.networks.shrinkages import Soft
 
 
 class TiLista(Network):
-    """The network. Learned: `weight` W (1, N, M), `step_size` (T,), and `threshold` (T,) or (T, N)."""
+    """TiLISTA, which learns `weight` W (1, N, M), `step_size` (T,) and `threshold`, (T,) or (T, N)."""
 
     name = "tilista"
     title = "TiLISTA"
@@ -25,5 +25,5 @@ class TiLista(Network):
         return contained_in(self)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Become an ALISTA: its α_t and θ_t, and the transpose of its weight for W."""
+        """Reproduce an ALISTA: its α_t and θ_t, and the transpose of its weight as W."""
         self.parameters = {"weight": self.W.T[None], **precursor.parameters}

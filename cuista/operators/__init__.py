@@ -1,4 +1,4 @@
-"""Linear maps from signals to measurements: each applies itself and its adjoint to batches, and knows its gains."""
+"""Linear operators, which map signals to measurements, with their adjoints and gains."""
 
 from cuista.operators.base import Operator, dot_test
 from cuista.operators.convolution import Convolution

@@ -1,4 +1,4 @@
-"""What every linear map can do, and a test of its adjoint."""
+"""The base class of linear operators, and a test of their adjoints."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.ops import CpuOps, ReferenceOps
 
-# Columns at a time in `gains`.
+# The number of columns that `gains` works on at a time.
 BLOCK = 256
 
 Shape = tuple[int, ...]
 
 
 class Operator(ABC):
-    """A linear map A from signals to measurements, applied to batches whose samples lie along the first axis.
+    """A linear operator A from signals to measurements. It applies to batches, whose samples lie along the first axis.
 
     Parameters
     ----------
     ops, dtype
-        The engine that computes, and the type of signals and measurements; their arrays are the engine's.
+        The engine (the CPU engine if None), and the dtype of signals and measurements, which are arrays of the engine.
     """
 
     def __init__(self, ops: ReferenceOps | None, dtype: DTypeLike) -> None:
@@ -35,12 +35,12 @@ class Operator(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[Shape, Shape]:
-        """The shape of one sample's measurements, and that of one signal."""
+        """The shapes of one sample's measurements and of one signal."""
 
     @property
     @abstractmethod
     def norm_squared(self) -> float:
-        """‖A‖₂², which a step size of gradient descent must not exceed the inverse of."""
+        """‖A‖₂². The step size of proximal gradient descent should not exceed its inverse."""
 
     @abstractmethod
     def apply(self, x: Array) -> Array:
@@ -51,16 +51,21 @@ class Operator(ABC):
         """Aᴴ y for a batch of measurements."""
 
     def proximal_step(self, x: Array | None, r: Array, step_size: float, threshold: float) -> tuple[Array, Array]:
-        """Soft thresholding of x + α Aᴴ r, and A of the result: an iteration of ISTA if r = y − A x.
+        """Soft-threshold x + α Aᴴ r, and apply A to the result. With r = y − A x, this is an iteration of ISTA.
 
         Parameters
         ----------
         x
-            Signals; None for 0.
+            The signals; None stands for 0.
         r
-            Measurements.
+            The residual, a batch of measurements.
         step_size, threshold
-            α, and θ ≥ 0.
+            The step size α, and the threshold θ ≥ 0.
+
+        Returns
+        -------
+        x_next, measurements
+            The result, and A applied to it.
         """
         real: Any = self.dtype.type
         z = real(step_size) * self.adjoint(r)
@@ -72,15 +77,15 @@ class Operator(ABC):
     # -- the analytic weight, without forming it --------------------------------------------------------------------
 
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
-        """G⁻¹ r with G = A Aᴴ + λI, for a batch of measurements.
+        """G⁻¹ r for a batch of measurements r, where G = A Aᴴ + λI.
 
-        By conjugate gradients (Hestenes, Stiefel, J. Res. Nat. Bur. Standards 1952), until the residual of each sample
-        is at most ε^⅔ of r, ε being the precision of the type: 4e-11 for float64, 2e-5 for float32.
+        Conjugate gradients (Hestenes, Stiefel, J. Res. Nat. Bur. Standards 1952) reduce each sample's residual norm to
+        at most ε^⅔ ‖r‖, where ε is the machine epsilon of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
 
         Raises
         ------
         NumericalError
-            If that is not reached in ten times as many iterations as there are measurements: G may be singular.
+            If ten iterations per measurement of a sample are not enough, as may happen if G is singular.
         """
         xp, axes = self.ops.xp, tuple(range(1, r.ndim))
 
@@ -90,9 +95,9 @@ class Operator(ABC):
 
         solution, residual, direction, energy = xp.zeros_like(r), r, r, inner(r, r)
         enough = float(np.finfo(self.dtype).eps) ** (4 / 3) * energy
-        with np.errstate(over="ignore", invalid="ignore"):  # as where G is singular: it never is enough then
+        with np.errstate(over="ignore", invalid="ignore"):  # if G is singular, values may overflow
             for _ in range(10 * math.prod(r.shape[1:])):
-                left = ~(energy <= enough)  # samples that are solved stay as they are
+                left = ~(energy <= enough)  # samples that are already solved do not change
                 if not bool(left.any()):
                     break
                 image = self.apply(self.adjoint(direction)) + ridge * direction
@@ -107,7 +112,10 @@ class Operator(ABC):
         return found
 
     def gains(self, ridge: float = 0.0) -> Array:
-        """h_i = a_iᴴG⁻¹a_i for every entry of a signal, G = A Aᴴ + λI: exactly, column by column, once for each λ."""
+        """The gain h_i = a_iᴴG⁻¹a_i of each entry of a signal, where G = A Aᴴ + λI.
+
+        The gains are computed exactly, from all columns of A, and kept for each λ.
+        """
         if ridge not in self._gains:
             xp, (_, signal) = self.ops.xp, self.shape
             N = math.prod(signal)
@@ -120,16 +128,19 @@ class Operator(ABC):
         return self._gains[ridge]
 
     def correction(self, r: Array, ridge: float = 0.0) -> Array:
-        """Wᴴ r = h⁻¹ ⊙ Aᴴ(G⁻¹ r) for a batch of measurements, W being the analytic weight with the ridge λ.
+        """Wᴴ r = h⁻¹ ⊙ Aᴴ(G⁻¹ r) for a batch of measurements r, where W is the analytic weight with the ridge λ.
 
-        Its columns G⁻¹a_i / h_i minimise ‖WᴴA‖²_F + λ‖W‖²_F subject to w_iᴴa_i = 1.
+        The columns w_i = G⁻¹a_i / h_i of W minimise ‖WᴴA‖²_F + λ‖W‖²_F subject to w_iᴴa_i = 1.
         """
         u: Array = self.adjoint(self.solve_gram(r, ridge)) / self.gains(ridge)
         return u
 
 
 def dot_test(operator: Operator, samples: int = 3, seed: int = 0) -> float:
-    """How much ⟨A x, y⟩ and ⟨x, Aᴴ y⟩ differ for random x and y, relative to ‖A x‖ ‖y‖: rounding, if Aᴴ is right."""
+    """The difference between ⟨A x, y⟩ and ⟨x, Aᴴ y⟩ for random x and y, relative to ‖A x‖ ‖y‖.
+
+    If the adjoint is right, the difference is only a rounding error.
+    """
     ops, rng = operator.ops, np.random.default_rng(seed)
     y, x = (ops.asarray(rng.standard_normal((samples, *shape)), operator.dtype) for shape in operator.shape)
     forward, back, x, y = (ops.to_numpy(array) for array in (operator.apply(x), operator.adjoint(y), x, y))

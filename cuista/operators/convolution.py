@@ -17,23 +17,24 @@ from cuista.ops.borders import pad_zeros
 
 
 class Convolution(Operator):
-    """The synthesis x ↦ Σ_m d_m ⋆ x_m by valid correlations: maps (F, H + s₁ − 1, W + s₂ − 1) to a picture (H, W).
+    """The synthesis x ↦ Σ_m d_m ⋆ x_m of a picture (H, W) from maps (F, H + s₁ − 1, W + s₂ − 1) by valid correlations.
 
-    Its adjoint correlates a picture, padded by zeros, with the filters rotated by 180°.
+    The adjoint pads a picture with zeros and correlates it with the filters rotated by 180°.
 
     Parameters
     ----------
     D
-        Filters d_m, (s₁, s₂, F), kept in float64.
+        The filters d_m, (s₁, s₂, F), kept in float64.
     picture
-        (H, W). Without it pictures may have any size, and the operator has no `shape`, nor what depends on it.
+        The size (H, W) of pictures. If None, pictures may have any size, but `shape` and the methods that need it raise
+        InputError.
     ops, dtype
         As in `Operator`.
 
     Raises
     ------
     InputError
-        If D is not such an array of finite numbers, or a filter is zero.
+        If D is not an array of finite numbers with this shape, or if a filter is zero.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Convolution(Operator):
 
     @cached_property
     def norm_squared(self) -> float:
-        """‖A‖₂² on pictures of any size: max over frequencies of Σ_m |d̂_m|², to 1 % and never less.
+        """‖A‖₂² for pictures of any size: the maximum of Σ_m |d̂_m|² over all frequencies, at most 1 % too large.
 
-        That is a trigonometric polynomial of degree s − 1 in each direction, its coefficients the sum R of the filters'
-        autocorrelations. Of such a one the maximum over N > 2(s − 1) points is at least cos(π(s − 1)/N) times the
-        maximum (Ehlich, Zeller, *Schwankung von Polynomen zwischen Gitterpunkten*, Math. Zeitschrift 1964).
+        The sum is a trigonometric polynomial of degree s − 1 in each direction, whose coefficients are the sum R of the
+        filters' autocorrelations. The maximum of such a polynomial over N > 2(s − 1) equidistant points is at least
+        cos(π(s − 1)/N) times its maximum (Ehlich, Zeller, *Schwankung von Polynomen zwischen Gitterpunkten*, Math.
+        Zeitschrift 1964). Division by this factor gives an upper bound.
         """
         D, exponent = scaled(self.D)
         once = [2 * size - 1 for size in self.filter_shape]
@@ -84,7 +86,10 @@ class Convolution(Operator):
         return self.proximal_step(None, y, 1.0, 0.0)[0]
 
     def proximal_step(self, x: Array | None, r: Array, step_size: float, threshold: float) -> tuple[Array, Array]:
-        """As in `Operator`, by the engine's `conv_layer`: on a CPU band by band, so that no maps leave the cache."""
+        """The step of `Operator`, computed by the engine's `conv_layer`.
+
+        On a CPU it is computed band by band, so that the maps stay in the cache.
+        """
 
         def step(maps: Array | None, picture: Array) -> tuple[Array, Array, Any]:
             padded = pad_zeros(self.ops.xp, picture, self.filter_shape)
@@ -94,12 +99,15 @@ class Convolution(Operator):
         return self._stack([one[0] for one in after]), self._stack([one[1] for one in after])
 
     def _stack(self, arrays: Sequence[Array]) -> Array:
-        """The arrays as a batch; one alone is not copied."""
+        """Stack the arrays into a batch. A single array is not copied."""
         stacked: Array = arrays[0][None] if len(arrays) == 1 else self.ops.xp.stack(arrays)
         return stacked
 
 
 def scaled(D: Array, axis: tuple[int, ...] | None = None) -> tuple[Array, Any]:
-    """D·2^−e and e, so that the largest entries along the axes are from 1/2 to 1: nothing is rounded, nor overflows."""
+    """D·2^−e and e, such that the largest magnitudes along the axes are from 1/2 to 1.
+
+    This scaling does not round, and keeps later products from overflowing.
+    """
     exponents = np.frexp(np.abs(D).max(axis=axis))[1]
     return np.ldexp(D, -exponents), exponents

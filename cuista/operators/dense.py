@@ -13,7 +13,7 @@ from cuista.ops import ReferenceOps
 
 
 class Dense(Operator):
-    """A matrix A (M, N): signals are rows (batch, N), measurements rows (batch, M).
+    """A measurement matrix A (M, N), which maps signals (batch, N) to measurements (batch, M).
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class Dense(Operator):
     Raises
     ------
     InputError
-        If A is no finite matrix, or has a zero column.
+        If A is not a finite matrix, or has a zero column.
     """
 
     def __init__(self, A: ArrayLike, *, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float32) -> None:
@@ -42,7 +42,7 @@ class Dense(Operator):
         gram = self.A @ self.A.T if self.M <= self.N else self.A.T @ self.A
         return float(np.linalg.eigvalsh(gram)[-1])
 
-    # Where the engine computes; each contiguous, for products with it are then faster.
+    # Copies for the engine. Each is contiguous, because that makes products with it faster.
 
     @cached_property
     def _matrix(self) -> Array:
@@ -57,19 +57,19 @@ class Dense(Operator):
         return self.ops.asarray(self.A @ self.A.T, np.float64)
 
     def apply(self, x: Array) -> Array:
-        """A x, (batch, M), faster where x is sparse."""
+        """A x (batch, M). A sparse x makes the product faster."""
         return self.ops.sparse_matmul(x, self._transposed)
 
     def adjoint(self, y: Array) -> Array:
         return self.ops.matmul(y, self._matrix)
 
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
-        """G⁻¹ r with G = A Aᵀ + λI, by a Cholesky factorisation in float64.
+        """G⁻¹ r, where G = A Aᵀ + λI, by a Cholesky factorisation in float64.
 
         Raises
         ------
         NumericalError
-            If G is singular, where the engine can tell.
+            If G is singular and the engine can tell.
         """
         G = self._gram + ridge * self.ops.xp.eye(self.M)
         solution = self.ops.solve_positive(G[None], self.ops.asarray(r, np.float64).T[None])

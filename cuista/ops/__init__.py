@@ -20,7 +20,7 @@ def engine(device: Device | str = "auto") -> ReferenceOps:
     Raises
     ------
     DeviceError
-        If it cannot be used; the message says why not.
+        If the device cannot be used; the message says why.
     """
     if isinstance(device, str):
         device = parse_device(device)

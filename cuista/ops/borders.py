@@ -1,7 +1,8 @@
-"""The geometry of valid correlations: pictures padded, and taken apart into their taps and put together again.
+"""The geometry of valid correlations: padding pictures, taking them apart into taps, and reassembling them.
 
-With a filter of s₁×s₂ taps, the valid correlation of an image (H + s₁ − 1, W + s₂ − 1) is (H, W): the sum over the taps
-(i, j) of the filter's value times the image shifted by (i, j). Arrays may be NumPy's or an engine's (`xp`).
+The valid correlation of an image (H + s₁ − 1, W + s₂ − 1) with a filter of s₁×s₂ taps has the shape (H, W). It is the
+sum, over the taps (i, j), of the filter's value times the image shifted by (i, j). Arrays may be NumPy's or an
+engine's, and `xp` is their array module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Shape = tuple[int, int]
 
 
 def taps(xp: Any, image: Array, filter_shape: Shape, rows: slice | None = None, out: Array | None = None) -> Array:
-    """The shifted copies of an image (H + s₁ − 1, W + s₂ − 1), (s₁s₂, H·W), or some `rows` of the H of each."""
+    """Return the shifted copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1), or only `rows` of each copy."""
     (s1, s2), (height, width) = filter_shape, image.shape
     rows = rows or slice(0, height - s1 + 1)
     height, width = rows.stop - rows.start, width - s2 + 1
@@ -26,10 +27,10 @@ def taps(xp: Any, image: Array, filter_shape: Shape, rows: slice | None = None, 
 
 
 def gather(copies: Array, image: Array, filter_shape: Shape, row: int = 0) -> None:
-    """Add to an image (H, W) the sum over the taps (i, j) of what lies (i, j) further in `copies`.
+    """Add to each pixel of an image (H, W), for every tap (i, j), the entry (i, j) further on in the tap's copy.
 
-    These are (s₁s₂, rows, W + s₂ − 1), the rows from `row` on of H + s₁ − 1. With all of them it is the adjoint of
-    `taps` of an image padded by zeros, the taps in reverse order.
+    `copies` (s₁s₂, rows, W + s₂ − 1) holds consecutive rows of the H + s₁ − 1 rows of each copy, starting at `row`.
+    With all rows, this is the adjoint of `taps` on an image padded with zeros, with the taps in reverse order.
     """
     (s1, s2), (height, width) = filter_shape, image.shape
     for q in range(s1 * s2):
@@ -40,9 +41,9 @@ def gather(copies: Array, image: Array, filter_shape: Shape, row: int = 0) -> No
 
 
 def spread(copies: Array, image: Array, filter_shape: Shape, row: int = 0) -> None:
-    """Add to an image (H + s₁ − 1, W + s₂ − 1) each of `copies` shifted by its tap: the adjoint of `taps`.
+    """Add each of `copies`, shifted by its tap, to an image (H + s₁ − 1, W + s₂ − 1): the adjoint of `taps`.
 
-    These are (s₁s₂, rows, W), the rows from `row` on of H.
+    `copies` (s₁s₂, rows, W) holds consecutive rows of the H rows of each copy, starting at `row`.
     """
     _, height, width = copies.shape
     for q in range(len(copies)):
@@ -51,7 +52,7 @@ def spread(copies: Array, image: Array, filter_shape: Shape, row: int = 0) -> No
 
 
 def pad_zeros(xp: Any, image: Array, filter_shape: Shape) -> Array:
-    """An image (H, W) with s₁ − 1 rows and s₂ − 1 columns of zeros on each side."""
+    """Pad an image (H, W) with s₁ − 1 rows and s₂ − 1 columns of zeros on each side."""
     (p1, p2), (height, width) = (size - 1 for size in filter_shape), image.shape
     padded: Array = xp.zeros((height + 2 * p1, width + 2 * p2), image.dtype)
     padded[p1 : p1 + height, p2 : p2 + width] = image
@@ -59,7 +60,7 @@ def pad_zeros(xp: Any, image: Array, filter_shape: Shape) -> Array:
 
 
 def pad_reflected(xp: Any, image: Array, filter_shape: Shape) -> Array:
-    """The same with the image reflected there, its edges not repeated. H ≥ s₁ and W ≥ s₂."""
+    """Pad like `pad_zeros`, but with the reflected image, without repeating its edges. Requires H ≥ s₁ and W ≥ s₂."""
     padded = pad_zeros(xp, image, filter_shape)
     for axis, p in enumerate(size - 1 for size in filter_shape):
         side = padded.T if axis else padded
@@ -70,7 +71,7 @@ def pad_reflected(xp: Any, image: Array, filter_shape: Shape) -> Array:
 
 
 def fold_reflected(padded: Array, filter_shape: Shape) -> Array:
-    """The adjoint of `pad_reflected`, overwriting what it is given: the borders are added where they came from."""
+    """The adjoint of `pad_reflected`: add the borders to the pixels that they came from. `padded` is overwritten."""
     for axis, p in reversed(list(enumerate(size - 1 for size in filter_shape))):
         side = padded.T if axis else padded
         if p:

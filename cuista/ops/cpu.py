@@ -1,8 +1,8 @@
 """The CPU engine: the primitives of `ReferenceOps`, made fast with NumPy and SciPy alone.
 
-What it does differently: it recycles arrays instead of allocating them, selects by the bit pattern of |z| (the
-integers sort faster, and non-negative floats order like them), forms no intermediate that a later pass can do
-without, and multiplies by the non-zero entries of a sparse code only.
+Unlike the definition, it recycles arrays instead of allocating them, selects by the bit pattern of |z| (integers sort
+faster, and non-negative floats have the order of their bit patterns), forms no intermediate that later passes can do
+without, and multiplies only the non-zero entries of a sparse code.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_D
 from cuista.ops.borders import gather, pad_zeros, spread, taps
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
-# Below this share of non-zeros a sparse product beats the dense one (measured at 64 × 500 × 250 and × 500, one thread).
+# Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
+# and 64 × 500 × 500.
 SPARSE_DENSITY = 0.15
-# How much of the maps of a convolutional network is computed at a time: it should stay in a core's cache.
+# How many bytes of a convolutional network's maps are computed at a time: they should stay in a core's cache.
 BAND_BYTES = 2**20
 
 
@@ -84,14 +85,14 @@ class CpuOps(ReferenceOps):
         z += x
         magnitude = np.abs(z, out=empty(x.shape, x.dtype))
 
-        cutoff: Array = np.asarray(np.inf, x.dtype)  # if none may pass, any that none exceeds
+        cutoff: Array = np.asarray(np.inf, x.dtype)  # if no entry may pass: no magnitude exceeds it
         if k > 0:
             rank = max(x.shape[1] - 1 - k, 0)
             ordered = empty(x.shape, x.dtype)
             ordered[...] = magnitude
             ordered.view(f"i{x.dtype.itemsize}").partition(rank, axis=1)
             cutoff = ordered[:, rank, None]
-        # An entry that does not pass is cut by clip(z, −θ, θ), which is what soft thresholding takes away.
+        # Soft thresholding subtracts clip(z, −θ, θ) from every entry that does not pass.
         if theta.ndim == 0:
             held = np.less_equal(magnitude, np.maximum(cutoff, theta), out=empty(x.shape, np.bool_))
         else:
@@ -156,9 +157,10 @@ class CpuOps(ReferenceOps):
     def conv_layer(
         self, x: Array | None, padded: Array, W: Array, D: Array, step_size: Scalar, threshold: Scalar, k: int = 0
     ) -> tuple[Array, Array, Any]:
-        """As defined, a band of rows at a time, which stays in the cache from the first product to the last.
+        """Compute the layer one band of rows at a time.
 
-        The record is the result itself: it tells which entries were shrunk, and which way.
+        Without selection, a band stays in the cache from the first product to the last. The record holds the result and
+        the mask of the entries that passed, which tell which entries were shrunk and in which direction.
         """
         (s1, s2, filters), dtype, empty = D.shape, padded.dtype, self._pool.empty
         height, width = padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1
@@ -187,7 +189,7 @@ class CpuOps(ReferenceOps):
             if passed is None:
                 _shrink(z, theta, x_next[:, rows], empty(z.shape, dtype))
                 synthesize(rows)
-            else:  # the selection needs all of them first
+            else:  # the selection needs all bands first
                 x_next[:, rows] = z
         if passed is not None:
             least = _least_to_pass(x_next, theta, k)
@@ -204,7 +206,10 @@ class CpuOps(ReferenceOps):
     def conv_layer_backward(
         self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
     ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
-        """As defined, a band of rows at a time. Σ d_z u is ⟨the adjoint of the analysis on d_z, padded⟩."""
+        """Compute the gradients one band of rows at a time.
+
+        Σ d_z u is computed as the inner product of the padded residual and the adjoint of the analysis applied to d_z.
+        """
         x_next, passed, padded, W, D, step_size = record
         (s1, s2, filters), dtype, empty = D.shape, padded.dtype, self._pool.empty
         _, height, width = x_next.shape
@@ -251,8 +256,8 @@ class CpuOps(ReferenceOps):
         if descent.logarithmic or parameter.ndim < 3:
             return super().adam(parameter, gradient, mean, square, descent)
         rate, factors, scale, _ = descent
-        # Piece by piece, so that the passes over a large matrix meet it in the cache.
-        one = np.asarray(1, parameter.dtype)  # whatever is multiplied with it has this dtype
+        # Work piece by piece, so that the passes over a large matrix find each piece in the cache.
+        one = np.asarray(1, parameter.dtype)  # multiplying by it gives this dtype
         for layer, factor in zip(range(len(parameter)), factors, strict=False):
             pieces = (array[layer].reshape(-1) for array in (parameter, gradient, mean, square))
             for p, g, m, v in zip(*map(_in_pieces, pieces), strict=True):
@@ -273,7 +278,7 @@ class CpuOps(ReferenceOps):
 
 
 def _multiply(a: Array, nonzero: Array, b: Array) -> Array:
-    """The product a b, of whose first factor these entries, in order, are not zero."""
+    """The product a b, given the flat indices of the non-zero entries of a in ascending order."""
     from scipy.sparse import csr_array
 
     rows, columns = a.shape
@@ -283,13 +288,13 @@ def _multiply(a: Array, nonzero: Array, b: Array) -> Array:
 
 
 def _bands(height: int, width: int, filters: int, itemsize: int) -> list[slice]:
-    """Rows of maps (F, height, width) by as many as take about BAND_BYTES."""
+    """Slices of the rows of maps (F, height, width), each of about BAND_BYTES."""
     rows = max(1, BAND_BYTES // (filters * width * itemsize))
     return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
 def _shrink(z: Array, theta: Any, out: Array, scratch: Array) -> None:
-    """The soft thresholding of z; a negative θ moves outwards all that is not 0."""
+    """Write the soft thresholding of z to `out`; a negative θ moves every non-zero entry outwards."""
     if theta >= 0:
         np.clip(z, -theta, theta, out=scratch)
     else:
@@ -298,14 +303,14 @@ def _shrink(z: Array, theta: Any, out: Array, scratch: Array) -> None:
 
 
 def _least_to_pass(z: Array, theta: Any, k: int) -> Any:
-    """What the magnitude of an entry must exceed to be among the k largest, and over θ."""
+    """The bound that an entry's magnitude must exceed for the entry to be above θ and among the k largest."""
     magnitude = np.abs(z).ravel()
     magnitude = magnitude[magnitude > theta] if theta >= 0 else magnitude
     k = min(k, z.size - 1)
     if magnitude.size <= k:
         return theta
     rank = magnitude.size - 1 - k
-    magnitude.view(f"i{magnitude.itemsize}").partition(rank)  # integers sort faster, and non-negative floats like them
+    magnitude.view(f"i{magnitude.itemsize}").partition(rank)  # integers sort faster than floats, in the same order
     return magnitude[rank]
 
 
@@ -314,14 +319,14 @@ def _in_pieces(flat: Array) -> list[Array]:
 
 
 class _Pool(threading.local):
-    """Arrays to compute in, for each thread its own. One is handed out again only when nobody holds it any more.
+    """A pool of scratch arrays for each thread. An array is handed out again only when nobody holds it any more.
 
-    The reference count tells that, views included. Without this, every large temporary costs page faults. Where
-    reference counts cannot be relied upon, every array is a new one.
+    The reference count shows whether it is held; views count, too. Without the pool, every large temporary would cost
+    page faults. Where reference counts cannot be relied upon, every array is a new one.
     """
 
-    KINDS = 32  # of shape and dtype, before all are forgotten
-    OF_A_KIND = 256  # before these are forgotten: a debugger may hold whatever it sees
+    KINDS = 32  # combinations of shape and dtype; beyond this, all arrays are forgotten
+    OF_A_KIND = 256  # arrays of one kind; beyond this, they are forgotten, as a debugger may hold whatever it sees
 
     def __init__(self) -> None:
         self._arrays: defaultdict[Any, list[Array]] = defaultdict(list)
@@ -344,7 +349,7 @@ class _Pool(threading.local):
 
 
 def _first_with(count: int, arrays: list[Array]) -> Array | None:
-    """The first of the arrays with this reference count, to which the list and this loop contribute."""
+    """The first array with this reference count, which includes the references of the list and of this loop."""
     for array in arrays:
         if sys.getrefcount(array) == count:
             return array
@@ -352,10 +357,10 @@ def _first_with(count: int, arrays: list[Array]) -> Array | None:
 
 
 def _count_when_unheld() -> int | None:
-    """The reference count by which `_first_with` finds an array that only its list holds; None if none tells.
+    """The reference count by which `_first_with` finds an array that only its list holds; None if counts cannot tell.
 
-    CPython's does unless a tracer holds what it sees. Other interpreters have no such count, and a free-threaded build
-    does not keep it in one number.
+    CPython's counts are reliable unless a tracer holds the objects that it sees. Other interpreters have no such
+    counts, and a free-threaded build does not keep a count in a single number.
     """
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     if not hasattr(sys, "getrefcount") or not gil or sys.gettrace() or sys.getprofile():

@@ -1,8 +1,8 @@
 """The CUDA engine: the primitives of `ReferenceOps` on a GPU, with kernels of our own where it matters.
 
-It is given its array module and what launches its kernels. On a GPU these are CuPy and `CudaLauncher`; with NumPy and
-a launcher that runs the same kernels on the CPU it is tested on any machine. Nothing here waits for the GPU: results
-that are numbers stay there as arrays of no axes.
+The engine is given its array module and a kernel launcher. On a GPU these are CuPy and `CudaLauncher`. The tests use
+NumPy and a launcher that runs the same kernels on the CPU, so that they run on any machine. No primitive waits for the
+GPU: results that are numbers stay there as zero-dimensional arrays.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, 
 if TYPE_CHECKING:
     from cuista.kernels import Launcher
 
-# What a kernel asks for at most of the 48 KiB of shared memory that a block has on any GPU: its variables need some.
+# The most dynamic shared memory that a kernel asks for. On any GPU a block has 48 KiB, of which the kernel's static
+# variables need some.
 SHARED_BYTES = 47 * 1024
-# How many entries of a row that has many blocks each of them takes.
+# How many entries each block takes of a row that is divided among several blocks.
 PART = 2**13
-# How many entries a warp goes back through at a time, where rows are longer than that.
+# How many entries a warp takes at a time in the backward pass of rows longer than PART with a single threshold.
 LENGTH = 2**10
-# Entries of the iterates at a time when a network is applied.
+# How many entries of the iterates are computed at a time when a network is applied.
 ENTRIES = 2**24
-# Warps that go back through the rows of a batch, at most: enough for any GPU, and few sums to add.
+# The most warps that share the backward pass of a batch: enough for any GPU, with few partial sums to add.
 BACKWARD_WARPS = 4096
-# The fused step gathers a row of a matrix for every non-zero of every signal. Up to so many non-zeros for each entry of
-# a sparse code, over a batch, it should beat the hundred and more launches that the step takes otherwise.
+# The fused step gathers a row of a matrix for every non-zero of every signal. It should be faster than the hundred and
+# more launches that the step takes otherwise, as long as the batch has at most this many non-zeros for each entry of a
+# sparse code (batch size × density).
 FUSED_DENSE_ROWS = 256
 
 
@@ -49,9 +51,9 @@ class CudaOps(ReferenceOps):
     xp
         The array module: CuPy.
     launch
-        What runs the kernels.
+        The launcher of the kernels.
     name
-        Of the device.
+        The device's name, for example `cuda:0`.
     """
 
     at_a_time = None
@@ -103,14 +105,14 @@ class CudaOps(ReferenceOps):
     def shrink_select(
         self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
     ) -> tuple[Array, Array]:
-        if not isinstance(k, int):  # one for each sample: no kernel has that
+        if not isinstance(k, int):  # one per sample, which no kernel supports
             return super().shrink_select(x, u, step_size, threshold, k, window)
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
         k = min(k, N - 1)
         x_next, code = self.xp.empty(x.shape, x.dtype), self.xp.empty(x.shape, np.int8)
-        # How far the thresholds of two entries, and of two samples, are from each other.
+        # The strides of the thresholds: from one entry to the next, and from one sample to the next.
         per_coordinate = int(theta.ndim > 0 and theta.shape[-1] > 1)
         per_sample = theta.shape[1] if theta.ndim > 1 else 0
         inputs = (x, u, alpha, theta, np.int32(per_coordinate), np.int32(per_sample), x.dtype.type(window))
@@ -131,11 +133,11 @@ class CudaOps(ReferenceOps):
         return x_next, code
 
     def _cutoff(self, x: Array, u: Array, alpha: Array, sizes: tuple[Any, ...], threads: int) -> Array:
-        """The (k+1)-th largest |z| of every row, as an integer."""
+        """The (k+1)-th largest |z| of every row, as the integer of its bit pattern."""
         batch, xp = len(x), self.xp
         cut: Array = xp.empty(batch, f"u{x.itemsize}")
         state = (xp.zeros((batch, 2**DIGIT), np.uint32), xp.zeros(batch, np.uint32), xp.empty(batch, np.uint32), cut)
-        shift = 8 * x.itemsize - 1  # the bits of |z|
+        shift = 8 * x.itemsize - 1  # the number of bits of |z|
         while shift > 0:
             width = min(DIGIT, shift)
             shift -= width
@@ -153,7 +155,7 @@ class CudaOps(ReferenceOps):
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
         code = self.asarray(code, np.int8)
-        # With one threshold for all entries it does not matter which row an entry is in.
+        # With one threshold for all entries, it does not matter which row an entry is in.
         length = N if theta.ndim or N <= PART else LENGTH
         warps = min(-(-x.size // (4 * length)) * 4, BACKWARD_WARPS)
         d_z, of_warps = self.xp.empty(x.shape, dtype), self.xp.empty((warps, 2), np.float64)
@@ -222,7 +224,7 @@ class CudaOps(ReferenceOps):
         return codes
 
     def _limits_of(self, probability: Array) -> Array:
-        """53-bit integers that random ones are compared with, on the device; the last few are kept there."""
+        """The probabilities as 53-bit integers on the device, to compare random ones with; the latest few are kept."""
         name = probability.tobytes()
         if name not in self._limits:
             if len(self._limits) > 8:
@@ -253,12 +255,12 @@ class CudaOps(ReferenceOps):
     def _launch(
         self, kernel: str, dtype: np.dtype[Any], threads: int, block: int, *arguments: Any, shared: int = 0
     ) -> None:
-        if threads:  # no signals, nothing to do
+        if threads:  # without signals there is nothing to do
             self.launch(kernel, _real(dtype), -(-threads // block), block, arguments, shared)
 
 
 class _Fused:
-    """The step of kernels/step.cu, with its arrays on the device."""
+    """The fused training step of kernels/step.cu, with its arrays on the device."""
 
     def __init__(self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, shared: int) -> None:
         self.ops, self.signals, self.shared = ops, signals, shared
@@ -272,7 +274,7 @@ class _Fused:
 
     @staticmethod
     def shared_bytes(M: int, N: int, itemsize: int) -> int:
-        """What a block needs: the signal, Wᵀy, x, y, and the list of non-zeros with its counts and its padding."""
+        """The size of a block's arrays: the signal, Wᵀy, x, y, and the list of non-zeros with counts and padding."""
         return (4 * N + M + AT_ONCE) * itemsize + 4 * (N + AT_ONCE) + 4 * (-(-N // 32))
 
     def suits(self, batch: int, density: float) -> bool:
@@ -304,7 +306,7 @@ class _Fused:
         return loss, gradients
 
     def _arrays(self, batch: int, depth: int, support: tuple[int, ...]) -> tuple[Array, ...]:
-        """The support schedule, and what the kernel works in."""
+        """The support schedule and the kernel's work arrays, on the device."""
         if self._work[0] != (batch, depth, support):
             xp, shape = self.ops.xp, (batch, depth, self.W.shape[1])
             z, u, code = (xp.empty(shape, dtype) for dtype in (self.W.dtype, self.W.dtype, np.int8))
@@ -314,17 +316,17 @@ class _Fused:
 
 
 def _real(dtype: np.dtype[Any]) -> str:
-    """What the kernels call a type."""
+    """The kernels' name for a floating-point type."""
     return "float" if dtype == np.float32 else "double"
 
 
 def _width(N: int, *arrays: Any) -> int:
-    """How many entries of these arrays (batch, N) can be read at once: 4 where they are aligned, else 1."""
+    """How many entries of these arrays (batch, N) can be read at once: 4 if all rows are aligned, else 1."""
     return 4 if N % 4 == 0 and all(getattr(array.data, "ptr", 0) % 16 == 0 for array in arrays) else 1
 
 
 def _law(magnitude: Law, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """The arguments that make a `Law` of philox.cuh."""
+    """The kernel arguments that make up a `Law` of philox.cuh."""
     if isinstance(magnitude, Normal):
         return np.int32(0), dtype.type(magnitude.mean), dtype.type(magnitude.std), np.uint64(0)
     q_limit = np.uint64(round(magnitude.q * 2.0**53))

@@ -48,16 +48,16 @@ Law = Normal | Bernoulli
 
 
 class Descent(NamedTuple):
-    """How a parameter descends by `ReferenceOps.adam`.
+    """How `ReferenceOps.adam` updates a parameter.
 
     Attributes
     ----------
     rate
-        The learning rate, with the correction of the moments' bias.
+        The learning rate, including the bias correction of the moments.
     factors, scale
-        (T,) float64 and a number, by which the gradient is multiplied first.
+        (T,) float64, one factor per layer, and a number. The gradient is first multiplied by both.
     logarithmic
-        Whether the logarithm of the parameter is what descends.
+        Whether the parameter's logarithm is updated instead of the parameter.
     """
 
     rate: float
@@ -67,26 +67,27 @@ class Descent(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What training signals are drawn from: see `Problem.sample_weighted`.
+    """The distribution of training signals: see `Problem.sample_weighted`.
 
     Attributes
     ----------
     A
         (M, N).
     probability, hard_probability
-        (N,): of a non-zero entry, in ordinary signals and in hard ones, whose stream is `HARD_STREAM` further.
+        (N,) each: the probability that an entry is non-zero in ordinary and in hard signals. The random stream of hard
+        signals is the ordinary stream plus `HARD_STREAM`.
     log_ratio
-        (N + 1,): with f the law of ordinary signals and g that of hard ones, log(g / f) of a signal is the sum of these
-        over its non-zero entries, plus the last.
+        (N + 1,): if ordinary signals have the density f and hard signals the density g, then log(g / f) of a signal is
+        the sum of these values over its non-zero entries, plus the last value.
     magnitude
-        Law of the non-zero entries.
+        The law of the non-zero entries.
     noise
-        10^(−SNR/20); 0 for none.
+        10^(−SNR/20), or 0 without noise.
     hard
-        Share of hard signals in a batch, rounded down to whole signals.
+        The share of hard signals in a batch, rounded down to whole signals.
 
-    Row i of a batch is hard if `hard_before` rises from i to i + 1, so that hard signals are spread evenly over the
-    batch. It has the next random numbers of their stream, as the other rows have of theirs.
+    Row i of a batch is hard if `hard_before` increases from i to i + 1, which spreads hard signals evenly over the
+    batch. Hard and ordinary rows each take the next random numbers of their own stream.
     """
 
     A: Array
@@ -103,10 +104,10 @@ class Signals(NamedTuple):
 
 
 class FusedStep(Protocol):
-    """An engine's kernel for all of a training step but Adam: signals, forward, loss, backward."""
+    """An engine's kernel for a training step except Adam: signals, forward pass, loss and backward pass."""
 
     def suits(self, batch: int, density: float) -> bool:
-        """Whether it would be faster than step by step, where this share of the iterates' entries is not zero."""
+        """Whether it is likely to be faster than separate launches, given the share of non-zeros in the iterates."""
 
     def __call__(
         self,
@@ -118,23 +119,23 @@ class FusedStep(Protocol):
         window: float,
         weight_power: float,
     ) -> tuple[Scalar, dict[str, Array]]:
-        """The loss and the gradients, as `Problem.sample_weighted` and `Network.loss_and_gradients` give them."""
+        """Return the loss and gradients that `Problem.sample_weighted` and `Network.loss_and_gradients` give."""
 
 
 class ReferenceOps:
-    """The definitions.
+    """The definition of every primitive.
 
     Attributes
     ----------
     name
-        Of the device.
+        The device's name.
     xp
-        The module of its arrays, with NumPy's functions.
+        The engine's array module, with NumPy's functions.
     """
 
     name = "cpu"
     xp: Any = np
-    # How many perturbed matrices are worked on at a time; None for as many as memory allows.
+    # How many perturbed matrices are processed at a time; None for as many as memory allows.
     at_a_time: int | None = 2
 
     def __init__(self) -> None:
@@ -143,13 +144,13 @@ class ReferenceOps:
     def computing(self) -> AbstractContextManager[Any]:
         """A context for computing with this engine's arrays in this thread.
 
-        On the CPU, numbers may become infinite or NaN in it without a warning, as they do on a GPU. On a GPU, that GPU
-        is CuPy's current device in it. `asarray` and `in_batches` need no context around them.
+        On the CPU, numbers within it may become infinite or NaN without a warning, as they do on a GPU. On a GPU, it
+        makes the engine's GPU CuPy's current device. `asarray` and `in_batches` need no such context around them.
         """
         return np.errstate(over="ignore", divide="ignore", invalid="ignore")
 
     def kept(self, owner: Any, name: Any, make: Callable[[], Array]) -> Array:
-        """The array that `make` gives, made once and kept for as long as the engine and its owner are there."""
+        """The array that `make` returns, made once and kept under `name` while both the engine and `owner` exist."""
         arrays = self._kept.setdefault(owner, {})
         if name not in arrays:
             arrays[name] = make()
@@ -158,11 +159,11 @@ class ReferenceOps:
     # -- arrays -------------------------------------------------------------------------------------------------
 
     def asarray(self, array: Any, dtype: DTypeLike) -> Array:
-        """The array, contiguous, of this dtype, where this engine computes; itself if it is that."""
+        """The array on this engine's device, contiguous and of this dtype; itself if it already is all of that."""
         return np.asarray(array, dtype=dtype, order="C")
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        """An array of this engine, not initialised."""
+        """An uninitialised array of this engine."""
         array: Array = self.xp.empty(shape, dtype)
         return array
 
@@ -173,15 +174,18 @@ class ReferenceOps:
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
     ) -> list[Result]:
-        """The results of `work` on slices of the rows of an array of this shape, in order.
+        """Call `work` on consecutive slices of the rows of an array of this shape, and return the results in order.
 
-        They are as many rows at a time as `batch` says, or as suits the engine.
+        A slice has `batch` rows, or as many as suit the engine.
         """
         batch = batch or shape[0]
         return [work(slice(first, min(first + batch, shape[0]))) for first in range(0, shape[0], batch)]
 
     def apply(self, work: Callable[[Array], Array], rows: Array, length: int, dtype: DTypeLike) -> Array:
-        """`work` on rows (samples, …) of host memory, in batches: its results (samples, length) in host memory."""
+        """Apply `work` to rows (samples, …) in batches, and return its results (samples, length).
+
+        The rows and the results are in host memory.
+        """
         results = np.empty((len(rows), length), dtype)
 
         def on(part: slice) -> None:
@@ -193,7 +197,7 @@ class ReferenceOps:
     # -- products -----------------------------------------------------------------------------------------------
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
-        """The product a b, or those of stacks (…, P, Q) and (…, Q, R), written to `out` if that is given."""
+        """The product a b, or the products of stacks (…, P, Q) and (…, Q, R), written to `out` if it is given."""
         product: Array = self.xp.matmul(a, b, out=out)
         return product
 
@@ -202,7 +206,7 @@ class ReferenceOps:
         return self.matmul(a, b)
 
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
-        """The product a b, whose rows have bits that depend on nothing but their rows of a.
+        """The product a b, in which the bits of a row do not depend on the other rows of a.
 
         `density` is the expected share of non-zeros in a; an engine may make use of it.
         """
@@ -242,8 +246,8 @@ class ReferenceOps:
         threshold
             θ: a number, (N,) with one per coordinate, (batch, 1) with one per sample, or (batch, N).
         k
-            How many entries may pass, 0 or more; N − 1 at most do, so that the smallest never passes. A number, or
-            (batch,) with one per sample.
+            How many entries may pass, 0 or more: a number, or (batch,) with one per sample. At most N − 1 pass, so the
+            smallest never does.
         window
             Mark as NEAR the entries among the k largest whose |z| is within `window`·θ of θ (none if 0).
 
@@ -261,7 +265,7 @@ class ReferenceOps:
         z = x + self.asarray(step_size, x.dtype) * u
         magnitude = xp.abs(z)
         last = z.shape[1] - 1
-        cutoff: Any = np.inf  # if none may pass, what none exceeds
+        cutoff: Any = np.inf  # if no entry may pass: no magnitude exceeds it
         if isinstance(k, int) and k > 0:
             rank = max(last - k, 0)
             cutoff = xp.partition(magnitude, rank, axis=1)[:, rank, None]
@@ -279,10 +283,10 @@ class ReferenceOps:
         return x_next, code.astype(np.int8)
 
     def hard_threshold(self, z: Array, threshold: Scalar | Array, window: float = 0.0) -> tuple[Array, Array]:
-        """Z (batch, N) where |z| > θ, else 0; with the codes that `shrink_select_backward` takes.
+        """Hard thresholding of z (batch, N): z where |z| > θ, else 0; and the codes for `shrink_select_backward`.
 
-        Blumensath, Davies, Appl. Comput. Harmon. Anal. 2009. The derivative in θ is 0 almost everywhere, so that a
-        `window` alone gives θ a gradient. Everything else is as in `shrink_select`.
+        See Blumensath, Davies, Appl. Comput. Harmon. Anal. 2009. The derivative with respect to θ is 0 almost
+        everywhere, so θ gets a gradient only from a `window`. Everything else is as in `shrink_select`.
         """
         xp, theta = self.xp, self.asarray(threshold, z.dtype)
         magnitude = xp.abs(z)
@@ -298,25 +302,26 @@ class ReferenceOps:
         """The backward pass of `shrink_select`, from δ = ∂L/∂x_next.
 
         With the selection held fixed, ∂x_next/∂z is 1 where an entry passed or was shrunk and 0 where it is off,
-        and ∂x_next/∂θ is −sign(z) where it was shrunk. Hence d_z = δ there, ∂L/∂α = Σ d_z u, ∂L/∂θ = −Σ sign(z) δ.
+        and ∂x_next/∂θ is −sign(z) where it was shrunk. Hence d_z is δ where an entry passed or was shrunk and 0 where
+        it is off, ∂L/∂α = Σ d_z u, and ∂L/∂θ = −Σ sign(z) δ over the shrunk entries.
 
         That derivative does not see that an entry among the k largest *jumps* from 0 to z when |z| rises past θ,
-        though the expected loss, in which |z| has a density at θ, depends on it. A `window` h > 0 takes the jump
-        for a ramp: NEAR entries, those within h θ of θ, add δ |z| / (2 h θ) to d_z and −δ z / (2 h θ) to ∂L/∂θ.
+        though the expected loss, in which |z| has a density at θ, depends on it. A `window` h > 0 replaces the jump by
+        a ramp: NEAR entries, whose |z| is within h θ of θ, add δ |z| / (2 h θ) to d_z and −δ z / (2 h θ) to ∂L/∂θ.
 
         Parameters
         ----------
         delta
             (batch, N).
         code, x, u, step_size, threshold, window
-            What `shrink_select` took and gave.
+            The arguments of `shrink_select`, and the code that it returned.
 
         Returns
         -------
         d_z : (batch, N)
-            ∂L/∂z; also ∂L/∂x as far as this step goes.
+            ∂L/∂z, which is also this step's contribution to ∂L/∂x.
         d_step_size : number, float64
-        d_threshold : as the threshold, float64
+        d_threshold : shaped like the threshold, float64
         """
         xp, theta = self.xp, self.asarray(threshold, x.dtype)
         kind = code & KIND
@@ -341,19 +346,19 @@ class ReferenceOps:
     def conv_layer(
         self, x: Array | None, padded: Array, W: Array, D: Array, step_size: Scalar, threshold: Scalar, k: int = 0
     ) -> tuple[Array, Array, Any]:
-        """One proximal step on the maps of a picture: z = x + α W ⋆ r, thresholded, and the picture it stands for.
+        """One proximal step on a picture's maps: z = x + α W ⋆ r, thresholded, and the picture that results from it.
 
-        All products are valid correlations: the analysis (W ⋆ r)_m = w_m ⋆ r of the padded residual, and the synthesis
-        Σ_m d_m ⋆ x_m. The thresholding is that of `shrink_select`, the block of all maps being its row.
+        All products are valid correlations: the analysis of the padded residual is (W ⋆ r)_m = w_m ⋆ r, and the
+        synthesis is Σ_m d_m ⋆ x_m. Thresholding is as in `shrink_select`, with all maps together as one row.
 
         Parameters
         ----------
         x
-            Maps (F, H + s₁ − 1, W + s₂ − 1); None for 0.
+            Maps (F, H + s₁ − 1, W + s₂ − 1); None means 0.
         padded
             The residual r with its borders, (H + 2(s₁ − 1), W + 2(s₂ − 1)).
         W, D
-            (s₁, s₂, F).
+            The filters of the analysis and of the synthesis, (s₁, s₂, F).
         step_size, threshold, k
             α, θ and how many entries may pass unshrunk.
 
@@ -361,13 +366,13 @@ class ReferenceOps:
         -------
         x_next : (F, H + s₁ − 1, W + s₂ − 1)
         picture : (H, W)
-            Its synthesis.
+            The synthesis of x_next.
         record
             What `conv_layer_backward` needs.
         """
         xp, (s1, s2, filters) = self.xp, D.shape
         shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
-        rows = (1, -1) if k else (filters, -1)  # without selection each entry is for itself
+        rows = (1, -1) if k else (filters, -1)  # without selection, entries are independent
         u = self.matmul(_by_filter(W), self.taps(padded, (s1, s2))).reshape(rows)
         before = xp.zeros_like(u) if x is None else x.reshape(rows)
         x_next, code = self.shrink_select(before, u, step_size, threshold, k)
@@ -380,10 +385,10 @@ class ReferenceOps:
     ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
         """The backward pass of `conv_layer`, from ∂L/∂x_next (None for 0) and ∂L/∂picture.
 
-        δ = ∂L/∂x_next + Σᵀ ∂L/∂picture, where the adjoint of the synthesis is the correlation of the picture, padded by
-        zeros, with the filters rotated by 180°. Then d_z, ∂L/∂α = Σ d_z u and ∂L/∂θ are as in
-        `shrink_select_backward`, ∂L/∂r is α times the adjoint of the analysis on d_z, and ∂L/∂w_m the valid correlation
-        of the padded residual with α dz_m.
+        δ = ∂L/∂x_next + Σᵀ ∂L/∂picture. The adjoint Σᵀ of the synthesis correlates the picture, padded with zeros, with
+        the filters rotated by 180°. Then d_z, ∂L/∂α = Σ d_z u and ∂L/∂θ are as in `shrink_select_backward`; ∂L/∂r is α
+        times the adjoint of the analysis applied to d_z; and ∂L/∂w_m is the valid correlation of the padded residual
+        with α (d_z)_m.
 
         Parameters
         ----------
@@ -394,12 +399,12 @@ class ReferenceOps:
         record
             From `conv_layer`.
         wants_weight
-            Whether ∂L/∂W is to be computed.
+            Whether to compute ∂L/∂W.
 
         Returns
         -------
         d_z : (F, H + s₁ − 1, W + s₂ − 1)
-            ∂L/∂x as far as this layer goes.
+            This layer's contribution to ∂L/∂x.
         d_padded : (H + 2(s₁ − 1), W + 2(s₂ − 1))
         d_step_size, d_threshold : numbers, float64
         d_weight : (s₁, s₂, F), or None
@@ -427,7 +432,7 @@ class ReferenceOps:
         return self.gather(copies.reshape(-1, *x.shape[1:]), (s1, s2))
 
     def taps(self, image: Array, filter_shape: Shape) -> Array:
-        """The shifted copies of an image (H + s₁ − 1, W + s₂ − 1), (s₁s₂, H·W): see `borders.taps`."""
+        """The shifted copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1): see `borders.taps`."""
         return taps(self.xp, image, filter_shape)
 
     def gather(self, copies: Array, filter_shape: Shape) -> Array:
@@ -449,7 +454,7 @@ class ReferenceOps:
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         """The loss ½ Σ_i w_i ‖x_i − x*_i‖² over the batch, and its derivative w_i (x_i − x*_i).
 
-        `weights` is (batch,), 1 throughout if None.
+        `weights` is (batch,); None means 1 for every sample.
         """
         error = x - target
         delta: Array = error if weights is None else error * weights.astype(x.dtype)[:, None]
@@ -460,7 +465,7 @@ class ReferenceOps:
     def track_loss(self, loss: Scalar, batch: int, mean_loss: Array) -> Scalar:
         """Update the running mean L̄ of the loss per sample L, in place, and return the scale of relative descent.
 
-        That is 1 / (batch √(L L̄)). `mean_loss` is float64 with no axes, 0 before the first loss.
+        The scale is 1 / (batch √(L L̄)). `mean_loss` is a zero-dimensional float64 array, 0 before the first loss.
         """
         per_sample = loss / batch
         mean_loss[...] = 0.99 * mean_loss + 0.01 * per_sample if mean_loss else per_sample
@@ -472,9 +477,9 @@ class ReferenceOps:
         Parameters
         ----------
         parameter, gradient, mean, square
-            (T, …), or (1, …) for what the layers share; all of one dtype.
+            (T, …), or (1, …) if the layers share the parameter; all of one dtype.
         descent
-            How it descends.
+            How to update the parameter.
         """
         rate, factors, scale, logarithmic = descent
         of_layers = (scale * factors[: len(gradient)]).astype(gradient.dtype)
@@ -495,11 +500,11 @@ class ReferenceOps:
         Parameters
         ----------
         signals
-            What is drawn.
+            The distribution of the signals.
         W
-            (M, N), of this engine.
+            (M, N), an array of this engine.
         forward, backward
-            −AᵀW and its transpose, (N, N), of this engine.
+            −AᵀW and its transpose, (N, N), arrays of this engine.
         """
         return None
 
@@ -508,8 +513,8 @@ class ReferenceOps:
     def random_words(self, key: Key, purpose: int, first: int = 0) -> Callable[[int], NDArray[np.uint64]]:
         """A source of the 64-bit words of Philox4x64-10 (Salmon et al., SC 2011), a counter-based generator.
 
-        Its key is (seed, stream) and its counter (block, 0, step, purpose), with blocks of four words from 1 on. Each
-        call of what is returned gives the next so many words, from word `first` on.
+        Its key is (seed, stream) and its counter is (block, 0, step, purpose), with blocks of four words numbered from
+        1. The returned function takes a number n and returns the next n words, beginning with word `first`.
         """
         blocks, words = divmod(first, 4)
         generator = np.random.Philox(
@@ -520,7 +525,7 @@ class ReferenceOps:
         return generator.random_raw
 
     def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
-        """The rows from `first_row` on, so many, of standard normal numbers: entry e of all rows is from word e."""
+        """Rows of standard normal numbers from row `first_row` on. Entry e, counted from row 0, comes from word e."""
         draw = self.random_words(key, purpose, first_row * shape[1])
         numbers = np.empty(shape, dtype)
         for part in _blocks_of_rows(*shape):
@@ -530,9 +535,9 @@ class ReferenceOps:
     def sparse_codes(
         self, key: Key, rows: int, probability: Array, magnitude: Law, dtype: DTypeLike, first_row: int = 0
     ) -> Array:
-        """Sparse codes x* (rows, N), the rows from `first_row` on: entry i is non-zero with probability p_i.
+        """Sparse codes x* (rows, N) from row `first_row` on, in which entry i is non-zero with probability p_i.
 
-        Magnitudes follow the given law. Entry e (row · N + i) takes words 2e, for its support, and 2e + 1, for its
+        Magnitudes follow the given law. Entry e = row · N + i uses word 2e for its support and word 2e + 1 for its
         magnitude.
         """
         size = probability.shape[0]
@@ -551,7 +556,7 @@ class ReferenceOps:
         return codes
 
     def _box_muller(self, words: NDArray[np.uint64], dtype: DTypeLike) -> Array:
-        """A standard normal number from each word: √(−2 ln u)·cos 2πv, u in (0, 1] and v in [0, 1) its halves."""
+        """A standard normal number from each word, √(−2 ln u)·cos 2πv, with its halves u in (0, 1] and v in [0, 1)."""
         u = ((words >> np.uint64(32)).astype(dtype) + 1) * np.asarray(2.0**-32, dtype)
         v = (words & np.uint64(0xFFFFFFFF)).astype(dtype) * np.asarray(2.0**-32, dtype)
         return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(np.asarray(2 * np.pi, dtype) * v))

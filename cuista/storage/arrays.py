@@ -43,7 +43,7 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
 
 @contextlib.contextmanager
 def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Iterator[Any]:
-    """Open one array of a file as `load_array` does, but to be read by slices if the format allows it (.npy, .h5).
+    """Open one array of a file like `load_array`, but for reading by slices if the format allows it (.npy, .h5).
 
     Raises
     ------
@@ -111,7 +111,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, overwrite: bool = False) -> None:
-    """Write arrays atomically to a .npy (one array only), .npz, .mat or .h5 file, as the name's ending says.
+    """Write arrays atomically to a .npy (one array only), .npz, .mat or .h5 file, by the name's ending.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def _listed(arrays: Mapping[str, Any]) -> str:
 
 
 def _chosen(path: str | os.PathLike[str], arrays: Mapping[str, Any], names: tuple[str, ...], key: str | None) -> str:
-    """The name of the array that is meant, of those that a file holds; see `load_array`."""
+    """The name of the requested array among those that a file holds; see `load_array`."""
     found = next((name for name in ((key,) if key else names) if name in arrays), None)
     if found is None and len(arrays) == 1 and key is None:
         (found,) = arrays

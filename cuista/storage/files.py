@@ -68,5 +68,5 @@ def sha256(array: Array) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """The system's reason for an error in one line; HDF5's messages say much more than anybody wants to read."""
+    """The system's reason for an error, in one line, without the internal details in HDF5's messages."""
     return error.strerror or re.split(r" \((?:file write failed|unable to)", str(error).splitlines()[0])[0]

@@ -110,7 +110,7 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
     ------
     FileError
         If the file is missing or damaged, is not one of cuista's, is of a kind that is not in `kinds` (when any are
-        given), or has a later format version than this cuista reads. An OSError in the block is taken for damage.
+        given), or has a later format version than this cuista reads. An OSError in the block is treated as damage.
     """
     with open_hdf5(path) as file:
         kind = file.attrs.get("format")
@@ -132,7 +132,7 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped (as \\udcff) that is not valid UTF-8, which file names may contain."""
+    """The text with everything that is not valid UTF-8 escaped (as \\udcff); file names may contain such text."""
     return text.encode(errors="backslashreplace").decode()
 
 
