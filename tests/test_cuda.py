@@ -26,7 +26,7 @@ QUICK = FastRecipe(batch=8, validation_batch=20, layer_steps=4, max_steps=30)
 
 @pytest.fixture(autouse=True)
 def layers_fitted_on_few_signals(monkeypatch):
-    """Which the emulated device has time for."""
+    """Fit layers on few signals, because the emulated device is slow."""
     monkeypatch.setattr("cuista.training.trainer.FITTING_BATCH", 16)
 
 

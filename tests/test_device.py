@@ -21,7 +21,7 @@ WHY_NO_CUDA = device.why_no_cuda
 
 
 def fake_cupy(*, gpus=1, driver=13000, error=None, trial=None):
-    """A CuPy that finds so many GPUs, or fails as one does."""
+    """A stand-in for CuPy that finds this many GPUs, or fails like CuPy where there is none."""
     cupy = ModuleType("cupy")
 
     def count():
@@ -63,7 +63,7 @@ def fake_cupy(*, gpus=1, driver=13000, error=None, trial=None):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes this machine one with another CuPy."""
+    """A function that makes this machine look like one with the given CuPy."""
     packages = ["cupy-cuda13x 14.0.0"]
 
     def machine(cupy=None, installed=packages):
@@ -157,7 +157,7 @@ def test_auto_says_why_a_gpu_that_seems_to_be_there_is_not_used(machine, run, sm
 
 @pytest.fixture(params=["executed on the CPU", pytest.param("on a GPU", marks=pytest.mark.gpu)])
 def gpu(request, monkeypatch, machine):
-    """A device of a machine with a GPU, or of one whose engines execute their kernels on the CPU."""
+    """The name of a device: a real GPU, or an emulated one whose kernels run on the CPU."""
     if request.param == "on a GPU":
         reason = WHY_NO_CUDA() or device.why_not(0)
         if reason:

@@ -33,20 +33,20 @@ def name_of(path):
 
 
 def blocks(path, language=""):
-    """The code blocks of a page in a language; without one they are what is typed into a terminal."""
+    """The code blocks of a page in a language; blocks without a language are typed into a terminal."""
     fences = re.findall(r"^```(\S*)\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
     return [body for kind, body in fences if kind == language]
 
 
 def lines(path):
-    """The command lines of cuista in a page, as words without the first."""
+    """The arguments of each cuista command in a page."""
     for line in itertools.chain.from_iterable(body.splitlines() for body in blocks(path)):
         if line.startswith("cuista "):
             yield shlex.split(line, comments=True)[1:]
 
 
 def tasks_of(command):
-    """The commands, by task, that a command routes to."""
+    """The commands that a command routes to, by task."""
     return command.tasks if isinstance(command, Routed) else {}
 
 
@@ -165,7 +165,7 @@ FEWER = {
 
 
 def follow(run, path):
-    """Type in all that a page shows, with small sizes."""
+    """Type in everything that a page shows, with small sizes."""
     for words in lines(path):
         if words[0] == "quickstart":
             continue  # tests of the command line run it
@@ -180,7 +180,7 @@ def test_the_readme_can_be_followed_from_an_empty_folder(run):
 
 @pytest.fixture
 def belongings(tmp_path, monkeypatch):
-    """What a reader of the guides has: a matrix, measurements, pictures, and what quickstart has left."""
+    """The files of a reader of the guides: a matrix, measurements, pictures, and the files of quickstart."""
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     A = cuista.normalize_columns(generator.standard_normal((20, 40)))
@@ -224,7 +224,7 @@ def test_the_python_of_a_page_runs(path, belongings, monkeypatch):
 
 
 def anchors(path):
-    """What the headings of a page are called in links."""
+    """The names by which links refer to the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

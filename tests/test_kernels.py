@@ -32,7 +32,7 @@ many = settings(max_examples=60)
 
 @pytest.fixture(scope="session")
 def cuda(watched_cuda: CudaOps) -> CudaOps:
-    """In this file, under sanitizers."""
+    """The CUDA engine whose kernels run under sanitizers."""
     return watched_cuda
 
 
@@ -74,7 +74,7 @@ def test_no_kernel_adds_floating_point_numbers_atomically():
 
 @st.composite
 def rows(draw: st.DrawFn) -> dict[str, object]:
-    """The arguments of a shrink_select step: sizes about every limit of the kernels, ties, zeros and denormals."""
+    """The arguments of a shrink_select step: sizes around every limit of the kernels, ties, zeros and denormals."""
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     limits = [1, 2, 31, 32, 33, 127, 128, 129, 255, 256, 257, 500, 512, 513, 1023, 1024, 1025, 1500, 4097, 12_500]
     N = draw(st.sampled_from(limits) | st.integers(1, 3000))
@@ -109,7 +109,7 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
 
 
 def on(ops, step):
-    """The step's arrays as the engine's."""
+    """The step with its arrays moved to the engine."""
     return {
         name: ops.asarray(value, value.dtype) if isinstance(value, np.ndarray) else value
         for name, value in step.items()
@@ -342,7 +342,7 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
 
 
 def work(ops):
-    """Every kernel, once: a warp, a block and many blocks for a row, sums, taps and the fused step."""
+    """Run every kernel once: a warp, a block and many blocks per row, sums, taps and the fused step."""
     rng = np.random.default_rng(0)
     results = []
     for N, theta in ((70, 0.3), (70, np.full(70, 0.3)), (1100, 0.3)):

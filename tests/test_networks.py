@@ -58,7 +58,7 @@ def test_the_linear_maps_of_a_layer_are_adjoint(shape, rng):
 
 
 def variants(gradients=None):
-    """Every network in each of its forms; those with gradients only, or those without."""
+    """All variants of all networks, or only of those with gradients, or of those without."""
     return [
         pytest.param(
             (name, untied, per_coordinate), id="-".join([name, *["untied"] * untied, *["coord"] * per_coordinate])
@@ -89,14 +89,14 @@ def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2)):
 
 
 def soft(z, theta, k):
-    """η for one sample, by its definition."""
+    """η of one sample, written as it is defined."""
     order = np.sort(np.abs(z))[::-1]
     largest = np.abs(z) > order[min(k, z.size - 1)]
     return np.where((np.abs(z) > theta) & largest, z, np.sign(z) * np.maximum(np.abs(z) - theta, 0))
 
 
 def formula(net, y):
-    """The iterates for one sample, column vectors throughout, as the table of the publications has them."""
+    """The iterates of one sample in column vectors, written as in the publications."""
     (N, M), p = (net.N, net.M), net.parameters
     x, v, iterates = np.zeros(N), np.zeros(M), []
     for t in range(net.layers):
@@ -147,7 +147,7 @@ def test_iterates_follow_the_formula(variant, thresholds):
 
 
 def assert_gradients_match(net, x, y, depth):
-    """The gradients of a network against central differences, along random directions in each parameter's space."""
+    """Compare a network's gradients with central differences along random directions in each parameter's space."""
     sample_weights = np.linspace(0.5, 1.5, len(x))
     _, gradients = net.loss_and_gradients(y, x, depth, weights=sample_weights)
     rng = np.random.default_rng(7)

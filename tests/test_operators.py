@@ -25,7 +25,7 @@ ENGINES = pytest.mark.parametrize("ops", [ReferenceOps(), CpuOps()], ids=["refer
 
 
 def matrix_of(operator):
-    """The operator as a matrix, by what it makes of the unit vectors."""
+    """The operator as a matrix, found by applying it to the unit vectors."""
     measured, signal = (int(np.prod(shape)) for shape in operator.shape)
     units = np.eye(signal, dtype=operator.dtype).reshape(-1, *operator.shape[1])
     return operator.apply(units).reshape(signal, measured).T

@@ -24,7 +24,7 @@ FEW = np.array([0.0, -0.0, 0.5, -0.5, 0.25, 1.0, -1.0, 3.0, -7.5, DENORMAL, -DEN
 
 @st.composite
 def steps(draw: st.DrawFn) -> dict[str, object]:
-    """The arguments of a shrink_select step, every edge in."""
+    """The arguments of a shrink_select step, with all edge cases."""
     batch, size = draw(st.integers(1, 4)), draw(st.integers(1, 70))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
