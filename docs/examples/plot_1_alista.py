@@ -2,17 +2,17 @@
 Train ALISTA and watch the error fall, layer by layer
 =====================================================
 
-An unrolled network is a classical iteration that is cut off after a few steps and whose numbers are fitted to the
-matrix. This example trains one and compares it with FISTA, the classical method that takes the same measurements and
-does the same work in each iteration. The matrix is 100×200; training takes some ten seconds.
+An unrolled network is a classical iteration that stops after a few steps and whose parameters are trained for the
+matrix. This example trains such a network and compares it with FISTA, a classical method that takes the same
+measurements and does the same work in each iteration. The matrix is 100×200, and training takes about ten seconds.
 """
 
 # %%
 # The problem
 # -----------
 #
-# A problem is a measurement matrix A and the law of its signals: the probability ``pnz`` that an entry is non-zero, the
-# law of the non-zero entries (standard normal unless said otherwise), and the noise (none here).
+# A problem is a measurement matrix A and the distribution of its signals: the probability ``pnz`` that an entry is
+# non-zero, the distribution of the non-zero entries (standard normal by default), and the noise (none here).
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,7 +30,7 @@ print(f"x {x.shape}, y {y.shape}, {np.count_nonzero(x) / len(x):.1f} non-zero en
 # ---------------------------
 #
 # ALISTA computes its weight W from A alone. Each column of W correlates as little as possible with the other columns of
-# A. What remains to be learned is a step size and a threshold for each layer: 20 numbers for 10 layers.
+# A. Only a step size and a threshold for each layer remain to be learned: 20 numbers for 10 layers.
 
 weight = cuista.solve_exact(problem.A)
 report = weight.report
@@ -43,8 +43,9 @@ cuista.train(model, cuista.FastRecipe(batch=64, validation_batch=1000, max_steps
 # FISTA for comparison
 # --------------------
 #
-# Here is FISTA in a few lines of NumPy. Its λ is the one of sixteen that gives the smallest error after its last
-# iteration on these very signals, which favours FISTA a little.
+# Here is FISTA in a few lines of NumPy. Its regularisation weight λ is the one of sixteen values that gives the
+# smallest error after the last iteration. The error is measured on the test signals themselves, which favours FISTA a
+# little.
 
 
 def soft(z, threshold):
@@ -94,7 +95,7 @@ fig.tight_layout()
 # One signal
 # ----------
 #
-# ``recover`` takes measurements, a sample in each row, and returns the last layer's output.
+# ``recover`` takes measurements with one sample per row, and returns the last layer's output.
 
 estimate = model.recover(y[:1])
 

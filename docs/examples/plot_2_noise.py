@@ -2,16 +2,16 @@
 Noise, and the ridge that answers it
 ====================================
 
-The weight W of ALISTA is as incoherent with A as it can be. It multiplies the measurements, noise included,
-so with noise that is no longer the best choice. A *ridge* λ makes W smaller: it minimises ‖WᵀA‖² + λ‖W‖² instead of
-‖WᵀA‖² alone. This example trains the same network with several ridges at 20 dB SNR. The matrix is 60×120.
+The weight W of ALISTA is as incoherent with A as possible. But W also multiplies the noise in the measurements, so with
+noise this is no longer the best choice. A *ridge* λ makes W smaller: W then minimises ‖WᵀA‖² + λ‖W‖² instead of ‖WᵀA‖²
+alone. This example trains the same network with several ridges at 20 dB SNR. The matrix is 60×120.
 """
 
 # %%
 # Several ridges
 # --------------
 #
-# The signal-to-noise ratio (SNR) is that of each single measurement vector, in dB.
+# The signal-to-noise ratio (SNR) is given in dB, for each measurement vector.
 
 import matplotlib.pyplot as plt
 
@@ -34,8 +34,8 @@ for ridge in ridges:
 # The ridge that is chosen for you
 # --------------------------------
 #
-# ``choose_ridge`` tries the same six by still shorter fits. The command line does so by itself where a problem is noisy
-# (``--ridge auto``).
+# ``choose_ridge`` tries the same six values in even shorter training runs. The command line does so by default if a
+# problem is noisy (``--ridge auto``).
 
 chosen = cuista.choose_ridge(problem, layers=8)
 print(f"choose_ridge took {chosen.report.ridge:g}")

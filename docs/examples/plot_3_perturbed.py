@@ -2,9 +2,9 @@
 A matrix that differs from the one trained for
 ==============================================
 
-A network is trained for one matrix, and loses its accuracy when the matrix that measured differs even a little. ALISTA
-can be moved to the new matrix without training: its step sizes and thresholds stay, and only the weight is solved
-anew. The matrix here is 100×200.
+A network is trained for one matrix, and loses its accuracy if the measurements come from a matrix that differs even a
+little. ALISTA can be moved to the new matrix without training: its step sizes and thresholds stay, and only the weight
+is computed anew. The matrix here is 100×200.
 """
 
 # %%
@@ -28,8 +28,8 @@ cuista.train(model, cuista.FastRecipe(batch=64, validation_batch=1000, max_steps
 # Independent Gaussian numbers with standard deviation σ are added to the entries of A, which are about 0.1 in
 # size, and the columns are scaled back to unit norm.
 #
-# A :class:`cuista.RobustModel` pairs the network with an *encoder*, which makes a weight for each new matrix. Without
-# a second argument this is the exact encoder, the closed form.
+# A :class:`cuista.RobustModel` pairs the network with an *encoder*, which computes a weight for each new matrix.
+# Without a second argument, it is the exact encoder, which evaluates the closed form.
 
 robust = cuista.RobustModel.new(model)
 generator = np.random.default_rng(0)
@@ -47,7 +47,7 @@ for sigma in sigmas:
 # What it costs not to know the matrix
 # ------------------------------------
 #
-# The measurements here have no noise. The upper curve shows what becomes of a network that works with the wrong matrix.
+# The measurements here have no noise. The upper curve shows how a network performs that works with the wrong matrix.
 
 fig, ax = plt.subplots(figsize=(6.4, 4))
 ax.plot(sigmas, as_trained, "s--", color="tab:gray", label="ALISTA as trained")

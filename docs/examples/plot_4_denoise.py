@@ -2,9 +2,9 @@
 Denoise a picture
 =================
 
-The convolutional networks write a picture as a sum of small filters, each correlated with a sparse map. Noise has no
-such sparse maps, so it is what remains. This example trains a network on synthetic pictures, which are small and simple
-enough for some twenty seconds of work; :doc:`/results` has figures for photographs.
+The convolutional networks write a picture as a sum of small filters, each correlated with a sparse map. Noise cannot be
+written in this way, so it is left over. This example trains a network on synthetic pictures, which are so small and
+simple that this takes about twenty seconds; :doc:`/results` gives results for photographs.
 """
 
 # %%
@@ -52,8 +52,8 @@ print(prepared.counts)
 # A dictionary of filters, learned from the pictures
 # --------------------------------------------------
 #
-# Each step finds sparse maps for a few random crops with the filters as they are, and then moves the filters so that
-# the maps explain the crops better.
+# Each step finds sparse maps for a few random crops with the current filters, and then changes the filters so that the
+# maps explain the crops better.
 
 recipe = LearningRecipe(lam=0.1, steps=80, batch=2, crop=48)
 dictionary = cuista.learn_dictionary(cuista.ImageSet(images, "train", least=48), (5, 5), 24, recipe)
@@ -63,7 +63,7 @@ print(f"{dictionary.filters} filters of {dictionary.shape[0]}×{dictionary.shape
 # Training
 # --------
 #
-# The noise has a standard deviation of 20 on a scale to 255. Conv-LISTA-CP learns its filters too.
+# The noise has a standard deviation of 20 on the scale of 0 to 255. Conv-LISTA-CP also learns its filters.
 
 weight = cuista.solve_conv(dictionary, ridge=float(np.square(dictionary.D).sum()))
 denoiser = cuista.Denoiser.new(weight, "conv-lista-cp", sigma=20)

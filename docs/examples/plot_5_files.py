@@ -2,8 +2,9 @@
 From measurements in a file to sparse codes
 ===========================================
 
-Measurements in a file need no Python: the command line makes the problem, trains the network and recovers. This example
-runs the commands one after the other and looks at what they leave. The matrix is 60×120.
+Recovering signals from measurements in a file takes no Python: the command line makes the problem, trains the network
+and recovers the signals. This example runs the commands one after the other and looks at the files that they write. The
+matrix is 60×120.
 """
 
 # %%
@@ -28,7 +29,7 @@ folder = Path(tempfile.mkdtemp())
 
 
 def run(line):
-    """Show a command, run it, and show what it says."""
+    """Show a command, run it, and show its output."""
     print(f"$ {line}")
     words = [sys.executable, "-m", *shlex.split(line)]
     done = subprocess.run(words, cwd=folder, check=True, text=True, capture_output=True)
@@ -37,19 +38,20 @@ def run(line):
 
 
 # %%
-# A matrix of your own comes from a .npy, .npz, .mat or .h5 file. Here it is made up and saved first.
+# Your own matrix is read from a .npy, .npz, .mat or .h5 file. Here, a random matrix is saved to a file first.
 
 np.save(folder / "A.npy", np.random.default_rng(1).standard_normal((60, 120)) / np.sqrt(60))
 run("cuista gen-problem --load-a A.npy --pnz 0.06 --snr 20 -o problem.h5")
 
 # %%
-# Training a network for it. Because the problem is noisy, the ridge of the weight is looked for first.
+# Next, a network is trained for this problem. Because the problem is noisy, a ridge for the weight is searched for
+# first.
 
 run("cuista train problem.h5 -T 6 --max-steps 200 --validation-batch 1000 --device cpu -o model.h5")
 
 # %%
-# Measurements. In practice they come from your instrument; ``simulate`` draws signals and measures them, so that
-# the result can be compared with the truth.
+# In practice, measurements come from your instrument. Here, ``simulate`` draws signals and measures them, so that the
+# result can be compared with the true signals.
 
 run("cuista simulate problem.h5 --samples 1000 -o signals.h5")
 run("cuista recover model.h5 signals.h5 --device cpu -o x.npy")
@@ -58,12 +60,12 @@ run("cuista recover model.h5 signals.h5 --device cpu -o x.npy")
 # What the files hold
 # -------------------
 #
-# A model file describes itself.
+# ``cuista info`` shows what a model file contains.
 
 run("cuista info model.h5")
 
 # %%
-# The codes are an ordinary NumPy array, a sample in each row.
+# The codes are an ordinary NumPy array with one sample per row.
 
 codes = np.load(folder / "x.npy")
 with h5py.File(folder / "signals.h5") as file:
