@@ -108,6 +108,22 @@ def positive(value: str | float) -> float:
     return number
 
 
+def not_negative(value: str | float) -> float:
+    """The option type of a finite number that is 0 or greater."""
+    number = _number(value)
+    if not 0 <= number < math.inf:
+        raise click.BadParameter(f"{value!r} is not a number, 0 or greater")
+    return number
+
+
+def percentage(value: str | float) -> float:
+    """The option type of a percentage, from 0 to 100."""
+    number = _number(value)
+    if not 0 <= number <= 100:
+        raise click.BadParameter(f"{value!r} is not a percentage, from 0 to 100")
+    return number
+
+
 def ridge(value: str) -> float | str:
     """The option type of a ridge: a number that is 0 or greater, or auto."""
     if value == "auto":
@@ -149,10 +165,14 @@ def layers_option(default: int | None, more: str = "") -> Decorator:
     )
 
 
-def percent_option(more: str = "") -> Decorator:
-    """The option for the percentage that support selection gains per layer; `more` ends its help with the default."""
-    text = f"Leave P % more entries unshrunk per layer.{more}"
-    return click.option("-p", "--percent", type=float, metavar="P", help=text)
+def percent_options(default: str = "", maximum: str = "") -> Decorator:
+    """The options for the support schedule, whose defaults end the help texts."""
+    text = f"Leave P % more entries unshrunk per layer.{default}"
+    limit = f"Never leave more than P % unshrunk.{maximum}"
+    return options(
+        click.option("-p", "--percent", type=not_negative, metavar="P", help=text),
+        click.option("--max-percent", type=percentage, metavar="P", help=limit),
+    )
 
 
 force_option = click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")

@@ -13,6 +13,7 @@ from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
+from cuista.errors import FileError
 from cuista.evaluation.comparison import Comparison, Variant, compare
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
@@ -86,9 +87,12 @@ def command(
         raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     check_writable(out, overwrite=force or resume)
     problem = Problem.load(problem_file)
+    about = {"problem": str(problem_file), "matrix": problem.sha256, "recipe": recipe}
+    about |= {name: how[name] for name in ("samples", "seed", "layers")}
+    if resume and out.exists():
+        check_same(out, about)
     ops = common.engine_on(device)
     folder = Path(f"{out}.models")
-    about = {"problem": str(problem_file), **{name: how[name] for name in ("samples", "seed", "layers")}}
     how |= {"folder": folder, "recipe": PaperRecipe() if recipe == "paper" else FastRecipe(), "ops": ops}
     how |= {"resume": resume, "overwrite": force, "say": common.say}
     methods = variants, models, list(dict.fromkeys(classical)), list(dict.fromkeys(snrs))
@@ -99,10 +103,11 @@ def command(
     except KeyboardInterrupt:
         if variants:
             common.say(
-                f"\nThe networks trained so far are in {folder}: the same command with --resume continues from there."
+                f"\nThe networks trained so far are in {folder}: the same command with --resume (not --force) "
+                "continues from there."
             )
         raise
-    comparison = Comparison(results, {**about, "recipe": recipe, "device": ops.name})
+    comparison = Comparison(results, {**about, "device": ops.name})
     rows = comparison.rows()
     if out.suffix.lower() == ".h5":
         comparison.save(out, overwrite=force or resume)
@@ -116,6 +121,19 @@ def command(
         click.echo()
         click.echo(cost_table(comparison))
     common.say(f"Wrote {out}." + (f" Draw it with: cuista plot {out}" if out.suffix.lower() == ".h5" else ""))
+
+
+def check_same(out: Path, about: dict[str, Any]) -> None:
+    """Raise FileError if a file has the results of a comparison on something else."""
+    before = Comparison.load(out).about if out.suffix.lower() == ".h5" else json.loads(out.read_text())
+    for name in about.keys() - {"problem"}:
+        if before.get(name, about[name]) != about[name]:
+            was, now = f"{before[name]!s:.12}", f"{about[name]!s:.12}"
+            raise FileError(
+                f"{out} has the results of another comparison: {name} was {was}, and is {now} now. Choose another "
+                "name, or start afresh",
+                option="overwrite",
+            )
 
 
 def layer_table(comparison: Comparison) -> str:

@@ -104,6 +104,15 @@ def with_law(problem: Problem, snr: float | None, pnz: str | None) -> Problem:
     return problem if pnz is None else replace(problem, pnz=probability(pnz))
 
 
+def matrix_in(path: Path) -> Array:
+    """The matrix in a file without a problem, under a usual name (--key is for the measurements)."""
+    try:
+        return load_array(path, "A", "D")
+    except FileError as error:
+        error.options = ()
+        raise
+
+
 def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
     """The problem that the options define; the matrix comes from `load_a` if that is given."""
     m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))

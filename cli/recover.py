@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
+from cuista.cli.problems import matrix_in
 from cuista.cli.spellings import Command
 
 from cuista import storage
@@ -72,12 +73,12 @@ def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.
 
     Y is a .npy, .npz, .mat or .h5 file (key y) with one sample per row. Files in .npy and .h5 are read in batches, so
-    that they may be larger than memory. The codes are written in single precision, one row per sample.
+    that they may be larger than memory. The codes are written in single precision, in the same layout.
 
     With --matrix, the weight for the other matrix comes from a robust model's encoder; for an ALISTA it is computed.
     """
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
     if matrix is not None or isinstance(model, RobustModel):
         robust = model if isinstance(model, RobustModel) else RobustModel.new(model, ops=codes.ops)
-        model = robust.model_for(robust.problem.A if matrix is None else storage.load_array(matrix, "A"))
+        model = robust.model_for(robust.problem.A if matrix is None else matrix_in(matrix))
     codes.write(model)

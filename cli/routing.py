@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -38,7 +38,7 @@ class Routed(Command):
     def __init__(
         self,
         name: str,
-        tasks: Mapping[str, click.Command],
+        tasks: Mapping[str, Command],
         natural: Callable[[list[str]], str | None],
         *shared: Callable[..., Any],
         help: str,
@@ -62,7 +62,7 @@ class Routed(Command):
         try:
             return self.tasks[task].make_context(f"{info_name} --task {task}", words, parent, **extra)
         except click.NoSuchOption as error:
-            others = [other for other, command in self.tasks.items() if error.option_name in _names(command)]
+            others = [other for other, command in self.tasks.items() if error.option_name in command.known]
             if not others:
                 raise
             raise click.UsageError(
@@ -87,6 +87,19 @@ def value_of(words: list[str], *options: str) -> str | None:
     return value
 
 
+def positional(words: list[str], commands: Iterable[click.Command]) -> list[str]:
+    """The arguments that are neither options of these commands nor the values of such options."""
+    options = [parameter for command in commands for parameter in command.params if isinstance(parameter, click.Option)]
+    valued = {name for option in options if not (option.is_flag or option.count) for name in option.opts}
+    found, rest = [], iter(words)
+    for word in rest:
+        if word in valued:
+            next(rest, None)
+        elif not word.startswith("-"):
+            found.append(word)
+    return found
+
+
 def _named_task(words: list[str]) -> tuple[str | None, list[str]]:
     """The task that the arguments name, in our spelling or the original's, and the remaining arguments."""
     rest: list[str] = []
@@ -106,9 +119,8 @@ def _named_task(words: list[str]) -> tuple[str | None, list[str]]:
     return task, rest
 
 
-def _names(command: click.Command) -> set[str]:
-    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-
+# The original's name for robust ALISTA, whose network here is `alista`.
+ROBUST = "robust-alista"
 
 # The networks of each task.
 NETWORKS_OF = {
@@ -149,10 +161,12 @@ class NetworkName(click.ParamType[str]):
 def net_name(value: str) -> str:
     """A network's name in our spelling, from which the original's sometimes differs."""
     name = value.lower().replace("_", "-")
-    return {"atow-grad": Encoder.name, "robust-alista": "alista"}.get(name, name)
+    return {"atow-grad": Encoder.name, ROBUST: "alista"}.get(name, name)
 
 
 def task_of_net(words: list[str]) -> str | None:
     """The task of the network that --net names among the arguments, or None."""
     net = value_of(words, "--net", "-n")
+    if net and net.lower().replace("_", "-") == ROBUST:
+        return "robust"
     return net and next((task for task, names in NETWORKS_OF.items() if net_name(net) in names), None)

@@ -108,9 +108,9 @@ class Run:
     resume: bool
     force: bool
 
-    def is_due(self, kind: type[Trained]) -> bool:
+    def is_due(self, kind: type[Trained], first: Path | None = None) -> bool:
         """Whether the run still has to be made or continued: see `check_resume`."""
-        return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out))
+        return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out), first)
 
     @cached_property
     def ops(self) -> ReferenceOps:
@@ -170,8 +170,10 @@ def show(line: common.ProgressLine, at: Progress, name: str = "") -> None:
     line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
 
 
-def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object]) -> bool:
+def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object], first: Path | None = None) -> bool:
     """Whether a resumable command that writes `out` still has work to do; `load` reads a finished `out`.
+
+    `first` is a file that the command writes before `out`.
 
     Raises
     ------
@@ -186,7 +188,8 @@ def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object
             load()
             common.say(f"{out} is complete: nothing to resume.")
             return False
-        common.say(f"There is no checkpoint {checkpoint}: starting afresh.")
+        if first is None or not (first.exists() or checkpoint_path(first).exists()):
+            common.say(f"There is no checkpoint {checkpoint}: starting afresh.")
     if checkpoint.exists() and not (resume or force):
         raise FileError(
             f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")

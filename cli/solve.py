@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
+from cuista.cli.problems import matrix_in
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
 from cuista.solvers import SOLVERS
-from cuista.storage import is_cuista, load_array
+from cuista.storage import is_cuista
 
 _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
 
@@ -45,7 +46,7 @@ def command(problem_file: Path, method: str, iterations: int, lam: float | None,
     if is_cuista(problem_file):
         problem = Problem.load(problem_file)
     else:
-        problem = Problem(load_array(problem_file, "A", "D"))
+        problem = Problem(matrix_in(problem_file))
         if lam is None and kind.has_lam:
             law = f"pnz {problem.sparsity:g} and no noise"
             common.say(

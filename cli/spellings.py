@@ -7,6 +7,9 @@ from types import MappingProxyType
 from typing import Any
 
 import click
+from cuista.cli.common import spelled
+
+from cuista.errors import CuistaError
 
 
 def _by_spelling(table: dict[str, str]) -> dict[str, str]:
@@ -96,7 +99,7 @@ TESTING = ("-t", "--test")
 
 
 class Command(click.Command):
-    """A command that accepts the original's spellings as well as its own.
+    """A command that accepts the original's spellings as well as its own, and whose errors name only its own options.
 
     Parameters
     ----------
@@ -108,9 +111,20 @@ class Command(click.Command):
         super().__init__(*arguments, **options)
         self.ignored = ignored
 
+    @property
+    def known(self) -> set[str]:
+        """The names of the command's options."""
+        return {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        known = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
-        return super().parse_args(ctx, translate(args, known, self.ignored))
+        return super().parse_args(ctx, translate(args, self.known, self.ignored))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CuistaError as error:
+            error.options = tuple(option for option in error.options if spelled(option) in self.known)
+            raise
 
 
 def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str]) -> list[str]:

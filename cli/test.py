@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cuista.cli import common, testing_denoise, testing_encoder, testing_robust, testing_sc
-from cuista.cli.routing import Routed
+from cuista.cli.routing import Routed, positional
 
 from cuista.storage import is_cuista, kind_of
 from cuista.tasks.denoising import Denoiser
@@ -14,25 +14,28 @@ from cuista.tasks.sparse_coding import Model
 TASK_OF_KIND = {Model.kind: "sc", Denoiser.kind: "denoise", EncoderModel.kind: "encoder", RobustModel.kind: "robust"}
 
 
+TASKS = {
+    "sc": testing_sc.command,
+    "denoise": testing_denoise.command,
+    "encoder": testing_encoder.command,
+    "robust": testing_robust.command,
+}
+
+
 def _natural(words: list[str]) -> str | None:
     """The task of the model files among the arguments or of their test set, or None if there are none."""
     if any(word.startswith("--perturbed") for word in words):
         return "robust"
-    kinds = [kind_of(word) for word in words if not word.startswith("-") and is_cuista(word)]
-    tasks = [TASK_OF_KIND[kind] for kind in kinds if kind in TASK_OF_KIND]
+    files = positional(words, TASKS.values())
+    tasks = [TASK_OF_KIND[kind] for kind in map(kind_of, filter(is_cuista, files)) if kind in TASK_OF_KIND]
     if len(tasks) > 1:  # only a test on perturbed matrices takes several models
         return "robust"
-    return tasks[0] if tasks else ("sc" if any(not word.startswith("-") for word in words) else None)
+    return tasks[0] if tasks else ("sc" if files else None)
 
 
 command = Routed(
     "test",
-    {
-        "sc": testing_sc.command,
-        "denoise": testing_denoise.command,
-        "encoder": testing_encoder.command,
-        "robust": testing_robust.command,
-    },
+    TASKS,
     _natural,
     *common.report_option_list,
     help="""Test a trained model on new examples.

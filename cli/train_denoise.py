@@ -69,8 +69,7 @@ class WeightSource:
     "network",
     dict,
     common.layers_option(5),
-    common.percent_option(" [1.2]"),
-    click.option("--max-percent", type=float, metavar="P", help="Never leave more than P % unshrunk. [13]"),
+    common.percent_options(" [1.2]", " [13]"),
     click.option("--untied/--tied", help="Learn filters for each layer, or shared ones."),
 )
 @network_recipe_options(
@@ -108,7 +107,7 @@ def command(
     for pictures in task.pictures(recipe):
         common.note_left_out(pictures)
     if isinstance(weight, Dictionary):
-        how: dict[str, Any] = {"sigma": sigma, "layers": network["layers"], "seed": run.seed, "ops": run.ops}
+        how: dict[str, Any] = {"sigma": sigma, "layers": network["layers"], "ops": run.ops}
         strength: Any = "auto" if source.ridge is None else source.ridge
         weight = denoising_weight(weight, task, ridge=strength, say=common.say, **how)
     run.train(Denoiser.new(weight, net, sigma=sigma, **network, ops=run.ops), recipe, task)

@@ -71,7 +71,7 @@ def command(
         )
     network.check()
     kind: type[Model | RobustModel] = Model if encoder is None else RobustModel
-    if not run.is_due(kind):
+    if not run.is_due(kind, decoder_path(run.out)):
         return
     learned = None if encoder is None or exact else EncoderModel.load(encoder, ops=run.ops)
     nominal = problem.load(run.seed) if problem.file or problem.given else None

@@ -61,7 +61,7 @@ class DenseNetwork:
             weight = Weight.load(self.weight_file, problem.A)
         else:
             weight = analytic_weight(
-                problem, net, ridge=self.ridge, recipe=recipe, begun=begun, seed=run.seed, say=common.say, **options
+                problem, net, ridge=self.ridge, recipe=recipe, begun=begun, say=common.say, **options
             )
         return Model.new(problem, weight, net, per_coordinate=self.coord, **options)
 
@@ -79,8 +79,7 @@ def network_options(task: str, default: str | None) -> common.Decorator:
             "--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of that weight. [0, or auto with noise]"
         ),
         common.layers_option(None, " [16]"),
-        common.percent_option(),
-        click.option("--max-percent", type=float, metavar="P", help="Never leave more than P % unshrunk."),
+        common.percent_options(),
         click.option("--untied/--tied", help="Learn a matrix for each layer, or a shared one."),
         click.option("--coord", is_flag=True, help="Learn a threshold for each coordinate."),
     )

@@ -106,6 +106,11 @@ def report_on(
     )
 
 
+def estimate_nmse_db(estimate: Array, x: Array) -> float:
+    """The NMSE in dB of estimates of signals x, both NumPy arrays (samples, N)."""
+    return float(decibels(np.square(estimate - x, dtype=np.float64).sum(), np.square(x, dtype=np.float64).sum()))
+
+
 def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
     """The NMSE in dB after `depth` layers on signals x (samples, N) with measurements y (samples, M).
 

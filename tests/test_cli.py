@@ -117,6 +117,17 @@ def test_train_test_and_recover_in_a_row(run, problem):
     np.testing.assert_allclose(np.load("x.npy"), trained.recover(y), atol=1e-6)
 
 
+def test_python_and_the_command_line_choose_the_same_ridge_whatever_the_seed(run, monkeypatch):
+    recipe = cuista.FastRecipe(layer_steps=4, max_steps=0, validation_batch=300)
+    monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGE_RECIPE", recipe)
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 20)
+    run("train", "problem.h5", "-T", 2, "--max-steps", 1, "--seed", 5)
+    run("train", "problem.h5", "-T", 2, "--max-steps", 1, "--recipe", "paper", "-o", "paper.h5")
+    expected = cuista.Model.new(cuista.Problem.load("problem.h5"), layers=2).weight
+    for model in ("model.h5", "paper.h5"):
+        assert (cuista.Model.load(model).weight.W == expected.W).all()
+
+
 def test_training_says_that_it_solves_the_weight_and_uses_a_ridge_on_noise(run, problem):
     run("train", problem, "-T", 2, *FAST)
     assert "Computing the analytic weight" in run.errors
@@ -309,6 +320,8 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, interrupt, problem, 
     run(*words, "--seed", 5, "--resume", fails=1)
     assert "was trained in another way: seed was 0, and is 5 now" in run.errors
     run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--ridge", 7, "--force")
+    run("compare", problem, "-T", 3, "--samples", 100, "--classical", "ista", "--seed", 5, "--resume", fails=1)
+    assert "has the results of another comparison: samples was 200, and is 100 now" in run.errors
     assert cuista.Model.load("comparison.h5.models/alista-infdB.h5").weight.report.ridge == 7
     results = json.loads(run("compare", problem, "--classical", "ista", "-o", "ista.json", "--json"))["results"]
     assert json.loads(Path("ista.json").read_text())["results"] == results
@@ -425,11 +438,17 @@ def test_networks_survive_conversion_to_the_originals_variables(run, model):
 # -- mistakes -------------------------------------------------------------------------------------------------------
 
 
+def test_only_a_positional_model_decides_what_is_tested(run, model):
+    run("test", model, "--samples", 20, "-o", model, "--force")  # the report replaces the model
+    run("info", model)
+
+
 def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
     _, y = cuista.Problem.load(model).sample(3)
     y[1, 2] = np.nan
     np.save("nan.npy", y)
     np.save("wrong.npy", np.ones((3, 21)))
+    np.save("huge.npy", np.ones((3, 20)) * np.array([[1], [1e38], [1]]))
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "cut.h5").write_bytes((tmp_path / model).read_bytes()[:3000])
     np.save("other.npy", cuista.random_matrix(20, 40, seed=99))
@@ -453,7 +472,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("solve-w", "nan.npy"), "NaN or infinite"),
         (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "does not belong to this matrix"),
         (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "cannot be used"),
-        (("train", "problem.h5", "-o", "m.h5", "-p", -1), "support schedule"),
+        (("recover", model, "huge.npy"), "the recovery of sample 1 overflows"),
     ):
         run(*words, fails=1)
         assert message in run.errors, words
@@ -465,6 +484,9 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         ("solve-w", "problem.h5", "--ridge", "much", "-o", "w.h5"),
         ("train", "problem.h5", "--lr-decay", "a,b", "-o", "m.h5"),
         ("train", "problem.h5", "--seed", -1),
+        ("train", "problem.h5", "-p", -1),
+        ("train", "problem.h5", "--max-percent", 101),
+        ("train", "--task"),
         ("train", "problem.h5", "-o", "m.h5", "--learning-rate", 0),
         ("test", model, "--samples", 5, "--x", "other.npy"),
         ("test", model, "--columns"),
@@ -476,7 +498,16 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
     ):
         run(*words, fails=2)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"problem.h5", model, "nan.npy", "wrong.npy", "text.npy", "cut.h5", "other.npy"}
+    assert left == {"problem.h5", model, "nan.npy", "wrong.npy", "huge.npy", "text.npy", "cut.h5", "other.npy"}
+
+
+def test_an_error_names_the_options_of_its_command_only(run, model):
+    np.savez("two.npz", B=np.ones((3, 20)), C=np.ones((3, 20)))
+    run("recover", model, "two.npz", fails=1)
+    assert "Choose one of them, or rename it (--key)" in run.errors
+    for words in (("train", "problem.h5", "-W", "two.npz"), ("solve", "two.npz", "two.npz")):
+        run(*words, "-o", "new.h5", fails=1)
+        assert run.errors.endswith("Choose one of them, or rename it\n")
 
 
 def help_screens():

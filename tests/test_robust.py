@@ -614,6 +614,14 @@ def test_recipes_are_for_what_they_are_for(decoder, trained_encoder):
 # -- models -----------------------------------------------------------------------------------------------------------
 
 
+def test_a_robust_model_computes_where_and_as_precisely_as_its_decoder(small_problem, small_weight):
+    ops = ReferenceOps()
+    model = cuista.RobustModel.new(cuista.Model.new(small_problem, small_weight, layers=2, ops=ops, dtype=np.float64))
+    assert (model.network.ops, model.network.dtype) == (ops, np.float64)
+    given = cuista.RobustModel.new(cuista.Model.new(small_problem, small_weight, layers=2), ops=ops, dtype=np.float64)
+    assert (given.network.ops, given.network.dtype) == (ops, np.float64)
+
+
 def test_a_decoder_and_an_encoder_of_different_matrices_are_refused(decoder, small_problem):
     other = cuista.normalize_columns(cuista.random_matrix(20, 40, seed=9))
     with pytest.raises(InputError, match="different matrices"):
@@ -818,6 +826,11 @@ def test_the_originals_command_for_joint_training_carries_over_but_for_the_files
     files("train", *words.split(), "--encoder", "encoder.h5", "--decoder", "alista.h5", "-o", "r.h5")
     training = cuista.RobustModel.load("r.h5").training
     assert (training["recipe"], training["encoder_rate"], training["learning_rate"]) == ("paper", 1e-9, 1e-4)
+
+
+def test_the_originals_name_for_robust_alista_names_its_task(files):
+    files("train", "problem.h5", "-n", "robust_ALISTA", "--psteps", 1, fails=1)
+    assert "psteps is 1; expected 2 or more" in files.errors
 
 
 def test_an_interrupted_curriculum_is_continued_by_the_same_command(files, start, tmp_path):

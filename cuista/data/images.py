@@ -110,7 +110,7 @@ def prepare_images(
                 yield int(index), files[index], grey, picture.depth
             except FileError as error:
                 if strict:
-                    raise FileError(f"{error}. Remove it, or let it be skipped", option="strict") from error
+                    raise FileError(f"{error}. Remove it, or allow that such files are skipped") from error
                 skipped.append(str(error))
 
     with storage.creating(out, "cuista-patches" if patches else "cuista-images", overwrite=overwrite) as file:

@@ -50,8 +50,7 @@ def check_normalized(problem: Problem) -> None:
     if not problem.normalized:
         raise InputError(
             "the columns of the measurement matrix do not have unit norm, which perturbed matrices always have: make a "
-            "problem with normalised columns",
-            option="normalize",
+            "problem with normalised columns"
         )
 
 

@@ -285,15 +285,17 @@ class _Kept:
         """The weight from the folder if there is one and `resume` is set; otherwise it is computed and kept there."""
         ridge = 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
         # The result of a search for the ridge depends on all these numbers, so the file's name has them.
-        numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers, self.seed))
+        numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers))
         chosen = f"auto-{variant}-{self.recipe.name}-{numbers}" if ridge in (None, "auto") else f"{ridge:g}"
         path = self.folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
         if self.resume and path.exists():
             return Weight.load(path, problem.A)
-        how: dict[str, Any] = {"ridge": ridge, "recipe": self.recipe, "seed": self.seed}
-        weight = analytic_weight(
-            problem, variant.net, **how, say=lambda text: self.say(f"{variant}: {text}"), **options
-        )
+        how: dict[str, Any] = {
+            "ridge": ridge,
+            "recipe": self.recipe,
+            "say": lambda text: self.say(f"{variant}: {text}"),
+        }
+        weight = analytic_weight(problem, variant.net, **how, **options)
         weight.save(path, overwrite=True)
         return weight
 

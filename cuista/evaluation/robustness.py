@@ -18,7 +18,7 @@ from cuista.data.perturbed import PerturbedSet, perturb
 from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.evaluation.results import load_results, save_results
-from cuista.metrics import decibels
+from cuista.metrics import estimate_nmse_db
 from cuista.networks import Encoder
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.parallel import blas_threads
@@ -174,7 +174,7 @@ def _result(
 
     def measure(A: Array) -> tuple[float, int]:
         estimate, iterations = recover(A, x @ A.T.astype(x.dtype))
-        return _nmse_db(estimate, x), iterations
+        return estimate_nmse_db(estimate, x), iterations
 
     matrices = [A for _, level_matrices in perturbed for A in level_matrices]
     found = _on_each(matrices, measure, ops, partial(progress, method))
@@ -241,10 +241,6 @@ def _timed(work: Callable[[Array], Found], matrix: Array) -> tuple[Found, float]
     return found, time.perf_counter() - start
 
 
-def _nmse_db(estimate: Array, x: Array) -> float:
-    return float(decibels(np.square(estimate - x, dtype=np.float64).sum(), np.square(x, dtype=np.float64).sum()))
-
-
 def _fista(
     problem: Problem, x: Array, lam: float, iterations: int | None, ops: ReferenceOps | None, A: Array, y: Array
 ) -> tuple[Array, int]:
@@ -257,7 +253,7 @@ def _fista(
         if iteration % CHECK_EVERY:
             continue
         estimate = solver.ops.to_numpy(iterate)
-        nmse = _nmse_db(estimate, x)
+        nmse = estimate_nmse_db(estimate, x)
         if nmse < least - IMPROVEMENT_DB:
             best, least, done = estimate.copy(), nmse, iteration
         elif iteration >= done + PATIENCE:
@@ -276,7 +272,7 @@ def _tune_fista(
     y = x @ A.T.astype(x.dtype)
 
     def nmse(lam: float) -> float:
-        return _nmse_db(_fista(problem, x, lam, iterations, ops, A, y)[0], x)
+        return estimate_nmse_db(_fista(problem, x, lam, iterations, ops, A, y)[0], x)
 
     candidates = lambdas(A, y, RELATIVE_LAMBDAS if iterations is None else None)
     return tune(nmse, candidates, lambda error, values: _on_each(values, error, ops, progress))[0]

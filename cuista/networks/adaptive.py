@@ -5,13 +5,15 @@ Kim, Park, *Element-wise adaptive thresholds for learned iterative shrinkage thr
 
 from __future__ import annotations
 
-from cuista.networks.alista import Alista
+from cuista.networks.couplings import Analytic
+from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Adaptive
 
 
-class AdaptiveAlista(Alista):
+class AdaptiveAlista(Network):
     """ALISTA-AT, which learns `step_size` (T,) and `threshold`, (T,) or (T, N)."""
 
     name = "alista-at"
     title = "ALISTA-AT"
+    coupling = Analytic
     shrinkage = Adaptive

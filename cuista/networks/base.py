@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, NamedTuple
@@ -94,7 +94,9 @@ class Unrolled(ABC):
     starts_relative
         Whether the published start depends on the measurements (see `calibrate`).
     has_gradients
-        Whether the network is trained by gradient descent.
+        Whether the network is trained by gradient descent. If not, its parameters are searched for.
+    grid
+        For this search, the values at which each parameter is tried first.
     logarithmic
         The names of the parameters whose logarithms the fast recipe trains.
     matrices
@@ -120,6 +122,7 @@ class Unrolled(ABC):
     can_coordinate: ClassVar[bool] = True
     starts_relative: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = True
+    grid: ClassVar[Mapping[str, Array]] = {}
     matrices: tuple[str, ...] = ()
     logarithmic: tuple[str, ...] = ("threshold",)
     product_operations: float = 0.0
@@ -138,11 +141,11 @@ class Unrolled(ABC):
         dtype: DTypeLike = np.float32,
     ) -> None:
         if layers < 1:
-            raise InputError(f"the number of layers is {layers}; expected 1 or more")
+            raise InputError(f"the number of layers is {layers}; expected 1 or more", option="layers")
         if untied and not self.can_untie:
-            raise InputError(f"{self.title} has no matrix for each layer: leave out untied")
+            raise InputError(f"{self.title} has no matrix for each layer: leave that out", option="untied")
         if per_coordinate and not self.can_coordinate:
-            raise InputError(f"{self.title} has no threshold per coordinate: leave that out")
+            raise InputError(f"{self.title} has no threshold per coordinate: leave that out", option="per_coordinate")
         self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
         self.layers, self.per_coordinate, self.untied = layers, per_coordinate, untied
         self.one: Scalar = self.ops.asarray(1.0, np.float64)
@@ -153,8 +156,9 @@ class Unrolled(ABC):
         """Set the support schedule of a network that is not trained yet."""
         if not (percent >= 0 and 0 <= max_percent <= 100):
             raise InputError(
-                f"the support schedule has {percent} % a layer up to {max_percent} %; "
-                "expected 0 or more, and at most 100"
+                f"the support schedule has {percent} % per layer up to {max_percent} %; expected 0 or more, and at "
+                "most 100",
+                option=("percent", "max_percent"),
             )
         self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
         self.support = support_schedule(self.N, self.layers, self.percent, self.max_percent) if self.N else ()

@@ -94,23 +94,31 @@ class Encoder(Unrolled):
         **options: Any,
     ) -> None:
         if loss not in LOSSES:
-            raise InputError(f"{loss!r} is not a loss of the encoder, which has: {', '.join(LOSSES)}")
+            raise InputError(
+                f"{loss!r} is not a loss of the encoder; expected one of {', '.join(LOSSES)}", option="loss"
+            )
         linear = loss in ("l2", "rel2") and Q is None
         start = start or ("analytic" if linear else "nominal")
         if start not in STARTS:
-            raise InputError(f"{start!r} is not a start of the encoder, which has: {', '.join(STARTS)}")
+            known = ", ".join(STARTS)
+            raise InputError(f"{start!r} is not a start of the encoder; expected one of {known}", option="start")
         if not 0 < eta < np.inf:
-            raise InputError(f"η is {eta}; expected more than 0")
+            raise InputError(f"η is {eta}; expected more than 0", option="eta")
         self.M, self.N = A.shape
         if Q is not None and loss in ("rel1", "rel2"):
-            raise InputError(f"{loss} has weights of its own: give {loss.replace('rel', 'l')} to have others")
+            other = loss.replace("rel", "l")
+            raise InputError(f"the loss {loss} has weights of its own: take {other} for other weights", option="loss")
         if Q is not None and Q.shape != (self.N, self.N):
-            raise InputError(f"the weights Q have shape {Q.shape}; expected ({self.N}, {self.N})")
+            expected = f"({self.N}, {self.N})"
+            raise InputError(f"the weights Q have shape {Q.shape}; expected {expected}", option="loss_weights")
         if Q is not None and not (Q >= 0).all():
-            raise InputError(f"the weights Q have entries down to {Q.min():.4g}; expected 0 or more")
+            least = f"{Q.min():.4g}"
+            raise InputError(f"the weights Q have entries down to {least}; expected 0 or more", option="loss_weights")
         if start == "analytic" and not linear:
             raise InputError(
-                f"the analytic start is for l2 and rel2, and the loss is {loss}{' with Q' * (Q is not None)}"
+                f"the analytic start is for l2 and rel2, and the loss is {loss}{' with Q' * (Q is not None)}: take "
+                "another start",
+                option="start",
             )
         self.source, self.loss_name, self.Q = A, loss, Q
         self.start, self.eta, self.seed = start, eta, seed

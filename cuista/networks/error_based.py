@@ -6,15 +6,17 @@ Li, Wang, Chen, Zhang, Mei, Liu, *Error-based thresholding for sparse coding*, a
 from __future__ import annotations
 
 from cuista.checks import Array
-from cuista.networks.alista import Alista
+from cuista.networks.couplings import Analytic
+from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import ErrorBased
 
 
-class ErrorBasedAlista(Alista):
+class ErrorBasedAlista(Network):
     """ALISTA-EBT, which learns `step_size` (T,) and `threshold` (T,)."""
 
     name = "alista-ebt"
     title = "ALISTA-EBT"
+    coupling = Analytic
     shrinkage = ErrorBased
     can_coordinate = False
     starts_relative = True

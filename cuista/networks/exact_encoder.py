@@ -46,11 +46,15 @@ class ExactEncoder:
     ) -> None:
         self.M, self.N = A.shape
         if not 0 <= ridge < np.inf:
-            raise InputError(f"ridge is {ridge}; expected a number of 0 or more")
+            raise InputError(f"ridge is {ridge}; expected a number of 0 or more", option="ridge")
         if learned and not ridge:
-            raise InputError("ridge is 0, where its logarithm could not be learned: give one to start from, 0.1 say")
+            raise InputError(
+                "ridge is 0, but its logarithm is learned: give a ridge to start from, such as 0.1", option="ridge"
+            )
         if not ridge and self.M > self.N:
-            raise InputError(f"the matrix is tall ({self.M}×{self.N}), so that A Aᵀ is singular: give a --ridge")
+            raise InputError(
+                f"the matrix is tall ({self.M}×{self.N}), so that A Aᵀ is singular: give a ridge", option="ridge"
+            )
         self.ridge, self.learned, self.ops, self.dtype = float(ridge), learned, ops, np.dtype(dtype)
 
     @property

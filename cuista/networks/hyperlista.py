@@ -11,15 +11,18 @@ Chen, Liu, Wang, Yin, *Hyperparameter tuning is all you need for LISTA*, NeurIPS
 from __future__ import annotations
 
 from functools import cached_property, partial
+from typing import ClassVar
 
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.alista import Alista
 from cuista.networks.base import Backprop, State, constant_start
+from cuista.networks.couplings import Analytic
+from cuista.networks.proximal import Network
+from cuista.networks.shrinkages import Soft
 
 
-class HyperLista(Alista):
+class HyperLista(Network):
     """HyperLISTA. A search finds its parameters `threshold` c₁, `momentum` c₂ and `support` c₃, (1,) each.
 
     It has its own `layer`, because momentum, threshold and support depend on the sample. There is no backward pass.
@@ -27,10 +30,18 @@ class HyperLista(Alista):
 
     name = "hyperlista"
     title = "HyperLISTA"
+    coupling = Analytic
+    shrinkage = Soft
     selects = False  # not by a schedule
     step_sizes = False
     has_gradients = False
     can_coordinate = False
+    # Where the search begins, log-spaced and wider than the authors' grid (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1).
+    grid: ClassVar = {
+        "threshold": np.geomspace(1e-3, 3e-2, 8),
+        "momentum": np.geomspace(1e-4, 1e-2, 5),
+        "support": np.geomspace(0.03, 1.0, 6),
+    }
 
     @cached_property
     def _inverse(self) -> tuple[Array, Array]:

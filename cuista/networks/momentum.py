@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from cuista.networks.alista import Alista, contained_in
+from cuista.networks.alista import contained_in
 from cuista.networks.base import Unrolled
+from cuista.networks.couplings import Analytic
 from cuista.networks.proximal import Network
+from cuista.networks.shrinkages import Soft
 
 
-class MomentumAlista(Alista):
+class MomentumAlista(Network):
     """Momentum ALISTA, which learns `step_size` (T,), `momentum` β_t (T,) and `threshold`, (T,) or (T, N)."""
 
     name = "alista-momentum"
     title = "momentum ALISTA"
+    coupling = Analytic
+    shrinkage = Soft
     momentum = True
 
     def precursor(self) -> Network:

@@ -153,5 +153,7 @@ def _chosen(path: str | os.PathLike[str], arrays: Mapping[str, Any], names: tupl
         (found,) = arrays
     if found is None:
         wanted = " or ".join(map(repr, (key,) if key else names)) or "a single array"
-        raise FileError(f"{path} holds {_listed(arrays)}; expected {wanted}. Say which array is meant", option="key")
+        raise FileError(
+            f"{path} holds {_listed(arrays)}; expected {wanted}. Choose one of them, or rename it", option="key"
+        )
     return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.errors import FileError, InputError
+from cuista.errors import FileError, InputError, NumericalError
 
 # The number of samples that are read, recovered and written at a time.
 ROWS = 4096
@@ -63,6 +63,8 @@ def recover_file(
         If a file cannot be read or written.
     InputError
         If the measurements do not fit the problem, or are not finite.
+    NumericalError
+        If codes are not finite, as with measurements that are far too large.
     """
     storage.check_writable(out, overwrite=overwrite)
     if storage.is_cuista(measurements):
@@ -90,7 +92,14 @@ def recover_file(
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
                     raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
-                codes = recoverer.recover(y)
+                with np.errstate(all="ignore"):  # what overflows is refused below
+                    codes = recoverer.recover(y)
+                unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))
+                if unknown.size:
+                    raise NumericalError(
+                        f"{measurements}: the recovery of sample {first + unknown[0]} overflows; expected "
+                        "measurements of the size of the problem's own. Scale them down"
+                    )
                 x[where] = codes.T if columns else codes
                 if progress:
                     progress(part.stop, samples)

@@ -182,20 +182,31 @@ class Denoiser(Trained):
         return cls.new(weight, attributes["net"], sigma=attributes["sigma"], **options, **place)
 
 
-def _fast_recipe(**options: Any) -> FastRecipe:
-    """The fast recipe for pictures. A crop has over ten thousand pixels, so that few crops and few steps are enough.
+@dataclass(frozen=True)
+class PictureFastRecipe(FastRecipe):
+    """`FastRecipe` for pictures. A crop has over ten thousand pixels, so that few crops and few steps are enough.
 
     Without support selection no entry jumps at the threshold, and no crop is so rare and hard that it dominates the
     error. Training layer by layer would leave nothing for the last layers to do, at a cost of 0.3 dB. The learning rate
     is twice as large as in sparse coding, because the first layer's step size may grow to several times its start.
     """
-    sizes = {"batch": 4, "validation_batch": 16, "max_steps": 300, "matrix_steps": 300, "learning_rate": 0.06}
-    return FastRecipe(**{**sizes, "layerwise": False, "window": 0.0, "hard": 0.0, **options})
+
+    learning_rate: float = 0.06
+    batch: int = 4
+    validation_batch: int = 16
+    max_steps: int = 300
+    layerwise: bool = False
+    window: float = 0.0
+    hard: float = 0.0
+    matrix_steps: int = 300
 
 
-def _paper_recipe(**options: Any) -> PaperRecipe:
-    """The original's recipe for denoising, with 4 crops per step and 16 for validation."""
-    return PaperRecipe(**{"batch": 4, "validation_batch": 16, **options})
+@dataclass(frozen=True)
+class PicturePaperRecipe(PaperRecipe):
+    """`PaperRecipe` for pictures, with 4 crops per step and 16 for validation."""
+
+    batch: int = 4
+    validation_batch: int = 16
 
 
 class Denoising(Task[Denoiser]):
@@ -211,8 +222,8 @@ class Denoising(Task[Denoiser]):
 
     name = "denoise"
     models = (Denoiser,)
-    kinds = (FastRecipe, PaperRecipe)
-    recipes: ClassVar[Any] = {"fast": _fast_recipe, "paper": _paper_recipe}
+    kinds = (PictureFastRecipe, PicturePaperRecipe)
+    recipes: ClassVar[Any] = {"fast": PictureFastRecipe, "paper": PicturePaperRecipe}
 
     def __init__(self, images: str | os.PathLike[str], crop: int | None = None) -> None:
         self.images, self.crop = images, crop
@@ -234,15 +245,6 @@ class Denoising(Task[Denoiser]):
 
     def source(self, model: Denoiser, recipe: Any) -> Source:
         return NoisyCrops(*self.pictures(recipe), self.crop_of(recipe), model.sigma)
-
-    def check(self, model: Denoiser, recipe: Any) -> None:
-        super().check(model, recipe)
-        if isinstance(recipe, FastRecipe) and recipe.layerwise:
-            raise InputError(
-                "a fast recipe with layerwise=True is not for pictures, whose layers are all trained from the start: "
-                'take Denoising.recipes["fast"], which has the other numbers for pictures, too',
-                option="recipe",
-            )
 
     def identity(self, model: Denoiser, recipe: Any) -> dict[str, Any]:
         training, _ = self.pictures(recipe)
@@ -350,7 +352,7 @@ def choose_conv_ridge(
     say
         Called with the result of each λ, and with the best λ.
     """
-    recipe = _fast_recipe(max_steps=40)
+    recipe = PictureFastRecipe(max_steps=40)
     unit = float(np.square(dictionary.D).sum())
 
     def fit(share: float) -> tuple[float, ConvWeight]:

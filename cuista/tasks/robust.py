@@ -22,7 +22,7 @@ from cuista.metrics import decibels, nmse_db
 from cuista.model import Trained, parameters_sha256
 from cuista.networks import Encoder, ExactEncoder, Network, RobustAlista
 from cuista.networks.encoder import transposed
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps
 from cuista.storage import Record
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
 from cuista.tasks.sparse_coding import Model
@@ -61,7 +61,7 @@ class RobustModel(Trained):
         *,
         ridge: float | None = None,
         ops: ReferenceOps | None = None,
-        dtype: Any = np.float32,
+        dtype: Any = None,
     ) -> RobustModel:
         """Combine an ALISTA with an encoder, which is either trained or exact.
 
@@ -72,6 +72,8 @@ class RobustModel(Trained):
         ridge
             The initial value of the exact encoder's ridge, which is then learned. If None, the ridge of the decoder's
             weight is used and stays fixed.
+        ops, dtype
+            The engine, and the precision in which it computes; those of the decoder if None.
 
         Raises
         ------
@@ -84,7 +86,7 @@ class RobustModel(Trained):
                 f"the decoder is {network.title}; expected ALISTA, whose weight can be computed for each matrix"
             )
         check_encoder(problem, encoder, ridge)
-        ops = ops or CpuOps()
+        ops, dtype = ops or network.ops, dtype or network.dtype
         inner: Encoder | ExactEncoder
         if encoder is None:
             strength = decoder.weight.report.ridge if ridge is None else ridge

@@ -227,8 +227,6 @@ def analytic_weight(
     ridge: float | Literal["auto"] | None = None,
     recipe: Any = None,
     begun: Model | None = None,
-    percent: float | None = None,
-    max_percent: float | None = None,
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> Weight:
@@ -245,8 +243,6 @@ def analytic_weight(
     begun
         The model of an interrupted run for this problem. Its weight is reused, because a newly computed one might
         differ in its last bits, and the run could not be continued with it.
-    percent, max_percent
-        The network's support schedule; None leaves a value to the recipe.
     say
         Called with messages about what is being done.
     options
@@ -260,8 +256,6 @@ def analytic_weight(
         ridge = 0.0 if problem.snr_db == np.inf or starts_elsewhere else "auto"
     if ridge == "auto":
         say(f"Computing a noise-aware weight for an SNR of {problem.snr_db:g} dB (ridge 0 gives the paper's weight).")
-        if NETWORKS[net].has_gradients:
-            options |= _decided((percent, max_percent), recipe, problem)
         return choose_ridge(problem, net, say=say, **options)
     say(f"Computing the analytic weight (ridge {ridge:g}).")
     return solve_exact(problem.A, ridge=ridge)
@@ -282,7 +276,8 @@ def choose_ridge(
     """The exact weight with the ridge λ that is best for the problem's SNR and sparsity.
 
     Each of λ = 0, 0.1, 0.4, 1, 3, 10 is tried in a short training (the fast recipe with 10 steps per layer and no joint
-    stages) on the same signals, and the weight with the smallest validation NMSE is returned.
+    stages) on the same signals, and the weight with the smallest validation NMSE is returned. The result does not
+    depend on how the network is trained afterwards.
 
     Parameters
     ----------

@@ -25,8 +25,8 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
         state, _ = network.layer(layer, state)
     propose, unit = network.propose(t, state)
     zero = ops.xp.zeros_like(x)
-    energy = 2 * float(ops.half_squared_error(zero, x)[0])
     tiny = float(np.finfo(float).tiny)
+    energy = max(2 * float(ops.half_squared_error(zero, x)[0]), tiny)
     steps = "step_size" in network.shapes
 
     def error(point: Array) -> float:

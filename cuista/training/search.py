@@ -17,13 +17,10 @@ from cuista.model import Trained
 from cuista.training.recipes import Progress, Stage
 from cuista.training.task import Source
 
-# c₁, c₂ and c₃ on the coarse grid, log-spaced and wider than the authors' (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1).
-GRID = (np.geomspace(1e-3, 3e-2, 8), np.geomspace(1e-4, 1e-2, 5), np.geomspace(0.03, 1.0, 6))
-
 
 @dataclass(frozen=True)
 class SearchRecipe:
-    """A grid search on a few signals, refined by Nelder-Mead on the logarithms of its best point with more signals."""
+    """A search over the network's `grid` on a few signals, and by Nelder-Mead on the logarithms with more signals."""
 
     name: ClassVar[str] = "search"
     by_gradients: ClassVar[bool] = False
@@ -50,18 +47,19 @@ def search(
     source: Source,
     seed: int,
     identity: dict[str, Any],
+    measure: str,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Set the parameters of the model's network, in place, to those with the smallest NMSE found.
+    """Set the parameters of the model's network, in place, to those with the smallest error found.
 
-    `identity` identifies the run in the model's `training`.
+    `identity` identifies the run in the model's `training`, and `measure` says what the source measures in dB.
     """
     from scipy.optimize import minimize
 
     recipe.stages(model.network.layers)
     began, network = time.monotonic(), model.network
-    names = tuple(network.shapes)
-    points = list(product(*GRID))
+    names, grid = zip(*network.grid.items(), strict=True)
+    points = list(product(*grid))
     # The time of a forward pass is proportional to the number of signals.
     work = len(points) * recipe.grid_signals + recipe.evaluations * recipe.signals
     evaluations = len(points) + recipe.evaluations
@@ -82,13 +80,13 @@ def search(
         history.append((*point, result))
         done, least = done + len(examples[0]), min(least, result)
         if progress:
-            progress(Progress(min(done / work, 1.0), "search", 1, len(history), evaluations, least, "NMSE"))
+            progress(Progress(min(done / work, 1.0), "search", 1, len(history), evaluations, least, measure))
         return result
 
     few = sample(recipe.grid_signals, FITTING)
     start = min(points, key=lambda point: error(np.array(point), few))
     least, more = np.inf, sample(recipe.signals, FITTING)
-    simplex = np.log(start) + np.vstack([np.zeros(3), 0.3 * np.eye(3)])
+    simplex = np.log(start) + np.vstack([np.zeros(len(names)), 0.3 * np.eye(len(names))])
     options: Any = {"maxfev": max(recipe.evaluations, 1), "initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-2}
 
     def at_logarithms(point: Array) -> float:
@@ -97,6 +95,7 @@ def search(
     found = minimize(at_logarithms, simplex[0], method="Nelder-Mead", options=options)
     set_parameters(np.exp(found.x))
     validation = source.error_db(network, sample(recipe.validation_batch, VALIDATION), network.layers)
-    model.history = dict(zip((*names, "nmse_db"), np.array(history).T, strict=True))
-    model.training = {**identity, "validation_nmse_db": validation, "steps": len(history)}
+    name = f"{measure.lower()}_db"
+    model.history = dict(zip((*names, name), np.array(history).T, strict=True))
+    model.training = {**identity, f"validation_{name}": validation, "steps": len(history)}
     model.training_seconds = time.monotonic() - began

@@ -98,7 +98,7 @@ class Task(ABC, Generic[AnyModel]):
             names = " or ".join(kind.__name__ for kind in suiting) or "none"
             raise InputError(
                 f"{type(recipe).__name__} does not train {model.network.title} for the task {self.name!r}: "
-                f"expected {names}",
+                f"expected {names} (see {type(self).__name__}.recipes)",
                 option="recipe",
             )
 

@@ -45,7 +45,6 @@ def train(
     overwrite: bool = False,
     checkpoint_seconds: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
-    ranks: Ranks | None = None,
 ) -> AnyModel:
     """Train a model's network in place, and keep the parameters with the best validation of the last stage.
 
@@ -68,8 +67,6 @@ def train(
         Whether `out` may exist.
     progress
         Called with a `Progress` after every step.
-    ranks
-        The processes that share the work; only this process if None.
 
     Raises
     ------
@@ -91,14 +88,14 @@ def train(
             resume = resume and out is not None and checkpoint_path(out).exists()
             if out is not None:
                 storage.check_writable(out, overwrite=overwrite or resume)
-            run = _Run(model, recipe, task, source, seed, out, run_identity, ranks or Alone())
+            run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
             run.begin(resume)
             run.train(checkpoint_seconds, progress)
         else:
             resume = False
             if out is not None:
                 storage.check_writable(out, overwrite=overwrite)
-            search(model, recipe, source, seed, run_identity, progress)
+            search(model, recipe, source, seed, run_identity, task.measure, progress)
     if out is not None:
         model.save(out, overwrite=overwrite or resume)
         checkpoint_path(out).unlink(missing_ok=True)
