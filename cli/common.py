@@ -84,75 +84,36 @@ def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Deco
     return decorate
 
 
-def _number(value: str | float) -> float:
-    """The number that a value is, or NaN."""
-    try:
-        return float(value)
-    except ValueError:
-        return math.nan
+def number(expected: str, suits: Callable[[float], bool], whole: bool = False) -> Callable[[Any], Any]:
+    """The option type of numbers for which `suits` holds; `expected` describes them in the message about any other."""
 
+    def number(value: str | float) -> float:
+        try:
+            found = int(value) if whole else float(value)
+        except ValueError:
+            found = math.nan
+        if not suits(found):
+            raise click.BadParameter(f"{value!r} is not {expected}")
+        return found
 
-def decibels(value: str) -> float:
-    """The option type of a level in dB, which may be inf."""
-    number = _number(value)
-    if math.isnan(number) or number == -math.inf:
-        raise click.BadParameter(f"{value!r} is neither a number (of dB) nor inf")
     return number
 
 
-def positive(value: str | float) -> float:
-    """The option type of a finite number greater than 0."""
-    number = _number(value)
-    if not 0 < number < math.inf:
-        raise click.BadParameter(f"{value!r} is not a number greater than 0")
-    return number
-
-
-def not_negative(value: str | float) -> float:
-    """The option type of a finite number that is 0 or greater."""
-    number = _number(value)
-    if not 0 <= number < math.inf:
-        raise click.BadParameter(f"{value!r} is not a number, 0 or greater")
-    return number
-
-
-def percentage(value: str | float) -> float:
-    """The option type of a percentage, from 0 to 100."""
-    number = _number(value)
-    if not 0 <= number <= 100:
-        raise click.BadParameter(f"{value!r} is not a percentage, from 0 to 100")
-    return number
+decibels = number("a number of dB or inf", lambda value: value > -math.inf)
+positive = number("a number greater than 0", lambda value: 0 < value < math.inf)
+not_negative = number("a number, 0 or greater", lambda value: 0 <= value < math.inf)
+percentage = number("a percentage, from 0 to 100", lambda value: 0 <= value <= 100)
+AT_LEAST_0 = number("a whole number, 0 or greater", lambda value: 0 <= value < 2**63, whole=True)
+AT_LEAST_1 = number("a whole number, 1 or greater", lambda value: 1 <= value < 2**63, whole=True)
+AT_LEAST_2 = number("a whole number, 2 or greater", lambda value: 2 <= value < 2**63, whole=True)
 
 
 def ridge(value: str) -> float | str:
     """The option type of a ridge: a number that is 0 or greater, or auto."""
-    if value == "auto":
-        return value
-    number = _number(value)
-    if not 0 <= number < math.inf:
-        raise click.BadParameter(f"{value!r} is neither a number (0 or greater) nor auto")
-    return number
+    number_or_auto: float | str = value if value == "auto" else not_negative(value)
+    return number_or_auto
 
 
-class Whole(click.ParamType[int]):
-    """The option type of a whole number with a lower bound. (Click's own type crowds the help with the range.)"""
-
-    name = "integer"
-
-    def __init__(self, least: int) -> None:
-        self.least = least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            number = self.least - 1
-        if not self.least <= number < 2**63:
-            self.fail(f"{value!r} is not a whole number, {self.least} or greater", param, ctx)
-        return number
-
-
-AT_LEAST_0, AT_LEAST_1 = Whole(0), Whole(1)
 INPUT_FILE = click.Path(path_type=Path)
 H5_FILE = output_file(".h5")
 CONVERTIBLE_FILE = output_file(".h5", advice="use cuista convert for other formats")

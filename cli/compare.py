@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.running import resume_option, show
+from cuista.cli.running import check_resume, resume_option, show
 from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
@@ -83,8 +83,7 @@ def command(
     if not (nets or models or classical):
         raise click.UsageError("nothing to compare: give --net, --model or --classical (each can be repeated)")
     variants = list(dict.fromkeys(Variant.parse(net) for net in nets))
-    if resume and force:
-        raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
+    check_resume(resume, force)
     check_writable(out, overwrite=force or resume)
     problem = Problem.load(problem_file)
     about = {"problem": str(problem_file), "matrix": problem.sha256, "recipe": recipe}

@@ -13,6 +13,7 @@ from cuista.cli.spellings import Command
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.training import LearningRecipe, learn_dictionary
+from cuista.training.checkpoint import continued
 
 
 @click.command("learn-dict", cls=Command)
@@ -51,7 +52,10 @@ def command(
 
     IMAGES is a file that cuista prepare-images has written; its training pictures are used.
     """
-    if not check_resume(out, resume, force, lambda: Dictionary.load(out)):
+    check_resume(resume, force)
+    if continued(out, resume, force) == out:
+        Dictionary.load(out)
+        common.say(f"{out} is complete: nothing to resume.")
         return
     images = ImageSet(images_file, "train", recipe.crop)
     common.note_left_out(images)

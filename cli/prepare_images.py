@@ -33,7 +33,7 @@ def parse_split(value: str) -> tuple[int, ...]:
     metavar="TRAIN,VALID,TEST",
     help="Numbers of pictures for each use, or their ratio if there are fewer. [80, 10 and 10 %]",
 )
-@click.option("--patches", type=common.Whole(2), metavar="PIXELS", help="Store random square patches of this side.")
+@click.option("--patches", type=common.AT_LEAST_2, metavar="PIXELS", help="Store random square patches of this side.")
 @click.option("--per-image", type=common.AT_LEAST_1, metavar="N", help="Patches per picture. [10000]")
 @click.option("--strict", is_flag=True, help="Stop at an unreadable file; don't skip it.")
 @common.seed_option

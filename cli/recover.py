@@ -63,11 +63,7 @@ codes_options = common.bundled(
 
 @click.command("recover", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
-@click.option(
-    "--matrix",
-    type=common.INPUT_FILE,
-    help="Matrix (key A) that took the measurements. [the model's]",
-)
+@click.option("--matrix", type=common.INPUT_FILE, help="Matrix (key A) that took the measurements. [the model's]")
 @codes_options
 def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,10 @@ from typing import Any
 import click
 from cuista.cli import common
 
-from cuista.errors import FileError
 from cuista.model import Trained
 from cuista.ops import ReferenceOps
-from cuista.storage import check_writable
 from cuista.training import Progress, checkpoint_path, train
-from cuista.training.checkpoint import CHECKPOINT
+from cuista.training.checkpoint import AnyTrained, continued, load_continued
 from cuista.training.recipes import Recipe
 from cuista.training.task import Task
 
@@ -108,19 +106,24 @@ class Run:
     resume: bool
     force: bool
 
-    def is_due(self, kind: type[Trained], first: Path | None = None) -> bool:
-        """Whether the run still has to be made or continued: see `check_resume`."""
-        return check_resume(self.out, self.resume, self.force, lambda: kind.load(self.out), first)
+    def __post_init__(self) -> None:
+        check_resume(self.resume, self.force)
+
+    @property
+    def before(self) -> Path | None:
+        """The file from which the run continues, `out` itself if that is complete; None if the run starts afresh."""
+        return continued(self.out, self.resume, self.force)
 
     @cached_property
     def ops(self) -> ReferenceOps:
         """The engine."""
         return common.engine_on(self.device)
 
-    def begun(self, kind: type[Trained]) -> Any:
-        """The model of this kind in the checkpoint to be continued, or None if the run starts afresh."""
-        checkpoint = checkpoint_path(self.out)
-        return kind.load(checkpoint, kind=CHECKPOINT) if self.resume and checkpoint.exists() else None
+    def begun(self, kind: type[AnyTrained]) -> AnyTrained | None:
+        """The model in that file, or None."""
+        if self.resume and self.before is None:
+            common.say(f"There is no checkpoint {checkpoint_path(self.out)}: starting afresh.")
+        return load_continued(kind, self.before)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -130,9 +133,12 @@ class Run:
 
     def train(self, model: Trained, recipe: Recipe, task: Task[Any] | None = None) -> None:
         """Train, show progress, and report the result."""
-        task = task or model.task()
+        task, is_complete = task or model.task(), self.before == self.out
         with common.ProgressLine() as line, resumable(self.out):
             train(model, recipe, task=task, out=self.out, progress=lambda at: show(line, at), **self.options)
+        if is_complete:
+            common.say(f"{self.out} is complete: nothing to resume.")
+            return
         result, steps = model.training[f"validation_{task.measure.lower()}_db"], model.training["steps"]
         common.say(f"Wrote {self.out}: validation {task.measure} {result:.2f} dB after {steps} steps.")
 
@@ -170,32 +176,10 @@ def show(line: common.ProgressLine, at: Progress, name: str = "") -> None:
     line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
 
 
-def check_resume(out: Path, resume: bool, force: bool, load: Callable[[], object], first: Path | None = None) -> bool:
-    """Whether a resumable command that writes `out` still has work to do; `load` reads a finished `out`.
-
-    `first` is a file that the command writes before `out`.
-
-    Raises
-    ------
-    click.UsageError, FileError
-        If the options contradict each other, or an existing output or checkpoint is in the way.
-    """
+def check_resume(resume: bool, force: bool) -> None:
+    """Raise UsageError if a run is to be continued and started afresh."""
     if resume and force:
         raise click.UsageError("--resume continues a run, and --force starts it afresh: give only one of them")
-    checkpoint = checkpoint_path(out)
-    if resume and not checkpoint.exists():
-        if out.exists():
-            load()
-            common.say(f"{out} is complete: nothing to resume.")
-            return False
-        if first is None or not (first.exists() or checkpoint_path(first).exists()):
-            common.say(f"There is no checkpoint {checkpoint}: starting afresh.")
-    if checkpoint.exists() and not (resume or force):
-        raise FileError(
-            f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
-        )
-    check_writable(out, overwrite=force or (resume and checkpoint.exists()))
-    return True
 
 
 @contextlib.contextmanager

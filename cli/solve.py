@@ -23,12 +23,7 @@ _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
 @click.option(
     "--iterations", type=common.AT_LEAST_1, default=100, metavar="N", help="Iterations; for omp, most non-zeros."
 )
-@click.option(
-    "--lam",
-    type=common.positive,
-    metavar="λ",
-    help="Regularization weight. [the best for such signals]",
-)
+@click.option("--lam", type=common.positive, metavar="λ", help="Regularization weight. [the best for such signals]")
 @codes_options
 def command(problem_file: Path, method: str, iterations: int, lam: float | None, codes: Codes) -> None:
     """Recover sparse codes with a classical solver.

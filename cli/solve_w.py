@@ -23,10 +23,7 @@ Found = TypeVar("Found")
 @click.command("solve-w", cls=Command)
 @click.argument("source", type=common.INPUT_FILE)
 @click.option(
-    "--method",
-    type=click.Choice(["exact", "pgd"]),
-    default="exact",
-    help="Closed form, or the paper's iteration.",
+    "--method", type=click.Choice(["exact", "pgd"]), default="exact", help="Closed form, or the paper's iteration."
 )
 @click.option("--ridge", type=common.ridge, default=0.0, metavar="λ|auto", help="Ridge; auto finds a good one.")
 @click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary.")

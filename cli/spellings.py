@@ -90,9 +90,7 @@ IGNORED = _by_spelling(
 )
 
 # The same for flags, which have no value.
-IGNORED_FLAGS = {
-    "-u": "it is an option of networks with learned matrices",
-}
+IGNORED_FLAGS = {"-u": "it is an option of networks with learned matrices"}
 
 TASKS = ("--task_type", "-task")
 TESTING = ("-t", "--test")

@@ -101,8 +101,6 @@ def command(
     if network["untied"] and not kind.can_untie:
         common.say(f"Note: --untied is ignored: {kind.title} has no filters that can differ between layers.")
         network["untied"] = False
-    if not run.is_due(Denoiser):
-        return
     weight, task = source.load(run.begun(Denoiser)), Denoising(images, crop)
     for pictures in task.pictures(recipe):
         common.note_left_out(pictures)

@@ -71,7 +71,9 @@ def command(
         )
     network.check()
     kind: type[Model | RobustModel] = Model if encoder is None else RobustModel
-    if not run.is_due(kind, decoder_path(run.out)):
+    if run.before == run.out:
+        kind.load(run.out)
+        common.say(f"{run.out} is complete: nothing to resume.")
         return
     learned = None if encoder is None or exact else EncoderModel.load(encoder, ops=run.ops)
     nominal = problem.load(run.seed) if problem.file or problem.given else None
@@ -94,8 +96,7 @@ def load_decoder(path: Path, net: str | None, problem: Problem | None, run: Run)
     decoder = Model.load(path, ops=run.ops)
     if net not in (None, decoder.network.name):
         raise InputError(
-            f"{path} holds {decoder.network.title}, not {net}: leave {net} out, or give another decoder",
-            option="net",
+            f"{path} holds {decoder.network.title}, not {net}: leave {net} out, or give another decoder", option="net"
         )
     if problem is not None and problem.sha256 != decoder.problem.sha256:
         raise InputError(

@@ -112,5 +112,5 @@ def command(problem: Asked, network: DenseNetwork, recipe: Any, run: Run) -> Non
                 f"{kind.title} has no gradients, so its parameters are searched for: leave out the options of a recipe"
             )
         recipe = None
-    if run.is_due(Model):
-        run.train(network.model(problem.load(run.seed), recipe, run.begun(Model), run), recipe)
+    begun = run.begun(Model)
+    run.train(network.model(problem.load(run.seed), recipe, begun, run), recipe)

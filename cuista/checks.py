@@ -1,15 +1,30 @@
-"""Checks of arrays that come from outside. Error messages call an array by the `name` that is given."""
+"""Checks of what comes from outside: arrays, which error messages call by the given `name`, and optional libraries."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cuista.errors import InputError
+from cuista.errors import InputError, MissingLibraryError
 
 Array = NDArray[Any]
+
+
+def library(module: str, extra: str, use: str) -> Any:
+    """Import a module of an optional library.
+
+    Raises
+    ------
+    MissingLibraryError
+        If it is not installed. The message begins with its `use`, and names the extra that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingLibraryError(f"{use}, which is not installed: pip install 'cuista[{extra}]'") from None
 
 
 def as_real(array: ArrayLike, name: str) -> Array:

@@ -174,10 +174,7 @@ class Trained(ABC):
 
 
 def load(
-    path: str | os.PathLike[str],
-    *classes: type[Trained],
-    ops: ReferenceOps | None = None,
-    dtype: Any = np.float32,
+    path: str | os.PathLike[str], *classes: type[Trained], ops: ReferenceOps | None = None, dtype: Any = np.float32
 ) -> Trained:
     """Read a trained network of any kind, or of one of the given classes.
 

@@ -20,10 +20,7 @@ FOLDER = Path(__file__).parent
 
 # The kernels that each file defines.
 KERNELS = {
-    "shrink": (
-        *(f"shrink_rows_{items}_{width}" for items in (4, 8, 16, 32) for width in (1, 4)),
-        "shrink_long_rows",
-    ),
+    "shrink": (*(f"shrink_rows_{items}_{width}" for items in (4, 8, 16, 32) for width in (1, 4)), "shrink_long_rows"),
     "long_rows": ("select_digit", "shrink_parts"),
     "taps": ("taps", "sum_taps"),
     "backward": ("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),

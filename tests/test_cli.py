@@ -216,6 +216,8 @@ def test_a_killed_run_resumes_to_the_same_bits(run, start, problem, number):
     np.testing.assert_array_equal(cut.history["nmse_db"], whole.history["nmse_db"])
     run(*words, "-o", "cut.h5", "--resume")
     assert "nothing to resume" in run.errors
+    run(*words, "-o", "cut.h5", "--resume", "--seed", 3, fails=1)
+    assert "cut.h5 is from another run, which differs in seed (then 0, now 3)" in run.errors
 
 
 def test_a_forced_run_over_an_old_model_resumes_too(run, start, model):
@@ -318,7 +320,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, interrupt, problem, 
     assert "--force" in run.errors
     Path("comparison.h5").unlink()
     run(*words, "--seed", 5, "--resume", fails=1)
-    assert "was trained in another way: seed was 0, and is 5 now" in run.errors
+    assert "alista-infdB.h5 is from another run, which differs in seed (then 0, now 5)" in run.errors
     run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--ridge", 7, "--force")
     run("compare", problem, "-T", 3, "--samples", 100, "--classical", "ista", "--seed", 5, "--resume", fails=1)
     assert "has the results of another comparison: samples was 200, and is 100 now" in run.errors

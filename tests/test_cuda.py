@@ -176,12 +176,7 @@ def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small
         train(fresh(), QUICK, out=out, checkpoint_seconds=0, progress=interrupt)
     assert checkpoint_path(out).exists()
     with pytest.raises(cuista.CuistaError, match="device"):
-        train(
-            cuista.Model.new(small_problem, small_weight, layers=4, dtype=np.float64),
-            QUICK,
-            out=out,
-            resume=True,
-        )
+        train(cuista.Model.new(small_problem, small_weight, layers=4, dtype=np.float64), QUICK, out=out, resume=True)
     resumed = train(fresh(), QUICK, out=out, resume=True)
     for name, value in parameters_of(whole).items():
         np.testing.assert_array_equal(parameters_of(resumed)[name], value)

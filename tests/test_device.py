@@ -94,11 +94,7 @@ def test_why_a_gpu_cannot_be_used_is_said(machine):
         (None, ["cupy-cuda12x 14.0.0"], "cannot be imported"),
         (fake_cupy(), ["cupy-cuda12x 14.0.0", "cupy-cuda13x 14.0.0"], "several CuPy packages"),
         (fake_cupy(error=insufficient, driver=0), ["cupy-cuda13x 14.0.0"], "no NVIDIA driver"),
-        (
-            fake_cupy(error=insufficient, driver=12040),
-            ["cupy-cuda13x 14.0.0"],
-            "is for CUDA 13.2, and the driver",
-        ),
+        (fake_cupy(error=insufficient, driver=12040), ["cupy-cuda13x 14.0.0"], "is for CUDA 13.2, and the driver"),
         (fake_cupy(error=RuntimeError("unknown error")), ["cupy-cuda13x 14.0.0"], "unknown error"),
         (fake_cupy(gpus=0), ["cupy-cuda13x 14.0.0"], "there is no NVIDIA GPU"),
         (fake_cupy(error=RuntimeError("cudaErrorNoDevice: no")), ["cupy-cuda13x 14.0.0"], "there is no NVIDIA GPU"),

@@ -152,7 +152,7 @@ def test_a_solver_out_of_range_is_refused(small_problem):
 
 
 def test_a_solver_of_a_library_that_is_missing_says_how_to_get_it(small_problem, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(MissingLibraryError, match=r"pip install 'cuista\[sklearn\]'"):
         Omp(small_problem)
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import h5py
@@ -145,7 +146,7 @@ def test_what_is_no_picture_is_said(tmp_path, monkeypatch):
     (tmp_path / "deep.png").write_bytes(data[:-30])
     with pytest.raises(FileError, match="damaged"):
         read_picture(tmp_path / "deep.png")
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(MissingLibraryError, match=r"cuista\[images\]"):
         read_picture(tmp_path / "whole.png")
 

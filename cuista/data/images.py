@@ -159,8 +159,6 @@ class ImageSet:
     ----------
     keys
         The names of the pictures' arrays in the file.
-    shortest
-        The shortest side of any picture that was kept, in pixels.
     left_out
         The number of pictures that are too small.
     sha256
@@ -182,7 +180,6 @@ class ImageSet:
             self.sha256 = str(file.attrs["sha256"])
             shapes = {f"{split}/{name}": file[split][name].shape for name in sorted(file[split])}
         self.keys = [key for key, shape in shapes.items() if min(shape) >= least]
-        self.shortest = min((min(shapes[key]) for key in self.keys), default=0)
         if not shapes:
             raise InputError(
                 f"{path} has no pictures for {split}: prepare the images again, with a split that gives it some",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, as_real, check_finite
+from cuista.checks import Array, as_real, check_finite, library
 from cuista.errors import FileError, InputError, MissingLibraryError
 
 # The shares of red, green and blue in the luminance, by ITU-R BT.601.
@@ -69,7 +69,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     MissingLibraryError
         If Pillow is not installed, or pypng is not and the picture has 16-bit colour.
     """
-    image_module, operations = _pillow()
+    image_module = _pillow("Image")
     if not Path(path).is_file():
         missing = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
         raise FileError(f"{path} {'is a folder' if Path(path).is_dir() else missing}")
@@ -80,7 +80,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
                 raise FileError(f"{path} is a TIFF of {max(bits)}-bit colour, which cannot be read: convert it to PNG")
-            return _from_pillow(operations.exif_transpose(image), path)
+            return _from_pillow(_pillow("ImageOps").exif_transpose(image), path)
     except (FileError, MissingLibraryError):
         raise
     except image_module.UnidentifiedImageError:
@@ -99,7 +99,7 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: 
     FileError
         As `storage.replacing` and `check_format` do, and if the picture cannot be written for another reason.
     """
-    image_module, _ = _pillow()
+    image_module = _pillow("Image")
     kind, deep = check_format(path, picture), picture.depth == 16
     planes = [*picture.channels, *([] if picture.alpha is None else [picture.alpha])]
     pixels = to_integers(np.stack(planes, axis=-1), picture.depth)
@@ -209,24 +209,12 @@ def _without_size_limit(image_module: Any) -> Iterator[None]:
         image_module.MAX_IMAGE_PIXELS = limit
 
 
-def _pillow() -> tuple[Any, Any]:
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise MissingLibraryError(
-            "pictures are read with Pillow, which is not installed: pip install 'cuista[images]'"
-        ) from None
-    return Image, ImageOps
+def _pillow(module: str) -> Any:
+    return library(f"PIL.{module}", "images", "pictures are read and written with Pillow")
 
 
 def _pypng() -> Any:
-    try:
-        import png
-    except ImportError:
-        raise MissingLibraryError(
-            "16-bit colour is read and written with pypng, which is not installed: pip install 'cuista[images]'"
-        ) from None
-    return png
+    return library("png", "images", "16-bit colour is read and written with pypng")
 
 
 def check_grey(picture: Array, name: str) -> Array:

@@ -25,7 +25,7 @@ from cuista.parallel import blas_threads
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training import FastRecipe, Progress, checkpoint_path, train
-from cuista.training.trainer import identity
+from cuista.training.checkpoint import continued
 from cuista.weights import Weight
 
 # The limit on the iterations of solvers that give no iterates. They stop by themselves long before.
@@ -263,20 +263,8 @@ class _Kept:
         weight = self.weight(variant, problem, options)
         model = Model.new(problem, weight, variant.net, per_coordinate=variant.per_coordinate, **options)
         recipe = self.recipe if model.network.has_gradients else task.recipe(model)
-        if self.resume and out.exists() and not checkpoint_path(out).exists():
-            kept = Model.load(out, ops=self.ops)
-            expected = identity(model, recipe, self.seed, task)
-            differing = [key for key, value in expected.items() if kept.training.get(key) != value]
-            if differing:
-                key = differing[0]
-                raise FileError(
-                    f"{out} was trained in another way: {key} was {kept.training.get(key)}, and is {expected[key]} "
-                    "now. Keep this comparison in another folder, or start afresh",
-                    option="overwrite",
-                )
-            self.say(f"{name}: taken from {out}")
-            return kept
-        self.say(f"{name}: training")
+        done = continued(out, self.resume, self.overwrite) == out
+        self.say(f"{name}: {f'taken from {out}' if done else 'training'}")
         shown = None if self.progress is None else partial(self.progress, name)
         again: dict[str, Any] = {"resume": self.resume, "overwrite": self.overwrite}
         return train(model, recipe, task=task, seed=self.seed, out=out, progress=shown, **again)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.errors import InputError, MissingLibraryError
+from cuista.checks import library
+from cuista.errors import InputError
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.robustness import Robustness
 from cuista.model import Trained, load
@@ -59,7 +60,7 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
         raise InputError(f"{out} has no ending of a figure; expected a name ending in {', '.join(ENDINGS)}")
     storage.check_writable(out, overwrite=overwrite)
     kinds = [storage.kind_of(file) for file in files]
-    with _matplotlib().rc_context(STYLE):
+    with library("matplotlib", "plot", "figures are drawn with matplotlib").rc_context(STYLE):
         if kinds == ["cuista-comparison"]:
             figure = nmse_figure(Comparison.load(files[0]))
         elif kinds == ["cuista-robustness"]:
@@ -158,16 +159,6 @@ def title(method: str) -> str:
     if net in NETWORKS:
         return " ".join([NETWORKS[net].title, *(f"({form})" for form in forms)])
     return method.upper() if method in SOLVERS else method.removesuffix(".h5")
-
-
-def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingLibraryError(
-            "figures are drawn with matplotlib, which is not installed: pip install 'cuista[plot]'"
-        ) from None
-    return matplotlib
 
 
 def _panels(count: int, width: float = 2.8) -> tuple[Any, Any]:

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.checks import Array, check_rows
+from cuista.checks import Array, check_rows, library
 from cuista.counter import TUNING
 from cuista.data.problem import Problem
-from cuista.errors import InputError, MissingLibraryError, NumericalError
+from cuista.errors import InputError, NumericalError
 from cuista.metrics import report_on
 from cuista.networks.lamp import Lamp
 from cuista.operators import Dense
@@ -123,10 +123,7 @@ class Solver(ABC):
         if self.has_lam:
             self.tuned()
 
-        def last(batch: Array) -> Array:
-            return deque(self.iterates(batch), maxlen=1).pop()
-
-        return self.ops.apply(last, y, self.problem.N, self.dtype)
+        return self.ops.apply(lambda y: deque(self.iterates(y), maxlen=1).pop(), y, self.problem.N, self.dtype)
 
 
 class Ista(Solver):
@@ -190,14 +187,7 @@ class _ScikitLearn(Solver):
 
     def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
         super().__init__(problem, iterations, **{**options, "ops": ReferenceOps()})
-        try:
-            from sklearn import linear_model
-        except ImportError:
-            raise MissingLibraryError(
-                f"{self.name} needs scikit-learn, which is not installed: pip install 'cuista[sklearn]', or choose "
-                "another method"
-            ) from None
-        self.linear_model: Any = linear_model
+        self.linear_model = library("sklearn.linear_model", "sklearn", f"{self.name} needs scikit-learn")
 
     def iterates(self, y: Array) -> Iterator[Array]:
         with warnings.catch_warnings():

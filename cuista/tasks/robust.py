@@ -12,12 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista import storage
 from cuista.checks import Array, check_matrix
 from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
 from cuista.data.problem import Problem, normalize_columns
-from cuista.errors import FileError, InputError
+from cuista.errors import InputError
 from cuista.metrics import decibels, nmse_db
 from cuista.model import Trained, parameters_sha256
 from cuista.networks import Encoder, ExactEncoder, Network, RobustAlista
@@ -26,11 +25,10 @@ from cuista.ops import ReferenceOps
 from cuista.storage import Record
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
 from cuista.tasks.sparse_coding import Model
-from cuista.training import FastRecipe, Progress, checkpoint_path, train
-from cuista.training.checkpoint import CHECKPOINT
+from cuista.training import FastRecipe, Progress, train
+from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Stage, check_positive, perturbed_stage
 from cuista.training.task import Examples, Source, Task
-from cuista.training.trainer import identity
 from cuista.weights import Weight
 from cuista.weights.dense import describe
 
@@ -241,7 +239,7 @@ def train_decoder(
     Parameters
     ----------
     make
-        A function that makes the untrained decoder. It is called with the model of an interrupted run, or with None.
+        A function that makes the untrained decoder. It is called with the model of the run that is continued, or None.
     out
         The file to which the robust model will be written.
     seed, resume, overwrite, checkpoint_seconds, progress
@@ -252,32 +250,15 @@ def train_decoder(
     Raises
     ------
     FileError
-        If the file exists and neither `resume` nor `overwrite` is given, or its decoder was trained with other options.
+        As in `train`.
     """
-    path, recipe = decoder_path(out), FastRecipe()
-    begun = checkpoint_path(path).exists()
-    if begun and not (resume or overwrite):
-        raise FileError(
-            f"{checkpoint_path(path)} holds an unfinished run: continue it, or start afresh",
-            option=("resume", "overwrite"),
-        )
-    storage.check_writable(path, overwrite=overwrite or resume)
-    if resume and path.exists() and not begun:
-        kept = Model.load(path)
-        untrained = make(kept)
-        now, then = identity(untrained, recipe, seed), kept.training
-        differing = [f"{name} (then {then.get(name)}, now {now[name]})" for name in now if then.get(name) != now[name]]
-        if differing:
-            raise FileError(
-                f"{path} is a decoder that was trained with other options; it differs in {', '.join(differing)}. Give "
-                "those options, or start afresh",
-                option="overwrite",
-            )
-        return Model.load(path, ops=untrained.network.ops, dtype=untrained.network.dtype)
-    say(f"Training the decoder first; it is kept in {path}.")
-    decoder = make(Model.load(checkpoint_path(path), kind=CHECKPOINT) if resume and begun else None)
+    path = decoder_path(out)
+    before = continued(path, resume, overwrite)
+    if before != path:
+        say(f"Training the decoder first; it is kept in {path}.")
     run: dict[str, Any] = {"seed": seed, "resume": resume, "overwrite": overwrite, "progress": progress}
-    return train(decoder, recipe, out=path, checkpoint_seconds=checkpoint_seconds, **run)
+    decoder = make(load_continued(Model, before))
+    return train(decoder, FastRecipe(), out=path, checkpoint_seconds=checkpoint_seconds, **run)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from cuista.networks.base import Unrolled
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
+AnyTrained = TypeVar("AnyTrained", bound=Trained)
 
 # The kind of a checkpoint file.
 CHECKPOINT = "cuista-checkpoint"
@@ -89,6 +90,46 @@ def checkpoint_path(out: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(out)}.ckpt")
 
 
+def continued(out: str | os.PathLike[str], resume: bool, overwrite: bool) -> Path | None:
+    """The file from which a run that writes to `out` continues: its checkpoint, or `out` itself if that is complete.
+
+    None means that the run starts afresh.
+
+    Raises
+    ------
+    FileError
+        If a run has been interrupted that is neither to be continued nor overwritten, or `out` cannot be written.
+    """
+    checkpoint, out = checkpoint_path(out), Path(out)
+    if checkpoint.exists() and not (resume or overwrite):
+        raise FileError(
+            f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
+        )
+    if resume and out.exists() and not checkpoint.exists():
+        return out
+    begun = resume and checkpoint.exists()
+    storage.check_writable(out, overwrite=overwrite or begun)
+    return checkpoint if begun else None
+
+
+def load_continued(kind: type[AnyTrained], path: Path | None) -> AnyTrained | None:
+    """The model in the file that `continued` has found."""
+    if path is None:
+        return None
+    return kind.load(path, kind=CHECKPOINT if path.suffix == ".ckpt" else None)
+
+
+def check_same_run(path: str | os.PathLike[str], then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise FileError, which names the differences, unless a file's run is this one."""
+    differing = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
+    if differing:
+        listed = ", ".join(f"{name} (then {then.get(name)}, now {now.get(name)})" for name in differing)
+        raise FileError(
+            f"{path} is from another run, which differs in {listed}. Give its options, or start afresh",
+            option="overwrite",
+        )
+
+
 def save_checkpoint(
     path: str | os.PathLike[str], model: Trained, learning: Unrolled, state: TrainingState, run: dict[str, Any]
 ) -> None:
@@ -128,14 +169,7 @@ def load_checkpoint(
     """
     record, ops = storage.read(path, CHECKPOINT), network.ops
     try:
-        then = json.loads(record.attributes["run"])
-        differing = [name for name in sorted({*then, *run}) if then.get(name) != run.get(name)]
-        if differing:
-            listed = ", ".join(f"{name} (then {then.get(name)}, now {run.get(name)})" for name in differing)
-            raise FileError(
-                f"{path} is the checkpoint of another run; it differs in {listed}. Give its options, or start afresh",
-                option="overwrite",
-            )
+        check_same_run(path, json.loads(record.attributes["run"]), run)
         numbers = json.loads(record.attributes["state"])
         parameters, precursor_parameters, mean, square, best = (
             {name: ops.asarray(value, value.dtype) for name, value in group(record, prefix).items()}

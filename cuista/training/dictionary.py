@@ -26,7 +26,7 @@ from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
 from cuista.solvers.conv import ConvFista
-from cuista.training.checkpoint import checkpoint_path
+from cuista.training.checkpoint import checkpoint_path, continued
 from cuista.training.interruption import deferred_signals
 
 CHECKPOINT = "cuista-dictionary-checkpoint"
@@ -88,7 +88,7 @@ def learn_dictionary(
     shape, filters
         The size (s₁, s₂) of the filters, and their number F.
     out, resume, overwrite
-        As in `train`.
+        As in `train`. A dictionary that is complete is not compared with the arguments.
     progress
         Called with the step, the number of steps, and the running mean of the objective per pixel.
 
@@ -111,10 +111,10 @@ def learn_dictionary(
     run = {**vars(recipe), "size": list(shape), "filters": filters, "seed": seed, "images": images.sha256}
     D, first, objective = random_dictionary(shape, filters, seed=seed), 0, 0.0
     if out is not None:
-        checkpoint = checkpoint_path(out)
-        resume = resume and checkpoint.exists()
-        storage.check_writable(out, overwrite=overwrite or resume)
-        if resume:
+        checkpoint, before = checkpoint_path(out), continued(out, resume, overwrite)
+        if before is not None:
+            if before != checkpoint:
+                return Dictionary.load(before)
             D, first, objective = _load(checkpoint, run)
     saved = time.monotonic()
     with deferred_signals() as interrupted, blas_threads(0):
@@ -136,7 +136,7 @@ def learn_dictionary(
                 raise KeyboardInterrupt
     learned = Dictionary(normalize_filters(D))
     if out is not None:
-        learned.save(out, overwrite=overwrite or resume)
+        learned.save(out, overwrite=overwrite or before is not None)
         checkpoint.unlink(missing_ok=True)
     return learned
 
@@ -167,8 +167,7 @@ def _load(path: Path, run: dict[str, Any]) -> tuple[Array, int, float]:
     try:
         if json.loads(record.attributes["run"]) != run:
             raise FileError(
-                f"{path} is the checkpoint of another run. Give its options, or start afresh",
-                option="overwrite",
+                f"{path} is the checkpoint of another run. Give its options, or start afresh", option="overwrite"
             )
         return record.arrays["D"], int(record.attributes["step"]), float(record.attributes["objective"])
     except (KeyError, TypeError, ValueError) as error:

@@ -8,18 +8,26 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from cuista import storage
 from cuista.counter import FITTING, TRAINING, VALIDATION, Key
 from cuista.errors import DivergedError, FileError
 from cuista.model import NUMBERS, Trained
 from cuista.ops import Scalar
 from cuista.parallel import Alone, Ranks, blas_threads
 from cuista.training.adam import Rate
-from cuista.training.checkpoint import Parameters, TrainingState, checkpoint_path, load_checkpoint, save_checkpoint
+from cuista.training.checkpoint import (
+    Parameters,
+    TrainingState,
+    check_same_run,
+    checkpoint_path,
+    continued,
+    load_checkpoint,
+    save_checkpoint,
+)
 from cuista.training.fitting import fit_layer
 from cuista.training.interruption import deferred_signals
 from cuista.training.recipes import Progress, Recipe, Stage
@@ -62,7 +70,8 @@ def train(
         The file to which the model is written. Every `checkpoint_seconds`, and on an interruption, the state of the run
         is written to `OUT.ckpt`, which is removed once `OUT` is complete.
     resume
-        Continue from that checkpoint if there is one. `out` may then exist: the interrupted run may overwrite it.
+        Continue from that checkpoint if there is one. `out` may then exist: the interrupted run may overwrite it. If
+        there is no checkpoint but `out`, its run must be this one, and the model becomes the trained one.
     overwrite
         Whether `out` may exist.
     progress
@@ -76,28 +85,25 @@ def train(
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint has been written.
     FileError
-        If `out` cannot be written, or the checkpoint belongs to another run.
+        If `out` cannot be written, or it or its checkpoint belongs to another run.
     InputError
         If the recipe or the task is not one for this model.
     """
     task = task or model.task()
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
+    before = None if out is None else continued(out, resume, overwrite)
+    if before is not None and before == Path(out or ""):
+        return _finished(model, before, run_identity)
     with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
         if recipe.by_gradients:
-            resume = resume and out is not None and checkpoint_path(out).exists()
-            if out is not None:
-                storage.check_writable(out, overwrite=overwrite or resume)
             run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
-            run.begin(resume)
+            run.begin(before)
             run.train(checkpoint_seconds, progress)
         else:
-            resume = False
-            if out is not None:
-                storage.check_writable(out, overwrite=overwrite)
             search(model, recipe, source, seed, run_identity, task.measure, progress)
     if out is not None:
-        model.save(out, overwrite=overwrite or resume)
+        model.save(out, overwrite=overwrite or before is not None)
         checkpoint_path(out).unlink(missing_ok=True)
     return model
 
@@ -129,6 +135,16 @@ def identity(
         **model.identity(),
         **task.identity(model, recipe),
     }
+
+
+def _finished(model: AnyModel, path: Path, run: dict[str, Any]) -> AnyModel:
+    """The model, with all that its finished run has found; `run` identifies the run."""
+    network = model.network
+    done = type(model).load(path, ops=network.ops, dtype=network.dtype)
+    check_same_run(path, {name: done.training.get(name) for name in run}, run)
+    network.parameters, model.history = done.network.parameters, done.history
+    model.training, model.training_seconds = done.training, done.training_seconds
+    return model
 
 
 class _Run:
@@ -163,10 +179,10 @@ class _Run:
         self.validation: Examples | None = None
         self.last_error: float | None = None
 
-    def begin(self, resume: bool) -> None:
+    def begin(self, checkpoint: Path | None) -> None:
         """Continue the interrupted run, or begin afresh."""
-        if resume and self.out is not None:
-            self.state = load_checkpoint(checkpoint_path(self.out), self.network, self.precursor, self.identity)
+        if checkpoint is not None:
+            self.state = load_checkpoint(checkpoint, self.network, self.precursor, self.identity)
         elif self.recipe.analytic:
             for network in filter(None, (self.network, self.precursor)):
                 network.parameters = network.fast_start()

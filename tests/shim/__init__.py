@@ -270,12 +270,7 @@ class HostLauncher:
     # ---- launches
 
     def __call__(
-        self,
-        kernel: str,
-        grid: int,
-        block: int,
-        arguments: Sequence[np.ndarray | np.generic | None],
-        shared: int = 0,
+        self, kernel: str, grid: int, block: int, arguments: Sequence[np.ndarray | np.generic | None], shared: int = 0
     ) -> None:
         """Run a kernel on `grid` blocks of `block` threads, with `shared` bytes of dynamic shared memory.
 
