@@ -42,5 +42,7 @@ def command(folder: Path, device: str, force: bool) -> None:
         words += ["--force"] if force else []
         common.say(f"\n$ {shlex.join(['cuista', *words])}")
         cli.main(words, "cuista", standalone_mode=False)
-    common.say(f"\nThe files are in {folder}. Continue with your own measurements, one sample per row:")
-    common.say(f"$ {shlex.join(['cuista', 'recover', model, 'y.npy', '-o', 'x.npy'])}")
+    common.say(f"\nThe files are in {folder}. Continue with measurements, here simulated ones:")
+    signals = str(folder / "signals.h5")
+    for words in (["simulate", problem, "-o", signals], ["recover", model, signals, "-o", str(folder / "x.npy")]):
+        common.say(f"$ {shlex.join(['cuista', *words])}")
