@@ -12,10 +12,10 @@ from typing import Any
 import click
 from cuista.cli import common
 
-from cuista.model import Trained
+from cuista.model import AnyTrained, Trained
 from cuista.ops import ReferenceOps
 from cuista.training import Progress, checkpoint_path, train
-from cuista.training.checkpoint import AnyTrained, continued, load_continued
+from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Recipe
 from cuista.training.task import Task
 

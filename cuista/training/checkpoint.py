@@ -10,19 +10,18 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError
-from cuista.model import Trained, group
+from cuista.model import AnyTrained, Trained, group
 from cuista.networks.base import Unrolled
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
-AnyTrained = TypeVar("AnyTrained", bound=Trained)
 
 # The kind of a checkpoint file.
 CHECKPOINT = "cuista-checkpoint"
