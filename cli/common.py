@@ -87,7 +87,7 @@ def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Deco
 def number(expected: str, suits: Callable[[float], bool], whole: bool = False) -> Callable[[Any], Any]:
     """The option type of numbers for which `suits` holds; `expected` describes them in the message about any other."""
 
-    def number(value: str | float) -> float:
+    def convert(value: str | float) -> float:
         try:
             found = int(value) if whole else float(value)
         except ValueError:
@@ -96,7 +96,7 @@ def number(expected: str, suits: Callable[[float], bool], whole: bool = False) -
             raise click.BadParameter(f"{value!r} is not {expected}")
         return found
 
-    return number
+    return convert
 
 
 decibels = number("a number of dB or inf", lambda value: value > -math.inf)

@@ -9,16 +9,17 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.running import check_resume, resume_option, show
+from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
-from cuista.errors import FileError
 from cuista.evaluation.comparison import Comparison, Variant, compare
+from cuista.model import reading
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
 from cuista.storage import check_writable, replacing
 from cuista.training import FastRecipe, PaperRecipe
+from cuista.training.checkpoint import check_same_run
 
 _CLASSICAL = f"Run {', '.join(SOLVERS)} (repeatable)."
 
@@ -83,10 +84,11 @@ def command(
     if not (nets or models or classical):
         raise click.UsageError("nothing to compare: give --net, --model or --classical (each can be repeated)")
     variants = list(dict.fromkeys(Variant.parse(net) for net in nets))
-    check_resume(resume, force)
+    if resume and force:
+        raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     check_writable(out, overwrite=force or resume)
     problem = Problem.load(problem_file)
-    about = {"problem": str(problem_file), "matrix": problem.sha256, "recipe": recipe}
+    about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": repr(problem.magnitude), "recipe": recipe}
     about |= {name: how[name] for name in ("samples", "seed", "layers")}
     if resume and out.exists():
         check_same(out, about)
@@ -106,7 +108,7 @@ def command(
                 "continues from there."
             )
         raise
-    comparison = Comparison(results, {**about, "device": ops.name})
+    comparison = Comparison(results, {"problem": str(problem_file), **about, "device": ops.name})
     rows = comparison.rows()
     if out.suffix.lower() == ".h5":
         comparison.save(out, overwrite=force or resume)
@@ -123,16 +125,10 @@ def command(
 
 
 def check_same(out: Path, about: dict[str, Any]) -> None:
-    """Raise FileError if a file has the results of a comparison on something else."""
-    before = Comparison.load(out).about if out.suffix.lower() == ".h5" else json.loads(out.read_text())
-    for name in about.keys() - {"problem"}:
-        if before.get(name, about[name]) != about[name]:
-            was, now = f"{before[name]!s:.12}", f"{about[name]!s:.12}"
-            raise FileError(
-                f"{out} has the results of another comparison: {name} was {was}, and is {now} now. Choose another "
-                "name, or start afresh",
-                option="overwrite",
-            )
+    """Raise FileError unless a file has the results of a comparison on the same."""
+    with reading(out):
+        before = Comparison.load(out).about if out.suffix.lower() == ".h5" else dict(json.loads(out.read_text()))
+    check_same_run(out, {name: before.get(name, value) for name, value in about.items()}, about)
 
 
 def layer_table(comparison: Comparison) -> str:

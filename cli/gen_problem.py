@@ -40,8 +40,7 @@ class Target:
 
 def _target(default: str | None) -> common.Decorator:
     """The options that all these commands share, as one parameter `target`."""
-    written = common.output_file(".h5", advice="use cuista convert to write problems and dictionaries in other formats")
-    out = click.option("-o", "--out", type=written, default=default, help="Output file.")
+    out = click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default=default, help="Output file.")
     return common.bundled("target", Target, common.seed_option, out, common.force_option)
 
 

@@ -13,7 +13,6 @@ from cuista.cli.spellings import Command
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.training import LearningRecipe, learn_dictionary
-from cuista.training.checkpoint import continued
 
 
 @click.command("learn-dict", cls=Command)
@@ -52,8 +51,7 @@ def command(
 
     IMAGES is a file that cuista prepare-images has written; its training pictures are used.
     """
-    check_resume(resume, force)
-    if continued(out, resume, force) == out:
+    if check_resume(out, resume, force) == out:
         Dictionary.load(out)
         common.say(f"{out} is complete: nothing to resume.")
         return

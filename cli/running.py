@@ -106,13 +106,10 @@ class Run:
     resume: bool
     force: bool
 
-    def __post_init__(self) -> None:
-        check_resume(self.resume, self.force)
-
-    @property
+    @cached_property
     def before(self) -> Path | None:
         """The file from which the run continues, `out` itself if that is complete; None if the run starts afresh."""
-        return continued(self.out, self.resume, self.force)
+        return check_resume(self.out, self.resume, self.force)
 
     @cached_property
     def ops(self) -> ReferenceOps:
@@ -121,8 +118,6 @@ class Run:
 
     def begun(self, kind: type[AnyTrained]) -> AnyTrained | None:
         """The model in that file, or None."""
-        if self.resume and self.before is None:
-            common.say(f"There is no checkpoint {checkpoint_path(self.out)}: starting afresh.")
         return load_continued(kind, self.before)
 
     @property
@@ -146,18 +141,10 @@ class Run:
 run_option_list = (
     common.seed_option,
     common.device_option,
-    click.option(
-        "-o",
-        "--out",
-        type=common.output_file(
-            ".h5", advice="use cuista convert to write networks for sparse coding in other formats"
-        ),
-        default="model.h5",
-        help="Model file.",
-    ),
+    click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default="model.h5", help="Model file."),
     click.option(
         "--checkpoint-every",
-        type=click.FloatRange(0),
+        type=common.not_negative,
         default=30.0,
         metavar="SECONDS",
         help="Time between saves of the run in OUT.ckpt.",
@@ -176,10 +163,14 @@ def show(line: common.ProgressLine, at: Progress, name: str = "") -> None:
     line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
 
 
-def check_resume(resume: bool, force: bool) -> None:
-    """Raise UsageError if a run is to be continued and started afresh."""
+def check_resume(out: Path, resume: bool, force: bool) -> Path | None:
+    """The file from which a run that writes `out` continues (see `continued`). The user is told if there is none."""
     if resume and force:
         raise click.UsageError("--resume continues a run, and --force starts it afresh: give only one of them")
+    before = continued(out, resume, force)
+    if resume and before is None:
+        common.say(f"There is no checkpoint {checkpoint_path(out)} to continue from.")
+    return before
 
 
 @contextlib.contextmanager

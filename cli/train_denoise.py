@@ -40,8 +40,9 @@ class WeightSource:
                 raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
             return ConvWeight.load(self.weight_file, dictionary, convention=weight_convention)
         if begun is not None and (dictionary is None or begun.weight.dictionary.sha256 == dictionary.sha256):
-            weight: ConvWeight = begun.weight
-            return weight
+            if self.ridge in (None, "auto", begun.weight.report.ridge):
+                return begun.weight
+            dictionary = begun.weight.dictionary
         if dictionary is None:
             raise click.UsageError(
                 "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns a "

@@ -58,5 +58,4 @@ def command(problem: Asked, encoder: dict[str, Any], loss_weights: Path | None, 
     encoder["start"] = {"default": "nominal"}.get(encoder["start"], encoder["start"])
     made = problem.load(run.seed)
     Q = None if loss_weights is None else load_array(loss_weights, "Q")
-    run.begun(EncoderModel)
     run.train(EncoderModel.new(made, Q=Q, **encoder, seed=run.seed, ops=run.ops), recipe)

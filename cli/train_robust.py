@@ -13,11 +13,12 @@ from cuista.cli.spellings import IN_FILES, Command
 from cuista.cli.train_sc import DenseNetwork, network_options
 
 from cuista.data.problem import Problem
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 from cuista.networks import ExactEncoder
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import Robust, RobustModel, check_encoder, decoder_path, train_decoder
 from cuista.tasks.sparse_coding import Model
+from cuista.training import checkpoint_path
 
 
 @click.command("train", cls=Command, ignored=IN_FILES)
@@ -69,10 +70,15 @@ def command(
         raise click.UsageError(
             f"{option} is for a decoder trained here, and --decoder gives one: leave one of them out"
         )
+    if recipe.encoder_rate != Robust.recipes["paper"]().encoder_rate and (encoder is None or exact):
+        common.say("Note: --encoder-rate is ignored: it is for an encoder that has been trained.")
     network.check()
     kind: type[Model | RobustModel] = Model if encoder is None else RobustModel
-    if run.before == run.out:
-        kind.load(run.out)
+    kept = decoder_path(run.out)
+    if run.before == run.out and checkpoint_path(kept).exists():
+        raise FileError(f"{run.out} is complete, but its decoder {kept} is not: start afresh", option="overwrite")
+    if run.before == run.out and decoder_file is None and not kept.exists():
+        kind.load(run.out)  # without its decoder it cannot be compared with the options
         common.say(f"{run.out} is complete: nothing to resume.")
         return
     learned = None if encoder is None or exact else EncoderModel.load(encoder, ops=run.ops)

@@ -218,6 +218,8 @@ def test_a_killed_run_resumes_to_the_same_bits(run, start, problem, number):
     assert "nothing to resume" in run.errors
     run(*words, "-o", "cut.h5", "--resume", "--seed", 3, fails=1)
     assert "cut.h5 is from another run, which differs in seed (then 0, now 3)" in run.errors
+    run(*words, "-o", "cut.h5", "--resume", "--ridge", 3, fails=1)
+    assert "cut.h5 is from another run, which differs in weight (then " in run.errors
 
 
 def test_a_forced_run_over_an_old_model_resumes_too(run, start, model):
@@ -232,6 +234,18 @@ def test_a_forced_run_over_an_old_model_resumes_too(run, start, model):
     run(*words, "-o", model, "--resume")
     assert cuista.Model.load(model).training["max_steps"] == 400
     assert not os.path.exists(f"{model}.ckpt")
+
+
+def test_a_run_does_not_touch_what_another_has_left_unless_forced(run, interrupt, problem):
+    checkpoint = Path("model.h5.ckpt")
+    interrupt("train", problem, "-T", 2, *FAST, when=lambda at, name: at.step == 3)
+    left = checkpoint.read_bytes()
+    run("train", problem, "--net", "hyperlista", "--resume", fails=1)
+    assert "model.h5.ckpt is from another run, not from a search: start afresh (--force)" in run.errors
+    assert checkpoint.read_bytes() == left
+    interrupt("train", problem, "-T", 3, *FAST, "--force", when=lambda at, name: at.step == 3)
+    run("train", problem, "-T", 3, *FAST, "--resume")
+    assert cuista.Model.load("model.h5").network.layers == 3
 
 
 def test_a_problem_file_and_options_that_differ_from_it_are_refused(run, problem):
@@ -275,7 +289,7 @@ def test_signals_that_are_never_there_are_refused(run):
 
 def test_resuming_nothing_starts_afresh_and_says_so(run, problem):
     run("train", problem, "-T", 1, *FAST, "--resume")
-    assert "starting afresh" in run.errors
+    assert "There is no checkpoint model.h5.ckpt to continue from." in run.errors
     run("train", problem, "-T", 1, *FAST, "--resume", "--force", fails=2)
 
 
@@ -323,7 +337,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, interrupt, problem, 
     assert "alista-infdB.h5 is from another run, which differs in seed (then 0, now 5)" in run.errors
     run("compare", problem, "-T", 3, "--samples", 200, "--net", "alista", "--seed", 5, "--ridge", 7, "--force")
     run("compare", problem, "-T", 3, "--samples", 100, "--classical", "ista", "--seed", 5, "--resume", fails=1)
-    assert "has the results of another comparison: samples was 200, and is 100 now" in run.errors
+    assert "is from another run, which differs in samples (then 200, now 100)" in run.errors
     assert cuista.Model.load("comparison.h5.models/alista-infdB.h5").weight.report.ridge == 7
     results = json.loads(run("compare", problem, "--classical", "ista", "-o", "ista.json", "--json"))["results"]
     assert json.loads(Path("ista.json").read_text())["results"] == results

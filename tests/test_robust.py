@@ -876,6 +876,10 @@ def test_a_decoder_of_another_run_is_not_taken_for_this_ones(files):
     assert "layers (then 2, now 3)" in files.errors
     files(*words, "-T", 2, "--resume")
     assert cuista.Model.load("r.h5").network.layers == 2
+    files(*words, "-T", 2, "--resume")
+    assert "r.h5 is complete: nothing to resume." in files.errors
+    files(*words, "-T", 2, "--psteps", 3, "--resume", fails=1)
+    assert "r.h5 is from another run, which differs in psteps (then 5, now 3)" in files.errors
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def recover_file(
                 if unknown.size:
                     raise NumericalError(
                         f"{measurements}: the recovery of sample {first + unknown[0]} overflows; expected "
-                        "measurements of the size of the problem's own. Scale them down"
+                        "measurements of the magnitude of the problem's own. Scale them down"
                     )
                 x[where] = codes.T if columns else codes
                 if progress:

@@ -25,7 +25,7 @@ from cuista.ops import ReferenceOps
 from cuista.storage import Record
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
 from cuista.tasks.sparse_coding import Model
-from cuista.training import FastRecipe, Progress, train
+from cuista.training import FastRecipe, Progress, checkpoint_path, train
 from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Stage, check_positive, perturbed_stage
 from cuista.training.task import Examples, Source, Task
@@ -254,6 +254,8 @@ def train_decoder(
     """
     path = decoder_path(out)
     before = continued(path, resume, overwrite)
+    if before is None:
+        checkpoint_path(out).unlink(missing_ok=True)  # an older run's, with another decoder
     if before != path:
         say(f"Training the decoder first; it is kept in {path}.")
     run: dict[str, Any] = {"seed": seed, "resume": resume, "overwrite": overwrite, "progress": progress}

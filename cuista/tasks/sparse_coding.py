@@ -241,14 +241,15 @@ def analytic_weight(
         The recipe that will train the network; the fast one if None. If it does not start learned matrices from the
         weight, a ridge of None is 0, because the weight makes no difference then.
     begun
-        The model of an interrupted run for this problem. Its weight is reused, because a newly computed one might
-        differ in its last bits, and the run could not be continued with it.
+        The model of an interrupted run. Its weight is reused if it is for this problem and has the requested ridge: a
+        newly computed one might differ in its last bits, and the run could not be continued with it.
     say
         Called with messages about what is being done.
     options
         Further arguments of `choose_ridge`.
     """
-    if begun is not None and begun.problem.sha256 == problem.sha256:
+    same = begun is not None and begun.problem.sha256 == problem.sha256
+    if begun and same and ridge in (None, "auto", begun.weight.report.ridge):
         return begun.weight
     recipe = recipe or FastRecipe()
     starts_elsewhere = not recipe.analytic and NETWORKS[net].matrices

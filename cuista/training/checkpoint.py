@@ -23,8 +23,8 @@ from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
 
-# The kind of a checkpoint file.
-CHECKPOINT = "cuista-checkpoint"
+# The kind of a checkpoint file, and what is added to the name of a run's output.
+CHECKPOINT, CHECKPOINT_ENDING = "cuista-checkpoint", ".ckpt"
 
 # The fields of the state that are plain numbers, not arrays of an engine.
 _SCALARS = ("stage", "step", "total_steps", "seconds", "density", "best_error_db", "best_step")
@@ -86,7 +86,7 @@ class TrainingState:
 
 def checkpoint_path(out: str | os.PathLike[str]) -> Path:
     """The path of the checkpoint of a run that writes to `out`."""
-    return Path(f"{os.fspath(out)}.ckpt")
+    return Path(f"{os.fspath(out)}{CHECKPOINT_ENDING}")
 
 
 def continued(out: str | os.PathLike[str], resume: bool, overwrite: bool) -> Path | None:
@@ -104,7 +104,7 @@ def continued(out: str | os.PathLike[str], resume: bool, overwrite: bool) -> Pat
         raise FileError(
             f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
         )
-    if resume and out.exists() and not checkpoint.exists():
+    if resume and out.is_file() and not checkpoint.exists():
         return out
     begun = resume and checkpoint.exists()
     storage.check_writable(out, overwrite=overwrite or begun)
@@ -115,14 +115,15 @@ def load_continued(kind: type[AnyTrained], path: Path | None) -> AnyTrained | No
     """The model in the file that `continued` has found."""
     if path is None:
         return None
-    return kind.load(path, kind=CHECKPOINT if path.suffix == ".ckpt" else None)
+    return kind.load(path, kind=CHECKPOINT if path.suffix == CHECKPOINT_ENDING else None)
 
 
 def check_same_run(path: str | os.PathLike[str], then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise FileError, which names the differences, unless a file's run is this one."""
     differing = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     if differing:
-        listed = ", ".join(f"{name} (then {then.get(name)}, now {now.get(name)})" for name in differing)
+        # 64 digits of a hash say no more than the first twelve.
+        listed = ", ".join(f"{name} (then {then.get(name)!s:.12}, now {now.get(name)!s:.12})" for name in differing)
         raise FileError(
             f"{path} is from another run, which differs in {listed}. Give its options, or start afresh",
             option="overwrite",

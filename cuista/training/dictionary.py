@@ -26,7 +26,7 @@ from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
 from cuista.solvers.conv import ConvFista
-from cuista.training.checkpoint import checkpoint_path, continued
+from cuista.training.checkpoint import check_same_run, checkpoint_path, continued
 from cuista.training.interruption import deferred_signals
 
 CHECKPOINT = "cuista-dictionary-checkpoint"
@@ -165,10 +165,7 @@ def _load(path: Path, run: dict[str, Any]) -> tuple[Array, int, float]:
     """The filters, the number of steps done, and the objective of an interrupted run."""
     record = storage.read(path, CHECKPOINT)
     try:
-        if json.loads(record.attributes["run"]) != run:
-            raise FileError(
-                f"{path} is the checkpoint of another run. Give its options, or start afresh", option="overwrite"
-            )
+        check_same_run(path, json.loads(record.attributes["run"]), run)
         return record.arrays["D"], int(record.attributes["step"]), float(record.attributes["objective"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error

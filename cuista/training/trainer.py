@@ -20,6 +20,7 @@ from cuista.ops import Scalar
 from cuista.parallel import Alone, Ranks, blas_threads
 from cuista.training.adam import Rate
 from cuista.training.checkpoint import (
+    CHECKPOINT_ENDING,
     Parameters,
     TrainingState,
     check_same_run,
@@ -93,8 +94,12 @@ def train(
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
     before = None if out is None else continued(out, resume, overwrite)
-    if before is not None and before == Path(out or ""):
+    if before is not None and before.suffix != CHECKPOINT_ENDING:
         return _finished(model, before, run_identity)
+    if before is not None and not recipe.by_gradients:
+        raise FileError(f"{before} is from another run, not from a search: start afresh", option="overwrite")
+    if before is None and out is not None:
+        checkpoint_path(out).unlink(missing_ok=True)  # an older run's, which this one overwrites
     with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
         if recipe.by_gradients:
             run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
