@@ -47,7 +47,7 @@ def parameters_of(model):
 
 
 def test_the_paper_recipe_gives_what_it_gives_on_the_cpu(cuda, small_problem, small_weight):
-    recipe = PaperRecipe(batch=16, validation_batch=20, better_wait=40, max_steps=60)
+    recipe = PaperRecipe(batch=16, validation_batch=20, better_wait=40, max_steps=40)
     for dtype, tolerance in ((np.float64, 1e-10), (np.float32, float32_tolerance(cuda))):
         expected, model = (trained(ops, small_problem, small_weight, recipe, dtype) for ops in (CpuOps(), cuda))
         assert model.training["steps"] == expected.training["steps"]

@@ -12,7 +12,7 @@ from conftest import kernels_on_the_cpu
 from shim.gpu import DeviceModule, launcher_on
 
 import cuista
-from cuista import FastRecipe, device
+from cuista import PaperRecipe, device
 from cuista.errors import DeviceError
 from cuista.ops import CpuOps, CudaOps
 
@@ -167,13 +167,13 @@ def gpu(request, monkeypatch, machine):
 
 def test_the_commands_run_on_a_gpu(gpu, run, monkeypatch):
     monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGES", (1.0,))
-    recipe = FastRecipe(layer_steps=2, max_steps=0, validation_batch=8)
+    recipe = PaperRecipe(batch=8, validation_batch=8, max_steps=1)  # it fits no layers without derivatives
     monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGE_RECIPE", recipe)
     monkeypatch.setattr("cuista.training.trainer.FITTING_BATCH", 16)
     run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--snr", 40, "--device", "cuda:0")
     assert "--device cuda:0 is ignored" in run.errors
     run("solve-w", "problem.h5", "--ridge", "auto", "--device", gpu, "-o", "w.h5")
-    small = ("--max-steps", 20, "--batch", 16, "--validation-batch", 20, "-T", 3)
+    small = ("--max-steps", 20, "--batch", 16, "--validation-batch", 20, "-T", 2)
     run("train", "problem.h5", "-W", "w.h5", *small)
     assert "Computing on cuda:0 (--device auto)" in run.errors
     run("train", "problem.h5", "-W", "w.h5", *small, "--recipe", "paper", "--device", gpu, "-o", "paper.h5")
