@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from cuista.ops import engine
 from cuista.training.adam import Adam
 
 LAYERS, BATCH, RECOVERED = 16, 64, 131_072
+LEARNED = ("step_size", "threshold")
 COMPILE_MODES = ("default", "reduce-overhead")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -95,13 +97,12 @@ def rates() -> tuple[float, float]:
 def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
     """Time kernels 1 and 2 on the data of a trained network's layers, and relate them to the rate of a copy."""
     network, (_, y) = model.network, model.problem.sample(RECOVERED, ops=ops)
-    (x, Wy), _ = network.begin(y)
+    state, _ = network.begin(y)
     figures: dict[str, Any] = {}
     for t in range(LAYERS):
-        u = network.correction(t, x, Wy)
+        step, _, _ = network.couple(t, state, partial(network.parameter, t=t))
         alpha, theta = network.parameters["step_size"][t], network.parameters["threshold"][t]
-        arguments = (x, u, alpha, theta, network.support[t])
-        x_next, _ = ops.shrink_select(*arguments)
+        arguments = (step.start, step.u, alpha, theta, network.support[t])
         if t in (0, 1, 4, 8, 15):
             _, code_of_training = ops.shrink_select(*arguments, 0.3)
             works = {
@@ -115,7 +116,7 @@ def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
                 name: {"us": micro(times[name]), "share_of_copy": floor[name] / statistics.median(times[name])}
                 for name in works
             }
-        x = x_next
+        state, _ = network.layer(t, state)
     return figures
 
 
@@ -128,7 +129,7 @@ class TorchStep:
     def __init__(self, model: cuista.Model, batch: int) -> None:
         problem, network = model.problem, model.network
         self.A, self.W = (torch.tensor(m, dtype=torch.float32, device=DEVICE) for m in (problem.A, model.weight.W))
-        self.parameters = [to_torch(network.parameters[name]).float() for name in ("step_size", "threshold")]
+        self.parameters = [to_torch(network.parameters[name]).float() for name in LEARNED]
         for parameter in self.parameters:
             parameter.requires_grad_()
         self.support, self.pnz = network.support, problem.sparsity
@@ -198,9 +199,10 @@ def agree(model: cuista.Model) -> None:
     for fused in (True, False):
         ours, gradients = Step(model, BATCH, fused).gradients()
         assert abs(float(ours) / loss.item() - 1) < 1e-2, (fused, float(ours), loss.item())
-        for parameter, gradient in zip(theirs.parameters, gradients.values(), strict=True):
-            difference = np.abs(parameter.grad.cpu().numpy() - ops.to_numpy(gradient)).max()
-            assert difference < 1e-2 * np.abs(ops.to_numpy(gradient)).max(), (fused, difference)
+        for name, parameter in zip(LEARNED, theirs.parameters, strict=True):
+            gradient = ops.to_numpy(gradients[name])
+            difference = np.abs(parameter.grad.cpu().numpy() - gradient).max()
+            assert difference < 1e-2 * np.abs(gradient).max(), (fused, name, difference)
 
 
 def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, 
 def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict[str, Any]:
     x, y = model.problem.sample(RECOVERED, ops=ops)
     A, W = (torch.tensor(m, dtype=torch.float32, device=DEVICE) for m in (model.problem.A, model.weight.W))
-    alpha, theta = (to_torch(model.network.parameters[name]).float() for name in ("step_size", "threshold"))
+    alpha, theta = (to_torch(model.network.parameters[name]).float() for name in LEARNED)
     y_torch = to_torch(y)
 
     def eager() -> torch.Tensor:

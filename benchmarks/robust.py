@@ -24,10 +24,10 @@ SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.0225, 0.025)
 SEEDS = (501, 502)
 
 
-def timed(model, recipe=None):  # type: ignore[no-untyped-def]
+def timed(model, recipe=None, task=None):  # type: ignore[no-untyped-def]
     """Train a model, and return it with the time in seconds that training took."""
     start = time.perf_counter()
-    cuista.train(model, recipe)
+    cuista.train(model, recipe, task=task)
     return model, time.perf_counter() - start
 
 
@@ -49,7 +49,7 @@ for seed in SEEDS:
         net, untied = model.network.name, model.network.untied
         parameters = {key: value.copy() for key, value in model.network.parameters.items()}
         augmented = cuista.Model.new(problem, weight, net, untied=untied, parameters=parameters)
-        models[f"augmented {name}"], seconds[f"augmented {net}"] = timed(augmented, recipe)
+        models[f"augmented {name}"], seconds[f"augmented {net}"] = timed(augmented, recipe, cuista.Robust())
     perturbed = cuista.PerturbedSet.new(problem, SIGMAS, count=10, samples=1000, seed=seed)
     results = tuple(cuista.evaluate_robustness(perturbed, models))
     exact_seconds = next(result.seconds_per_matrix for result in results if result.method == "exact encoder")

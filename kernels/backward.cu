@@ -26,11 +26,11 @@ __device__ __forceinline__ void go_back(
             Reals result;
 #pragma unroll
             for (int c = 0; c < WIDTH; ++c) {
-                const int what = codes.of[c];
-                const real z = what & NEAR ? x[e + c] + alpha * u_read.of[c] : real(0);  // only NEAR entries need x
-                const real of_entry = per_coordinate ? real(threshold[j + c]) : theta;
-                result.of[c] = shrink_backward(delta_read.of[c], what, z, of_entry, window, d_threshold);
-                d_step_size += double(result.of[c]) * double(u_read.of[c]);
+                const int what = codes.lanes[c];
+                const real z = what & NEAR ? x[e + c] + alpha * u_read.lanes[c] : real(0);  // only NEAR entries need x
+                const real entry_threshold = per_coordinate ? real(threshold[j + c]) : theta;
+                result.lanes[c] = shrink_backward(delta_read.lanes[c], what, z, entry_threshold, window, d_threshold);
+                d_step_size += double(result.lanes[c]) * double(u_read.lanes[c]);
             }
             *reinterpret_cast<Reals*>(d_z + e) = result;
         }

@@ -20,7 +20,7 @@ __device__ __forceinline__ int lane() { return threadIdx.x & 31; }
 __device__ __forceinline__ int warp() { return threadIdx.x >> 5; }
 
 // WIDTH numbers that are read or written together, up to 16 bytes at a time.
-template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T of[WIDTH]; };
+template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T lanes[WIDTH]; };
 
 // -- order -----------------------------------------------------------------------------------------------------------
 
@@ -41,15 +41,15 @@ typedef KeyOf<real>::type Key;
 
 struct Sum {
     static const bool repeatable = false;  // whether a value may be combined twice
-    template <class T> static __device__ __forceinline__ T of(T a, T b) { return a + b; }
+    template <class T> static __device__ __forceinline__ T combine(T a, T b) { return a + b; }
 };
 struct Most {
     static const bool repeatable = true;
-    template <class T> static __device__ __forceinline__ T of(T a, T b) { return a > b ? a : b; }
+    template <class T> static __device__ __forceinline__ T combine(T a, T b) { return a > b ? a : b; }
 };
 struct Least {
     static const bool repeatable = true;
-    template <class T> static __device__ __forceinline__ T of(T a, T b) { return a < b ? a : b; }
+    template <class T> static __device__ __forceinline__ T combine(T a, T b) { return a < b ? a : b; }
 };
 
 // Combines one value from every lane. All lanes get the result, with the same bits.
@@ -57,7 +57,7 @@ template <class Operation, class T> __device__ __forceinline__ T over_warp(T val
 {
 #pragma unroll
     for (int distance = 16; distance > 0; distance /= 2)
-        value = Operation::of(value, __shfl_xor_sync(ALL, value, distance));
+        value = Operation::combine(value, __shfl_xor_sync(ALL, value, distance));
     return value;
 }
 
@@ -92,12 +92,12 @@ struct Block {
     template <class Operation, class T> __device__ __forceinline__ T over(T value)
     {
         value = over_warp<Operation>(value);
-        T* const of_warp = reinterpret_cast<T*>(slots + 32 * turn);
+        T* const totals = reinterpret_cast<T*>(slots + 32 * turn);
         turn ^= 1;
-        if (lane() == 0) of_warp[warp()] = value;
+        if (lane() == 0) totals[warp()] = value;
         __syncthreads();
         const bool one_more = lane() >= blockDim.x / 32;
-        value = of_warp[one_more ? 0 : lane()];
+        value = totals[one_more ? 0 : lane()];
         return over_warp<Operation>(one_more && !Operation::repeatable ? T(0) : value);
     }
 };

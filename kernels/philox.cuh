@@ -6,7 +6,7 @@
 
 typedef unsigned long long Word;
 
-struct Words { Word of[4]; };
+struct Words { Word words[4]; };
 
 // Which random numbers to draw: (seed, stream) is the key, and (block, 0, step, purpose) is the counter.
 struct Source {
@@ -20,9 +20,9 @@ __device__ __forceinline__ Words philox(const Source& source, Word i)
     Words counter = {{i + 1, 0, source.step, source.purpose}};
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
-        const Word high0 = __umul64hi(counter.of[0], 0xD2E7470EE14C6C93ull), low0 = counter.of[0] * 0xD2E7470EE14C6C93ull;
-        const Word high1 = __umul64hi(counter.of[2], 0xCA5A826395121157ull), low1 = counter.of[2] * 0xCA5A826395121157ull;
-        counter = {{high1 ^ counter.of[1] ^ key0, low1, high0 ^ counter.of[3] ^ key1, low0}};
+        const Word high0 = __umul64hi(counter.words[0], 0xD2E7470EE14C6C93ull), low0 = counter.words[0] * 0xD2E7470EE14C6C93ull;
+        const Word high1 = __umul64hi(counter.words[2], 0xCA5A826395121157ull), low1 = counter.words[2] * 0xCA5A826395121157ull;
+        counter = {{high1 ^ counter.words[1] ^ key0, low1, high0 ^ counter.words[3] ^ key1, low0}};
         key0 += 0x9E3779B97F4A7C15ull;
         key1 += 0xBB67AE8584CAA73Bull;
     }
@@ -57,12 +57,12 @@ struct Law {
 __device__ __forceinline__ real sparse_entry(const Words& words, Word e, Word limit, const Law& law)
 {
     const bool odd = e % 2;  // selected, not indexed: an array with a variable index leaves the registers
-    const Word support = odd ? words.of[2] : words.of[0], size = odd ? words.of[3] : words.of[1];
+    const Word support = odd ? words.words[2] : words.words[0], size = odd ? words.words[3] : words.words[1];
     return (support >> 11) < limit ? law.magnitude(size) : real(0);
 }
 
 // Entry e of normal numbers, from word e. `words` are those of block e / 4.
 __device__ __forceinline__ real normal_entry(const Words& words, Word e)
 {
-    return normal_of(e % 4 < 2 ? (e % 2 ? words.of[1] : words.of[0]) : (e % 2 ? words.of[3] : words.of[2]));
+    return normal_of(e % 4 < 2 ? (e % 2 ? words.words[1] : words.words[0]) : (e % 2 ? words.words[3] : words.words[2]));
 }

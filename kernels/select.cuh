@@ -41,19 +41,19 @@ template <class Team, class Keys> __device__ __forceinline__ Key cutoff(Team& te
     };
     if (count_above(low) <= k) return low;
     Key high = 0;
-    keys.each([&](Key key) { high = Most::of(high, key); });
+    keys.each([&](Key key) { high = Most::combine(high, key); });
     high = team.template over<Most>(high);
     while (high - low > 1) {  // more than k keys are above low, and at most k above high
         const Key middle = low + (high - low) / 2;
         const unsigned above = count_above(middle);
         if (above == k) {
             Key most = 0;
-            keys.each([&](Key key) { most = key <= middle ? Most::of(most, key) : most; });
+            keys.each([&](Key key) { most = key <= middle ? Most::combine(most, key) : most; });
             return team.template over<Most>(most);
         }
         if (above == k + 1) {
             Key least = ~Key(0);
-            keys.each([&](Key key) { least = key > middle ? Least::of(least, key) : least; });
+            keys.each([&](Key key) { least = key > middle ? Least::combine(least, key) : least; });
             return team.template over<Least>(least);
         }
         (above > k ? low : high) = middle;

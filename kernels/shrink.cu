@@ -31,7 +31,7 @@ __device__ __forceinline__ void shrink_rows(
             u_read = *reinterpret_cast<const Reals*>(u + offset + j);
         }
 #pragma unroll
-        for (int c = 0; c < WIDTH; ++c) z[WIDTH * i + c] = x_read.of[c] + alpha * u_read.of[c];
+        for (int c = 0; c < WIDTH; ++c) z[WIDTH * i + c] = x_read.lanes[c] + alpha * u_read.lanes[c];
     }
     Warp team;
     const Key low = per_coordinate ? Key(0) : lowest_cutoff(theta, window);
@@ -45,9 +45,9 @@ __device__ __forceinline__ void shrink_rows(
 #pragma unroll
         for (int c = 0; c < WIDTH; ++c) {
             int what;
-            const real of_entry = per_coordinate ? real(threshold[j + c]) : theta;
-            result.of[c] = shrink(z[WIDTH * i + c], of_entry, cut, window, what);
-            codes.of[c] = what;
+            const real entry_threshold = per_coordinate ? real(threshold[j + c]) : theta;
+            result.lanes[c] = shrink(z[WIDTH * i + c], entry_threshold, cut, window, what);
+            codes.lanes[c] = what;
         }
         *reinterpret_cast<Reals*>(x_next + offset + j) = result;
         *reinterpret_cast<Codes*>(code + offset + j) = codes;

@@ -19,7 +19,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     const real* __restrict__ forward, const real* __restrict__ backward, const double* __restrict__ step_size,
     const double* __restrict__ threshold, const int* __restrict__ support,
     // Work arrays: (batch, depth, N) each, and (batch, 1 + 2·depth) for the sums.
-    real* __restrict__ z_of, real* __restrict__ u_of, signed char* __restrict__ code_of, double* __restrict__ sums,
+    real* __restrict__ z_kept, real* __restrict__ u_kept, signed char* __restrict__ code_kept, double* __restrict__ sums,
     int layers, int depth, real window,
     // The batch: `share` is the nominal share of hard signals, and `hard` the actual share in this batch; see Signals.
     Word seed, Word stream, Word step, double share, double hard, double weight_power,
@@ -46,7 +46,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     const long long hard_before = (long long)(share * row);
     const bool is_hard = (long long)(share * (row + 1)) > hard_before;
     const Word number = is_hard ? hard_before : row - hard_before;  // among the signals of its stream
-    const Word of_stream = is_hard ? stream + HARD_STREAM : stream;
+    const Word own_stream = is_hard ? stream + HARD_STREAM : stream;
 
     // -- the signal, its weight and its measurements ------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     double log_density = 0;
     for (int j = threadIdx.x; j < N; j += blockDim.x) {
         const Word e = number * N + j;
-        target[j] = sparse_entry(philox(Source{seed, of_stream, step, CODES}, e / 2), e, limits[is_hard ? N + j : j], law);
+        target[j] = sparse_entry(philox(Source{seed, own_stream, step, CODES}, e / 2), e, limits[is_hard ? N + j : j], law);
         if (target[j] != 0) log_density += log_ratio[j];
     }
     real weight = 1;
@@ -75,7 +75,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         const real deviation = real(sqrt(block.over<Sum>(squares) / M)) * noise;
         for (int m = threadIdx.x; m < M; m += blockDim.x) {
             const Word e = number * M + m;
-            y[m] += deviation * normal_entry(philox(Source{seed, of_stream, step, NOISE}, e / 4), e);
+            y[m] += deviation * normal_entry(philox(Source{seed, own_stream, step, NOISE}, e / 4), e);
         }
     }
     __syncthreads();
@@ -91,20 +91,20 @@ KERNEL __launch_bounds__(512, 1) alista_step(
 
     const long long work = (long long)row * depth * N;
     for (int t = 0; t < depth; ++t) {
-        const long long of_layer = work + (long long)t * N;
+        const long long layer_start = work + (long long)t * N;
         const real alpha = real(step_size[t]), theta = real(threshold[t]);
         if (t > 0) list.gather_from(x, N);
         for (int j = threadIdx.x; j < N; j += blockDim.x) {
             const real u = (t > 0 ? list.times(forward, N, j) : real(0)) + seen[j];
             x[j] = x[j] + alpha * u;  // z
-            u_of[of_layer + j] = u;
-            z_of[of_layer + j] = x[j];
+            u_kept[layer_start + j] = u;
+            z_kept[layer_start + j] = x[j];
         }
         const Key cut = cutoff(block, Strided{x, N}, support[t], lowest_cutoff(theta, window));
         for (int j = threadIdx.x; j < N; j += blockDim.x) {
             int code;
             x[j] = shrink(x[j], theta, cut, window, code);
-            code_of[of_layer + j] = code;
+            code_kept[layer_start + j] = code;
         }
     }
 
@@ -120,12 +120,12 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     error = block.over<Sum>(error);
     if (threadIdx.x == 0) sums[(long long)row * columns] = 0.5 * error;
     for (int t = depth - 1; t >= 0; --t) {
-        const long long of_layer = work + (long long)t * N;
+        const long long layer_start = work + (long long)t * N;
         const real alpha = real(step_size[t]), theta = real(threshold[t]);
         double d_alpha = 0, d_theta = 0;
         for (int j = threadIdx.x; j < N; j += blockDim.x) {
-            x[j] = shrink_backward(x[j], code_of[of_layer + j], z_of[of_layer + j], theta, window, d_theta);
-            d_alpha += double(x[j]) * double(u_of[of_layer + j]);
+            x[j] = shrink_backward(x[j], code_kept[layer_start + j], z_kept[layer_start + j], theta, window, d_theta);
+            d_alpha += double(x[j]) * double(u_kept[layer_start + j]);
         }
         d_alpha = block.over<Sum>(d_alpha);
         d_theta = block.over<Sum>(d_theta);
@@ -136,7 +136,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         if (t == 0) break;  // x_0 = 0 depends on nothing
         list.gather_from(x, N);
         for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before needs it
-            if (code_of[of_layer - N + j] != OFF) x[j] += alpha * list.times(backward, N, j);
+            if (code_kept[layer_start - N + j] != OFF) x[j] += alpha * list.times(backward, N, j);
     }
 
     // -- the last block to finish adds up, always in the same order ---------------------------------------------------
@@ -147,15 +147,15 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     if (earlier != gridDim.x - 1) return;
     __threadfence();
     for (int column = threadIdx.x; column < 1 + 2 * layers; column += blockDim.x) {
-        const bool of_threshold = column > layers;
-        const int t = column - 1 - (of_threshold ? layers : 0);
+        const bool is_threshold = column > layers;
+        const int t = column - 1 - (is_threshold ? layers : 0);
         double total = 0;
         if (t < depth) {
-            const int place = column == 0 ? 0 : 1 + t + (of_threshold ? depth : 0);
+            const int place = column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0);
 #pragma unroll 8
-            for (int of_row = 0; of_row < gridDim.x; ++of_row) total += sums[(long long)of_row * columns + place];
+            for (int other = 0; other < gridDim.x; ++other) total += sums[(long long)other * columns + place];
         }
-        *(column == 0 ? loss : of_threshold ? d_threshold + t : d_step_size + t) = total;
+        *(column == 0 ? loss : is_threshold ? d_threshold + t : d_step_size + t) = total;
     }
     if (threadIdx.x == 0) atomicExch(arrived, 0u);  // for the next launch
 }

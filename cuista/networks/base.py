@@ -290,7 +290,7 @@ class Unrolled(ABC):
         """
         self._check_names(wanted or ())
 
-        def of(y: Any, target: Array) -> tuple[Scalar, dict[str, Array]]:
+        def on_part(y: Any, target: Array) -> tuple[Scalar, dict[str, Array]]:
             state, backprop = self.begin(y)
             backward = [backprop]
             for t in range(depth):
@@ -322,9 +322,9 @@ class Unrolled(ABC):
 
         split = self.split(y, target)
         if split is None:
-            return of(y, target)
+            return on_part(y, target)
         shape, at_a_time, part = split
-        (loss, gradients), *others = self.ops.in_batches(shape, lambda rows: of(*part(rows)), at_a_time)
+        (loss, gradients), *others = self.ops.in_batches(shape, lambda rows: on_part(*part(rows)), at_a_time)
         for more, d_more in others:
             loss = loss + more
             for name, gradient in gradients.items():

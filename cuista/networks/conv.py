@@ -100,8 +100,8 @@ class ConvNetwork(Unrolled):
                 for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
             ]
             d_x, d_padded, *parts = zip(*back, strict=True)
-            of_parameters = zip(("step_size", "threshold", "weight"), parts, strict=True)
-            gradients: Gradients = {name: sum(d) for name, d in of_parameters if name in self.shapes}
+            by_name = zip(("step_size", "threshold", "weight"), parts, strict=True)
+            gradients: Gradients = {name: sum(d) for name, d in by_name if name in self.shapes}
             return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None), gradients
 
         return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y), backprop

@@ -143,8 +143,8 @@ class CpuOps(ReferenceOps):
             near = np.flatnonzero(np.greater_equal(code, NEAR, out=flags))
             column = near % delta.shape[1]
             z = x.ravel()[near] + np.asarray(step_size, dtype=x.dtype) * u.ravel()[near]
-            of_entry = theta if theta.ndim == 0 else np.broadcast_to(theta, x.shape)[near // x.shape[1], column]
-            slope = delta.ravel()[near] / (2 * np.asarray(window, dtype=x.dtype) * of_entry)
+            entry_threshold = theta if theta.ndim == 0 else np.broadcast_to(theta, x.shape)[near // x.shape[1], column]
+            slope = delta.ravel()[near] / (2 * np.asarray(window, dtype=x.dtype) * entry_threshold)
             d_z.ravel()[near] += slope * np.abs(z)
             jump = slope.astype(np.float64) * z
             if theta.ndim == 0:

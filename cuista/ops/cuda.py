@@ -158,11 +158,11 @@ class CudaOps(ReferenceOps):
         # With one threshold for all entries, it does not matter which row an entry is in.
         length = N if theta.ndim or N <= PART else LENGTH
         warps = min(-(-x.size // (4 * length)) * 4, BACKWARD_WARPS)
-        d_z, of_warps = self.xp.empty(x.shape, dtype), self.xp.empty((warps, 2), np.float64)
+        d_z, warp_sums = self.xp.empty(x.shape, dtype), self.xp.empty((warps, 2), np.float64)
         inputs, width = (delta, code, x, u, alpha, theta), _width(N, delta, code, u)
         sizes = (np.int32(theta.ndim), dtype.type(window), np.int64(x.size), np.int32(length))
-        self._launch(f"backward_rows_{width}", dtype, 32 * warps, 128, *inputs, *sizes, d_z, of_warps)
-        d_step_size, d_threshold = self._sum_rows(of_warps)
+        self._launch(f"backward_rows_{width}", dtype, 32 * warps, 128, *inputs, *sizes, d_z, warp_sums)
+        d_step_size, d_threshold = self._sum_rows(warp_sums)
         if theta.ndim:
             parts = min(batch, 64)
             rows = -(-batch // parts)

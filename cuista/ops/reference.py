@@ -482,8 +482,8 @@ class ReferenceOps:
             How to update the parameter.
         """
         rate, factors, scale, logarithmic = descent
-        of_layers = (scale * factors[: len(gradient)]).astype(gradient.dtype)
-        gradient = gradient * of_layers.reshape(-1, *[1] * (gradient.ndim - 1))
+        layer_scales = (scale * factors[: len(gradient)]).astype(gradient.dtype)
+        gradient = gradient * layer_scales.reshape(-1, *[1] * (gradient.ndim - 1))
         if logarithmic:
             gradient *= parameter
         mean += (1 - BETA1) * (gradient - mean)

@@ -41,12 +41,12 @@ def tune_unimodal(error: Error, values: Sequence[float]) -> float:
     """
 
     @cache
-    def of(index: int) -> float:
+    def error_at(index: int) -> float:
         return error(values[index])
 
     step = len(values) // 4
-    best = min(range(step // 2, len(values), step), key=of)
+    best = min(range(step // 2, len(values), step), key=error_at)
     while step > 1:
         step //= 2
-        best = min((near for near in (best - step, best, best + step) if 0 <= near < len(values)), key=of)
+        best = min((near for near in (best - step, best, best + step) if 0 <= near < len(values)), key=error_at)
     return values[best]
