@@ -14,10 +14,9 @@ from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
 from cuista.evaluation.comparison import Comparison, Variant, compare
-from cuista.model import reading
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
-from cuista.storage import check_writable, replacing
+from cuista.storage import check_writable, complete, replacing
 from cuista.training import FastRecipe, PaperRecipe
 from cuista.training.checkpoint import check_same_run
 
@@ -126,7 +125,7 @@ def command(
 
 def check_same(out: Path, about: dict[str, Any]) -> None:
     """Raise FileError unless a file has the results of a comparison on the same."""
-    with reading(out):
+    with complete(out):
         before = Comparison.load(out).about if out.suffix.lower() == ".h5" else dict(json.loads(out.read_text()))
     check_same_run(out, {name: before.get(name, value) for name, value in about.items()}, about)
 

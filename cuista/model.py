@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -152,7 +150,7 @@ class Trained(ABC):
     ) -> AnyTrained:
         """Make a model from the record of a file; `path` is for error messages."""
         attributes = record.attributes
-        with reading(path):
+        with storage.complete(path):
             options = {
                 "layers": int(attributes["layers"]),
                 "percent": attributes["percent"],
@@ -192,17 +190,6 @@ def load(
     """
     record = storage.read(path, *([each.kind for each in classes] or Trained.kinds))
     return Trained.kinds[record.kind].from_record(record, path, ops=ops, dtype=dtype)
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors about missing or wrong entries of a record into a FileError that names the file."""
-    try:
-        yield
-    except KeyError as error:
-        raise FileError(f"{path} is damaged: {error.args[0]!r} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}") from error
 
 
 def parameters_sha256(parameters: dict[str, Array], ops: ReferenceOps) -> str:

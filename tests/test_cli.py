@@ -218,6 +218,9 @@ def test_a_killed_run_resumes_to_the_same_bits(run, start, problem, number):
     assert "nothing to resume" in run.errors
     run(*words, "-o", "cut.h5", "--resume", "--seed", 3, fails=1)
     assert "cut.h5 is from another run, which differs in seed (then 0, now 3)" in run.errors
+    run("gen-problem", "--m", 20, "--n", 40, "--pnz", 0.05, "--std", 2, "-o", "loud.h5")
+    run("train", "loud.h5", *words[2:], "-o", "cut.h5", "--resume", fails=1)
+    assert "magnitude (then Normal(mean=0.0, std=1.0), now Normal(mean=0.0, std=2.0))" in run.errors
     run(*words, "-o", "cut.h5", "--resume", "--ridge", 3, fails=1)
     assert "cut.h5 is from another run, which differs in weight (then " in run.errors
 

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -879,6 +880,10 @@ def test_a_decoder_of_another_run_is_not_taken_for_this_ones(files):
     assert cuista.Model.load("r.h5").network.layers == 2
     files(*words, "-T", 2, "--resume")
     assert "r.h5 is complete: nothing to resume." in files.errors
+    Path("r.h5").rename("r.h5.ckpt")
+    os.remove("r.decoder.h5")
+    files(*words, "-T", 2, "--resume", fails=1)  # r.h5.ckpt is no checkpoint, but it is not deleted
+    Path("r.h5.ckpt").rename("r.h5")
     files(*words, "-T", 2, "--psteps", 3, "--resume", fails=1)
     assert "r.h5 is from another run, which differs in psteps (then 5, now 3)" in files.errors
 

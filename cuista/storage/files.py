@@ -54,11 +54,13 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 @contextlib.contextmanager
 def complete(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Raise FileError if the block does not find an entry of a file's record; the message names `path`."""
+    """Turn errors in the block about missing or wrong entries of a file's record into FileError, which names `path`."""
     try:
         yield
     except KeyError as error:
         raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise FileError(f"{path} is damaged: {error}") from error
 
 
 def sha256(array: Array) -> str:

@@ -254,7 +254,7 @@ def train_decoder(
     """
     path = decoder_path(out)
     before = continued(path, resume, overwrite)
-    if before is None:
+    if before is None and overwrite:
         checkpoint_path(out).unlink(missing_ok=True)  # an older run's, with another decoder
     if before != path:
         say(f"Training the decoder first; it is kept in {path}.")

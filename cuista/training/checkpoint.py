@@ -122,12 +122,17 @@ def check_same_run(path: str | os.PathLike[str], then: dict[str, Any], now: dict
     """Raise FileError, which names the differences, unless a file's run is this one."""
     differing = [name for name in sorted({*then, *now}) if then.get(name) != now.get(name)]
     if differing:
-        # 64 digits of a hash say no more than the first twelve.
-        listed = ", ".join(f"{name} (then {then.get(name)!s:.12}, now {now.get(name)!s:.12})" for name in differing)
+        listed = ", ".join(f"{name} (then {_short(then.get(name))}, now {_short(now.get(name))})" for name in differing)
         raise FileError(
             f"{path} is from another run, which differs in {listed}. Give its options, or start afresh",
             option="overwrite",
         )
+
+
+def _short(value: Any) -> str:
+    """A value as text; of a hash, which has 64 digits, the first twelve."""
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text
 
 
 def save_checkpoint(
