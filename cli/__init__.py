@@ -23,7 +23,9 @@ from cuista.cli import (
     plot,
     prepare_images,
     quickstart,
+    reconstruct,
     recover,
+    sense,
     simulate,
     solve,
     solve_w,
@@ -47,7 +49,7 @@ def cli(debug: bool) -> None:
 
 for module in (
     *(quickstart, gen_problem, solve_w, train, test, simulate, recover, solve, compare, plot),
-    *(prepare_images, learn_dict, denoise, info, convert, doctor),
+    *(prepare_images, learn_dict, denoise, sense, reconstruct, info, convert, doctor),
 ):
     cli.add_command(module.command)
 

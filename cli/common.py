@@ -17,6 +17,7 @@ import click
 from cuista import device as devices
 from cuista.data.dictionary import Convention, Dictionary, default_convention
 from cuista.data.images import ImageSet
+from cuista.metrics import PictureReport
 from cuista.ops import ReferenceOps, engine
 from cuista.storage import check_writable, is_cuista
 
@@ -167,6 +168,31 @@ class Report:
         if self.out:
             save(self.out, about, overwrite=self.force)
             say(f"Wrote {self.out}.")
+
+    def show_pictures(self, found: PictureReport, **about: Any) -> None:
+        """Print how well pictures were restored, and write the report."""
+        rows = [*zip(found.pictures, found.psnr_db.tolist(), found.ssim.tolist(), strict=True)]
+        means = found.psnr_db.mean(axis=0).tolist(), found.ssim.mean(axis=0).tolist()
+        if self.as_json:
+            pairs = zip(found.methods, *means, strict=True)
+            pictures = [
+                {
+                    "name": name,
+                    "shape": shape,
+                    "psnr_db": dict(zip(found.methods, psnr, strict=True)),
+                    "ssim": dict(zip(found.methods, ssim, strict=True)),
+                }
+                for (name, psnr, ssim), shape in zip(rows, found.shapes, strict=True)
+            ]
+            mean = {method: {"psnr_db": psnr, "ssim": ssim} for method, psnr, ssim in pairs}
+            print_json({**found.about, "lambda": found.lambdas, "mean": mean, "pictures": pictures})
+        else:
+            methods = found.methods
+            headers = ["picture", *(f"{name} dB" for name in methods), *(f"{name} SSIM" for name in methods)]
+            click.echo(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
+            for name, lam in found.lambdas.items():
+                say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation pictures.")
+        self.write(found.save, **about)
 
 
 report_option_list = (

@@ -15,7 +15,8 @@ from cuista.cli.spellings import Command
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem
-from cuista.storage import check_writable
+from cuista.data.sensing import Sensing, random_sensing
+from cuista.storage import check_writable, load_array
 
 # The default levels of perturbation.
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
@@ -132,6 +133,41 @@ def perturbed(
     target.write(PerturbedSet.new(problem, sigmas, count, samples, target.seed), f"{levels}, and {samples} signals")
 
 
+@click.command("gen-problem", cls=Command)
+@click.option("--dict", "dictionary_file", type=common.INPUT_FILE, required=True, help="Dictionary of the blocks.")
+@click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
+@click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
+@click.option("--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a .npy, .npz, .mat or .h5 file (key Phi).")
+@common.key_option
+@_target("sensing.h5")
+def sensing(
+    dictionary_file: Path, rate: float | None, m: int | None, sensing: Path | None, key: str | None, target: Target
+) -> None:
+    """Make a problem of compressive sensing: how the blocks of pictures are measured.
+
+    Each block f is measured as y = Φ f; its size is that of the dictionary's atoms. The first row of Φ measures the
+    mean of a block, and the others are Gaussian. With --sensing, Φ comes from a file. The dictionary is a file of
+    cuista learn-dict, or atoms as columns (key D).
+    """
+    given = [option for option, value in (("--rate", rate), ("--m", m), ("--sensing", sensing)) if value is not None]
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} each say how many measurements there are: give one of them")
+    if key is not None and sensing is None:
+        raise click.UsageError("--key names an array in the file of --sensing: give that file, or leave --key out")
+    atoms = Dictionary.load_atoms(dictionary_file)
+    if sensing is not None:
+        Phi = load_array(sensing, "Phi", "phi", "A", key=key)
+    else:
+        pixels = atoms.shape[0] * atoms.shape[1]
+        Phi = random_sensing(atoms.shape, m or round((rate or 0.25) * pixels), seed=target.seed)
+    made = Sensing(Phi, atoms)
+    if not made.measures_means:
+        common.say("Note: the means of blocks do not follow from this Φ exactly, so that they are estimated.")
+    rows, columns = made.block
+    what = f"{made.M} measurements of each block of {rows}×{columns} ({100 * made.rate:.3g} %)"
+    target.write(made, f"{what}, {common.counted(atoms.filters, 'atom')}")
+
+
 def _natural(words: list[str]) -> str | None:
     """The task that --conv or --perturbed selects, if one of them is given."""
     flags = {"--conv": "denoise", "--perturbed": "robust"}
@@ -143,13 +179,13 @@ def _natural(words: list[str]) -> str | None:
 
 command = Routed(
     "gen-problem",
-    {"sc": matrix, "denoise": dictionary, "robust": perturbed},
+    {"sc": matrix, "denoise": dictionary, "cs": sensing, "robust": perturbed},
     _natural,
     _target(None),
     help="""Make a problem, a dictionary or a perturbed test set.
 
     Without a task, the result is a problem: a measurement matrix, and the distribution of signals and noise. With
-    --task denoise (or --conv) it is a convolutional dictionary, and with --task robust (or --perturbed) a test set of
-    perturbed matrices. All tasks share these options:
+    --task denoise (or --conv) it is a convolutional dictionary, with --task cs the measurement of pictures, and with
+    --task robust (or --perturbed) a test set of perturbed matrices. All tasks share these options:
     """,
 )

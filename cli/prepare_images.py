@@ -18,7 +18,7 @@ def parse_split(value: str) -> tuple[int, ...]:
         numbers = tuple(int(part) for part in value.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 3 or min(numbers) < 0 or not numbers[0]:
+    if len(numbers) != 3 or min(numbers) < 0 or not any(numbers):
         raise click.BadParameter(
             f"{value!r} is not three numbers of pictures, for training, validation and test, like 400,50,50"
         )
@@ -56,7 +56,7 @@ def command(
         prepared = prepare_images(folder, out, **others)
     for reason in prepared.skipped:
         common.say(f"Skipped: {reason}.")
-    if not prepared.counts["validation"]:
+    if not prepared.counts["validation"] and prepared.counts["train"]:
         common.say("Note: no picture is left for validation, which cuista train needs: add pictures or change --split.")
     if not prepared.counts["test"] and (split is None or split[2]):
         common.say("Note: no picture is left for cuista test: add pictures or change --split.")

@@ -17,6 +17,7 @@ from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
 TASKS = {
     "sc": "Sparse coding: recover signals from measurements.",
     "denoise": "Remove noise from pictures by a convolutional network.",
+    "cs": "Compressive sensing: recover pictures from few measurements.",
     "encoder": "Map a perturbed matrix to a weight for it.",
     "robust": "Recover signals although the matrix is perturbed.",
 }
@@ -126,6 +127,7 @@ ROBUST = "robust-alista"
 NETWORKS_OF = {
     "sc": [*NETWORKS],
     "denoise": [*CONV_NETWORKS],
+    "cs": [*NETWORKS],
     "encoder": [Encoder.name],
     "robust": [name for name, kind in NETWORKS.items() if kind.has_gradients],
 }

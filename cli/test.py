@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from cuista.cli import common, testing_denoise, testing_encoder, testing_robust, testing_sc
+from cuista.cli import common, testing_cs, testing_denoise, testing_encoder, testing_robust, testing_sc
 from cuista.cli.routing import Routed, positional
 
 from cuista.storage import is_cuista, kind_of
 from cuista.tasks.denoising import Denoiser
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
+from cuista.tasks.sensing import Reconstructor
 from cuista.tasks.sparse_coding import Model
 
-TASK_OF_KIND = {Model.kind: "sc", Denoiser.kind: "denoise", EncoderModel.kind: "encoder", RobustModel.kind: "robust"}
+TASK_OF_KIND = {Model.kind: "sc", Denoiser.kind: "denoise", Reconstructor.kind: "cs"}
+TASK_OF_KIND |= {EncoderModel.kind: "encoder", RobustModel.kind: "robust"}
 
 
 TASKS = {
     "sc": testing_sc.command,
     "denoise": testing_denoise.command,
+    "cs": testing_cs.command,
     "encoder": testing_encoder.command,
     "robust": testing_robust.command,
 }

@@ -34,24 +34,4 @@ def command(
         how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": common.say}
         how["progress"] = line.show
         found = evaluate_denoisers({denoiser.network.name: denoiser}, images, **how)
-    rows = [*zip(found.pictures, found.psnr_db.tolist(), found.ssim.tolist(), strict=True)]
-    means = found.psnr_db.mean(axis=0).tolist(), found.ssim.mean(axis=0).tolist()
-    if report.as_json:
-        pairs = zip(found.methods, *means, strict=True)
-        pictures = [
-            {
-                "name": name,
-                "shape": shape,
-                "psnr_db": dict(zip(found.methods, psnr, strict=True)),
-                "ssim": dict(zip(found.methods, ssim, strict=True)),
-            }
-            for (name, psnr, ssim), shape in zip(rows, found.shapes, strict=True)
-        ]
-        mean = {method: {"psnr_db": psnr, "ssim": ssim} for method, psnr, ssim in pairs}
-        common.print_json({"sigma": found.sigma, "lambda": found.lambdas, "mean": mean, "pictures": pictures})
-    else:
-        headers = ["picture", *(f"{name} dB" for name in found.methods), *(f"{name} SSIM" for name in found.methods)]
-        click.echo(common.table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
-        for name, lam in found.lambdas.items():
-            common.say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation pictures.")
-    report.write(found.save, model=str(model_file), seed=seed)
+    report.show_pictures(found, model=str(model_file), seed=seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cuista.cli import train_denoise, train_encoder, train_robust, train_sc
+from cuista.cli import train_cs, train_denoise, train_encoder, train_robust, train_sc
 from cuista.cli.routing import Routed, task_of_net
 from cuista.cli.running import run_option_list
 
@@ -17,6 +17,7 @@ command = Routed(
     {
         "sc": train_sc.command,
         "denoise": train_denoise.command,
+        "cs": train_cs.command,
         "encoder": train_encoder.command,
         "robust": train_robust.command,
     },
@@ -24,8 +25,8 @@ command = Routed(
     *run_option_list,
     help="""Train a network and write a model file.
 
-    Usage is `cuista train PROBLEM …`, or `cuista train --task denoise IMAGES …`. Without --task, the task is that of
-    the network (--net), or else sparse coding. Ctrl-C is safe: it saves the run, and the same command with --resume
-    continues it. All tasks share these options:
+    Usage is `cuista train PROBLEM …`, or for example `cuista train --task denoise IMAGES …`. Without --task, the task
+    is that of the network (--net), or else sparse coding. Ctrl-C is safe: it saves the run, and the same command with
+    --resume continues it. All tasks share these options:
     """,
 )

@@ -16,6 +16,7 @@ from cuista.cli.spellings import Command
 from cuista.data.problem import Problem
 from cuista.networks import NETWORKS
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
+from cuista.training.task import Task
 from cuista.weights import Weight
 
 
@@ -51,6 +52,17 @@ class DenseNetwork:
         if self.ridge is not None and self.weight_file is not None:
             raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
         self.untied, self.coord = self.untied and kind.can_untie, self.coord and kind.can_coordinate
+
+    def suiting(self, recipe: Any, task: type[Task[Any]]) -> Any:
+        """The recipe, or None for a network without gradients, whose parameters are searched for."""
+        kind = NETWORKS[self.net or "alista"]
+        if kind.has_gradients:
+            return recipe
+        if recipe != task.recipes["fast"]():
+            raise click.UsageError(
+                f"{kind.title} has no gradients, so its parameters are searched for: leave out the options of a recipe"
+            )
+        return None
 
     def model(self, problem: Problem, recipe: Any, begun: Model | None, run: Run) -> Model:
         """The untrained model. Its weight is the given one, the interrupted run's, or one computed now."""
@@ -105,12 +117,6 @@ def command(problem: Asked, network: DenseNetwork, recipe: Any, run: Run) -> Non
     sparsity, paper as 1.2 and 13. Options marked fast or paper belong to that recipe.
     """
     network.check()
-    kind = NETWORKS[network.net or "alista"]
-    if not kind.has_gradients:
-        if recipe != SparseCoding.recipes["fast"]():
-            raise click.UsageError(
-                f"{kind.title} has no gradients, so its parameters are searched for: leave out the options of a recipe"
-            )
-        recipe = None
+    recipe = network.suiting(recipe, SparseCoding)
     begun = run.begun(Model)
     run.train(network.model(problem.load(run.seed), recipe, begun, run), recipe)

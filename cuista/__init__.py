@@ -1,9 +1,10 @@
 """Sparse recovery with ALISTA and its family: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
 from cuista.data.dictionary import Dictionary
-from cuista.data.images import ImageSet, prepare_images
+from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem, normalize_columns, random_matrix
+from cuista.data.sensing import Sensing
 from cuista.errors import CuistaError
 from cuista.evaluation.robustness import evaluate_robustness
 from cuista.metrics import Report
@@ -12,13 +13,25 @@ from cuista.ops import Bernoulli, Normal, engine
 from cuista.tasks.denoising import Denoiser, Denoising, choose_conv_ridge, denoising_weight
 from cuista.tasks.encoder import EncoderModel, EncoderRecipe, Encoding
 from cuista.tasks.robust import Robust, RobustModel, RobustRecipe
+from cuista.tasks.sensing import CompressiveSensing, Reconstructor, sensing_weight
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight, choose_ridge, evaluate
-from cuista.training import FastRecipe, LearningRecipe, PaperRecipe, SearchRecipe, learn_dictionary, train
+from cuista.training import (
+    AtomRecipe,
+    FastRecipe,
+    LearningRecipe,
+    PaperRecipe,
+    SearchRecipe,
+    learn_atoms,
+    learn_dictionary,
+    train,
+)
 from cuista.version import __version__
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
 
 __all__ = [
+    "AtomRecipe",
     "Bernoulli",
+    "CompressiveSensing",
     "ConvWeight",
     "CuistaError",
     "Denoiser",
@@ -33,13 +46,16 @@ __all__ = [
     "Model",
     "Normal",
     "PaperRecipe",
+    "PatchSet",
     "PerturbedSet",
     "Problem",
+    "Reconstructor",
     "Report",
     "Robust",
     "RobustModel",
     "RobustRecipe",
     "SearchRecipe",
+    "Sensing",
     "SparseCoding",
     "Weight",
     "__version__",
@@ -50,11 +66,13 @@ __all__ = [
     "engine",
     "evaluate",
     "evaluate_robustness",
+    "learn_atoms",
     "learn_dictionary",
     "load",
     "normalize_columns",
     "prepare_images",
     "random_matrix",
+    "sensing_weight",
     "solve_conv",
     "solve_conv_pgd",
     "solve_exact",

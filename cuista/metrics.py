@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,12 +12,16 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
+from cuista.data.images import ImageSet
 from cuista.errors import InputError
 from cuista.networks.base import Unrolled
 from cuista.ops import CpuOps, ReferenceOps
 
 # The side in pixels of the window in which the structural similarity is computed.
 SSIM_WINDOW = 11
+
+# Restores a picture or its blocks from what was measured.
+Method = Callable[[Array], Array]
 
 
 def decibels(error: Any, energy: Any) -> Any:
@@ -159,3 +163,69 @@ def ssim(estimate: Array, clean: Array) -> float:
     similarity = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2)
     similarity /= (mean_a**2 + mean_b**2 + 0.01**2) * (variances + 0.03**2)
     return float(similarity[5:-5, 5:-5].mean())
+
+
+@dataclass(frozen=True)
+class PictureReport:
+    """How well several methods restored pictures.
+
+    Attributes
+    ----------
+    pictures, methods
+        The names of the pictures and of the methods.
+    shapes
+        The shape (H, W) of each picture.
+    psnr_db, ssim
+        PSNR in dB and SSIM, as arrays (pictures, methods).
+    lambdas
+        The tuned λ of each method that has one.
+    about
+        Further numbers that describe the test, such as the noise level.
+    """
+
+    pictures: tuple[str, ...]
+    methods: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    psnr_db: Array
+    ssim: Array
+    lambdas: dict[str, float]
+    about: dict[str, float]
+
+    def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Write a `cuista-report` file."""
+        named = {**self.about, "methods": list(self.methods), "pictures": list(self.pictures)}
+        arrays = {"psnr_db": self.psnr_db, "ssim": self.ssim}
+        storage.write(path, storage.Record("cuista-report", arrays, {**attributes, **named}), overwrite=overwrite)
+
+
+def report_on_pictures(
+    pictures: ImageSet,
+    prepare: Callable[[int, Array], Callable[[Method], Array]],
+    methods: Mapping[str, Method],
+    lambdas: dict[str, float],
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+    **about: float,
+) -> PictureReport:
+    """Restore all pictures of a set by several methods, and measure the results.
+
+    Parameters
+    ----------
+    prepare
+        Called with the number and the pixels (H, W) of each picture. It returns a function from a method to the picture
+        that this method restores.
+    methods
+        The methods by name.
+    lambdas, about
+        As in `PictureReport`.
+    progress
+        Called with the share of pictures done, and with the name of the current one.
+    """
+    found: list[tuple[str, tuple[int, ...], list[float], list[float]]] = []
+    for number, (name, clean) in enumerate(pictures.pictures()):
+        restored = prepare(number, clean)
+        results = [restored(method) for method in methods.values()]
+        psnr, similarity = ([measure(result, clean) for result in results] for measure in (psnr_db, ssim))
+        found.append((name, clean.shape, psnr, similarity))
+        progress(len(found) / len(pictures), f"{len(found)}/{len(pictures)} {name}")
+    names, shapes, psnrs, similarities = zip(*found, strict=True)
+    return PictureReport(names, tuple(methods), shapes, np.array(psnrs), np.array(similarities), lambdas, about)

@@ -553,7 +553,10 @@ def test_the_package_runs_as_a_module(tmp_path):
     wrong = module("train", "--task", "nonsense")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("Usage: cuista train ")
-    assert "--task nonsense is not a task of this command; expected one of sc, denoise, encoder, robust" in wrong.stderr
+    assert (
+        "--task nonsense is not a task of this command; expected one of sc, denoise, cs, encoder, robust"
+        in wrong.stderr
+    )
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")

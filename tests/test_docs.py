@@ -151,14 +151,16 @@ def test_every_command_line_is_one_that_cuista_understands(path):
                 assert word.partition("=")[0] in options(command, *routed), " ".join(words)
 
 
-SMALL = {"250": "20", "500": "40", "1000": "30"}
+SMALL = {"250": "20", "500": "40", "1000": "30", "16": "4", "512": "24"}
 FEWER = {
     "gen-problem --task robust": ("--count", 1, "--samples", 30, "--sigma", 0, "--sigma", 0.01),
     "train": ("-T", 2, "--max-steps", 3, "--batch", 8, "--validation-batch", 40),
     "train --task encoder": ("-T", 2, "--max-steps", 2, "--matrices", 2, "--validation-batch", 2),
     "train --task denoise": ("-T", 2, "--max-steps", 2, "--batch", 2, "--validation-batch", 2, "--crop", 24),
+    "train --task cs": ("-T", 2, "--max-steps", 2, "--batch", 8, "--validation-batch", 40),
     "train --task robust": ("--max-steps", 2, "--batch", 2, "--matrices", 2, "--validation-batch", 2),
-    "learn-dict": ("--steps", 2, "--crop", 24),
+    "learn-dict images.h5": ("--steps", 2, "--crop", 24),
+    "learn-dict patches.h5": ("--steps", 2, "--batch", 64),
     "compare": ("-T", 2, "--samples", 50),
     "prepare-images": ("--split", "6,2,2"),
 }
@@ -170,7 +172,8 @@ def follow(run, path):
         if words[0] == "quickstart":
             continue  # tests of the command line run it
         task = f" --task {words[words.index('--task') + 1]}" if "--task" in words else ""
-        run(*(SMALL.get(word, word) for word in words), *FEWER.get(words[0] + task, ()))
+        fewer = FEWER.get(words[0] + task, FEWER.get(" ".join(words[:2]), ()))
+        run(*(SMALL.get(word, word) for word in words), *fewer)
 
 
 def test_the_readme_can_be_followed_from_an_empty_folder(run):
@@ -180,7 +183,7 @@ def test_the_readme_can_be_followed_from_an_empty_folder(run):
 
 @pytest.fixture
 def belongings(tmp_path, monkeypatch):
-    """The files of a reader of the guides: a matrix, measurements, pictures, and the files of quickstart."""
+    """The files of a reader of the guides: matrices, measurements, pictures, and the files of quickstart."""
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     A = cuista.normalize_columns(generator.standard_normal((20, 40)))
@@ -191,6 +194,8 @@ def belongings(tmp_path, monkeypatch):
         ramp = np.add.outer(generator.uniform(0, 2, 48).cumsum(), generator.uniform(0, 2, 40).cumsum())
         Image.fromarray((ramp * 1.2 + 20).astype(np.uint8)).save(f"photos/{number}.png")
     Image.open("photos/0.png").save("in.png")
+    np.save("Phi.npy", generator.standard_normal((5, 16)))
+    np.save("measured.npy", generator.standard_normal((19200, 5)))
     Path("quickstart").mkdir()
     problem = cuista.Problem(A)
     cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=2).save("quickstart/model.h5")
@@ -207,6 +212,7 @@ def test_the_python_of_a_page_runs(path, belongings, monkeypatch):
     recipes = {
         "Model": cuista.FastRecipe(batch=16, validation_batch=100, layer_steps=2, max_steps=3, matrix_steps=2),
         "Denoiser": cuista.Denoising.recipes["fast"](batch=2, validation_batch=2, max_steps=2),
+        "Reconstructor": cuista.CompressiveSensing.recipes["fast"](batch=8, validation_batch=40, max_steps=2),
         "RobustModel": cuista.RobustRecipe(max_steps=2, validation_matrices=2),
         "EncoderModel": cuista.EncoderRecipe(max_steps=2),
     }
@@ -214,6 +220,11 @@ def test_the_python_of_a_page_runs(path, belongings, monkeypatch):
     monkeypatch.setattr(cuista, "train", lambda model, **rest: train(model, recipes[type(model).__name__], **rest))
     code = "\n".join(blocks(path, "python"))
     sizes = {"250, 500": "20, 40", "(7, 7), 64": "(3, 3), 4", "Recipe()": "Recipe(steps=2, crop=24)"}
+    sizes |= {
+        "patches=16": "patches=4",
+        "(16, 16), 64": "(4, 4), 5",
+        ", 512)": ", 24, cuista.AtomRecipe(steps=2, batch=64))",
+    }
     for full, small in {**sizes, "least=96": "least=24", 'Denoising("images.h5"': 'Denoising("images.h5", 24'}.items():
         code = code.replace(full, small)
     code = re.sub(r"cuista\.(Model\.new|choose_ridge|denoising_weight)\(([^)]*)\)", r"cuista.\1(\2, layers=2)", code)

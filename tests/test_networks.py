@@ -18,6 +18,8 @@ from cuista.weights import solve_exact
 
 A = normalize_columns(random_matrix(15, 30, seed=3))
 W = solve_exact(A).W
+# A dictionary of patches of 12 pixels, for networks that return patches.
+D = np.random.default_rng(9).standard_normal((12, 30)) / 4
 
 
 def make(name, ops=None, dtype=np.float32, **options):
@@ -70,11 +72,11 @@ def variants(gradients=None):
     ]
 
 
-def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2)):
+def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2), **more):
     """Five layers of a variant, with parameters that differ from layer to layer."""
     name, untied, per_coordinate = variant
     rng = np.random.default_rng(5)
-    options = {"percent": 6, "max_percent": 20, "untied": untied, "per_coordinate": per_coordinate}
+    options = {"percent": 6, "max_percent": 20, "untied": untied, "per_coordinate": per_coordinate, **more}
     net = make(name, ops, np.float64, layers=5, **options)
     parameters = net.fast_start()
     if name == "hyperlista":
@@ -174,6 +176,42 @@ def test_gradients_match_central_differences(ops, variant, thresholds, depth):
     assert_gradients_match(any_network(variant, ops, thresholds=thresholds), *signals(), depth)
 
 
+# -- with a dictionary ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", variants(gradients=True))
+@pytest.mark.parametrize("depth", [3, 5])
+def test_gradients_with_a_dictionary_match_central_differences(variant, depth):
+    net = any_network(variant, dictionary=D, penalty=0.2)
+    x, y = signals()
+    assert_gradients_match(net, x @ D.T, y, depth)
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_a_network_with_a_dictionary_returns_patches(variant):
+    net, plain = any_network(variant, dictionary=D), any_network(variant)
+    _, y = signals()
+    learned = net.parameters["dictionary"][0] if net.matrices else D
+    if net.matrices:
+        assert net.last == ("dictionary",)
+        assert not np.array_equal(learned, D)
+    *_, x_4, x_5 = net.iterates(y)
+    np.testing.assert_allclose(net.output(y), x_5 @ learned.T, atol=1e-12)
+    np.testing.assert_allclose(net.output(y, 4), x_4 @ D.T, atol=1e-12)
+    if not net.matrices:
+        np.testing.assert_array_equal(x_5, plain.output(y))
+
+
+def test_the_loss_of_patches_has_a_penalty():
+    net, (x, y) = any_network(("lista-cpss", True, False), dictionary=D, penalty=0.2), signals()
+    *_, last = net.iterates(y)
+    loss, gradients = net.loss_and_gradients(y, x @ D.T, 5)
+    expected = 0.5 * np.square(net.output(y) - x @ D.T).sum() + 0.2 * np.abs(last).sum()
+    assert loss == pytest.approx(expected, rel=1e-12)
+    assert gradients["dictionary"].shape == (1, *D.shape)
+    assert not net.loss_and_gradients(y, x @ D.T, 4)[1]["dictionary"].any()
+
+
 COMBINATIONS = [
     (coupling, shrinkage, momentum, steps)
     for coupling in (Analytic, Learned, Onsager, FixedOnsager, Recurrent)
@@ -204,9 +242,10 @@ def test_any_coupling_goes_with_any_shrinkage(combination):
     assert_gradients_match(net, *signals(), 4)
 
 
-def precursor_of(name, untied):
+def precursor_of(name, untied, dictionary=None):
     """A network of four layers, and its precursor, if it has one, with parameters that differ from layer to layer."""
-    net = make(name, dtype=np.float64, layers=4, percent=6, max_percent=20, untied=untied)
+    form = {"layers": 4, "percent": 6, "max_percent": 20, "dictionary": dictionary}
+    net = make(name, dtype=np.float64, untied=untied, **form)
     precursor, rng = net.precursor(), np.random.default_rng(8)
     if precursor is not None:
         ranges = {"step_size": (0.7, 1.3), "threshold": (0.05, 0.2)}
@@ -244,8 +283,9 @@ def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
 
 
 @PRECURSORS
-def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied):
-    net, precursor = precursor_of(name, untied)
+@pytest.mark.parametrize("dictionary", [None, D], ids=["codes", "patches"])
+def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied, dictionary):
+    net, precursor = precursor_of(name, untied, dictionary)
     net.adopt(precursor)
     _, y = signals()
     np.testing.assert_allclose(net.output(y), precursor.output(y), atol=1e-12)

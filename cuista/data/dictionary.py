@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, check_filters
+from cuista.checks import Array, as_real, check_filters
 from cuista.counter import CODES, MATRIX, Key
 from cuista.errors import FileError, InputError
 from cuista.operators import Convolution
@@ -50,6 +51,19 @@ class Dictionary:
     def filters(self) -> int:
         """The number F of filters."""
         return int(self.D.shape[2])
+
+    @classmethod
+    def from_atoms(cls, atoms: Array, shape: tuple[int, int]) -> Dictionary:
+        """The dictionary whose atoms are the columns of a matrix (s₁·s₂, F): see `atoms`."""
+        return cls(rotate(atoms.reshape(*shape, -1)))
+
+    @cached_property
+    def atoms(self) -> Array:
+        """The atoms of single patches (s₁, s₂) as the columns of a matrix (s₁·s₂, F).
+
+        A single entry 1 in the maps adds its filter to the picture, rotated by 180°, which is the atom.
+        """
+        return np.ascontiguousarray(rotate(self.D)).reshape(-1, self.filters)
 
     @cached_property
     def sha256(self) -> str:
@@ -106,6 +120,32 @@ class Dictionary:
             return cls.from_record(record, path)
         D = check_filters(storage.load_array(path, "D", "d", key=key), f"the dictionary in {path}")
         return cls(rotate(D) if (convention or default_convention(path)) == "convolution" else D)
+
+    @classmethod
+    def load_atoms(cls, path: str | os.PathLike[str], *, key: str | None = None) -> Dictionary:
+        """Read a dictionary for patches from one of cuista's files, as `load` does, or from a bare array of atoms.
+
+        A bare array holds atoms as they appear in a picture, (s₁, s₂, N), or as columns for square patches, (s², N).
+
+        Raises
+        ------
+        FileError, InputError
+            As `load` does.
+        """
+        if not is_bare(path, None, key):
+            return cls.load(path)
+        atoms = as_real(storage.load_array(path, "D", "d", key=key), f"the dictionary in {path}")
+        shape = atoms.shape[:2]
+        if atoms.ndim == 2:
+            side = math.isqrt(len(atoms))
+            shape = (side, side)
+        if atoms.ndim not in (2, 3) or shape[0] * shape[1] * atoms.shape[-1] != atoms.size:
+            raise InputError(
+                f"the dictionary in {path} has shape {atoms.shape}; expected (P, N), with atoms of P pixels as "
+                "columns, or (s₁, s₂, N)",
+                option="dictionary",
+            )
+        return cls.from_atoms(atoms, (shape[0], shape[1]))
 
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Dictionary:

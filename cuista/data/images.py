@@ -1,4 +1,4 @@
-"""Sets of grey pictures in one HDF5 file, and random crops of them."""
+"""Sets of grey pictures, or of patches of them, in one HDF5 file, and random crops of the pictures."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def prepare_images(
     InputError
         If `split`, `patches` or `per_image` is out of range.
     """
-    if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or split[0] < 1):
+    if split is not None and (len(split) != len(SPLITS) or min(split) < 0 or not any(split)):
         raise InputError(
-            f"the split is {list(split)}; expected how many pictures go to training (1 or more), validation and test",
+            f"the split is {list(split)}; expected how many pictures go to training, validation and test, not all 0",
             option="split",
         )
     if patches is not None and (patches < 2 or per_image < 1):
@@ -217,6 +217,58 @@ class ImageSet:
                 i, j = (int(w) % (length - size + 1) for w, length in zip((row, column), node.shape, strict=True))
                 np.divide(node[i : i + size, j : j + size], _largest(node), out=crop, casting="unsafe")
         return crops
+
+
+class PatchSet:
+    """The patches of one split of a `cuista-patches` file. They are read at once, and kept in memory as integers.
+
+    Parameters
+    ----------
+    path
+        The `cuista-patches` file.
+    split
+        `train`, `validation` or `test`.
+
+    Attributes
+    ----------
+    shape
+        The size (s, s) of a patch in pixels.
+    sha256
+        The hash of the file's pictures, and of how their patches were chosen and dealt out to the splits.
+
+    Raises
+    ------
+    FileError
+        If the file is damaged, or is not a `cuista-patches` file.
+    InputError
+        If the split has no patch.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], split: str) -> None:
+        with storage.opened(path, "cuista-patches") as file:
+            if split not in file or "sha256" not in file.attrs:
+                raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
+            self.sha256 = str(file.attrs["sha256"])
+            self._pictures = [(file[split][name][()], _largest(file[split][name])) for name in sorted(file[split])]
+        if not self._pictures:
+            raise InputError(
+                f"{path} has no patches for {split}: prepare the images again, with a split that gives it pictures",
+                option="split",
+            )
+        self.shape: tuple[int, int] = self._pictures[0][0].shape[1:]
+        self._ends = np.cumsum([len(patches) for patches, _ in self._pictures])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def draw(self, key: Key, batch: int) -> Array:
+        """Random patches (batch, s²), float32 from 0 to 1. They depend on the key only."""
+        numbers = (CpuOps().random_words(key, PLACES)(batch) % np.uint64(len(self))).astype(np.int64)
+        drawn = np.empty((batch, *self.shape), np.float32)
+        for patch, number, which in zip(drawn, numbers, np.searchsorted(self._ends, numbers, "right"), strict=True):
+            patches, largest = self._pictures[which]
+            np.divide(patches[number - self._ends[which]], largest, out=patch, casting="unsafe")
+        return drawn.reshape(batch, -1)
 
 
 def _numbered(split: str, number: int) -> str:

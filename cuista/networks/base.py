@@ -55,6 +55,11 @@ def support_schedule(N: int, layers: int, percent: float, max_percent: float) ->
     return tuple(int(k) for k in np.clip(np.rint((N - 1) * shares / 100), 0, N - 1))
 
 
+def rms_of(matrix: Array) -> float:
+    """The root mean square of a matrix's entries."""
+    return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
+
+
 def constant_start(d_state: State) -> tuple[State, Gradients]:
     """The backward pass of a start that depends on no parameter."""
     return (), {}
@@ -101,6 +106,8 @@ class Unrolled(ABC):
         The names of the parameters whose logarithms the fast recipe trains.
     matrices
         The names of the parameters that are matrices. These have the precision of the iterates; all others are float64.
+    last
+        The names of shared parameters that belong to the last layer. All other shared parameters belong to the first.
     product_operations
         The number of operations per example in the largest matrix product of a training step.
     N
@@ -124,6 +131,7 @@ class Unrolled(ABC):
     has_gradients: ClassVar[bool] = True
     grid: ClassVar[Mapping[str, Array]] = {}
     matrices: tuple[str, ...] = ()
+    last: tuple[str, ...] = ()
     logarithmic: tuple[str, ...] = ("threshold",)
     product_operations: float = 0.0
     N: int = 0
@@ -239,8 +247,13 @@ class Unrolled(ABC):
             yield state[0]
 
     def output(self, y: Any, depth: int | None = None) -> Array:
-        """The last iterate for inputs y, or x_depth if a depth is given."""
-        return deque(islice(self.iterates(y), depth), maxlen=1).pop()
+        """What the network returns for inputs y, after all layers or after `depth`: see `read`."""
+        x = deque(islice(self.iterates(y), depth), maxlen=1).pop()
+        return self.read(x, depth or self.layers)
+
+    def read(self, x: Array, depth: int) -> Array:
+        """What the network returns, given the iterate after `depth` layers: the iterate, unless it has a dictionary."""
+        return x
 
     def density(self, y: Any, depth: int) -> float:
         """The share of non-zero entries among all entries of x_1, …, x_depth for inputs y."""
@@ -260,7 +273,7 @@ class Unrolled(ABC):
         weights: Array | None = None,
         wanted: Collection[str] | None = None,
     ) -> tuple[Scalar, dict[str, Array]]:
-        """The loss after `depth` layers, ½ Σ_i w_i ‖x_depth − x*_i‖² over the batch, and its gradients.
+        """The loss after `depth` layers, by default ½ Σ_i w_i ‖x_depth − x*_i‖² over the batch, and its gradients.
 
         Parameters
         ----------
@@ -296,7 +309,7 @@ class Unrolled(ABC):
             for t in range(depth):
                 state, backprop = self.layer(t, state, window)
                 backward.append(backprop)
-            loss, d_state = self.loss(state, target, weights)
+            loss, d_state, d_output = self.loss(state, target, weights, depth)
             gradients = {
                 name: self.ops.empty(value.shape, value.dtype)
                 for name, value in self.parameters.items()
@@ -304,13 +317,16 @@ class Unrolled(ABC):
             }
             for gradient in gradients.values():
                 gradient[depth if len(gradient) > 1 else 0 :] = 0
-            for t in reversed(range(-1, depth)):  # -1 stands for `begin`, which depends on shared parameters alone
-                d_state, d_layer = backward.pop()(d_state)
+            # `depth` stands for the output and −1 for `begin`, which depend on shared parameters only.
+            for t in reversed(range(-1, depth + 1)):
+                d_layer = d_output
+                if t < depth:
+                    d_state, d_layer = backward.pop()(d_state)
                 self._check_names(d_layer)
                 for name, gradient in gradients.items():
                     value, shared = d_layer.get(name), len(gradient) == 1
                     if value is None:
-                        if t >= 0 and not shared:
+                        if 0 <= t < depth and not shared:
                             gradient[t] = 0
                     elif shared:  # the sum over the layers
                         gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
@@ -340,10 +356,13 @@ class Unrolled(ABC):
         """How a batch is split whose layers would take too much memory at once; None if it is not split."""
         return None
 
-    def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
-        """½ Σ_i w_i ‖x_i − x*_i‖² of the last state, and its derivative with respect to this state."""
+    def loss(self, state: State, target: Array, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
+        """½ Σ_i w_i ‖x_i − x*_i‖² of the last state, and its derivatives.
+
+        They are those with respect to the state, and to the parameters of the network's output, if it has any.
+        """
         loss, delta = self.ops.half_squared_error(state[0], target, weights)
-        return loss, (delta, *[None] * (len(state) - 1))
+        return loss, (delta, *[None] * (len(state) - 1)), {}
 
     def precursor(self) -> Unrolled | None:
         """A network with fewer parameters that this one contains, or None. The fast recipe trains it first."""
@@ -359,6 +378,10 @@ class Unrolled(ABC):
         `nmse_db` is the NMSE at the beginning of the stage.
         """
         return 3e-5
+
+    def rate_of(self, name: str, nmse_db: float) -> float | tuple[float, ...]:
+        """`matrix_rate` for the learned matrix with this name."""
+        return self.matrix_rate(nmse_db)
 
     def fuse(self, signals: Signals) -> FusedStep | None:
         """The engine's kernel for a whole training step of this network on such signals; None if there is none."""

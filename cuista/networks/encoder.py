@@ -26,7 +26,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.counter import MATRIX, START, Key
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start
+from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start, rms_of
 from cuista.ops import CpuOps, Scalar
 
 LOSSES = ("l1", "l2", "rel1", "rel2", "expl1", "expl2")
@@ -277,20 +277,15 @@ class Encoder(Unrolled):
         loss = 0.5 * xp.maximum(quadratic, 0) + 0.5 * self.q * xp.sum(xp.square(d - 1), axis=1, dtype=np.float64)
         return loss, GW - A * (1 - W.dtype.type(self.q) * (d - 1))[:, None]
 
-    def loss(self, state: State, target: Any, weights: Array | None) -> tuple[Scalar, State]:
+    def loss(self, state: State, target: Any, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
         """The sum of the losses over the batch."""
         W, A = state
         losses, d_W = self.losses(A, W)
-        return losses.sum(), (d_W, None)
+        return losses.sum(), (d_W, None), {}
 
     def split(self, y: Array, target: Array) -> Split:
         """A CPU takes a few matrices at a time, so that memory holds only the layers of those being processed."""
         return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows]))
-
-
-def rms_of(matrix: Array) -> float:
-    """The root mean square of a matrix's entries."""
-    return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
 
 
 def transposed(xp: Any, stack: Array) -> Array:

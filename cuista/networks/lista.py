@@ -53,7 +53,7 @@ class Lista(Network):
             start["input_weight"] = alpha[-1] * W.T[None]
             start["weight"] = ratio[:, None, None] * (np.eye(self.N) - alpha[:, None, None] * (W.T @ A))
             theta = theta * np.abs(c).reshape(-1, *[1] * (theta.ndim - 1))
-        self.parameters = {**start, "threshold": theta}
+        self.parameters = {**self.parameters, **start, "threshold": theta}
 
 
 class ListaSs(Lista):

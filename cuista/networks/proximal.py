@@ -13,10 +13,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, Proposal, State, Unrolled
+from cuista.networks.base import Backprop, Gradients, OuterSum, Proposal, State, Unrolled, rms_of
 from cuista.networks.couplings import Coupling, Momentum, Step
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
+from cuista.ops import Scalar
 
 Kind = TypeVar("Kind", bound="Network")
 
@@ -81,6 +82,11 @@ class Network(Proximal):
         The analytic weight (M, N) of the matrix.
     layers, options
         As in `Unrolled`.
+    dictionary
+        A dictionary D (P, N). If it is given, the network returns f = D x instead of x, and is trained to do so. In
+        networks with learned matrices, D is learned for the last layer, as `dictionary` (1, P, N).
+    penalty
+        The factor μ of Σ|x| in the loss of a network with a dictionary, ½ Σ_i ‖D x_i − f_i‖² + μ Σ_i ‖x_i‖₁.
 
     Attributes
     ----------
@@ -92,13 +98,56 @@ class Network(Proximal):
     shrinkage: ClassVar[type[Soft]]
     momentum: ClassVar[bool] = False
 
-    def __init__(self, operator: Dense, W: Array, *, layers: int = 16, **options: Any) -> None:
+    def __init__(
+        self,
+        operator: Dense,
+        W: Array,
+        *,
+        layers: int = 16,
+        dictionary: Array | None = None,
+        penalty: float = 0.0,
+        **options: Any,
+    ) -> None:
         self.operator, self.W, self.M, self.N = operator, W, operator.M, operator.N
+        self.dictionary, self.penalty = dictionary, penalty
+        if dictionary is not None:
+            self._rates: dict[str, float] = {}
+            self._transposed = operator.ops.asarray(dictionary.T, operator.dtype)
+            if self.matrices:
+                self.last = ("dictionary",)
+                self.matrices = (*self.matrices, *self.last)
         self.product_operations = 2.0 * self.N**2
         coupling = self.coupling(operator, W)
         self.couple = Momentum(coupling) if self.momentum else coupling
         self.shrink = self.shrinkage(operator.ops)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
+
+    # -- the output -------------------------------------------------------------------------------------------------
+
+    def _output_matrix(self, depth: int) -> Array:
+        """Dᵀ (N, P) for the output after `depth` layers, which is learned for the last layer only."""
+        learned = bool(self.last) and depth == self.layers
+        return self.parameters["dictionary"][0].T if learned else self._transposed
+
+    def read(self, x: Array, depth: int) -> Array:
+        """D x, or x without a dictionary."""
+        return x if self.dictionary is None else self.ops.sparse_matmul(x, self._output_matrix(depth))
+
+    def loss(self, state: State, target: Array, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
+        if self.dictionary is None:
+            return super().loss(state, target, weights, depth)
+        x, *others = state
+        ops, xp = self.ops, self.ops.xp
+        loss, delta = ops.half_squared_error(self.read(x, depth), target, weights)
+        # f = D x, so ∂L/∂x = ∂L/∂f D + μ sign x and ∂L/∂D = Σ ∂L/∂f ⊗ x.
+        d_x = ops.matmul(delta, self._output_matrix(depth).T)
+        if self.penalty:
+            loss = loss + self.penalty * xp.abs(x).sum(dtype=np.float64)
+            d_x += x.dtype.type(self.penalty) * xp.sign(x)
+        learned = bool(self.last) and depth == self.layers
+        return loss, (d_x, *[None] * len(others)), {"dictionary": OuterSum(delta, x)} if learned else {}
+
+    # -- what is learned --------------------------------------------------------------------------------------------
 
     def _start(self, B: Array) -> dict[str, Array]:
         """The parameters with which learned matrices make each layer the step x + B (y − A x), with step sizes of 1."""
@@ -108,6 +157,8 @@ class Network(Proximal):
             start["step_size"] = np.ones(self.layers)
         if self.momentum:
             start["momentum"] = np.zeros(self.layers)
+        if self.dictionary is not None and self.last:
+            start["dictionary"] = self.dictionary[None]
         return start
 
     def published_start(self) -> dict[str, Array]:
@@ -118,9 +169,18 @@ class Network(Proximal):
         """As in `published_start`, except that B = Wᵀ."""
         return self._start(self.W.T)
 
+    def rate_of(self, name: str, nmse_db: float) -> float | tuple[float, ...]:
+        """With a dictionary, a hundredth of the root mean square of the matrix's entries at the start."""
+        if self.dictionary is None:
+            return super().rate_of(name, nmse_db)
+        if name not in self._rates:
+            self._rates = {each: 0.01 * rms_of(value) for each, value in self._start(self.W.T).items()}
+        return self._rates[name]
+
     def contained(self, kind: type[Kind]) -> Kind:
-        """A network of another kind with this one's matrix, weight, number of layers, schedule and `per_coordinate`."""
-        form = {name: getattr(self, name) for name in ("layers", "percent", "max_percent", "per_coordinate")}
+        """A network of another kind with this one's matrix, weight, dictionary, layers, schedule and thresholds."""
+        names = ("layers", "percent", "max_percent", "per_coordinate", "dictionary", "penalty")
+        form = {name: getattr(self, name) for name in names}
         return kind(self.operator, self.W, **form)
 
     def adopt(self, precursor: Unrolled) -> None:
@@ -128,4 +188,4 @@ class Network(Proximal):
         weight = self.W.T[None]
         if self.untied:
             weight = self.ops.to_numpy(precursor.parameters["step_size"])[:, None, None] * weight
-        self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
+        self.parameters = {**self.parameters, "weight": weight, "threshold": precursor.parameters["threshold"]}

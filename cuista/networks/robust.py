@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Any
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, Split, State
+from cuista.networks.base import Backprop, Gradients, Split, State, rms_of
 from cuista.networks.couplings import Coupling, Parameters, Part, Step, StepBackprop
-from cuista.networks.encoder import Encoder, rms_of, transposed
+from cuista.networks.encoder import Encoder, transposed
 from cuista.networks.exact_encoder import ExactEncoder
 from cuista.networks.proximal import Proximal
 from cuista.networks.shrinkages import Soft
@@ -107,14 +107,14 @@ class RobustAlista(Proximal):
         """A thousandth of the initial root mean square of each of the encoder's step matrices."""
         return self._rates
 
-    def loss(self, state: State, target: Array, weights: Array | None) -> tuple[Scalar, State]:
+    def loss(self, state: State, target: Array, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
         """½ Σ w_i ‖x − x*_i‖² over the signals x*_i and the matrices."""
         x, *others = state
         xp, rows = self.ops.xp, (-1, self.N)
         every = xp.broadcast_to(target, x.shape).reshape(rows)
         repeated = None if weights is None else xp.broadcast_to(weights, x.shape[:2]).reshape(-1)
         loss, delta = self.ops.half_squared_error(x.reshape(rows), every, repeated)
-        return loss, (delta.reshape(x.shape), *[None] * len(others))
+        return loss, (delta.reshape(x.shape), *[None] * len(others)), {}
 
     def split(self, y: Any, target: Array) -> Split:
         """A CPU takes a few matrices at a time, each with all signals."""

@@ -26,4 +26,4 @@ class TiLista(Network):
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce an ALISTA: its α_t and θ_t, and the transpose of its weight as W."""
-        self.parameters = {"weight": self.W.T[None], **precursor.parameters}
+        self.parameters = {**self.parameters, "weight": self.W.T[None], **precursor.parameters}

@@ -22,7 +22,7 @@ from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
-from cuista.metrics import SSIM_WINDOW, decibels, psnr_db, ssim
+from cuista.metrics import SSIM_WINDOW, Method, PictureReport, decibels, report_on_pictures
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.operators import Convolution
@@ -403,39 +403,6 @@ def tuning_pairs(path: str | os.PathLike[str], sigma: float, *, seed: int = 0) -
     return pairs
 
 
-@dataclass(frozen=True)
-class DenoisingReport:
-    """How well several methods denoised pictures. The first method is `noisy`, which returns its input.
-
-    Attributes
-    ----------
-    pictures, methods
-        The names of the pictures and of the methods.
-    shapes
-        The shape (H, W) of each picture.
-    psnr_db, ssim
-        PSNR in dB and SSIM, as arrays (pictures, methods).
-    lambdas
-        The tuned λ of each method that has one.
-    sigma
-        Standard deviation of the noise, for grey values from 0 to 255.
-    """
-
-    pictures: tuple[str, ...]
-    methods: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    psnr_db: Array
-    ssim: Array
-    lambdas: dict[str, float]
-    sigma: float
-
-    def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
-        """Write a `cuista-report` file."""
-        named = {"sigma": self.sigma, "methods": list(self.methods), "pictures": list(self.pictures)}
-        arrays = {"psnr_db": self.psnr_db, "ssim": self.ssim}
-        storage.write(path, Record("cuista-report", arrays, {**attributes, **named}), overwrite=overwrite)
-
-
 def evaluate_denoisers(
     denoisers: Mapping[str, Denoiser],
     images: str | os.PathLike[str],
@@ -445,7 +412,7 @@ def evaluate_denoisers(
     seed: int = 0,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
-) -> DenoisingReport:
+) -> PictureReport:
     """Add noise to the test pictures of a file, denoise them, and measure the results.
 
     As in the paper, the mean of the clean picture is removed before denoising and added again afterwards.
@@ -475,7 +442,7 @@ def evaluate_denoisers(
     sigma = first.sigma if sigma is None else sigma
     network, dictionary = first.network, first.weight.dictionary
     pictures = test_pictures(images)
-    methods: dict[str, Callable[[Array], Array]] = {"noisy": lambda noisy: noisy}
+    methods: dict[str, Method] = {"noisy": lambda noisy: noisy}
     lambdas: dict[str, float] = {}
     if baselines:
         pairs = tuning_pairs(images, sigma, seed=seed)
@@ -490,17 +457,14 @@ def evaluate_denoisers(
         else:
             methods["nl-means"] = means
     methods |= {name: partial(denoiser.denoise, mean=0.0) for name, denoiser in denoisers.items()}
-    found: list[tuple[str, tuple[int, ...], list[float], list[float]]] = []
-    for number, (name, clean) in enumerate(pictures.pictures()):
+
+    def prepare(number: int, clean: Array) -> Callable[[Method], Array]:
         mean = clean.mean()
         noise = CpuOps().normal(Key(seed, TEST, number), CODES, (clean.shape[0], clean.shape[1]), np.float64)
         noisy = clean - mean + sigma / 255 * noise
-        results = [denoise(noisy) + mean for denoise in methods.values()]
-        psnr, similarity = ([measure(result, clean) for result in results] for measure in (psnr_db, ssim))
-        found.append((name, clean.shape, psnr, similarity))
-        progress(len(found) / len(pictures), f"{len(found)}/{len(pictures)} {name}")
-    names, shapes, psnrs, similarities = zip(*found, strict=True)
-    return DenoisingReport(names, tuple(methods), shapes, np.array(psnrs), np.array(similarities), lambdas, sigma)
+        return lambda denoise: denoise(noisy) + mean
+
+    return report_on_pictures(pictures, prepare, methods, lambdas, progress, sigma=sigma)
 
 
 def _spans(length: int, side: int, reach: int) -> list[Span]:

@@ -389,7 +389,7 @@ class PairSource(PerturbedSource):
 
         def error(part: slice) -> float:
             estimate = network.output((A[part], y[part]), depth)
-            return float(network.loss((estimate,), x, weights)[0])
+            return float(network.loss((estimate,), x, weights, depth)[0])
 
         energy = float(ops.half_squared_error(ops.xp.zeros_like(x), x, weights)[0])
         return float(decibels(sum(ops.in_batches(A.shape, error, ops.at_a_time)), len(A) * energy))

@@ -97,11 +97,12 @@ class Model(Trained):
                 "the weight is not one of this problem's matrix: compute one for this matrix", option="weight"
             )
         schedule = percent, max_percent
+        decided: dict[str, Any] = _decided(schedule, FastRecipe(), problem)
         network = NETWORKS[net](
             Dense(problem.A, ops=ops, dtype=dtype),
             weight.W,
             layers=layers,
-            **_decided(schedule, FastRecipe(), problem),
+            **decided,
             per_coordinate=per_coordinate,
             untied=untied,
             parameters=parameters,

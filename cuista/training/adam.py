@@ -34,6 +34,7 @@ class Adam:
         layers: slice = slice(None),
         scale: Scalar = 1.0,
         logarithmic: Container[str] = (),
+        last: Container[str] = (),
     ) -> None:
         """Subtract lr·√(1 − β2^t)/(1 − β1^t) · m/(√v + ε) from each parameter, in place.
 
@@ -50,6 +51,8 @@ class Adam:
             The layers with factors other than 0. A parameter that all layers share belongs to the first one.
         factors, scale, logarithmic
             As in `ReferenceOps.adam`, except that `logarithmic` names the parameters whose logarithms are updated.
+        last
+            The names of shared parameters that belong to the last of these layers instead.
         """
         self.updates += 1
         correction = float(np.sqrt(1 - BETA2**self.updates)) / (1 - BETA1**self.updates)
@@ -59,14 +62,15 @@ class Adam:
             gradient = gradients[name]
             if name not in self.mean:
                 self.mean[name], self.square[name] = ops.xp.zeros_like(gradient), ops.xp.zeros_like(gradient)
+            span, own = (slice(1), factors[layers][-1:]) if name in last else (layers, factors[layers])
             parameter, gradient, mean, square = (
-                array[layers] for array in (parameters[name], gradient, self.mean[name], self.square[name])
+                array[span] for array in (parameters[name], gradient, self.mean[name], self.square[name])
             )
             if not len(parameter):
                 continue
             is_logarithmic = name in logarithmic
             if not isinstance(rate, tuple):
-                descent = Descent(float(rate * correction), factors[layers], scale, is_logarithmic)
+                descent = Descent(float(rate * correction), own, scale, is_logarithmic)
                 ops.adam(parameter, gradient, mean, square, descent)
                 continue
             each = [array.reshape(-1, *array.shape[-2:]) for array in (parameter, gradient, mean, square)]

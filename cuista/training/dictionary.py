@@ -1,7 +1,9 @@
-"""Learn a convolutional dictionary from pictures, with a small batch of crops in each step.
+"""Learn a dictionary, with a small batch in each step: filters from crops of pictures, or atoms from patches.
 
-Liu, Garcia-Cardona, Wohlberg, Yin, *First- and second-order methods for online convolutional dictionary learning*, SIAM
-J. Imaging Sciences 2018: stochastic gradient descent on the filters, with the sparse codes computed anew in each step.
+Filters: Liu, Garcia-Cardona, Wohlberg, Yin, *First- and second-order methods for online convolutional dictionary
+learning*, SIAM J. Imaging Sciences 2018; stochastic gradient descent, with the sparse codes computed anew in each step.
+Atoms: Mairal, Bach, Ponce, Sapiro, *Online learning for matrix factorization and sparse coding*, J. Machine Learning
+Research 2010.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +22,15 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.counter import TRAINING, Key
+from cuista.counter import NOISE, PREPARING, TRAINING, Key
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
-from cuista.data.images import ImageSet
+from cuista.data.images import ImageSet, PatchSet
 from cuista.errors import FileError, InputError
+from cuista.operators import Dense
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
 from cuista.solvers.conv import ConvFista
+from cuista.solvers.proximal import proximal_gradient
 from cuista.training.checkpoint import check_same_run, checkpoint_path, continued
 from cuista.training.interruption import deferred_signals
 
@@ -57,22 +62,40 @@ class LearningRecipe:
     slowing: float = 50.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < np.inf:
-                raise InputError(f"{name} is {value}; expected a number greater than 0", option=name)
+        _check_positive(self)
+
+
+@dataclass(frozen=True)
+class AtomRecipe:
+    """How the atoms of patches are learned.
+
+    Attributes
+    ----------
+    lam
+        λ in ½‖f − D x‖² + λ‖x‖₁, for patches f with values from 0 to 1.
+    steps, batch
+        The number of steps, and the patches per step.
+    iterations
+        How many iterations of FISTA compute the sparse codes of a step.
+    """
+
+    lam: float = 0.1
+    steps: int = 400
+    batch: int = 256
+    iterations: int = 60
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+
+def _check_positive(recipe: LearningRecipe | AtomRecipe) -> None:
+    for name, value in vars(recipe).items():
+        if not 0 < value < np.inf:
+            raise InputError(f"{name} is {value}; expected a number greater than 0", option=name)
 
 
 def learn_dictionary(
-    images: ImageSet,
-    shape: tuple[int, int],
-    filters: int,
-    recipe: LearningRecipe | None = None,
-    *,
-    seed: int = 0,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: Callable[[int, int, float], None] | None = None,
+    images: ImageSet, shape: tuple[int, int], filters: int, recipe: LearningRecipe | None = None, **options: Any
 ) -> Dictionary:
     """Learn filters of unit norm with which pictures, after removal of their means, have sparse codes.
 
@@ -87,6 +110,54 @@ def learn_dictionary(
         The pictures to learn from, which must be at least as large as the recipe's crop.
     shape, filters
         The size (s₁, s₂) of the filters, and their number F.
+    options
+        As in `learn_atoms`, from `seed` on.
+
+    Raises
+    ------
+    FileError, KeyboardInterrupt
+        As `learn_atoms`.
+    InputError
+        If the size or number of filters is out of range.
+    """
+    recipe = recipe or LearningRecipe()
+    if min(shape) < 1 or filters < 1 or max(shape) > recipe.crop:
+        raise InputError(
+            f"{filters} filters of {shape[0]}×{shape[1]} were asked for; expected at least one, no larger than the "
+            f"{recipe.crop}×{recipe.crop} crops: give smaller filters or larger crops",
+            option="crop",
+        )
+    run = {"size": list(shape), "filters": filters, "images": images.sha256}
+    return _learn(_Filters(images, shape, filters, recipe), run, **options)
+
+
+def learn_atoms(
+    patches: PatchSet,
+    atoms: int,
+    recipe: AtomRecipe | None = None,
+    *,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Dictionary:
+    """Learn atoms of unit norm with which patches, after removal of their means, have sparse codes.
+
+    This is online dictionary learning (Mairal and others, 2010). Each step
+    computes the sparse codes x of a batch of random patches f by FISTA, and adds them to the statistics Σ x xᵀ and
+    Σ f xᵀ, in which older steps fade. The atoms are then updated one after the other, each to the minimizer for these
+    statistics, and projected onto ‖d_i‖ ≤ 1. An atom that no patch uses is replaced by the patch that the dictionary
+    represents worst.
+
+    Parameters
+    ----------
+    patches
+        The patches to learn from.
+    atoms
+        The number of atoms.
+    seed
+        The seed of the random numbers.
     out, resume, overwrite
         As in `train`. A dictionary that is complete is not compared with the arguments.
     progress
@@ -97,48 +168,149 @@ def learn_dictionary(
     FileError
         If `out` cannot be written, or its checkpoint belongs to another run.
     InputError
-        If the size or number of filters is out of range.
+        If the number of atoms is less than 1.
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint was written.
     """
-    recipe, ops = recipe or LearningRecipe(), CpuOps()
-    if min(shape) < 1 or filters < 1 or max(shape) > recipe.crop:
-        raise InputError(
-            f"{filters} filters of {shape[0]}×{shape[1]} were asked for; expected at least one, no larger than the "
-            f"{recipe.crop}×{recipe.crop} crops: give smaller filters or larger crops",
-            option="crop",
-        )
-    run = {**vars(recipe), "size": list(shape), "filters": filters, "seed": seed, "images": images.sha256}
-    D, first, objective = random_dictionary(shape, filters, seed=seed), 0, 0.0
+    if atoms < 1:
+        raise InputError(f"{atoms} atoms were asked for; expected 1 or more", option="atoms")
+    how: dict[str, Any] = {"seed": seed, "out": out, "resume": resume, "overwrite": overwrite, "progress": progress}
+    learner = _Atoms(patches, atoms, recipe or AtomRecipe())
+    return _learn(learner, {"atoms": atoms, "patches": patches.sha256}, **how)
+
+
+class _Learner(ABC):
+    """What is learned step by step. Its state is a few arrays."""
+
+    recipe: Any
+
+    @abstractmethod
+    def begin(self, seed: int) -> dict[str, Array]:
+        """The state before the first step, in which D are the filters or atoms."""
+
+    @abstractmethod
+    def step(self, state: dict[str, Array], key: Key) -> float:
+        """Make a step, in place, and return the objective per pixel before it."""
+
+    @abstractmethod
+    def result(self, D: Array) -> Dictionary:
+        """The dictionary that was learned."""
+
+
+def _learn(
+    learner: _Learner,
+    what: dict[str, Any],
+    *,
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Dictionary:
+    """Make all steps of a learner, with checkpoints; `what` identifies the run, together with recipe and seed."""
+    run, steps = {**vars(learner.recipe), **what, "seed": seed}, learner.recipe.steps
+    state, first, objective = learner.begin(seed), 0, 0.0
     if out is not None:
         checkpoint, before = checkpoint_path(out), continued(out, resume, overwrite)
         if before is not None:
             if before != checkpoint:
                 return Dictionary.load(before)
-            D, first, objective = _load(checkpoint, run)
+            state, first, objective = _load(checkpoint, run)
     saved = time.monotonic()
     with deferred_signals() as interrupted, blas_threads(0):
-        for step in range(first, recipe.steps):
-            crops = images.crops(Key(seed, TRAINING, step), recipe.batch, recipe.crop)
-            crops -= crops.mean(axis=(1, 2), keepdims=True)
-            gradient, curvature, value = _descent(Dictionary(D), crops, recipe, ops)
-            length = float(np.square(gradient).sum()) / curvature if curvature else 0.0
-            D = D - length * recipe.slowing / (recipe.slowing + step) * gradient
-            D = D / np.maximum(np.linalg.norm(D, axis=(0, 1)), 1)
+        for step in range(first, steps):
+            value = learner.step(state, Key(seed, TRAINING, step))
             objective = value if step == 0 else 0.95 * objective + 0.05 * value
             if progress:
-                progress(step + 1, recipe.steps, objective)
+                progress(step + 1, steps, objective)
             if out is not None and (interrupted() or time.monotonic() - saved > 30):
-                arrays, attributes = {"D": D}, {"step": step + 1, "objective": objective, "run": json.dumps(run)}
-                storage.write(checkpoint, storage.Record(CHECKPOINT, arrays, attributes), overwrite=True)
+                attributes = {"step": step + 1, "objective": objective, "run": json.dumps(run)}
+                storage.write(checkpoint, storage.Record(CHECKPOINT, state, attributes), overwrite=True)
                 saved = time.monotonic()
             if interrupted():
                 raise KeyboardInterrupt
-    learned = Dictionary(normalize_filters(D))
+    learned = learner.result(state["D"])
     if out is not None:
         learned.save(out, overwrite=overwrite or before is not None)
         checkpoint.unlink(missing_ok=True)
     return learned
+
+
+class _Filters(_Learner):
+    """The filters D (s₁, s₂, F) of a convolutional dictionary."""
+
+    def __init__(self, images: ImageSet, shape: tuple[int, int], filters: int, recipe: LearningRecipe) -> None:
+        self.images, self.shape, self.filters, self.recipe, self.ops = images, shape, filters, recipe, CpuOps()
+
+    def begin(self, seed: int) -> dict[str, Array]:
+        return {"D": random_dictionary(self.shape, self.filters, seed=seed)}
+
+    def step(self, state: dict[str, Array], key: Key) -> float:
+        recipe, D = self.recipe, state["D"]
+        crops = self.images.crops(key, recipe.batch, recipe.crop)
+        crops -= crops.mean(axis=(1, 2), keepdims=True)
+        gradient, curvature, value = _descent(Dictionary(D), crops, recipe, self.ops)
+        length = float(np.square(gradient).sum()) / curvature if curvature else 0.0
+        D = D - length * recipe.slowing / (recipe.slowing + key.step) * gradient
+        state["D"] = D / np.maximum(np.linalg.norm(D, axis=(0, 1)), 1)
+        return value
+
+    def result(self, D: Array) -> Dictionary:
+        return Dictionary(normalize_filters(D))
+
+
+class _Atoms(_Learner):
+    """The atoms D (P, N) of patches, with the statistics Σ x xᵀ (N, N) and Σ f xᵀ (P, N)."""
+
+    # The number of patches whose codes are computed at a time.
+    AT_A_TIME = 64
+
+    def __init__(self, patches: PatchSet, atoms: int, recipe: AtomRecipe) -> None:
+        self.patches, self.atoms, self.recipe, self.ops = patches, atoms, recipe, CpuOps()
+
+    def begin(self, seed: int) -> dict[str, Array]:
+        """Random patches as atoms."""
+        drawn = self._draw(Key(seed, PREPARING), self.atoms).T
+        D = np.ascontiguousarray(normalize_filters(drawn[None])[0])
+        return {"D": D, "xx": np.zeros((self.atoms, self.atoms)), "fx": np.zeros_like(D)}
+
+    def _draw(self, key: Key, batch: int) -> Array:
+        """Random patches after removal of their means, (batch, P). Patches of a single colour become noise."""
+        f: Array = self.patches.draw(key, batch)
+        f -= f.mean(axis=1, keepdims=True)
+        flat = np.square(f).sum(axis=1) < 1e-6
+        f[flat] = CpuOps().normal(key, NOISE, f.shape, np.float32)[flat] / 255
+        return f
+
+    def step(self, state: dict[str, Array], key: Key) -> float:
+        recipe, (D, xx, fx) = self.recipe, (state[name] for name in ("D", "xx", "fx"))
+        f = self._draw(key, recipe.batch)
+        operator = Dense(D, ops=self.ops)
+
+        def codes(part: slice) -> Array:
+            found = proximal_gradient(operator, f[part], recipe.lam, recipe.iterations, momentum=True)
+            return np.array(deque(found, maxlen=1).pop()[0])
+
+        x: Array = np.concatenate(self.ops.in_batches(f.shape, codes, self.AT_A_TIME))
+        error = f - x @ operator.A.T.astype(np.float32)
+        fading = (key.step / (key.step + 1)) ** 2
+        for statistics, sums in ((xx, x.T @ x), (fx, f.T @ x)):
+            statistics *= fading
+            statistics += sums
+        used = np.diagonal(xx) > 1e-6 * np.diagonal(xx).max()
+        for i in np.flatnonzero(used):
+            d = D[:, i] + (fx[:, i] - D @ xx[:, i]) / xx[i, i]
+            D[:, i] = d / max(np.linalg.norm(d), 1)
+        worst = np.argsort(-np.square(error).sum(axis=1), kind="stable")
+        for i, patch in zip(np.flatnonzero(~used), worst, strict=False):
+            D[:, i] = f[patch] / np.linalg.norm(f[patch])
+            xx[i], xx[:, i], fx[:, i] = 0, 0, 0
+        objective = 0.5 * float(np.square(error).sum()) + recipe.lam * float(np.abs(x).sum())
+        return float(objective / f.size)
+
+    def result(self, D: Array) -> Dictionary:
+        D = normalize_filters(D[None])[0]
+        return Dictionary.from_atoms(D, self.patches.shape)
 
 
 def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: CpuOps) -> tuple[Array, float, float]:
@@ -161,11 +333,11 @@ def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: 
     return gradient, curvature, sum(value for _, _, value in found) / crops.size
 
 
-def _load(path: Path, run: dict[str, Any]) -> tuple[Array, int, float]:
-    """The filters, the number of steps done, and the objective of an interrupted run."""
+def _load(path: Path, run: dict[str, Any]) -> tuple[dict[str, Array], int, float]:
+    """The state, the number of steps done, and the objective of an interrupted run."""
     record = storage.read(path, CHECKPOINT)
     try:
         check_same_run(path, json.loads(record.attributes["run"]), run)
-        return record.arrays["D"], int(record.attributes["step"]), float(record.attributes["objective"])
+        return record.arrays, int(record.attributes["step"]), float(record.attributes["objective"])
     except (KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error

@@ -12,7 +12,7 @@ FITTED = ("step_size", "threshold")
 
 
 def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
-    """Set the step size and threshold of layer t to minimize the error on signals x (batch, N) and y (batch, M).
+    """Set the step size and threshold of layer t to minimize the error on targets x, given measurements y (batch, M).
 
     Nelder-Mead searches over (α, log θ), or over log θ if the network has no step size. It starts from the values of
     the previous layer and from two guesses based on the error before this layer.
@@ -30,10 +30,11 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
     steps = "step_size" in network.shapes
 
     def error(point: Array) -> float:
-        after = propose(point[0] if steps else 1.0, np.exp(point[-1]))
+        after = network.read(propose(point[0] if steps else 1.0, np.exp(point[-1])), t + 1)
         return float(np.log(float(ops.half_squared_error(after, x)[0]) / energy + tiny))
 
-    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(state[0], x)[0]) / x.size, tiny)) - np.log(unit)
+    before = network.read(state[0], t)
+    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(before, x)[0]) / x.size, tiny)) - np.log(unit)
     starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
     if t > 0:
         alpha, theta = (

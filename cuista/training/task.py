@@ -43,6 +43,9 @@ class Source(ABC):
     def blank(self) -> InputError:
         """The error to raise if all examples of a set are zero."""
 
+    def adapt(self, network: Any, seed: int) -> None:  # noqa: B027 (most networks start well for all examples)
+        """Adapt a network's fast start, in place, to the examples of the run with this seed."""
+
     def enter(self, stage: Stage) -> bool:
         """Enter a stage, and return whether the examples for validation change."""
         return False

@@ -191,6 +191,7 @@ class _Run:
         elif self.recipe.analytic:
             for network in filter(None, (self.network, self.precursor)):
                 network.parameters = network.fast_start()
+                self.source.adapt(network, self.seed)
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
         self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
@@ -213,15 +214,16 @@ class _Run:
 
     def _set_rates(self, stage: Stage) -> None:
         """Set Adam's learning rates, which may depend on the network's error at the beginning of the stage."""
-        matrices, matrix_rate = self.learning.matrices, cast(Rate, stage.learning_rate)
-        if stage.relative:
-            begun = [error for number, step, error in self.state.history if number < self.state.stage or step == 0]
-            matrix_rate = self.learning.matrix_rate(begun[-1] if begun else 0.0)
-        matrix_rate = _scaled(matrix_rate, stage.matrix_rate)
-        self.rates = {
-            name: stage.rates.get(name, matrix_rate if name in matrices else stage.learning_rate)
-            for name in self.learning.parameters
-        }
+        learning = self.learning
+        begun = [error for number, step, error in self.state.history if number < self.state.stage or step == 0]
+
+        def rate_of(name: str) -> Rate:
+            if name in stage.rates or name not in learning.matrices:
+                return stage.rates.get(name, stage.learning_rate)
+            own = learning.rate_of(name, begun[-1] if begun else 0.0) if stage.relative else stage.learning_rate
+            return _scaled(own, stage.matrix_rate)
+
+        self.rates = {name: rate_of(name) for name in learning.parameters}
 
     def _next_stage(self) -> None:
         """Go to the next stage. The stage after a precursor's last one begins from its best parameters."""
@@ -310,6 +312,7 @@ class _Run:
             self.active,
             scale if stage.relative else self.unscaled,
             logarithmic=self.learning.logarithmic if stage.relative else (),
+            last=self.learning.last,
         )
         state.step += 1
         state.total_steps += 1

@@ -1,0 +1,95 @@
+"""cuista reconstruct"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from cuista.cli import common
+from cuista.cli.spellings import Command
+
+from cuista.checks import check_rows
+from cuista.data.pictures import Picture, check_ending, check_format, write_picture
+from cuista.data.sensing import Measurements, Sensing
+from cuista.errors import InputError
+from cuista.storage import check_writable, is_cuista, load_array
+from cuista.tasks.sensing import Reconstructor
+
+# If more than this share of pixels is outside the range from 0 to 1 by more than this, the units are probably others.
+SHARE, BEYOND = 0.01, 0.05
+
+
+def picture_shape(value: str | tuple[int, int]) -> tuple[int, int]:
+    """The option type of a picture's shape, such as 480x640."""
+    if isinstance(value, tuple):
+        return value
+    try:
+        height, width = (int(part) for part in value.lower().replace("×", "x").split("x"))
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise click.BadParameter(f"{value!r} is not the height and width of a picture; expected a value like 480x640")
+    return height, width
+
+
+@click.command("reconstruct", cls=Command)
+@click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
+@click.argument("measurements_file", metavar="MEASUREMENTS", type=common.INPUT_FILE)
+@click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, .jpg, …).")
+@click.option("--shape", type=picture_shape, metavar="HxW", help="Picture of measurements from elsewhere.")
+@click.option("--white", type=common.positive, metavar="V", help="Its value of white, such as 255. [1]")
+@common.key_option
+@common.columns_option
+@common.device_option
+@common.force_option
+def command(
+    model_file: Path,
+    measurements_file: Path,
+    out: Path,
+    shape: tuple[int, int] | None,
+    white: float | None,
+    key: str | None,
+    columns: bool,
+    device: str,
+    force: bool,
+) -> None:
+    """Reconstruct a picture from the measurements of its blocks.
+
+    MODEL was trained with --task cs. MEASUREMENTS is a file of cuista sense. It can also be a .npy, .npz, .mat or .h5
+    file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This needs --shape.
+    """
+    check_ending(out)
+    check_writable(out, overwrite=force)
+    model = Reconstructor.load(model_file, ops=common.engine_on(device))
+    if is_cuista(measurements_file):
+        given = {"--shape": shape, "--white": white, "--key": key, "--columns": columns or None}
+        for option, value in given.items():
+            if value is not None:
+                raise click.UsageError(f"{option} is for measurements from elsewhere: {measurements_file} needs none")
+        measured = Measurements.load(measurements_file, model.sensing)
+    else:
+        measured = _from_elsewhere(measurements_file, model.sensing, shape, white, key, columns)
+    height, width = measured.shape
+    check_format(out, Picture(np.broadcast_to(0.0, (len(measured.y), height, width)), measured.depth))
+    channels = np.stack([model.reconstruct(y, measured.shape) for y in measured.y])
+    outside = float(((channels < -BEYOND) | (channels > 1 + BEYOND)).mean())
+    if outside > SHARE:
+        common.say(
+            f"Note: {outside:.0%} of the pixels are clearly outside the range from 0 to 1, and are clipped. If the "
+            "measurements are in other units, give --white."
+        )
+    write_picture(out, Picture(channels, measured.depth), overwrite=force)
+    common.say(f"Wrote {out}.")
+
+
+def _from_elsewhere(
+    path: Path, sensing: Sensing, shape: tuple[int, int] | None, white: float | None, key: str | None, columns: bool
+) -> Measurements:
+    """The measurements in a bare array, in units in which white is 1."""
+    y = load_array(path, "y", key=key)
+    y = y.T if columns else y
+    y = check_rows(y, sensing.M, f"the array in {path}")
+    if shape is None:
+        raise InputError(f"{path} has {len(y)} blocks, but not the shape of the picture: give it", option="shape")
+    return Measurements(y[None] / (white or 1.0), shape, 8, sensing.sha256)

@@ -1,0 +1,36 @@
+"""cuista sense"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from cuista.cli import common
+from cuista.cli.spellings import Command
+
+from cuista.data.pictures import read_picture
+from cuista.data.sensing import Measurements, Sensing
+from cuista.storage import check_writable
+
+
+@click.command("sense", cls=Command)
+@click.argument("problem_file", metavar="PROBLEM", type=common.INPUT_FILE)
+@click.argument("picture_file", metavar="PICTURE", type=common.INPUT_FILE)
+@click.option("-o", "--out", type=common.H5_FILE, default="measurements.h5", help="Measurements file.")
+@common.force_option
+def command(problem_file: Path, picture_file: Path, out: Path, force: bool) -> None:
+    """Measure the blocks of a picture of any size, as an input for cuista reconstruct.
+
+    PROBLEM is a file of gen-problem --task cs, or a model that was trained for one. The channels of a colour picture
+    are measured one by one.
+    """
+    check_writable(out, overwrite=force)
+    sensing, picture = Sensing.load(problem_file), read_picture(picture_file)
+    if picture.alpha is not None:
+        common.say("Note: the picture has transparency, which is not measured.")
+    _, height, width = picture.channels.shape
+    y = np.stack([sensing.measure(channel) for channel in picture.channels])
+    Measurements(y, (height, width), picture.depth, sensing.sha256).save(out, overwrite=force)
+    channels = "" if len(y) == 1 else f" of {len(y)} channels"
+    common.say(f"Wrote {out}: {sensing.M} measurements of each of {common.counted(y.shape[1], 'block')}{channels}.")

@@ -1,0 +1,52 @@
+"""cuista train --task cs"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from cuista.cli import common
+from cuista.cli.running import Run, network_recipe_options, run_options
+from cuista.cli.spellings import Command
+from cuista.cli.train_sc import DenseNetwork, network_options
+
+from cuista.data.sensing import Sensing
+from cuista.tasks.sensing import CompressiveSensing, Reconstructor, sensing_weight
+from cuista.weights import Weight
+
+
+@click.command("train", cls=Command)
+@click.argument("patches", type=common.INPUT_FILE)
+@click.option("--problem", "problem_file", type=common.INPUT_FILE, required=True, help="File of gen-problem --task cs.")
+@network_options("cs", "alista")
+@network_recipe_options(
+    CompressiveSensing,
+    steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
+    rate="Learning rate. [fast: 0.02; paper: 0.0005]",
+    matrix_steps="fast: final steps with learned matrices. [1000]",
+    batch="Patches per step. [fast: 256; paper: 64]",
+    validation="Validation patches. [fast: 4000; paper: 1000]",
+)
+@run_options
+def command(patches: Path, problem_file: Path, network: DenseNetwork, recipe: Any, run: Run) -> None:
+    """Train a network to recover the blocks of pictures from their measurements.
+
+    PATCHES is a file that cuista prepare-images --patches has written. Networks with learned matrices also learn the
+    dictionary with which the last layer's code becomes a block. Options marked fast or paper belong to that recipe.
+    """
+    network.check()
+    recipe = network.suiting(recipe, CompressiveSensing)
+    sensing, task, begun = Sensing.load(problem_file), CompressiveSensing(patches), run.begun(Reconstructor)
+    form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
+    form = {name: value for name, value in form.items() if value is not None}
+    same = begun is not None and begun.sensing.sha256 == sensing.sha256
+    if network.weight_file is not None:
+        weight = Weight.load(network.weight_file, sensing.A)
+    elif begun and same and network.ridge in (None, "auto", begun.weight.report.ridge):
+        weight = begun.weight
+    else:
+        ridge: Any = "auto" if network.ridge is None else network.ridge
+        weight = sensing_weight(sensing, task, ridge=ridge, say=common.say, ops=run.ops, **form)
+    form |= {"untied": network.untied, "per_coordinate": network.coord, "ops": run.ops}
+    run.train(Reconstructor.new(sensing, weight, network.net or "alista", **form), recipe, task)

@@ -1,0 +1,279 @@
+"""Compressive sensing of pictures: each block of a picture is measured by the same matrix."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cuista import storage
+from cuista.checks import Array, as_real, check_finite
+from cuista.counter import CODES, MATRIX, Key
+from cuista.data.dictionary import Dictionary
+from cuista.data.pictures import check_grey
+from cuista.errors import FileError, InputError
+from cuista.ops import CpuOps
+
+
+@dataclass(frozen=True, eq=False)
+class Sensing:
+    """Blocks f of a picture are measured as y = Φ f, and apart from their means m are sparse: f = m + D x.
+
+    Blocks have the size (s₁, s₂) of the dictionary's atoms, and P = s₁·s₂ pixels with values from 0 to 1. The mean m of
+    a block follows from y exactly if 1 is in the row space of Φ. Otherwise it is estimated by generalised least squares
+    with the covariance D Dᵀ. What y says about D x is `without_mean`, y − Φ1 m in coordinates that leave out the
+    direction of y that gives the mean. The networks see A x, with A (M′, N) as `A`.
+
+    Parameters
+    ----------
+    Phi
+        The matrix Φ (M, P), kept in float64.
+    dictionary
+        The dictionary, whose N atoms are D (P, N).
+
+    Raises
+    ------
+    InputError
+        If Φ does not fit the dictionary, is not finite, or has more rows than columns.
+    """
+
+    Phi: Array
+    dictionary: Dictionary
+
+    def __post_init__(self) -> None:
+        Phi, (rows, columns) = as_real(self.Phi, "Φ"), self.block
+        if Phi.ndim != 2 or Phi.shape[1] != self.P or not 1 <= len(Phi) <= self.P:
+            raise InputError(
+                f"Φ has shape {Phi.shape}; expected (M, {self.P}) with M up to {self.P}, because the atoms of the "
+                f"dictionary have {rows}×{columns} pixels",
+                option=("phi", "dictionary"),
+            )
+        check_finite(Phi, "Φ")
+        object.__setattr__(self, "Phi", np.ascontiguousarray(Phi, np.float64))
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """The size (s₁, s₂) of a block in pixels."""
+        return self.dictionary.shape
+
+    @property
+    def M(self) -> int:
+        """The number of measurements of a block."""
+        return int(self.Phi.shape[0])
+
+    @property
+    def P(self) -> int:
+        """The number of pixels of a block."""
+        return self.block[0] * self.block[1]
+
+    @property
+    def rate(self) -> float:
+        """The number of measurements per pixel."""
+        return self.M / self.P
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of Φ and the dictionary."""
+        return hashlib.sha256(f"{storage.sha256(self.Phi)} {self.dictionary.sha256}".encode()).hexdigest()
+
+    # -- the mean ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def measures_means(self) -> bool:
+        """Whether the mean of a block follows from its measurements exactly."""
+        return bool(np.abs(self._mean_in_rows @ self.Phi * self.P - 1).max() < 1e-9)
+
+    @cached_property
+    def _mean_in_rows(self) -> Array:
+        """C (M,) with the least ‖Φᵀc − 1/P‖."""
+        return np.asarray(np.linalg.lstsq(self.Phi.T, np.full(self.P, 1 / self.P), rcond=1e-12)[0])
+
+    @cached_property
+    def mean_weights(self) -> Array:
+        """C (M,), with which the mean of a block is cᵀy."""
+        if self.measures_means:
+            return self._mean_in_rows
+        of_ones, spread = self.Phi.sum(axis=1), self.Phi @ self.dictionary.atoms
+        solution = np.linalg.lstsq(spread @ spread.T, of_ones, rcond=1e-12)[0]
+        return np.asarray(solution / (of_ones @ solution))
+
+    @cached_property
+    def reduction(self) -> Array:
+        """The coordinates (M′, M) of measurements without their mean; M′ is M − 1 if they give the mean exactly.
+
+        If c gives the mean, y − Φ1 m is orthogonal to c. A Householder reflection maps c to the first axis, which is
+        left out. If the first row of Φ measures the mean, this leaves the other rows as they are.
+        """
+        if not self.measures_means:
+            return np.eye(self.M)
+        v = self.mean_weights / np.linalg.norm(self.mean_weights)
+        v = v * (1 if v[0] >= 0 else -1)
+        v[0] -= 1
+        length = float(v @ v)
+        reflection = np.eye(self.M) - (2 / length * np.outer(v, v) if length > 1e-24 else 0)
+        return np.ascontiguousarray(reflection[1:])
+
+    @cached_property
+    def reduced(self) -> Array:
+        """Φ in these coordinates, (M′, P)."""
+        return self.reduction @ self.Phi
+
+    @cached_property
+    def A(self) -> Array:
+        """The matrix (M′, N) by which `without_mean` depends on the sparse code of a block."""
+        return np.asarray(self.reduced @ self.dictionary.atoms)
+
+    def means(self, y: Array) -> Array:
+        """The means (blocks, 1) of blocks with measurements y (blocks, M)."""
+        return np.asarray(y @ self.mean_weights)[:, None]
+
+    def without_mean(self, y: Array) -> tuple[Array, Array]:
+        """What measurements y (blocks, M) say about the blocks without their means, (blocks, M′), and the means."""
+        means = self.means(y)
+        return (y - means * self.Phi.sum(axis=1)) @ self.reduction.T, means
+
+    # -- pictures ---------------------------------------------------------------------------------------------------
+
+    def grid(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The numbers of blocks along the two axes of a picture of this shape (H, W)."""
+        (H, W), (s1, s2) = shape, self.block
+        return -(-H // s1), -(-W // s2)
+
+    def blocks(self, picture: Array) -> Array:
+        """The blocks (n, P) of a picture (H, W), row by row.
+
+        A picture whose sides are no multiples of the block's is continued with the values of its last row and column.
+        """
+        (n1, n2), (s1, s2) = self.grid(picture.shape), self.block
+        missing = ((0, n1 * s1 - picture.shape[0]), (0, n2 * s2 - picture.shape[1]))
+        tiles = np.pad(picture, missing, mode="edge").reshape(n1, s1, n2, s2)
+        return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3)).reshape(n1 * n2, self.P)
+
+    def picture(self, blocks: Array, shape: tuple[int, int]) -> Array:
+        """The picture of this shape (H, W) that consists of blocks (n, P): the inverse of `blocks`."""
+        (n1, n2), (s1, s2) = self.grid(shape), self.block
+        tiles = blocks.reshape(n1, n2, s1, s2).transpose(0, 2, 1, 3).reshape(n1 * s1, n2 * s2)
+        return np.ascontiguousarray(tiles[: shape[0], : shape[1]])
+
+    def measure(self, picture: Array) -> Array:
+        """The measurements (n, M) of the blocks of a picture (H, W) with values from 0 to 1.
+
+        Raises
+        ------
+        InputError
+            If the picture is not grey or not finite.
+        """
+        return np.asarray(self.blocks(check_grey(picture, "the picture")) @ self.Phi.T)
+
+    def least_norm(self, y: Array) -> Array:
+        """Of all blocks with measurements y (n, M), those (n, P) with the least variance.
+
+        If Φ has orthonormal rows, this is the zero-filled adjoint Φᵀy.
+        """
+        reduced, means = self.without_mean(y)
+        return np.asarray(reduced @ np.linalg.pinv(self.reduced).T + means)
+
+    # -- its file ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a `cuista-sensing` file."""
+        record = storage.Record("cuista-sensing")
+        self.store(record)
+        storage.write(path, record, overwrite=overwrite)
+
+    def store(self, record: storage.Record) -> None:
+        """Add Φ and the dictionary to a file's record."""
+        self.dictionary.store(record)
+        record.arrays["Phi"] = self.Phi
+        record.attributes["sensing_sha256"] = self.sha256
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Sensing:
+        """Read a `cuista-sensing` file, or a `cuista-reconstructor` file, which carries one.
+
+        Raises
+        ------
+        FileError
+            If the file is missing, damaged or of another kind.
+        """
+        return cls.from_record(storage.read(path, "cuista-sensing", "cuista-reconstructor"), path)
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Sensing:
+        """Φ and the dictionary in a file's record; error messages name `path`."""
+        with storage.complete(path):
+            sensing = cls(record.arrays["Phi"], Dictionary.from_record(record, path))
+            if record.attributes["sensing_sha256"] != sensing.sha256:
+                raise FileError(f"{path} is damaged: its Φ does not have the hash that the file states")
+            return sensing
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """The measurements of a picture.
+
+    Attributes
+    ----------
+    y
+        The measurements (channels, n, M) of the blocks, row by row, of each channel with values from 0 to 1.
+    shape
+        The shape (H, W) of the picture.
+    depth
+        The number of bits that a channel had in the picture's file, 8 or 16.
+    sensing_sha256
+        The hash of the `Sensing` that measured.
+    """
+
+    y: Array
+    shape: tuple[int, int]
+    depth: int
+    sensing_sha256: str
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write a `cuista-measurements` file."""
+        attributes = {"shape": list(self.shape), "depth": self.depth, "sensing_sha256": self.sensing_sha256}
+        storage.write(path, storage.Record("cuista-measurements", {"y": self.y}, attributes), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], sensing: Sensing) -> Measurements:
+        """Read a `cuista-measurements` file.
+
+        Raises
+        ------
+        FileError
+            If the file is missing, damaged or of another kind.
+        InputError
+            If it was measured by anything but `sensing`.
+        """
+        record = storage.read(path, "cuista-measurements")
+        with storage.complete(path):
+            attributes, (H, W) = record.attributes, record.attributes["shape"]
+            found = cls(record.arrays["y"], (int(H), int(W)), int(attributes["depth"]), attributes["sensing_sha256"])
+        if found.sensing_sha256 != sensing.sha256:
+            raise InputError(
+                f"{path} was measured with another Φ or for another dictionary than the model is for: give the model "
+                "that was trained for them",
+                option="model",
+            )
+        return found
+
+
+def random_sensing(block: tuple[int, int], M: int, *, seed: int = 0) -> Array:
+    """Draw Φ (M, P) for blocks of this size: the first row measures the mean, and the others are Gaussian.
+
+    Entries have variance 1/M. The first row is constant, and the means of the others are removed, so that they measure
+    what the first does not.
+    """
+    P = block[0] * block[1]
+    if not 2 <= M <= P:
+        raise InputError(
+            f"{M} measurements of a block of {block[0]}×{block[1]} pixels were asked for; expected 2 to {P}",
+            option=("m", "rate"),
+        )
+    Phi: Array = CpuOps().normal(Key(seed, MATRIX), CODES, (M, P), np.float64) / np.sqrt(M)
+    Phi -= Phi.mean(axis=1, keepdims=True)
+    Phi[0] = 1 / np.sqrt(M)
+    return Phi

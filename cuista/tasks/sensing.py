@@ -1,0 +1,397 @@
+"""Compressive sensing of pictures: a dense network recovers the blocks of a picture from their measurements."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from cuista import storage
+from cuista.checks import Array, check_rows
+from cuista.counter import FITTING, TUNING, Key
+from cuista.data.images import ImageSet, PatchSet
+from cuista.data.sensing import Sensing
+from cuista.errors import FileError, InputError
+from cuista.metrics import SSIM_WINDOW, Method, PictureReport, nmse_db, report_on_pictures
+from cuista.model import Trained
+from cuista.networks import NETWORKS, Network
+from cuista.networks.base import rms_of
+from cuista.operators import Dense
+from cuista.ops import ReferenceOps
+from cuista.solvers.proximal import proximal_gradient
+from cuista.solvers.tuning import tune_unimodal
+from cuista.storage import Record
+from cuista.tasks.sparse_coding import best_ridge
+from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
+from cuista.training.recipes import Recipe
+from cuista.training.task import Examples, Source, Task
+from cuista.weights.dense import Weight, WeightReport, solve_exact
+
+# The ridges that are tried, in units of the mean eigenvalue of A Aᵀ.
+RIDGES = (0.0, 0.1, 1.0)
+# FISTA is tested with as many iterations as the network has layers, and with this many, after which nothing changes.
+ITERATIONS = 1000
+# The number of patches on which FISTA's λ is tuned, and of the values from which it is chosen.
+TUNED_ON, TRIED = 1000, 16
+# The thresholds of the first and of the last layer at the start of the fast recipe: see `PatchSource.adapt`.
+START = 2.0, 0.2
+# The publication's factor of Σ|x| in the loss, and its support schedule.
+PENALTY, PERCENT, MAX_PERCENT = 0.2, 0.4, 13.0
+
+
+@dataclass
+class Reconstructor(Trained):
+    """A dense network that recovers the blocks of pictures, with Φ, the dictionary and the weight, and its training.
+
+    Attributes
+    ----------
+    sensing
+        How blocks are measured, and the dictionary in which they are sparse.
+    weight
+        The analytic weight of `sensing.A`.
+    """
+
+    kind: ClassVar[str] = "cuista-reconstructor"
+
+    network: Network
+    sensing: Sensing
+    weight: Weight
+
+    @classmethod
+    def new(
+        cls,
+        sensing: Sensing,
+        weight: Weight | None = None,
+        net: str = "alista",
+        *,
+        layers: int = 16,
+        percent: float = PERCENT,
+        max_percent: float = MAX_PERCENT,
+        per_coordinate: bool = False,
+        untied: bool = False,
+        parameters: dict[str, Array] | None = None,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+    ) -> Reconstructor:
+        """An untrained network for a sensing matrix and a dictionary.
+
+        The dictionary's atoms are far more alike than the columns of a random matrix, so that steps of 1 with the
+        analytic weight would diverge. The network is therefore given the weight divided by the spectral radius of A Wᵀ.
+
+        Parameters
+        ----------
+        weight
+            The analytic weight of `sensing.A`; if None, the exact one without a ridge.
+        net
+            The network's name, a key of `NETWORKS`.
+        layers, percent, max_percent, per_coordinate, untied, parameters, ops, dtype
+            As in `Network`.
+
+        Raises
+        ------
+        InputError
+            If the weight is for another matrix, an option is out of range, or there is no such network.
+        """
+        if net not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise InputError(f"{net!r} is not a network; expected one of {known}", option="net")
+        A = sensing.A
+        weight = weight or solve_exact(A)
+        if weight.matrix_sha256 != storage.sha256(A):
+            raise InputError("the weight is not one of this Φ and dictionary: compute one for them", option="weight")
+        network = NETWORKS[net](
+            Dense(A, ops=ops, dtype=dtype),
+            weight.W / np.abs(np.linalg.eigvals(A @ weight.W.T)).max(),
+            layers=layers,
+            percent=percent,
+            max_percent=max_percent,
+            per_coordinate=per_coordinate,
+            untied=untied,
+            parameters=parameters,
+            dictionary=sensing.dictionary.atoms,
+        )
+        return cls(network, sensing, weight)
+
+    def task(self) -> Any:
+        raise InputError("a reconstructor is trained on patches: give task=CompressiveSensing(patches)", option="task")
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "per_coordinate": self.network.per_coordinate,
+            "sensing": self.sensing.sha256,
+            "weight": storage.sha256(self.weight.W),
+        }
+
+    def recover_blocks(self, y: ArrayLike) -> Array:
+        """The blocks (n, P), not clipped, of measurements y (n, M).
+
+        Raises
+        ------
+        InputError
+            If y has another shape, or a NaN or infinite entry.
+        """
+        network = self.network
+        reduced, means = self.sensing.without_mean(check_rows(y, self.sensing.M, "the measurements"))
+        found = network.ops.apply(network.output, reduced.astype(network.dtype), self.sensing.P, network.dtype)
+        return np.asarray(found + means)
+
+    def reconstruct(self, y: ArrayLike, shape: tuple[int, int]) -> Array:
+        """The picture (H, W), not clipped, from the measurements y (n, M) of its blocks, row by row.
+
+        Raises
+        ------
+        InputError
+            As `recover_blocks`; also if there are more or fewer blocks than a picture of this shape has.
+        """
+        blocks, (n1, n2) = self.recover_blocks(y), self.sensing.grid(shape)
+        if len(blocks) != n1 * n2:
+            rows, columns = self.sensing.block
+            raise InputError(
+                f"there are measurements of {len(blocks)} blocks; expected {n1}×{n2} = {n1 * n2}, because the picture "
+                f"has {shape[0]}×{shape[1]} pixels and a block {rows}×{columns}",
+                option="shape",
+            )
+        return self.sensing.picture(blocks, shape)
+
+    def store(self, record: Record) -> None:
+        self.sensing.store(record)
+        record.arrays["W"] = self.weight.W
+        record.attributes["weight"] = json.dumps(asdict(self.weight.report))
+
+    @classmethod
+    def restore(
+        cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
+    ) -> Reconstructor:
+        sensing, W = Sensing.from_record(record, path), record.arrays["W"]
+        if W.shape != sensing.A.shape or not np.isfinite(W).all():
+            raise FileError(f"{path} is damaged: its weight is not one of its Φ and dictionary")
+        report = WeightReport(**json.loads(record.attributes["weight"]))
+        weight = Weight(W, storage.sha256(sensing.A), report)
+        options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
+        return cls.new(sensing, weight, record.attributes["net"], **options, **place)
+
+
+@dataclass(frozen=True)
+class PatchFastRecipe(FastRecipe):
+    """`FastRecipe` for patches of pictures.
+
+    Their codes are not exactly sparse, so that the error stays far from 0: no entry jumps at a threshold that hardly
+    any entry is near, no patch is so rare and hard that it dominates the error, and all layers can be trained from the
+    start.
+    """
+
+    learning_rate: float = 0.02
+    batch: int = 256
+    validation_batch: int = 4000
+    max_steps: int = 300
+    layerwise: bool = False
+    window: float = 0.0
+    hard: float = 0.0
+    matrix_steps: int = 1000
+
+
+@dataclass(frozen=True)
+class PatchPaperRecipe(PaperRecipe):
+    """`PaperRecipe` for patches of pictures, whose loss has the additional term 0.2 Σ|x|."""
+
+
+class CompressiveSensing(Task[Reconstructor]):
+    """Training on random patches of pictures.
+
+    Parameters
+    ----------
+    patches
+        A `cuista-patches` file, whose patches have the size of a block.
+    """
+
+    name = "cs"
+    models = (Reconstructor,)
+    kinds = (PatchFastRecipe, PatchPaperRecipe, SearchRecipe)
+    recipes: ClassVar[Any] = {"fast": PatchFastRecipe, "paper": PatchPaperRecipe}
+
+    def __init__(self, patches: str | os.PathLike[str]) -> None:
+        self.path = patches
+        self.training, self.validation = PatchSet(patches, "train"), PatchSet(patches, "validation")
+
+    def recipe(self, model: Reconstructor) -> Recipe:
+        return PatchFastRecipe() if model.network.has_gradients else SearchRecipe()
+
+    def source(self, model: Reconstructor, recipe: Any) -> Source:
+        if self.training.shape != model.sensing.block:
+            (p1, p2), (s1, s2) = self.training.shape, model.sensing.block
+            raise InputError(
+                f"{self.path} has patches of {p1}×{p2} pixels, but blocks of {s1}×{s2} are measured: prepare patches "
+                "of that size, or make a problem for blocks of this size",
+                option="problem",
+            )
+        return PatchSource(self.training, self.validation, model.sensing)
+
+    def prepare(self, model: Reconstructor, recipe: Any) -> None:
+        model.network.penalty = PENALTY if recipe.name == "paper" else 0.0
+
+    def identity(self, model: Reconstructor, recipe: Any) -> dict[str, Any]:
+        return {"patches": self.training.sha256}
+
+
+class PatchSource(Source):
+    """Patches without their means, with what their measurements say about them."""
+
+    def __init__(self, training: PatchSet, validation: PatchSet, sensing: Sensing) -> None:
+        self.training, self.validation, self.sensing = training, validation, sensing
+
+    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+        """Patches (batch, P) without their means, what is measured of them (batch, M′), and no weights."""
+        patches = (self.validation if validate else self.training).draw(key, batch)
+        reduced, means = self.sensing.without_mean(patches @ self.sensing.Phi.T)
+        return ops.asarray(patches - means, dtype), ops.asarray(reduced, dtype), None
+
+    def adapt(self, network: Network, seed: int) -> None:
+        """Set the thresholds to shares of the root mean square of the first layer's z that fall from layer to layer."""
+        _, y, _ = self.sample(network.ops, network.dtype, 512, Key(seed, FITTING))
+        state, _ = network.begin(y)
+        propose, unit = network.propose(0, state)
+        z = rms_of(network.ops.to_numpy(propose(1.0, 0.0)))
+        theta = z / unit * np.geomspace(*START, network.layers)
+        network.parameters["threshold"][:] = network.ops.asarray(
+            theta.reshape(-1, *[1] * (len(network.threshold_shape) - 1)), np.float64
+        )
+
+    def error_db(self, network: Any, validation: Examples, depth: int) -> float:
+        """The NMSE in dB after `depth` layers on patches from `sample`."""
+        patches, y, _ = validation
+        return nmse_db(network, patches, y, depth)
+
+    def blank(self) -> InputError:
+        return InputError("each patch has a single colour; expected pictures with some content")
+
+
+def sensing_weight(
+    sensing: Sensing,
+    task: CompressiveSensing,
+    *,
+    ridge: float | Literal["auto"] = "auto",
+    say: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Weight:
+    """The exact weight of a sensing matrix and a dictionary with which to build a reconstructor.
+
+    Parameters
+    ----------
+    ridge
+        λ of the noise-aware weight, or `auto` for the best of 0, 0.1 and 1 times the mean eigenvalue of A Aᵀ. Each is
+        tried in 40 steps of the fast recipe on the same patches, and the weight whose ALISTA has the smallest
+        validation NMSE is returned.
+    say
+        Called with messages about what is being done.
+    options
+        The options `layers`, `percent`, `max_percent` and `ops` of `Reconstructor.new`, and the `seed` of the patches.
+    """
+    A = sensing.A
+    if ridge != "auto":
+        say(f"Computing the analytic weight (ridge {ridge:g}).")
+        return solve_exact(A, ridge=ridge)
+    say("Computing a noise-aware weight (ridge 0 gives the paper's weight).")
+    seed, unit = options.pop("seed", 0), float(np.square(A).sum()) / len(A)
+
+    def fit(share: float) -> tuple[float, Weight]:
+        weight = solve_exact(A, ridge=share * unit)
+        model = Reconstructor.new(sensing, weight, **options)
+        return train(model, PatchFastRecipe(max_steps=40), task=task, seed=seed).training["validation_nmse_db"], weight
+
+    found: Weight = best_ridge(RIDGES, fit, say)
+    return found
+
+
+class BlockFista:
+    """Recover the blocks of pictures by FISTA: min_x ½‖y − A x‖² + λ‖x‖₁, where y and A are without the mean.
+
+    Beck, Teboulle, SIAM J. Imaging Sciences 2009. An iteration costs as much as a layer of a network.
+    """
+
+    def __init__(self, sensing: Sensing, iterations: int, *, ops: ReferenceOps | None = None) -> None:
+        self.sensing, self.iterations, self.lam = sensing, iterations, 0.05
+        self.operator = Dense(sensing.A, ops=ops)
+
+    def recover_blocks(self, y: Array) -> Array:
+        """The blocks (n, P), not clipped, of measurements y (n, M)."""
+        reduced, means = self.sensing.without_mean(y)
+        operator, atoms = self.operator, self.sensing.dictionary.atoms.T
+        atoms = operator.ops.asarray(atoms, operator.dtype)
+
+        def recovered(part: Array) -> Array:
+            found = proximal_gradient(operator, part, self.lam, self.iterations, momentum=True)
+            return operator.ops.sparse_matmul(deque(found, maxlen=1).pop()[0], atoms)
+
+        return operator.ops.apply(recovered, reduced.astype(operator.dtype), self.sensing.P, operator.dtype) + means
+
+    def tune(self, blocks: Array) -> float:
+        """Set λ to the best of 16 values from 1e-4 to 1 by the error on blocks (n, P), and return it."""
+        y = blocks @ self.sensing.Phi.T
+
+        def error(lam: float) -> float:
+            self.lam = lam
+            return float(np.square(self.recover_blocks(y) - blocks).sum())
+
+        self.lam = tune_unimodal(error, np.geomspace(1e-4, 1, TRIED).tolist())
+        return self.lam
+
+
+def evaluate_reconstructors(
+    reconstructors: Mapping[str, Reconstructor],
+    images: str | os.PathLike[str],
+    *,
+    baselines: PatchSet | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> PictureReport:
+    """Measure the test pictures of a file, reconstruct them, and measure the errors of the clipped results.
+
+    The first method is `least norm`: see `Sensing.least_norm`.
+
+    Parameters
+    ----------
+    reconstructors
+        One or more reconstructors by name, for the same Φ and dictionary.
+    images
+        A `cuista-images` file.
+    baselines
+        Patches on which to tune FISTA, if it is to be tested too: with as many iterations as the first network has
+        layers, and with `ITERATIONS`.
+    seed
+        The seed for drawing those patches.
+    say, progress
+        Called with messages about what is being done, and with the share of pictures done and the current one.
+
+    Raises
+    ------
+    FileError, InputError
+        As `ImageSet`; InputError also if the reconstructors are for different Φ or dictionaries.
+    """
+    first = next(iter(reconstructors.values()))
+    sensing = first.sensing
+    if any(each.sensing.sha256 != sensing.sha256 for each in reconstructors.values()):
+        raise InputError("the models are for different Φ or dictionaries: test them one by one")
+    pictures = ImageSet(images, "test", SSIM_WINDOW, "SSIM's window")
+    methods: dict[str, Method] = {"least norm": sensing.least_norm}
+    lambdas: dict[str, float] = {}
+    if baselines is not None:
+        patches = baselines.draw(Key(seed, TUNING), TUNED_ON).astype(np.float64)
+        for iterations in (first.network.layers, ITERATIONS):
+            solver, name = BlockFista(sensing, iterations, ops=first.network.ops), f"fista {iterations}"
+            say(f"Finding the best λ for {name}.")
+            lambdas[name] = solver.tune(patches)
+            methods[name] = solver.recover_blocks
+    methods |= {name: each.recover_blocks for name, each in reconstructors.items()}
+
+    def prepare(number: int, clean: Array) -> Callable[[Method], Array]:
+        y = sensing.measure(clean)
+        return lambda recover: np.clip(sensing.picture(recover(y), clean.shape), 0, 1)
+
+    return report_on_pictures(pictures, prepare, methods, lambdas, progress, rate=sensing.rate)

@@ -1,0 +1,493 @@
+"""Compressive sensing: measured blocks, dictionaries of patches, networks that recover pictures, and their commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from test_pictures import save, scene
+
+from cuista import storage
+from cuista.counter import TEST, TRAINING, VALIDATION, Key
+from cuista.data.dictionary import Dictionary, rotate
+from cuista.data.images import PatchSet, prepare_images
+from cuista.data.sensing import Measurements, Sensing, random_sensing
+from cuista.errors import FileError, InputError
+from cuista.metrics import psnr_db
+from cuista.networks import NETWORKS
+from cuista.ops import CpuOps
+from cuista.solvers.proximal import proximal_gradient
+from cuista.tasks.sensing import (
+    BlockFista,
+    CompressiveSensing,
+    PatchFastRecipe,
+    PatchPaperRecipe,
+    Reconstructor,
+    evaluate_reconstructors,
+    sensing_weight,
+)
+from cuista.training import AtomRecipe, FastRecipe, learn_atoms, train
+from cuista.weights import solve_exact
+
+QUICK = PatchFastRecipe(max_steps=30, matrix_steps=20, batch=32, validation_batch=64)
+
+
+def atoms(block=(4, 4), count=24, seed=0):
+    """Random atoms without means as a dictionary."""
+    D = np.random.default_rng(seed).standard_normal((block[0] * block[1], count))
+    return Dictionary.from_atoms((D - D.mean(axis=0)) / 4, block)
+
+
+def sensed(block=(4, 4), M=8, **options):
+    return Sensing(random_sensing(block, M), atoms(block, **options))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with six pictures."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        save(tmp_path / "pictures" / f"{number}.png", scene((40, 52), seed=number))
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def patches(folder, tmp_path):
+    prepare_images(folder, tmp_path / "patches.h5", split=(4, 2, 0), patches=4, per_image=300)
+    return tmp_path / "patches.h5"
+
+
+@pytest.fixture
+def learned(patches):
+    """How blocks are measured, with a dictionary that was learned from the patches."""
+    D = learn_atoms(PatchSet(patches, "train"), 24, AtomRecipe(steps=40, batch=64, lam=0.05))
+    return Sensing(random_sensing((4, 4), 5), D)
+
+
+# -- blocks and their measurements ------------------------------------------------------------------------------------
+
+
+@given(H=st.integers(1, 20), W=st.integers(1, 20), block=st.tuples(st.integers(1, 5), st.integers(2, 6)))
+def test_a_picture_consists_of_its_blocks(H, W, block):
+    sensing, picture = sensed(block, 2), np.random.default_rng(H + 21 * W).random((H, W))
+    blocks = sensing.blocks(picture)
+    assert blocks.shape == (np.prod(sensing.grid((H, W))), sensing.P)
+    np.testing.assert_array_equal(sensing.picture(blocks, (H, W)), picture)
+    np.testing.assert_array_equal(blocks[0].reshape(block)[0, 0], picture[0, 0])
+
+
+def test_a_picture_is_continued_with_its_last_row_and_column():
+    blocks = sensed().blocks(np.arange(15.0).reshape(3, 5))
+    np.testing.assert_array_equal(blocks[1].reshape(4, 4), [[4] * 4, [9] * 4, [14] * 4, [14] * 4])
+
+
+def test_a_random_matrix_measures_the_mean_by_its_first_row():
+    Phi = random_sensing((4, 5), 9, seed=3)
+    np.testing.assert_allclose(Phi[0], 1 / 3)
+    np.testing.assert_allclose(Phi[1:].sum(axis=1), 0, atol=1e-14)
+    large = random_sensing((16, 16), 100)
+    assert large[1:].var() == pytest.approx(1 / 100, rel=0.05)
+    np.testing.assert_array_equal(random_sensing((4, 5), 9, seed=3), Phi)
+    assert not np.array_equal(random_sensing((4, 5), 9, seed=4), Phi)
+    for M in (1, 21):
+        with pytest.raises(InputError, match="expected 2 to 20"):
+            random_sensing((4, 5), M)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["first-row", "mixed-rows"])
+def test_the_mean_is_found_exactly_if_the_rows_determine_it(mixed, rng):
+    Phi = random_sensing((4, 4), 8)
+    sensing = Sensing(rng.standard_normal((8, 8)) @ Phi if mixed else Phi, atoms())
+    assert sensing.measures_means
+    f, x = rng.random((5, 16)), rng.standard_normal((5, 24))
+    reduced, means = sensing.without_mean(f @ sensing.Phi.T)
+    np.testing.assert_allclose(means[:, 0], f.mean(axis=1), atol=1e-12)
+    np.testing.assert_allclose(reduced, (f - means) @ sensing.reduced.T, atol=1e-12)
+    # What is left depends on the sparse code by A, and nothing is lost.
+    reduced, _ = sensing.without_mean((0.3 + x @ sensing.dictionary.atoms.T) @ sensing.Phi.T)
+    np.testing.assert_allclose(reduced, x @ sensing.A.T, atol=1e-12)
+    assert sensing.A.shape == (7, 24)
+    np.testing.assert_allclose(sensing.reduction @ sensing.reduction.T, np.eye(7), atol=1e-12)
+    if not mixed:
+        np.testing.assert_array_equal(sensing.reduced, sensing.Phi[1:])
+
+
+def test_a_mean_that_is_not_measured_is_estimated_without_bias(rng):
+    sensing = Sensing(rng.standard_normal((8, 16)), atoms())
+    assert not sensing.measures_means
+    assert sensing.A.shape == (8, 24)
+    for constant in (0.2, 0.9):
+        reduced, means = sensing.without_mean(np.full((1, 16), constant) @ sensing.Phi.T)
+        np.testing.assert_allclose(means, constant, rtol=1e-12)
+        np.testing.assert_allclose(reduced, 0, atol=1e-12)
+    # Among estimates without bias, this one has the least variance for codes of equal variance.
+    c, spread = sensing.mean_weights, sensing.Phi @ sensing.dictionary.atoms
+    for _ in range(5):
+        other = rng.standard_normal(8)
+        other += (1 - other @ sensing.Phi.sum(axis=1)) * c
+        assert np.linalg.norm(c @ spread) < np.linalg.norm(other @ spread)
+
+
+def test_the_least_norm_solution_agrees_with_the_measurements(rng):
+    sensing, f = sensed(), rng.random((5, 16))
+    y = f @ sensing.Phi.T
+    found = sensing.least_norm(y)
+    np.testing.assert_allclose(found @ sensing.Phi.T, y, atol=1e-12)
+    assert (found.var(axis=1) <= f.var(axis=1) + 1e-12).all()
+    rows = np.linalg.qr(np.c_[np.ones(16), rng.standard_normal((16, 5))])[0].T
+    orthonormal = Sensing(rows, atoms())
+    np.testing.assert_allclose(orthonormal.least_norm(f @ rows.T), f @ rows.T @ rows, atol=1e-12)
+
+
+def test_wrong_matrices_are_refused():
+    for Phi, text in (
+        (np.ones((3, 15)), r"shape \(3, 15\); expected \(M, 16\)"),
+        (np.ones((17, 16)), "M up to 16"),
+        (np.full((3, 16), np.nan), "NaN"),
+        (np.ones(16), r"shape \(16,\)"),
+    ):
+        with pytest.raises(InputError, match=text):
+            Sensing(Phi, atoms())
+
+
+def test_a_file_brings_everything_back_and_proves_itself(tmp_path):
+    sensing = sensed()
+    sensing.save(tmp_path / "s.h5")
+    loaded = Sensing.load(tmp_path / "s.h5")
+    assert loaded.sha256 == sensing.sha256
+    np.testing.assert_array_equal(loaded.Phi, sensing.Phi)
+    record = storage.read(tmp_path / "s.h5", "cuista-sensing")
+    record.arrays["Phi"] = record.arrays["Phi"][::-1]
+    storage.write(tmp_path / "t.h5", record)
+    with pytest.raises(FileError, match="its Φ does not have the hash"):
+        Sensing.load(tmp_path / "t.h5")
+
+
+# -- patches and dictionaries -----------------------------------------------------------------------------------------
+
+
+def test_patches_are_a_pure_function_of_the_key(patches):
+    training, validation = PatchSet(patches, "train"), PatchSet(patches, "validation")
+    assert (len(training), len(validation), training.shape) == (1200, 600, (4, 4))
+    drawn = training.draw(Key(3, TRAINING, 5), 50)
+    assert (drawn.shape, drawn.dtype) == ((50, 16), np.float32)
+    np.testing.assert_array_equal(PatchSet(patches, "train").draw(Key(3, TRAINING, 5), 50), drawn)
+    assert not np.array_equal(training.draw(Key(3, TRAINING, 6), 50), drawn)
+    arrays = storage.read(patches, "cuista-patches").arrays
+    stored = np.concatenate([arrays[name] for name in sorted(arrays) if name.startswith("train/")]).reshape(-1, 16)
+    known = {tuple(patch) for patch in stored}
+    assert all(tuple(patch) in known for patch in np.rint(255 * drawn).astype(int))
+    with pytest.raises(InputError, match="no patches for test"):
+        PatchSet(patches, "test")
+
+
+def test_atoms_are_what_a_single_entry_of_the_maps_adds():
+    dictionary = Dictionary(np.random.default_rng(0).standard_normal((3, 2, 5)))
+    maps = np.zeros((5, 8, 8))
+    maps[2, 4, 4] = 1
+    picture = CpuOps().synthesize(maps, dictionary.D)
+    assert np.count_nonzero(picture) == 6
+    np.testing.assert_array_equal(picture[picture != 0].reshape(3, 2), dictionary.atoms[:, 2].reshape(3, 2))
+    np.testing.assert_array_equal(Dictionary.from_atoms(dictionary.atoms, (3, 2)).D, dictionary.D)
+
+
+def test_bare_arrays_hold_atoms_as_they_appear(tmp_path, rng):
+    D = rng.standard_normal((16, 7))
+    for array in (D, D.reshape(4, 4, 7)):
+        np.save(tmp_path / "D.npy", array)
+        loaded = Dictionary.load_atoms(tmp_path / "D.npy")
+        np.testing.assert_array_equal(loaded.atoms, D)
+        assert loaded.shape == (4, 4)
+    loaded.save(tmp_path / "d.h5")
+    np.testing.assert_array_equal(Dictionary.load_atoms(tmp_path / "d.h5").atoms, D)
+    np.save(tmp_path / "D.npy", D[:15])
+    with pytest.raises(InputError, match=r"shape \(15, 7\); expected \(P, N\)"):
+        Dictionary.load_atoms(tmp_path / "D.npy")
+
+
+def objective(dictionary, patches, lam=0.05):
+    """The objective per patch of validation patches, with their codes after many iterations of FISTA."""
+    from cuista.operators import Dense
+
+    f = PatchSet(patches, "validation").draw(Key(0, VALIDATION), 100)
+    f -= f.mean(axis=1, keepdims=True)
+    operator = Dense(dictionary.atoms, dtype=np.float64)
+    *_, (x, image) = proximal_gradient(operator, f.astype(np.float64), lam, 300, momentum=True)
+    return (0.5 * np.square(f - image).sum() + lam * np.abs(x).sum()) / len(f)
+
+
+def test_learned_atoms_code_patches_better_and_resume_to_the_bit(patches, tmp_path):
+    training, recipe, seen = PatchSet(patches, "train"), AtomRecipe(steps=30, batch=64, lam=0.05), []
+    learned = learn_atoms(training, 24, recipe, out=tmp_path / "d.h5", progress=lambda *now: seen.append(now))
+    np.testing.assert_allclose(np.linalg.norm(learned.atoms, axis=0), 1)
+    np.testing.assert_allclose(learned.atoms.mean(axis=0), 0, atol=1e-6)
+    assert objective(learned, patches) < 0.9 * objective(learn_atoms(training, 24, AtomRecipe(steps=1)), patches)
+    assert (len(seen), seen[-1][2] < seen[0][2]) == (30, True)
+    again = {"out": tmp_path / "again.h5"}
+
+    def interrupt(step, steps, objective):
+        if step == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_atoms(training, 24, recipe, **again, progress=interrupt)
+    with pytest.raises(FileError, match="atoms"):
+        learn_atoms(training, 25, recipe, **again, resume=True)
+    resumed = learn_atoms(training, 24, recipe, **again, resume=True)
+    np.testing.assert_array_equal(resumed.D, learned.D)
+
+
+def test_an_atom_that_no_patch_uses_is_replaced(patches, monkeypatch):
+    from cuista.training import dictionary as module
+
+    learner = module._Atoms(PatchSet(patches, "train"), 24, AtomRecipe(batch=64, lam=0.05))
+    state = learner.begin(0)
+    state["D"][:, 5] = 0.25  # a constant is orthogonal to every patch
+    learner.step(state, Key(0, TRAINING))
+    assert np.linalg.norm(state["D"][:, 5]) == pytest.approx(1, rel=1e-6)
+    assert state["D"][:, 5].mean() == pytest.approx(0, abs=1e-6)
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+
+
+def variants():
+    return [(name, untied) for name, kind in NETWORKS.items() for untied in (False, True)[: 1 + kind.can_untie]]
+
+
+@pytest.mark.parametrize(("net", "untied"), variants())
+def test_training_recovers_pictures_and_a_file_brings_all_back(patches, learned, tmp_path, net, untied):
+    model = Reconstructor.new(learned, solve_exact(learned.A, ridge=0.1), net, layers=3, untied=untied)
+    task = CompressiveSensing(patches)
+    recipe = QUICK if model.network.has_gradients else task.recipe(model)
+    train(model, recipe, task=task, out=tmp_path / "m.h5")
+    clean = scene((40, 52), seed=9)
+    y = learned.measure(clean)
+    found, start = model.reconstruct(y, clean.shape), learned.picture(learned.least_norm(y), clean.shape)
+    assert psnr_db(found, clean) > psnr_db(start, clean) + 0.5
+    loaded = Reconstructor.load(tmp_path / "m.h5")
+    np.testing.assert_array_equal(loaded.reconstruct(y, clean.shape), found)
+    assert loaded.training == model.training
+    assert ("dictionary" in loaded.network.parameters) == bool(model.network.matrices)
+    if model.network.matrices:
+        assert not np.array_equal(loaded.network.parameters["dictionary"][0], learned.dictionary.atoms)
+
+
+def test_steps_of_a_fresh_network_do_not_diverge(learned):
+    model = Reconstructor.new(learned, layers=300, percent=0)
+    model.network.parameters["threshold"][:] = 0
+    f = 0.1 * np.random.default_rng(0).standard_normal((5, learned.P))
+    y, _ = learned.without_mean(f @ learned.Phi.T)
+    *_, x = model.network.iterates(y)
+    np.testing.assert_allclose(x @ learned.A.T, y, atol=1e-3)
+
+
+def test_the_paper_recipe_trains_the_dictionary_with_the_last_layer_only(patches, learned):
+    model, task = Reconstructor.new(learned, net="lista-cpss", layers=2), CompressiveSensing(patches)
+    model.network.parameters["threshold"][:] = 1e-3
+    recipe, at = PatchPaperRecipe(max_steps=10, validation_batch=50), []
+    start = model.network.parameters["dictionary"].copy()
+
+    def watch(progress):
+        at.append((progress.title, np.array_equal(model.network.parameters["dictionary"], start)))
+
+    train(model, recipe, task=task, progress=watch)
+    assert model.network.penalty == 0.2
+    assert {same for title, same in at if title.startswith("layer 1/2")} == {True}
+    assert {same for title, same in at if title.startswith("layer 2/2")} == {False}
+
+
+def test_an_interrupted_run_is_resumed_to_the_bit(patches, learned, tmp_path):
+    def fresh():
+        return Reconstructor.new(learned, net="lista-cpss", layers=2, untied=True)
+
+    whole = train(fresh(), QUICK, task=CompressiveSensing(patches))
+    for title, step in (("all layers", 13), ("everything", 9)):
+
+        def interrupt(progress, title=title, step=step):
+            if (progress.title, progress.step) == (title, step):
+                signal.raise_signal(signal.SIGINT)
+
+        how = {"task": CompressiveSensing(patches), "out": tmp_path / "m.h5", "resume": True}
+        with pytest.raises(KeyboardInterrupt):
+            train(fresh(), QUICK, progress=interrupt, **how)
+    cut = train(fresh(), QUICK, **how)
+    for name, value in whole.network.parameters.items():
+        np.testing.assert_array_equal(cut.network.parameters[name], value)
+
+
+@pytest.mark.parametrize("net", ["alista", "lista-cpss", "lista"])
+def test_the_cuda_engine_trains_to_the_same(cuda, patches, learned, net):
+    recipe = PatchFastRecipe(max_steps=3, matrix_steps=3, batch=16, validation_batch=16)
+    plain, device = (Reconstructor.new(learned, net=net, layers=2, dtype=np.float64, ops=ops) for ops in (None, cuda))
+    for model in (plain, device):
+        train(model, recipe, task=CompressiveSensing(patches))
+    for name, value in plain.network.parameters.items():
+        np.testing.assert_allclose(cuda.to_numpy(device.network.parameters[name]), value, rtol=1e-7, atol=1e-12)
+    y = learned.measure(scene())
+    np.testing.assert_allclose(device.recover_blocks(y), plain.recover_blocks(y), atol=1e-8)
+
+
+def test_the_ridge_is_the_one_that_recovers_best(patches, learned):
+    said = []
+    weight = sensing_weight(learned, CompressiveSensing(patches), layers=3, say=said.append)
+    errors = {float(line.split()[1][:-1]): float(line.split()[2]) for line in said if line.startswith("  ridge")}
+    assert len(errors) == 3
+    assert weight.report.ridge == pytest.approx(min(errors, key=errors.get), rel=1e-4)
+    assert sensing_weight(learned, CompressiveSensing(patches), ridge=0.5).report.ridge == 0.5
+
+
+def test_what_does_not_fit_is_refused_before_it_trains(patches, learned, folder, tmp_path):
+    with pytest.raises(InputError, match="give task=CompressiveSensing"):
+        train(Reconstructor.new(learned))
+    with pytest.raises(InputError, match="expected PatchFastRecipe or PatchPaperRecipe"):
+        train(Reconstructor.new(learned), FastRecipe(), task=CompressiveSensing(patches))
+    with pytest.raises(InputError, match="patches of 4×4 pixels, but blocks of 4×5"):
+        train(Reconstructor.new(sensed((4, 5))), QUICK, task=CompressiveSensing(patches))
+    with pytest.raises(InputError, match="is not a network"):
+        Reconstructor.new(learned, net="conv-alista")
+    with pytest.raises(InputError, match="not one of this Φ"):
+        Reconstructor.new(learned, solve_exact(sensed().A))
+    model = Reconstructor.new(learned, layers=2)
+    with pytest.raises(InputError, match=r"measurements of 3 blocks; expected 2×3 = 6"):
+        model.reconstruct(np.zeros((3, 5)), (8, 12))
+    with pytest.raises(InputError, match=r"shape \(3, 7\)"):
+        model.recover_blocks(np.zeros((3, 7)))
+
+
+def test_fista_and_networks_are_tested_on_the_same_measurements(patches, learned, folder, tmp_path):
+    prepare_images(folder, tmp_path / "test.h5", split=(0, 0, 2))
+    model = train(Reconstructor.new(learned, layers=3), QUICK, task=CompressiveSensing(patches))
+    report = evaluate_reconstructors(
+        {"alista": model}, tmp_path / "test.h5", baselines=PatchSet(patches, "validation"), seed=1
+    )
+    assert report.methods == ("least norm", "fista 3", "fista 1000", "alista")
+    assert report.about == {"rate": 5 / 16}
+    solver = BlockFista(learned, 3)
+    assert solver.tune(PatchSet(patches, "validation").draw(Key(1, 5), 1000)) == report.lambdas["fista 3"]
+    clean = scene((40, 52), seed=int(report.pictures[0][0]))
+    clean = np.rint(255 * clean) / 255
+    for method, recover in (("fista 3", solver.recover_blocks), ("alista", model.recover_blocks)):
+        found = np.clip(learned.picture(recover(learned.measure(clean)), clean.shape), 0, 1)
+        assert report.psnr_db[0, report.methods.index(method)] == pytest.approx(psnr_db(found, clean), abs=1e-6)
+    other = Reconstructor.new(sensed())
+    with pytest.raises(InputError, match="different Φ"):
+        evaluate_reconstructors({"a": model, "b": other}, tmp_path / "test.h5")
+
+
+# -- the command line -------------------------------------------------------------------------------------------------
+
+TRAIN = ("--max-steps", 20, "--matrix-steps", 10, "--batch", 32, "--validation-batch", 64, "-T", 2)
+
+
+@pytest.fixture
+def prepared(run, folder):
+    """A folder with patches, a dictionary, a problem, and a trained model."""
+    run("prepare-images", folder, "--split", "4,2,0", "--patches", 4, "--per-image", 200, "-o", "patches.h5")
+    run("learn-dict", "patches.h5", "--atoms", 24, "--steps", 10, "--batch", 64)
+    run("gen-problem", "--task", "cs", "--dict", "dictionary.h5", "--rate", 0.5)
+    run("train", "--task", "cs", "patches.h5", "--problem", "sensing.h5", *TRAIN)
+    return run
+
+
+def test_from_a_folder_to_a_reconstructed_picture(prepared, folder):
+    run = prepared
+    assert "validation NMSE" in run.errors
+    run("prepare-images", folder, "--split", "0,0,3", "-o", "test.h5")
+    assert "0 for train, 0 for validation, 3 for test" in run.errors
+    table = run("test", "model.h5", "--images", "test.h5", "--baselines", "patches.h5", "-o", "report.h5")
+    for word in ("least norm dB", "fista 2 dB", "fista 1000 dB", "alista SSIM", "mean"):
+        assert word in table
+    result = json.loads(run("test", "model.h5", "--images", "test.h5", "--json"))
+    assert result["rate"] == 0.5
+    assert result["mean"]["alista"]["psnr_db"] > result["mean"]["least norm"]["psnr_db"]
+    colours = np.dstack([scene((30, 41), seed) for seed in range(3)])
+    save("in.png", colours)
+    for by in ("sensing.h5", "model.h5"):
+        run("sense", by, "in.png", "--force")
+        assert "8 measurements of each of 88 blocks of 3 channels" in run.errors
+    run("reconstruct", "model.h5", "measurements.h5", "-o", "out.png")
+    model, found = Reconstructor.load("model.h5"), np.asarray(Image.open("out.png"))
+    assert found.shape == (30, 41, 3)
+    for channel in range(3):
+        picture = np.rint(255 * colours[..., channel]) / 255
+        expected = model.reconstruct(model.sensing.measure(picture), (30, 41))
+        np.testing.assert_allclose(found[..., channel], np.clip(255 * expected, 0, 255), atol=0.51)
+    assert "cuista-reconstructor" in run("info", "model.h5")
+    run("plot", "model.h5", "-o", "steps.png")
+
+
+def test_measurements_from_elsewhere_are_reconstructed_in_their_units(prepared):
+    run, model = prepared, Reconstructor.load("model.h5")
+    picture = scene((30, 41), 7)
+    y = 255 * model.sensing.measure(picture)
+    np.save("y.npy", y)
+    run("reconstruct", "model.h5", "y.npy", "--shape", "30x41", "--white", 255, "-o", "out.png")
+    expected = np.clip(model.reconstruct(y / 255, (30, 41)), 0, 1)
+    np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.rint(255 * expected))
+    np.save("t.npy", y.T)
+    run("reconstruct", "model.h5", "t.npy", "--columns", "--shape", "30×41", "--white", 255, "-o", "out.png", "--force")
+    np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.rint(255 * expected))
+    run("reconstruct", "model.h5", "y.npy", "--shape", "30x41", "-o", "bright.png")
+    assert "If the measurements are in other units, give --white" in run.errors
+
+
+def test_a_matrix_of_your_own_measures(prepared, rng):
+    run = prepared
+    np.save("Phi.npy", rng.standard_normal((6, 16)))
+    run("gen-problem", "--task", "cs", "--dict", "dictionary.h5", "--sensing", "Phi.npy", "-o", "own.h5")
+    assert "6 measurements of each block of 4×4 (37.5 %), 24 atoms" in run.errors
+    assert "the means of blocks do not follow from this Φ exactly" in run.errors
+    np.testing.assert_array_equal(Sensing.load("own.h5").Phi, np.load("Phi.npy"))
+    np.save("D.npy", rotate(Sensing.load("own.h5").dictionary.D).reshape(16, 24))
+    run("gen-problem", "--task", "cs", "--dict", "D.npy", "--m", 6, "-o", "from-atoms.h5")
+    made = Sensing.load("from-atoms.h5")
+    assert made.dictionary.sha256 == Sensing.load("own.h5").dictionary.sha256
+    assert made.M == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "text"),
+    [
+        ("gen-problem --task cs --dict dictionary.h5 --rate 0.5 --m 3 -o p.h5", 2, "--rate and --m each say"),
+        ("gen-problem --task cs --dict dictionary.h5 --rate 0.01 -o p.h5", 1, "expected 2 to 16 (--m, --rate)"),
+        ("gen-problem --task cs --dict dictionary.h5 --key Phi -o p.h5", 2, "--key names an array in the file"),
+        ("gen-problem --task cs", 2, "Missing option '--dict'"),
+        ("learn-dict patches.h5 --filters 5 -o n.h5", 2, "--filters: patches.h5 has patches"),
+        ("train --task cs patches.h5 -o n.h5", 2, "Missing option '--problem'"),
+        ("train --task cs sensing.h5 --problem sensing.h5 -o n.h5", 1, "expected cuista-patches"),
+        ("train --task cs patches.h5 --problem sensing.h5 --net hyperlista --batch 3 -o n.h5", 2, "has no gradients"),
+        ("train --task cs patches.h5 --problem sensing.h5 --crop 3 -o n.h5", 2, "--crop is for --task denoise"),
+        ("reconstruct model.h5 y.npy -o n.png", 1, "not the shape of the picture: give it (--shape)"),
+        ("reconstruct model.h5 y.npy --shape 8 -o n.png", 2, "expected a value like 480x640"),
+        ("reconstruct model.h5 y.npy --shape 8x16 -o n.png", 1, "expected 2×4 = 8"),
+        ("reconstruct model.h5 y.npy --shape 4x12 -o n.xyz", 1, "no known ending"),
+        ("reconstruct model.h5 m.h5 --shape 4x12 -o n.png", 2, "--shape is for measurements from elsewhere"),
+        ("reconstruct model.h5 other.h5 -o n.png", 1, "was measured with another Φ"),
+        ("reconstruct model.h5 dictionary.h5 -o n.png", 1, "expected cuista-measurements"),
+        ("sense dictionary.h5 in.png", 1, "expected cuista-sensing or cuista-reconstructor"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(prepared, words, status, text):
+    np.save("y.npy", np.zeros((3, 8)))
+    save("in.png", scene((4, 12)))
+    prepared("sense", "sensing.h5", "in.png", "-o", "m.h5")
+    prepared("gen-problem", "--task", "cs", "--dict", "dictionary.h5", "--rate", 0.5, "--seed", 1, "-o", "s1.h5")
+    prepared("sense", "s1.h5", "in.png", "-o", "other.h5")
+    prepared(*words.split(), fails=status)
+    assert text in prepared.errors, prepared.errors
+
+
+def test_measurements_are_a_file_of_their_own(tmp_path, rng):
+    sensing = sensed()
+    measured = Measurements(rng.standard_normal((1, 6, 8)), (8, 12), 16, sensing.sha256)
+    measured.save(tmp_path / "y.h5")
+    loaded = Measurements.load(tmp_path / "y.h5", sensing)
+    assert (loaded.shape, loaded.depth) == ((8, 12), 16)
+    np.testing.assert_array_equal(loaded.y, measured.y)
+    assert TEST != VALIDATION  # the seeds of test signals and of validation patches never meet
