@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 from cuista.cli import common
+from cuista.cli.problems import load_problem
 from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
-from cuista.data.problem import Problem
 from cuista.evaluation.comparison import Comparison, Variant, compare
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
@@ -86,7 +86,7 @@ def command(
     if resume and force:
         raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     check_writable(out, overwrite=force or resume)
-    problem = Problem.load(problem_file)
+    problem = load_problem(problem_file)
     about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": repr(problem.magnitude), "recipe": recipe}
     about |= {name: how[name] for name in ("samples", "seed", "layers")}
     if resume and out.exists():

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
+from cuista.cli.problems import load_problem
 from cuista.cli.routing import net_option
 from cuista.cli.spellings import Command
 
@@ -112,7 +113,7 @@ def command(
         made = original.read_problem(arrays, str(source))
         what = f"a {made.M}×{made.N} problem, pnz {made.sparsity:g}, SNR {made.snr_db:g} dB"
     else:
-        problem = Problem.load(problem_file)
+        problem = load_problem(problem_file)
         if original.has_variables(arrays):
             weight = Weight.load(weight_file, problem.A) if weight_file else solve_exact(problem.A)
             made = original.read_model(arrays, problem, weight, source=str(source), **network)

@@ -8,13 +8,12 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import hidden_problem_options, make_problem, problem_options
+from cuista.cli.problems import hidden_problem_options, load_problem, make_problem, problem_options
 from cuista.cli.routing import Routed
 from cuista.cli.spellings import Command
 
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.perturbed import PerturbedSet
-from cuista.data.problem import Problem
 from cuista.data.sensing import Sensing, random_sensing
 from cuista.storage import check_writable, load_array
 
@@ -127,7 +126,7 @@ def perturbed(
         raise click.UsageError(
             f"{common.spelled(given[0])}: the file of --problem has its own; leave one of the two options out"
         )
-    problem = make_problem(asked, target.seed) if problem_file is None else Problem.load(problem_file)
+    problem = make_problem(asked, target.seed) if problem_file is None else load_problem(problem_file)
     sigmas = sigmas or SIGMAS
     levels = f"{count} matrices of {problem.M}×{problem.N} for each σ of {', '.join(f'{sigma:g}' for sigma in sigmas)}"
     target.write(PerturbedSet.new(problem, sigmas, count, samples, target.seed), f"{levels}, and {samples} signals")

@@ -15,7 +15,8 @@ from cuista.checks import Array, check_matrix
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
 from cuista.errors import FileError, InputError
 from cuista.ops import Bernoulli, Normal
-from cuista.storage import load_array
+from cuista.original import read_problem
+from cuista.storage import load_array, load_arrays
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "m": {"type": common.AT_LEAST_1, "metavar": "M", "help": "Number of measurements. [250]"},
@@ -122,12 +123,20 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
         A = check_matrix(load_array(load_a, "A", "D", key=key), f"the matrix in {load_a}")
         for option, asked, found in (("--m", m, A.shape[0]), ("--n", n, A.shape[1])):
             if asked not in (None, found):
-                raise InputError(f"{option} is {asked}, but the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}")
+                common.say(f"Note: {option} {asked} is ignored: the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}.")
     if con_num:
         A = with_condition_number(A, con_num)
     if options["normalize"] is not False:
         A = normalize_columns(A)
     return Problem(A, probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options), seed)
+
+
+def load_problem(path: Path) -> Problem:
+    """The problem in a file of ours, or in a prob.npz of the original."""
+    if path.suffix.lower() == ".npz" and path.exists():
+        common.say(f"Reading {path} as a problem of the original code.")
+        return read_problem(load_arrays(path), str(path))
+    return Problem.load(path)
 
 
 def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Problem:
@@ -139,7 +148,7 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
                 "give a PROBLEM file (cuista gen-problem makes one), or options like --m and --n that define a problem"
             )
         return make_problem(asked, seed)
-    problem = Problem.load(path)
+    problem = load_problem(path)
     if asked["pnz"] is not None:
         asked["pnz"] = probability(asked["pnz"])
     law = magnitude_law(asked) if any(asked[name] is not None for name in PROBLEM_OPTIONS[6:]) else None

@@ -122,6 +122,8 @@ def _named_task(words: list[str]) -> tuple[str | None, list[str]]:
 
 # The original's name for robust ALISTA, whose network here is `alista`.
 ROBUST = "robust-alista"
+# Where the context of a command notes that this name was given.
+JOINT = "cuista.joint"
 
 # The networks of each task.
 NETWORKS_OF = {
@@ -149,6 +151,8 @@ class NetworkName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         name = net_name(value)
+        if ctx is not None and is_joint(value):
+            ctx.meta[JOINT] = True
         if name in NETWORKS_OF[self.task]:
             return name
         others = [task for task, names in NETWORKS_OF.items() if name in names]
@@ -166,9 +170,14 @@ def net_name(value: str) -> str:
     return {"atow-grad": Encoder.name, ROBUST: "alista"}.get(name, name)
 
 
+def is_joint(value: str) -> bool:
+    """Whether this is the original's name for an ALISTA that is trained together with its encoder."""
+    return value.lower().replace("_", "-") == ROBUST
+
+
 def task_of_net(words: list[str]) -> str | None:
     """The task of the network that --net names among the arguments, or None."""
     net = value_of(words, "--net", "-n")
-    if net and net.lower().replace("_", "-") == ROBUST:
+    if net and is_joint(net):
         return "robust"
     return net and next((task for task, names in NETWORKS_OF.items() if net_name(net) in names), None)

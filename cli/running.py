@@ -29,11 +29,6 @@ def recipe_option(
     return click.option(f"--{name}", field, type=type, metavar=metavar, help=text)
 
 
-better_wait_option = recipe_option(
-    "better-wait", "better_wait", "paper: steps to wait for improvement. [4000]", common.AT_LEAST_1, "N"
-)
-
-
 def numbers(text: str) -> tuple[float, ...]:
     """The option type of numbers separated by commas."""
     try:
@@ -54,7 +49,9 @@ def network_recipe_options(
         recipe_option("matrix-rate", "matrix_rate", "fast: factor on the matrices' learning rate. [1]"),
         recipe_option("batch", "batch", batch, common.AT_LEAST_1, "N"),
         recipe_option("validation-batch", "validation_batch", validation, common.AT_LEAST_1, "N"),
-        better_wait_option,
+        recipe_option(
+            "better-wait", "better_wait", "paper: steps to wait for improvement. [4000]", common.AT_LEAST_1, "N"
+        ),
         recipe_option("lr-decay", "decays", "paper: joint stages' rate factors. [0.2,0.02]", numbers, "D,D…"),
         recipe_option("decay-rate", "factor", "paper: gradient factor per later layer. [0.3]"),
         fast=("matrix_steps", "matrix_rate"),

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import law_options, with_law
+from cuista.cli.problems import law_options, load_problem, with_law
 from cuista.cli.spellings import Command
 
 from cuista.counter import TEST
-from cuista.data.problem import Problem
 from cuista.storage import check_writable, save_arrays
 
 
@@ -37,7 +36,7 @@ def command(
     cuista test uses the same signals.
     """
     check_writable(out, overwrite=force)
-    problem = with_law(Problem.load(problem_file), snr, pnz)
+    problem = with_law(load_problem(problem_file), snr, pnz)
     x, y = problem.sample(samples, stream=TEST, seed=seed)
     save_arrays(out, {"x": x, "y": y}, overwrite=force)
     common.say(f"Wrote {out}: x {x.shape} and y {y.shape}, SNR {problem.snr_db:g} dB.")

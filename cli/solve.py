@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import matrix_in
+from cuista.cli.problems import load_problem, matrix_in
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
@@ -39,7 +39,7 @@ def command(problem_file: Path, method: str, iterations: int, lam: float | None,
             f"--device {codes.device}: {method} is from scikit-learn, which runs on the CPU; leave --device out"
         )
     if is_cuista(problem_file):
-        problem = Problem.load(problem_file)
+        problem = load_problem(problem_file)
     else:
         problem = Problem(matrix_in(problem_file))
         if lam is None and kind.has_lam:

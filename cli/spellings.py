@@ -39,7 +39,7 @@ RENAMED = _by_spelling(
         "--coord": "-c",
         "--better-wait": "--better_wait -bw",
         "--max-steps": "--maxit -mi",
-        "--learning-rate": "--init_lr -lr --encoder_pre_lr -eplr --decoder_lr -dlr",
+        "--learning-rate": "--init_lr -lr --decoder_lr -dlr",
         "--lr-decay": "--lr_decay -ld",
         "--decay-rate": "--decay_rate -dr",
         "--batch": "--tbs -tbs --xbs -xbs",
@@ -56,6 +56,14 @@ RENAMED = _by_spelling(
         "--sigma": "--encoder_psigma -eps",
     }
 )
+
+# The original's options that define how it trains. They mean its own recipe, unless --recipe says otherwise.
+RECIPE = (
+    *("--maxit", "-mi", "--init_lr", "-lr", "--lr_decay", "-ld", "--decay_rate", "-dr", "--better_wait", "-bw"),
+    *("--tbs", "-tbs", "--vbs", "-vbs", "--encoder_lr", "-elr", "--decoder_lr", "-dlr"),
+)
+# The original names files after these two.
+SCOPE, NUMBER = ("--scope", "-sc"), ("--exp_id", "-id")
 
 # Options of the original's robust training that describe the encoder; here the encoder's file describes it.
 IN_FILES = _by_spelling(
@@ -74,7 +82,8 @@ SWITCHES = {
 # Options with a value that have no meaning here, and why: a note on stderr names them, and they are left out.
 IGNORED = _by_spelling(
     {
-        "name the output with -o": "--scope -sc --exp_id -id --exp_folder -ef --res_folder -rf -pfn --prob_file",
+        "files are named here by the arguments and by -o": "--scope -sc --exp_id -id --exp_folder -ef --res_folder -rf "
+        "-pfn --prob_file",
         "give the problem file as the argument": "--prob_folder -pf --prob",
         "the validation set is drawn when training starts": "--L -L",
         "the validation set is always fixed": "--fixval -fixval",
@@ -82,8 +91,9 @@ IGNORED = _by_spelling(
         "the file of --decoder defines it": "--dT",
         "name the encoder's file with --encoder": "--encoder_scope -escope --encoder_id -eid",
         "name the decoder's file with --decoder": "--decoder_scope -dscope --decoder_id -did",
-        "the initial thresholds are the published ones (λ = 0.4)": "-l --lam",
+        "the initial thresholds are the published ones": "-l --lam",
         "it is an option of cuista test": "-xt --xtest",
+        "the original code trains its encoder at --encoder_lr": "--encoder_pre_lr -eplr",
         "choose a GPU with --device": "-g --gpu",
         "this command has no use for a GPU": "--device",
     }
@@ -103,11 +113,19 @@ class Command(click.Command):
     ----------
     ignored
         Further options of the original that have a value but no meaning here, and why.
+    renamed
+        Options of the original that mean something else here than in other commands, and what they mean.
     """
 
-    def __init__(self, *arguments: Any, ignored: Mapping[str, str] = MappingProxyType({}), **options: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        ignored: Mapping[str, str] = MappingProxyType({}),
+        renamed: Mapping[str, str] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.ignored = ignored
+        self.ignored, self.renamed = ignored, {**RENAMED, **renamed}
 
     @property
     def known(self) -> set[str]:
@@ -115,7 +133,7 @@ class Command(click.Command):
         return {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, translate(args, self.known, self.ignored))
+        return super().parse_args(ctx, translate(args, self.known, self.ignored, self.renamed))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -125,7 +143,9 @@ class Command(click.Command):
             raise
 
 
-def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str]) -> list[str]:
+def translate(
+    arguments: list[str], known: set[str], ignored: Mapping[str, str], renamed: Mapping[str, str] = RENAMED
+) -> list[str]:
     """Rewrite arguments in our spelling. The command's own options (`known`) stay as they are unless `ignored`.
 
     Raises
@@ -134,16 +154,21 @@ def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str])
         If an option of the original asks for what another command does, or has a wrong value.
     """
     translated: list[str] = []
+    names: dict[tuple[str, str], str] = {}
+    chosen: list[str] = []
     rest = iter(arguments)
     for word in rest:
         if word == "--":
-            return [*translated, word, *rest]
+            translated += [word, *rest]
+            break
         option, equals, value = word.partition("=")
         reason = ignored.get(option)
+        if option in RECIPE and renamed.get(option) in known and reason is None:
+            chosen.append(option)
         if reason is None and (option in known or not option.startswith("-")):
             translated.append(word)
-        elif reason is None and RENAMED.get(option) in known:
-            translated.append(RENAMED[option] + equals + value)
+        elif reason is None and renamed.get(option) in known:
+            translated.append(renamed[option] + equals + value)
         elif option in SWITCHES and "--normalize" in known:
             choice = value if equals else next(rest, "")
             if choice.lower() not in SWITCHES[option]:
@@ -154,11 +179,38 @@ def translate(arguments: list[str], known: set[str], ignored: Mapping[str, str])
                 next(rest, "")
         elif reason or option in IGNORED:
             value = value if equals else next(rest, "")
-            click.echo(f"Note: {option} {value} is ignored: {reason or IGNORED[option]}.", err=True)
+            names |= {own: value for own in (SCOPE, NUMBER) if option in own}
+            if option not in (*SCOPE, *NUMBER) or not _trains(known):
+                click.echo(f"Note: {option} {value} is ignored: {reason or IGNORED[option]}.", err=True)
         elif option in IGNORED_FLAGS:
             click.echo(f"Note: {option} is ignored: {IGNORED_FLAGS[option]}.", err=True)
         elif option in TESTING:
             raise click.UsageError(f"{option}: use cuista test MODEL to test a model")
         else:
             translated.append(word)
-    return translated
+    return [*_defaults(arguments, known, names, chosen), *translated]
+
+
+def _trains(known: set[str]) -> bool:
+    """Whether a command with these options trains a network."""
+    return {"--recipe", "--checkpoint-every"} <= known
+
+
+def _defaults(
+    arguments: list[str], known: set[str], names: Mapping[tuple[str, str], str], chosen: list[str]
+) -> list[str]:
+    """What the original's options imply: its recipe, and an output file that is named after its scope and number."""
+    given = {word.partition("=")[0] for word in arguments}
+    implied: list[str] = []
+    if chosen and "--recipe" in known - given:
+        implied += ["--recipe", "paper"]
+        click.echo(
+            f"Note: {' and '.join(dict.fromkeys(chosen))} stand for the original's recipe, which is used (the same as "
+            "--recipe paper; --recipe fast takes minutes).",
+            err=True,
+        )
+    if names and _trains(known) and not {"-o", "--out"} & given:
+        name = "_".join(names[own] for own in (SCOPE, NUMBER) if own in names) + ".h5"
+        implied += ["--out", name]
+        click.echo(f"Note: the output is {name}, after --scope and --exp_id (-o gives it another name).", err=True)
+    return implied

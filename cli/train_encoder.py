@@ -9,7 +9,7 @@ import click
 from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
 from cuista.cli.routing import net_option
-from cuista.cli.running import Run, better_wait_option, recipe_option, recipe_options, run_options
+from cuista.cli.running import Run, recipe_option, recipe_options, run_options
 from cuista.cli.spellings import Command
 
 from cuista.networks.encoder import LOSSES
@@ -25,7 +25,7 @@ _START = (
 )
 
 
-@click.command("train", cls=Command)
+@click.command("train", cls=Command, renamed={"--encoder_lr": "--learning-rate", "-elr": "--learning-rate"})
 @problem_argument
 @common.bundled(
     "encoder",
@@ -41,10 +41,10 @@ _START = (
     Encoding,
     recipe_option("sigma", "sigma", "Level of perturbation. [0.01]", metavar="σ"),
     recipe_option("max-steps", "max_steps", "Number of steps. [fast: 300; paper: 200000]", common.AT_LEAST_0, "N"),
-    recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.001; paper: 0.0001]"),
+    recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.001; paper: 0.000001]"),
     recipe_option("matrices", "batch", "Matrices per step. [fast: 8; paper: 16]", common.AT_LEAST_1, "N"),
     recipe_option("validation-batch", "validation_batch", "Validation matrices. [16]", common.AT_LEAST_1, "N"),
-    better_wait_option,
+    recipe_option("better-wait", "better_wait", "paper: steps to wait for improvement.", common.AT_LEAST_1, "N"),
     paper=("better_wait",),
 )
 @run_options

@@ -8,6 +8,7 @@ from typing import Any
 import click
 from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
+from cuista.cli.routing import JOINT
 from cuista.cli.running import Run, recipe_option, recipe_options, resumable, run_options, show
 from cuista.cli.spellings import IN_FILES, Command
 from cuista.cli.train_sc import DenseNetwork, network_options
@@ -54,6 +55,15 @@ def command(
     trained here on PROBLEM, by the fast recipe; --decoder replaces them. With --encoder exact, --ridge is the initial
     value of a learned ridge. Options marked fast or paper belong to that recipe.
     """
+    joint = click.get_current_context().meta.get(JOINT, False)
+    if joint and encoder is None:
+        raise click.UsageError(
+            "robust_ALISTA is trained together with its encoder: give --encoder FILE (cuista train --task encoder makes "
+            "one), or --encoder exact"
+        )
+    if joint and decoder_file is not None and network.given:
+        common.say(f"Note: {' and '.join(network.given)} are ignored: the file of --decoder defines them.")
+        network = DenseNetwork(network.net, None, None, None, None, None, False, False)
     exact, strength = encoder == "exact", None
     if encoder is not None and network.net not in (None, "alista"):
         raise click.UsageError(

@@ -60,7 +60,17 @@ def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
     }
 
 
-NETS = ("alista", "lista", "lista-cp", "lista-ss", "lista-cpss", "tilista", "lamp", "liht")
+# The original's networks by our names. Its own name of a network is also the scope in which it looks for variables.
+NETS = {
+    "alista": "ALISTA",
+    "lista": "LISTA",
+    "lista-cp": "LISTA_cp",
+    "lista-ss": "LISTA_ss",
+    "lista-cpss": "LISTA_cpss",
+    "tilista": "TiLISTA",
+    "lamp": "LAMP",
+    "liht": "LIHT",
+}
 
 
 def variable_names(net: str) -> dict[str, str]:
@@ -73,8 +83,8 @@ def variable_names(net: str) -> dict[str, str]:
     """
     if net not in NETS:
         raise InputError(
-            f"the original code has no network {net}, so that its variables have no names there; expected one of "
-            f"{', '.join(NETS)}. A .mat file needs no such names"
+            f"no names of the original code are known for the variables of {net}; expected one of {', '.join(NETS)}. "
+            "A .mat file needs no such names"
         )
     names = {"step_size": "alpha", "threshold": "theta", "weight": "W", "input_weight": "B"}
     return {**names, "threshold": "lam", "weight": "B"} if net == "lamp" else names
@@ -166,10 +176,10 @@ def read_model(
 
 
 def write_model(model: Model, scope: str | None = None) -> dict[str, Array]:
-    """A model's parameters as the original's saved variables, float32. The scope is the network's name if None."""
-    scope = model.network.title if scope is None else scope
-    prefix = f"{scope}/" if scope else ""
+    """A model's parameters as the original's saved variables, float32. The scope is its name of the network if None."""
     names = variable_names(model.network.name)
+    scope = NETS[model.network.name] if scope is None else scope
+    prefix = f"{scope}/" if scope else ""
     variables: dict[str, Array] = {}
     for name, stack in model.network.parameters.items():
         shared = _shared(model.network, name)

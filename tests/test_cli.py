@@ -173,19 +173,31 @@ def test_a_published_command_line_carries_over(run):
         "--maxit 20 --init_lr 5e-4 --lr_decay 0.2,0.02 --tbs 16 --vbs 50"
     )
     run(*published.split())
-    training = cuista.Model.load("model.h5").training
+    assert "Note: the output is ALISTA_0.h5, after --scope and --exp_id" in run.errors
+    assert "stand for the original's recipe, which is used" in run.errors
+    training = cuista.Model.load("ALISTA_0.h5").training
     assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
-    assert "--scope ALISTA is ignored" in run.errors
+    assert training["recipe"] == "paper"
+    run(*published.replace("--exp_id 0", "--exp_id 1").split())
+    run(*published.split(), "--recipe", "fast", "--force", fails=2)
+    assert "only the paper recipe has it" in run.errors
     run(*published.split(), "-t", "--force", fails=2)
     assert "cuista test" in run.errors
     run(*published.replace("task_type sc", "task_type cs").split(), "--force", fails=2)
-    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "--force")
+    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "-o", "model.h5")
+    run("convert", "model.h5", "vars.npz")
+    assert "LISTA_cpss/W_1:0" in np.load("vars.npz")
     assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
     run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
     assert "atow is for --task encoder" in run.errors
     np.save("A.npy", cuista.random_matrix(6, 9))
     run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
     assert not cuista.Problem.load("q.h5").normalized
+    run("gen-problem", "--load_A", "A.npy", "--M", 7, "--N", 9, "-o", "r.h5")
+    assert "Note: --m 7 is ignored: the matrix in A.npy is 6×9" in run.errors
+    run("convert", "r.h5", "prob.npz")
+    run("train", "prob.npz", "-T", 2, "--max-steps", 5, "-o", "from-npz.h5")
+    assert "Reading prob.npz as a problem of the original code" in run.errors
 
 
 def test_problem_options_must_agree_with_the_problem_file(run, problem):
@@ -487,7 +499,6 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("gen-problem", "-o", "p.h5", "--pnz", "some"), "neither a number nor a file"),
         (("gen-problem", "-o", "p.h5", "--pnz", 2), "0 to 1"),
         (("gen-problem", "-o", "p.h5", "--con-num", 0.5), "condition number"),
-        (("gen-problem", "-o", "p.h5", "--load-a", "wrong.npy", "--m", 4), "--m is 4"),
         (("solve-w", "nan.npy"), "NaN or infinite"),
         (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "does not belong to this matrix"),
         (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "cannot be used"),

@@ -106,7 +106,8 @@ def formula(net, y):
         matrix = p["weight"][t if net.untied else 0] if "weight" in p else None
         before, r = iterates[t - 2] if t > 1 else np.zeros(N), y - A @ x
         if net.name in ("lista", "lista-ss"):
-            x = soft(p["input_weight"][0] @ y + matrix @ x, np.maximum(theta, 0), net.support[t])
+            theta = np.maximum(theta, 0) if net.name == "lista" else theta
+            x = soft(p["input_weight"][0] @ y + matrix @ x, theta, net.support[t])
         elif net.name == "liht":
             z = p["input_weight"][0] @ y + matrix @ x
             x = z * (np.abs(z) > np.maximum(theta, 0))

@@ -1,9 +1,12 @@
-"""LISTA and LISTA-SS: x_{t+1} = η(B y + W_t x_t; max(θ_t, 0), k_t), where B (N, M), W_t (N, N) and θ_t are learned.
+"""LISTA and LISTA-SS: x_{t+1} = η(B y + W_t x_t; θ_t, k_t), where B (N, M), W_t (N, N) and θ_t are learned.
 
-Gregor, LeCun, ICML 2010. Support selection (SS) is due to Chen, Liu, Wang, Yin, NeurIPS 2018.
+Gregor, LeCun, ICML 2010. Support selection (SS) is due to Chen, Liu, Wang, Yin, NeurIPS 2018. As in their code, LISTA
+uses max(θ_t, 0) in place of θ_t, and LISTA-SS does not.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +14,7 @@ from cuista.networks.alista import contained_in
 from cuista.networks.base import Unrolled
 from cuista.networks.couplings import Recurrent
 from cuista.networks.proximal import Network
-from cuista.networks.shrinkages import Clamped
+from cuista.networks.shrinkages import Clamped, Soft
 
 
 class Lista(Network):
@@ -20,7 +23,7 @@ class Lista(Network):
     name = "lista"
     title = "LISTA"
     coupling = Recurrent
-    shrinkage = Clamped
+    shrinkage: ClassVar[type[Soft]] = Clamped
     matrices = ("input_weight", "weight")
     selects = False
     step_sizes = False
@@ -57,8 +60,9 @@ class Lista(Network):
 
 
 class ListaSs(Lista):
-    """LISTA-SS: LISTA with support selection."""
+    """LISTA-SS: LISTA with support selection, whose thresholds may become negative."""
 
     name = "lista-ss"
     title = "LISTA-SS"
+    shrinkage = Soft
     selects = True

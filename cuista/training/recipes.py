@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -49,8 +48,8 @@ class Stage:
         Whether the stage begins by fitting the two parameters of its last layer without derivatives.
     precursor
         Whether the stage trains the network's precursor instead, if it has one.
-    decay, decay_steps, staircase
-        The learning rate is multiplied by `decay` every `decay_steps` steps: continuously, or at once if `staircase`.
+    decay, decay_steps
+        The learning rate is multiplied by `decay` every `decay_steps` steps.
     sigma
         The level at which the measurement matrix is perturbed: see `cuista.data.perturbed`.
     keeps_moments
@@ -74,7 +73,6 @@ class Stage:
     precursor: bool = False
     decay: float = 1.0
     decay_steps: int = 1
-    staircase: bool = False
     sigma: float = 0.0
     keeps_moments: bool = False
 
@@ -82,8 +80,7 @@ class Stage:
         """The learning rate of a step, relative to the rate of the stage."""
         if self.cosine:
             return float(0.5 * (1 + np.cos(np.pi * (step + 0.5) / self.steps)))
-        periods = step / self.decay_steps
-        return float(self.decay ** (math.floor(periods) if self.staircase else periods))
+        return float(self.decay ** (step // self.decay_steps))
 
 
 @dataclass(frozen=True)
@@ -166,8 +163,6 @@ def perturbed_stage(recipe: Any, layers: int, title: str, sigma: float, **others
         validate_every=100 if paper else 50,
         cosine=not paper,
         relative=not paper,
-        decay=0.75,
-        decay_steps=5000,
         sigma=sigma,
         **others,
     )
