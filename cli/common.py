@@ -206,7 +206,7 @@ convention_option = click.option(
     "--convention",
     type=click.Choice(["correlation", "convolution"]),
     metavar="KIND",
-    help="Whether imported filters are for correlation or convolution. [.mat: convolution; others: correlation]",
+    help="Convention of bare filters. [weights and .mat: convolution; others: correlation]",
 )
 
 

@@ -128,7 +128,7 @@ def command(
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:
     """The filters of a dictionary or its weight for export, in the convention that users of the format expect."""
     names = ("D",) if record.kind == "cuista-dictionary" else ("W",) if target.suffix.lower() == ".npy" else ("W", "D")
-    convention = convention or default_convention(target)
+    convention = convention or default_convention(target, weight="W" in names)
     common.say(f"Writing the filters for {convention} (--convention changes that).")
     return {name: rotate(record.arrays[name]) if convention == "convolution" else record.arrays[name] for name in names}
 
@@ -143,6 +143,8 @@ def filters_in(
             raise click.UsageError(f"{source} holds a weight W: name the file of its dictionary with --dict")
         dictionary = common.load_dictionary(source, convention, key)
         return dictionary, f"a dictionary of {common.counted(dictionary.filters, 'filter')}"
+    if with_dictionary and dictionary_file is None:  # written together, they have one convention
+        convention = convention or default_convention(source, weight=True)
     dictionary_convention, _ = common.for_bare(convention, dictionary_file or source, source)
     dictionary = common.load_dictionary(
         dictionary_file or source, dictionary_convention, None if dictionary_file else "D"

@@ -151,6 +151,8 @@ class NetworkName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         name = net_name(value)
+        if self.task == "denoise" and f"conv-{name}" in CONV_NETWORKS:  # the original names the task and not the form
+            name = f"conv-{name}"
         if ctx is not None and is_joint(value):
             ctx.meta[JOINT] = True
         if name in NETWORKS_OF[self.task]:
@@ -167,6 +169,8 @@ class NetworkName(click.ParamType[str]):
 def net_name(value: str) -> str:
     """A network's name in our spelling, from which the original's sometimes differs."""
     name = value.lower().replace("_", "-")
+    if name.endswith("-conv"):
+        name = f"conv-{name.removesuffix('-conv')}"
     return {"atow-grad": Encoder.name, ROBUST: "alista"}.get(name, name)
 
 

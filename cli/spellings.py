@@ -54,6 +54,9 @@ RENAMED = _by_spelling(
         "--msigma": "-ms",
         "--encoder-rate": "--encoder_lr -elr",
         "--sigma": "--encoder_psigma -eps",
+        "--size": "--conv_d",
+        "--filters": "--conv_m",
+        "--crop": "--height_crop",
     }
 )
 
@@ -95,12 +98,21 @@ IGNORED = _by_spelling(
         "it is an option of cuista test": "-xt --xtest",
         "the original code trains its encoder at --encoder_lr": "--encoder_pre_lr -eplr",
         "choose a GPU with --device": "-g --gpu",
+        "the initial λ and step sizes are the published ones": "--conv_lam --conv_alpha",
+        "crops are square, with the side --crop": "--width_crop",
+        "--max-steps limits the training": "--num_epochs",
+        "give the file of cuista prepare-images as the argument": "--data_folder --train_file --val_file",
+        "name the picture file with -o": "--out_dir --out_file",
+        "pictures of all formats that can be read are taken": "--suffix",
         "this command has no use for a GPU": "--device",
     }
 )
 
 # The same for flags, which have no value.
 IGNORED_FLAGS = {"-u": "it is an option of networks with learned matrices"}
+
+# The original's option for what is the argument here.
+ARGUMENT = "--dataset_dir"
 
 TASKS = ("--task_type", "-task")
 TESTING = ("-t", "--test")
@@ -174,6 +186,8 @@ def translate(
             if choice.lower() not in SWITCHES[option]:
                 raise click.UsageError(f"{option} is {choice!r}; expected True or False")
             translated.append(SWITCHES[option][choice.lower()])
+        elif option == ARGUMENT:
+            translated.append(value if equals else next(rest, ""))
         elif option in TASKS:  # a command that is not routed does the same for every task
             if not equals:
                 next(rest, "")

@@ -58,8 +58,8 @@ def command(
     joint = click.get_current_context().meta.get(JOINT, False)
     if joint and encoder is None:
         raise click.UsageError(
-            "robust_ALISTA is trained together with its encoder: give --encoder FILE (cuista train --task encoder makes "
-            "one), or --encoder exact"
+            "robust_ALISTA is trained together with its encoder: give --encoder exact, or the file of an encoder "
+            "that cuista train --task encoder has made"
         )
     if joint and decoder_file is not None and network.given:
         common.say(f"Note: {' and '.join(network.given)} are ignored: the file of --decoder defines them.")

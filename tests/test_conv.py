@@ -116,8 +116,10 @@ def test_a_weight_file_has_its_dictionary_and_knows_another(tmp_path):
     assert Dictionary.load(tmp_path / "w.h5").sha256 == SMALL.sha256
     with pytest.raises(InputError, match="another dictionary"):
         ConvWeight.load(tmp_path / "w.h5", Dictionary(rotate(SMALL.D)))
-    np.save(tmp_path / "w.npy", WEIGHT.W)
+    np.save(tmp_path / "w.npy", rotate(WEIGHT.W))  # for convolution, as the original's weights are
     assert ConvWeight.load(tmp_path / "w.npy", SMALL).report.method == "imported"
+    with pytest.raises(InputError, match="It does if it is rotated: give the other convention"):
+        ConvWeight.load(tmp_path / "w.npy", SMALL, convention="correlation")
     np.save(tmp_path / "w.npy", 2 * WEIGHT.W)
     with pytest.raises(InputError, match="does not belong to this dictionary"):
         ConvWeight.load(tmp_path / "w.npy", SMALL)

@@ -562,6 +562,23 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     assert "--force" in run.errors
 
 
+def test_the_originals_commands_for_pictures_carry_over(run, folder):
+    run("prepare-images", "--dataset_dir", folder, "--out_dir", ".", "--suffix", "png", "--split", "6,2,2")
+    assert "--suffix png is ignored: pictures of all formats that can be read are taken" in run.errors
+    run("gen-problem", "--task", "denoise", "--conv_d", 3, "--conv_m", 8, "--conv_lam", 0.1)
+    assert "Wrote dictionary.h5: 8 filters of 3×3" in run.errors
+    words = "train --task_type denoise images.h5 --dict dictionary.h5 --ridge 0 --conv_lam 0.1 --conv_alpha 0.1 "
+    words += (
+        "--height_crop 24 --width_crop 24 --num_epochs -1 --data_folder data --train_file a --val_file b --maxit 2 "
+    )
+    words += "--tbs 2 --vbs 2 --layers 2 --scope S"
+    for name, net in (("TiLISTA", "conv-tilista"), ("ALISTA_conv", "conv-alista"), ("LISTA_cp_conv", "conv-lista-cp")):
+        run(*words.split(), "--net", name, "--exp_id", name)
+        assert "crops are square, with the side --crop" in run.errors
+        model = Denoiser.load(f"S_{name}.h5")
+        assert (model.network.name, model.training["recipe"], model.training["crop"]) == (net, "paper", 24)
+
+
 def test_denoising_gets_the_ridge_that_denoises_best(run, folder, monkeypatch):
     monkeypatch.setattr("cuista.tasks.denoising.RIDGES", (0.0, 10.0))
     run("prepare-images", folder, "--split", "6,2,2")
@@ -708,7 +725,9 @@ def test_filters_and_their_weights_survive_conversion(run, suffix, convention):
     run("convert", f"D{suffix}", "again.h5", *convention)
     np.testing.assert_array_equal(Dictionary.load("again.h5").D, D)
     run("convert", "weight.h5", f"W{suffix}", *convention)
+    turned = convention[-1:] != ("correlation",)  # weights are published for convolution, whatever the format
     np.testing.assert_array_equal(storage.load_array(f"W{suffix}", "W"), rotate(W) if turned else W)
+    assert f"Writing the filters for {'convolution' if turned else 'correlation'}" in run.errors
     run("convert", f"W{suffix}", "weight2.h5", "--dict", "dictionary.h5", *convention)
     np.testing.assert_array_equal(ConvWeight.load("weight2.h5").W, W)
     if suffix != ".npy":  # the file holds the dictionary too

@@ -171,9 +171,12 @@ def is_bare(path: str | os.PathLike[str], convention: Convention | None, key: st
     return False
 
 
-def default_convention(path: str | os.PathLike[str]) -> Convention:
-    """The convention assumed for a bare array: convolution in a .mat file, because MATLAB's `conv2` convolves."""
-    return "convolution" if os.fspath(path).lower().endswith(".mat") else "correlation"
+def default_convention(path: str | os.PathLike[str], weight: bool = False) -> Convention:
+    """The convention assumed for bare filters: convolution in a .mat file and for a `weight`, otherwise correlation.
+
+    MATLAB's `conv2` convolves, and the original code's weights are published for convolution in any format.
+    """
+    return "convolution" if weight or os.fspath(path).lower().endswith(".mat") else "correlation"
 
 
 def rotate(D: Array) -> Array:

@@ -72,9 +72,12 @@ class ConvWeight:
             raise InputError(f"the weight has shape {W.shape}; expected {D.shape}, the shape of the dictionary")
         report = describe(W, D, method="imported")
         if not report.constraint_residual <= 1e-2:
+            turned = describe(rotate(W), D, method="imported").constraint_residual <= 1e-2
+            advice = "It does if it is rotated: give the other convention" if turned else "Compute a weight for it"
             raise InputError(
                 f"the weight does not belong to this dictionary: ⟨w, d⟩ differs from 1 by up to "
-                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Compute a weight for this dictionary"
+                f"{report.constraint_residual:.3g}, and 0.01 is allowed. {advice}",
+                option="convention" if turned else (),
             )
         return cls(W, dictionary, report)
 
@@ -103,7 +106,7 @@ class ConvWeight:
             The dictionary that the weight must belong to. A bare array needs it; if it is None for one of cuista's
             files, the dictionary in the file is taken.
         convention
-            The operation that a bare array was made for, as in `Dictionary.load`.
+            The operation that a bare array was made for: convolution by default, as in the original code.
         key
             The name of the array in a file that holds several; `W` by default.
 
@@ -119,7 +122,7 @@ class ConvWeight:
             if dictionary is None:
                 raise InputError(f"{path} is a bare array: give its dictionary too, or a weight file")
             W = storage.load_array(path, "W", key=key)
-            is_rotated = (convention or default_convention(path)) == "convolution"
+            is_rotated = (convention or default_convention(path, weight=True)) == "convolution"
             return cls.from_array(rotate(W) if is_rotated else W, dictionary)
         record = storage.read(path, "cuista-conv-weight")
         own = Dictionary.from_record(record, path)
