@@ -14,6 +14,7 @@ from cuista.cli.spellings import Command
 from cuista import original, storage
 from cuista.checks import Array
 from cuista.data.dictionary import default_convention, rotate
+from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.model import group
@@ -56,8 +57,8 @@ def command(
 
     Files of the original ALISTA code can be imported: a prob.npz; a weight W.npy, with --problem; and a network's saved
     variables alpha_1:0, theta_1:0, W_1:0, …, with --problem and the --net, -W, -p and --max-percent that it was trained
-    with. A problem is exported as a prob.npz, a weight as W, and a network as these variables (.npz) or as step_size,
-    threshold, weight, … (.mat).
+    with; and perturbed matrices (robust_test_A.npz), with --problem. A problem is exported as a prob.npz, a weight as
+    W, and a network as these variables (.npz) or as step_size, threshold, weight, … (.mat).
 
     An array of filters (s, s, F) is imported as a convolutional dictionary, or as the weight of one if --dict names it
     or the same file also holds it as D.
@@ -77,7 +78,8 @@ def command(
             f"--dict is for filters from other software, and {source} is a cuista file: leave it out"
         )
     if exporting:
-        record = storage.read(source, "cuista-problem", "cuista-weight", "cuista-model", *FILTERS)
+        kinds = ("cuista-problem", "cuista-weight", "cuista-model", "cuista-perturbed", *FILTERS)
+        record = storage.read(source, *kinds)
         if convention is not None and record.kind not in FILTERS:
             raise click.UsageError(f"--convention is for filters, and {source} is a {record.kind} file: leave it out")
         if record.kind in FILTERS:
@@ -86,6 +88,8 @@ def command(
             arrays = original.write_problem(Problem.from_record(record, source))
             if target.suffix.lower() == ".npy":
                 arrays = {"A": arrays["A"]}
+        elif record.kind == "cuista-perturbed":
+            arrays = original.write_perturbed(PerturbedSet.load(source))
         elif record.kind == "cuista-weight":
             arrays = {"W": record.arrays["W"]}
         elif target.suffix.lower() == ".npz":
@@ -101,7 +105,13 @@ def command(
     if key is not None:
         arrays = {key: storage.load_array(source, key=key)}
     made: Any
-    if dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
+    if original.has_levels(arrays):
+        if problem_file is None:
+            raise click.UsageError(f"{source} holds perturbed matrices: name the nominal problem with --problem")
+        made = original.read_perturbed(arrays, load_problem(problem_file))
+        counts = f"{made.matrices.shape[1]} matrices for each σ of {', '.join(arrays)}"
+        what = f"{counts}, and {len(made.x)} new signals"
+    elif dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
         if problem_file is not None:
             raise click.UsageError(f"--problem is for matrices and networks, and {source} holds filters: leave it out")
         made, what = filters_in(source, list(arrays), dictionary_file, convention, key)

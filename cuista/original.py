@@ -1,4 +1,4 @@
-"""Reading and writing files of the original ALISTA code: `prob.npz` and the saved variables of networks.
+"""Reading and writing files of the original ALISTA code: problems, perturbed matrices and variables of networks.
 
 The original keeps samples in columns. It names variables as TensorFlow does: `SCOPE/alpha_1:0`, where layers count from
 1, and `SCOPE/W:0` for a variable that all layers share. Thresholds for each coordinate have the shape (N, 1).
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from cuista.checks import Array, as_real
-from cuista.counter import VALIDATION
+from cuista.checks import Array, as_real, check_finite
+from cuista.counter import TEST, VALIDATION
+from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS, Network
@@ -21,6 +22,7 @@ from cuista.operators import Dense
 from cuista.tasks.sparse_coding import Model
 from cuista.weights import Weight
 
+LEVEL = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
 VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B)(?:_(?P<layer>[1-9]\d*))?:0")
 
 
@@ -58,6 +60,36 @@ def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
         "x": x.T,
         "y": y.T,
     }
+
+
+def has_levels(arrays: Mapping[str, Array]) -> bool:
+    """Whether the arrays are those of a `robust_test_A.npz`: perturbed matrices (count, M, N), named by their σ."""
+    return bool(arrays) and all(LEVEL.fullmatch(name) and array.ndim == 3 for name, array in arrays.items())
+
+
+def read_perturbed(arrays: Mapping[str, Array], problem: Problem, samples: int = 1000, seed: int = 0) -> PerturbedSet:
+    """Make a test set from the matrices of a `robust_test_A.npz`, and new signals of the nominal problem.
+
+    Raises
+    ------
+    InputError
+        If the matrices are not of the problem's shape, or their numbers differ from σ to σ.
+    """
+    sigmas = sorted(arrays, key=float)
+    shapes = {name: arrays[name].shape for name in sigmas}
+    if len(set(shapes.values())) > 1 or next(iter(shapes.values()))[1:] != problem.A.shape:
+        raise InputError(
+            f"the matrices have the shapes {shapes} by σ; expected (count, {problem.M}, {problem.N}), the same for all"
+        )
+    matrices = np.stack([as_real(arrays[name], f"the matrices of σ = {name}") for name in sigmas]).astype(np.float32)
+    check_finite(matrices, "the matrices")
+    x, _ = problem.sample(samples, stream=TEST, seed=seed)
+    return PerturbedSet(problem, np.array([float(name) for name in sigmas]), matrices, x, seed)
+
+
+def write_perturbed(perturbed: PerturbedSet) -> dict[str, Array]:
+    """The arrays of a `robust_test_A.npz` for a test set."""
+    return {f"{sigma:g}": matrices for sigma, matrices in zip(perturbed.sigmas, perturbed.matrices, strict=True)}
 
 
 # The original's networks by our names. Its own name of a network is also the scope in which it looks for variables.

@@ -466,6 +466,24 @@ def test_networks_survive_conversion_to_the_originals_variables(run, model):
     assert set(storage.load_arrays("step.mat")) == {"step_size", "threshold"}
 
 
+def test_perturbed_matrices_of_the_original_go_both_ways(run, problem):
+    run("gen-problem", "--perturbed", "--problem", problem, "--sigma", 0.01, "--sigma", 0.005, "--count", 2)
+    run("convert", "perturbed.h5", "robust_test_A.npz")
+    with np.load("robust_test_A.npz") as file:
+        arrays = dict(file)
+    assert {name: arrays[name].shape for name in arrays} == {"0.01": (2, 20, 40), "0.005": (2, 20, 40)}
+    run("convert", "robust_test_A.npz", "again.h5", "--problem", problem)
+    assert "2 matrices for each σ of 0.01, 0.005, and 1000 new signals" in run.errors
+    made, again = cuista.PerturbedSet.load("perturbed.h5"), cuista.PerturbedSet.load("again.h5")
+    np.testing.assert_array_equal(again.sigmas, [0.005, 0.01])
+    np.testing.assert_array_equal(again.matrices, made.matrices[::-1])
+    run("convert", "robust_test_A.npz", "lost.h5", fails=2)
+    assert "name the nominal problem with --problem" in run.errors
+    run("gen-problem", "--m", 10, "--n", 40, "-o", "small.h5")
+    run("convert", "robust_test_A.npz", "lost.h5", "--problem", "small.h5", fails=1)
+    assert "expected (count, 10, 40), the same for all" in run.errors
+
+
 # -- mistakes -------------------------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,11 @@ import signal
 
 import numpy as np
 import pytest
+from conftest import kernels_on_the_cpu
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from shim.gpu import DeviceArray, DeviceModule, launcher_on
 from test_pictures import save, scene
 
 from cuista import storage
@@ -20,7 +22,7 @@ from cuista.data.sensing import Measurements, Sensing, random_sensing
 from cuista.errors import FileError, InputError
 from cuista.metrics import psnr_db
 from cuista.networks import NETWORKS
-from cuista.ops import CpuOps
+from cuista.ops import CpuOps, CudaOps
 from cuista.solvers.proximal import proximal_gradient
 from cuista.tasks.sensing import (
     BlockFista,
@@ -331,6 +333,21 @@ def test_the_cuda_engine_trains_to_the_same(cuda, patches, learned, net):
         np.testing.assert_allclose(cuda.to_numpy(device.network.parameters[name]), value, rtol=1e-7, atol=1e-12)
     y = learned.measure(scene())
     np.testing.assert_allclose(device.recover_blocks(y), plain.recover_blocks(y), atol=1e-8)
+
+
+def test_nothing_is_read_back_between_validations(patches, learned, request):
+    ops = CudaOps(DeviceModule(), launcher_on(kernels_on_the_cpu(request.config)))
+    recipe, waits = PatchFastRecipe(max_steps=12, matrix_steps=12, batch=8, validation_batch=8), []
+
+    def count(progress):
+        if 1 < progress.step < progress.steps:
+            waits.append(DeviceArray.waits)
+        DeviceArray.waits = 0
+
+    model = Reconstructor.new(learned, net="lista-cpss", layers=2, untied=True, ops=ops)
+    train(model, recipe, task=CompressiveSensing(patches), progress=count)
+    assert len(waits) == 20
+    assert not any(waits)
 
 
 def test_the_ridge_is_the_one_that_recovers_best(patches, learned):
