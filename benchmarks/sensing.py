@@ -24,7 +24,7 @@ import cuista
 from cuista.data.sensing import Sensing, random_sensing
 from cuista.tasks.sensing import evaluate_reconstructors
 
-NETWORKS = (("alista", False), ("lista-cpss", True), ("lista", True))
+NETWORKS = (("alista", False), ("lista-cpss", True))
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
 patches, dictionary_file, test, *chosen = sys.argv[1:]

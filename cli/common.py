@@ -191,7 +191,7 @@ class Report:
             headers = ["picture", *(f"{name} dB" for name in methods), *(f"{name} SSIM" for name in methods)]
             click.echo(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
             for name, lam in found.lambdas.items():
-                say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation pictures.")
+                say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation data.")
         self.write(found.save, **about)
 
 

@@ -161,7 +161,7 @@ def sensing(
         Phi = random_sensing(atoms.shape, m or round((rate or 0.25) * pixels), seed=target.seed)
     made = Sensing(Phi, atoms)
     if not made.measures_means:
-        common.say("Note: the means of blocks do not follow from this Φ exactly, so that they are estimated.")
+        common.say("Note: the means of blocks do not follow from this Φ exactly, so they are estimated.")
     rows, columns = made.block
     what = f"{made.M} measurements of each block of {rows}×{columns} ({100 * made.rate:.3g} %)"
     target.write(made, f"{what}, {common.counted(atoms.filters, 'atom')}")

@@ -18,6 +18,8 @@ from cuista.tasks.sensing import Reconstructor
 
 # If more than this share of pixels is outside the range from 0 to 1 by more than this, the units are probably others.
 SHARE, BEYOND = 0.01, 0.05
+# A picture is nearly black if no pixel is brighter than this.
+DARK = 0.1
 
 
 def picture_shape(value: str | tuple[int, int]) -> tuple[int, int]:
@@ -75,10 +77,10 @@ def command(
     channels = np.stack([model.reconstruct(y, measured.shape) for y in measured.y])
     outside = float(((channels < -BEYOND) | (channels > 1 + BEYOND)).mean())
     if outside > SHARE:
-        common.say(
-            f"Note: {outside:.0%} of the pixels are clearly outside the range from 0 to 1, and are clipped. If the "
-            "measurements are in other units, give --white."
-        )
+        advice = "" if is_cuista(measurements_file) else " If the measurements are in other units, give --white."
+        common.say(f"Note: {outside:.0%} of the pixels are clearly beyond black or white, and are clipped.{advice}")
+    elif not is_cuista(measurements_file) and channels.max() < DARK:
+        common.say("Note: the picture is nearly black. If the measurements are in other units, give --white.")
     write_picture(out, Picture(channels, measured.depth), overwrite=force)
     common.say(f"Wrote {out}.")
 

@@ -12,6 +12,7 @@ from cuista.cli.spellings import TASKS as SPELLED_TASK
 from cuista.cli.spellings import Command
 
 from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
+from cuista.tasks.sensing import SENSING_NETWORKS
 
 # The tasks as the help of a routed command describes them.
 TASKS = {
@@ -129,7 +130,7 @@ JOINT = "cuista.joint"
 NETWORKS_OF = {
     "sc": [*NETWORKS],
     "denoise": [*CONV_NETWORKS],
-    "cs": [*NETWORKS],
+    "cs": [*SENSING_NETWORKS],
     "encoder": [Encoder.name],
     "robust": [name for name, kind in NETWORKS.items() if kind.has_gradients],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -186,8 +187,8 @@ def translate(
             if choice.lower() not in SWITCHES[option]:
                 raise click.UsageError(f"{option} is {choice!r}; expected True or False")
             translated.append(SWITCHES[option][choice.lower()])
-        elif option == ARGUMENT:
-            translated.append(value if equals else next(rest, ""))
+        elif option == ARGUMENT and "--per-image" in known:  # only prepare-images has it
+            translated.append(value if equals else next(rest, word))
         elif option in TASKS:  # a command that is not routed does the same for every task
             if not equals:
                 next(rest, "")
@@ -219,12 +220,12 @@ def _defaults(
     if chosen and "--recipe" in known - given:
         implied += ["--recipe", "paper"]
         click.echo(
-            f"Note: {' and '.join(dict.fromkeys(chosen))} stand for the original's recipe, which is used (the same as "
-            "--recipe paper; --recipe fast takes minutes).",
+            f"Note: the original's recipe is used, because of {', '.join(dict.fromkeys(chosen))} (the same as --recipe "
+            "paper; --recipe fast takes minutes).",
             err=True,
         )
-    if names and _trains(known) and not {"-o", "--out"} & given:
-        name = "_".join(names[own] for own in (SCOPE, NUMBER) if own in names) + ".h5"
+    if SCOPE in names and _trains(known) and not {"-o", "--out"} & given:
+        name = "_".join(Path(names[own]).name for own in (SCOPE, NUMBER) if own in names) + ".h5"
         implied += ["--out", name]
         click.echo(f"Note: the output is {name}, after --scope and --exp_id (-o gives it another name).", err=True)
     return implied

@@ -12,8 +12,11 @@ from cuista.cli.spellings import Command
 from cuista.cli.train_sc import DenseNetwork, network_options
 
 from cuista.data.sensing import Sensing
-from cuista.tasks.sensing import CompressiveSensing, Reconstructor, sensing_weight
+from cuista.tasks.sensing import CompressiveSensing, Reconstructor, check_patches, sensing_weight
 from cuista.weights import Weight
+
+# A network with an NMSE of 0 dB recovers nothing but the means.
+USELESS_DB = -0.1
 
 
 @click.command("train", cls=Command)
@@ -38,6 +41,7 @@ def command(patches: Path, problem_file: Path, network: DenseNetwork, recipe: An
     network.check()
     recipe = network.suiting(recipe, CompressiveSensing)
     sensing, task, begun = Sensing.load(problem_file), CompressiveSensing(patches), run.begun(Reconstructor)
+    check_patches(task.training, sensing)
     form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
     form = {name: value for name, value in form.items() if value is not None}
     same = begun is not None and begun.sensing.sha256 == sensing.sha256
@@ -49,4 +53,7 @@ def command(patches: Path, problem_file: Path, network: DenseNetwork, recipe: An
         ridge: Any = "auto" if network.ridge is None else network.ridge
         weight = sensing_weight(sensing, task, ridge=ridge, say=common.say, ops=run.ops, **form)
     form |= {"untied": network.untied, "per_coordinate": network.coord, "ops": run.ops}
-    run.train(Reconstructor.new(sensing, weight, network.net or "alista", **form), recipe, task)
+    model = Reconstructor.new(sensing, weight, network.net or "alista", **form)
+    run.train(model, recipe, task)
+    if not model.training["validation_nmse_db"] < USELESS_DB:
+        common.say("Note: the network recovers no more than the means of blocks. Try more steps, or --ridge 1.")

@@ -89,7 +89,7 @@ def read_perturbed(arrays: Mapping[str, Array], problem: Problem, samples: int =
 
 def write_perturbed(perturbed: PerturbedSet) -> dict[str, Array]:
     """The arrays of a `robust_test_A.npz` for a test set."""
-    return {f"{sigma:g}": matrices for sigma, matrices in zip(perturbed.sigmas, perturbed.matrices, strict=True)}
+    return {repr(float(sigma)): matrices for sigma, matrices in zip(perturbed.sigmas, perturbed.matrices, strict=True)}
 
 
 # The original's networks by our names. Its own name of a network is also the scope in which it looks for variables.

@@ -174,7 +174,7 @@ def test_a_published_command_line_carries_over(run):
     )
     run(*published.split())
     assert "Note: the output is ALISTA_0.h5, after --scope and --exp_id" in run.errors
-    assert "stand for the original's recipe, which is used" in run.errors
+    assert "Note: the original's recipe is used, because of --better_wait, --maxit" in run.errors
     training = cuista.Model.load("ALISTA_0.h5").training
     assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
     assert training["recipe"] == "paper"

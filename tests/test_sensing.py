@@ -25,6 +25,7 @@ from cuista.networks import NETWORKS
 from cuista.ops import CpuOps, CudaOps
 from cuista.solvers.proximal import proximal_gradient
 from cuista.tasks.sensing import (
+    SENSING_NETWORKS,
     BlockFista,
     CompressiveSensing,
     PatchFastRecipe,
@@ -119,6 +120,15 @@ def test_the_mean_is_found_exactly_if_the_rows_determine_it(mixed, rng):
         np.testing.assert_array_equal(sensing.reduced, sensing.Phi[1:])
 
 
+@pytest.mark.parametrize("rounded", [lambda Phi: Phi.astype(np.float32), lambda Phi: Phi.round(4)], ids=["f4", "4"])
+def test_a_mean_survives_the_rounding_of_the_matrix(rounded, rng):
+    mixed = np.linalg.qr(np.c_[np.ones(16), rng.standard_normal((16, 7))])[0].T
+    Phi = rounded(np.linalg.qr(rng.standard_normal((8, 8)))[0] @ mixed)
+    sensing, f = Sensing(Phi, atoms()), rng.random((50, 16))
+    _, means = sensing.without_mean(f @ sensing.Phi.T)
+    np.testing.assert_allclose(means[:, 0], f.mean(axis=1), atol=1e-3)
+
+
 def test_a_mean_that_is_not_measured_is_estimated_without_bias(rng):
     sensing = Sensing(rng.standard_normal((8, 16)), atoms())
     assert not sensing.measures_means
@@ -149,7 +159,9 @@ def test_the_least_norm_solution_agrees_with_the_measurements(rng):
 def test_wrong_matrices_are_refused():
     for Phi, text in (
         (np.ones((3, 15)), r"shape \(3, 15\); expected \(M, 16\)"),
-        (np.ones((17, 16)), "M up to 16"),
+        (np.ones((1, 16)), "M from 2 to 16"),
+        (random_sensing((4, 4), 8)[1:], "nothing of the mean"),
+        (np.ones((17, 16)), "M from 2 to 16"),
         (np.full((3, 16), np.nan), "NaN"),
         (np.ones(16), r"shape \(16,\)"),
     ):
@@ -259,7 +271,8 @@ def test_an_atom_that_no_patch_uses_is_replaced(patches, monkeypatch):
 
 
 def variants():
-    return [(name, untied) for name, kind in NETWORKS.items() for untied in (False, True)[: 1 + kind.can_untie]]
+    named = [(name, NETWORKS[name]) for name in SENSING_NETWORKS]
+    return [(name, untied) for name, kind in named for untied in (False, True)[: 1 + kind.can_untie]]
 
 
 @pytest.mark.parametrize(("net", "untied"), variants())
@@ -366,8 +379,9 @@ def test_what_does_not_fit_is_refused_before_it_trains(patches, learned, folder,
         train(Reconstructor.new(learned), FastRecipe(), task=CompressiveSensing(patches))
     with pytest.raises(InputError, match="patches of 4×4 pixels, but blocks of 4×5"):
         train(Reconstructor.new(sensed((4, 5))), QUICK, task=CompressiveSensing(patches))
-    with pytest.raises(InputError, match="is not a network"):
-        Reconstructor.new(learned, net="conv-alista")
+    for net in ("conv-alista", "lamp"):
+        with pytest.raises(InputError, match="is not a network for this task"):
+            Reconstructor.new(learned, net=net)
     with pytest.raises(InputError, match="not one of this Φ"):
         Reconstructor.new(learned, solve_exact(sensed().A))
     model = Reconstructor.new(learned, layers=2)
@@ -392,6 +406,11 @@ def test_fista_and_networks_are_tested_on_the_same_measurements(patches, learned
     for method, recover in (("fista 3", solver.recover_blocks), ("alista", model.recover_blocks)):
         found = np.clip(learned.picture(recover(learned.measure(clean)), clean.shape), 0, 1)
         assert report.psnr_db[0, report.methods.index(method)] == pytest.approx(psnr_db(found, clean), abs=1e-6)
+    prepare_images(folder, tmp_path / "large.h5", split=(2, 2, 0), patches=5, per_image=9)
+    with pytest.raises(InputError, match="patches of 5×5 pixels, but blocks of 4×4"):
+        evaluate_reconstructors(
+            {"a": model}, tmp_path / "test.h5", baselines=PatchSet(tmp_path / "large.h5", "validation")
+        )
     other = Reconstructor.new(sensed())
     with pytest.raises(InputError, match="different Φ"):
         evaluate_reconstructors({"a": model, "b": other}, tmp_path / "test.h5")
@@ -450,8 +469,10 @@ def test_measurements_from_elsewhere_are_reconstructed_in_their_units(prepared):
     np.save("t.npy", y.T)
     run("reconstruct", "model.h5", "t.npy", "--columns", "--shape", "30×41", "--white", 255, "-o", "out.png", "--force")
     np.testing.assert_array_equal(np.asarray(Image.open("out.png")), np.rint(255 * expected))
-    run("reconstruct", "model.h5", "y.npy", "--shape", "30x41", "-o", "bright.png")
-    assert "If the measurements are in other units, give --white" in run.errors
+    for scale, file in ((1, "bright.png"), (1e-5, "dark.png")):
+        np.save("other.npy", scale * y)
+        run("reconstruct", "model.h5", "other.npy", "--shape", "30x41", "-o", file)
+        assert "If the measurements are in other units, give --white" in run.errors
 
 
 def test_a_matrix_of_your_own_measures(prepared, rng):

@@ -245,6 +245,7 @@ class PatchSet:
     """
 
     def __init__(self, path: str | os.PathLike[str], split: str) -> None:
+        self.path = path
         with storage.opened(path, "cuista-patches") as file:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")

@@ -17,6 +17,9 @@ from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 
+# Up to this relative error, the mean follows from the measurements exactly. Matrices are often stored in float32.
+EXACT = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class Sensing:
@@ -45,13 +48,19 @@ class Sensing:
 
     def __post_init__(self) -> None:
         Phi, (rows, columns) = as_real(self.Phi, "Φ"), self.block
-        if Phi.ndim != 2 or Phi.shape[1] != self.P or not 1 <= len(Phi) <= self.P:
+        if Phi.ndim != 2 or Phi.shape[1] != self.P or not 2 <= len(Phi) <= self.P:
             raise InputError(
-                f"Φ has shape {Phi.shape}; expected (M, {self.P}) with M up to {self.P}, because the atoms of the "
+                f"Φ has shape {Phi.shape}; expected (M, {self.P}) with M from 2 to {self.P}, because the atoms of the "
                 f"dictionary have {rows}×{columns} pixels",
-                option=("phi", "dictionary"),
+                option=("sensing", "dictionary"),
             )
         check_finite(Phi, "Φ")
+        if np.linalg.norm(Phi.sum(axis=1)) <= 1e-6 * np.linalg.norm(Phi):
+            raise InputError(
+                "every row of Φ has the sum 0, so that nothing of the mean of a block is measured; expected at least "
+                "one row with another sum",
+                option="sensing",
+            )
         object.__setattr__(self, "Phi", np.ascontiguousarray(Phi, np.float64))
 
     @property
@@ -84,7 +93,7 @@ class Sensing:
     @cached_property
     def measures_means(self) -> bool:
         """Whether the mean of a block follows from its measurements exactly."""
-        return bool(np.abs(self._mean_in_rows @ self.Phi * self.P - 1).max() < 1e-9)
+        return bool(np.abs(self._mean_in_rows @ self.Phi * self.P - 1).max() < EXACT)
 
     @cached_property
     def _mean_in_rows(self) -> Array:
@@ -97,7 +106,9 @@ class Sensing:
         if self.measures_means:
             return self._mean_in_rows
         of_ones, spread = self.Phi.sum(axis=1), self.Phi @ self.dictionary.atoms
-        solution = np.linalg.lstsq(spread @ spread.T, of_ones, rcond=1e-12)[0]
+        covariance = spread @ spread.T
+        covariance += 1e-8 * np.trace(covariance) / self.M * np.eye(self.M)  # a direction may hardly see the atoms
+        solution = np.linalg.solve(covariance, of_ones)
         return np.asarray(solution / (of_ones @ solution))
 
     @cached_property
@@ -145,7 +156,7 @@ class Sensing:
     def blocks(self, picture: Array) -> Array:
         """The blocks (n, P) of a picture (H, W), row by row.
 
-        A picture whose sides are no multiples of the block's is continued with the values of its last row and column.
+        A picture whose sides are not multiples of the block's is continued with the values of its last row and column.
         """
         (n1, n2), (s1, s2) = self.grid(picture.shape), self.block
         missing = ((0, n1 * s1 - picture.shape[0]), (0, n2 * s2 - picture.shape[1]))

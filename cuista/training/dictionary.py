@@ -144,11 +144,10 @@ def learn_atoms(
 ) -> Dictionary:
     """Learn atoms of unit norm with which patches, after removal of their means, have sparse codes.
 
-    This is online dictionary learning (Mairal and others, 2010). Each step
-    computes the sparse codes x of a batch of random patches f by FISTA, and adds them to the statistics Σ x xᵀ and
-    Σ f xᵀ, in which older steps fade. The atoms are then updated one after the other, each to the minimizer for these
-    statistics, and projected onto ‖d_i‖ ≤ 1. An atom that no patch uses is replaced by the patch that the dictionary
-    represents worst.
+    This is online dictionary learning (Mairal and others, 2010). Each step computes the sparse codes x of a batch of
+    random patches f by FISTA, and adds them to the statistics Σ x xᵀ and Σ f xᵀ, in which older steps fade. The atoms
+    are then updated one after the other, each to the minimizer for these statistics, and projected onto ‖d_i‖ ≤ 1. An
+    atom that no patch uses is replaced by the patch that the dictionary represents worst.
 
     Parameters
     ----------
@@ -269,17 +268,18 @@ class _Atoms(_Learner):
         self.patches, self.atoms, self.recipe, self.ops = patches, atoms, recipe, CpuOps()
 
     def begin(self, seed: int) -> dict[str, Array]:
-        """Random patches as atoms."""
-        drawn = self._draw(Key(seed, PREPARING), self.atoms).T
-        D = np.ascontiguousarray(normalize_filters(drawn[None])[0])
+        """Random patches as atoms, and noise in place of patches of a single colour."""
+        key = Key(seed, PREPARING)
+        drawn = self._draw(key, self.atoms)
+        flat = np.square(drawn).sum(axis=1) < 1e-6
+        drawn[flat] = self.ops.normal(key, NOISE, drawn.shape, np.float32)[flat]
+        D = np.ascontiguousarray(normalize_filters(drawn.T[None])[0])
         return {"D": D, "xx": np.zeros((self.atoms, self.atoms)), "fx": np.zeros_like(D)}
 
     def _draw(self, key: Key, batch: int) -> Array:
-        """Random patches after removal of their means, (batch, P). Patches of a single colour become noise."""
+        """Random patches (batch, P) after removal of their means."""
         f: Array = self.patches.draw(key, batch)
         f -= f.mean(axis=1, keepdims=True)
-        flat = np.square(f).sum(axis=1) < 1e-6
-        f[flat] = CpuOps().normal(key, NOISE, f.shape, np.float32)[flat] / 255
         return f
 
     def step(self, state: dict[str, Array], key: Key) -> float:
@@ -302,7 +302,7 @@ class _Atoms(_Learner):
             d = D[:, i] + (fx[:, i] - D @ xx[:, i]) / xx[i, i]
             D[:, i] = d / max(np.linalg.norm(d), 1)
         worst = np.argsort(-np.square(error).sum(axis=1), kind="stable")
-        for i, patch in zip(np.flatnonzero(~used), worst, strict=False):
+        for i, patch in zip(np.flatnonzero(~used), worst[error[worst].any(axis=1)], strict=False):
             D[:, i] = f[patch] / np.linalg.norm(f[patch])
             xx[i], xx[:, i], fx[:, i] = 0, 0, 0
         objective = 0.5 * float(np.square(error).sum()) + recipe.lam * float(np.abs(x).sum())
