@@ -834,7 +834,7 @@ def test_the_originals_command_for_joint_training_carries_over_but_for_the_files
     words += " --decoder_scope ALISTA --decoder_id 0 --psigma_max 2e-2 --psteps 3 --msigma 0.0 --encoder_lr 1e-9"
     words += " --decoder_lr 1e-4 --Abs 2 --xbs 4 --maxit 3 --exp_id 0"
     files("train", *words.split(), "--decoder", "alista.h5", "-o", "r.h5", fails=2)
-    assert "robust_ALISTA is trained together with its encoder: give --encoder FILE" in files.errors
+    assert "robust_ALISTA is trained together with its encoder: give --encoder exact" in files.errors
     words += " -W W.npy -p 1.2 -maxp 13"
     files("train", *words.split(), "--encoder", "encoder.h5", "--decoder", "alista.h5", "-o", "r.h5")
     assert "Note: -W and -p and --max-percent are ignored: the file of --decoder defines them" in files.errors
