@@ -6,10 +6,15 @@ from cuista.cli import train_cs, train_denoise, train_encoder, train_robust, tra
 from cuista.cli.routing import Routed, task_of_net
 from cuista.cli.running import run_option_list
 
+from cuista.storage import is_cuista, kind_of
+
 
 def _natural(words: list[str]) -> str | None:
-    """The task of the network that --net names; sparse coding if there is none but a positional argument."""
-    return task_of_net(words) or ("sc" if any(not word.startswith("-") for word in words) else None)
+    """The task of a file of patches or of the network that --net names; sparse coding for any other argument."""
+    files = [word for word in words if not word.startswith("-")]
+    if any(is_cuista(word) and kind_of(word) == "cuista-patches" for word in files):
+        return "cs"
+    return task_of_net(words) or ("sc" if files else None)
 
 
 command = Routed(
