@@ -9,8 +9,7 @@ the last 32 for validation, and test.h5 from twelve other pictures:
     cuista learn-dict patches.h5 --atoms 512 -o dictionary.h5
     cuista prepare-images set12 --split 0,0,12 -o test.h5
 
-All options have their defaults. The number of measurements includes the one of a block's mean. Training times are
-relative to the training time of ALISTA at the same rate in the same run.
+All options have their defaults. The number of measurements includes the one of a block's mean.
 """
 
 from __future__ import annotations
@@ -39,13 +38,11 @@ for rate in rates:
         model = cuista.Reconstructor.new(sensing, weight, net, untied=untied)
         models[f"{net}:untied" if untied else net] = cuista.train(model, task=task)
     report = evaluate_reconstructors(models, test, baselines=cuista.PatchSet(patches, "validation"))
-    unit = models["alista"].training_seconds
     figures["rates"][str(rate)] = {
         "measurements": sensing.M,
         "psnr_db": dict(zip(report.methods, report.psnr_db.mean(axis=0).round(2).tolist(), strict=True)),
         "ssim": dict(zip(report.methods, report.ssim.mean(axis=0).round(3).tolist(), strict=True)),
         "parameters": {name: sum(p.size for p in m.network.parameters.values()) for name, m in models.items()},
-        "training_time": {name: round(m.training_seconds / unit, 1) for name, m in models.items()},
         "validation_nmse_db": {name: round(m.training["validation_nmse_db"], 2) for name, m in models.items()},
     }
     print(rate, figures["rates"][str(rate)], flush=True)

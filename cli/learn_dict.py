@@ -60,8 +60,8 @@ def command(
                 raise click.UsageError(f"--{name}: {images_file} has {holds}, for which there is no such option")
     learn: Callable[..., Dictionary]
     if kind == "cuista-patches":
-        learn, what = partial(learn_atoms, PatchSet(images_file, "train"), form["atoms"] or 512), "atom"
-        learn = partial(learn, AtomRecipe(**numbers))
+        patches = PatchSet(images_file, "train")
+        learn, what = partial(learn_atoms, patches, form["atoms"] or 512, AtomRecipe(**numbers)), "atom"
     else:
         own = LearningRecipe(**numbers, **({} if form["crop"] is None else {"crop": form["crop"]}))
         images = ImageSet(images_file, "train", own.crop)

@@ -32,5 +32,5 @@ def command(problem_file: Path, picture_file: Path, out: Path, force: bool) -> N
     _, height, width = picture.channels.shape
     y = np.stack([sensing.measure(channel) for channel in picture.channels])
     Measurements(y, (height, width), picture.depth, sensing.sha256).save(out, overwrite=force)
-    channels = "" if len(y) == 1 else f" of {len(y)} channels"
-    common.say(f"Wrote {out}: {sensing.M} measurements of each of {common.counted(y.shape[1], 'block')}{channels}.")
+    channels = "" if len(y) == 1 else f" in each of {len(y)} channels"
+    common.say(f"Wrote {out}: {sensing.M} measurements of a block, {common.counted(y.shape[1], 'block')}{channels}.")

@@ -195,7 +195,7 @@ def translate(
         elif reason or option in IGNORED:
             value = value if equals else next(rest, "")
             names |= {own: value for own in (SCOPE, NUMBER) if option in own}
-            if option not in (*SCOPE, *NUMBER) or not _trains(known):
+            if option not in (*SCOPE, *NUMBER) or not _trains(known) or {"-o", "--out"} & set(arguments):
                 click.echo(f"Note: {option} {value} is ignored: {reason or IGNORED[option]}.", err=True)
         elif option in IGNORED_FLAGS:
             click.echo(f"Note: {option} is ignored: {IGNORED_FLAGS[option]}.", err=True)
@@ -224,7 +224,13 @@ def _defaults(
             "paper; --recipe fast takes minutes).",
             err=True,
         )
-    if SCOPE in names and _trains(known) and not {"-o", "--out"} & given:
+    if not _trains(known) or {"-o", "--out"} & given:
+        return implied
+    if NUMBER in names and SCOPE not in names:
+        click.echo(
+            f"Note: {NUMBER[0]} {names[NUMBER]} is ignored without {SCOPE[0]}: name the output with -o.", err=True
+        )
+    if SCOPE in names:
         name = "_".join(Path(names[own]).name for own in (SCOPE, NUMBER) if own in names) + ".h5"
         implied += ["--out", name]
         click.echo(f"Note: the output is {name}, after --scope and --exp_id (-o gives it another name).", err=True)

@@ -179,12 +179,14 @@ def test_a_published_command_line_carries_over(run):
     assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
     assert training["recipe"] == "paper"
     run(*published.replace("--exp_id 0", "--exp_id 1").split())
+    run(*published.replace("--scope ALISTA", "").split(), "-mi", 1)
+    assert "Note: --exp_id 0 is ignored without --scope: name the output with -o" in run.errors
     run(*published.split(), "--recipe", "fast", "--force", fails=2)
     assert "only the paper recipe has it" in run.errors
     run(*published.split(), "-t", "--force", fails=2)
     assert "cuista test" in run.errors
     run(*published.replace("task_type sc", "task_type cs").split(), "--force", fails=2)
-    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "-o", "model.h5")
+    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "-o", "model.h5", "--force")
     run("convert", "model.h5", "vars.npz")
     assert "LISTA_cpss/W_1:0" in np.load("vars.npz")
     assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)

@@ -15,7 +15,7 @@ from shim.gpu import DeviceArray, DeviceModule, launcher_on
 from test_pictures import save, scene
 
 from cuista import storage
-from cuista.counter import TEST, TRAINING, VALIDATION, Key
+from cuista.counter import TRAINING, VALIDATION, Key
 from cuista.data.dictionary import Dictionary, rotate
 from cuista.data.images import PatchSet, prepare_images
 from cuista.data.sensing import Measurements, Sensing, random_sensing
@@ -256,7 +256,7 @@ def test_learned_atoms_code_patches_better_and_resume_to_the_bit(patches, tmp_pa
     np.testing.assert_array_equal(resumed.D, learned.D)
 
 
-def test_an_atom_that_no_patch_uses_is_replaced(patches, monkeypatch):
+def test_an_atom_that_no_patch_uses_is_replaced(patches):
     from cuista.training import dictionary as module
 
     learner = module._Atoms(PatchSet(patches, "train"), 24, AtomRecipe(batch=64, lam=0.05))
@@ -446,7 +446,7 @@ def test_from_a_folder_to_a_reconstructed_picture(prepared, folder):
     save("in.png", colours)
     for by in ("sensing.h5", "model.h5"):
         run("sense", by, "in.png", "--force")
-        assert "8 measurements of each of 88 blocks of 3 channels" in run.errors
+        assert "8 measurements of a block, 88 blocks in each of 3 channels" in run.errors
     run("reconstruct", "model.h5", "measurements.h5", "-o", "out.png")
     model, found = Reconstructor.load("model.h5"), np.asarray(Image.open("out.png"))
     assert found.shape == (30, 41, 3)
@@ -528,4 +528,3 @@ def test_measurements_are_a_file_of_their_own(tmp_path, rng):
     loaded = Measurements.load(tmp_path / "y.h5", sensing)
     assert (loaded.shape, loaded.depth) == ((8, 12), 16)
     np.testing.assert_array_equal(loaded.y, measured.y)
-    assert TEST != VALIDATION  # the seeds of test signals and of validation patches never meet

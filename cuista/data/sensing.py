@@ -40,7 +40,8 @@ class Sensing:
     Raises
     ------
     InputError
-        If Φ does not fit the dictionary, is not finite, or has more rows than columns.
+        If Φ does not fit the dictionary, is not finite, has fewer than two rows or more rows than columns, or measures
+        nothing of the mean.
     """
 
     Phi: Array
@@ -97,12 +98,12 @@ class Sensing:
 
     @cached_property
     def _mean_in_rows(self) -> Array:
-        """C (M,) with the least ‖Φᵀc − 1/P‖."""
+        """The c (M,) with the least ‖Φᵀc − 1/P‖."""
         return np.asarray(np.linalg.lstsq(self.Phi.T, np.full(self.P, 1 / self.P), rcond=1e-12)[0])
 
     @cached_property
     def mean_weights(self) -> Array:
-        """C (M,), with which the mean of a block is cᵀy."""
+        """The c (M,) with which the mean of a block is cᵀy."""
         if self.measures_means:
             return self._mean_in_rows
         of_ones, spread = self.Phi.sum(axis=1), self.Phi @ self.dictionary.atoms
@@ -182,7 +183,7 @@ class Sensing:
     def least_norm(self, y: Array) -> Array:
         """Of all blocks with measurements y (n, M), those (n, P) with the least variance.
 
-        If Φ has orthonormal rows, this is the zero-filled adjoint Φᵀy.
+        If Φ has orthonormal rows and measures the mean, this is the zero-filled adjoint Φᵀy.
         """
         reduced, means = self.without_mean(y)
         return np.asarray(reduced @ np.linalg.pinv(self.reduced).T + means)

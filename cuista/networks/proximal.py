@@ -124,10 +124,13 @@ class Network(Proximal):
 
     # -- the output -------------------------------------------------------------------------------------------------
 
+    def _learns_output(self, depth: int) -> bool:
+        """Whether the D of the output after `depth` layers is learned: that of the last layer only."""
+        return bool(self.last) and depth == self.layers
+
     def _output_matrix(self, depth: int) -> Array:
-        """Dᵀ (N, P) for the output after `depth` layers, which is learned for the last layer only."""
-        learned = bool(self.last) and depth == self.layers
-        return self.parameters["dictionary"][0].T if learned else self._transposed
+        """Dᵀ (N, P) for the output after `depth` layers."""
+        return self.parameters["dictionary"][0].T if self._learns_output(depth) else self._transposed
 
     def read(self, x: Array, depth: int) -> Array:
         """D x, or x without a dictionary."""
@@ -144,8 +147,8 @@ class Network(Proximal):
         if self.penalty:
             loss = loss + self.penalty * xp.abs(x).sum(dtype=np.float64)
             d_x += x.dtype.type(self.penalty) * xp.sign(x)
-        learned = bool(self.last) and depth == self.layers
-        return loss, (d_x, *[None] * len(others)), {"dictionary": OuterSum(delta, x)} if learned else {}
+        gradients: Gradients = {"dictionary": OuterSum(delta, x)} if self._learns_output(depth) else {}
+        return loss, (d_x, *[None] * len(others)), gradients
 
     # -- what is learned --------------------------------------------------------------------------------------------
 
