@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import click
@@ -126,6 +127,9 @@ ROBUST = "robust-alista"
 # Where the context of a command notes that this name was given.
 JOINT = "cuista.joint"
 
+# The ending of the original's names of networks for compressive sensing, LISTA_cs and others.
+SENSING = "-cs"
+
 # The networks of each task.
 NETWORKS_OF = {
     "sc": [*NETWORKS],
@@ -143,28 +147,34 @@ def net_option(task: str, default: str | None = None) -> common.Decorator:
 
 
 class NetworkName(click.ParamType[str]):
-    """The option type of a task's networks by name, in any case and with - or _; the shell can complete it."""
+    """The option type of a task's networks by name, in any case and with - or _; the shell can complete it.
+
+    Without a task, it is that of all networks.
+    """
 
     name = "network"
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str | None = None) -> None:
         self.task = task
+        self.names = NETWORKS_OF[task] if task else [*dict.fromkeys(chain(*NETWORKS_OF.values()))]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         name = net_name(value)
         if self.task == "denoise" and f"conv-{name}" in CONV_NETWORKS:  # the original names the task and not the form
             name = f"conv-{name}"
+        if self.task in ("cs", None) and name.endswith(SENSING):
+            name = name.removesuffix(SENSING)
         if ctx is not None and is_joint(value):
             ctx.meta[JOINT] = True
-        if name in NETWORKS_OF[self.task]:
+        if name in self.names:
             return name
         others = [task for task, names in NETWORKS_OF.items() if name in names]
         hint = f"; {name} is for --task {others[0]}" if others else ""
-        expected = ", ".join(NETWORKS_OF[self.task])
-        self.fail(f"{value!r} is not a network of this task; expected {expected}{hint}", param, ctx)
+        of_task = " of this task" * (self.task is not None)
+        self.fail(f"{value!r} is not a network{of_task}; expected {', '.join(self.names)}{hint}", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return [CompletionItem(name) for name in NETWORKS_OF[self.task] if name.startswith(net_name(incomplete))]
+        return [CompletionItem(name) for name in self.names if name.startswith(net_name(incomplete))]
 
 
 def net_name(value: str) -> str:
@@ -185,4 +195,6 @@ def task_of_net(words: list[str]) -> str | None:
     net = value_of(words, "--net", "-n")
     if net and is_joint(net):
         return "robust"
+    if net and net_name(net).endswith(SENSING):
+        return "cs"
     return net and next((task for task, names in NETWORKS_OF.items() if net_name(net) in names), None)

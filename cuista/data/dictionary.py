@@ -107,7 +107,8 @@ class Dictionary:
             default is `convolution` for .mat files, because learned dictionaries are published that way, and
             `correlation` for all others.
         key
-            The name of the array in a file that holds several; `D` (or `d`) by default.
+            The name of the array in a file that holds several; by default `D` or `d`, or `fs` as in the original code's
+            convolutional `prob.npz`.
 
         Raises
         ------
@@ -118,7 +119,7 @@ class Dictionary:
         if not is_bare(path, convention, key):
             record = storage.read(path, "cuista-dictionary", "cuista-conv-weight", "cuista-denoiser")
             return cls.from_record(record, path)
-        D = check_filters(storage.load_array(path, "D", "d", key=key), f"the dictionary in {path}")
+        D = check_filters(storage.load_array(path, "D", "d", "fs", key=key), f"the dictionary in {path}")
         return cls(rotate(D) if (convention or default_convention(path)) == "convolution" else D)
 
     @classmethod
