@@ -10,7 +10,7 @@ import click
 from cuista.cli import common
 from cuista.cli.problems import hidden_problem_options, load_problem, make_problem, problem_options
 from cuista.cli.routing import Routed
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import IN_DICTIONARIES, NOT_IN_DICTIONARIES, Command
 
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.perturbed import PerturbedSet
@@ -66,7 +66,7 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
     target.write(problem, f"{shape}, SNR {problem.snr_db:g} dB")
 
 
-@click.command("gen-problem", cls=Command)
+@click.command("gen-problem", cls=Command, ignored=NOT_IN_DICTIONARIES, renamed=IN_DICTIONARIES)
 @click.option("--size", type=common.filter_size, metavar="S|SxS", help="Size of random filters, in pixels. [7]")
 @click.option("--filters", type=common.AT_LEAST_1, metavar="N", help="Number of random filters. [64]")
 @click.option("--load-dict", type=common.INPUT_FILE, help="Take filters (s, s, F) from a file (key D).")
@@ -85,10 +85,6 @@ def dictionary(
     target: Target,
 ) -> None:
     """Make a convolutional dictionary from random Gaussian filters or from filters in a file."""
-    if load_dict is not None and (size or filters):
-        raise click.UsageError(
-            "--size and --filters are for random filters, and --load-dict reads them from a file: leave one out"
-        )
     if load_dict is None and (key or convention):
         raise click.UsageError(
             "--key and --convention are for the file of --load-dict: give that file, or leave them out"
@@ -97,6 +93,8 @@ def dictionary(
         made = Dictionary(random_dictionary(size or (7, 7), filters or 64, seed=target.seed))
     else:
         made = common.load_dictionary(load_dict, convention, key)
+        if size not in (None, made.shape) or filters not in (None, made.filters):
+            common.say(f"Note: --size and --filters are ignored: the filters in {load_dict} have their own.")
     if normalize:
         made = Dictionary(normalize_filters(made.D))
     rows, columns = made.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -88,19 +88,6 @@ def value_of(words: list[str], *options: str) -> str | None:
         if name in options:
             value = rest if equals else words[i + 1] if i + 1 < len(words) else ""
     return value
-
-
-def positional(words: list[str], commands: Iterable[click.Command]) -> list[str]:
-    """The arguments that are neither options of these commands nor the values of such options."""
-    options = [parameter for command in commands for parameter in command.params if isinstance(parameter, click.Option)]
-    valued = {name for option in options if not (option.is_flag or option.count) for name in option.opts}
-    found, rest = [], iter(words)
-    for word in rest:
-        if word in valued:
-            next(rest, None)
-        elif not word.startswith("-"):
-            found.append(word)
-    return found
 
 
 def _named_task(words: list[str]) -> tuple[str | None, list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -40,10 +42,10 @@ RENAMED = _by_spelling(
         "--coord": "-c",
         "--better-wait": "--better_wait -bw",
         "--max-steps": "--maxit -mi",
-        "--learning-rate": "--init_lr -lr --decoder_lr -dlr",
+        "--learning-rate": "--init_lr -lr",
         "--lr-decay": "--lr_decay -ld",
         "--decay-rate": "--decay_rate -dr",
-        "--batch": "--tbs -tbs --xbs -xbs",
+        "--batch": "--tbs -tbs",
         "--validation-batch": "--vbs -vbs",
         "--x": "--xtest -xt",
         "--untied": "-u",
@@ -54,10 +56,16 @@ RENAMED = _by_spelling(
         "--psteps": "-psteps",
         "--msigma": "-ms",
         "--encoder-rate": "--encoder_lr -elr",
-        "--sigma": "--encoder_psigma -eps",
-        "--size": "--conv_d",
-        "--filters": "--conv_m",
-        "--crop": "--height_crop",
+        "--eta": "-eta",
+        "--loss-weights": "--Q -Q",
+        "--size": "--conv_d -cd",
+        "--filters": "--conv_m -cm",
+        "--load-dict": "--load_dict",
+        "--crop": "--height_crop -hc",
+        "--sensing": "-se",
+        "--dict": "-dc",
+        "--patches": "--patch_size",
+        "--per-image": "--patches_per_img",
     }
 )
 
@@ -66,14 +74,43 @@ RECIPE = (
     *("--maxit", "-mi", "--init_lr", "-lr", "--lr_decay", "-ld", "--decay_rate", "-dr", "--better_wait", "-bw"),
     *("--tbs", "-tbs", "--vbs", "-vbs", "--encoder_lr", "-elr", "--decoder_lr", "-dlr"),
 )
-# The original names files after these two.
+# The original names files after a scope and a number, here those of the output.
 SCOPE, NUMBER = ("--scope", "-sc"), ("--exp_id", "-id")
+# The same for files that a command reads, by the option that names such a file here.
+READ = {
+    "--encoder": (("--encoder_scope", "-escope"), ("--encoder_id", "-eid")),
+    "--decoder": (("--decoder_scope", "-dscope"), ("--decoder_id", "-did")),
+}
 
-# Options of the original's robust training that describe the encoder; here the encoder's file describes it.
+# What some options mean in the command of one task only.
+IN_DICTIONARIES = {"-ld": "--load-dict"}
+IN_DENOISING = {"-sigma": "--sigma"}
+IN_ENCODERS = _by_spelling({"--sigma": "--encoder_psigma -eps", "--learning-rate": "--encoder_lr -elr"})
+IN_ROBUST = _by_spelling({"--batch": "--xbs -xbs", "--learning-rate": "--decoder_lr -dlr", "--layers": "--T --dT -dT"})
+
+# Options that have no meaning in the command of one task, and why.
 IN_FILES = _by_spelling(
     {
-        "the file of --encoder defines it": "--eT -eT --Binit -eb --encoder_Binit --eta --loss -el --encoder_loss "
-        "--encoder_psigma -eps --encoder_pre_lr -eplr"
+        "the file of --encoder has its own": "--eT -eT --Binit -eb --encoder_Binit --eta -eta --loss -el "
+        "--encoder_loss --encoder_psigma -eps --encoder_pre_lr -eplr --Q -Q",
+        "not used in --task robust": "--tbs -tbs --init_lr -lr --lr_decay -ld --decay_rate -dr --better_wait -bw",
+    }
+)
+NOT_IN_ENCODERS = _by_spelling(
+    {"not used in --task encoder": "--tbs -tbs --init_lr -lr --lr_decay -ld --decay_rate -dr"}
+)
+NOT_IN_DICTIONARIES = _by_spelling({"a dictionary has no such law": "--pnz -P --SNR -S --con_num -C"})
+NOT_IN_PICTURES = {"--sensing": "patches are measured when a network is trained"}
+IN_MODEL = _by_spelling(
+    {
+        "the model file has its own": "--pnz -P --supp_prob -supp_prob --SNR -S --M -M --m --N -N --n --con_num -C "
+        "--load_A -lA --col_normalized --column_normalized -CN --magdist -magdist --magnmean -nmean --magnstd -nstd "
+        "--magbp -bp --magbv0 -bv0 --magbv1 -bv1 --net -n --T -T --eT -eT --dT -dT --W -W -p --percent -maxp "
+        "--max_percent -u --untied -c --coord --Binit --encoder_Binit -eb --loss --encoder_loss -el --eta -eta --Q -Q "
+        "--sensing -se --dict -dc --conv_d -cd --conv_m -cm",
+        "used in training only": "--better_wait -bw --maxit -mi --init_lr -lr --lr_decay -ld --decay_rate -dr --tbs "
+        "-tbs --vbs -vbs --Abs -Abs --xbs -xbs --psigma_max -ps_max --psteps -psteps --msigma -ms --encoder_lr -elr "
+        "--decoder_lr -dlr --encoder_psigma -eps --height_crop -hc",
     }
 )
 
@@ -92,17 +129,25 @@ IGNORED = _by_spelling(
         "the validation set is drawn when training starts": "--L -L",
         "the validation set is always fixed": "--fixval -fixval",
         "the paper recipe validates every 10 steps": "--val_step -vs",
-        "the file of --decoder defines it": "--dT",
+        "used in --task robust only": "--dT -dT --xbs -xbs --decoder_lr -dlr",
+        "used in --task encoder only": "--encoder_psigma -eps",
+        "used in --task denoise only": "-sigma",
         "name the encoder's file with --encoder": "--encoder_scope -escope --encoder_id -eid",
         "name the decoder's file with --decoder": "--decoder_scope -dscope --decoder_id -did",
         "the initial thresholds are the published ones": "-l --lam",
-        "it is an option of cuista test": "-xt --xtest",
+        "used by cuista test only": "-xt --xtest",
         "the original code trains its encoder at --encoder_lr": "--encoder_pre_lr -eplr",
         "choose a GPU with --device": "-g --gpu",
-        "the initial λ and step sizes are the published ones": "--conv_lam --conv_alpha",
-        "crops are square, with the side --crop": "--width_crop",
-        "--max-steps limits the training": "--num_epochs",
-        "give the file of cuista prepare-images as the argument": "--data_folder --train_file --val_file",
+        "the initial λ and step sizes are the published ones": "--conv_lam -clam --conv_alpha -ca",
+        "crops are square, with the side --crop": "--width_crop -wc",
+        "--max-steps limits the training": "--num_epochs -epoch",
+        "give the file of cuista prepare-images as the argument": "--data_folder -df --train_file -tf --val_file -vf",
+        "give the file of cuista prepare-images with --images": "--test_dir -td",
+        "blocks have the size of the dictionary's atoms": "--F -F",
+        "Φ decides the rate, or --rate, as a fraction": "--sample_rate -sr",
+        "the weight of Σ|x| in the loss is the published 0.2": "--lasso_lam -llam",
+        "no network uses it": "--column -col",
+        "patches have values from 0 to 1": "--norm_patch -np",
         "name the picture file with -o": "--out_dir --out_file",
         "pictures of all formats that can be read are taken": "--suffix",
         "this command has no use for a GPU": "--device",
@@ -110,7 +155,8 @@ IGNORED = _by_spelling(
 )
 
 # The same for flags, which have no value.
-IGNORED_FLAGS = {"-u": "it is an option of networks with learned matrices"}
+IGNORED_FLAGS = {"-u": "used by networks with learned matrices only", "-c": "used by networks with thresholds only"}
+FLAGS = {*IGNORED_FLAGS, "--untied", "--coord"}
 
 # The original's option for what is the argument here.
 ARGUMENT = "--dataset_dir"
@@ -125,9 +171,14 @@ class Command(click.Command):
     Parameters
     ----------
     ignored
-        Further options of the original that have a value but no meaning here, and why.
+        Further options of the original that have no meaning here, and why.
     renamed
         Options of the original that mean something else here than in other commands, and what they mean.
+    prefix
+        What the name of the file that is named after --scope and --exp_id begins with.
+    tests
+        Whether the command tests a MODEL. Its file is then also found by --scope and --exp_id, and defines all that the
+        original's options say about the network.
     """
 
     def __init__(
@@ -135,10 +186,16 @@ class Command(click.Command):
         *arguments: Any,
         ignored: Mapping[str, str] = MappingProxyType({}),
         renamed: Mapping[str, str] = MappingProxyType({}),
+        prefix: str = "",
+        tests: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self.ignored, self.renamed = ignored, {**RENAMED, **renamed}
+        self.prefix, self.tests, self.renamed = prefix, tests, {**RENAMED, **renamed}
+        if tests:
+            taken = {name for name in IN_MODEL if {name, self.renamed.get(name)} & self.known}
+            ignored = {**{name: reason for name, reason in IN_MODEL.items() if name not in taken}, **ignored}
+        self.ignored = ignored
 
     @property
     def known(self) -> set[str]:
@@ -146,7 +203,7 @@ class Command(click.Command):
         return {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, translate(args, self.known, self.ignored, self.renamed))
+        return super().parse_args(ctx, Translation(self, args).words)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -156,82 +213,136 @@ class Command(click.Command):
             raise
 
 
-def translate(
-    arguments: list[str], known: set[str], ignored: Mapping[str, str], renamed: Mapping[str, str] = RENAMED
-) -> list[str]:
-    """Rewrite arguments in our spelling. The command's own options (`known`) stay as they are unless `ignored`.
+class Translation:
+    """Arguments in our spelling, as `words`; notes on stderr name what is ignored or implied.
+
+    A command's own options stay as they are, unless the command ignores them.
 
     Raises
     ------
     click.UsageError
-        If an option of the original asks for what another command does, or has a wrong value.
+        If an option of the original lacks its value or has a wrong one, or asks for what another command does.
     """
-    translated: list[str] = []
-    names: dict[tuple[str, str], str] = {}
-    chosen: list[str] = []
-    rest = iter(arguments)
-    for word in rest:
-        if word == "--":
-            translated += [word, *rest]
-            break
-        option, equals, value = word.partition("=")
-        reason = ignored.get(option)
-        if option in RECIPE and renamed.get(option) in known and reason is None:
-            chosen.append(option)
+
+    def __init__(self, command: Command, arguments: list[str]) -> None:
+        self.command, self.known = command, command.known
+        self.rest, self.words = list(arguments), list[str]()
+        self.names: dict[tuple[str, str], str] = {}
+        self.chosen: list[str] = []
+        self.left_out: dict[str, list[str]] = {}
+        while self.rest:
+            word = self.rest.pop(0)
+            if word == "--":
+                self.words += [word, *self.rest]
+                break
+            self._translate(word, *word.partition("="))
+        for reason, options in self.left_out.items():
+            are = "is" if len(options) == 1 else "are"
+            click.echo(f"Note: {', '.join(options)} {are} ignored: {reason}.", err=True)
+        self._imply({word.partition("=")[0] for word in arguments})
+
+    def _translate(self, word: str, option: str, equals: str, value: str) -> None:
+        known, renamed, reason = self.known, self.command.renamed.get(option), self.command.ignored.get(option)
+        if option in RECIPE and renamed in known and reason is None:
+            self.chosen.append(option)
         if reason is None and (option in known or not option.startswith("-")):
-            translated.append(word)
-        elif reason is None and renamed.get(option) in known:
-            translated.append(renamed[option] + equals + value)
+            self.words.append(word)
+        elif reason is None and renamed in known:
+            self.words.append(f"{renamed}{equals}{value}")
         elif option in SWITCHES and "--normalize" in known:
-            choice = value if equals else next(rest, "")
+            choice = self._value(option, equals, value)
             if choice.lower() not in SWITCHES[option]:
                 raise click.UsageError(f"{option} is {choice!r}; expected True or False")
-            translated.append(SWITCHES[option][choice.lower()])
+            self.words.append(SWITCHES[option][choice.lower()])
         elif option == ARGUMENT and "--per-image" in known:  # only prepare-images has it
-            translated.append(value if equals else next(rest, word))
+            self.words.append(self._value(option, equals, value))
         elif option in TASKS:  # a command that is not routed does the same for every task
-            if not equals:
-                next(rest, "")
+            self._value(option, equals, value)
+        elif option in FLAGS and (reason or option in IGNORED_FLAGS):
+            self.left_out.setdefault(reason or IGNORED_FLAGS[option], []).append(option)
         elif reason or option in IGNORED:
-            value = value if equals else next(rest, "")
-            names |= {own: value for own in (SCOPE, NUMBER) if option in own}
-            if option not in (*SCOPE, *NUMBER) or not _trains(known) or {"-o", "--out"} & set(arguments):
-                click.echo(f"Note: {option} {value} is ignored: {reason or IGNORED[option]}.", err=True)
-        elif option in IGNORED_FLAGS:
-            click.echo(f"Note: {option} is ignored: {IGNORED_FLAGS[option]}.", err=True)
+            self._leave_out(option, self._value(option, equals, value), reason or IGNORED[option])
+        elif option in TESTING and self.command.tests:
+            pass
         elif option in TESTING:
-            raise click.UsageError(f"{option}: use cuista test MODEL to test a model")
+            raise click.UsageError(f"{option}: cuista test tests a model, with the same options but for {option}")
+        else:  # Click's message about an unknown option names ours
+            self.words.append(f"{renamed}{equals}{value}" if renamed else word)
+
+    def _value(self, option: str, equals: str, value: str) -> str:
+        """The value of an option, which is the next word unless it follows an equals sign."""
+        if not equals and self.rest and not re.match("--?[A-Za-z]", self.rest[0]):
+            value = self.rest.pop(0)
+        if not value:
+            raise click.UsageError(f"{option} needs a value")
+        return value
+
+    def _leave_out(self, option: str, value: str, reason: str) -> None:
+        own = next((own for own in (SCOPE, NUMBER, *chain(*READ.values())) if option in own), None)
+        if own is not None:
+            self.names[own] = value
+        said = (SCOPE, NUMBER) if self._trains or self.command.tests else ()
+        if own not in said:
+            self.left_out.setdefault(reason, []).append(f"{option} {value}")
+
+    @property
+    def _trains(self) -> bool:
+        """Whether the command trains a network."""
+        return {"--recipe", "--checkpoint-every"} <= self.known
+
+    def _named(self, scope: tuple[str, str] = SCOPE, number: tuple[str, str] = NUMBER) -> str:
+        """The file that is named after a scope and a number of the original."""
+        prefix = self.command.prefix if scope == SCOPE else ""
+        return prefix + "_".join(Path(self.names[own]).name for own in (scope, number) if own in self.names) + ".h5"
+
+    def _imply(self, given: set[str]) -> None:
+        """Add what the original's options imply: its recipe, and the file that is named after its scope and number."""
+        if self.chosen and "--recipe" in self.known - given:
+            self.words[:0] = ["--recipe", "paper"]
+            click.echo(
+                f"Note: the original's recipe is used, because of {', '.join(dict.fromkeys(self.chosen))} (the same as "
+                "--recipe paper; --recipe fast takes minutes).",
+                err=True,
+            )
+        if self.command.tests and not {"-h", "--help"} & given and not positional(self.words, [self.command]):
+            if SCOPE not in self.names:
+                raise click.UsageError(
+                    "give the MODEL to test: a file of cuista train, or of cuista convert for variables of the original"
+                )
+            self.words.append(self._named())
+            click.echo(f"Note: the model is {self._named()}, after --scope and --exp_id.", err=True)
+        for option, (scope, number) in READ.items():
+            if option in self.known - given and scope in self.names and Path(self._named(scope, number)).exists():
+                self.words += [option, self._named(scope, number)]
+                click.echo(
+                    f"Note: {option} is {self._named(scope, number)}, after {scope[0]} and {number[0]}.", err=True
+                )
+        if not self._trains or not {SCOPE, NUMBER} & set(self.names):
+            return
+        found = [f"{own[0]} {self.names[own]}" for own in (SCOPE, NUMBER) if own in self.names]
+        options = ", ".join(found)
+        if {"-o", "--out"} & given:
+            are = "is" if len(found) == 1 else "are"
+            note = f"{options} {are} ignored: -o names the output"
+        elif SCOPE in self.names:
+            self.words[:0] = ["--out", self._named()]
+            note = f"the output is {self._named()}, after --scope and --exp_id (-o gives it another name)"
         else:
-            translated.append(word)
-    return [*_defaults(arguments, known, names, chosen), *translated]
+            note = f"{options} is ignored without {SCOPE[0]}: name the output with -o"
+        click.echo(f"Note: {note}.", err=True)
 
 
-def _trains(known: set[str]) -> bool:
-    """Whether a command with these options trains a network."""
-    return {"--recipe", "--checkpoint-every"} <= known
-
-
-def _defaults(
-    arguments: list[str], known: set[str], names: Mapping[tuple[str, str], str], chosen: list[str]
-) -> list[str]:
-    """What the original's options imply: its recipe, and an output file that is named after its scope and number."""
-    given = {word.partition("=")[0] for word in arguments}
-    implied: list[str] = []
-    if chosen and "--recipe" in known - given:
-        implied += ["--recipe", "paper"]
-        click.echo(
-            f"Note: the original's recipe is used, because of {', '.join(dict.fromkeys(chosen))} (the same as --recipe "
-            "paper; --recipe fast takes minutes).",
-            err=True,
-        )
-    if not _trains(known) or {"-o", "--out"} & given:
-        return implied
-    if NUMBER in names and SCOPE not in names:
-        click.echo(
-            f"Note: {NUMBER[0]} {names[NUMBER]} is ignored without {SCOPE[0]}: name the output with -o.", err=True
-        )
-    if SCOPE in names:
-        name = "_".join(Path(names[own]).name for own in (SCOPE, NUMBER) if own in names) + ".h5"
-        implied += ["--out", name]
-        click.echo(f"Note: the output is {name}, after --scope and --exp_id (-o gives it another name).", err=True)
-    return implied
+def positional(words: list[str], commands: Iterable[click.Command]) -> list[str]:
+    """The arguments that are neither options of these commands nor the values of such options."""
+    options = [parameter for command in commands for parameter in command.params if isinstance(parameter, click.Option)]
+    valued = {name for option in options if not (option.is_flag or option.count) for name in option.opts}
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word in valued:
+            next(rest, None)
+        elif word == "--":
+            found += rest
+        elif not word.startswith("-"):
+            found.append(word)
+    return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cuista.cli import common, testing_cs, testing_denoise, testing_encoder, testing_robust, testing_sc
-from cuista.cli.routing import Routed, positional
+from cuista.cli.routing import Routed
+from cuista.cli.spellings import positional
 
 from cuista.storage import is_cuista, kind_of
 from cuista.tasks.denoising import Denoiser

@@ -13,7 +13,7 @@ from cuista.data.images import PatchSet
 from cuista.tasks.sensing import Reconstructor, evaluate_reconstructors
 
 
-@click.command("test", cls=Command)
+@click.command("test", cls=Command, tests=True)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--images", type=common.INPUT_FILE, required=True, help="Picture file of cuista prepare-images.")
 @click.option(

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import IN_DENOISING, Command
 
 from cuista.tasks.denoising import Denoiser, evaluate_denoisers, test_pictures
 
 
-@click.command("test", cls=Command)
+@click.command("test", cls=Command, tests=True, renamed=IN_DENOISING)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--images", type=common.INPUT_FILE, required=True, help="Picture file of cuista prepare-images.")
 @click.option("--sigma", type=common.positive, metavar="σ", help="Noise std. deviation, of 255. [as in training]")

@@ -18,7 +18,7 @@ from cuista.evaluation.robustness import EncodedMatrix, evaluate_encoder
 from cuista.tasks.encoder import EncoderModel
 
 
-@click.command("test", cls=Command)
+@click.command("test", cls=Command, tests=True)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--samples", "count", type=common.AT_LEAST_1, default=10, metavar="N", help="Number of matrices.")
 @click.option("--sigma", type=common.positive, metavar="σ", help="Level of perturbation. [as in training]")

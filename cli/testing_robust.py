@@ -18,15 +18,20 @@ from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
 
 
-@click.command("test", cls=Command)
+@click.command("test", cls=Command, tests=True, prefix="robust_")
 @click.argument("model_files", metavar="MODEL…", type=common.INPUT_FILE, nargs=-1, required=True)
-@click.option("--perturbed", "set_file", type=common.INPUT_FILE, required=True, help="Test set of cuista gen-problem.")
+@click.option("--perturbed", "set_file", type=common.INPUT_FILE, help="Test set of cuista gen-problem --task robust.")
 @common.report_options
-def command(model_files: tuple[Path, ...], set_file: Path, report: common.Report) -> None:
+def command(model_files: tuple[Path, ...], set_file: Path | None, report: common.Report) -> None:
     """Test models beside FISTA on perturbed matrices.
 
     The NMSE at each level of perturbation is printed.
     """
+    if set_file is None:
+        raise click.UsageError(
+            "give a test set with --perturbed: cuista gen-problem --perturbed makes one, and cuista convert reads the "
+            "original's robust_test_A.npz"
+        )
     ops = report.ops
     stems = [path.stem for path in model_files]
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in model_files]

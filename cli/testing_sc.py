@@ -18,7 +18,7 @@ from cuista.storage import load_array
 from cuista.tasks.sparse_coding import Model, evaluate
 
 
-@click.command("test", cls=Command)
+@click.command("test", cls=Command, tests=True)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--samples", type=common.AT_LEAST_1, metavar="N", help="Number of new signals. [10000]")
 @law_options

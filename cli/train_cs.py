@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import Command
 from cuista.cli.train_sc import DenseNetwork, network_options
 
+from cuista.data.dictionary import Dictionary
 from cuista.data.sensing import Sensing
+from cuista.storage import load_array
 from cuista.tasks.sensing import CompressiveSensing, Reconstructor, check_patches, sensing_weight
 from cuista.weights import Weight
 
@@ -19,9 +22,34 @@ from cuista.weights import Weight
 USELESS_DB = -0.1
 
 
+@dataclass
+class Measured:
+    """How blocks are measured, according to the options."""
+
+    problem: Path | None
+    sensing: Path | None
+    dictionary: Path | None
+
+    def load(self) -> Sensing:
+        """Φ and the dictionary, from a problem or from a file each."""
+        if self.problem is not None and self.sensing is None and self.dictionary is None:
+            return Sensing.load(self.problem)
+        if self.problem is not None or self.sensing is None or self.dictionary is None:
+            raise click.UsageError(
+                "give --problem (cuista gen-problem --task cs makes one), or --sensing and --dict in its place"
+            )
+        return Sensing(load_array(self.sensing, "Phi", "phi", "A"), Dictionary.load_atoms(self.dictionary))
+
+
 @click.command("train", cls=Command)
 @click.argument("patches", type=common.INPUT_FILE)
-@click.option("--problem", "problem_file", type=common.INPUT_FILE, required=True, help="File of gen-problem --task cs.")
+@common.bundled(
+    "measured",
+    Measured,
+    click.option("--problem", type=common.INPUT_FILE, help="File of gen-problem --task cs."),
+    click.option("--sensing", type=common.INPUT_FILE, help="Instead of --problem: file of Φ (key Phi or A)."),
+    click.option("--dict", "dictionary", type=common.INPUT_FILE, help="Instead of --problem: file of the dictionary."),
+)
 @network_options("cs", "alista")
 @network_recipe_options(
     CompressiveSensing,
@@ -32,15 +60,16 @@ USELESS_DB = -0.1
     validation="Validation patches. [fast: 4000; paper: 1000]",
 )
 @run_options
-def command(patches: Path, problem_file: Path, network: DenseNetwork, recipe: Any, run: Run) -> None:
+def command(patches: Path, measured: Measured, network: DenseNetwork, recipe: Any, run: Run) -> None:
     """Train a network to recover the blocks of pictures from their measurements.
 
     PATCHES is a file that cuista prepare-images --patches has written. Networks with learned matrices also learn the
-    dictionary with which the last layer's code becomes a block. Options marked fast or paper belong to that recipe.
+    dictionary with which the last layer's code becomes a block. Φ and the dictionary come from a --problem, or from
+    --sensing and --dict, as in the original. Options marked fast or paper belong to that recipe.
     """
     network.check()
     recipe = network.suiting(recipe, CompressiveSensing)
-    sensing, task, begun = Sensing.load(problem_file), CompressiveSensing(patches), run.begun(Reconstructor)
+    sensing, task, begun = measured.load(), CompressiveSensing(patches), run.begun(Reconstructor)
     check_patches(task.training, sensing)
     form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
     form = {name: value for name, value in form.items() if value is not None}

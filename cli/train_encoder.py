@@ -10,7 +10,7 @@ from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, recipe_option, recipe_options, run_options
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import IN_ENCODERS, NOT_IN_ENCODERS, Command
 
 from cuista.networks.encoder import LOSSES
 from cuista.storage import load_array
@@ -25,7 +25,7 @@ _START = (
 )
 
 
-@click.command("train", cls=Command, renamed={"--encoder_lr": "--learning-rate", "-elr": "--learning-rate"})
+@click.command("train", cls=Command, ignored=NOT_IN_ENCODERS, renamed=IN_ENCODERS)
 @problem_argument
 @common.bundled(
     "encoder",

@@ -10,7 +10,7 @@ from cuista.cli import common
 from cuista.cli.problems import Asked, problem_argument
 from cuista.cli.routing import JOINT
 from cuista.cli.running import Run, recipe_option, recipe_options, resumable, run_options, show
-from cuista.cli.spellings import IN_FILES, Command
+from cuista.cli.spellings import IN_FILES, IN_ROBUST, Command
 from cuista.cli.train_sc import DenseNetwork, network_options
 
 from cuista.data.problem import Problem
@@ -22,7 +22,7 @@ from cuista.tasks.sparse_coding import Model
 from cuista.training import checkpoint_path
 
 
-@click.command("train", cls=Command, ignored=IN_FILES)
+@click.command("train", cls=Command, ignored=IN_FILES, renamed=IN_ROBUST, prefix="robust_")
 @problem_argument
 @click.option("--encoder", metavar="FILE|exact", help="Encoder file, or exact for the closed form.")
 @click.option("--decoder", "decoder_file", type=common.INPUT_FILE, help="Trained network. [trained here on PROBLEM]")

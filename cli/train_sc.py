@@ -14,6 +14,7 @@ from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import Command
 
 from cuista.data.problem import Problem
+from cuista.errors import InputError
 from cuista.networks import NETWORKS
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training.task import Task
@@ -64,13 +65,24 @@ class DenseNetwork:
             )
         return None
 
-    def model(self, problem: Problem, recipe: Any, begun: Model | None, run: Run) -> Model:
-        """The untrained model. Its weight is the given one, the interrupted run's, or one computed now."""
+    def model(self, problem: Problem, recipe: Any, begun: Model | None, run: Run, *, drawn: bool = False) -> Model:
+        """The untrained model. Its weight is the given one, the interrupted run's, or one computed now.
+
+        `drawn` says that the problem's matrix was drawn because no file was given.
+        """
         net = self.net or "alista"
         options: dict[str, Any] = {"layers": self.layers or 16, "untied": self.untied, "ops": run.ops}
         options |= {"percent": self.percent, "max_percent": self.max_percent}
         if self.weight_file is not None:
-            weight = Weight.load(self.weight_file, problem.A)
+            try:
+                weight = Weight.load(self.weight_file, problem.A)
+            except InputError as error:
+                if not drawn:
+                    raise
+                raise click.UsageError(
+                    f"-W {self.weight_file}: {error}, which was drawn at random, or give the file of the weight's own "
+                    "problem as the argument (a prob.npz of the original, for example)"
+                ) from None
         else:
             weight = analytic_weight(
                 problem, net, ridge=self.ridge, recipe=recipe, begun=begun, say=common.say, **options
@@ -119,4 +131,4 @@ def command(problem: Asked, network: DenseNetwork, recipe: Any, run: Run) -> Non
     network.check()
     recipe = network.suiting(recipe, SparseCoding)
     begun = run.begun(Model)
-    run.train(network.model(problem.load(run.seed), recipe, begun, run), recipe)
+    run.train(network.model(problem.load(run.seed), recipe, begun, run, drawn=problem.file is None), recipe)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
 import pytest
+from cuista.cli import cli
+from PIL import Image
 from scipy.signal import correlate2d
 
 import cuista
@@ -267,3 +272,158 @@ def test_a_sensing_matrix_for_the_original_leaves_out_the_means(run):
     alista = Reconstructor.new(sensing, layers=2)
     with pytest.raises(InputError, match=r"variables of alista in this task; expected one of lista \(LISTA_cs\)"):
         original.write_model(alista)
+
+
+# -- command lines ----------------------------------------------------------------------------------------------------
+
+# The options that most of its lines have.
+PROBLEM = "--M 250 --N 500 --pnz 0.1 --SNR inf --con_num 0 --column_normalized True"
+DEFINED = {"m": 250, "n": 500, "pnz": "0.1", "snr": np.inf, "con_num": 0, "normalize": True}
+CPSS = f"--task_type sc -g 0 {PROBLEM} --net LISTA_cpss -T 16 -p 1.2 -maxp 13 --scope LISTA_cpss --exp_id 0"
+TILISTA = f"--task_type sc -g 0 {PROBLEM} --net TiLISTA -T 16 -p 1.2 -maxp 13 --scope TiLISTA --exp_id 0"
+ALISTA = f"--task_type sc -g 0 {PROBLEM} --net ALISTA -T 16 -p 1.2 -maxp 13 -W ./data/W.npy --better_wait 2000 "
+ALISTA += "--scope ALISTA --exp_id 0"
+ENCODER = f"--task_type encoder -g 0 {PROBLEM} --net AtoW_grad --eT 4 --Binit default --eta 1e-3 --loss rel2 --Abs 16 "
+ENCODER += "--encoder_psigma 1e-2 --encoder_pre_lr 1e-4 --scope AtoW --exp_id 0"
+ROBUST = f"--task_type robust -g 0 {PROBLEM} --net robust_ALISTA --eT 4 --Binit default --eta 1e-3 --loss rel2 "
+ROBUST += "--encoder_scope AtoW --encoder_psigma 1e-2 --encoder_pre_lr 1e-4 --encoder_id 0 --dT 16 --lam 0.4 -p 1.2 "
+ROBUST += "-maxp 13 -W .data/W.npy --decoder_scope ALISTA --decoder_id 0 --psigma_max 2e-2 --psteps 5 --msigma 0.0 "
+ROBUST += "--encoder_lr 1e-9 --decoder_lr 1e-4 --Abs 4 --xbs 16 --maxit 50000 --exp_id 0"
+AUGMENTED = f"--task_type robust -g 0 {PROBLEM} --net TiLISTA -T 16 --lam 0.4 -p 1.2 -maxp 13 --psigma_max 2e-2 "
+AUGMENTED += "--psteps 5 --msigma 0.0 --decoder_lr 1e-4 --Abs 4 --xbs 16 --maxit 50000 --scope TiLISTA --exp_id 0"
+DENOISE = "--task_type denoise -g 0 --net TiLISTA -T 5 --lam 0.1 --conv_alpha 0.1 --sigma 20 --height_crop 321 "
+DENOISE += "--width_crop 321 --num_epochs -1 --tbs 4 --vbs 16 --data_folder data/denoise_tfrecords --train_file "
+DENOISE += "training_tfrecords_filename --val_file validation_tfrecords_filename"
+SELECTED = {"layers": 16, "percent": 1.2, "max_percent": 13}
+UNDER_PERTURBATION = {"psigma_max": 0.02, "psteps": 5, "msigma": 0, "matrices": 4, "batch": 16, "max_steps": 50_000}
+
+
+@dataclass
+class Line:
+    """A published command line, what is understood of it, and what it does with small numbers.
+
+    `small` replaces and adds options so that the line takes no time; `more` are the words that cuista needs besides.
+    The line says `said`, and fails if `refused` is not 0.
+    """
+
+    command: str
+    text: str
+    said: str
+    parsed: dict[str, Any] = field(default_factory=dict)
+    small: dict[str, str] = field(default_factory=dict)
+    more: str = ""
+    refused: int = 0
+
+
+SMALL = {"--M": "20", "--N": "40", "-T": "2", "--eT": "2", "--dT": "2", "--psteps": "2", "--maxit": "2"}
+MISSING = "give the MODEL to test: a file of cuista train"
+LINES = [
+    Line("gen-problem", PROBLEM.replace("con_num 0", "con_num 0.0"), "Wrote problem.h5: 20×40", DEFINED),
+    Line("train", CPSS, "Wrote LISTA_cpss_0.h5", {**SELECTED, "net": "lista-cpss", "out": "LISTA_cpss_0.h5"}),
+    Line("test", f"{CPSS} -t", "Note: the model is LISTA_cpss_0.h5", {"snr": np.inf, "pnz": "0.1"}),
+    Line("train", TILISTA, "Wrote TiLISTA_0.h5", {**SELECTED, "net": "tilista"}),
+    Line("test", f"{TILISTA} -t", "Note: the model is TiLISTA_0.h5"),
+    Line(
+        "train",
+        ALISTA,
+        "Wrote ALISTA_0.h5",
+        {**DEFINED, **SELECTED, "net": "alista", "weight_file": "data/W.npy", "better_wait": 2000, "name": "paper"},
+    ),
+    Line("test", f"{ALISTA} -t", "Note: the model is ALISTA_0.h5"),
+    Line(
+        "train",
+        ENCODER,
+        "Wrote AtoW_0.h5",
+        {"layers": 4, "start": "default", "eta": 1e-3, "loss": "rel2", "batch": 16, "sigma": 0.01},
+    ),
+    Line(
+        "train",
+        ROBUST,
+        "Note: --encoder is AtoW_0.h5, after --encoder_scope and --encoder_id.",
+        {**UNDER_PERTURBATION, "encoder_rate": 1e-9, "learning_rate": 1e-4, "layers": 16, "name": "paper"},
+    ),
+    Line("test", f"{ROBUST} -t", MISSING, refused=2),
+    Line("test", f"{ROBUST} -t", "give a test set with --perturbed", more="model.h5", refused=2),
+    Line("test", f"{ROBUST} -t", "The NMSE is the mean over 1 matrices", more="model.h5 --perturbed perturbed.h5"),
+    Line(
+        "train",
+        AUGMENTED,
+        "Wrote robust_TiLISTA_0.h5",
+        {**UNDER_PERTURBATION, **SELECTED, "net": "tilista", "learning_rate": 1e-4},
+    ),
+    Line("test", f"{AUGMENTED} -t", "Note: the model is robust_TiLISTA_0.h5", more="--perturbed perturbed.h5"),
+    Line(
+        "prepare-images",
+        "--task_type denoise --dataset_dir /path/to/your/train/folder --out_dir path/to/the/folder/to/store/tfrecords "
+        "--out_file train.tfrecords --suffix jpg",
+        "Wrote images.h5: pictures",
+        {"folder": "/path/to/your/train/folder"},
+        {"--dataset_dir": "pictures"},
+    ),
+    Line(
+        "gen-problem --task denoise",
+        "--conv_d 3 --conv_m 100 --conv_lam 0.05 --load_dict ./data/D3_M100_lam0.05.mat",
+        "Note: --size and --filters are ignored: the filters in data/D.mat have their own.",
+        {"size": (3, 3), "filters": 100, "load_dict": "data/D3_M100_lam0.05.mat"},
+        {"--load_dict": "data/D.mat"},
+    ),
+    Line("train", DENOISE, "Missing argument 'IMAGES'", refused=2),
+    Line("train", DENOISE, "needs a dictionary: give --dict FILE", more="images.h5 -o denoiser.h5", refused=2),
+    Line(
+        "train",
+        DENOISE,
+        "Wrote denoiser.h5",
+        {"net": "conv-tilista", "sigma": 20, "crop": 321, "layers": 5, "batch": 4, "validation_batch": 16},
+        {"--height_crop": "12", "--vbs": "2", "--maxit": "2"},
+        "images.h5 --dict dictionary.h5 -o denoiser.h5",
+    ),
+    Line("test", f"{DENOISE} -t", MISSING, refused=2),
+    Line("test", f"{DENOISE} -t", "conv-tilista dB", {"sigma": 20}, more="denoiser.h5 --images images.h5"),
+]
+
+
+def parsed(words):
+    """The parameters that a command takes from these words."""
+    name, *words = words
+    context = cli.commands[name].make_context(name, words)
+    return {name: str(value) if hasattr(value, "suffix") else value for name, value in context.params.items()}
+
+
+def shortened(words, small):
+    """The words with other values of these options, if they have them."""
+    return [small.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+
+
+def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run, quick_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr("cuista.tasks.robust.FastRecipe", lambda: quick_recipe)
+    for name in ("pictures", "data"):
+        (tmp_path / name).mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 30), np.uint8)
+        Image.fromarray(pixels).save(f"pictures/{number}.png")
+    cuista.storage.save_arrays("data/D.mat", {"D": random_dictionary((3, 3), 6)})
+    for line in LINES:
+        words = [*line.command.split(), *line.text.split(), *line.more.split()]
+        if line.parsed:
+            found = parsed(words)
+            assert {name: found[name] for name in line.parsed} == line.parsed, line
+        words = shortened(words, {**SMALL, **line.small})
+        takes_steps = words[0] == "train" and "--maxit" not in words
+        words += ["--maxit", "2"] if takes_steps else []
+        words += ["--batch", "4", "--validation-batch", "8"] * (takes_steps and "--task_type sc" in line.text)
+        out = run(*words, fails=line.refused)
+        assert line.said in out + run.errors, line
+        assert "No such option" not in run.errors
+        if line.refused:
+            assert run.errors.rstrip().splitlines()[-1].startswith("Error: ")
+        if line.command == "gen-problem":
+            run("solve-w", "problem.h5", "-o", "data/weight.h5")
+            run("convert", "data/weight.h5", "data/W.npy")
+            made = ("--sigma", 0.01, "--count", 1, "--samples", 5)
+            run("gen-problem", "--perturbed", "--problem", "problem.h5", *made)
+    model = cuista.RobustModel.load("model.h5")
+    assert model.training["recipe"] == "paper"
+    assert model.origin["decoder"] == cuista.RobustModel.new(cuista.Model.load("ALISTA_0.h5")).origin["decoder"]
+    assert Denoiser.load("denoiser.h5").weight.dictionary.filters == 6
+    assert cuista.Model.load("ALISTA_0.h5").weight.report.method == "imported"
+    assert cuista.EncoderModel.load("AtoW_0.h5").training["learning_rate"] == 1e-6

@@ -837,7 +837,7 @@ def test_the_originals_command_for_joint_training_carries_over_but_for_the_files
     assert "robust_ALISTA is trained together with its encoder: give --encoder exact" in files.errors
     words += " -W W.npy -p 1.2 -maxp 13"
     files("train", *words.split(), "--encoder", "encoder.h5", "--decoder", "alista.h5", "-o", "r.h5")
-    assert "Note: -W and -p and --max-percent are ignored: the file of --decoder defines them" in files.errors
+    assert "Note: -W and -T and -p and --max-percent are ignored: the file of --decoder defines them" in files.errors
     training = cuista.RobustModel.load("r.h5").training
     assert (training["recipe"], training["encoder_rate"], training["learning_rate"]) == ("paper", 1e-9, 1e-4)
 
