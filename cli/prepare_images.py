@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.spellings import NOT_IN_PICTURES, Command
+from cuista.cli.spellings import IN_PREPARATION, Command
 
 from cuista.data.images import prepare_images
 
@@ -25,7 +25,7 @@ def parse_split(value: str) -> tuple[int, ...]:
     return numbers
 
 
-@click.command("prepare-images", cls=Command, ignored=NOT_IN_PICTURES)
+@click.command("prepare-images", cls=Command, ignored=IN_PREPARATION)
 @click.argument("folder", type=common.INPUT_FILE)
 @click.option(
     "--split",

@@ -82,6 +82,12 @@ READ = {
     "--decoder": (("--decoder_scope", "-dscope"), ("--decoder_id", "-did")),
 }
 
+# Options of the original that become one of two flags here, depending on their value.
+SWITCHES = {
+    option: {"true": "--normalize", "1": "--normalize", "false": "--no-normalize", "0": "--no-normalize"}
+    for option in ("--col_normalized", "--column_normalized", "-CN")
+}
+
 # What some options mean in the command of one task only.
 IN_DICTIONARIES = {"-ld": "--load-dict"}
 IN_DENOISING = {"-sigma": "--sigma"}
@@ -99,8 +105,11 @@ IN_FILES = _by_spelling(
 NOT_IN_ENCODERS = _by_spelling(
     {"not used in --task encoder": "--tbs -tbs --init_lr -lr --lr_decay -ld --decay_rate -dr"}
 )
-NOT_IN_DICTIONARIES = _by_spelling({"a dictionary has no such law": "--pnz -P --SNR -S --con_num -C"})
-NOT_IN_PICTURES = {"--sensing": "patches are measured when a network is trained"}
+NOT_FOR_PICTURES = _by_spelling(
+    {"not used for pictures": "--M -M --N -N --pnz -P --SNR -S --con_num -C --col_normalized --column_normalized -CN"}
+)
+NOT_IN_DICTIONARIES = {option: reason for option, reason in NOT_FOR_PICTURES.items() if option not in SWITCHES}
+IN_PREPARATION = {"--sensing": "patches are measured when a network is trained"}
 IN_MODEL = _by_spelling(
     {
         "the model file has its own": "--pnz -P --supp_prob -supp_prob --SNR -S --M -M --m --N -N --n --con_num -C "
@@ -113,12 +122,6 @@ IN_MODEL = _by_spelling(
         "--decoder_lr -dlr --encoder_psigma -eps --height_crop -hc",
     }
 )
-
-# Options of the original that become one of two flags here, depending on their value.
-SWITCHES = {
-    option: {"true": "--normalize", "1": "--normalize", "false": "--no-normalize", "0": "--no-normalize"}
-    for option in ("--col_normalized", "--column_normalized", "-CN")
-}
 
 # Options with a value that have no meaning here, and why: a note on stderr names them, and they are left out.
 IGNORED = _by_spelling(
@@ -144,6 +147,7 @@ IGNORED = _by_spelling(
         "give the file of cuista prepare-images as the argument": "--data_folder -df --train_file -tf --val_file -vf",
         "give the file of cuista prepare-images with --images": "--test_dir -td",
         "blocks have the size of the dictionary's atoms": "--F -F",
+        "the dictionary file has its own filters": "--conv_d -cd --conv_m -cm",
         "Φ decides the rate, or --rate, as a fraction": "--sample_rate -sr",
         "the weight of Σ|x| in the loss is the published 0.2": "--lasso_lam -llam",
         "no network uses it": "--column -col",
@@ -155,7 +159,7 @@ IGNORED = _by_spelling(
 )
 
 # The same for flags, which have no value.
-IGNORED_FLAGS = {"-u": "used by networks with learned matrices only", "-c": "used by networks with thresholds only"}
+IGNORED_FLAGS = {"-u": "used by networks with learned matrices only", "-c": "used by networks for a matrix only"}
 FLAGS = {*IGNORED_FLAGS, "--untied", "--coord"}
 
 # The original's option for what is the argument here.

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from cuista.cli import common
 from cuista.cli.running import Run, network_recipe_options, run_options
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import NOT_FOR_PICTURES, Command
 from cuista.cli.train_sc import DenseNetwork, network_options
 
 from cuista.data.dictionary import Dictionary
@@ -41,7 +41,7 @@ class Measured:
         return Sensing(load_array(self.sensing, "Phi", "phi", "A"), Dictionary.load_atoms(self.dictionary))
 
 
-@click.command("train", cls=Command)
+@click.command("train", cls=Command, ignored=NOT_FOR_PICTURES)
 @click.argument("patches", type=common.INPUT_FILE)
 @common.bundled(
     "measured",

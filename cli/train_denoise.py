@@ -10,7 +10,7 @@ import click
 from cuista.cli import common
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
-from cuista.cli.spellings import IN_DENOISING, Command
+from cuista.cli.spellings import IN_DENOISING, NOT_FOR_PICTURES, Command
 
 from cuista.data.dictionary import Dictionary
 from cuista.networks import CONV_NETWORKS
@@ -51,7 +51,7 @@ class WeightSource:
         return dictionary
 
 
-@click.command("train", cls=Command, renamed=IN_DENOISING)
+@click.command("train", cls=Command, ignored=NOT_FOR_PICTURES, renamed=IN_DENOISING)
 @click.argument("images", type=common.INPUT_FILE)
 @net_option("denoise", "conv-alista")
 @common.bundled(

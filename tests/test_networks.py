@@ -119,7 +119,7 @@ def formula(net, y):
             x = soft(x + p["step_size"][t] * W.T @ (y - A @ x), theta, net.support[t])
         elif net.name == "lamp":
             v = y - A @ x + N / M * np.mean(x != 0) * v
-            x = soft(x + matrix @ v, max(theta * np.linalg.norm(v) / np.sqrt(M), 0), 0)
+            x = soft(x + matrix @ v, np.maximum(theta * np.linalg.norm(v) / np.sqrt(M), 0), 0)
         elif net.name == "alista-at":
             x = soft(x + p["step_size"][t] * W.T @ r, theta / (np.abs(x) / 0.1 + 1), net.support[t])
         elif net.name == "alista-ebt":
@@ -304,7 +304,7 @@ def test_parameters_have_the_shapes_that_are_said(variant):
 
 
 def test_a_variant_that_does_not_exist_is_refused():
-    for name, option in (("alista", "untied"), ("tilista", "untied"), ("lamp", "per_coordinate")):
+    for name, option in (("alista", "untied"), ("tilista", "untied"), ("alista-ebt", "per_coordinate")):
         with pytest.raises(InputError, match="leave"):
             make(name, **{option: True})
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from cuista.cli import cli
@@ -210,6 +212,47 @@ def test_a_convolutional_problem_of_the_original_goes_both_ways(run):
             assert (again["fh"], again["fw"], again["fn"]) == (3, 2, 4)
 
 
+# -- sparse coding ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_a_lamp_of_the_original_may_have_thresholds_for_each_coordinate(run, small_problem, rng, untied):
+    small_problem.save("problem.h5")
+    A, (M, N) = small_problem.A, small_problem.A.shape
+    B = [(0.2 * A.T + 0.02 * rng.standard_normal((N, M))).astype(np.float32) for _ in range(1 + untied)]
+    lam = [rng.uniform(-0.1, 1, (N, 1)).astype(np.float32) for _ in range(2)]
+    variables = dict(zip(["L/B_1:0", "L/B_2:0"] if untied else ["L/B:0"], B, strict=True))
+    variables |= {"L/lam_1:0": lam[0], "L/lam_2:0": lam[1]}
+    np.savez("LAMP.npz", **variables, **STATE)
+    run("convert", "LAMP.npz", "model.h5", "--problem", "problem.h5", "--net", "LAMP")
+    model = cuista.Model.load("model.h5")
+    _, y = small_problem.sample(6)
+    x, v = np.zeros((N, 6)), np.zeros((M, 6))
+    for matrix, factor in zip(B if untied else B * 2, lam, strict=True):
+        v = y.T - A @ x + N / M * (x != 0).mean(axis=0) * v
+        x = soft(x + matrix @ v, np.maximum(factor * np.linalg.norm(v, axis=0) / np.sqrt(M), 0))
+    np.testing.assert_allclose(model.recover(y), x.T, atol=1e-5)
+    run("convert", "model.h5", "again.npz", "--scope", "L")
+    with np.load("again.npz") as again:
+        assert set(again) == set(variables)
+        for name, value in variables.items():
+            np.testing.assert_array_equal(again[name], value)
+
+
+def test_perturbed_matrices_are_named_and_shaped_as_the_original_reads_them(run):
+    run("gen-problem", "--m", 6, "--n", 9)
+    levels = [0.0, 0.00005, 0.005, 0.01, 0.025]
+    words = [word for level in levels for word in ("--sigma", level)]
+    run("gen-problem", "--perturbed", "--problem", "problem.h5", *words, "--count", 3, "--samples", 4)
+    run("convert", "perturbed.h5", "robust_test_A.npz")
+    with np.load("robust_test_A.npz") as test_As:
+        # The original finds the matrices of a level by str() of the number, and feeds them one by one.
+        found = sorted(float(key) for key in test_As)
+        assert found == levels
+        for sigma in found:
+            assert [A.shape for A in test_As[str(sigma)]] == [(6, 9)] * 3
+
+
 # -- compressive sensing ----------------------------------------------------------------------------------------------
 
 
@@ -315,6 +358,7 @@ class Line:
     refused: int = 0
 
 
+TASK_NAMES = ("sc", "denoise", "cs", "encoder", "robust")
 SMALL = {"--M": "20", "--N": "40", "-T": "2", "--eT": "2", "--dT": "2", "--psteps": "2", "--maxit": "2"}
 MISSING = "give the MODEL to test: a file of cuista train"
 LINES = [
@@ -427,3 +471,148 @@ def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run
     assert Denoiser.load("denoiser.h5").weight.dictionary.filters == 6
     assert cuista.Model.load("ALISTA_0.h5").weight.report.method == "imported"
     assert cuista.EncoderModel.load("AtoW_0.h5").training["learning_rate"] == 1e-6
+
+
+# All options of the original's four programs, with a value that each can have.
+PROBLEM_OPTIONS = {"-M": 20, "--M": 20, "-N": 40, "--N": 40, "-P": 0.1, "--pnz": 0.1, "-S": "inf", "--SNR": "inf"}
+PROBLEM_OPTIONS |= {"-C": 0, "--con_num": 0, "-CN": "True", "--col_normalized": "True", "-ef": "e", "--exp_folder": "e"}
+FILE_OPTIONS = {"-L": 0, "--L": 0, "-pfn": "p", "--prob_file": "p"}
+CONV_OPTIONS = {"-cd": 3, "--conv_d": 3, "-cm": 10, "--conv_m": 10, "-clam": 0.05, "--conv_lam": 0.05}
+OPTIONS = {
+    "problem": {
+        **PROBLEM_OPTIONS,
+        "-L": 0,
+        "--L": 0,
+        "-lA": "A.npy",
+        "--load_A": "A.npy",
+        "-pfn": "p",
+        "--prob_file": "p",
+    },
+    "dictionary": {**PROBLEM_OPTIONS, **CONV_OPTIONS, "-L": 0, "--L": 0, "-ld": "D.mat", "--load_dict": "D.mat"},
+    "pictures": {"--task_type": "cs", "--dataset_dir": "f", "--out_dir": "d", "--out_file": "t", "--suffix": "png"},
+    "network": {**PROBLEM_OPTIONS, **CONV_OPTIONS},
+}
+OPTIONS["pictures"] |= {"--sensing": "p.npz", "--patch_size": 16, "--patches_per_img": 100}
+OPTIONS["network"] |= {
+    option: value
+    for options, value in {
+        "-T --T -eT --eT -dT --dT": 2,
+        "-p --percent -maxp --max_percent": 1.2,
+        "-l --lam -llam --lasso_lam -ca --conv_alpha": 0.2,
+        "-u --untied -c --coord": None,
+        "-W --W": "W.npy",
+        "-eta --eta": 1e-3,
+        "-Q --Q": "Q.npy",
+        "-sc --scope -escope --encoder_scope -dscope --decoder_scope": "S",
+        "-F --F -sr --sample_rate": 25,
+        "-lr --init_lr -elr --encoder_lr -eplr --encoder_pre_lr -dlr --decoder_lr": 1e-4,
+        "-tbs --tbs -vbs --vbs -Abs --Abs -xbs --xbs": 4,
+        "-fixval --fixval -col --column -np --norm_patch": "True",
+        "-supp_prob --supp_prob": 0.1,
+        "-magdist --magdist": "normal",
+        "-nmean --magnmean": 0.0,
+        "-nstd --magnstd": 1.0,
+        "-bp --magbp -bv0 --magbv0 -bv1 --magbv1": 0.5,
+        "-sigma --sigma": 20,
+        "-hc --height_crop -wc --width_crop": 32,
+        "-epoch --num_epochs": -1,
+        "-dr --decay_rate -ld --lr_decay": 0.3,
+        "-vs --val_step -mi --maxit -bw --better_wait": 10,
+        "-id --exp_id -eid --encoder_id -did --decoder_id": 0,
+        "-rf --res_folder -pf --prob_folder --prob": "f",
+        "-se --sensing -dc --dict -df --data_folder -tf --train_file -vf --val_file": "f",
+        "-xt --xtest -td --test_dir": "x.npy",
+        "-g --gpu": 0,
+        "-ps_max --psigma_max -ms --msigma -eps --encoder_psigma": 0.01,
+        "-psteps --psteps": 5,
+        "-eb --encoder_Binit": "default",
+        "-el --encoder_loss": "rel2",
+    }.items()
+    for option in options.split()
+}
+ACCEPTED = [
+    ("gen-problem", "problem", ""),
+    ("gen-problem --task_type denoise", "dictionary", ""),
+    ("prepare-images", "pictures", "folder"),
+    *[(f"{command} --task_type {task}", "network", "file") for command in ("train", "test") for task in TASK_NAMES],
+]
+
+
+def refusal(words):
+    """What a command says about words that it does not take; empty if it takes them."""
+    try:
+        parsed(words)
+    except click.UsageError as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize(("command", "program", "argument"), ACCEPTED, ids=[command for command, *_ in ACCEPTED])
+def test_every_option_of_the_original_is_understood_or_answered(command, program, argument, capsys):
+    for option, value in OPTIONS[program].items():
+        words = [*command.split(), *argument.split() * (option != "--dataset_dir"), option]
+        said = refusal(words if value is None else [*words, str(value)])
+        assert said == "" or f"and the task here is {command.split()[-1]}: leave it out" in said, option
+        if value is not None and option != "--task_type":
+            assert re.search(r"needs a value|requires an argument|and the task here is", refusal(words)), option
+    capsys.readouterr()
+
+
+def test_an_option_without_its_value_does_not_take_the_next_one(run):
+    run("gen-problem", "--m", 10, "--n", 20)
+    for words, option in (
+        (("--exp_id", "--scope", "A"), "--exp_id"),
+        (("--scope",), "--scope"),
+        (("--scope=",), "--scope"),
+        (("-g", "-T", 2), "-g"),
+        (("--column_normalized", "--lam", 1), "--column_normalized"),
+        (("--lam", "-u"), "--lam"),
+    ):
+        run("train", "problem.h5", *words, fails=2)
+        assert f"Error: {option} needs a value" in run.errors
+    run("train", "problem.h5", "-T", 1, "--num_epochs", "-1", "--max-steps", 1, "--batch", 4, "--validation-batch", 8)
+    assert "--num_epochs -1 is ignored" in run.errors
+
+
+def test_a_weight_without_its_problem_says_what_to_give(run):
+    run("gen-problem", "--m", 10, "--n", 20, "--seed", 7)
+    run("solve-w", "problem.h5")
+    run("convert", "weight.h5", "W.npy")
+    run("convert", "problem.h5", "prob.npz")
+    words = ("--M", 10, "--N", 20, "--net", "ALISTA", "-T", 1, "-W", "W.npy", "--maxit", 1)
+    run("train", *words, fails=2)
+    assert "give the file of the weight's own problem as the argument (a prob.npz of the original" in run.errors
+    run("train", "prob.npz", *words)
+    run("test", *words, fails=2)
+    assert f"Error: {MISSING}" in run.errors
+
+
+def test_a_network_for_compressive_sensing_is_trained_as_there(run, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 30), np.uint8)
+        Image.fromarray(pixels).save(f"pictures/{number}.png")
+    words = "--task_type cs --dataset_dir pictures --sensing prob.npz --patch_size 4 --patches_per_img 50 --suffix png"
+    run("prepare-images", *words.split(), "--split", "4,2,0", "-o", "patches.h5")
+    np.savez("prob.npz", A=np.random.default_rng(1).standard_normal((8, 16)) / np.sqrt(8), M=8, N=16)
+    np.save("D.npy", sensed().dictionary.atoms)
+    words = "--task_type cs -g 0 --net LISTA_cpss_cs -T 2 --lam 0.1 --lasso_lam 0.2 -p 1.2 -maxp 13 -F 16 --N 24 "
+    words += "--sample_rate 50 --sensing prob.npz --dict D.npy --data_folder data --train_file train.tfrecords "
+    words += "--val_file val.tfrecords --tbs 4 --vbs 8 --maxit 2 --scope CS --exp_id 3"
+    run("train", *words.split(), fails=2)
+    assert (
+        "--train_file train.tfrecords, --val_file val.tfrecords are ignored: give the file of cuista prepare"
+        in run.errors
+    )
+    assert "Missing argument 'PATCHES'" in run.errors
+    run("train", *words.split(), "patches.h5")
+    model = Reconstructor.load("CS_3.h5")
+    assert (model.network.name, model.training["recipe"], model.sensing.M) == ("lista-cpss", "paper", 8)
+    run("convert", "CS_3.h5", "vars.npz")
+    assert "LISTA_cpss_cs/D:0" in np.load("vars.npz")
+    run("prepare-images", "pictures", "--split", "0,0,2", "-o", "test.h5")
+    table = run("test", *words.split(), "-t", "--images", "test.h5")
+    assert "lista-cpss dB" in table
+    assert "Note: the model is CS_3.h5, after --scope and --exp_id." in run.errors
+    run("train", *words.replace("--dict D.npy", "").split(), "patches.h5", "-o", "x.h5", fails=2)
+    assert "give --problem (cuista gen-problem --task cs makes one), or --sensing and --dict in its place" in run.errors

@@ -14,7 +14,10 @@ from cuista.networks.shrinkages import NoiseScaled
 
 
 class Lamp(Network):
-    """LAMP, which learns `weight` B_t (T or 1, N, M) and `threshold` λ_t (T,), in units of σ = ‖v_t‖₂ / √M."""
+    """LAMP, which learns `weight` B_t (T or 1, N, M) and `threshold` λ_t, (T,) or (T, N).
+
+    The λ_t are in units of σ = ‖v_t‖₂ / √M.
+    """
 
     name = "lamp"
     title = "LAMP"
@@ -24,7 +27,6 @@ class Lamp(Network):
     selects = False
     step_sizes = False
     can_untie = True
-    can_coordinate = False
 
     def matrix_rate(self, nmse_db: float) -> float | tuple[float, ...]:
         # A tied B has no precursor that fits it to the layers, so it has far to go.
@@ -35,11 +37,10 @@ class Lamp(Network):
 
 
 class FixedLamp(Network):
-    """LAMP with B_t = α_t Wᵀ and the analytic W, which learns `step_size` α_t (T,) and `threshold` λ_t (T,)."""
+    """LAMP with B_t = α_t Wᵀ and the analytic W, which learns `step_size` α_t (T,) and `threshold` λ_t as LAMP does."""
 
     name = "lamp-fixed-weight"
     title = "LAMP with a fixed weight"
     coupling = FixedOnsager
     shrinkage = NoiseScaled
     selects = False
-    can_coordinate = False

@@ -106,7 +106,10 @@ class ErrorBased(Soft):
 
 
 class NoiseScaled(Soft):
-    """A threshold for each sample in units of the residual's standard deviation: τ = max(θ σ, 0), σ = ‖r‖₂ / √M."""
+    """A threshold in units of each residual's standard deviation: τ = max(θ σ, 0), σ = ‖r‖₂ / √M.
+
+    It is one for each sample, or one for each entry if there is a θ for each coordinate.
+    """
 
     def start(self, scale: float) -> float:
         return LAM
@@ -120,7 +123,9 @@ class NoiseScaled(Soft):
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
             # ∂σ/∂r = r / (M σ), or 0 where r = 0.
             d_tau = xp.where(theta * sigma > 0, d_tau, xp.zeros_like(d_tau))
-            factor = theta * d_tau / xp.where(sigma > 0, M * sigma, xp.ones_like(sigma))
-            return xp.sum(d_tau * sigma), None, None, factor.astype(r.dtype) * r
+            d_sigma = xp.sum(theta * d_tau, axis=1, keepdims=True)
+            factor = d_sigma / xp.where(sigma > 0, M * sigma, xp.ones_like(sigma))
+            d_theta = xp.sum(d_tau * sigma, axis=0 if getattr(theta, "ndim", 0) else None)
+            return d_theta, None, None, factor.astype(r.dtype) * r
 
         return xp.maximum(theta * sigma, 0), backprop
