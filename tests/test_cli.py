@@ -147,61 +147,6 @@ def test_an_option_of_the_paper_recipe_asks_for_it(run, problem):
     run(*words, "--recipe", "fast", "--better-wait", 10, fails=2)
 
 
-def test_a_published_command_line_carries_over(run):
-    run(
-        *[
-            "gen-problem",
-            "--M",
-            "20",
-            "--N",
-            "40",
-            "--pnz",
-            "0.1",
-            "--SNR",
-            "inf",
-            "--con_num",
-            "0.0",
-            "--column_normalized",
-            "True",
-        ]
-    )
-    run("solve-w", "problem.h5")
-    run("convert", "weight.h5", "W.npy")
-    published = (
-        "train --task_type sc -g 0 --M 20 --N 40 --pnz 0.1 --SNR inf --con_num 0 --column_normalized True "
-        "--net ALISTA -T 2 -p 1.2 -maxp 13 -W W.npy --better_wait 20 --scope ALISTA --exp_id 0 "
-        "--maxit 20 --init_lr 5e-4 --lr_decay 0.2,0.02 --tbs 16 --vbs 50"
-    )
-    run(*published.split())
-    assert "Note: the output is ALISTA_0.h5, after --scope and --exp_id" in run.errors
-    assert "Note: the original's recipe is used, because of --better_wait, --maxit" in run.errors
-    training = cuista.Model.load("ALISTA_0.h5").training
-    assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
-    assert training["recipe"] == "paper"
-    run(*published.replace("--exp_id 0", "--exp_id 1").split())
-    run(*published.replace("--scope ALISTA", "").split(), "-mi", 1)
-    assert "Note: --exp_id 0 is ignored without --scope: name the output with -o" in run.errors
-    run(*published.split(), "--recipe", "fast", "--force", fails=2)
-    assert "only the paper recipe has it" in run.errors
-    run(*published.split(), "-t", "--force", fails=2)
-    assert "cuista test" in run.errors
-    run(*published.replace("task_type sc", "task_type cs").split(), "--force", fails=2)
-    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "-o", "model.h5", "--force")
-    run("convert", "model.h5", "vars.npz")
-    assert "LISTA_cpss/W_1:0" in np.load("vars.npz")
-    assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
-    run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
-    assert "atow is for --task encoder" in run.errors
-    np.save("A.npy", cuista.random_matrix(6, 9))
-    run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
-    assert not cuista.Problem.load("q.h5").normalized
-    run("gen-problem", "--load_A", "A.npy", "--M", 7, "--N", 9, "-o", "r.h5")
-    assert "Note: --m 7 is ignored: the matrix in A.npy is 6×9" in run.errors
-    run("convert", "r.h5", "prob.npz")
-    run("train", "prob.npz", "-T", 2, "--max-steps", 5, "-o", "from-npz.h5")
-    assert "Reading prob.npz as a problem of the original code" in run.errors
-
-
 def test_problem_options_must_agree_with_the_problem_file(run, problem):
     run("train", problem, "--M", 21, fails=1)
     assert "--m is 21, but problem.h5 has 20" in run.errors

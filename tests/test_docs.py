@@ -18,6 +18,7 @@ from PIL import Image
 import cuista
 from cuista.networks import CONV_NETWORKS, NETWORKS
 
+OF_TASKS = {**IN_DICTIONARIES, **IN_DENOISING, **IN_ENCODERS, **IN_ROBUST}
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -129,12 +130,12 @@ def test_every_room_of_the_house_stands_on_the_page_that_describes_it():
 
 
 def test_every_spelling_of_the_original_stands_in_its_page():
-    for name in (*RENAMED, *SWITCHES, *IGNORED, *IGNORED_FLAGS, *TASKS, *TESTING):
+    for name in (*RENAMED, *OF_TASKS, *SWITCHES, *IGNORED, *IGNORED_FLAGS, *TASKS, *TESTING):
         assert f"`{name}`" in ORIGINAL, name
 
 
 def test_every_spelling_leads_to_an_option_that_exists():
-    assert set(RENAMED.values()) <= options(*(command for _, command in all_commands()))
+    assert {*RENAMED.values(), *OF_TASKS.values()} <= options(*(command for _, command in all_commands()))
 
 
 # -- what the pages show --------------------------------------------------------------------------------------------

@@ -346,7 +346,7 @@ class Line:
     """A published command line, what is understood of it, and what it does with small numbers.
 
     `small` replaces and adds options so that the line takes no time; `more` are the words that cuista needs besides.
-    The line says `said`, and fails if `refused` is not 0.
+    The line says `said` and `also`, and fails if `refused` is not 0.
     """
 
     command: str
@@ -356,6 +356,7 @@ class Line:
     small: dict[str, str] = field(default_factory=dict)
     more: str = ""
     refused: int = 0
+    also: str = ""
 
 
 TASK_NAMES = ("sc", "denoise", "cs", "encoder", "robust")
@@ -374,17 +375,22 @@ LINES = [
         {**DEFINED, **SELECTED, "net": "alista", "weight_file": "data/W.npy", "better_wait": 2000, "name": "paper"},
     ),
     Line("test", f"{ALISTA} -t", "Note: the model is ALISTA_0.h5"),
+    Line("train", ROBUST, "robust_ALISTA is trained together with its encoder: give --encoder exact", refused=2),
     Line(
         "train",
         ENCODER,
         "Wrote AtoW_0.h5",
         {"layers": 4, "start": "default", "eta": 1e-3, "loss": "rel2", "batch": 16, "sigma": 0.01},
+        also="--encoder_pre_lr 1e-4 is ignored: the original code trains its encoder at --encoder_lr",
     ),
+    Line("train", f"{ENCODER} --encoder_lr 1e-5", "Wrote e.h5", {"learning_rate": 1e-5}, more="-o e.h5"),
+    Line("test", f"{ENCODER} -t", "Note: the model is AtoW_0.h5"),
     Line(
         "train",
         ROBUST,
         "Note: --encoder is AtoW_0.h5, after --encoder_scope and --encoder_id.",
         {**UNDER_PERTURBATION, "encoder_rate": 1e-9, "learning_rate": 1e-4, "layers": 16, "name": "paper"},
+        also="Note: -W and -T and -p and --max-percent are ignored: the file of --decoder defines them",
     ),
     Line("test", f"{ROBUST} -t", MISSING, refused=2),
     Line("test", f"{ROBUST} -t", "give a test set with --perturbed", more="model.h5", refused=2),
@@ -426,6 +432,14 @@ LINES = [
 ]
 
 
+def pictures(folder):
+    """Fill a folder with twelve small pictures."""
+    folder.mkdir()
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 40), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
 def parsed(words):
     """The parameters that a command takes from these words."""
     name, *words = words
@@ -440,11 +454,8 @@ def shortened(words, small):
 
 def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run, quick_recipe, monkeypatch, tmp_path):
     monkeypatch.setattr("cuista.tasks.robust.FastRecipe", lambda: quick_recipe)
-    for name in ("pictures", "data"):
-        (tmp_path / name).mkdir()
-    for number in range(12):
-        pixels = np.random.default_rng(number).integers(0, 256, (24, 30), np.uint8)
-        Image.fromarray(pixels).save(f"pictures/{number}.png")
+    pictures(tmp_path / "pictures")
+    (tmp_path / "data").mkdir()
     cuista.storage.save_arrays("data/D.mat", {"D": random_dictionary((3, 3), 6)})
     for line in LINES:
         words = [*line.command.split(), *line.text.split(), *line.more.split()]
@@ -457,6 +468,7 @@ def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run
         words += ["--batch", "4", "--validation-batch", "8"] * (takes_steps and "--task_type sc" in line.text)
         out = run(*words, fails=line.refused)
         assert line.said in out + run.errors, line
+        assert line.also in run.errors, line
         assert "No such option" not in run.errors
         if line.refused:
             assert run.errors.rstrip().splitlines()[-1].startswith("Error: ")
@@ -471,6 +483,63 @@ def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run
     assert Denoiser.load("denoiser.h5").weight.dictionary.filters == 6
     assert cuista.Model.load("ALISTA_0.h5").weight.report.method == "imported"
     assert cuista.EncoderModel.load("AtoW_0.h5").training["learning_rate"] == 1e-6
+
+
+def test_a_published_command_line_may_be_varied(run):
+    run("gen-problem", "--M", 20, "--N", 40)
+    run("solve-w", "problem.h5")
+    run("convert", "weight.h5", "W.npy")
+    published = (
+        "train --task_type sc -g 0 --M 20 --N 40 --pnz 0.1 --SNR inf --con_num 0 --column_normalized True "
+        "--net ALISTA -T 2 -p 1.2 -maxp 13 -W W.npy --better_wait 20 --scope ALISTA --exp_id 0 "
+        "--maxit 20 --init_lr 5e-4 --lr_decay 0.2,0.02 --tbs 16 --vbs 50"
+    )
+    run(*published.split())
+    assert "Note: the output is ALISTA_0.h5, after --scope and --exp_id" in run.errors
+    assert "Note: the original's recipe is used, because of --better_wait, --maxit" in run.errors
+    training = cuista.Model.load("ALISTA_0.h5").training
+    assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
+    assert training["recipe"] == "paper"
+    run(*published.replace("--exp_id 0", "--exp_id 1").split())
+    run(*published.replace("--scope ALISTA", "").split(), "-mi", 1)
+    assert "Note: --exp_id 0 is ignored without --scope: name the output with -o" in run.errors
+    run(*published.split(), "--recipe", "fast", "--force", fails=2)
+    assert "only the paper recipe has it" in run.errors
+    run(*published.split(), "-t", "--force", fails=2)
+    assert "cuista test" in run.errors
+    run(*published.replace("task_type sc", "task_type cs").split(), "--force", fails=2)
+    run(*published.replace("--net ALISTA", "--net LISTA_cpss -u").split(), "-o", "model.h5", "--force")
+    run("convert", "model.h5", "vars.npz")
+    assert "LISTA_cpss/W_1:0" in np.load("vars.npz")
+    assert cuista.Model.load("model.h5").network.parameters["weight"].shape == (2, 40, 20)
+    run(*published.replace("--net ALISTA", "--net AtoW").split(), "--force", fails=2)
+    assert "atow is for --task encoder" in run.errors
+    np.save("A.npy", cuista.random_matrix(6, 9))
+    run("gen-problem", "--load_A", "A.npy", "--col_normalized=False", "-o", "q.h5")
+    assert not cuista.Problem.load("q.h5").normalized
+    run("gen-problem", "--load_A", "A.npy", "--M", 7, "--N", 9, "-o", "r.h5")
+    assert "Note: --m 7 is ignored: the matrix in A.npy is 6×9" in run.errors
+    run("convert", "r.h5", "prob.npz")
+    run("train", "prob.npz", "-T", 2, "--max-steps", 5, "-o", "from-npz.h5")
+    assert "Reading prob.npz as a problem of the original code" in run.errors
+
+
+def test_networks_for_pictures_have_the_originals_names_too(run, tmp_path):
+    pictures(tmp_path / "pictures")
+    run("prepare-images", "--dataset_dir", "pictures", "--out_dir", ".", "--suffix", "png", "--split", "6,2,2")
+    assert "--suffix png is ignored: pictures of all formats that can be read are taken" in run.errors
+    run("gen-problem", "--task", "denoise", "--conv_d", 3, "--conv_m", 8, "--conv_lam", 0.1)
+    assert "Wrote dictionary.h5: 8 filters of 3×3" in run.errors
+    words = "train --task_type denoise images.h5 --dict dictionary.h5 --ridge 0 --conv_lam 0.1 --conv_alpha 0.1 "
+    words += (
+        "--height_crop 24 --width_crop 24 --num_epochs -1 --data_folder data --train_file a --val_file b --maxit 2 "
+    )
+    words += "--tbs 2 --vbs 2 --layers 2 --scope S"
+    for name, net in (("TiLISTA", "conv-tilista"), ("ALISTA_conv", "conv-alista"), ("LISTA_cp_conv", "conv-lista-cp")):
+        run(*words.split(), "--net", name, "--exp_id", name)
+        assert "crops are square, with the side --crop" in run.errors
+        model = Denoiser.load(f"S_{name}.h5")
+        assert (model.network.name, model.training["recipe"], model.training["crop"]) == (net, "paper", 24)
 
 
 # All options of the original's four programs, with a value that each can have.
@@ -588,12 +657,9 @@ def test_a_weight_without_its_problem_says_what_to_give(run):
 
 
 def test_a_network_for_compressive_sensing_is_trained_as_there(run, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    for number in range(6):
-        pixels = np.random.default_rng(number).integers(0, 256, (24, 30), np.uint8)
-        Image.fromarray(pixels).save(f"pictures/{number}.png")
+    pictures(tmp_path / "pictures")
     words = "--task_type cs --dataset_dir pictures --sensing prob.npz --patch_size 4 --patches_per_img 50 --suffix png"
-    run("prepare-images", *words.split(), "--split", "4,2,0", "-o", "patches.h5")
+    run("prepare-images", *words.split(), "--split", "8,4,0", "-o", "patches.h5")
     np.savez("prob.npz", A=np.random.default_rng(1).standard_normal((8, 16)) / np.sqrt(8), M=8, N=16)
     np.save("D.npy", sensed().dictionary.atoms)
     words = "--task_type cs -g 0 --net LISTA_cpss_cs -T 2 --lam 0.1 --lasso_lam 0.2 -p 1.2 -maxp 13 -F 16 --N 24 "

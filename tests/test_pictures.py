@@ -562,23 +562,6 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     assert "--force" in run.errors
 
 
-def test_the_originals_commands_for_pictures_carry_over(run, folder):
-    run("prepare-images", "--dataset_dir", folder, "--out_dir", ".", "--suffix", "png", "--split", "6,2,2")
-    assert "--suffix png is ignored: pictures of all formats that can be read are taken" in run.errors
-    run("gen-problem", "--task", "denoise", "--conv_d", 3, "--conv_m", 8, "--conv_lam", 0.1)
-    assert "Wrote dictionary.h5: 8 filters of 3×3" in run.errors
-    words = "train --task_type denoise images.h5 --dict dictionary.h5 --ridge 0 --conv_lam 0.1 --conv_alpha 0.1 "
-    words += (
-        "--height_crop 24 --width_crop 24 --num_epochs -1 --data_folder data --train_file a --val_file b --maxit 2 "
-    )
-    words += "--tbs 2 --vbs 2 --layers 2 --scope S"
-    for name, net in (("TiLISTA", "conv-tilista"), ("ALISTA_conv", "conv-alista"), ("LISTA_cp_conv", "conv-lista-cp")):
-        run(*words.split(), "--net", name, "--exp_id", name)
-        assert "crops are square, with the side --crop" in run.errors
-        model = Denoiser.load(f"S_{name}.h5")
-        assert (model.network.name, model.training["recipe"], model.training["crop"]) == (net, "paper", 24)
-
-
 def test_denoising_gets_the_ridge_that_denoises_best(run, folder, monkeypatch):
     monkeypatch.setattr("cuista.tasks.denoising.RIDGES", (0.0, 10.0))
     run("prepare-images", folder, "--split", "6,2,2")

@@ -812,36 +812,6 @@ def test_measurements_of_another_matrix_are_recovered(files, small_problem):
     assert error("robust.h5", "y.npy", "--matrix", "A.npy") < 0.7 * error("robust.h5", "y.npy")
 
 
-def test_the_originals_command_for_an_encoder_carries_over(run):
-    words = "--task_type encoder -g 0 --M 20 --N 40 --pnz 0.1 --SNR inf --con_num 0 --column_normalized True"
-    words += " --net AtoW_grad --eT 2 --Binit default --eta 1e-3 --loss rel2 --Abs 2 --encoder_psigma 1e-2"
-    words += " --encoder_pre_lr 1e-4 --scope AtoW --exp_id 0 --maxit 3 --vbs 2"
-    run("train", *words.split())
-    assert "--encoder_pre_lr 1e-4 is ignored: the original code trains its encoder at --encoder_lr" in run.errors
-    model = cuista.EncoderModel.load("AtoW_0.h5")
-    assert (model.network.start, model.training["recipe"], model.training["learning_rate"]) == (
-        "nominal",
-        "paper",
-        1e-6,
-    )
-    run("train", *words.split(), "--encoder_lr", 1e-5, "-o", "e.h5")
-    assert cuista.EncoderModel.load("e.h5").training["learning_rate"] == 1e-5
-
-
-def test_the_originals_command_for_joint_training_carries_over_but_for_the_files(files):
-    words = "--task_type robust -g 0 --net robust_ALISTA --eT 4 --Binit default --eta 1e-3 --loss rel2"
-    words += " --encoder_scope AtoW --encoder_psigma 1e-2 --encoder_pre_lr 1e-4 --encoder_id 0 --dT 16"
-    words += " --decoder_scope ALISTA --decoder_id 0 --psigma_max 2e-2 --psteps 3 --msigma 0.0 --encoder_lr 1e-9"
-    words += " --decoder_lr 1e-4 --Abs 2 --xbs 4 --maxit 3 --exp_id 0"
-    files("train", *words.split(), "--decoder", "alista.h5", "-o", "r.h5", fails=2)
-    assert "robust_ALISTA is trained together with its encoder: give --encoder exact" in files.errors
-    words += " -W W.npy -p 1.2 -maxp 13"
-    files("train", *words.split(), "--encoder", "encoder.h5", "--decoder", "alista.h5", "-o", "r.h5")
-    assert "Note: -W and -T and -p and --max-percent are ignored: the file of --decoder defines them" in files.errors
-    training = cuista.RobustModel.load("r.h5").training
-    assert (training["recipe"], training["encoder_rate"], training["learning_rate"]) == ("paper", 1e-9, 1e-4)
-
-
 def test_the_originals_name_for_robust_alista_names_its_task(files):
     files("train", "problem.h5", "-n", "robust_ALISTA", "--encoder", "exact", "--psteps", 1, fails=1)
     assert "psteps is 1; expected 2 or more" in files.errors
