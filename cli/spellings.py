@@ -106,7 +106,7 @@ NOT_IN_ENCODERS = _by_spelling(
     {"not used in --task encoder": "--tbs -tbs --init_lr -lr --lr_decay -ld --decay_rate -dr"}
 )
 NOT_FOR_PICTURES = _by_spelling(
-    {"not used for pictures": "--M -M --N -N --pnz -P --SNR -S --con_num -C --col_normalized --column_normalized -CN"}
+    {"not used for pictures": "--M -M --N -N --SNR -S --con_num -C --col_normalized --column_normalized -CN"}
 )
 NOT_IN_DICTIONARIES = {option: reason for option, reason in NOT_FOR_PICTURES.items() if option not in SWITCHES}
 IN_PREPARATION = {"--sensing": "patches are measured when a network is trained"}

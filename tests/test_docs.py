@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 from cuista.cli import cli
 from cuista.cli.routing import Routed
-from cuista.cli.spellings import IGNORED, IGNORED_FLAGS, RENAMED, SWITCHES, TASKS, TESTING
+from cuista.cli.spellings import (
+    IGNORED,
+    IGNORED_FLAGS,
+    IN_DENOISING,
+    IN_DICTIONARIES,
+    IN_ENCODERS,
+    IN_ROBUST,
+    RENAMED,
+    SWITCHES,
+    TASKS,
+    TESTING,
+)
 from PIL import Image
 
 import cuista

@@ -732,7 +732,7 @@ def test_what_of_filters_cannot_be_converted_is_said(run):
         (("A.npy", "a.h5", "--convention", "convolution"), 2, "--convention"),
         (("problem.h5", "a.npy", "--convention", "convolution"), 2, "--convention"),
         (("dictionary.h5", "d.npy", "--dict", "dictionary.h5"), 2, "--dict"),
-        (("model.h5", "m.npz"), 1, "is a cuista-denoiser file"),
+        (("model.h5", "m.npz", "--convention", "convolution"), 2, "model.h5 is a cuista-denoiser file"),
     ):
         run("convert", *words, fails=status)
         assert said in run.errors

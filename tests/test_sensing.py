@@ -497,7 +497,7 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
         ("gen-problem --task cs --dict dictionary.h5 --key Phi -o p.h5", 2, "--key names an array in the file"),
         ("gen-problem --task cs", 2, "Missing option '--dict'"),
         ("learn-dict patches.h5 --filters 5 -o n.h5", 2, "--filters: patches.h5 has patches"),
-        ("train --task cs patches.h5 -o n.h5", 2, "Missing option '--problem'"),
+        ("train --task cs patches.h5 -o n.h5", 2, "give --problem (cuista gen-problem --task cs makes one)"),
         ("train --task cs sensing.h5 --problem sensing.h5 -o n.h5", 1, "expected cuista-patches"),
         ("train --task cs patches.h5 --problem sensing.h5 --net hyperlista --batch 3 -o n.h5", 2, "has no gradients"),
         ("train --task cs patches.h5 --problem sensing.h5 --crop 3 -o n.h5", 2, "--crop is for --task denoise"),
