@@ -20,6 +20,7 @@ from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem
 from cuista.data.sensing import Sensing
 from cuista.errors import FileError, InputError
+from cuista.networks import Encoder
 from cuista.networks.encoder import LOSSES
 from cuista.storage import Record
 from cuista.tasks.denoising import Denoiser
@@ -52,7 +53,8 @@ class Importing:
     ) -> Any:
         """The trained network in a file of variables, for this problem or dictionary."""
         about: dict[str, Any] = {"scope": self.scope, "source": str(source)}
-        if dictionary is not None or any(array.ndim == 4 for array in variables_of(arrays).values()):
+        filters = any(array.ndim == 4 for array in variables_of(arrays).values())
+        if dictionary is not None or filters or self.net in original.CONV_NETS:
             return self._denoiser(arrays, dictionary, convention, about)
         if convention is not None:
             raise click.UsageError(f"--convention is for filters (s, s, F), and {source} holds none: leave it out")
@@ -73,7 +75,8 @@ class Importing:
             )
         nominal, encoders = load_problem(problem), original.encoder_scopes(arrays)
         scopes = {name.rpartition("/")[0] for name in variables_of(arrays)}
-        if self.encoder_file is None and encoders and (scopes == encoders or self.scope in encoders):
+        alone = self.net in (None, Encoder.name) and (scopes == encoders or self.scope in encoders)
+        if self.encoder_file is None and encoders and alone:
             return self._encoder(arrays, nominal, **about)
         weight = Weight.load(self.weight_file, nominal.A) if self.weight_file else solve_exact(nominal.A)
         decoder = original.read_model(arrays, nominal, weight, self.net or "alista", **about_schedule)

@@ -162,6 +162,9 @@ IGNORED = _by_spelling(
 IGNORED_FLAGS = {"-u": "used by networks with learned matrices only", "-c": "used by networks for a matrix only"}
 FLAGS = {*IGNORED_FLAGS, "--untied", "--coord"}
 
+# The option for a file of signals. The original's files hold them as columns.
+SIGNALS = "--x"
+
 # The original's option for what is the argument here.
 ARGUMENT = "--dataset_dir"
 
@@ -207,7 +210,7 @@ class Command(click.Command):
         return {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, Translation(self, args).words)
+        return super().parse_args(ctx, args if ctx.resilient_parsing else Translation(self, args).words)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -240,10 +243,12 @@ class Translation:
                 self.words += [word, *self.rest]
                 break
             self._translate(word, *word.partition("="))
+        given = {word.partition("=")[0] for word in arguments}
+        self._read(given)
         for reason, options in self.left_out.items():
             are = "is" if len(options) == 1 else "are"
             click.echo(f"Note: {', '.join(options)} {are} ignored: {reason}.", err=True)
-        self._imply({word.partition("=")[0] for word in arguments})
+        self._imply(given)
 
     def _translate(self, word: str, option: str, equals: str, value: str) -> None:
         known, renamed, reason = self.known, self.command.renamed.get(option), self.command.ignored.get(option)
@@ -253,6 +258,8 @@ class Translation:
             self.words.append(word)
         elif reason is None and renamed in known:
             self.words.append(f"{renamed}{equals}{value}")
+            if renamed == SIGNALS and "--columns" in known:
+                self.words.insert(0, "--columns")
         elif option in SWITCHES and "--normalize" in known:
             choice = self._value(option, equals, value)
             if choice.lower() not in SWITCHES[option]:
@@ -285,8 +292,7 @@ class Translation:
         own = next((own for own in (SCOPE, NUMBER, *chain(*READ.values())) if option in own), None)
         if own is not None:
             self.names[own] = value
-        said = (SCOPE, NUMBER) if self._trains or self.command.tests else ()
-        if own not in said:
+        if own not in (SCOPE, NUMBER) or not (self._trains or self.command.tests):
             self.left_out.setdefault(reason, []).append(f"{option} {value}")
 
     @property
@@ -298,6 +304,15 @@ class Translation:
         """The file that is named after a scope and a number of the original."""
         prefix = self.command.prefix if scope == SCOPE else ""
         return prefix + "_".join(Path(self.names[own]).name for own in (scope, number) if own in self.names) + ".h5"
+
+    def _read(self, given: set[str]) -> None:
+        """Add the files that the command reads and that are named after a scope and a number, if they exist."""
+        for option, (scope, number) in READ.items():
+            file = self._named(scope, number)
+            if option in self.known - given and scope in self.names and Path(file).exists():
+                self.words += [option, file]
+                self.left_out.pop(IGNORED[scope[0]], None)
+                click.echo(f"Note: {option} is {file}, after {scope[0]} and {number[0]}.", err=True)
 
     def _imply(self, given: set[str]) -> None:
         """Add what the original's options imply: its recipe, and the file that is named after its scope and number."""
@@ -315,12 +330,6 @@ class Translation:
                 )
             self.words.append(self._named())
             click.echo(f"Note: the model is {self._named()}, after --scope and --exp_id.", err=True)
-        for option, (scope, number) in READ.items():
-            if option in self.known - given and scope in self.names and Path(self._named(scope, number)).exists():
-                self.words += [option, self._named(scope, number)]
-                click.echo(
-                    f"Note: {option} is {self._named(scope, number)}, after {scope[0]} and {number[0]}.", err=True
-                )
         if not self._trains or not {SCOPE, NUMBER} & set(self.names):
             return
         found = [f"{own[0]} {self.names[own]}" for own in (SCOPE, NUMBER) if own in self.names]

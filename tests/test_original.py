@@ -115,6 +115,8 @@ def test_a_robust_model_of_the_original_is_two_files_or_one(run, small_problem, 
     assert "a robust model is exported in two scopes, AtoW and ALISTA: leave out 'S' (--scope)" in run.errors
     run("convert", "ALISTA.npz", "lost.h5", "--encoder", "ALISTA.npz", *words[:2], fails=1)
     assert "ALISTA.npz holds no encoder; expected variables B_1:0, B_2:0, … alone in a scope" in run.errors
+    run("convert", "AtoW.npz", "lost.h5", *words[:2], "--net", "ALISTA", fails=1)
+    assert "AtoW.npz holds B, which ALISTA does not have: name its network (--net)" in run.errors
     run("convert", "AtoW.npz", "lost.h5", fails=2)
     assert "name the file of its problem with --problem" in run.errors
     exact = cuista.RobustModel.new(cuista.Model.new(small_problem, layers=2))
@@ -190,6 +192,8 @@ def test_a_conv_alista_of_the_original_keeps_its_weight(run, rng):
     picture = rng.standard_normal((8, 8))
     expected = denoised(picture, dictionary.D, [0.1 * rotate(W)] * 2, [0.01] * 2)
     np.testing.assert_allclose(Denoiser.load("denoiser.h5").network.output(picture[None])[0], expected, atol=1e-5)
+    run("convert", "ALISTA_conv.npz", "lost.h5", "--net", "ALISTA_conv", fails=2)
+    assert "name the file of its dictionary with --dict" in run.errors
     run("convert", "denoiser.h5", "again.npz", "--scope", "C")
     assert {name.partition("/")[2]: value for name, value in np.load("again.npz").items()} == variables
     tilista = Denoiser.new(cuista.solve_conv(dictionary), "conv-tilista", layers=2)
@@ -390,7 +394,7 @@ LINES = [
         ROBUST,
         "Note: --encoder is AtoW_0.h5, after --encoder_scope and --encoder_id.",
         {**UNDER_PERTURBATION, "encoder_rate": 1e-9, "learning_rate": 1e-4, "layers": 16, "name": "paper"},
-        also="Note: -W and -T and -p and --max-percent are ignored: the file of --decoder defines them",
+        also="Note: --decoder is ALISTA_0.h5, after --decoder_scope and --decoder_id.",
     ),
     Line("test", f"{ROBUST} -t", MISSING, refused=2),
     Line("test", f"{ROBUST} -t", "give a test set with --perturbed", more="model.h5", refused=2),
@@ -470,6 +474,9 @@ def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run
         assert line.said in out + run.errors, line
         assert line.also in run.errors, line
         assert "No such option" not in run.errors
+        if line.text == ROBUST and not line.refused:
+            assert "-W and -T and -p and --max-percent are ignored: the file of --decoder defines them" in run.errors
+            assert "_scope" not in run.errors.replace("after --encoder_scope", "").replace("after --decoder_scope", "")
         if line.refused:
             assert run.errors.rstrip().splitlines()[-1].startswith("Error: ")
         if line.command == "gen-problem":
@@ -641,6 +648,16 @@ def test_an_option_without_its_value_does_not_take_the_next_one(run):
         assert f"Error: {option} needs a value" in run.errors
     run("train", "problem.h5", "-T", 1, "--num_epochs", "-1", "--max-steps", 1, "--batch", 4, "--validation-batch", 8)
     assert "--num_epochs -1 is ignored" in run.errors
+
+
+def test_the_originals_signals_are_columns(run, small_problem):
+    cuista.Model.new(small_problem, layers=2).save("model.h5")
+    x, _ = small_problem.sample(40)  # as many as a signal has entries, so that the shape does not tell
+    np.save("rows.npy", x)
+    np.save("columns.npy", x.T)
+    tables = [run("test", "model.h5", *words) for words in (("--x", "rows.npy"), ("--xtest", "columns.npy"))]
+    assert tables[0] == tables[1]
+    assert tables[0] != run("test", "model.h5", "--x", "columns.npy")
 
 
 def test_a_weight_without_its_problem_says_what_to_give(run):
