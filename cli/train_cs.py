@@ -13,7 +13,7 @@ from cuista.cli.train_sc import DenseNetwork, network_options
 
 from cuista.data.sensing import Sensing
 from cuista.tasks.sensing import CompressiveSensing, Reconstructor, check_patches, sensing_weight
-from cuista.weights import Weight
+from cuista.weights import Weight, solve_exact
 
 # A network with an NMSE of 0 dB recovers nothing but the means.
 USELESS_DB = -0.1
@@ -23,6 +23,7 @@ USELESS_DB = -0.1
 @click.argument("patches", type=common.INPUT_FILE)
 @click.option("--problem", "problem_file", type=common.INPUT_FILE, required=True, help="File of gen-problem --task cs.")
 @network_options("cs", "alista")
+@click.option("--learn-sensing", is_flag=True, help="Learn Φ too, from the problem's on.")
 @network_recipe_options(
     CompressiveSensing,
     steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
@@ -32,11 +33,14 @@ USELESS_DB = -0.1
     validation="Validation patches. [fast: 4000; paper: 1000]",
 )
 @run_options
-def command(patches: Path, problem_file: Path, network: DenseNetwork, recipe: Any, run: Run) -> None:
+def command(
+    patches: Path, problem_file: Path, network: DenseNetwork, learn_sensing: bool, recipe: Any, run: Run
+) -> None:
     """Train a network to recover the blocks of pictures from their measurements.
 
     PATCHES is a file that cuista prepare-images --patches has written. Networks with learned matrices also learn the
-    dictionary with which the last layer's code becomes a block. Options marked fast or paper belong to that recipe.
+    dictionary with which the last layer's code becomes a block, and with --learn-sensing they learn Φ. Options marked
+    fast or paper belong to that recipe.
     """
     network.check()
     recipe = network.suiting(recipe, CompressiveSensing)
@@ -44,15 +48,15 @@ def command(patches: Path, problem_file: Path, network: DenseNetwork, recipe: An
     check_patches(task.training, sensing)
     form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
     form = {name: value for name, value in form.items() if value is not None}
-    same = begun is not None and begun.sensing.sha256 == sensing.sha256
     if network.weight_file is not None:
         weight = Weight.load(network.weight_file, sensing.A)
-    elif begun and same and network.ridge in (None, "auto", begun.weight.report.ridge):
-        weight = begun.weight
+    elif begun and network.ridge in (None, "auto", begun.weight.report.ridge):
+        weight = solve_exact(sensing.A, ridge=begun.weight.report.ridge)
     else:
         ridge: Any = "auto" if network.ridge is None else network.ridge
         weight = sensing_weight(sensing, task, ridge=ridge, say=common.say, ops=run.ops, **form)
     form |= {"untied": network.untied, "per_coordinate": network.coord, "ops": run.ops}
+    form |= {"learn_sensing": learn_sensing}
     model = Reconstructor.new(sensing, weight, network.net or "alista", **form)
     run.train(model, recipe, task)
     if not model.training["validation_nmse_db"] < USELESS_DB:
