@@ -139,7 +139,7 @@ def perturbed(
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
 @click.option("--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a .npy, .npz, .mat or .h5 file (key Phi).")
 @click.option("--principal", type=common.INPUT_FILE, metavar="PATCHES", help="Take principal components of patches.")
-@common.key_option
+@click.option("--key", metavar="NAME", help="Which array to read from the file of --sensing or else of --dict.")
 @_target("sensing.h5")
 def sensing(
     dictionary_file: Path,
@@ -160,11 +160,9 @@ def sensing(
     given = [option for option, value in (("--rate", rate), ("--m", m), ("--sensing", sensing)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} each say how many measurements there are: give one of them")
-    if key is not None and sensing is None:
-        raise click.UsageError("--key names an array in the file of --sensing: give that file, or leave --key out")
     if sensing is not None and principal is not None:
         raise click.UsageError("--sensing and --principal each give Φ: give one of them")
-    atoms = Dictionary.load_atoms(dictionary_file)
+    atoms = Dictionary.load_atoms(dictionary_file, key=key if sensing is None else None)
     count = m or round((rate or 0.25) * atoms.shape[0] * atoms.shape[1])
     if sensing is not None:
         Phi = load_array(sensing, "Phi", "phi", "A", key=key)

@@ -13,7 +13,7 @@ from cuista.cli.train_sc import DenseNetwork, network_options
 
 from cuista.data.sensing import Sensing
 from cuista.tasks.sensing import CompressiveSensing, Reconstructor, check_patches, sensing_weight
-from cuista.weights import Weight, solve_exact
+from cuista.weights import Weight
 
 # A network with an NMSE of 0 dB recovers nothing but the means.
 USELESS_DB = -0.1
@@ -48,16 +48,15 @@ def command(
     check_patches(task.training, sensing)
     form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
     form = {name: value for name, value in form.items() if value is not None}
+    net = network.net or "alista"
     if network.weight_file is not None:
         weight = Weight.load(network.weight_file, sensing.A)
-    elif begun and network.ridge in (None, "auto", begun.weight.report.ridge):
-        weight = solve_exact(sensing.A, ridge=begun.weight.report.ridge)
     else:
-        ridge: Any = "auto" if network.ridge is None else network.ridge
-        weight = sensing_weight(sensing, task, ridge=ridge, say=common.say, ops=run.ops, **form)
+        how: dict[str, Any] = {"ridge": network.ridge, "recipe": recipe, "begun": begun, "say": common.say}
+        weight = sensing_weight(sensing, task, net, **how, ops=run.ops, **form)
     form |= {"untied": network.untied, "per_coordinate": network.coord, "ops": run.ops}
     form |= {"learn_sensing": learn_sensing}
-    model = Reconstructor.new(sensing, weight, network.net or "alista", **form)
+    model = Reconstructor.new(sensing, weight, net, **form)
     run.train(model, recipe, task)
     if not model.training["validation_nmse_db"] < USELESS_DB:
         common.say("Note: the network recovers no more than the means of blocks. Try more steps, or --ridge 1.")

@@ -565,6 +565,27 @@ def test_from_a_folder_to_a_reconstructed_picture(prepared, folder):
     run("plot", "model.h5", "-o", "steps.png")
 
 
+def test_a_picture_of_16_bits_keeps_its_depth(prepared):
+    run, model = prepared, Reconstructor.load("model.h5")
+    picture = np.rint(65535 * scene((12, 9))).astype(np.uint16)
+    Image.fromarray(picture).save("in.png")
+    run("sense", "model.h5", "in.png")
+    run("reconstruct", "model.h5", "measurements.h5", "-o", "out.png")
+    found = np.asarray(Image.open("out.png"))
+    assert found.dtype == np.uint16
+    expected = model.reconstruct(model.sensing.measure(picture / 65535), (12, 9))
+    np.testing.assert_allclose(found, np.clip(65535 * expected, 0, 65535), atol=0.51)
+
+
+def test_the_paper_recipe_tries_no_ridges_for_learned_matrices(prepared):
+    run = prepared
+    short = ("--max-steps", 1, "--validation-batch", 8, "-T", 1, "--recipe", "paper")
+    run("train", "patches.h5", "--problem", "sensing.h5", "--net", "lista", *short, "-o", "paper.h5")
+    assert "Ridge" not in run.errors
+    assert Reconstructor.load("paper.h5").weight.report.ridge == 0
+    assert "recovers no more than the means of blocks" in run.errors  # thresholds have hardly begun to fall
+
+
 def test_measurements_from_elsewhere_are_reconstructed_in_their_units(prepared):
     run, model = prepared, Reconstructor.load("model.h5")
     picture = scene((30, 41), 7)
@@ -608,8 +629,8 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
     assert "6 measurements of each block of 4×4 (37.5 %), 24 atoms" in run.errors
     assert "the means of blocks do not follow from this Φ exactly" in run.errors
     np.testing.assert_array_equal(Sensing.load("own.h5").Phi, np.load("Phi.npy"))
-    np.save("D.npy", rotate(Sensing.load("own.h5").dictionary.D).reshape(16, 24))
-    run("gen-problem", "--task", "cs", "--dict", "D.npy", "--m", 6, "-o", "from-atoms.h5")
+    np.savez("D.npz", atoms=rotate(Sensing.load("own.h5").dictionary.D).reshape(16, 24), other=np.eye(3))
+    run("gen-problem", "--task", "cs", "--dict", "D.npz", "--key", "atoms", "--m", 6, "-o", "from-atoms.h5")
     made = Sensing.load("from-atoms.h5")
     assert made.dictionary.sha256 == Sensing.load("own.h5").dictionary.sha256
     assert made.M == 6
@@ -627,7 +648,7 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
             "each give Φ",
         ),
         ("train patches.h5 --problem sensing.h5 --net alista --learn-sensing -o n.h5", 1, "ALISTA cannot learn Φ"),
-        ("gen-problem --task cs --dict dictionary.h5 --key Phi -o p.h5", 2, "--key names an array in the file"),
+        ("gen-problem --task cs --dict D.npz --key B -o p.h5", 1, "D.npz"),
         ("gen-problem --task cs", 2, "Missing option '--dict'"),
         ("learn-dict patches.h5 --filters 5 -o n.h5", 2, "--filters: patches.h5 has patches"),
         ("train --task cs patches.h5 -o n.h5", 2, "Missing option '--problem'"),
@@ -642,11 +663,14 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
         ("reconstruct model.h5 other.h5 -o n.png", 1, "was measured with another Φ"),
         ("reconstruct model.h5 dictionary.h5 -o n.png", 1, "expected cuista-measurements"),
         ("sense dictionary.h5 in.png", 1, "expected cuista-sensing or cuista-reconstructor"),
+        ("sense sensing.h5 dictionary.h5 -o n.h5", 1, "dictionary.h5 is an HDF5 file; expected a picture"),
+        ("learn-dict sensing.h5 -o n.h5", 1, "expected cuista-images or cuista-patches"),
     ],
 )
 def test_mistakes_are_said_in_one_line(prepared, words, status, text):
     np.save("y.npy", np.zeros((3, 8)))
     np.save("Phi.npy", np.zeros((3, 16)))
+    np.savez("D.npz", atoms=np.eye(16), other=np.eye(3))
     save("in.png", scene((4, 12)))
     prepared("sense", "sensing.h5", "in.png", "-o", "m.h5")
     prepared("gen-problem", "--task", "cs", "--dict", "dictionary.h5", "--rate", 0.5, "--seed", 1, "-o", "s1.h5")

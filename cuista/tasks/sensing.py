@@ -330,8 +330,11 @@ class PatchSource(Source):
 def sensing_weight(
     sensing: Sensing,
     task: CompressiveSensing,
+    net: str = "alista",
     *,
-    ridge: float | Literal["auto"] = "auto",
+    ridge: float | Literal["auto"] | None = None,
+    recipe: Any = None,
+    begun: Reconstructor | None = None,
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> Weight:
@@ -342,13 +345,24 @@ def sensing_weight(
     ridge
         λ of the noise-aware weight, or `auto` for the best of 0, 0.1 and 1 times the mean eigenvalue of A Aᵀ. Each is
         tried in 40 steps of the fast recipe on the same patches, and the weight whose ALISTA has the smallest
-        validation NMSE is returned.
+        validation NMSE is returned. None means `auto`, or 0 if the recipe does not start learned matrices from the
+        weight, which then makes no difference.
+    recipe
+        The recipe that will train the network `net`; the fast one if None.
+    begun
+        The model of an interrupted run, whose weight or ridge is used again if `ridge` allows it.
     say
         Called with messages about what is being done.
     options
         The options `layers`, `percent`, `max_percent` and `ops` of `Reconstructor.new`, and the `seed` of the patches.
     """
     A = sensing.A
+    if begun and ridge in (None, "auto", begun.weight.report.ridge):
+        if begun.sensing.sha256 == sensing.sha256:
+            return begun.weight
+        ridge = begun.weight.report.ridge  # the Φ of a finished run that has learned one is another
+    if ridge is None:
+        ridge = 0.0 if recipe and not recipe.analytic and NETWORKS[net].matrices else "auto"
     if ridge != "auto":
         say(f"Computing the analytic weight (ridge {ridge:g}).")
         return solve_exact(A, ridge=ridge)
