@@ -1,6 +1,8 @@
 """Compressive sensing of pictures at several rates into results/sensing.json.
 
-    python benchmarks/sensing.py patches.h5 dictionary.h5 test.h5 [RATE …]
+    python benchmarks/sensing.py random|learned patches.h5 dictionary.h5 test.h5 [RATE …]
+
+Random and learned matrices Φ are measured in separate runs, whose results are merged in the file.
 
 patches.h5 and dictionary.h5 are made from the first 400 pictures of the Berkeley segmentation data set for training and
 the last 32 for validation, and test.h5 from twelve other pictures:
@@ -14,36 +16,55 @@ All options have their defaults. The number of measurements includes the one of 
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
-from common import save
+from common import RESULTS, save
 
 import cuista
-from cuista.data.sensing import Sensing, random_sensing
-from cuista.tasks.sensing import evaluate_reconstructors
+from cuista.data.sensing import Sensing, principal_sensing, random_sensing
+from cuista.tasks.sensing import Reconstructor, evaluate_reconstructors
 
-NETWORKS = (("alista", False), ("lista-cpss", True))
+WORK = "blocks of 16x16, 512 atoms; all options of cuista train --task cs have their defaults"
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
-patches, dictionary_file, test, *chosen = sys.argv[1:]
+kind, patches_file, dictionary_file, test, *chosen = sys.argv[1:]
 dictionary, rates = cuista.Dictionary.load(dictionary_file), tuple(map(float, chosen)) or RATES
-figures: dict[str, Any] = {"work": "cuista train --task cs, all defaults, blocks of 16x16, 512 atoms", "rates": {}}
-for rate in rates:
-    rows, columns = dictionary.shape
-    sensing = Sensing(random_sensing(dictionary.shape, round(rate * rows * columns)), dictionary)
-    task, models = cuista.CompressiveSensing(patches), {}
-    weight = cuista.sensing_weight(sensing, task)
-    for net, untied in NETWORKS:
-        model = cuista.Reconstructor.new(sensing, weight, net, untied=untied)
-        models[f"{net}:untied" if untied else net] = cuista.train(model, task=task)
-    report = evaluate_reconstructors(models, test, baselines=cuista.PatchSet(patches, "validation"))
-    figures["rates"][str(rate)] = {
-        "measurements": sensing.M,
+patches = cuista.PatchSet(patches_file, "train")
+rows, columns = dictionary.shape
+
+
+def measured(models: dict[str, Reconstructor], baselines: cuista.PatchSet | None) -> dict[str, Any]:
+    """The figures of models for one Φ."""
+    report = evaluate_reconstructors(models, test, baselines=baselines)
+    return {
+        "measurements": next(iter(models.values())).sensing.M,
         "psnr_db": dict(zip(report.methods, report.psnr_db.mean(axis=0).round(2).tolist(), strict=True)),
         "ssim": dict(zip(report.methods, report.ssim.mean(axis=0).round(3).tolist(), strict=True)),
         "parameters": {name: sum(p.size for p in m.network.parameters.values()) for name, m in models.items()},
         "validation_nmse_db": {name: round(m.training["validation_nmse_db"], 2) for name, m in models.items()},
     }
-    print(rate, figures["rates"][str(rate)], flush=True)
-save("sensing", figures)
+
+
+path = RESULTS / "sensing.json"
+for rate in rates:
+    M = round(rate * rows * columns)
+    Phi = random_sensing(dictionary.shape, M) if kind == "random" else principal_sensing(patches, M)
+    sensing, task = Sensing(Phi, dictionary), cuista.CompressiveSensing(patches_file)
+    weight = cuista.sensing_weight(sensing, task)
+
+    def trained(net: str, **variant: bool) -> Reconstructor:
+        return cuista.train(Reconstructor.new(sensing, weight, net, **variant), task=task)  # noqa: B023
+
+    alista, figures = trained("alista"), {}
+    if kind == "random":
+        models = {"alista": alista, "lista-cpss:untied": trained("lista-cpss", untied=True)}
+        figures["random"] = measured(models, cuista.PatchSet(patches_file, "validation"))
+    else:
+        figures["principal"] = measured({"alista": alista}, None)
+        learned = trained("lista-cpss", untied=True, learn_sensing=True)
+        figures["learned"] = measured({"lista-cpss:untied": learned}, None)
+    results = json.loads(path.read_text()) if path.exists() else {"work": WORK, "rates": {}}
+    results["rates"].setdefault(str(rate), {}).update(figures)
+    save("sensing", results)

@@ -13,8 +13,9 @@ from cuista.cli.routing import Routed
 from cuista.cli.spellings import IN_DICTIONARIES, NOT_IN_DICTIONARIES, Command
 
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
+from cuista.data.images import PatchSet
 from cuista.data.perturbed import PerturbedSet
-from cuista.data.sensing import Sensing, random_sensing
+from cuista.data.sensing import Sensing, principal_sensing, random_sensing
 from cuista.storage import check_writable, load_array
 
 # The default levels of perturbation.
@@ -135,28 +136,38 @@ def perturbed(
 @click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
 @click.option("--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a .npy, .npz, .mat or .h5 file (key Phi).")
-@common.key_option
+@click.option("--principal", type=common.INPUT_FILE, metavar="PATCHES", help="Take principal components of patches.")
+@click.option("--key", metavar="NAME", help="Which array to read from the file of --sensing or else of --dict.")
 @_target("sensing.h5")
 def sensing(
-    dictionary_file: Path, rate: float | None, m: int | None, sensing: Path | None, key: str | None, target: Target
+    dictionary_file: Path,
+    rate: float | None,
+    m: int | None,
+    sensing: Path | None,
+    principal: Path | None,
+    key: str | None,
+    target: Target,
 ) -> None:
     """Make a problem of compressive sensing: how the blocks of pictures are measured.
 
     Each block f is measured as y = Φ f; its size is that of the dictionary's atoms. The first row of Φ measures the
-    mean of a block, and the others are Gaussian. With --sensing, Φ comes from a file. The dictionary is a file of
+    mean of a block, and the others are Gaussian. With --principal they are the principal components of a file of
+    patches, which tell more than random rows do. With --sensing, Φ comes from a file. The dictionary is a file of
     cuista learn-dict, or atoms as columns (key D).
     """
     given = [option for option, value in (("--rate", rate), ("--m", m), ("--sensing", sensing)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} each say how many measurements there are: give one of them")
-    if key is not None and sensing is None:
-        raise click.UsageError("--key names an array in the file of --sensing: give that file, or leave --key out")
-    atoms = Dictionary.load_atoms(dictionary_file)
+    if sensing is not None and principal is not None:
+        raise click.UsageError("--sensing and --principal each give Φ: give one of them")
+    atoms = Dictionary.load_atoms(dictionary_file, key=key if sensing is None else None)
+    count = m or round((rate or 0.25) * atoms.shape[0] * atoms.shape[1])
     if sensing is not None:
         Phi = load_array(sensing, "Phi", "phi", "A", key=key)
+    elif principal is not None:
+        Phi = principal_sensing(PatchSet(principal, "train"), count, seed=target.seed)
     else:
-        pixels = atoms.shape[0] * atoms.shape[1]
-        Phi = random_sensing(atoms.shape, m or round((rate or 0.25) * pixels), seed=target.seed)
+        Phi = random_sensing(atoms.shape, count, seed=target.seed)
     made = Sensing(Phi, atoms)
     if not made.measures_means:
         common.say("Note: the means of blocks do not follow from this Φ exactly, so they are estimated.")

@@ -18,7 +18,7 @@ from cuista.storage import kind_of
 from cuista.training import AtomRecipe, LearningRecipe, learn_atoms, learn_dictionary
 
 # What is learned from patches, and from whole pictures: options that only this has.
-ONLY = {"cuista-patches": ("atoms",), "cuista-images": ("size", "filters", "crop")}
+ONLY = {"cuista-images": ("size", "filters", "crop"), "cuista-patches": ("atoms",)}
 
 
 @click.command("learn-dict", cls=Command)
@@ -52,10 +52,10 @@ def command(
         common.say(f"{out} is complete: nothing to resume.")
         return
     numbers = {name: value for name, value in recipe.items() if value is not None}
-    kind = kind_of(images_file)
+    kind = kind_of(images_file, *ONLY)
     for other, names in ONLY.items():
         for name in names:
-            if other != kind and form[name] is not None and kind in ONLY:
+            if other != kind and form[name] is not None:
                 holds = "patches" if kind == "cuista-patches" else "whole pictures"
                 raise click.UsageError(f"--{name}: {images_file} has {holds}, for which there is no such option")
     learn: Callable[..., Dictionary]

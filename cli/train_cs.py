@@ -51,6 +51,7 @@ class Measured:
     click.option("--dict", "dictionary", type=common.INPUT_FILE, help="Instead of --problem: file of the dictionary."),
 )
 @network_options("cs", "alista")
+@click.option("--learn-sensing", is_flag=True, help="Learn Φ too, from the problem's on.")
 @network_recipe_options(
     CompressiveSensing,
     steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
@@ -60,12 +61,15 @@ class Measured:
     validation="Validation patches. [fast: 4000; paper: 1000]",
 )
 @run_options
-def command(patches: Path, measured: Measured, network: DenseNetwork, recipe: Any, run: Run) -> None:
+def command(
+    patches: Path, measured: Measured, network: DenseNetwork, learn_sensing: bool, recipe: Any, run: Run
+) -> None:
     """Train a network to recover the blocks of pictures from their measurements.
 
-    PATCHES is a file that cuista prepare-images --patches has written. Networks with learned matrices also learn the
-    dictionary with which the last layer's code becomes a block. Φ and the dictionary come from a --problem, or from
-    --sensing and --dict, as in the original. Options marked fast or paper belong to that recipe.
+    PATCHES is a file that cuista prepare-images --patches has written. Φ and the dictionary come from a --problem, or
+    from --sensing and --dict, as in the original. Networks with learned matrices also learn the dictionary with which
+    the last layer's code becomes a block, and with --learn-sensing they learn Φ. Options marked fast or paper belong to
+    that recipe.
     """
     network.check()
     recipe = network.suiting(recipe, CompressiveSensing)
@@ -73,16 +77,15 @@ def command(patches: Path, measured: Measured, network: DenseNetwork, recipe: An
     check_patches(task.training, sensing)
     form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
     form = {name: value for name, value in form.items() if value is not None}
-    same = begun is not None and begun.sensing.sha256 == sensing.sha256
+    net = network.net or "alista"
     if network.weight_file is not None:
         weight = Weight.load(network.weight_file, sensing.A)
-    elif begun and same and network.ridge in (None, "auto", begun.weight.report.ridge):
-        weight = begun.weight
     else:
-        ridge: Any = "auto" if network.ridge is None else network.ridge
-        weight = sensing_weight(sensing, task, ridge=ridge, say=common.say, ops=run.ops, **form)
+        how: dict[str, Any] = {"ridge": network.ridge, "recipe": recipe, "begun": begun, "say": common.say}
+        weight = sensing_weight(sensing, task, net, **how, ops=run.ops, **form)
     form |= {"untied": network.untied, "per_coordinate": network.coord, "ops": run.ops}
-    model = Reconstructor.new(sensing, weight, network.net or "alista", **form)
+    form |= {"learn_sensing": learn_sensing}
+    model = Reconstructor.new(sensing, weight, net, **form)
     run.train(model, recipe, task)
     if not model.training["validation_nmse_db"] < USELESS_DB:
         common.say("Note: the network recovers no more than the means of blocks. Try more steps, or --ridge 1.")

@@ -9,7 +9,7 @@ from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
 from cuista.networks import NETWORKS
 from cuista.networks.base import support_schedule
-from cuista.networks.couplings import Analytic, FixedOnsager, Learned, Onsager, Recurrent
+from cuista.networks.couplings import Analytic, FixedOnsager, Learned, Onsager, Recurrent, without_means
 from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Adaptive, Clamped, ErrorBased, Hard, NoiseScaled, Soft
 from cuista.operators import Dense
@@ -211,6 +211,57 @@ def test_the_loss_of_patches_has_a_penalty():
     assert loss == pytest.approx(expected, rel=1e-12)
     assert gradients["dictionary"].shape == (1, *D.shape)
     assert not net.loss_and_gradients(y, x @ D.T, 4)[1]["dictionary"].any()
+
+
+PHI = np.random.default_rng(10).standard_normal((8, 12)) / 3
+
+
+def learning_sensing(variant, ops=None):
+    """Five layers of a variant that learns Φ, with parameters that differ from layer to layer."""
+    name, untied, per_coordinate = variant
+    rng, matrix = np.random.default_rng(5), without_means(PHI) @ D
+    options = {"percent": 6, "max_percent": 20, "untied": untied, "per_coordinate": per_coordinate, "layers": 5}
+    options |= {"dictionary": D, "penalty": 0.2, "sensing": PHI}
+    net = NETWORKS[name](Dense(matrix, ops=ops, dtype=np.float64), 0.2 * solve_exact(matrix).W, **options)
+    for key, value in net.fast_start().items():
+        low, high = {"threshold": (0.02, 0.1), "step_size": (0.7, 1.3)}.get(key, (-0.02, 0.02))
+        net.parameters[key] = rng.uniform(low, high, value.shape) + (0 if key in ("threshold", "step_size") else value)
+    return net
+
+
+LEARNING_SENSING = pytest.mark.parametrize(
+    "variant", [param for param in variants() if NETWORKS[param.values[0][0]].can_learn_sensing()]
+)
+
+
+@LEARNING_SENSING
+@pytest.mark.parametrize("depth", [1, 3, 5])
+def test_gradients_with_a_learned_sensing_matrix_match_central_differences(variant, depth):
+    net, f = learning_sensing(variant), np.random.default_rng(6).standard_normal((7, 12))
+    assert_gradients_match(net, f, f, depth)
+    assert net.loss_and_gradients(f, f, depth)[1]["sensing"].any()
+
+
+@LEARNING_SENSING
+def test_a_network_that_learns_the_sensing_matrix_measures_by_it(variant):
+    name, untied, per_coordinate = variant
+    net, f = learning_sensing(variant), np.random.default_rng(6).standard_normal((7, 12))
+    Phi = without_means(net.parameters["sensing"][0])
+    plain = NETWORKS[name](
+        Dense(Phi @ D, dtype=np.float64), net.W, layers=5, percent=6, max_percent=20, untied=untied,
+        per_coordinate=per_coordinate, dictionary=D,
+    )  # fmt: skip
+    plain.parameters = {key: value for key, value in net.parameters.items() if key != "sensing"}
+    np.testing.assert_allclose(net.output(f), plain.output(f @ Phi.T), atol=1e-12)
+    np.testing.assert_allclose(net.output(f + 3), net.output(f), atol=1e-12)  # the mean is not seen
+
+
+def test_only_networks_with_learned_steps_learn_the_sensing_matrix():
+    matrix = PHI @ D
+    for name in ("alista", "lista", "lamp"):
+        assert not NETWORKS[name].can_learn_sensing()
+        with pytest.raises(InputError, match="cannot learn Φ"):
+            NETWORKS[name](Dense(matrix), solve_exact(matrix).W, dictionary=D, sensing=PHI)
 
 
 COMBINATIONS = [

@@ -18,8 +18,8 @@ from cuista import storage
 from cuista.counter import TRAINING, VALIDATION, Key
 from cuista.data.dictionary import Dictionary, rotate
 from cuista.data.images import PatchSet, prepare_images
-from cuista.data.sensing import Measurements, Sensing, random_sensing
-from cuista.errors import FileError, InputError
+from cuista.data.sensing import Measurements, Sensing, principal_sensing, random_sensing
+from cuista.errors import DivergedError, FileError, InputError
 from cuista.metrics import psnr_db
 from cuista.networks import NETWORKS
 from cuista.ops import CpuOps, CudaOps
@@ -117,7 +117,7 @@ def test_the_mean_is_found_exactly_if_the_rows_determine_it(mixed, rng):
     assert sensing.A.shape == (7, 24)
     np.testing.assert_allclose(sensing.reduction @ sensing.reduction.T, np.eye(7), atol=1e-12)
     if not mixed:
-        np.testing.assert_array_equal(sensing.reduced, sensing.Phi[1:])
+        np.testing.assert_allclose(sensing.reduced, sensing.Phi[1:], atol=1e-12)
 
 
 @pytest.mark.parametrize("rounded", [lambda Phi: Phi.astype(np.float32), lambda Phi: Phi.round(4)], ids=["f4", "4"])
@@ -363,6 +363,113 @@ def test_nothing_is_read_back_between_validations(patches, learned, request):
     assert not any(waits)
 
 
+# -- a learned Φ ------------------------------------------------------------------------------------------------------
+
+
+def test_principal_components_measure_more_than_any_other_rows(patches, rng):
+    training = PatchSet(patches, "train")
+    Phi = principal_sensing(training, 5)
+    np.testing.assert_allclose(Phi @ Phi.T, np.eye(5), atol=1e-12)
+    np.testing.assert_allclose(Phi[0], 0.25)
+    f = training.draw(Key(0, TRAINING), 5000).astype(np.float64)
+    f -= f.mean(axis=1, keepdims=True)
+
+    def lost(rows):
+        return np.square(f - f @ rows.T @ rows).sum()
+
+    for _ in range(5):
+        others = np.linalg.qr(np.c_[np.ones(16), Phi[1:].T + 0.3 * rng.standard_normal((16, 4))])[0].T
+        assert lost(Phi) < lost(others)
+    with pytest.raises(InputError, match="expected 2 to 16"):
+        principal_sensing(training, 17)
+
+
+def learning(sensing, **options):
+    return Reconstructor.new(sensing, net="lista-cpss", layers=2, untied=True, learn_sensing=True, **options)
+
+
+def test_a_learned_matrix_recovers_more_and_belongs_to_the_trained_model(patches, learned, tmp_path):
+    recipe, task = PatchFastRecipe(max_steps=30, matrix_steps=60, batch=32), CompressiveSensing(patches)
+    fixed = train(Reconstructor.new(learned, net="lista-cpss", layers=2, untied=True), recipe, task=task)
+    model = train(learning(learned), recipe, task=task, out=tmp_path / "m.h5")
+    assert model.training["validation_nmse_db"] < fixed.training["validation_nmse_db"] - 0.5
+    assert not model.learns_sensing
+    assert model.sensing.M == learned.M
+    assert model.sensing.measures_means
+    clean = scene((40, 52), seed=9)
+    y = model.sensing.measure(clean)
+    found = model.reconstruct(y, clean.shape)
+    assert psnr_db(found, clean) > psnr_db(fixed.reconstruct(learned.measure(clean), clean.shape), clean) + 0.5
+    # What is validated in training is what the model does afterwards.
+    f = task.validation.draw(Key(0, VALIDATION), recipe.validation_batch).astype(np.float64)
+    error = model.recover_blocks(f @ model.sensing.Phi.T) - f
+    f -= f.mean(axis=1, keepdims=True)
+    nmse = 10 * np.log10(np.square(error).sum() / np.square(f).sum())
+    assert nmse == pytest.approx(model.training["validation_nmse_db"], abs=1e-3)
+    loaded = Reconstructor.load(tmp_path / "m.h5")
+    np.testing.assert_array_equal(loaded.reconstruct(y, clean.shape), found)
+    assert loaded.sensing.sha256 == model.sensing.sha256
+    with pytest.raises(FileError, match="learn_sensing"):
+        train(Reconstructor.new(learned, net="lista-cpss", layers=2, untied=True), recipe, task=task,
+              out=tmp_path / "m.h5", resume=True)  # fmt: skip
+    finished = train(learning(learned), recipe, task=task, out=tmp_path / "m.h5", resume=True)
+    np.testing.assert_array_equal(finished.reconstruct(y, clean.shape), found)
+
+
+def test_learning_a_matrix_is_resumed_to_the_bit(patches, learned, tmp_path):
+    whole = train(learning(learned), QUICK, task=CompressiveSensing(patches))
+    how = {"task": CompressiveSensing(patches), "out": tmp_path / "m.h5", "resume": True}
+    for title, step in (("all layers", 13), ("everything", 9)):
+
+        def interrupt(progress, title=title, step=step):
+            if (progress.title, progress.step) == (title, step):
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            train(learning(learned), QUICK, progress=interrupt, **how)
+    cut = train(learning(learned), QUICK, **how)
+    assert cut.sensing.sha256 == whole.sensing.sha256
+    for name, value in whole.network.parameters.items():
+        np.testing.assert_array_equal(cut.network.parameters[name], value)
+
+
+def test_the_paper_recipe_learns_a_matrix_from_the_first_layer_on(patches, learned):
+    model = learning(learned)
+    recipe = PatchPaperRecipe(max_steps=10, validation_batch=50, learning_rate=1e-3)
+    train(model, recipe, task=CompressiveSensing(patches))
+    assert not np.allclose(model.sensing.reduced, learned.reduced)
+
+
+@pytest.mark.parametrize("net", ["lista-cp", "tilista"])
+def test_the_cuda_engine_learns_the_same_matrix(cuda, patches, learned, net):
+    recipe = PatchFastRecipe(max_steps=3, matrix_steps=3, batch=16, validation_batch=16)
+    plain, device = (
+        Reconstructor.new(learned, net=net, layers=2, learn_sensing=True, dtype=np.float64, ops=ops)
+        for ops in (None, cuda)
+    )
+    for model in (plain, device):
+        train(model, recipe, task=CompressiveSensing(patches))
+    np.testing.assert_allclose(device.sensing.Phi, plain.sensing.Phi, rtol=1e-7, atol=1e-10)
+    y = plain.sensing.measure(scene())
+    np.testing.assert_allclose(device.recover_blocks(y), plain.recover_blocks(y), atol=1e-7)
+
+
+def test_a_diverged_run_leaves_a_model_with_its_matrix(patches, learned, tmp_path):
+    recipe = PatchFastRecipe(max_steps=5, matrix_steps=100, matrix_rate=1e6)
+    with pytest.raises(DivergedError, match="last good parameters are in"):
+        train(learning(learned), recipe, task=CompressiveSensing(patches), out=tmp_path / "m.h5")
+    saved = Reconstructor.load(tmp_path / "m.h5.last-good.h5")
+    assert not saved.learns_sensing
+    assert saved.reconstruct(saved.sensing.measure(scene((8, 8))), (8, 8)).shape == (8, 8)
+
+
+def test_a_matrix_is_learned_only_if_its_means_and_the_network_allow_it(learned, rng):
+    with pytest.raises(InputError, match="LISTA cannot learn Φ"):
+        Reconstructor.new(learned, net="lista", learn_sensing=True)
+    with pytest.raises(InputError, match="do not follow from this Φ exactly"):
+        learning(Sensing(rng.standard_normal((5, 16)), learned.dictionary))
+
+
 def test_the_ridge_is_the_one_that_recovers_best(patches, learned):
     said = []
     weight = sensing_weight(learned, CompressiveSensing(patches), layers=3, say=said.append)
@@ -458,6 +565,27 @@ def test_from_a_folder_to_a_reconstructed_picture(prepared, folder):
     run("plot", "model.h5", "-o", "steps.png")
 
 
+def test_a_picture_of_16_bits_keeps_its_depth(prepared):
+    run, model = prepared, Reconstructor.load("model.h5")
+    picture = np.rint(65535 * scene((12, 9))).astype(np.uint16)
+    Image.fromarray(picture).save("in.png")
+    run("sense", "model.h5", "in.png")
+    run("reconstruct", "model.h5", "measurements.h5", "-o", "out.png")
+    found = np.asarray(Image.open("out.png"))
+    assert found.dtype == np.uint16
+    expected = model.reconstruct(model.sensing.measure(picture / 65535), (12, 9))
+    np.testing.assert_allclose(found, np.clip(65535 * expected, 0, 65535), atol=0.51)
+
+
+def test_the_paper_recipe_tries_no_ridges_for_learned_matrices(prepared):
+    run = prepared
+    short = ("--max-steps", 1, "--validation-batch", 8, "-T", 1, "--recipe", "paper")
+    run("train", "patches.h5", "--problem", "sensing.h5", "--net", "lista", *short, "-o", "paper.h5")
+    assert "Ridge" not in run.errors
+    assert Reconstructor.load("paper.h5").weight.report.ridge == 0
+    assert "recovers no more than the means of blocks" in run.errors  # thresholds have hardly begun to fall
+
+
 def test_measurements_from_elsewhere_are_reconstructed_in_their_units(prepared):
     run, model = prepared, Reconstructor.load("model.h5")
     picture = scene((30, 41), 7)
@@ -475,6 +603,25 @@ def test_measurements_from_elsewhere_are_reconstructed_in_their_units(prepared):
         assert "If the measurements are in other units, give --white" in run.errors
 
 
+def test_a_matrix_is_computed_from_patches_and_learned(prepared):
+    run = prepared
+    run("gen-problem", "--task", "cs", "--dict", "dictionary.h5", "--m", 6, "--principal", "patches.h5", "-o", "p.h5")
+    computed = Sensing.load("p.h5")
+    np.testing.assert_allclose(computed.Phi @ computed.Phi.T, np.eye(6), atol=1e-12)
+    options = ("--net", "lista-cpss", "--learn-sensing", *TRAIN)
+    run("train", "patches.h5", "--problem", "p.h5", *options, "-o", "learned.h5")
+    again = run("train", "patches.h5", "--problem", "p.h5", *options, "-o", "learned.h5", "--resume")
+    assert "ridge" not in again
+    model = Reconstructor.load("learned.h5")
+    assert model.sensing.sha256 != computed.sha256
+    save("in.png", scene((4, 12)))
+    run("sense", "learned.h5", "in.png")
+    run("reconstruct", "learned.h5", "measurements.h5", "-o", "out.png")
+    run("sense", "p.h5", "in.png", "--force")
+    run("reconstruct", "learned.h5", "measurements.h5", "-o", "no.png", fails=1)
+    assert "was measured with another Φ" in run.errors
+
+
 def test_a_matrix_of_your_own_measures(prepared, rng):
     run = prepared
     np.save("Phi.npy", rng.standard_normal((6, 16)))
@@ -482,8 +629,8 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
     assert "6 measurements of each block of 4×4 (37.5 %), 24 atoms" in run.errors
     assert "the means of blocks do not follow from this Φ exactly" in run.errors
     np.testing.assert_array_equal(Sensing.load("own.h5").Phi, np.load("Phi.npy"))
-    np.save("D.npy", rotate(Sensing.load("own.h5").dictionary.D).reshape(16, 24))
-    run("gen-problem", "--task", "cs", "--dict", "D.npy", "--m", 6, "-o", "from-atoms.h5")
+    np.savez("D.npz", atoms=rotate(Sensing.load("own.h5").dictionary.D).reshape(16, 24), other=np.eye(3))
+    run("gen-problem", "--task", "cs", "--dict", "D.npz", "--key", "atoms", "--m", 6, "-o", "from-atoms.h5")
     made = Sensing.load("from-atoms.h5")
     assert made.dictionary.sha256 == Sensing.load("own.h5").dictionary.sha256
     assert made.M == 6
@@ -494,7 +641,14 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
     [
         ("gen-problem --task cs --dict dictionary.h5 --rate 0.5 --m 3 -o p.h5", 2, "--rate and --m each say"),
         ("gen-problem --task cs --dict dictionary.h5 --rate 0.01 -o p.h5", 1, "expected 2 to 16 (--m, --rate)"),
-        ("gen-problem --task cs --dict dictionary.h5 --key Phi -o p.h5", 2, "--key names an array in the file"),
+        ("gen-problem --task cs --dict dictionary.h5 --principal sensing.h5 -o p.h5", 1, "expected cuista-patches"),
+        (
+            "gen-problem --task cs --dict dictionary.h5 --principal patches.h5 --sensing Phi.npy -o p.h5",
+            2,
+            "each give Φ",
+        ),
+        ("train patches.h5 --problem sensing.h5 --net alista --learn-sensing -o n.h5", 1, "ALISTA cannot learn Φ"),
+        ("gen-problem --task cs --dict D.npz --key B -o p.h5", 1, "D.npz"),
         ("gen-problem --task cs", 2, "Missing option '--dict'"),
         ("learn-dict patches.h5 --filters 5 -o n.h5", 2, "--filters: patches.h5 has patches"),
         ("train --task cs patches.h5 -o n.h5", 2, "give --problem (cuista gen-problem --task cs makes one)"),
@@ -509,10 +663,14 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
         ("reconstruct model.h5 other.h5 -o n.png", 1, "was measured with another Φ"),
         ("reconstruct model.h5 dictionary.h5 -o n.png", 1, "expected cuista-measurements"),
         ("sense dictionary.h5 in.png", 1, "expected cuista-sensing or cuista-reconstructor"),
+        ("sense sensing.h5 dictionary.h5 -o n.h5", 1, "dictionary.h5 is an HDF5 file; expected a picture"),
+        ("learn-dict sensing.h5 -o n.h5", 1, "expected cuista-images or cuista-patches"),
     ],
 )
 def test_mistakes_are_said_in_one_line(prepared, words, status, text):
     np.save("y.npy", np.zeros((3, 8)))
+    np.save("Phi.npy", np.zeros((3, 16)))
+    np.savez("D.npz", atoms=np.eye(16), other=np.eye(3))
     save("in.png", scene((4, 12)))
     prepared("sense", "sensing.h5", "in.png", "-o", "m.h5")
     prepared("gen-problem", "--task", "cs", "--dict", "dictionary.h5", "--rate", 0.5, "--seed", 1, "-o", "s1.h5")

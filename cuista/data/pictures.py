@@ -73,6 +73,8 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     if not Path(path).is_file():
         missing = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
         raise FileError(f"{path} {'is a folder' if Path(path).is_dir() else missing}")
+    if storage.is_hdf5(path):
+        raise FileError(f"{path} is an HDF5 file; expected a picture")
     try:
         if _is_deep_colour_png(path):
             return _read_deep_colour(path)

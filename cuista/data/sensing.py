@@ -11,14 +11,17 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite
-from cuista.counter import CODES, MATRIX, Key
+from cuista.counter import CODES, FITTING, MATRIX, Key
 from cuista.data.dictionary import Dictionary
+from cuista.data.images import PatchSet
 from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 
 # Up to this relative error, the mean follows from the measurements exactly. Matrices are often stored in float32.
 EXACT = 1e-5
+# The number of patches whose principal components are computed.
+COMPONENTS_OF = 50_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +125,8 @@ class Sensing:
         if not self.measures_means:
             return np.eye(self.M)
         v = self.mean_weights / np.linalg.norm(self.mean_weights)
-        v = v * (1 if v[0] >= 0 else -1)
-        v[0] -= 1
-        length = float(v @ v)
-        reflection = np.eye(self.M) - (2 / length * np.outer(v, v) if length > 1e-24 else 0)
-        return np.ascontiguousarray(reflection[1:])
+        v[0] += 1 if v[0] >= 0 else -1  # of the two reflections, the one in which nothing cancels
+        return np.ascontiguousarray((np.eye(self.M) - 2 / (v @ v) * np.outer(v, v))[1:])
 
     @cached_property
     def reduced(self) -> Array:
@@ -273,6 +273,12 @@ class Measurements:
         return found
 
 
+def check_count(M: int, P: int) -> None:
+    """Raise InputError unless M measurements of P pixels are neither too few nor too many."""
+    if not 2 <= M <= P:
+        raise InputError(f"{M} measurements of {P} pixels were asked for; expected 2 to {P}", option=("m", "rate"))
+
+
 def random_sensing(block: tuple[int, int], M: int, *, seed: int = 0) -> Array:
     """Draw Φ (M, P) for blocks of this size: the first row measures the mean, and the others are Gaussian.
 
@@ -280,12 +286,27 @@ def random_sensing(block: tuple[int, int], M: int, *, seed: int = 0) -> Array:
     what the first does not.
     """
     P = block[0] * block[1]
-    if not 2 <= M <= P:
-        raise InputError(
-            f"{M} measurements of a block of {block[0]}×{block[1]} pixels were asked for; expected 2 to {P}",
-            option=("m", "rate"),
-        )
+    check_count(M, P)
     Phi: Array = CpuOps().normal(Key(seed, MATRIX), CODES, (M, P), np.float64) / np.sqrt(M)
     Phi -= Phi.mean(axis=1, keepdims=True)
     Phi[0] = 1 / np.sqrt(M)
     return Phi
+
+
+def principal_sensing(patches: PatchSet, M: int, *, seed: int = 0) -> Array:
+    """The Φ (M, P) from which patches with P pixels are known best if they are reconstructed linearly.
+
+    The first row measures the mean. The others are the first M − 1 principal components of patches without their means,
+    of which `COMPONENTS_OF` are drawn at random. All rows are orthonormal.
+
+    Raises
+    ------
+    InputError
+        If M is not from 2 to P.
+    """
+    P = patches.shape[0] * patches.shape[1]
+    check_count(M, P)
+    centred = patches.draw(Key(seed, FITTING), COMPONENTS_OF).astype(np.float64)
+    centred -= centred.mean(axis=1, keepdims=True)
+    _, components = np.linalg.eigh(centred.T @ centred)
+    return np.vstack([np.full(P, 1 / np.sqrt(P)), components[:, ::-1].T[: M - 1]])

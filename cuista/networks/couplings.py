@@ -170,6 +170,66 @@ class FixedOnsager(Onsager):
         self.fixed = self.ops.asarray(W.T, self.dtype)
 
 
+class Sensed(Coupling):
+    """u = W (y − A x) with y = Φ f and A = Φ D, where W (N, M) is learned as `weight` and Φ (M, P) as `sensing`.
+
+    The inputs are not y but f (batch, P), from which y is measured. Φ is used without the means of its rows, so that it
+    does not see the mean of f.
+
+    Parameters
+    ----------
+    Phi, dictionary
+        The Φ (M, P) at the start, and D (P, N).
+    """
+
+    def __init__(self, operator: Dense, W: Array, Phi: Array, dictionary: Array) -> None:
+        super().__init__(operator, W)
+        self.Phi = Phi
+        self.D, self.transposed = (self.ops.asarray(each, self.dtype) for each in (dictionary, dictionary.T))
+
+    def start(self, B: Array, stack: int) -> Parameters:
+        return {"weight": _repeated(B, stack), "sensing": self.Phi[None]}
+
+    def begin(self, f: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        matmul, Phi = self.ops.matmul, without_means(parameters["sensing"][0])
+        A, transposed = matmul(Phi, self.D), matmul(self.transposed, Phi.T)  # both contiguous, for faster products
+
+        def backprop(d_state: State) -> tuple[State, Gradients]:
+            # y = Φ f and A = Φ D, so ∂L/∂Φ = Σ ∂L/∂y ⊗ f + ∂L/∂A Dᵀ. Removing means is its own adjoint.
+            d_y, d_A = d_state[1]
+            d_Phi = matmul(d_y.T, f)
+            if d_A is not None:
+                d_Phi += matmul(d_A, self.transposed)
+            return (), {"sensing": without_means(d_Phi)}
+
+        return (self.zeros(f), None, matmul(f, Phi.T), A, transposed), backprop
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        ops, (x, _, y, A, transposed), W = self.ops, state, part("weight")
+        r = y - ops.sparse_matmul(x, transposed) if t > 0 else y  # x_0 = 0
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # r = y − A x and u = r Wᵀ, so ∂L/∂W = Σ ∂L/∂u ⊗ r. With ∂L/∂r = ∂L/∂u W, ∂L/∂x = ∂L/∂start − ∂L/∂r A, and
+            # the layer's parts of ∂L/∂y and ∂L/∂A are ∂L/∂r and −Σ ∂L/∂r ⊗ x.
+            d_r = ops.sparse_matmul(d.u, W)
+            d_y, d_A = d_carried[0] or (None, None)
+            d_y = d_r if d_y is None else d_y + d_r
+            d_x = d.start
+            if t > 0:
+                d_x = d_x - ops.matmul(d_r, A)
+                more = ops.matmul(d_r.T, x)
+                d_A = -more if d_A is None else d_A - more
+            return (d_x, (d_y, d_A), None, None, None), {"weight": OuterSum(d.u, r)}
+
+        return Step(x, ops.matmul(r, W.T), r), (None, y, A, transposed), back
+
+
+def without_means(Phi: Array) -> Array:
+    """Φ (M, P) with the mean of each row removed."""
+    centred: Array = Phi - Phi.mean(axis=1, keepdims=True)
+    return centred
+
+
 class Recurrent(Coupling):
     """z = B y + W x, where B (N, M) is learned as `input_weight`, which all layers share, and W (N, N) as `weight`."""
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from cuista.checks import Array
+from cuista.errors import InputError
 from cuista.networks.base import Backprop, Gradients, OuterSum, Proposal, State, Unrolled, rms_of
-from cuista.networks.couplings import Coupling, Momentum, Step
+from cuista.networks.couplings import Coupling, Learned, Momentum, Sensed, Step
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
 from cuista.ops import Scalar
@@ -87,6 +88,9 @@ class Network(Proximal):
         networks with learned matrices, D is learned for the last layer, as `dictionary` (1, P, N).
     penalty
         The factor μ of Σ|x| in the loss of a network with a dictionary, ½ Σ_i ‖D x_i − f_i‖² + μ Σ_i ‖x_i‖₁.
+    sensing
+        A matrix Φ (M, P). If it is given, with a dictionary, the matrix is A = Φ D, the network's inputs are f instead
+        of y = Φ f, and Φ is learned too, as `sensing` (1, M, P). Only networks that `can_learn_sensing` accept it.
 
     Attributes
     ----------
@@ -106,6 +110,7 @@ class Network(Proximal):
         layers: int = 16,
         dictionary: Array | None = None,
         penalty: float = 0.0,
+        sensing: Array | None = None,
         **options: Any,
     ) -> None:
         self.operator, self.W, self.M, self.N = operator, W, operator.M, operator.N
@@ -118,9 +123,19 @@ class Network(Proximal):
                 self.matrices = (*self.matrices, *self.last)
         self.product_operations = 2.0 * self.N**2
         coupling = self.coupling(operator, W)
+        if sensing is not None and dictionary is not None:
+            if not self.can_learn_sensing():
+                raise InputError(f"{self.title} cannot learn Φ: name another network", option="net")
+            self.matrices = (*self.matrices, "sensing")
+            coupling = Sensed(operator, W, sensing, dictionary)
         self.couple = Momentum(coupling) if self.momentum else coupling
         self.shrink = self.shrinkage(operator.ops)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
+
+    @classmethod
+    def can_learn_sensing(cls) -> bool:
+        """Whether the network can learn Φ: its layers must be steps x + α W (y − A x) with a learned W."""
+        return cls.coupling is Learned and not cls.momentum
 
     # -- the output -------------------------------------------------------------------------------------------------
 

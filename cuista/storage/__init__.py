@@ -2,7 +2,18 @@
 
 from cuista.storage.arrays import load_array, load_arrays, opened_array, save_arrays
 from cuista.storage.files import check_writable, complete, replacing, sha256
-from cuista.storage.records import Record, contents, creating, is_cuista, kind_of, opened, printable, read, write
+from cuista.storage.records import (
+    Record,
+    contents,
+    creating,
+    is_cuista,
+    is_hdf5,
+    kind_of,
+    opened,
+    printable,
+    read,
+    write,
+)
 
 __all__ = [
     "Record",
@@ -11,6 +22,7 @@ __all__ = [
     "contents",
     "creating",
     "is_cuista",
+    "is_hdf5",
     "kind_of",
     "load_array",
     "load_arrays",

@@ -153,9 +153,9 @@ def is_cuista(path: str | os.PathLike[str]) -> bool:
         return str(file.attrs.get("format", "")).startswith("cuista-")
 
 
-def kind_of(path: str | os.PathLike[str]) -> str:
-    """The kind of one of cuista's files. Raises FileError as `opened` does."""
-    with opened(path) as file:
+def kind_of(path: str | os.PathLike[str], *kinds: str) -> str:
+    """The kind of one of cuista's files, one of `kinds` if any are given. Raises FileError as `opened` does."""
+    with opened(path, *kinds) as file:
         return str(file.attrs["format"])
 
 

@@ -187,7 +187,7 @@ class PerturbedSource(Source):
         self.problem, self.sigma = problem, 0.0
         self._nominal: Array | None = None
 
-    def enter(self, stage: Stage) -> bool:
+    def enter(self, stage: Stage, network: Any) -> bool:
         """Perturb at the stage's σ from now on."""
         changed = stage.sigma != self.sigma
         self.sigma = stage.sigma

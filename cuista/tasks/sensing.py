@@ -19,9 +19,10 @@ from cuista.data.images import ImageSet, PatchSet
 from cuista.data.sensing import Sensing
 from cuista.errors import FileError, InputError
 from cuista.metrics import SSIM_WINDOW, Method, PictureReport, nmse_db, report_on_pictures
-from cuista.model import Trained
+from cuista.model import NUMBERS, Trained
 from cuista.networks import NETWORKS, Network
 from cuista.networks.base import rms_of
+from cuista.networks.couplings import without_means
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps
 from cuista.solvers.proximal import proximal_gradient
@@ -29,7 +30,7 @@ from cuista.solvers.tuning import tune_unimodal
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
-from cuista.training.recipes import Recipe
+from cuista.training.recipes import Recipe, Stage
 from cuista.training.task import Examples, Source, Task
 from cuista.weights.dense import Weight, WeightReport, solve_exact
 
@@ -77,6 +78,7 @@ class Reconstructor(Trained):
         max_percent: float = MAX_PERCENT,
         per_coordinate: bool = False,
         untied: bool = False,
+        learn_sensing: bool = False,
         parameters: dict[str, Array] | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
@@ -92,17 +94,25 @@ class Reconstructor(Trained):
             The analytic weight of `sensing.A`; if None, the exact one without a ridge.
         net
             The network's name, one of `SENSING_NETWORKS`.
+        learn_sensing
+            Whether training changes Φ too. The trained network's Φ is then `sensing.Phi` like any other.
         layers, percent, max_percent, per_coordinate, untied, parameters, ops, dtype
             As in `Network`.
 
         Raises
         ------
         InputError
-            If the weight is for another matrix, an option is out of range, or there is no such network.
+            If the weight is for another matrix, an option is out of range, there is no such network, or Φ is to be
+            learned and the means of blocks do not follow from it exactly.
         """
         if net not in SENSING_NETWORKS:
             known = ", ".join(SENSING_NETWORKS)
             raise InputError(f"{net!r} is not a network for this task; expected one of {known}", option="net")
+        if learn_sensing and not sensing.measures_means:
+            raise InputError(
+                "the means of blocks do not follow from this Φ exactly: learn another, such as a random one",
+                option="learn_sensing",
+            )
         A = sensing.A
         weight = weight or solve_exact(A)
         if weight.matrix_sha256 != storage.sha256(A):
@@ -117,6 +127,7 @@ class Reconstructor(Trained):
             untied=untied,
             parameters=parameters,
             dictionary=sensing.dictionary.atoms,
+            sensing=sensing.reduced if learn_sensing else None,
         )
         return cls(network, sensing, weight)
 
@@ -126,9 +137,29 @@ class Reconstructor(Trained):
     def identity(self) -> dict[str, Any]:
         return {
             "per_coordinate": self.network.per_coordinate,
+            "learn_sensing": self.learns_sensing,
             "sensing": self.sensing.sha256,
             "weight": storage.sha256(self.weight.W),
         }
+
+    @property
+    def learns_sensing(self) -> bool:
+        """Whether Φ is still being learned, as a parameter of the network."""
+        return "sensing" in self.network.parameters
+
+    def settle(self) -> None:
+        """Take a Φ that was learned out of the network's parameters, and make it the Φ of `sensing`.
+
+        Its first row measures the mean. The weight is replaced by the one for the new A, with the same ridge.
+        """
+        network = self.network
+        parameters = {name: network.ops.to_numpy(value) for name, value in network.parameters.items()}
+        Phi = without_means(parameters.pop("sensing")[0].astype(np.float64))
+        self.sensing = Sensing(np.vstack([np.full(Phi.shape[1], rms_of(Phi)), Phi]), self.sensing.dictionary)
+        self.weight = solve_exact(self.sensing.A, ridge=self.weight.report.ridge)
+        form = {name: getattr(network, name) for name in (*NUMBERS, "per_coordinate", "ops", "dtype")}
+        settled = Reconstructor.new(self.sensing, self.weight, network.name, parameters=parameters, **form)
+        self.network = settled.network
 
     def recover_blocks(self, y: ArrayLike) -> Array:
         """The blocks (n, P), not clipped, of measurements y (n, M).
@@ -176,6 +207,7 @@ class Reconstructor(Trained):
         report = WeightReport(**json.loads(record.attributes["weight"]))
         weight = Weight(W, storage.sha256(sensing.A), report)
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
+        options["learn_sensing"] = "sensing" in options["parameters"]  # in a checkpoint
         return cls.new(sensing, weight, record.attributes["net"], **options, **place)
 
 
@@ -233,6 +265,10 @@ class CompressiveSensing(Task[Reconstructor]):
     def prepare(self, model: Reconstructor, recipe: Any) -> None:
         model.network.penalty = getattr(recipe, "penalty", 0.0)
 
+    def finish(self, model: Reconstructor) -> None:
+        if model.learns_sensing:
+            model.settle()
+
     def identity(self, model: Reconstructor, recipe: Any) -> dict[str, Any]:
         return {"patches": self.training.sha256}
 
@@ -253,15 +289,22 @@ class PatchSource(Source):
 
     def __init__(self, training: PatchSet, validation: PatchSet, sensing: Sensing) -> None:
         self.training, self.validation, self.sensing = training, validation, sensing
+        # Whether networks measure the patches themselves, because they learn Φ. Their precursors never do.
+        self.measured_by_network = False
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Patches (batch, P) without their means, what is measured of them (batch, M′), and no weights."""
+        """Patches (batch, P) without their means, what is measured of them (batch, M′), and no weights.
+
+        A network that measures the patches itself gets them instead of their measurements.
+        """
         patches = (self.validation if validate else self.training).draw(key, batch)
         reduced, means = self.sensing.without_mean(patches @ self.sensing.Phi.T)
-        return ops.asarray(patches - means, dtype), ops.asarray(reduced, dtype), None
+        patches = ops.asarray(patches - means, dtype)
+        return patches, patches if self.measured_by_network else ops.asarray(reduced, dtype), None
 
     def adapt(self, network: Network, seed: int) -> None:
         """Set the thresholds to shares of the root mean square of the first layer's z that fall from layer to layer."""
+        self.measured_by_network = "sensing" in network.parameters
         _, y, _ = self.sample(network.ops, network.dtype, 512, Key(seed, FITTING))
         state, _ = network.begin(y)
         propose, unit = network.propose(0, state)
@@ -270,6 +313,10 @@ class PatchSource(Source):
         network.parameters["threshold"][:] = network.ops.asarray(
             theta.reshape(-1, *[1] * (len(network.threshold_shape) - 1)), np.float64
         )
+
+    def enter(self, stage: Stage, network: Network) -> bool:
+        before, self.measured_by_network = self.measured_by_network, "sensing" in network.parameters
+        return before != self.measured_by_network
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB after `depth` layers on patches from `sample`."""
@@ -283,8 +330,11 @@ class PatchSource(Source):
 def sensing_weight(
     sensing: Sensing,
     task: CompressiveSensing,
+    net: str = "alista",
     *,
-    ridge: float | Literal["auto"] = "auto",
+    ridge: float | Literal["auto"] | None = None,
+    recipe: Any = None,
+    begun: Reconstructor | None = None,
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> Weight:
@@ -295,13 +345,24 @@ def sensing_weight(
     ridge
         λ of the noise-aware weight, or `auto` for the best of 0, 0.1 and 1 times the mean eigenvalue of A Aᵀ. Each is
         tried in 40 steps of the fast recipe on the same patches, and the weight whose ALISTA has the smallest
-        validation NMSE is returned.
+        validation NMSE is returned. None means `auto`, or 0 if the recipe does not start learned matrices from the
+        weight, which then makes no difference.
+    recipe
+        The recipe that will train the network `net`; the fast one if None.
+    begun
+        The model of an interrupted run, whose weight or ridge is used again if `ridge` allows it.
     say
         Called with messages about what is being done.
     options
         The options `layers`, `percent`, `max_percent` and `ops` of `Reconstructor.new`, and the `seed` of the patches.
     """
     A = sensing.A
+    if begun and ridge in (None, "auto", begun.weight.report.ridge):
+        if begun.sensing.sha256 == sensing.sha256:
+            return begun.weight
+        ridge = begun.weight.report.ridge  # the Φ of a finished run that has learned one is another
+    if ridge is None:
+        ridge = 0.0 if recipe and not recipe.analytic and NETWORKS[net].matrices else "auto"
     if ridge != "auto":
         say(f"Computing the analytic weight (ridge {ridge:g}).")
         return solve_exact(A, ridge=ridge)

@@ -46,8 +46,8 @@ class Source(ABC):
     def adapt(self, network: Any, seed: int) -> None:  # noqa: B027 (most networks start well for all examples)
         """Adapt a network's fast start, in place, to the examples of the run with this seed."""
 
-    def enter(self, stage: Stage) -> bool:
-        """Enter a stage, and return whether the examples for validation change."""
+    def enter(self, stage: Stage, network: Any) -> bool:
+        """Enter a stage, in which a network is trained, and return whether the examples for validation change."""
         return False
 
     def fuse(self, network: Any) -> FusedStep | None:
@@ -107,6 +107,9 @@ class Task(ABC, Generic[AnyModel]):
 
     def prepare(self, model: AnyModel, recipe: Any) -> None:
         """Decide what the model's options left to the recipe. Repeated calls change nothing."""
+
+    def finish(self, model: AnyModel) -> None:
+        """Make a model whose network has been trained what its file is to hold."""
 
     def identity(self, model: AnyModel, recipe: Any) -> dict[str, Any]:
         """The task's part of a run's identity, in addition to the model's identity and the recipe's numbers."""

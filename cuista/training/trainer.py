@@ -107,6 +107,7 @@ def train(
             run.train(checkpoint_seconds, progress)
         else:
             search(model, recipe, source, seed, run_identity, task.measure, progress)
+        task.finish(model)
     if out is not None:
         model.save(out, overwrite=overwrite or before is not None)
         checkpoint_path(out).unlink(missing_ok=True)
@@ -144,11 +145,9 @@ def identity(
 
 def _finished(model: AnyModel, path: Path, run: dict[str, Any]) -> AnyModel:
     """The model, with all that its finished run has found; `run` identifies the run."""
-    network = model.network
-    done = type(model).load(path, ops=network.ops, dtype=network.dtype)
+    done = type(model).load(path, ops=model.network.ops, dtype=model.network.dtype)
     check_same_run(path, {name: done.training.get(name) for name in run}, run)
-    network.parameters, model.history = done.network.parameters, done.history
-    model.training, model.training_seconds = done.training, done.training_seconds
+    vars(model).update(vars(done))
     return model
 
 
@@ -204,7 +203,7 @@ class _Run:
         first = self.precursor if stage.precursor else None
         self.learning = first or self.network
         self.fused = self.source.fuse(self.learning)
-        if self.source.enter(stage):
+        if self.source.enter(stage, self.learning):
             self.validation = None
         factors = np.zeros(self.network.layers)
         factors[: stage.depth] = stage.factors
@@ -366,6 +365,7 @@ class _Run:
                 self.network.adopt(self.precursor)
             path = f"{os.fspath(self.out)}.last-good.h5"
             self._describe({"diverged": what})
+            self.task.finish(self.model)
             self.model.save(path, overwrite=True)
             message += f"; the last good parameters are in {path}"
         return DivergedError(message, option="learning_rate")
