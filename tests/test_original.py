@@ -447,7 +447,8 @@ def pictures(folder):
 def parsed(words):
     """The parameters that a command takes from these words."""
     name, *words = words
-    context = cli.commands[name].make_context(name, words)
+    parent = click.Context(cli, info_name="cuista", **cli.context_settings)
+    context = cli.commands[name].make_context(name, words, parent)
     return {name: str(value) if hasattr(value, "suffix") else value for name, value in context.params.items()}
 
 
