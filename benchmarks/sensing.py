@@ -1,12 +1,14 @@
 """Compressive sensing of pictures at several rates into results/sensing.json.
 
-    python benchmarks/sensing.py random|learned patches.h5 dictionary.h5 test.h5 [RATE …]
+    python benchmarks/sensing.py random|learned patches.h5 dictionary.h5 images.h5 test.h5 [RATE …]
 
-Random and learned matrices Φ are measured in separate runs, whose results are merged in the file.
+Random and learned matrices Φ are measured in separate runs, whose results are merged in the file. Each network is
+tested without and with a map that removes the seams between blocks (`--deblock`).
 
-patches.h5 and dictionary.h5 are made from the first 400 pictures of the Berkeley segmentation data set for training and
-the last 32 for validation, and test.h5 from twelve other pictures:
+patches.h5, images.h5 and dictionary.h5 are made from 400 pictures of the Berkeley segmentation data set for training and
+32 for validation, and test.h5 from twelve other pictures:
 
+    cuista prepare-images bsd432 --split 400,32,0 -o images.h5
     cuista prepare-images bsd432 --split 400,32,0 --patches 16 --per-image 500 -o patches.h5
     cuista learn-dict patches.h5 --atoms 512 -o dictionary.h5
     cuista prepare-images set12 --split 0,0,12 -o test.h5
@@ -29,19 +31,29 @@ from cuista.tasks.sensing import Reconstructor, evaluate_reconstructors
 WORK = "blocks of 16x16, 512 atoms; all options of cuista train --task cs have their defaults"
 RATES = (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6)
 
-kind, patches_file, dictionary_file, test, *chosen = sys.argv[1:]
+kind, patches_file, dictionary_file, images, test, *chosen = sys.argv[1:]
 dictionary, rates = cuista.Dictionary.load(dictionary_file), tuple(map(float, chosen)) or RATES
 patches = cuista.PatchSet(patches_file, "train")
+pictures = [cuista.ImageSet(images, split) for split in ("train", "validation")]
 rows, columns = dictionary.shape
 
 
 def measured(models: dict[str, Reconstructor], baselines: cuista.PatchSet | None) -> dict[str, Any]:
     """The figures of models for one Φ."""
-    report = evaluate_reconstructors(models, test, baselines=baselines)
+    reports = [evaluate_reconstructors(models, test, baselines=baselines)]
+    for model in models.values():
+        cuista.learn_seams(model, *pictures)
+    reports.append(evaluate_reconstructors({f"{name}, deblocked": model for name, model in models.items()}, test))
     return {
         "measurements": next(iter(models.values())).sensing.M,
-        "psnr_db": dict(zip(report.methods, report.psnr_db.mean(axis=0).round(2).tolist(), strict=True)),
-        "ssim": dict(zip(report.methods, report.ssim.mean(axis=0).round(3).tolist(), strict=True)),
+        **{
+            measure: {
+                method: round(float(value), digits)
+                for report in reports
+                for method, value in zip(report.methods, getattr(report, measure).mean(axis=0), strict=True)
+            }
+            for measure, digits in (("psnr_db", 2), ("ssim", 3))
+        },
         "parameters": {name: sum(p.size for p in m.network.parameters.values()) for name, m in models.items()},
         "validation_nmse_db": {name: round(m.training["validation_nmse_db"], 2) for name, m in models.items()},
     }

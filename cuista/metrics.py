@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,8 +20,8 @@ from cuista.ops import CpuOps, ReferenceOps
 # The side in pixels of the window in which the structural similarity is computed.
 SSIM_WINDOW = 11
 
-# Restores a picture or its blocks from what was measured.
-Method = Callable[[Array], Array]
+# Restores a picture from what `report_on_pictures` prepares.
+Method = TypeVar("Method")
 
 
 def decibels(error: Any, energy: Any) -> Any:

@@ -17,13 +17,14 @@ from test_pictures import save, scene
 from cuista import storage
 from cuista.counter import TRAINING, VALIDATION, Key
 from cuista.data.dictionary import Dictionary, rotate
-from cuista.data.images import PatchSet, prepare_images
+from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.sensing import Measurements, Sensing, principal_sensing, random_sensing
 from cuista.errors import DivergedError, FileError, InputError
 from cuista.metrics import psnr_db
 from cuista.networks import NETWORKS
 from cuista.ops import CpuOps, CudaOps
 from cuista.solvers.proximal import proximal_gradient
+from cuista.tasks.deblocking import deblocked, fit_seams, windows
 from cuista.tasks.sensing import (
     SENSING_NETWORKS,
     BlockFista,
@@ -32,6 +33,7 @@ from cuista.tasks.sensing import (
     PatchPaperRecipe,
     Reconstructor,
     evaluate_reconstructors,
+    learn_seams,
     sensing_weight,
 )
 from cuista.training import AtomRecipe, FastRecipe, learn_atoms, train
@@ -523,6 +525,67 @@ def test_fista_and_networks_are_tested_on_the_same_measurements(patches, learned
         evaluate_reconstructors({"a": model, "b": other}, tmp_path / "test.h5")
 
 
+# -- seams ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_is_a_block_and_what_lies_around_it():
+    sensing, picture = sensed((4, 6)), np.random.default_rng(0).random((11, 17))
+    found = windows(sensing, picture)
+    assert found.shape == (9, 12 * 14)
+    np.testing.assert_allclose(found.mean(axis=1), 0, atol=1e-12)
+    padded = np.pad(picture, ((4, 5), (4, 5)), mode="edge")
+    expected = padded[4 : 4 + 12, 6 : 6 + 14]  # of the block in the second row and column
+    np.testing.assert_allclose(found[4], (expected - expected.mean()).ravel(), atol=1e-12)
+
+
+def test_the_map_against_seams_is_the_best_linear_one(rng):
+    sensing = sensed()
+    pictures = [scene((40, 52), seed=seed) for seed in range(6)]
+    pairs = [(sensing.picture(sensing.least_norm(sensing.measure(p)), p.shape), p) for p in pictures]
+    seams, gain = fit_seams(sensing, pairs[:4], pairs[4:])
+
+    def error(which, B):
+        return sum(np.square(deblocked(sensing, B, found) - clean).sum() for found, clean in which)
+
+    # Up to the ridge, no other map has a smaller error on the pictures for training.
+    for _ in range(5):
+        other = seams + 1e-2 * rng.standard_normal(seams.shape)
+        assert error(pairs[:4], seams) < error(pairs[:4], other)
+    assert gain > 0.5
+    assert gain == pytest.approx(10 * np.log10(error(pairs[4:], 0 * seams) / error(pairs[4:], seams)), abs=1e-6)
+
+
+def test_without_gain_there_is_no_map(rng):
+    sensing = sensed()
+    noise = [(p := scene((40, 52), seed), p + 0.1 * rng.standard_normal(p.shape)) for seed in range(2)]
+    seams, gain = fit_seams(sensing, noise[:1], noise[1:])
+    assert (gain, seams.any()) == (0, False)
+    flat = [(np.full((8, 8), 0.5), np.full((8, 8), 0.5))]
+    assert fit_seams(sensing, flat, flat)[1] == 0
+
+
+def test_a_model_keeps_its_map_against_seams(patches, learned, folder, tmp_path):
+    prepare_images(folder, tmp_path / "images.h5", split=(3, 1, 2))
+    model = train(Reconstructor.new(learned, layers=3), QUICK, task=CompressiveSensing(patches))
+    before, seen = evaluate_reconstructors({"alista": model}, tmp_path / "images.h5"), []
+    sets = [ImageSet(tmp_path / "images.h5", split) for split in ("train", "validation")]
+    gain = learn_seams(model, *sets, progress=lambda *now: seen.append(now))
+    assert gain > 0.2
+    assert [share for share, _ in seen] == [0.25, 0.5, 0.75, 1]
+    after = evaluate_reconstructors({"alista": model}, tmp_path / "images.h5")
+    assert after.psnr_db[:, 1].mean() > before.psnr_db[:, 1].mean() + 0.2
+    np.testing.assert_array_equal(after.psnr_db[:, 0], before.psnr_db[:, 0])
+    model.save(tmp_path / "m.h5")
+    loaded, y = Reconstructor.load(tmp_path / "m.h5"), learned.measure(scene((9, 11)))
+    np.testing.assert_array_equal(loaded.reconstruct(y, (9, 11)), model.reconstruct(y, (9, 11)))
+    assert learn_seams(loaded, *sets) == gain
+    record = storage.read(tmp_path / "m.h5", Reconstructor.kind)
+    record.arrays["seams"] = record.arrays["seams"][1:]
+    storage.write(tmp_path / "t.h5", record)
+    with pytest.raises(FileError, match="its seams have shape"):
+        Reconstructor.load(tmp_path / "t.h5")
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 TRAIN = ("--max-steps", 20, "--matrix-steps", 10, "--batch", 32, "--validation-batch", 64, "-T", 2)
@@ -601,6 +664,23 @@ def test_measurements_from_elsewhere_are_reconstructed_in_their_units(prepared):
         np.save("other.npy", scale * y)
         run("reconstruct", "model.h5", "other.npy", "--shape", "30x41", "-o", file)
         assert "If the measurements are in other units, give --white" in run.errors
+
+
+def test_seams_are_removed_after_training(prepared, folder):
+    run = prepared
+    run("prepare-images", folder, "--split", "3,1,2", "-o", "images.h5")
+    words = ("train", "patches.h5", "--problem", "sensing.h5", *TRAIN, "--deblock", "images.h5")
+    run(*words, "-o", "smooth.h5")
+    assert "Removing the seams between blocks reduces the error of the validation pictures by" in run.errors
+    run(*words, "-o", "smooth.h5", "--resume")
+    assert "Removing the seams" not in run.errors
+    run(*words, "-o", "model.h5", "--resume")  # trained without it
+    assert "Removing the seams" in run.errors
+    for file in ("smooth.h5", "model.h5"):
+        assert Reconstructor.load(file).seams.shape == (144, 16)
+    run("prepare-images", folder, "--split", "0,0,3", "-o", "test.h5")
+    run(*words[:-1], "test.h5", "-o", "n.h5", fails=1)
+    assert "test.h5 has no pictures for train" in run.errors
 
 
 def test_a_matrix_is_computed_from_patches_and_learned(prepared):

@@ -22,7 +22,7 @@ from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
-from cuista.metrics import SSIM_WINDOW, Method, PictureReport, decibels, report_on_pictures
+from cuista.metrics import SSIM_WINDOW, PictureReport, decibels, report_on_pictures
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.operators import Convolution
@@ -442,7 +442,7 @@ def evaluate_denoisers(
     sigma = first.sigma if sigma is None else sigma
     network, dictionary = first.network, first.weight.dictionary
     pictures = test_pictures(images)
-    methods: dict[str, Method] = {"noisy": lambda noisy: noisy}
+    methods: dict[str, Callable[[Array], Array]] = {"noisy": lambda noisy: noisy}
     lambdas: dict[str, float] = {}
     if baselines:
         pairs = tuning_pairs(images, sigma, seed=seed)
@@ -458,7 +458,7 @@ def evaluate_denoisers(
             methods["nl-means"] = means
     methods |= {name: partial(denoiser.denoise, mean=0.0) for name, denoiser in denoisers.items()}
 
-    def prepare(number: int, clean: Array) -> Callable[[Method], Array]:
+    def prepare(number: int, clean: Array) -> Callable[[Callable[[Array], Array]], Array]:
         mean = clean.mean()
         noise = CpuOps().normal(Key(seed, TEST, number), CODES, (clean.shape[0], clean.shape[1]), np.float64)
         noisy = clean - mean + sigma / 255 * noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from cuista.counter import FITTING, TUNING, Key
 from cuista.data.images import ImageSet, PatchSet
 from cuista.data.sensing import Sensing
 from cuista.errors import FileError, InputError
-from cuista.metrics import SSIM_WINDOW, Method, PictureReport, nmse_db, report_on_pictures
+from cuista.metrics import SSIM_WINDOW, PictureReport, nmse_db, report_on_pictures
 from cuista.model import NUMBERS, Trained
 from cuista.networks import NETWORKS, Network
 from cuista.networks.base import rms_of
@@ -28,6 +28,7 @@ from cuista.ops import ReferenceOps
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import tune_unimodal
 from cuista.storage import Record
+from cuista.tasks.deblocking import deblocked, fit_seams, windows
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe, Stage
@@ -44,6 +45,8 @@ TUNED_ON, TRIED = 1000, 16
 SENSING_NETWORKS = tuple(name for name in NETWORKS if name != "lamp")
 # The thresholds of the first and of the last layer at the start of the fast recipe: see `PatchSource.adapt`.
 START = 2.0, 0.2
+# Recovers a picture of a shape from measurements.
+Recover = Callable[[Array, tuple[int, int]], Array]
 # The publication's support schedule.
 PERCENT, MAX_PERCENT = 0.4, 13.0
 
@@ -58,6 +61,8 @@ class Reconstructor(Trained):
         How blocks are measured, and the dictionary in which they are sparse.
     weight
         The analytic weight of `sensing.A`.
+    seams
+        The map (W, P) that removes the seams between blocks, if there is one: see `learn_seams`.
     """
 
     kind: ClassVar[str] = "cuista-reconstructor"
@@ -65,6 +70,7 @@ class Reconstructor(Trained):
     network: Network
     sensing: Sensing
     weight: Weight
+    seams: Array | None = None
 
     @classmethod
     def new(
@@ -190,11 +196,14 @@ class Reconstructor(Trained):
                 f"has {shape[0]}×{shape[1]} pixels and a block {rows}×{columns}",
                 option="shape",
             )
-        return self.sensing.picture(blocks, shape)
+        picture = self.sensing.picture(blocks, shape)
+        return picture if self.seams is None else deblocked(self.sensing, self.seams, picture)
 
     def store(self, record: Record) -> None:
         self.sensing.store(record)
         record.arrays["W"] = self.weight.W
+        if self.seams is not None:
+            record.arrays["seams"] = self.seams
         record.attributes["weight"] = json.dumps(asdict(self.weight.report))
 
     @classmethod
@@ -208,7 +217,11 @@ class Reconstructor(Trained):
         weight = Weight(W, storage.sha256(sensing.A), report)
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
         options["learn_sensing"] = "sensing" in options["parameters"]  # in a checkpoint
-        return cls.new(sensing, weight, record.attributes["net"], **options, **place)
+        model = cls.new(sensing, weight, record.attributes["net"], **options, **place)
+        model.seams = record.arrays.get("seams")
+        if model.seams is not None and model.seams.shape != (windows(sensing, np.zeros((1, 1))).shape[1], sensing.P):
+            raise FileError(f"{path} is damaged: its seams have shape {model.seams.shape}")
+        return model
 
 
 @dataclass(frozen=True)
@@ -378,6 +391,44 @@ def sensing_weight(
     return found
 
 
+def learn_seams(
+    model: Reconstructor,
+    training: ImageSet,
+    validation: ImageSet,
+    *,
+    progress: Callable[[float, str], None] = lambda fraction, text: None,
+) -> float:
+    """Give a trained reconstructor the map that best removes the seams between the blocks of pictures.
+
+    Parameters
+    ----------
+    training, validation
+        The pictures from which the map is computed, and those that choose its ridge.
+    progress
+        Called with the share of pictures done, and with a text.
+
+    Returns
+    -------
+    gain
+        By how many dB the map reduces the error of the pictures for validation. If it is 0, the model gets no map.
+    """
+    sensing, model.seams, done = model.sensing, None, 0
+
+    def pairs(pictures: ImageSet) -> Iterator[tuple[Array, Array]]:
+        return ((model.reconstruct(sensing.measure(clean), clean.shape), clean) for _, clean in pictures.pictures())
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        total = len(training) + len(validation)
+        progress(done / total, f"seams between blocks, picture {done}/{total}")
+
+    seams, gain = fit_seams(sensing, pairs(training), pairs(validation), count)
+    model.seams = seams.astype(np.float32) if gain > 0 else None
+    model.training["seams"] = {"images": training.sha256, "gain_db": gain}
+    return gain
+
+
 class BlockFista:
     """Recover the blocks of pictures by FISTA: min_x ½‖y − A x‖² + λ‖x‖₁, where y and A are without the mean.
 
@@ -449,7 +500,11 @@ def evaluate_reconstructors(
     if any(each.sensing.sha256 != sensing.sha256 for each in reconstructors.values()):
         raise InputError("the models are for different Φ or dictionaries: test them one by one")
     pictures = ImageSet(images, "test", SSIM_WINDOW, "SSIM's window")
-    methods: dict[str, Method] = {"least norm": sensing.least_norm}
+
+    def by_blocks(recover: Callable[[Array], Array]) -> Recover:
+        return lambda y, shape: sensing.picture(recover(y), shape)
+
+    methods: dict[str, Recover] = {"least norm": by_blocks(sensing.least_norm)}
     lambdas: dict[str, float] = {}
     if baselines is not None:
         check_patches(baselines, sensing)
@@ -458,11 +513,11 @@ def evaluate_reconstructors(
             solver, name = BlockFista(sensing, iterations, ops=first.network.ops), f"fista {iterations}"
             say(f"Finding the best λ for {name}.")
             lambdas[name] = solver.tune(patches)
-            methods[name] = solver.recover_blocks
-    methods |= {name: each.recover_blocks for name, each in reconstructors.items()}
+            methods[name] = by_blocks(solver.recover_blocks)
+    methods |= {name: each.reconstruct for name, each in reconstructors.items()}
 
-    def prepare(number: int, clean: Array) -> Callable[[Method], Array]:
+    def prepare(number: int, clean: Array) -> Callable[[Recover], Array]:
         y = sensing.measure(clean)
-        return lambda recover: np.clip(sensing.picture(recover(y), clean.shape), 0, 1)
+        return lambda recover: np.clip(recover(y, clean.shape), 0, 1)
 
     return report_on_pictures(pictures, prepare, methods, lambdas, progress, rate=sensing.rate)
