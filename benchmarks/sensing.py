@@ -5,8 +5,8 @@
 Random and learned matrices Φ are measured in separate runs, whose results are merged in the file. Each network is
 tested without and with a map that removes the seams between blocks (`--deblock`).
 
-patches.h5, images.h5 and dictionary.h5 are made from 400 pictures of the Berkeley segmentation data set for training and
-32 for validation, and test.h5 from twelve other pictures:
+patches.h5, images.h5 and dictionary.h5 are made from 400 pictures of the Berkeley segmentation data set for training
+and 32 for validation, and test.h5 from twelve other pictures:
 
     cuista prepare-images bsd432 --split 400,32,0 -o images.h5
     cuista prepare-images bsd432 --split 400,32,0 --patches 16 --per-image 500 -o patches.h5
