@@ -6,8 +6,12 @@ The exit status is 0 for success, 1 for an error (explained in one line), 2 for 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 import click
@@ -58,15 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    _prepare_process()
     try:
         status = cli.main([word for word in arguments if word != "--debug"], "cuista", standalone_mode=False)
-        sys.stdout.flush()
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.Abort:
         status = _fail("interrupted", 130)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         status = error.exit_code
     except CuistaError as error:
         if debug:
@@ -75,13 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _fail(f"{error} ({flags})" if flags else str(error), 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
-    except (BrokenPipeError, SystemExit):  # from Python or from Click: the reader has gone, as in `cuista … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
     except MemoryError as error:
         if debug:
             raise
         status = _fail(f"not enough memory: {error}", 1)
+    except (BrokenPipeError, SystemExit):  # from Python or from Click: the reader has gone, as in `cuista … | head`
+        status = _closed()
     except Exception as error:
         if debug:
             raise
@@ -91,6 +95,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _prepare_process() -> None:
+    """Let SIGTERM clean up like Ctrl-C, and print what an encoding does not have as escapes."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _closed() -> int:
+    """The status of a process that SIGPIPE has killed; stdout is replaced, so that Python's last flush succeeds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
 def _fail(message: str, status: int) -> int:
-    click.echo(f"Error: {message}", err=True)
+    common.say(f"Error: {message}")
     return status

@@ -17,9 +17,16 @@ import click
 from cuista import device as devices
 from cuista.data.dictionary import Convention, Dictionary, default_convention
 from cuista.data.images import ImageSet
+from cuista.errors import FileError
 from cuista.metrics import PictureReport
 from cuista.ops import ReferenceOps, engine
-from cuista.storage import check_writable, is_cuista
+from cuista.storage import check_writable, claimed, is_cuista
+
+
+def claim(out: Path, overwrite: bool) -> None:
+    """Check that the output can be written, and claim it until the command ends."""
+    check_writable(out, overwrite=overwrite)
+    click.get_current_context().with_resource(claimed(out))
 
 
 def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:
@@ -156,7 +163,7 @@ class Report:
 
     def __post_init__(self) -> None:
         if self.out:
-            check_writable(self.out, overwrite=self.force)
+            claim(self.out, self.force)
 
     @cached_property
     def ops(self) -> ReferenceOps:
@@ -189,7 +196,7 @@ class Report:
         else:
             methods = found.methods
             headers = ["picture", *(f"{name} dB" for name in methods), *(f"{name} SSIM" for name in methods)]
-            click.echo(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
+            out(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
             for name, lam in found.lambdas.items():
                 say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation data.")
         self.write(found.save, **about)
@@ -273,7 +280,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on stdout. NaN and infinities, which JSON cannot express, become null."""
-    click.echo(json.dumps(_jsonable(value), indent=2))
+    out(json.dumps(_jsonable(value), indent=2))
 
 
 def _jsonable(value: Any) -> Any:
@@ -292,7 +299,7 @@ class ProgressLine:
     WIDTH = 24
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
         self._shown = time.monotonic()
         self._drawn = False
 
@@ -301,7 +308,7 @@ class ProgressLine:
 
     def __exit__(self, *exception: object) -> None:
         if self._drawn:
-            click.echo("\r\033[K", nl=False, err=True)
+            say("\r\033[K", end=False)
 
     def show(self, fraction: float, text: str) -> None:
         """Show which fraction of the work is done, unless the last update was too recent."""
@@ -311,10 +318,10 @@ class ProgressLine:
         self._shown = now
         if self._terminal:
             full = round(self.WIDTH * fraction)
-            click.echo(f"\r\033[K[{'#' * full}{'.' * (self.WIDTH - full)}] {text}", nl=False, err=True)
+            say(f"\r\033[K[{'#' * full}{'.' * (self.WIDTH - full)}] {text}", end=False)
             self._drawn = True
         else:
-            click.echo(f"{fraction:4.0%} {text}", err=True)
+            say(f"{fraction:4.0%} {text}")
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -322,6 +329,25 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def say(text: str) -> None:
-    """Print a message for the user to stderr, which keeps stdout for data."""
-    click.echo(text, err=True)
+def out(text: str = "") -> None:
+    """Print a line of data to stdout. Raises FileError if that is closed or full; `main` handles a closed pipe."""
+    if sys.stdout is None:
+        raise FileError("the standard output is closed, so that there is nowhere to print the result")
+    try:
+        click.echo(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError(f"cannot write to the standard output: {error.strerror}") from error
+
+
+def say(text: str, end: bool = True) -> None:
+    """Print a message for the user to stderr, which keeps stdout for data; `end` says whether the line ends.
+
+    If stderr is closed or full, the message is lost, and all later ones; the work goes on.
+    """
+    try:
+        click.echo(text, nl=end, err=True)
+    except (OSError, ValueError):
+        sys.stderr = None

@@ -16,7 +16,7 @@ from cuista.cli.spellings import Command
 from cuista.evaluation.comparison import Comparison, Variant, compare
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
-from cuista.storage import check_writable, complete, replacing
+from cuista.storage import complete, replacing
 from cuista.training import FastRecipe, PaperRecipe
 from cuista.training.checkpoint import check_same_run
 
@@ -85,7 +85,7 @@ def command(
     variants = list(dict.fromkeys(Variant.parse(net) for net in nets))
     if resume and force:
         raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
-    check_writable(out, overwrite=force or resume)
+    common.claim(out, force or resume)
     problem = load_problem(problem_file)
     about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": repr(problem.magnitude), "recipe": recipe}
     about |= {name: how[name] for name in ("samples", "seed", "layers")}
@@ -112,14 +112,14 @@ def command(
     if out.suffix.lower() == ".h5":
         comparison.save(out, overwrite=force or resume)
     else:
-        with replacing(out, overwrite=force or resume) as temporary:
-            temporary.write_text(json.dumps({**comparison.about, "results": rows}, indent=2) + "\n")
+        with replacing(out, overwrite=force or resume) as file:
+            file.write((json.dumps({**comparison.about, "results": rows}, indent=2) + "\n").encode())
     if as_json:
         common.print_json({**comparison.about, "results": rows})
     else:
-        click.echo(layer_table(comparison))
-        click.echo()
-        click.echo(cost_table(comparison))
+        common.out(layer_table(comparison))
+        common.out()
+        common.out(cost_table(comparison))
     common.say(f"Wrote {out}." + (f" Draw it with: cuista plot {out}" if out.suffix.lower() == ".h5" else ""))
 
 

@@ -172,7 +172,7 @@ def command(
     """
     if not source.exists():
         raise FileError(f"{source} does not exist")
-    storage.check_writable(target, overwrite=force)
+    common.claim(target, force)
     exporting = storage.is_cuista(source)
     if exporting == (target.suffix.lower() == ".h5"):
         ours = "a cuista file" if exporting else "not a cuista file"

@@ -10,7 +10,6 @@ from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
-from cuista.storage import check_writable
 from cuista.tasks.denoising import Denoiser
 
 
@@ -29,7 +28,7 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
     """
     for target in filter(None, (out, compare)):
         check_ending(target)
-        check_writable(target, overwrite=force)
+        common.claim(target, force)
     if compare is not None and compare.absolute() == out.absolute():
         raise click.UsageError("--compare and --out name the same file: give two different names")
     denoiser = Denoiser.load(model_file, ops=common.engine_on(device))

@@ -22,21 +22,21 @@ def command(as_json: bool) -> None:
         common.print_json(report)
         return
     versions, cpu, cuda = report["versions"], report["cpu"], report["cuda"]
-    click.echo(", ".join(f"{name} {version}" for name, version in versions.items()))
-    click.echo(f"cpu     can be used: {cpu['processors']} processors, {cpu['blas']}")
+    common.out(", ".join(f"{name} {version}" for name, version in versions.items()))
+    common.out(f"cpu     can be used: {cpu['processors']} processors, {cpu['blas']}")
     if cuda["reason"]:
-        click.echo(f"cuda    cannot be used: {cuda['reason']}")
+        common.out(f"cuda    cannot be used: {cuda['reason']}")
     for gpu in cuda["gpus"]:
         what = gpu.get("name", "unknown GPU")
         if "memory" in gpu:
             memory = f"{gpu['memory_free'] / 2**30:.1f} of {gpu['memory'] / 2**30:.1f} GiB free"
             what += f", compute capability {gpu['compute_capability']}, {memory}"
         verdict = f"cannot be used: {gpu['reason']} ({what})" if gpu["reason"] else f"can be used: {what}"
-        click.echo(f"{gpu['device']:7} {verdict}")
+        common.out(f"{gpu['device']:7} {verdict}")
     if cuda["gpus"]:
         numbers = ", ".join(f"{name} {cuda[name]}" for name in ("driver", "runtime", "nvrtc"))
-        click.echo(f"        {', '.join(cuda['cupy'])}; CUDA: {numbers}")
-    click.echo(f"--device auto selects {report['auto']}.")
+        common.out(f"        {', '.join(cuda['cupy'])}; CUDA: {numbers}")
+    common.out(f"--device auto selects {report['auto']}.")
 
 
 def examine() -> dict[str, Any]:

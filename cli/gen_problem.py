@@ -16,7 +16,7 @@ from cuista.data.dictionary import Dictionary, normalize_filters, random_diction
 from cuista.data.images import PatchSet
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.sensing import Sensing, principal_sensing, random_sensing
-from cuista.storage import check_writable, load_array
+from cuista.storage import load_array
 
 # The default levels of perturbation.
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
@@ -36,7 +36,7 @@ class Target:
         common.say(f"Wrote {self.out}: {what}.")
 
     def __post_init__(self) -> None:
-        check_writable(self.out, overwrite=self.force)
+        common.claim(self.out, self.force)
 
 
 def _target(default: str | None) -> common.Decorator:

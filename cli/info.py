@@ -31,18 +31,18 @@ def command(file: Path, as_json: bool) -> None:
         return
     for name, value in attributes.items():
         if isinstance(value, dict):
-            click.echo(f"{name}:")
+            common.out(f"{name}:")
             for inner, item in value.items():
-                click.echo(f"    {inner}: {item}")
+                common.out(f"    {inner}: {item}")
         else:
-            click.echo(f"{name}: {value}")
+            common.out(f"{name}: {value}")
     if splits is not None:
         for name, split in splits.items():
-            click.echo(f"{name}: {_described(split)}")
+            common.out(f"{name}: {_described(split)}")
         return
-    click.echo("arrays:")
+    common.out("arrays:")
     for name, array in sorted(arrays.items()):
-        click.echo(f"    {name}: {_size(array['shape']) or 'scalar'} {array['dtype']}")
+        common.out(f"    {name}: {_size(array['shape']) or 'scalar'} {array['dtype']}")
 
 
 def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[str, Any]]:

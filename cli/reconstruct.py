@@ -13,7 +13,7 @@ from cuista.checks import check_rows
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
 from cuista.errors import InputError
-from cuista.storage import check_writable, is_cuista, load_array
+from cuista.storage import is_cuista, load_array
 from cuista.tasks.sensing import Reconstructor
 
 # If more than this share of pixels is outside the range from 0 to 1 by more than this, the units are probably others.
@@ -62,7 +62,7 @@ def command(
     file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This needs --shape.
     """
     check_ending(out)
-    check_writable(out, overwrite=force)
+    common.claim(out, force)
     model = Reconstructor.load(model_file, ops=common.engine_on(device))
     if is_cuista(measurements_file):
         given = {"--shape": shape, "--white": white, "--key": key, "--columns": columns or None}

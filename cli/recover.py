@@ -12,7 +12,6 @@ from cuista.cli import common
 from cuista.cli.problems import matrix_in
 from cuista.cli.spellings import Command
 
-from cuista import storage
 from cuista.model import load
 from cuista.ops import ReferenceOps
 from cuista.storage.streaming import Recoverer, recover_file
@@ -32,7 +31,7 @@ class Codes:
     force: bool
 
     def __post_init__(self) -> None:
-        storage.check_writable(self.out, overwrite=self.force)
+        common.claim(self.out, self.force)
 
     @cached_property
     def ops(self) -> ReferenceOps:

@@ -14,6 +14,7 @@ from cuista.cli import common
 
 from cuista.model import AnyTrained, Trained
 from cuista.ops import ReferenceOps
+from cuista.storage import claimed
 from cuista.training import Progress, checkpoint_path, train
 from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Recipe
@@ -165,6 +166,7 @@ def check_resume(out: Path, resume: bool, force: bool) -> Path | None:
     if resume and force:
         raise click.UsageError("--resume continues a run, and --force starts it afresh: give only one of them")
     before = continued(out, resume, force)
+    click.get_current_context().with_resource(claimed(out))
     if resume and before is None:
         common.say(f"There is no checkpoint {checkpoint_path(out)} to continue from.")
     return before

@@ -11,7 +11,6 @@ from cuista.cli.spellings import Command
 
 from cuista.data.pictures import read_picture
 from cuista.data.sensing import Measurements, Sensing
-from cuista.storage import check_writable
 
 
 @click.command("sense", cls=Command)
@@ -25,7 +24,7 @@ def command(problem_file: Path, picture_file: Path, out: Path, force: bool) -> N
     PROBLEM is a file of gen-problem --task cs, or a model that was trained for one. The channels of a colour picture
     are measured one by one.
     """
-    check_writable(out, overwrite=force)
+    common.claim(out, force)
     sensing, picture = Sensing.load(problem_file), read_picture(picture_file)
     if picture.alpha is not None:
         common.say("Note: the picture has transparency, which is not measured.")

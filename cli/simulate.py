@@ -10,7 +10,7 @@ from cuista.cli.problems import law_options, load_problem, with_law
 from cuista.cli.spellings import Command
 
 from cuista.counter import TEST
-from cuista.storage import check_writable, save_arrays
+from cuista.storage import save_arrays
 
 
 @click.command("simulate", cls=Command)
@@ -35,7 +35,7 @@ def command(
     per row: y is an input for cuista recover and cuista solve, and x shows what they should find. With the same seed,
     cuista test uses the same signals.
     """
-    check_writable(out, overwrite=force)
+    common.claim(out, force)
     problem = with_law(load_problem(problem_file), snr, pnz)
     x, y = problem.sample(samples, stream=TEST, seed=seed)
     save_arrays(out, {"x": x, "y": y}, overwrite=force)

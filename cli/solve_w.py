@@ -54,7 +54,7 @@ def command(
     problem. The weight itself is computed on the CPU in double precision; --device is for these trials. The objective,
     the mutual coherence of W and of A, the constraint's residual and the time taken are printed.
     """
-    storage.check_writable(out, overwrite=force)
+    common.claim(out, force)
     if method == "pgd" and ridge != 0:
         raise click.UsageError(
             "--ridge needs --method exact, because the paper's iteration (pgd) has no ridge: leave one of them out"
@@ -116,6 +116,6 @@ def print_report(report: dict[str, Any], as_json: bool) -> None:
     for field, value in report.items():
         name = names.get(field, field)
         if value != "":
-            click.echo(
+            common.out(
                 f"{name.replace('_', ' '):>20}  {value:.8g}" if isinstance(value, float) else f"{name:>20}  {value}"
             )

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import click
-from cuista.cli.common import spelled
+from cuista.cli.common import say, spelled
 
 from cuista.errors import CuistaError
 
@@ -247,7 +247,7 @@ class Translation:
         self._read(given)
         for reason, options in self.left_out.items():
             are = "is" if len(options) == 1 else "are"
-            click.echo(f"Note: {', '.join(options)} {are} ignored: {reason}.", err=True)
+            say(f"Note: {', '.join(options)} {are} ignored: {reason}.")
         self._imply(given)
 
     def _translate(self, word: str, option: str, equals: str, value: str) -> None:
@@ -312,16 +312,15 @@ class Translation:
             if option in self.known - given and scope in self.names and Path(file).exists():
                 self.words += [option, file]
                 self.left_out.pop(IGNORED[scope[0]], None)
-                click.echo(f"Note: {option} is {file}, after {scope[0]} and {number[0]}.", err=True)
+                say(f"Note: {option} is {file}, after {scope[0]} and {number[0]}.")
 
     def _imply(self, given: set[str]) -> None:
         """Add what the original's options imply: its recipe, and the file that is named after its scope and number."""
         if self.chosen and "--recipe" in self.known - given:
             self.words[:0] = ["--recipe", "paper"]
-            click.echo(
+            say(
                 f"Note: the original's recipe is used, because of {', '.join(dict.fromkeys(self.chosen))} (the same as "
-                "--recipe paper; --recipe fast takes minutes).",
-                err=True,
+                "--recipe paper; --recipe fast takes minutes)."
             )
         if self.command.tests and not {"-h", "--help"} & given and not positional(self.words, [self.command]):
             if SCOPE not in self.names:
@@ -329,7 +328,7 @@ class Translation:
                     "give the MODEL to test: a file of cuista train, or of cuista convert for variables of the original"
                 )
             self.words.append(self._named())
-            click.echo(f"Note: the model is {self._named()}, after --scope and --exp_id.", err=True)
+            say(f"Note: the model is {self._named()}, after --scope and --exp_id.")
         if not self._trains or not {SCOPE, NUMBER} & set(self.names):
             return
         found = [f"{own[0]} {self.names[own]}" for own in (SCOPE, NUMBER) if own in self.names]
@@ -342,7 +341,7 @@ class Translation:
             note = f"the output is {self._named()}, after --scope and --exp_id (-o gives it another name)"
         else:
             note = f"{options} is ignored without {SCOPE[0]}: name the output with -o"
-        click.echo(f"Note: {note}.", err=True)
+        say(f"Note: {note}.")
 
 
 def positional(words: list[str], commands: Iterable[click.Command]) -> list[str]:

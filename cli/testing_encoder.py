@@ -41,7 +41,7 @@ def command(model_file: Path, count: int, sigma: float | None, seed: int, report
         mean = {name: float(values.mean()) for name, values in columns.items()}
         common.print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
     else:
-        click.echo(matrix_table(model.network.loss_name, results, columns))
+        common.out(matrix_table(model.network.loss_name, results, columns))
     report.write(partial(save_columns, columns), model=str(model_file), sigma=sigma, seed=seed)
 
 

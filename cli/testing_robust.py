@@ -58,7 +58,7 @@ def command(model_files: tuple[Path, ...], set_file: Path | None, report: common
         common.print_json({**about, "sigmas": perturbed.sigmas.tolist(), "results": rows})
     else:
         headers = ["NMSE dB at σ =", *(f"{sigma:g}" for sigma in perturbed.sigmas), "iterations", "ms per matrix"]
-        click.echo(common.table(headers, [_row(result) for result in results]))
+        common.out(common.table(headers, [_row(result) for result in results]))
         common.say(f"The NMSE is the mean over {count} matrices per level, with {samples} signals each.")
         for result in results:
             if np.isfinite(result.lam):

@@ -68,7 +68,7 @@ def command(
         nets = {name: found.rows() for name, found in reports.items()}
         common.print_json({"samples": len(x), "snr_db": problem.snr_db, "lambda": lambdas, "layers": nets})
     else:
-        click.echo(layer_table(reports))
+        common.out(layer_table(reports))
         for name, lam in lambdas.items():
             common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
     report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)

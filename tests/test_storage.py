@@ -32,8 +32,8 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(file):
     before = file.read_bytes()
 
     def fail_half_way():
-        with storage.replacing(file, overwrite=True) as temporary:
-            temporary.write_bytes(b"half")
+        with storage.replacing(file, overwrite=True) as new:
+            new.write(b"half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):

@@ -105,16 +105,15 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: 
     kind, deep = check_format(path, picture), picture.depth == 16
     planes = [*picture.channels, *([] if picture.alpha is None else [picture.alpha])]
     pixels = to_integers(np.stack(planes, axis=-1), picture.depth)
-    with storage.replacing(path, overwrite=overwrite) as temporary:
+    with storage.replacing(path, overwrite=overwrite) as file:
         if deep and len(planes) > 1:
             height, width, count = pixels.shape
             writer = _pypng().Writer(width, height, greyscale=count == 2, alpha=count in (2, 4), bitdepth=16)
-            with open(temporary, "wb") as file:
-                writer.write_packed(file, (row.astype(">u2").tobytes() for row in pixels))
+            writer.write_packed(file, (row.astype(">u2").tobytes() for row in pixels))
             return
         options = {"quality": 95} if kind in ("JPEG", "WebP") else {}
         try:
-            image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(temporary, kind, **options)
+            image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(file, kind, **options)
         except Exception as error:  # Pillow's writers refuse pictures with many kinds of exception
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
                 raise

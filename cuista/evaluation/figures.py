@@ -74,8 +74,8 @@ def plot(files: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *
             raise InputError(f"{found}; expected one comparison, one report of a test on perturbed matrices, or models")
         # The date is left out so that the same results give the same file.
         metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix.lower())
-        with storage.replacing(out, overwrite=overwrite) as temporary:
-            figure.savefig(temporary, format=out.suffix[1:].lower(), metadata=metadata)
+        with storage.replacing(out, overwrite=overwrite) as file:
+            figure.savefig(file, format=out.suffix[1:].lower(), metadata=metadata)
 
 
 def nmse_figure(comparison: Comparison) -> Any:

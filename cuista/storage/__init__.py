@@ -1,7 +1,7 @@
 """Files: atomic writing, cuista's own HDF5 files, and arrays in other formats."""
 
 from cuista.storage.arrays import load_array, load_arrays, opened_array, save_arrays
-from cuista.storage.files import check_writable, complete, replacing, sha256
+from cuista.storage.files import check_writable, claimed, complete, remove, replacing, sha256
 from cuista.storage.records import (
     Record,
     contents,
@@ -18,6 +18,7 @@ from cuista.storage.records import (
 __all__ = [
     "Record",
     "check_writable",
+    "claimed",
     "complete",
     "contents",
     "creating",
@@ -30,6 +31,7 @@ __all__ = [
     "opened_array",
     "printable",
     "read",
+    "remove",
     "replacing",
     "save_arrays",
     "sha256",

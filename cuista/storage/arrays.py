@@ -14,7 +14,7 @@ import numpy as np
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
 from cuista.storage.files import replacing
-from cuista.storage.records import datasets, is_hdf5, open_hdf5
+from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
@@ -123,23 +123,19 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
         raise FileError(f"{path} has no known ending; expected a name ending in .npy, .npz, .mat or .h5")
     if suffix == ".npy" and len(arrays) != 1:
         raise FileError(f"{path}: a .npy file holds one array, and there are {_listed(arrays)}; write .npz or .mat")
-    with replacing(path, overwrite=overwrite) as temporary:
+    with replacing(path, overwrite=overwrite) as file:
         if suffix == ".h5":
-            import h5py
-
-            with h5py.File(temporary, "w") as hdf5:
+            with new_hdf5(file) as hdf5:
                 for name, array in arrays.items():
                     hdf5[name] = array
-            return
-        with open(temporary, "wb") as file:
-            if suffix == ".npy":
-                np.save(file, next(iter(arrays.values())), allow_pickle=False)
-            elif suffix == ".npz":
-                np.savez(file, allow_pickle=False, **arrays)
-            else:
-                from scipy.io import savemat
+        elif suffix == ".npy":
+            np.save(file, next(iter(arrays.values())), allow_pickle=False)
+        elif suffix == ".npz":
+            np.savez(file, allow_pickle=False, **arrays)
+        else:
+            from scipy.io import savemat
 
-                savemat(file, dict(arrays), oned_as="column")  # type: ignore[arg-type]
+            savemat(file, dict(arrays), oned_as="column")  # type: ignore[arg-type]
 
 
 def _listed(arrays: Mapping[str, Any]) -> str:

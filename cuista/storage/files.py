@@ -1,41 +1,217 @@
-"""Atomic writing of files, and the hash by which arrays are recognised."""
+"""Writing files so that nothing is lost, and the hash by which arrays are recognised.
+
+A file is written under a temporary name, flushed to disk and renamed, so that neither a reader, a crash nor a full disk
+can leave half a file behind. Whoever works towards a file claims it first, so that no two processes do so at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import secrets
+import shlex
+import socket
+import stat
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import FileError
 
+# What a system call says if the file system cannot lock files, or cannot link them.
+UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+UNLINKABLE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+# File systems allow names of 255 bytes, of which a temporary name or the name of a lock takes some.
+LONGEST = 200
+
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path`; it is renamed to `path` if the block succeeds, and removed if it fails.
+def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[IO[bytes]]:
+    """Give a new binary file, open for reading and writing, which gets the name `path` if the block succeeds.
+
+    If the block fails, the file vanishes, and what was at `path` stays. A file that is replaced passes on its
+    permissions. If `path` is a link, the file that it points to is replaced.
 
     Raises
     ------
     FileError
-        If `path` exists and `overwrite` is false, if it is a folder, or if its folder is missing or not writable.
+        As `claimed` and `check_writable`; if the file cannot be written; if `overwrite` is false and a file of this
+        name has appeared in the meantime.
     """
-    target = Path(path)
-    check_writable(target, overwrite=overwrite)
-    temporary = target.with_name(f".{target.name}.tmp")  # a fixed name, so that killed processes leave at most one file
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+    with claimed(path):
+        check_writable(path, overwrite=overwrite)
+        target = Path(os.path.realpath(path))
+        try:
+            file, temporary = _new_file(target)
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {reason_of(error)}") from error
+        try:
+            with file:
+                yield file
+                if overwrite and target.exists():
+                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+                file.flush()
+                os.fsync(file.fileno())
+            _name(temporary, target, overwrite)
+            sync_folder(target.parent)
+        except OSError as error:
+            raise FileError(f"cannot write {path}: {reason_of(error)}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                file.close()  # what is still in its buffer may not fit on the disk
+            temporary.unlink(missing_ok=True)
+
+
+def _new_file(target: Path) -> tuple[IO[bytes], Path]:
+    """A new file beside the target, and its name. Those that killed processes have left for this target are removed."""
+    begin = f".{target.name[:LONGEST]}."
+    for entry in os.scandir(target.parent):
+        if entry.name.startswith(begin) and entry.name.endswith(".tmp") and _lock_of(target) in _claims:
+            os.unlink(entry.path)
+    temporary = target.with_name(f"{begin}{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    return os.fdopen(descriptor, "w+b"), temporary
+
+
+def _name(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Give the temporary file its name; unless `overwrite`, an error if that name is taken."""
+    if overwrite:
         os.replace(temporary, target)
+        return
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise FileError(
+            f"{target} has appeared in the meantime: choose another name, or overwrite it", option="overwrite"
+        ) from None
     except OSError as error:
-        raise FileError(f"cannot write {target}: {reason_of(error)}") from error
+        if error.errno not in UNLINKABLE:
+            raise
+        check_writable(target)
+        os.replace(temporary, target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what happened to the names in a folder survive a crash of the system, if the file system can do so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Remove a file that is not needed any more, if it exists, in a way that survives a crash of the system."""
+    Path(path).unlink(missing_ok=True)
+    sync_folder(Path(path).parent)
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Claim:
+    """A claim of this process: its thread, how often that has made it, and the descriptor of the locked file."""
+
+    thread: int
+    times: int
+    descriptor: int
+
+
+_claims: dict[Path, _Claim] = {}
+_guard = threading.Lock()
+
+
+@contextlib.contextmanager
+def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
+    """Claim the file `path`, if there is one, for a block that works towards it; nobody else can claim it meanwhile.
+
+    The thread that has claimed a file can do so again. The claim is a lock on the file `.NAME.lock` beside it, which
+    the system releases even if the process is killed. Where the file system has no locks, there is a warning instead.
+
+    Raises
+    ------
+    FileError
+        If another process or thread has claimed the file; the message says which.
+    """
+    if path is None:
+        yield
+        return
+    lock = _lock_of(Path(os.path.realpath(path)))
+    with _guard:
+        claim = _claims.get(lock)
+        if claim is None:
+            descriptor = _locked(lock, path) if lock.parent.is_dir() and os.access(lock.parent, os.W_OK) else None
+            if descriptor is not None:
+                claim = _claims[lock] = _Claim(threading.get_ident(), 0, descriptor)
+        elif claim.thread != threading.get_ident():
+            raise FileError(f"{path} is being written by another thread: wait for it, or choose another name")
+        if claim is not None:
+            claim.times += 1
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        with _guard:
+            if claim is not None:
+                claim.times -= 1
+                if claim.times == 0:
+                    del _claims[lock]
+                    lock.unlink(missing_ok=True)  # before the lock is released, so that nobody else can have it
+                    os.close(claim.descriptor)
+
+
+def _lock_of(target: Path) -> Path:
+    return target.with_name(f".{target.name[:LONGEST]}.lock")
+
+
+def _locked(lock: Path, path: str | os.PathLike[str]) -> int | None:
+    """A descriptor that holds the lock, or None if the file system has no locks."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    while True:
+        descriptor = -1
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last holder has removed the file before it released the lock: this may not be the file of that name.
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                os.ftruncate(descriptor, 0)
+                command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+                os.write(
+                    descriptor, f"process {os.getpid()} on {socket.gethostname()} ({command})".encode(errors="replace")
+                )
+                held, descriptor = descriptor, -1
+                return held
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            holder = os.pread(descriptor, 300, 0).decode(errors="replace") or "another process"
+            raise FileError(f"{path} is being written by {holder}: wait for it, or choose another name") from None
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise FileError(f"cannot write {path}: {reason_of(error)}") from error
+            warnings.warn(f"{path}: the file system has no locks, so give no other command this output", stacklevel=4)
+            lock.unlink(missing_ok=True)
+            return None
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -45,7 +221,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         raise FileError(f"cannot write {target}: it is a folder; give a file name")
     if target.exists() and not overwrite:
         raise FileError(f"{target} exists already: choose another name, or overwrite it", option="overwrite")
-    folder = target.parent
+    folder = Path(os.path.realpath(target)).parent
     if not folder.is_dir():
         raise FileError(f"cannot write {target}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -12,11 +12,11 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -62,8 +62,6 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
     FileError
         As `replacing` does.
     """
-    import h5py
-
     provenance = {
         "format": kind,
         "format_version": FORMAT_VERSION,
@@ -71,7 +69,7 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": printable(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
-    with replacing(path, overwrite=overwrite) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path, overwrite=overwrite) as output, new_hdf5(output) as file:
         file.attrs.update(provenance)
         yield file
 
@@ -129,6 +127,59 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
             yield file
         except OSError as error:
             raise FileError(f"{path} is damaged: {reason_of(error)}") from error
+
+
+@contextlib.contextmanager
+def new_hdf5(output: IO[bytes]) -> Iterator[Any]:
+    """A new HDF5 file, an `h5py.File`, in a file that is open for writing.
+
+    The HDF5 library may crash the process if it cannot write. It is therefore told that all is well, and the first
+    error is raised when it has closed its file.
+    """
+    import h5py
+
+    steady = _Steady(output)
+    with h5py.File(steady, "w") as file:
+        yield file
+    if steady.error is not None:
+        raise steady.error
+
+
+class _Steady:
+    """A file whose writes never fail, as the HDF5 library wants it. The first error is kept."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def _trying(self, action: Callable[[], Any], otherwise: Any) -> Any:
+        if self.error is None:
+            try:
+                return action()
+            except OSError as error:
+                self.error = error
+        return otherwise
+
+    def write(self, data: Any) -> int:
+        return int(self._trying(lambda: self.file.write(data), len(data)))
+
+    def flush(self) -> None:
+        self._trying(self.file.flush, None)
+
+    def truncate(self, size: int | None = None) -> int:
+        return int(self._trying(lambda: self.file.truncate(size), 0))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._trying(lambda: self.file.seek(offset, whence), 0))
+
+    def tell(self) -> int:
+        return int(self._trying(self.file.tell, 0))
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._trying(lambda: self.file.read(size), bytes(max(size, 0))))
+
+    def readinto(self, buffer: Any) -> int:
+        return int(self._trying(lambda: self.file.readinto(buffer), len(buffer)))  # type: ignore[attr-defined]
 
 
 def printable(text: str) -> str:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.storage.records import new_hdf5
 
 # The number of samples that are read, recovered and written at a time.
 ROWS = 4096
@@ -79,7 +80,8 @@ def recover_file(
             raise InputError(message, option="columns" if fits else ())
         samples = int(stored.shape[1 if columns else 0])
         shape = (N, samples) if columns else (samples, N)
-        with storage.replacing(out, overwrite=overwrite) as temporary, _created(temporary, Path(out), shape) as x:
+        is_hdf5 = Path(out).suffix.lower() == ".h5"
+        with storage.replacing(out, overwrite=overwrite) as file, _appending(file, is_hdf5, shape, columns) as append:
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
                 where = (slice(None), part) if columns else (part, slice(None))
@@ -100,21 +102,30 @@ def recover_file(
                         f"{measurements}: the recovery of sample {first + unknown[0]} overflows; expected "
                         "measurements of the magnitude of the problem's own. Scale them down"
                     )
-                x[where] = codes.T if columns else codes
+                append(codes)
                 if progress:
                     progress(part.stop, samples)
     return samples
 
 
 @contextmanager
-def _created(temporary: Path, target: Path, shape: tuple[int, int]) -> Iterator[Any]:
-    """Create an array on disk, in the format of the target's ending, that can be written by slices."""
-    if target.suffix.lower() == ".h5":
-        import h5py
+def _appending(
+    file: IO[bytes], is_hdf5: bool, shape: tuple[int, int], columns: bool
+) -> Iterator[Callable[[Array], object]]:
+    """Create an array of this shape in a new file, and give a function that appends codes (n, N) to its samples."""
+    if is_hdf5:
+        with new_hdf5(file) as hdf5:
+            x, done = hdf5.create_dataset("x", shape, dtype=np.float32), 0
 
-        with h5py.File(temporary, "w") as file:
-            yield file.create_dataset("x", shape, dtype=np.float32)
+            def append(codes: Array) -> None:
+                nonlocal done
+                part = slice(done, done + len(codes))
+                x[(slice(None), part) if columns else part] = codes.T if columns else codes
+                done = part.stop
+
+            yield append
     else:
-        x = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        yield x
-        x.flush()
+        # Samples that are columns lie one after the other in Fortran's order, so that both layouts are written in turn.
+        header = {"descr": "<f4", "fortran_order": columns, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield lambda codes: file.write(np.ascontiguousarray(codes, "<f4").data)

@@ -22,7 +22,7 @@ from cuista.model import Trained, parameters_sha256
 from cuista.networks import Encoder, ExactEncoder, Network, RobustAlista
 from cuista.networks.encoder import transposed
 from cuista.ops import ReferenceOps
-from cuista.storage import Record
+from cuista.storage import Record, remove
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
 from cuista.tasks.sparse_coding import Model
 from cuista.training import FastRecipe, Progress, checkpoint_path, train
@@ -255,7 +255,7 @@ def train_decoder(
     path = decoder_path(out)
     before = continued(path, resume, overwrite)
     if before is None and overwrite:
-        checkpoint_path(out).unlink(missing_ok=True)  # an older run's, with another decoder
+        remove(checkpoint_path(out))  # an older run's, with another decoder
     if before != path:
         say(f"Training the decoder first; it is kept in {path}.")
     run: dict[str, Any] = {"seed": seed, "resume": resume, "overwrite": overwrite, "progress": progress}

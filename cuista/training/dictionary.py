@@ -208,30 +208,31 @@ def _learn(
 ) -> Dictionary:
     """Make all steps of a learner, with checkpoints; `what` identifies the run, together with recipe and seed."""
     run, steps = {**vars(learner.recipe), **what, "seed": seed}, learner.recipe.steps
-    state, first, objective = learner.begin(seed), 0, 0.0
-    if out is not None:
-        checkpoint, before = checkpoint_path(out), continued(out, resume, overwrite)
-        if before is not None:
-            if before != checkpoint:
-                return Dictionary.load(before)
-            state, first, objective = _load(checkpoint, run)
-    saved = time.monotonic()
-    with deferred_signals() as interrupted, blas_threads(0):
-        for step in range(first, steps):
-            value = learner.step(state, Key(seed, TRAINING, step))
-            objective = value if step == 0 else 0.95 * objective + 0.05 * value
-            if progress:
-                progress(step + 1, steps, objective)
-            if out is not None and (interrupted() or time.monotonic() - saved > 30):
-                attributes = {"step": step + 1, "objective": objective, "run": json.dumps(run)}
-                storage.write(checkpoint, storage.Record(CHECKPOINT, state, attributes), overwrite=True)
-                saved = time.monotonic()
-            if interrupted():
-                raise KeyboardInterrupt
-    learned = learner.result(state["D"])
-    if out is not None:
-        learned.save(out, overwrite=overwrite or before is not None)
-        checkpoint.unlink(missing_ok=True)
+    with storage.claimed(out):
+        state, first, objective = learner.begin(seed), 0, 0.0
+        if out is not None:
+            checkpoint, before = checkpoint_path(out), continued(out, resume, overwrite)
+            if before is not None:
+                if before != checkpoint:
+                    return Dictionary.load(before)
+                state, first, objective = _load(checkpoint, run)
+        saved = time.monotonic()
+        with deferred_signals() as interrupted, blas_threads(0):
+            for step in range(first, steps):
+                value = learner.step(state, Key(seed, TRAINING, step))
+                objective = value if step == 0 else 0.95 * objective + 0.05 * value
+                if progress:
+                    progress(step + 1, steps, objective)
+                if out is not None and (interrupted() or time.monotonic() - saved > 30):
+                    attributes = {"step": step + 1, "objective": objective, "run": json.dumps(run)}
+                    storage.write(checkpoint, storage.Record(CHECKPOINT, state, attributes), overwrite=True)
+                    saved = time.monotonic()
+                if interrupted():
+                    raise KeyboardInterrupt
+        learned = learner.result(state["D"])
+        if out is not None:
+            learned.save(out, overwrite=overwrite or before is not None)
+            storage.remove(checkpoint)
     return learned
 
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
-    """Hold back SIGINT and SIGTERM until the loop asks for them, so that they never interrupt a step halfway."""
+    """Hold back signals that end a run until the loop asks for them, so that they never interrupt a step halfway.
+
+    They are SIGINT, SIGTERM and SIGHUP, and SIGUSR1, which batch systems send some time before they end a job.
+    """
     received: list[int] = []
 
     def receive(number: int, frame: object) -> None:
@@ -23,7 +26,7 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
         return
     previous = {
         number: signal.signal(number, receive)
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"))
         if signal.getsignal(number) != signal.SIG_IGN  # ignored in a background job
     }
     try:

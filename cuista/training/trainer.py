@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cuista import storage
 from cuista.counter import FITTING, TRAINING, VALIDATION, Key
 from cuista.errors import DivergedError, FileError
 from cuista.model import NUMBERS, Trained
@@ -93,24 +94,25 @@ def train(
     task = task or model.task()
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
-    before = None if out is None else continued(out, resume, overwrite)
-    if before is not None and before.suffix != CHECKPOINT_ENDING:
-        return _finished(model, before, run_identity)
-    if before is not None and not recipe.by_gradients:
-        raise FileError(f"{before} is from another run, not from a search: start afresh", option="overwrite")
-    if before is None and out is not None:
-        checkpoint_path(out).unlink(missing_ok=True)  # an older run's, which this one overwrites
-    with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
-        if recipe.by_gradients:
-            run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
-            run.begin(before)
-            run.train(checkpoint_seconds, progress)
-        else:
-            search(model, recipe, source, seed, run_identity, task.measure, progress)
-        task.finish(model)
-    if out is not None:
-        model.save(out, overwrite=overwrite or before is not None)
-        checkpoint_path(out).unlink(missing_ok=True)
+    with storage.claimed(out):
+        before = None if out is None else continued(out, resume, overwrite)
+        if before is not None and before.suffix != CHECKPOINT_ENDING:
+            return _finished(model, before, run_identity)
+        if before is not None and not recipe.by_gradients:
+            raise FileError(f"{before} is from another run, not from a search: start afresh", option="overwrite")
+        if before is None and out is not None:
+            storage.remove(checkpoint_path(out))  # an older run's, which this one overwrites
+        with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
+            if recipe.by_gradients:
+                run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
+                run.begin(before)
+                run.train(checkpoint_seconds, progress)
+            else:
+                search(model, recipe, source, seed, run_identity, task.measure, progress)
+            task.finish(model)
+        if out is not None:
+            model.save(out, overwrite=overwrite or before is not None)
+            storage.remove(checkpoint_path(out))
     return model
 
 
