@@ -42,7 +42,7 @@ def measured(models: dict[str, Reconstructor], baselines: cuista.PatchSet | None
     """The figures of models for one Φ."""
     reports = [evaluate_reconstructors(models, test, baselines=baselines)]
     for model in models.values():
-        cuista.learn_seams(model, *pictures)
+        cuista.learn_deblocking(model, *pictures)
     reports.append(evaluate_reconstructors({f"{name}, deblocked": model for name, model in models.items()}, test))
     return {
         "measurements": next(iter(models.values())).sensing.M,

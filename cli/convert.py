@@ -42,8 +42,8 @@ class Importing:
     encoder_file: Path | None
     net: str | None
     scope: str | None
-    percent: float
-    max_percent: float
+    percent: float | None
+    max_percent: float | None
     loss: str
     loss_weights: Path | None
     sigma: float
@@ -88,6 +88,15 @@ class Importing:
         if encoders:
             return RobustModel.new(decoder, self._encoder(arrays, nominal, source=str(source)))
         return decoder
+
+    def note_schedule(self, network: Any, arrays: dict[str, Array]) -> None:
+        """Tell the user which support schedule was assumed, if it was."""
+        if network.selects and not original.states_schedule(arrays) and None in (self.percent, self.max_percent):
+            common.say(
+                f"Note: the file does not state the support schedule. {network.percent:g} % more per layer up to "
+                f"{network.max_percent:g} % was assumed; if the network was trained with another, give -p and "
+                "--max-percent."
+            )
 
     def _encoder(self, arrays: dict[str, Array], problem: Problem, **about: Any) -> EncoderModel:
         Q = None if self.loss_weights is None else storage.load_array(self.loss_weights, "Q")
@@ -141,8 +150,8 @@ def variables_of(arrays: dict[str, Array]) -> dict[str, Array]:
     click.option("--encoder", "encoder_file", type=common.INPUT_FILE, help="Import a decoder with this encoder."),
     click.option("--net", type=NetworkName(), metavar="NAME", help="Imported network. [alista, or by its variables]"),
     click.option("--scope", metavar="NAME", help="Scope of the network's variables in the .npz file. [its name]"),
-    click.option("-p", "--percent", type=float, default=1.2, metavar="P", help="Imported network: see train."),
-    click.option("--max-percent", type=float, default=13.0, metavar="P", help="Imported network: see train."),
+    click.option("-p", "--percent", type=float, metavar="P", help="Imported network: see train. [1.2; cs: 0.4]"),
+    click.option("--max-percent", type=float, metavar="P", help="Imported network: see train. [13]"),
     click.option(
         "--loss", type=click.Choice(LOSSES), default="rel2", metavar="NAME", help="Imported encoder: see train."
     ),
@@ -204,6 +213,9 @@ def command(
     elif original.has_variables(arrays):
         made = trained.read(source, arrays, problem_file, dictionary_file, convention)
         what = f"{made.network.title}, {common.counted(made.network.layers, 'layer')}"
+        trained.note_schedule(made.network, arrays)
+    elif (made := original.read_sensing(arrays)) is not None:
+        what = f"{made.M} measurements of each block of {made.block[0]}×{made.block[1]}"
     elif dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
         if problem_file is not None:
             raise click.UsageError(f"--problem is for matrices and networks, and {source} holds filters: leave it out")
@@ -238,6 +250,8 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
     if record.kind == "cuista-sensing":
         arrays = original.write_sensing(Sensing.from_record(record, source))
         return {"D": arrays["D"]} if bare else arrays
+    if "deblocking" in record.arrays:
+        common.say("Note: the map against seams between blocks is not exported.")
     if target.suffix.lower() == ".npz":
         return original.write_model(model.Trained.kinds[record.kind].from_record(record, source), scope)
     return model.group(record, "parameters/")

@@ -16,6 +16,7 @@ from cuista.data.dictionary import Dictionary, normalize_filters, random_diction
 from cuista.data.images import PatchSet
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.sensing import Sensing, principal_sensing, random_sensing
+from cuista.errors import InputError
 from cuista.storage import load_array
 
 # The default levels of perturbation.
@@ -136,7 +137,9 @@ def perturbed(
 @click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
 @click.option("--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a .npy, .npz, .mat or .h5 file (key Phi).")
-@click.option("--principal", type=common.INPUT_FILE, metavar="PATCHES", help="Take principal components of patches.")
+@click.option(
+    "--principal", type=common.INPUT_FILE, metavar="PATCHES", help="Take principal components of these patches."
+)
 @click.option("--key", metavar="NAME", help="Which array to read from the file of --sensing or else of --dict.")
 @_target("sensing.h5")
 def sensing(
@@ -165,7 +168,14 @@ def sensing(
     if sensing is not None:
         Phi = load_array(sensing, "Phi", "phi", "A", key=key)
     elif principal is not None:
-        Phi = principal_sensing(PatchSet(principal, "train"), count, seed=target.seed)
+        patches = PatchSet(principal, "train")
+        if patches.shape != atoms.shape:
+            (p1, p2), (s1, s2) = patches.shape, atoms.shape
+            raise InputError(
+                f"{principal} has patches of {p1}×{p2} pixels, and the atoms have {s1}×{s2}; expected the same size",
+                option=("principal", "dict"),
+            )
+        Phi = principal_sensing(patches, count, seed=target.seed)
     else:
         Phi = random_sensing(atoms.shape, count, seed=target.seed)
     made = Sensing(Phi, atoms)

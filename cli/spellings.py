@@ -148,7 +148,7 @@ IGNORED = _by_spelling(
         "give the file of cuista prepare-images with --images": "--test_dir -td",
         "blocks have the size of the dictionary's atoms": "--F -F",
         "the dictionary file has its own filters": "--conv_d -cd --conv_m -cm",
-        "Φ decides the rate, or --rate, as a fraction": "--sample_rate -sr",
+        "the rate is that of Φ, or of gen-problem --rate (0.25 for 25 %)": "--sample_rate -sr",
         "the weight of Σ|x| in the loss is the published 0.2": "--lasso_lam -llam",
         "no network uses it": "--column -col",
         "patches have values from 0 to 1": "--norm_patch -np",
@@ -244,6 +244,9 @@ class Translation:
                 break
             self._translate(word, *word.partition("="))
         given = {word.partition("=")[0] for word in arguments}
+        net = re.search(r"--net[= ](\S+)", " ".join(arguments))
+        if NUMBER in self.names and SCOPE not in self.names and net:
+            self.names[SCOPE] = net[1]  # as in the original, whose model files are named after both
         self._read(given)
         for reason, options in self.left_out.items():
             are = "is" if len(options) == 1 else "are"
@@ -302,8 +305,8 @@ class Translation:
 
     def _named(self, scope: tuple[str, str] = SCOPE, number: tuple[str, str] = NUMBER) -> str:
         """The file that is named after a scope and a number of the original."""
-        prefix = self.command.prefix if scope == SCOPE else ""
-        return prefix + "_".join(Path(self.names[own]).name for own in (scope, number) if own in self.names) + ".h5"
+        name = "_".join(Path(self.names[own]).name for own in (scope, number) if own in self.names) + ".h5"
+        return name if scope != SCOPE or name.startswith(self.command.prefix) else self.command.prefix + name
 
     def _read(self, given: set[str]) -> None:
         """Add the files that the command reads and that are named after a scope and a number, if they exist."""
@@ -313,6 +316,11 @@ class Translation:
                 self.words += [option, file]
                 self.left_out.pop(IGNORED[scope[0]], None)
                 say(f"Note: {option} is {file}, after {scope[0]} and {number[0]}.")
+
+    def _namers(self, given: set[str]) -> str:
+        """The options after which a file is named."""
+        named = [own for own in (SCOPE, NUMBER) if own in self.names]
+        return " and ".join(own[0] if own != SCOPE or {*own} & given else "--net" for own in named)
 
     def _imply(self, given: set[str]) -> None:
         """Add what the original's options imply: its recipe, and the file that is named after its scope and number."""
@@ -328,17 +336,17 @@ class Translation:
                     "give the MODEL to test: a file of cuista train, or of cuista convert for variables of the original"
                 )
             self.words.append(self._named())
-            say(f"Note: the model is {self._named()}, after --scope and --exp_id.")
+            say(f"Note: the model is {self._named()}, after {self._namers(given)}.")
         if not self._trains or not {SCOPE, NUMBER} & set(self.names):
             return
-        found = [f"{own[0]} {self.names[own]}" for own in (SCOPE, NUMBER) if own in self.names]
+        found = [f"{own[0]} {self.names[own]}" for own in (SCOPE, NUMBER) if own in self.names and {*own} & given]
         options = ", ".join(found)
         if {"-o", "--out"} & given:
             are = "is" if len(found) == 1 else "are"
             note = f"{options} {are} ignored: -o names the output"
         elif SCOPE in self.names:
             self.words[:0] = ["--out", self._named()]
-            note = f"the output is {self._named()}, after --scope and --exp_id (-o gives it another name)"
+            note = f"the output is {self._named()}, after {self._namers(given)} (-o gives it another name)"
         else:
             note = f"{options} is ignored without {SCOPE[0]}: name the output with -o"
         say(f"Note: {note}.")

@@ -32,7 +32,7 @@ def _natural(words: list[str]) -> str | None:
         return "robust"
     files = positional(words, TASKS.values())
     tasks = [TASK_OF_KIND[kind] for kind in map(kind_of, filter(is_cuista, files)) if kind in TASK_OF_KIND]
-    if len(tasks) > 1:  # only a test on perturbed matrices takes several models
+    if len(tasks) > 1 and set(tasks) != {"cs"}:  # of the others, only a test on perturbed matrices takes several models
         return "robust"
     return tasks[0] if tasks else ("sc" if files else None)
 

@@ -14,22 +14,25 @@ from cuista.tasks.sensing import Reconstructor, evaluate_reconstructors
 
 
 @click.command("test", cls=Command, tests=True)
-@click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
+@click.argument("model_files", metavar="MODEL…", type=common.INPUT_FILE, nargs=-1, required=True)
 @click.option("--images", type=common.INPUT_FILE, required=True, help="Picture file of cuista prepare-images.")
 @click.option(
     "--baselines", metavar="PATCHES", type=common.INPUT_FILE, help="Also test FISTA, tuned on these validation patches."
 )
 @common.seed_option
 @common.report_options
-def command(model_file: Path, images: Path, baselines: Path | None, seed: int, report: common.Report) -> None:
+def command(
+    model_files: tuple[Path, ...], images: Path, baselines: Path | None, seed: int, report: common.Report
+) -> None:
     """Test compressive sensing on the test pictures of a file.
 
     The PSNR and SSIM of each picture and their means are printed, beside those of the least-norm solution, which for a
-    Φ with orthonormal rows is the adjoint.
+    Φ with orthonormal rows is the adjoint. Several models for the same Φ are compared.
     """
-    reconstructor = Reconstructor.load(model_file, ops=report.ops)
+    models = {file: Reconstructor.load(file, ops=report.ops) for file in model_files}
+    named = {file.stem if len(models) > 1 else model.network.name: model for file, model in models.items()}
     patches = None if baselines is None else PatchSet(baselines, "validation")
     with common.ProgressLine() as line:
         how: dict[str, Any] = {"baselines": patches, "seed": seed, "say": common.say, "progress": line.show}
-        found = evaluate_reconstructors({reconstructor.network.name: reconstructor}, images, **how)
-    report.show_pictures(found, model=str(model_file), seed=seed)
+        found = evaluate_reconstructors(named, images, **how)
+    report.show_pictures(found, model=" ".join(map(str, model_files)), seed=seed)

@@ -16,7 +16,14 @@ from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.sensing import Sensing
 from cuista.storage import load_array
-from cuista.tasks.sensing import CompressiveSensing, Reconstructor, check_patches, learn_seams, sensing_weight
+from cuista.tasks.sensing import (
+    CompressiveSensing,
+    Reconstructor,
+    check_learnable,
+    check_patches,
+    learn_deblocking,
+    sensing_weight,
+)
 from cuista.weights import Weight
 
 # A network with an NMSE of 0 dB recovers nothing but the means.
@@ -52,8 +59,10 @@ class Measured:
     click.option("--dict", "dictionary", type=common.INPUT_FILE, help="Instead of --problem: file of the dictionary."),
 )
 @network_options("cs", "alista")
-@click.option("--learn-sensing", is_flag=True, help="Learn Φ too, from the problem's on.")
-@click.option("--deblock", type=common.INPUT_FILE, metavar="IMAGES", help="Then learn from pictures to remove seams.")
+@click.option("--learn-sensing", is_flag=True, help="Learn Φ too, starting from the problem's.")
+@click.option(
+    "--deblock", type=common.INPUT_FILE, metavar="IMAGES", help="Then compute a map against seams from these."
+)
 @network_recipe_options(
     CompressiveSensing,
     steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
@@ -83,11 +92,13 @@ def command(
     network.check()
     recipe = network.suiting(recipe, CompressiveSensing)
     sensing, task, begun = measured.load(), CompressiveSensing(patches), run.begun(Reconstructor)
+    net = network.net or "alista"
     check_patches(task.training, sensing)
+    if learn_sensing:
+        check_learnable(sensing, net)
     images = None if deblock is None else [ImageSet(deblock, split) for split in ("train", "validation")]
     form: dict[str, Any] = {"layers": network.layers, "percent": network.percent, "max_percent": network.max_percent}
     form = {name: value for name, value in form.items() if value is not None}
-    net = network.net or "alista"
     if network.weight_file is not None:
         weight = Weight.load(network.weight_file, sensing.A)
     else:
@@ -98,9 +109,16 @@ def command(
     model = Reconstructor.new(sensing, weight, net, **form)
     run.train(model, recipe, task)
     if not model.training["validation_nmse_db"] < USELESS_DB:
-        common.say("Note: the network recovers no more than the means of blocks. Try more steps, or --ridge 1.")
-    if images is not None and model.training.get("seams", {}).get("images") != images[0].sha256:
-        with common.ProgressLine() as line:
-            gain = learn_seams(model, *images, progress=line.show)
+        common.say("Note: the means of blocks alone are at least as good as what the network recovers. Try more steps.")
+    if images is not None and model.training.get("deblocking", {}).get("images") != images[0].sha256:
+        try:
+            with common.ProgressLine() as line:
+                gain = learn_deblocking(model, *images, progress=line.show)
+        except KeyboardInterrupt:
+            common.say(f"\nThe network is in {run.out}: the same command with --resume goes on with the seams.")
+            raise
         model.save(run.out, overwrite=True)
-        common.say(f"Removing the seams between blocks reduces the error of the validation pictures by {gain:.2f} dB.")
+        if gain > 0:
+            common.say(f"Removing seams between blocks reduces the error of the validation pictures by {gain:.2f} dB.")
+        else:
+            common.say("Note: no map reduces the error of the validation pictures, so the model gets none.")

@@ -13,7 +13,7 @@ from cuista.ops import Bernoulli, Normal, engine
 from cuista.tasks.denoising import Denoiser, Denoising, choose_conv_ridge, denoising_weight
 from cuista.tasks.encoder import EncoderModel, EncoderRecipe, Encoding
 from cuista.tasks.robust import Robust, RobustModel, RobustRecipe
-from cuista.tasks.sensing import CompressiveSensing, Reconstructor, learn_seams, sensing_weight
+from cuista.tasks.sensing import CompressiveSensing, Reconstructor, learn_deblocking, sensing_weight
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight, choose_ridge, evaluate
 from cuista.training import (
     AtomRecipe,
@@ -67,8 +67,8 @@ __all__ = [
     "evaluate",
     "evaluate_robustness",
     "learn_atoms",
+    "learn_deblocking",
     "learn_dictionary",
-    "learn_seams",
     "load",
     "normalize_columns",
     "prepare_images",

@@ -7,6 +7,7 @@ filters have the shape (s₁, s₂, 1, F), and are correlated with the picture a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -25,8 +26,9 @@ from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
 from cuista.tasks.denoising import Denoiser
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
-from cuista.tasks.sensing import Reconstructor
+from cuista.tasks.sensing import MAX_PERCENT, PERCENT, Reconstructor
 from cuista.tasks.sparse_coding import Model
+from cuista.training import PaperRecipe
 from cuista.weights import ConvWeight, Weight
 
 LEVEL = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
@@ -84,14 +86,25 @@ def write_sensing(sensing: Sensing) -> dict[str, Array]:
     """The arrays of a sensing matrix and a dictionary for the original, and Φ itself.
 
     The original measures blocks without their means. Its sensing matrix A (M′, P) is therefore Φ without what measures
-    the mean. It reads the dictionary D (P, N) from a .npy file of its own.
+    the mean. It reads the dictionary D (P, N) from a .npy file of its own. `block` is the size of a block in pixels.
     """
-    return {"A": sensing.reduced, "D": sensing.dictionary.atoms, "Phi": sensing.Phi}
+    return {"A": sensing.reduced, "D": sensing.dictionary.atoms, "Phi": sensing.Phi, "block": np.array(sensing.block)}
 
 
 def has_levels(arrays: Mapping[str, Array]) -> bool:
     """Whether the arrays are those of a `robust_test_A.npz`: perturbed matrices (count, M, N), named by their σ."""
     return bool(arrays) and all(LEVEL.fullmatch(name) and array.ndim == 3 for name, array in arrays.items())
+
+
+def read_sensing(arrays: Mapping[str, Array]) -> Sensing | None:
+    """The sensing matrix and the dictionary in the arrays of `write_sensing`; None if they are other arrays."""
+    if not {"Phi", "D"} <= arrays.keys():
+        return None
+    D = as_real(arrays["D"], "D")
+    side = math.isqrt(len(D))
+    return Sensing(
+        arrays["Phi"], Dictionary.from_atoms(D, tuple(arrays["block"]) if "block" in arrays else (side, side))
+    )
 
 
 def read_perturbed(arrays: Mapping[str, Array], problem: Problem, samples: int = 1000, seed: int = 0) -> PerturbedSet:
@@ -134,6 +147,8 @@ NETS = {
 SENSING_NETS = {"lista": "LISTA_cs", "lista-ss": "LISTA_ss_cs", "lista-cpss": "LISTA_cpss_cs"}
 CONV_NETS = {"conv-alista": "ALISTA_conv", "conv-lista-cp": "LISTA_cp_conv"}
 ENCODER_SCOPE = "AtoW"
+# The names of the two numbers of the support schedule.
+SCHEDULE = ("percent", "max_percent")
 
 # Variables by name and layer, which counts from 1; layer 0 stands for a variable that all layers share.
 Variables = dict[tuple[str, int], Array]
@@ -165,8 +180,8 @@ def read_model(
     weight: Weight,
     net: str = "alista",
     *,
-    percent: float,
-    max_percent: float,
+    percent: float | None = None,
+    max_percent: float | None = None,
     scope: str | None = None,
     source: str = "the file",
 ) -> Model:
@@ -181,7 +196,8 @@ def read_model(
     net
         The network's name.
     percent, max_percent
-        The schedule of support selection, in per cent, which the original does not save.
+        The schedule of support selection, in per cent. If None, it is the one that `write_model` has added to the
+        variables, or else the publication's.
     scope
         The scope of the variables; it may be None if there is only one, apart from those of an encoder.
     source
@@ -196,8 +212,7 @@ def read_model(
         the wrong shape.
     """
     found, scope = _scoped(arrays, scope, source, encoder=False)
-    form = _form(found, net, NETS, source)
-    form |= {"percent": percent, "max_percent": max_percent}
+    form = _form(found, net, NETS, source) | _schedule(arrays, percent, max_percent, PaperRecipe().schedule(0.1))
     model = Model.new(problem, weight, net, **form)
     return _filled(model, found, scope, source)
 
@@ -276,8 +291,8 @@ def read_reconstructor(
     net: str,
     weight: Weight | None = None,
     *,
-    percent: float,
-    max_percent: float,
+    percent: float | None = None,
+    max_percent: float | None = None,
     scope: str | None = None,
     source: str = "the file",
 ) -> Reconstructor:
@@ -298,16 +313,16 @@ def read_reconstructor(
         As `read_model` does.
     """
     found, scope = _scoped(arrays, scope, source)
-    form = _form(found, net, SENSING_NETS, source)
-    form |= {"percent": percent, "max_percent": max_percent}
+    form = _form(found, net, SENSING_NETS, source) | _schedule(arrays, percent, max_percent, (PERCENT, MAX_PERCENT))
     return _filled(Reconstructor.new(sensing, weight, net, **form), found, scope, source)
 
 
 def write_model(model: Trained, scope: str | None = None) -> dict[str, Array]:
-    """A trained network's parameters as the original's saved variables, float32.
+    """A trained network's parameters as the original's saved variables, float32, and its support schedule.
 
-    A robust model has two scopes, `AtoW` for its encoder and `ALISTA` for its decoder. The original reads each from a
-    file of its own, and ignores what else is in the file.
+    The original does not save the schedule, and ignores these two numbers, `percent` and `max_percent`. A robust model
+    has two scopes, `AtoW` for its encoder and `ALISTA` for its decoder. The original reads each from a file of its own,
+    and ignores what else is in the file.
 
     Parameters
     ----------
@@ -338,12 +353,31 @@ def write_model(model: Trained, scope: str | None = None) -> dict[str, Array]:
             )
         matrices = {"step_matrix": parameters.pop("step_matrix")[0]}
         encoder = _written(Encoder.name, matrices, ENCODER_SCOPE)
-        return {**encoder, **_written("alista", parameters, NETS["alista"])}
+        return {**encoder, **_written("alista", parameters, NETS["alista"]), **_written_schedule(network)}
     nets = {Denoiser: CONV_NETS, Reconstructor: SENSING_NETS}.get(type(model), NETS)
     _check_net(network.name, nets)
     if scope is None:
         scope = "" if nets is CONV_NETS else nets[network.name]
-    return _written(network.name, parameters, scope, untied=network.untied)
+    return {**_written(network.name, parameters, scope, untied=network.untied), **_written_schedule(network)}
+
+
+def states_schedule(arrays: Mapping[str, Array]) -> bool:
+    """Whether a file of variables also states the support schedule, as those of `write_model` do."""
+    return set(SCHEDULE) <= arrays.keys()
+
+
+def _written_schedule(network: Any) -> dict[str, Array]:
+    return {name: np.asarray(getattr(network, name)) for name in SCHEDULE if network.selects}
+
+
+def _schedule(
+    arrays: Mapping[str, Array], percent: float | None, max_percent: float | None, published: tuple[float, float]
+) -> dict[str, float]:
+    """The support schedule: as it is given, or as the file states it, or else the published one."""
+    given = dict(zip(SCHEDULE, (percent, max_percent), strict=True))
+    stated = {name: float(as_real(arrays[name], name).ravel()[0]) for name in SCHEDULE if name in arrays}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return {**dict(zip(SCHEDULE, published, strict=True)), **stated, **chosen}
 
 
 def _scoped(

@@ -102,7 +102,7 @@ def test_a_robust_model_of_the_original_is_two_files_or_one(run, small_problem, 
     np.testing.assert_allclose(robust.model_for(A).recover(x @ A.T), found.T, atol=1e-5)
     run("convert", "robust.h5", "both.npz")
     with np.load("both.npz") as file:
-        assert set(file) == {"AtoW/B_1:0", "AtoW/B_2:0", *decoder}
+        assert set(file) == {"AtoW/B_1:0", "AtoW/B_2:0", *decoder, *original.SCHEDULE}
         assert all(file[name] == value for name, value in decoder.items())
     run("convert", "both.npz", "again.h5", *words)
     assert_same_parameters(robust, cuista.RobustModel.load("again.h5"))
@@ -296,7 +296,7 @@ def test_a_network_for_compressive_sensing_recovers_as_there(run, rng, net, thei
     np.testing.assert_allclose(model.network.output(y.T), (D @ x).T, atol=1e-5)
     run("convert", "model.h5", "again.npz")
     with np.load("again.npz") as again:
-        assert set(again) == set(variables)
+        assert set(again) == {*variables, *(original.SCHEDULE if net != "lista" else ())}
         for name, value in variables.items():
             np.testing.assert_array_equal(again[name], value)
     run("convert", "vars.npz", "lost.h5", "--problem", "sensing.h5", fails=2)
@@ -396,9 +396,8 @@ LINES = [
         {**UNDER_PERTURBATION, "encoder_rate": 1e-9, "learning_rate": 1e-4, "layers": 16, "name": "paper"},
         also="Note: --decoder is ALISTA_0.h5, after --decoder_scope and --decoder_id.",
     ),
-    Line("test", f"{ROBUST} -t", MISSING, refused=2),
-    Line("test", f"{ROBUST} -t", "give a test set with --perturbed", more="model.h5", refused=2),
-    Line("test", f"{ROBUST} -t", "The NMSE is the mean over 1 matrices", more="model.h5 --perturbed perturbed.h5"),
+    Line("test", f"{ROBUST} -t", "give a test set with --perturbed", refused=2),
+    Line("test", f"{ROBUST} -t", "Note: the model is robust_ALISTA_0.h5", more="--perturbed perturbed.h5"),
     Line(
         "train",
         AUGMENTED,
@@ -485,7 +484,7 @@ def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run
             run("convert", "data/weight.h5", "data/W.npy")
             made = ("--sigma", 0.01, "--count", 1, "--samples", 5)
             run("gen-problem", "--perturbed", "--problem", "problem.h5", *made)
-    model = cuista.RobustModel.load("model.h5")
+    model = cuista.RobustModel.load("robust_ALISTA_0.h5")
     assert model.training["recipe"] == "paper"
     assert model.origin["decoder"] == cuista.RobustModel.new(cuista.Model.load("ALISTA_0.h5")).origin["decoder"]
     assert Denoiser.load("denoiser.h5").weight.dictionary.filters == 6
@@ -509,7 +508,9 @@ def test_a_published_command_line_may_be_varied(run):
     assert (training["batch"], training["validation_batch"], training["max_steps"]) == (16, 50, 20)
     assert training["recipe"] == "paper"
     run(*published.replace("--exp_id 0", "--exp_id 1").split())
-    run(*published.replace("--scope ALISTA", "").split(), "-mi", 1)
+    run(*published.replace("--scope ALISTA --exp_id 0", "--exp_id 7").split(), "-mi", 1)
+    assert "Note: the output is ALISTA_7.h5, after --net and --exp_id (-o gives it another name)" in run.errors
+    run(*published.replace("--net ALISTA", "").replace("--scope ALISTA", "").split(), "-mi", 1)
     assert "Note: --exp_id 0 is ignored without --scope: name the output with -o" in run.errors
     run(*published.split(), "--recipe", "fast", "--force", fails=2)
     assert "only the paper recipe has it" in run.errors
@@ -700,3 +701,38 @@ def test_a_network_for_compressive_sensing_is_trained_as_there(run, tmp_path):
     assert "Note: the model is CS_3.h5, after --scope and --exp_id." in run.errors
     run("train", *words.replace("--dict D.npy", "").split(), "patches.h5", "-o", "x.h5", fails=2)
     assert "give --problem (cuista gen-problem --task cs makes one), or --sensing and --dict in its place" in run.errors
+
+
+# -- what the original does not save ----------------------------------------------------------------------------------
+
+
+def test_an_exported_network_brings_its_support_schedule_back(run):
+    run("gen-problem", "--m", 20, "--n", 40)
+    run("train", "problem.h5", "-T", 2, "--max-steps", 20)
+    schedule = cuista.Model.load("model.h5").network.percent, cuista.Model.load("model.h5").network.max_percent
+    assert schedule == (1.7, 17)
+    run("convert", "model.h5", "own.npz")
+    run("convert", "own.npz", "again.h5", "--problem", "problem.h5")
+    assert "schedule" not in run.errors
+    again = cuista.Model.load("again.h5").network
+    assert (again.percent, again.max_percent) == schedule
+    arrays = dict(np.load("own.npz"))
+    np.savez("theirs.npz", **{name: arrays[name] for name in arrays if name.endswith(":0")})
+    run("convert", "theirs.npz", "published.h5", "--problem", "problem.h5")
+    assert "does not state the support schedule. 1.2 % more per layer up to 13 % was assumed" in run.errors
+    run("convert", "theirs.npz", "given.h5", "--problem", "problem.h5", "-p", 1.7, "--max-percent", 17)
+    assert "schedule" not in run.errors
+    assert cuista.Model.load("given.h5").network.support == again.support
+
+
+def test_a_sensing_matrix_goes_both_ways(run):
+    from cuista.data.dictionary import Dictionary
+    from cuista.data.sensing import Sensing, random_sensing
+
+    atoms = np.random.default_rng(0).standard_normal((12, 20))
+    sensing = Sensing(random_sensing((3, 4), 6), Dictionary.from_atoms(atoms - atoms.mean(axis=0), (3, 4)))
+    sensing.save("sensing.h5")
+    run("convert", "sensing.h5", "prob.npz")
+    run("convert", "prob.npz", "again.h5")
+    assert "6 measurements of each block of 3×4" in run.errors
+    assert Sensing.load("again.h5").sha256 == sensing.sha256

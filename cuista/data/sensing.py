@@ -20,8 +20,8 @@ from cuista.ops import CpuOps
 
 # Up to this relative error, the mean follows from the measurements exactly. Matrices are often stored in float32.
 EXACT = 1e-5
-# The number of patches whose principal components are computed.
-COMPONENTS_OF = 50_000
+# The number of patches whose principal components are computed, in parts of equal size.
+PARTS, PART = 10, 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,8 @@ class Sensing:
         if not self.measures_means:
             return np.eye(self.M)
         v = self.mean_weights / np.linalg.norm(self.mean_weights)
-        v[0] += 1 if v[0] >= 0 else -1  # of the two reflections, the one in which nothing cancels
+        # Of the two reflections, the one in which nothing cancels. Rounding must not choose: A depends on the choice.
+        v[0] += -1 if v[0] < -1e-6 else 1
         return np.ascontiguousarray((np.eye(self.M) - 2 / (v @ v) * np.outer(v, v))[1:])
 
     @cached_property
@@ -267,7 +268,7 @@ class Measurements:
         if found.sensing_sha256 != sensing.sha256:
             raise InputError(
                 f"{path} was measured with another Φ or for another dictionary than the model is for: give the model "
-                "that was trained for them",
+                "that was trained for them, or measure with the model in place of the problem",
                 option="model",
             )
         return found
@@ -297,7 +298,7 @@ def principal_sensing(patches: PatchSet, M: int, *, seed: int = 0) -> Array:
     """The Φ (M, P) from which patches with P pixels are known best if they are reconstructed linearly.
 
     The first row measures the mean. The others are the first M − 1 principal components of patches without their means,
-    of which `COMPONENTS_OF` are drawn at random. All rows are orthonormal.
+    of which 50,000 are drawn at random. All rows are orthonormal.
 
     Raises
     ------
@@ -306,7 +307,10 @@ def principal_sensing(patches: PatchSet, M: int, *, seed: int = 0) -> Array:
     """
     P = patches.shape[0] * patches.shape[1]
     check_count(M, P)
-    centred = patches.draw(Key(seed, FITTING), COMPONENTS_OF).astype(np.float64)
-    centred -= centred.mean(axis=1, keepdims=True)
-    _, components = np.linalg.eigh(centred.T @ centred)
+    covariance = np.zeros((P, P))
+    for part in range(PARTS):  # not all at once, for large patches
+        f = patches.draw(Key(seed, FITTING, part), PART).astype(np.float64)
+        f -= f.mean(axis=1, keepdims=True)
+        covariance += f.T @ f
+    _, components = np.linalg.eigh(covariance)
     return np.vstack([np.full(P, 1 / np.sqrt(P)), components[:, ::-1].T[: M - 1]])

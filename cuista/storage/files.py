@@ -75,9 +75,10 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 def _new_file(target: Path) -> tuple[IO[bytes], Path]:
     """A new file beside the target, and its name. Those that killed processes have left for this target are removed."""
     begin = f".{target.name[:LONGEST]}."
-    for entry in os.scandir(target.parent):
-        if entry.name.startswith(begin) and entry.name.endswith(".tmp") and _lock_of(target) in _claims:
-            os.unlink(entry.path)
+    with contextlib.suppress(OSError):  # the folder may be readable to others only
+        for entry in os.scandir(target.parent):
+            if entry.name.startswith(begin) and entry.name.endswith(".tmp") and _lock_of(target) in _claims:
+                os.unlink(entry.path)
     temporary = target.with_name(f"{begin}{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     return os.fdopen(descriptor, "w+b"), temporary
@@ -221,7 +222,7 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         raise FileError(f"cannot write {target}: it is a folder; give a file name")
     if target.exists() and not overwrite:
         raise FileError(f"{target} exists already: choose another name, or overwrite it", option="overwrite")
-    folder = Path(os.path.realpath(target)).parent
+    folder = (Path(os.path.realpath(target)) if target.is_symlink() else target).parent
     if not folder.is_dir():
         raise FileError(f"cannot write {target}: the folder {folder} does not exist; create it first")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -216,12 +216,14 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
 
     if not Path(path).exists():
         raise FileError(f"{path} does not exist")
+    if Path(path).is_dir():
+        raise FileError(f"cannot read {path}: it is a folder; give a file")
     try:
         return h5py.File(path, "r")
     except OSError as error:
         if is_hdf5(path):
             raise FileError(f"{path} is damaged or cut short: {error}") from error
-        if not os.access(path, os.R_OK) or Path(path).is_dir():
+        if not os.access(path, os.R_OK):
             raise FileError(f"cannot read {path}: {error}") from error
         raise FileError(f"{path} is not an HDF5 file, and therefore not one of cuista's") from error
 

@@ -35,16 +35,16 @@ def windows(sensing: Sensing, picture: Array) -> Array:
     return np.asarray(around - around.mean(axis=1, keepdims=True))
 
 
-def deblocked(sensing: Sensing, seams: Array, picture: Array) -> Array:
-    """The picture (H, W) with each block corrected by `seams` (W, P) from its window."""
-    corrected = sensing.blocks(picture) + windows(sensing, picture) @ seams
+def deblocked(sensing: Sensing, B: Array, picture: Array) -> Array:
+    """The picture (H, W) with each block corrected by Bᵀw from its window w, with a map B (W, P)."""
+    corrected = sensing.blocks(picture) + windows(sensing, picture) @ B
     return sensing.picture(corrected, picture.shape)
 
 
-def fit_seams(
+def fit_deblocking(
     sensing: Sensing, training: Pairs, validation: Pairs, each: Callable[[], None] = lambda: None
 ) -> tuple[Array, float]:
-    """The map `seams` (W, P) for `deblocked`, and by how many dB it reduces the error of the pictures for validation.
+    """The map B (W, P) for `deblocked`, and by how many dB it reduces the error of the pictures for validation.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def fit_seams(
     scales, U = np.linalg.eigh(G)
     projected, unit = U.T @ H, float(np.trace(G)) / len(G)
 
-    def seams(ridge: float) -> Array:
+    def map_for(ridge: float) -> Array:
         return np.asarray(U @ (projected / (np.maximum(scales, 0) + ridge * unit)[:, None]))
 
     def error(ridge: float) -> float:
         # Σ ‖e − Bᵀw‖² over the validation pictures
-        B = seams(ridge)
+        B = map_for(ridge)
         return before - 2 * float(np.vdot(B, H_val)) + float(np.vdot(B, G_val @ B))
 
     if not (unit > 0 and before > 0):
@@ -81,4 +81,4 @@ def fit_seams(
     ridge, least = tune(error, RIDGES)
     if least >= before:
         return np.zeros_like(H), 0.0
-    return seams(ridge), float(decibels(before, least))
+    return map_for(ridge), float(decibels(before, least))

@@ -28,7 +28,7 @@ from cuista.ops import ReferenceOps
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import tune_unimodal
 from cuista.storage import Record
-from cuista.tasks.deblocking import deblocked, fit_seams, windows
+from cuista.tasks.deblocking import deblocked, fit_deblocking, windows
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe, Stage
@@ -61,8 +61,8 @@ class Reconstructor(Trained):
         How blocks are measured, and the dictionary in which they are sparse.
     weight
         The analytic weight of `sensing.A`.
-    seams
-        The map (W, P) that removes the seams between blocks, if there is one: see `learn_seams`.
+    deblocking
+        The map (W, P) that removes the seams between blocks, if there is one: see `learn_deblocking`.
     """
 
     kind: ClassVar[str] = "cuista-reconstructor"
@@ -70,7 +70,7 @@ class Reconstructor(Trained):
     network: Network
     sensing: Sensing
     weight: Weight
-    seams: Array | None = None
+    deblocking: Array | None = None
 
     @classmethod
     def new(
@@ -114,11 +114,8 @@ class Reconstructor(Trained):
         if net not in SENSING_NETWORKS:
             known = ", ".join(SENSING_NETWORKS)
             raise InputError(f"{net!r} is not a network for this task; expected one of {known}", option="net")
-        if learn_sensing and not sensing.measures_means:
-            raise InputError(
-                "the means of blocks do not follow from this Φ exactly: learn another, such as a random one",
-                option="learn_sensing",
-            )
+        if learn_sensing:
+            check_learnable(sensing, net)
         A = sensing.A
         weight = weight or solve_exact(A)
         if weight.matrix_sha256 != storage.sha256(A):
@@ -173,8 +170,10 @@ class Reconstructor(Trained):
         Raises
         ------
         InputError
-            If y has another shape, or a NaN or infinite entry.
+            If y has another shape, or a NaN or infinite entry, or if Φ is still being learned.
         """
+        if self.learns_sensing:
+            raise InputError("Φ is still being learned: train the model first")
         network = self.network
         reduced, means = self.sensing.without_mean(check_rows(y, self.sensing.M, "the measurements"))
         found = network.ops.apply(network.output, reduced.astype(network.dtype), self.sensing.P, network.dtype)
@@ -197,13 +196,13 @@ class Reconstructor(Trained):
                 option="shape",
             )
         picture = self.sensing.picture(blocks, shape)
-        return picture if self.seams is None else deblocked(self.sensing, self.seams, picture)
+        return picture if self.deblocking is None else deblocked(self.sensing, self.deblocking, picture)
 
     def store(self, record: Record) -> None:
         self.sensing.store(record)
         record.arrays["W"] = self.weight.W
-        if self.seams is not None:
-            record.arrays["seams"] = self.seams
+        if self.deblocking is not None:
+            record.arrays["deblocking"] = self.deblocking
         record.attributes["weight"] = json.dumps(asdict(self.weight.report))
 
     @classmethod
@@ -218,9 +217,12 @@ class Reconstructor(Trained):
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
         options["learn_sensing"] = "sensing" in options["parameters"]  # in a checkpoint
         model = cls.new(sensing, weight, record.attributes["net"], **options, **place)
-        model.seams = record.arrays.get("seams")
-        if model.seams is not None and model.seams.shape != (windows(sensing, np.zeros((1, 1))).shape[1], sensing.P):
-            raise FileError(f"{path} is damaged: its seams have shape {model.seams.shape}")
+        model.deblocking = record.arrays.get("deblocking")
+        if model.deblocking is not None and model.deblocking.shape != (
+            windows(sensing, np.zeros((1, 1))).shape[1],
+            sensing.P,
+        ):
+            raise FileError(f"{path} is damaged: its deblocking has shape {model.deblocking.shape}")
         return model
 
 
@@ -279,6 +281,7 @@ class CompressiveSensing(Task[Reconstructor]):
         model.network.penalty = getattr(recipe, "penalty", 0.0)
 
     def finish(self, model: Reconstructor) -> None:
+        model.deblocking = None  # that of the network before this training
         if model.learns_sensing:
             model.settle()
 
@@ -297,6 +300,18 @@ def check_patches(patches: PatchSet, sensing: Sensing) -> None:
         )
 
 
+def check_learnable(sensing: Sensing, net: str) -> None:
+    """Raise InputError unless a network of this name can learn Φ, starting from that of `sensing`."""
+    able = [name for name in SENSING_NETWORKS if NETWORKS[name].can_learn_sensing()]
+    if net not in able:
+        raise InputError(f"{net} cannot learn Φ; expected one of {', '.join(able)}", option=("net", "learn_sensing"))
+    if not sensing.measures_means:
+        raise InputError(
+            "the means of blocks do not follow from this Φ exactly: start from another, such as a random one",
+            option="learn_sensing",
+        )
+
+
 class PatchSource(Source):
     """Patches without their means, with what their measurements say about them."""
 
@@ -310,10 +325,12 @@ class PatchSource(Source):
 
         A network that measures the patches itself gets them instead of their measurements.
         """
-        patches = (self.validation if validate else self.training).draw(key, batch)
-        reduced, means = self.sensing.without_mean(patches @ self.sensing.Phi.T)
-        patches = ops.asarray(patches - means, dtype)
-        return patches, patches if self.measured_by_network else ops.asarray(reduced, dtype), None
+        f = (self.validation if validate else self.training).draw(key, batch)
+        if self.measured_by_network:  # by a Φ from which the means follow exactly
+            f = ops.asarray(f - f.mean(axis=1, keepdims=True, dtype=np.float64), dtype)
+            return f, f, None
+        reduced, means = self.sensing.without_mean(f @ self.sensing.Phi.T)
+        return ops.asarray(f - means, dtype), ops.asarray(reduced, dtype), None
 
     def adapt(self, network: Network, seed: int) -> None:
         """Set the thresholds to shares of the root mean square of the first layer's z that fall from layer to layer."""
@@ -391,7 +408,7 @@ def sensing_weight(
     return found
 
 
-def learn_seams(
+def learn_deblocking(
     model: Reconstructor,
     training: ImageSet,
     validation: ImageSet,
@@ -412,7 +429,7 @@ def learn_seams(
     gain
         By how many dB the map reduces the error of the pictures for validation. If it is 0, the model gets no map.
     """
-    sensing, model.seams, done = model.sensing, None, 0
+    sensing, model.deblocking, done = model.sensing, None, 0
 
     def pairs(pictures: ImageSet) -> Iterator[tuple[Array, Array]]:
         return ((model.reconstruct(sensing.measure(clean), clean.shape), clean) for _, clean in pictures.pictures())
@@ -423,9 +440,9 @@ def learn_seams(
         total = len(training) + len(validation)
         progress(done / total, f"seams between blocks, picture {done}/{total}")
 
-    seams, gain = fit_seams(sensing, pairs(training), pairs(validation), count)
-    model.seams = seams.astype(np.float32) if gain > 0 else None
-    model.training["seams"] = {"images": training.sha256, "gain_db": gain}
+    B, gain = fit_deblocking(sensing, pairs(training), pairs(validation), count)
+    model.deblocking = B.astype(np.float32) if gain > 0 else None
+    model.training["deblocking"] = {"images": training.sha256, "gain_db": gain}
     return gain
 
 
