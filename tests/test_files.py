@@ -14,6 +14,9 @@ from cuista.data.images import ImageSet
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.robustness import Robustness
 
+# Files of 0.1.0 have no proof, which is said once.
+pytestmark = pytest.mark.filterwarnings("ignore:.* has no proof")
+
 FOLDER = Path(__file__).parent / "files_of_0.1.0"
 EXPECTED = np.load(FOLDER / "expected.npz")
 FILES = sorted(FOLDER.glob("*.h5"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from cuista import storage
 from cuista.errors import FileError, InputError
+from cuista.storage.records import PROOF
 
 ARRAY = np.arange(2000.0).reshape(40, 50)
 
@@ -60,16 +63,56 @@ def test_a_truncated_file_is_called_damaged(file, keep):
         storage.read(file)
 
 
-def test_a_flipped_bit_in_the_data_is_found(file):
-    data = bytearray(file.read_bytes())
-    where = data.find(ARRAY[20].tobytes())
-    data[where + 3] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(FileError, match="damaged"):
-        storage.read(file)
+def test_a_flipped_bit_is_found_wherever_it_is(file):
+    """In the data, in attributes, in names, in the proof, or in what HDF5 keeps for itself."""
+    whole = file.read_bytes()
+    places = {
+        *range(512),
+        *np.random.default_rng(0).integers(512, len(whole), 200),
+        whole.find(ARRAY[20].tobytes()) + 3,
+    }
+    places |= {whole.find(name) for name in (b"pnz", b"deep", b"cuista-problem")}
+    for place in sorted(places):
+        data = bytearray(whole)
+        data[place] ^= 1 << (place % 8)
+        file.write_bytes(data)
+        if place < len(PROOF):  # it is no proof any more, and what follows is intact
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".* has no proof")
+                np.testing.assert_array_equal(storage.read(file).arrays["A"], ARRAY)
+        else:
+            with pytest.raises(FileError, match="damaged: it is not what was written"):
+                storage.read(file)
 
 
-def test_other_files_are_named_as_what_they_are(file, tmp_path):
+def test_a_file_without_a_proof_is_read_with_a_note(file):
+    file.write_bytes(file.read_bytes()[512:])
+    with pytest.warns(UserWarning, match=r"file.h5 has no proof that it is what was written"):
+        np.testing.assert_array_equal(storage.read(file).arrays["A"], ARRAY)
+    storage.read(file)  # it is said once
+
+
+def test_a_record_is_an_hdf5_file_like_any_other(file):
+    import h5py
+
+    with h5py.File(file) as hdf5:
+        np.testing.assert_array_equal(hdf5["deep/b"], 1)
+        assert hdf5.attrs["pnz"] == 0.1
+        assert hdf5.userblock_size == 512
+
+
+def test_a_file_that_was_edited_is_refused(file):
+    import h5py
+
+    storage.read(file)
+    with h5py.File(file, "a") as hdf5:
+        hdf5.attrs["pnz"] = 0.2
+    for read in (storage.read, storage.contents, storage.kind_of):
+        with pytest.raises(FileError, match="damaged: it is not what was written"):
+            read(file)
+
+
+def test_other_files_are_named_as_what_they_are(file, tmp_path, monkeypatch):
     import h5py
 
     foreign = tmp_path / "foreign.h5"
@@ -78,9 +121,9 @@ def test_other_files_are_named_as_what_they_are(file, tmp_path):
     text = tmp_path / "text.h5"
     text.write_text("not HDF5 at all")
     newer = tmp_path / "newer.h5"
-    storage.write(newer, storage.Record("cuista-problem"))
-    with h5py.File(newer, "a") as hdf5:
-        hdf5.attrs["format_version"] = 99
+    with monkeypatch.context() as later:
+        later.setattr("cuista.storage.records.FORMAT_VERSION", 99)
+        storage.write(newer, storage.Record("cuista-problem"))
     for path, message in (
         (foreign, "not one of cuista's"),
         (text, "not an HDF5 file"),

@@ -1,17 +1,22 @@
 """cuista's own files: records in HDF5.
 
 Every file has the root attributes `format`, `format_version`, `cuista_version`, `created` (UTC) and `command`. It holds
-its arrays by name (`A`, `parameters/step_size`, …), each with a Fletcher-32 checksum, and needs no other file. A file
-is written under a temporary name in its own folder and renamed when it is complete, so that neither a reader nor a
-crash can leave half a file behind.
+its arrays by name (`A`, `parameters/step_size`, …), and needs no other file.
+
+A record begins with a proof: 512 bytes, which HDF5 skips as a user block, with the SHA-256 of all bytes that follow. It
+covers names and attributes too, and is checked before the HDF5 library sees the file. Files that are written piece by
+piece, pictures and patches, have Fletcher-32 checksums on their arrays instead.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shlex
 import sys
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -26,6 +31,13 @@ from cuista.storage.files import reason_of, replacing
 from cuista.version import __version__
 
 FORMAT_VERSION = 1
+# How a record begins, and how many bytes come before its HDF5 content.
+PROOF, PROOF_SIZE = b"cuista record with the SHA-256 of all that follows its first 512 bytes:\n", 512
+# The kinds of files that are written piece by piece, and have no proof.
+PIECEWISE = ("cuista-images", "cuista-patches")
+# The state of each file when its proof was last checked, and the files without one that were mentioned already.
+_proven: dict[str, tuple[int, ...]] = {}
+_noted: set[str | os.PathLike[str]] = set()
 
 
 @dataclass
@@ -45,12 +57,19 @@ def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = Fal
     FileError
         As `replacing` does.
     """
-    with creating(path, record.kind, overwrite=overwrite) as file:
-        for name, value in record.attributes.items():
-            file.attrs[name] = printable(value) if isinstance(value, str) else value
-        for name, array in record.arrays.items():
-            checksum = bool(array.ndim and array.size)  # HDF5 checks chunks, and scalars and empty arrays have none
-            file.create_dataset(name, data=array, fletcher32=checksum)
+    import h5py
+
+    with replacing(path, overwrite=overwrite) as output:
+        with h5py.File("a record in memory", "w", driver="core", backing_store=False) as file:
+            file.attrs.update(_provenance(record.kind))
+            for name, value in record.attributes.items():
+                file.attrs[name] = printable(value) if isinstance(value, str) else value
+            for name, array in record.arrays.items():
+                file.create_dataset(name, data=array)
+            file.flush()
+            image = file.id.get_file_image()
+        output.write(_proof(hashlib.sha256(image)))
+        output.write(image)
 
 
 @contextlib.contextmanager
@@ -62,16 +81,55 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
     FileError
         As `replacing` does.
     """
-    provenance = {
+    with replacing(path, overwrite=overwrite) as output, new_hdf5(output) as file:
+        file.attrs.update(_provenance(kind))
+        yield file
+
+
+def _provenance(kind: str) -> dict[str, Any]:
+    """The attributes that every file has."""
+    return {
         "format": kind,
         "format_version": FORMAT_VERSION,
         "cuista_version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": printable(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
-    with replacing(path, overwrite=overwrite) as output, new_hdf5(output) as file:
-        file.attrs.update(provenance)
-        yield file
+
+
+def _proof(digest: Any) -> bytes:
+    """The first bytes of a record: the hash of all that follows."""
+    proof: bytes = PROOF + digest.hexdigest().encode() + b"\n"
+    return proof.ljust(PROOF_SIZE, b"\0")
+
+
+def has_proof(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins with a proof; the proof is checked.
+
+    Raises
+    ------
+    FileError
+        If the file is not what was written, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(PROOF_SIZE)
+            if not head.startswith(PROOF):
+                return False
+            now = os.fstat(file.fileno())
+            state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+            if _proven.get(os.path.realpath(path)) == state:
+                return True
+            digest = hashlib.sha256()
+            while part := file.read(1 << 20):
+                digest.update(part)
+            if _proof(digest) != head:
+                raise FileError(f"{path} is damaged: it is not what was written (its SHA-256 has changed)")
+            if time.time() - now.st_mtime > 2:  # a later change may not show in the time of a file that is just written
+                _proven[os.path.realpath(path)] = state
+            return True
+    except OSError:
+        return False  # what is wrong is said when HDF5 opens it
 
 
 def read(path: str | os.PathLike[str], *kinds: str) -> Record:
@@ -110,6 +168,7 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
         If the file is missing or damaged, is not one of cuista's, is of a kind that is not in `kinds` (when any are
         given), or has a later format version than this cuista reads. An OSError in the block is treated as damage.
     """
+    proven = has_proof(path)
     with open_hdf5(path) as file:
         kind = file.attrs.get("format")
         if not isinstance(kind, str) or not kind.startswith("cuista-"):
@@ -123,6 +182,9 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
             )
         if kinds and kind not in kinds:
             raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
+        if not proven and kind not in PIECEWISE and path not in _noted:
+            _noted.add(path)
+            warnings.warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=4)
         try:
             yield file
         except OSError as error:
@@ -189,9 +251,11 @@ def printable(text: str) -> str:
 
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether the file starts with the signature of HDF5."""
+    signature = b"\x89HDF\r\n\x1a\n"
     try:
         with open(path, "rb") as file:
-            return file.read(8) == b"\x89HDF\r\n\x1a\n"
+            head = file.read(PROOF_SIZE)
+            return head.startswith(signature) or (head.startswith(PROOF) and file.read(8) == signature)
     except OSError:
         return False
 
