@@ -196,3 +196,63 @@ def test_text_and_other_things_are_refused(tmp_path):
         storage.save_arrays(tmp_path / "a.txt", {"A": ARRAY})
     with pytest.raises(FileError, match="one array"):
         storage.save_arrays(tmp_path / "b.npy", {"A": ARRAY, "B": ARRAY})
+
+
+# -- files that claim what they do not have ---------------------------------------------------------------------------
+
+
+def hostile(path, kind):
+    """Make a small HDF5 file whose array A is elsewhere, or larger than the file."""
+    import h5py
+
+    with h5py.File(path, "w") as hdf5:
+        if kind == "virtual":
+            layout = h5py.VirtualLayout((4, 4), "f8")
+            layout[:] = h5py.VirtualSource(path, "A", (4, 4))  # itself
+            hdf5.create_virtual_dataset("A", layout)
+        elif kind == "external":
+            path.with_name("secret").write_bytes(bytes(128))
+            hdf5.create_dataset("A", (4, 4), "f8", external=[(path.with_name("secret"), 0, 128)])
+        elif kind == "unwritten":
+            hdf5.create_dataset("A", (2**31, 2**31), "f8", chunks=(2**10, 2**10))
+        elif kind == "deflated":
+            hdf5.create_dataset("A", (2**20, 2**20), "f8", chunks=(2**10, 2**10), compression="gzip")
+        else:
+            hdf5["A"] = h5py.SoftLink("/B") if kind == "soft" else h5py.ExternalLink("other.h5", "A")
+
+
+@pytest.mark.parametrize("kind", ["virtual", "external", "unwritten", "deflated", "soft", "linked"])
+def test_an_array_that_is_not_in_the_file_is_refused(tmp_path, kind):
+    path = tmp_path / "a.h5"
+    hostile(path, kind)
+    said = {"virtual": "stored elsewhere", "external": "stored elsewhere", "soft": "no arrays", "linked": "no arrays"}
+    for read in (storage.load_array, lambda path: storage.opened_array(path).__enter__()):
+        with pytest.raises(FileError, match=said.get(kind, "is damaged: the array 'A' has .* bytes, and 0 are stored")):
+            read(path)
+
+
+def test_a_compressed_array_is_read(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as hdf5:
+        hdf5.create_dataset("A", data=np.zeros((500, 500)), compression="gzip")
+        hdf5.create_dataset("empty", data=np.zeros((0, 5)))
+    arrays = storage.load_arrays(tmp_path / "a.h5")
+    assert arrays["A"].shape == (500, 500)
+    assert arrays["empty"].shape == (0, 5)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_a_small_file_that_claims_to_be_huge_is_refused_before_memory_is_taken(tmp_path, suffix):
+    import zipfile
+
+    path = tmp_path / f"a{suffix}"
+    header = {"descr": "<f8", "fortran_order": False, "shape": (2**31, 2**20)}
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(800))
+    if suffix == ".npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "a.npy", "A.npy")
+    with pytest.raises(FileError, match=r"is damaged: an array of shape \(2147483648, 1048576\) takes .* bytes"):
+        storage.load_array(path)

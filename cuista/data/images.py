@@ -178,7 +178,8 @@ class ImageSet:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
             self.sha256 = str(file.attrs["sha256"])
-            shapes = {f"{split}/{name}": file[split][name].shape for name in sorted(file[split])}
+            held = storage.datasets(file)
+            shapes = {name: held[name].shape for name in sorted(held) if name.startswith(f"{split}/")}
         self.keys = [key for key, shape in shapes.items() if min(shape) >= least]
         if not shapes:
             raise InputError(
@@ -250,7 +251,9 @@ class PatchSet:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
             self.sha256 = str(file.attrs["sha256"])
-            self._pictures = [(file[split][name][()], _largest(file[split][name])) for name in sorted(file[split])]
+            held = storage.datasets(file)
+            nodes = [held[name] for name in sorted(held) if name.startswith(f"{split}/")]
+            self._pictures = [(node[()], _largest(node)) for node in nodes]
         if not self._pictures:
             raise InputError(
                 f"{path} has no patches for {split}: prepare the images again, with a split that gives it pictures",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
 from cuista.storage.files import replacing
-from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
+from cuista.storage.records import DEFLATED, datasets, is_hdf5, new_hdf5, open_hdf5
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
@@ -85,6 +86,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     try:
         if head.startswith((b"\x93NUMPY", b"PK")):
             with open(path, "rb") as file:
+                _check_sizes(path, file)
                 loaded = np.load(file, allow_pickle=False)
                 return {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
         if head.startswith(b"MATLAB 5.0"):
@@ -108,6 +110,34 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     except (OSError, EOFError, zipfile.BadZipFile, TypeError, KeyError, NotImplementedError) as error:
         raise FileError(f"{path} is damaged: {error}") from error
     raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content")
+
+
+def _check_sizes(path: str | os.PathLike[str], file: IO[bytes]) -> None:
+    """Raise FileError if an array of a .npy or .npz file claims more bytes than there are, before memory is taken.
+
+    The position in the file stays at its beginning.
+    """
+    if file.read(2) == b"PK":
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.file_size > DEFLATED * max(entry.compress_size, 1):
+                    raise FileError(f"{path} is damaged: {entry.filename} claims {entry.file_size} bytes")
+                with archive.open(entry) as member:
+                    _check_header(path, member, entry.file_size)
+    else:
+        file.seek(0)
+        _check_header(path, file, os.fstat(file.fileno()).st_size)
+    file.seek(0)
+
+
+def _check_header(path: str | os.PathLike[str], file: IO[bytes], size: int) -> None:
+    """Raise FileError if a .npy file of this size declares an array of more bytes."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > size and not dtype.hasobject:
+        raise FileError(f"{path} is damaged: an array of shape {shape} takes {declared} bytes, and there are {size}")
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, overwrite: bool = False) -> None:

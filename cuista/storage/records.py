@@ -33,6 +33,8 @@ from cuista.version import __version__
 FORMAT_VERSION = 1
 # How a record begins, and how many bytes come before its HDF5 content.
 PROOF, PROOF_SIZE = b"cuista record with the SHA-256 of all that follows its first 512 bytes:\n", 512
+# How many times smaller deflate can make an array, at most.
+DEFLATED = 1032
 # The kinds of files that are written piece by piece, and have no proof.
 PIECEWISE = ("cuista-images", "cuista-patches")
 # The state of each file when its proof was last checked, and the files without one that were mentioned already.
@@ -293,17 +295,40 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
 
 
 def datasets(file: Any) -> dict[str, Any]:
-    """The arrays in an open HDF5 file by name, in all its groups. They are not read."""
+    """The arrays in an open HDF5 file by name, in all its groups. They are not read, and links are not followed.
+
+    Raises
+    ------
+    FileError
+        As `check_stored`.
+    """
     import h5py
 
     found: dict[str, Any] = {}
 
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset):
+            check_stored(file, name, node)
             found[name] = node
 
     file.visititems(visit)
     return found
+
+
+def check_stored(file: Any, name: str, node: Any) -> None:
+    """Raise FileError unless an array of an HDF5 file is stored in the file itself, as large as it says it is."""
+    import h5py
+
+    plan = node.id.get_create_plist()
+    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
+        raise FileError(
+            f"{file.filename}: the array {name!r} is stored elsewhere; expected a file that holds its arrays"
+        )
+    # Without filters that compress, an array takes as much room as it has bytes; with deflate, up to 1032 times less.
+    declared, stored = (node.size or 0) * node.dtype.itemsize, node.id.get_storage_size()
+    most = stored * (DEFLATED if plan.get_nfilters() else 1)
+    if declared > most:
+        raise FileError(f"{file.filename} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
 
 
 def _plain(value: Any) -> Any:
