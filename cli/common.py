@@ -25,8 +25,8 @@ from cuista.storage import check_writable, claimed, is_cuista
 
 def claim(out: Path, overwrite: bool) -> None:
     """Check that the output can be written, and claim it until the command ends."""
-    check_writable(out, overwrite=overwrite)
     click.get_current_context().with_resource(claimed(out))
+    check_writable(out, overwrite=overwrite)
 
 
 def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:
@@ -177,7 +177,8 @@ class Report:
             say(f"Wrote {self.out}.")
 
     def show_pictures(self, found: PictureReport, **about: Any) -> None:
-        """Print how well pictures were restored, and write the report."""
+        """Write the report, and print how well pictures were restored."""
+        self.write(found.save, **about)
         rows = [*zip(found.pictures, found.psnr_db.tolist(), found.ssim.tolist(), strict=True)]
         means = found.psnr_db.mean(axis=0).tolist(), found.ssim.mean(axis=0).tolist()
         if self.as_json:
@@ -199,7 +200,6 @@ class Report:
             out(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
             for name, lam in found.lambdas.items():
                 say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation data.")
-        self.write(found.save, **about)
 
 
 report_option_list = (

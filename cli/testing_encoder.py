@@ -37,12 +37,12 @@ def command(model_file: Path, count: int, sigma: float | None, seed: int, report
         )
     names = list(EncodedMatrix.__dataclass_fields__)
     columns = {name: np.array([getattr(result, name) for result in results]) for name in names}
+    report.write(partial(save_columns, columns), model=str(model_file), sigma=sigma, seed=seed)
     if report.as_json:
         mean = {name: float(values.mean()) for name, values in columns.items()}
         common.print_json({"sigma": sigma, "mean": mean, "matrices": [asdict(result) for result in results]})
     else:
         common.out(matrix_table(model.network.loss_name, results, columns))
-    report.write(partial(save_columns, columns), model=str(model_file), sigma=sigma, seed=seed)
 
 
 def save_columns(columns: dict[str, Any], path: Path, attributes: dict[str, Any], overwrite: bool) -> None:

@@ -53,6 +53,7 @@ def command(model_files: tuple[Path, ...], set_file: Path | None, report: common
     about = {"set": str(set_file), "models": list(map(str, model_files)), "matrices": count, "samples": samples}
     about["fista_to_its_end_samples"] = min(samples, FISTA_SIGNALS)
     robustness = Robustness(perturbed.sigmas, results, about)
+    report.write(lambda path, about, overwrite: robustness.save(path, overwrite=overwrite))
     if report.as_json:
         rows = [{**asdict(result), "nmse_db": result.mean_db.tolist()} for result in results]
         common.print_json({**about, "sigmas": perturbed.sigmas.tolist(), "results": rows})
@@ -67,7 +68,6 @@ def command(model_files: tuple[Path, ...], set_file: Path | None, report: common
                 )
         end = f"until the NMSE of {FISTA_SIGNALS} signals stops improving, for at most {MOST_ITERATIONS} iterations"
         common.say(f"FISTA to its end runs {end}.")
-    report.write(lambda path, about, overwrite: robustness.save(path, overwrite=overwrite))
 
 
 def _row(result: Any) -> list[Any]:

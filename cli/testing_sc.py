@@ -64,6 +64,7 @@ def command(
         solver = SOLVERS[name](problem, model.network.layers)
         lambdas[name] = solver.tune()
         reports[name] = report_on(solver.iterates, x, y)
+    report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)
     if report.as_json:
         nets = {name: found.rows() for name, found in reports.items()}
         common.print_json({"samples": len(x), "snr_db": problem.snr_db, "lambda": lambdas, "layers": nets})
@@ -71,7 +72,6 @@ def command(
         common.out(layer_table(reports))
         for name, lam in lambdas.items():
             common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
-    report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:

@@ -116,6 +116,94 @@ def test_a_system_call_that_fails_leaves_what_was_there(folder, monkeypatch, cal
         assert listing(folder) == before
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "Input/output error")], ids=["stop", "EIO"])
+@pytest.mark.parametrize("write", [1, 3, 10, 30, 60])
+def test_what_happens_while_hdf5_writes_is_raised_when_it_has_closed_its_file(folder, monkeypatch, write, error):
+    make, count = files._new_file, [0]
+
+    class Interrupted(Failing):
+        def write(self, data):
+            count[0] += 1
+            if count[0] == write:
+                raise error
+            return self.file.write(data)
+
+    monkeypatch.setattr(files, "_new_file", lambda target: (Interrupted((new := make(target))[0], 0), new[1]))
+    before = listing(folder)
+
+    def fill():
+        with storage.creating(folder / "p.h5", "cuista-patches") as file:
+            for number in range(40):
+                file.create_dataset(f"train/{number}", data=ARRAY, chunks=(10, 300), fletcher32=True)
+
+    with pytest.raises((KeyboardInterrupt, FileError)):
+        fill()
+    assert listing(folder) == before
+
+
+def test_threads_write_files_side_by_side(folder):
+    failed = []
+
+    def work(name):
+        try:
+            for _ in range(10):
+                write_record(folder / f"{name}.h5", True)
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert set(listing(folder)) == {"y.npy", *(f"{name}.h5" for name in range(4))}
+
+
+def test_what_is_not_ours_is_left_alone(folder):
+    (folder / "victim").write_text("mine")
+    (folder / ".f.h5.lock").symlink_to("victim")
+    with pytest.raises(FileError, match="cannot write"):
+        write_record(folder / "f.h5", False)
+    (folder / ".f.h5.lock").unlink()
+    (folder / ".f.h5.lock").symlink_to("nothing")
+    with pytest.raises(FileError, match="cannot write"):
+        write_record(folder / "f.h5", False)
+    (folder / ".f.h5.lock").unlink()
+    (folder / ".f.h5.lock").write_text("notes of mine")
+    with pytest.raises(FileError, match="is in the way, and is not a lock of cuista"):
+        write_record(folder / "f.h5", False)
+    (folder / ".f.h5.lock").unlink()
+    for name in (".f.h5.backup.tmp", ".f.h5.npz.0123abcd.tmp"):
+        (folder / name).write_text("mine")
+    write_record(folder / "f.h5", False)
+    assert set(listing(folder)) == {"y.npy", "victim", "f.h5", ".f.h5.backup.tmp", ".f.h5.npz.0123abcd.tmp"}
+    assert (folder / "victim").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["a" * 252 + ".h5", "é" * 126 + ".h5"])
+def test_the_longest_names_can_be_written(folder, name):
+    write_record(folder / name, False)
+    assert set(listing(folder)) == {"y.npy", name}
+
+
+def test_a_forked_process_does_not_have_its_parents_claim(folder):
+    with storage.claimed(folder / "f.h5"):
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                write_record(folder / "f.h5", False)
+            except FileError:
+                status = 7
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert (folder / ".f.h5.lock").exists()
+        write_record(folder / "f.h5", False)
+    assert set(listing(folder)) == {"y.npy", "f.h5"}
+
+
 def test_without_hard_links_a_new_file_is_written_all_the_same(folder, monkeypatch):
     def refuse(*arguments):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -379,7 +467,7 @@ def test_a_stream_that_fails_costs_no_result(run, case):
     run("gen-problem", "--m", 20, "--n", 40)
     redirected, status, said = STREAMS[case]
     code = "import time; time.sleep(0.2); from cuista.cli import main; main()"
-    for words in ("train problem.h5 -T 1 --max-steps 5 --force", "test model.h5 --samples 100"):
+    for words in ("train problem.h5 -T 1 --max-steps 5 --force", "test model.h5 --samples 100 -o report.h5"):
         process = subprocess.run(
             ["bash", "-c", f'"$0" -c "{code}" {words} {redirected}', sys.executable],
             capture_output=True, text=True, check=False,
@@ -390,7 +478,7 @@ def test_a_stream_that_fails_costs_no_result(run, case):
         if prints and said:
             assert process.stderr.splitlines()[-1] == said
         assert "Traceback" not in process.stderr
-        assert os.path.exists("model.h5")
+        assert os.path.exists("report.h5" if prints else "model.h5")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])

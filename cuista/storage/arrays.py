@@ -97,7 +97,10 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
             with open_hdf5(path) as hdf5:
                 arrays = {name: node[()] for name, node in datasets(hdf5).items()}
             # MATLAB stores arrays column by column.
-            return {name: array.T for name, array in arrays.items()} if head.startswith(b"MATLAB 7.3") else arrays
+            turned = head.startswith(b"MATLAB 7.3")
+            return {
+                name: array.T if turned and isinstance(array, np.ndarray) else array for name, array in arrays.items()
+            }
     except FileError:
         raise
     except ValueError as error:
@@ -119,11 +122,15 @@ def _check_sizes(path: str | os.PathLike[str], file: IO[bytes]) -> None:
     """
     if file.read(2) == b"PK":
         with zipfile.ZipFile(file) as archive:
+            whole = os.fstat(file.fileno()).st_size
             for entry in archive.infolist():
-                if entry.file_size > DEFLATED * max(entry.compress_size, 1):
+                if entry.file_size > DEFLATED * min(entry.compress_size, whole):
                     raise FileError(f"{path} is damaged: {entry.filename} claims {entry.file_size} bytes")
                 with archive.open(entry) as member:
-                    _check_header(path, member, entry.file_size)
+                    is_array = member.read(6) == b"\x93NUMPY"
+                if is_array:
+                    with archive.open(entry) as member:
+                        _check_header(path, member, entry.file_size)
     else:
         file.seek(0)
         _check_header(path, file, os.fstat(file.fileno()).st_size)

@@ -74,10 +74,10 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
 
 def _new_file(target: Path) -> tuple[IO[bytes], Path]:
     """A new file beside the target, and its name. Those that killed processes have left for this target are removed."""
-    begin = f".{target.name[:LONGEST]}."
+    begin = f".{_shortened(target.name)}."
     with contextlib.suppress(OSError):  # the folder may be readable to others only
         for entry in os.scandir(target.parent):
-            if entry.name.startswith(begin) and entry.name.endswith(".tmp") and _lock_of(target) in _claims:
+            if re.fullmatch(re.escape(begin) + r"[0-9a-f]{8}\.tmp", entry.name) and _lock_of(target) in _claims:
                 os.unlink(entry.path)
     temporary = target.with_name(f"{begin}{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -92,6 +92,8 @@ def _name(temporary: Path, target: Path, overwrite: bool) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError:
+        if os.path.samefile(temporary, target):  # a network file system has answered a repeated request
+            return
         raise FileError(
             f"{target} has appeared in the meantime: choose another name, or overwrite it", option="overwrite"
         ) from None
@@ -123,8 +125,9 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 @dataclass
 class _Claim:
-    """A claim of this process: its thread, how often that has made it, and the descriptor of the locked file."""
+    """A claim: its process and thread, how often that has made it, and the descriptor of the locked file."""
 
+    process: int
     thread: int
     times: int
     descriptor: int
@@ -152,10 +155,13 @@ def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
     lock = _lock_of(Path(os.path.realpath(path)))
     with _guard:
         claim = _claims.get(lock)
+        if claim is not None and claim.process != os.getpid():  # the parent's, which a forked process does not have
+            os.close(_claims.pop(lock).descriptor)
+            claim = None
         if claim is None:
             descriptor = _locked(lock, path) if lock.parent.is_dir() and os.access(lock.parent, os.W_OK) else None
             if descriptor is not None:
-                claim = _claims[lock] = _Claim(threading.get_ident(), 0, descriptor)
+                claim = _claims[lock] = _Claim(os.getpid(), threading.get_ident(), 0, descriptor)
         elif claim.thread != threading.get_ident():
             raise FileError(f"{path} is being written by another thread: wait for it, or choose another name")
         if claim is not None:
@@ -164,7 +170,7 @@ def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
         yield
     finally:
         with _guard:
-            if claim is not None:
+            if claim is not None and claim.process == os.getpid():
                 claim.times -= 1
                 if claim.times == 0:
                     del _claims[lock]
@@ -173,7 +179,12 @@ def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
 
 
 def _lock_of(target: Path) -> Path:
-    return target.with_name(f".{target.name[:LONGEST]}.lock")
+    return target.with_name(f".{_shortened(target.name)}.lock")
+
+
+def _shortened(name: str) -> str:
+    """A name of at most `LONGEST` bytes."""
+    return os.fsdecode(os.fsencode(name)[:LONGEST])
 
 
 def _locked(lock: Path, path: str | os.PathLike[str]) -> int | None:
@@ -185,21 +196,22 @@ def _locked(lock: Path, path: str | os.PathLike[str]) -> int | None:
     while True:
         descriptor = -1
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The last holder has removed the file before it released the lock: this may not be the file of that name.
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                os.ftruncate(descriptor, 0)
-                command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-                os.write(
-                    descriptor, f"process {os.getpid()} on {socket.gethostname()} ({command})".encode(errors="replace")
-                )
+            if _is_at(descriptor, lock):
+                if os.fstat(descriptor).st_nlink > 1 or os.pread(descriptor, 8, 0) not in (b"", b"process "):
+                    raise FileError(f"{lock} is in the way, and is not a lock of cuista: rename or remove it")
+                with contextlib.suppress(OSError):  # on a full disk, nobody learns who holds the lock
+                    os.ftruncate(descriptor, 0)
+                    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+                    holder = f"process {os.getpid()} on {socket.gethostname()} ({command})"
+                    os.write(descriptor, holder.encode(errors="replace"))
                 held, descriptor = descriptor, -1
                 return held
-        except FileNotFoundError:
-            pass
         except BlockingIOError:
             holder = os.pread(descriptor, 300, 0).decode(errors="replace") or "another process"
+            holder = "".join(letter if letter.isprintable() else "?" for letter in holder)
             raise FileError(f"{path} is being written by {holder}: wait for it, or choose another name") from None
         except OSError as error:
             if error.errno not in UNSUPPORTED:
@@ -210,6 +222,14 @@ def _locked(lock: Path, path: str | os.PathLike[str]) -> int | None:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one at this path."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import shlex
 import sys
 import time
@@ -35,6 +36,8 @@ FORMAT_VERSION = 1
 PROOF, PROOF_SIZE = b"cuista record with the SHA-256 of all that follows its first 512 bytes:\n", 512
 # How many times smaller deflate can make an array, at most.
 DEFLATED = 1032
+# Up to this many bytes, an array may be declared that was never written.
+UNWRITTEN = 64 << 20
 # The kinds of files that are written piece by piece, and have no proof.
 PIECEWISE = ("cuista-images", "cuista-patches")
 # The state of each file when its proof was last checked, and the files without one that were mentioned already.
@@ -62,7 +65,8 @@ def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = Fal
     import h5py
 
     with replacing(path, overwrite=overwrite) as output:
-        with h5py.File("a record in memory", "w", driver="core", backing_store=False) as file:
+        name = f"record-{secrets.token_hex(8)}"  # the HDF5 library knows open files by their names
+        with h5py.File(name, "w", driver="core", backing_store=False) as file:
             file.attrs.update(_provenance(record.kind))
             for name, value in record.attributes.items():
                 file.attrs[name] = printable(value) if isinstance(value, str) else value
@@ -113,13 +117,15 @@ def has_proof(path: str | os.PathLike[str]) -> bool:
     FileError
         If the file is not what was written, or cannot be read.
     """
+    if not Path(path).is_file() or not os.access(path, os.R_OK):
+        return False  # what is wrong is said when HDF5 opens it
     try:
         with open(path, "rb") as file:
             head = file.read(PROOF_SIZE)
             if not head.startswith(PROOF):
                 return False
             now = os.fstat(file.fileno())
-            state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+            state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
             if _proven.get(os.path.realpath(path)) == state:
                 return True
             digest = hashlib.sha256()
@@ -127,11 +133,11 @@ def has_proof(path: str | os.PathLike[str]) -> bool:
                 digest.update(part)
             if _proof(digest) != head:
                 raise FileError(f"{path} is damaged: it is not what was written (its SHA-256 has changed)")
-            if time.time() - now.st_mtime > 2:  # a later change may not show in the time of a file that is just written
+            if time.time() - now.st_ctime > 2:  # a later change may not show in the time of a file that is just written
                 _proven[os.path.realpath(path)] = state
             return True
-    except OSError:
-        return False  # what is wrong is said when HDF5 opens it
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def read(path: str | os.PathLike[str], *kinds: str) -> Record:
@@ -172,6 +178,8 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
     """
     proven = has_proof(path)
     with open_hdf5(path) as file:
+        if not proven and file.userblock_size:
+            raise FileError(f"{path} is damaged: its beginning is not what was written")
         kind = file.attrs.get("format")
         if not isinstance(kind, str) or not kind.startswith("cuista-"):
             raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
@@ -197,8 +205,8 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
 def new_hdf5(output: IO[bytes]) -> Iterator[Any]:
     """A new HDF5 file, an `h5py.File`, in a file that is open for writing.
 
-    The HDF5 library may crash the process if it cannot write. It is therefore told that all is well, and the first
-    error is raised when it has closed its file.
+    The HDF5 library may crash the process, or go on as if nothing had happened, if a write fails or is interrupted. It
+    is therefore told that all is well, and the first error or interruption is raised when it has closed its file.
     """
     import h5py
 
@@ -214,13 +222,13 @@ class _Steady:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def _trying(self, action: Callable[[], Any], otherwise: Any) -> Any:
         if self.error is None:
             try:
                 return action()
-            except OSError as error:
+            except BaseException as error:  # an interruption must not reach the HDF5 library either
                 self.error = error
         return otherwise
 
@@ -325,9 +333,10 @@ def check_stored(file: Any, name: str, node: Any) -> None:
             f"{file.filename}: the array {name!r} is stored elsewhere; expected a file that holds its arrays"
         )
     # Without filters that compress, an array takes as much room as it has bytes; with deflate, up to 1032 times less.
+    # Parts that were never written, and strings, take none: only what is large is refused for that.
     declared, stored = (node.size or 0) * node.dtype.itemsize, node.id.get_storage_size()
     most = stored * (DEFLATED if plan.get_nfilters() else 1)
-    if declared > most:
+    if declared > max(most, UNWRITTEN):
         raise FileError(f"{file.filename} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
 
 

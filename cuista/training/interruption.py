@@ -7,6 +7,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+# Windows has only the first two.
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
@@ -26,7 +29,7 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
         return
     previous = {
         number: signal.signal(number, receive)
-        for number in (getattr(signal, name, signal.SIGINT) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"))
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name))
         if signal.getsignal(number) != signal.SIG_IGN  # ignored in a background job
     }
     try:
