@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
 
@@ -53,10 +54,21 @@ def blas_threads(operations: float) -> Iterator[None]:
     Threads that spin while they wait for work make small products slower, by several times on a busy machine. Moreover,
     with one thread the bits of a result do not depend on the number of processors.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1 if operations < SMALL_PRODUCT else None, user_api="blas"):
+    libraries = _blas_libraries("scipy.linalg" in sys.modules, "scipy.sparse" in sys.modules)
+    with libraries.limit(limits=1 if operations < SMALL_PRODUCT else None, user_api="blas"):
         yield
+
+
+@cache
+def _blas_libraries(*loaded: bool) -> Any:
+    """The BLAS libraries of the process, which are looked for anew when modules are `loaded` that bring one.
+
+    They are looked for as seldom as possible: an interruption that arrives meanwhile is lost, because it would have to
+    pass through a callback from C.
+    """
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:

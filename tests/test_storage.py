@@ -73,7 +73,7 @@ def test_a_flipped_bit_is_found_wherever_it_is(file):
         data = bytearray(whole)
         data[place] ^= 1 << (place % 8)
         file.write_bytes(data)
-        with pytest.raises(FileError, match="damaged: it.* is not what was written"):
+        with pytest.raises(FileError, match=r"damaged: it.* is not what was written"):
             storage.read(file)
 
 

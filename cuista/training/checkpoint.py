@@ -107,6 +107,11 @@ def continued(out: str | os.PathLike[str], resume: bool, overwrite: bool) -> Pat
     if resume and out.is_file() and not checkpoint.exists():
         return out
     begun = resume and checkpoint.exists()
+    if begun and out.exists() and out.stat().st_mtime_ns > checkpoint.stat().st_mtime_ns:
+        raise FileError(
+            f"{out} has been written since the run was interrupted: move it away to continue the run, or start afresh",
+            option="overwrite",
+        )
     storage.check_writable(out, overwrite=overwrite or begun)
     return checkpoint if begun else None
 
