@@ -99,7 +99,7 @@ def test_a_file_that_was_edited_is_refused(file):
     storage.read(file)
     with h5py.File(file, "a") as hdf5:
         hdf5.attrs["pnz"] = 0.2
-    for read in (storage.read, storage.contents, storage.kind_of):
+    for read in (storage.read, storage.contents, storage.kind_of, storage.is_cuista, storage.load_arrays):
         with pytest.raises(FileError, match="damaged: it is not what was written"):
             read(file)
 

@@ -110,34 +110,31 @@ def _proof(digest: Any) -> bytes:
 
 
 def has_proof(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins with a proof; the proof is checked.
-
-    Raises
-    ------
-    FileError
-        If the file is not what was written, or cannot be read.
-    """
-    if not Path(path).is_file() or not os.access(path, os.R_OK):
-        return False  # what is wrong is said when HDF5 opens it
+    """Whether the file begins with a proof. It is not checked."""
     try:
         with open(path, "rb") as file:
-            head = file.read(PROOF_SIZE)
-            if not head.startswith(PROOF):
-                return False
+            return file.read(len(PROOF)) == PROOF
+    except OSError:
+        return False  # what is wrong is said when HDF5 opens it
+
+
+def check_proof(path: str | os.PathLike[str]) -> None:
+    """Raise FileError if a file with a proof cannot be read, or is not what was written."""
+    try:
+        with open(path, "rb") as file:
             now = os.fstat(file.fileno())
             state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
             if _proven.get(os.path.realpath(path)) == state:
-                return True
-            digest = hashlib.sha256()
+                return
+            head, digest = file.read(PROOF_SIZE), hashlib.sha256()
             while part := file.read(1 << 20):
                 digest.update(part)
-            if _proof(digest) != head:
-                raise FileError(f"{path} is damaged: it is not what was written (its SHA-256 has changed)")
-            if time.time() - now.st_ctime > 2:  # a later change may not show in the time of a file that is just written
-                _proven[os.path.realpath(path)] = state
-            return True
     except OSError as error:
         raise FileError(f"cannot read {path}: {reason_of(error)}") from error
+    if _proof(digest) != head:
+        raise FileError(f"{path} is damaged: it is not what was written (its SHA-256 has changed)")
+    if time.time() - now.st_ctime > 2:  # a later change may not show in the time of a file that is just written
+        _proven[os.path.realpath(path)] = state
 
 
 def read(path: str | os.PathLike[str], *kinds: str) -> Record:
@@ -176,8 +173,8 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
         If the file is missing or damaged, is not one of cuista's, is of a kind that is not in `kinds` (when any are
         given), or has a later format version than this cuista reads. An OSError in the block is treated as damage.
     """
-    proven = has_proof(path)
     with open_hdf5(path) as file:
+        proven = has_proof(path)
         if not proven and file.userblock_size:
             raise FileError(f"{path} is damaged: its beginning is not what was written")
         kind = file.attrs.get("format")
@@ -211,8 +208,12 @@ def new_hdf5(output: IO[bytes]) -> Iterator[Any]:
     import h5py
 
     steady = _Steady(output)
-    with h5py.File(steady, "w") as file:
-        yield file
+    try:
+        with h5py.File(steady, "w") as file:
+            yield file
+    except Exception:
+        if steady.error is None:  # otherwise, this is only a consequence
+            raise
     if steady.error is not None:
         raise steady.error
 
@@ -285,13 +286,21 @@ def kind_of(path: str | os.PathLike[str], *kinds: str) -> str:
 
 
 def open_hdf5(path: str | os.PathLike[str]) -> Any:
-    """Open an HDF5 file for reading. Raises FileError if it cannot be opened; the message says why."""
+    """Open an HDF5 file for reading. Its proof is checked first, if it has one.
+
+    Raises
+    ------
+    FileError
+        If it cannot be opened, or is not what was written; the message says why.
+    """
     import h5py
 
     if not Path(path).exists():
         raise FileError(f"{path} does not exist")
     if Path(path).is_dir():
         raise FileError(f"cannot read {path}: it is a folder; give a file")
+    if has_proof(path):
+        check_proof(path)
     try:
         return h5py.File(path, "r")
     except OSError as error:

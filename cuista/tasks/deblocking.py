@@ -23,13 +23,19 @@ RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 Pairs = Iterable[tuple[Array, Array]]
 
 
+def window_size(sensing: Sensing) -> tuple[int, int]:
+    """The size of a window in pixels."""
+    s1, s2 = sensing.block
+    return s1 + 2 * MARGIN, s2 + 2 * MARGIN
+
+
 def windows(sensing: Sensing, picture: Array) -> Array:
     """The blocks (n, W) of a picture with all that is up to `MARGIN` pixels away, without the means of these windows.
 
     Beyond its borders, the picture is continued with the values of its last row and column.
     """
     (n1, n2), (s1, s2) = sensing.grid(picture.shape), sensing.block
-    (H, W), size = picture.shape, (s1 + 2 * MARGIN, s2 + 2 * MARGIN)
+    (H, W), size = picture.shape, window_size(sensing)
     padded = np.pad(picture, ((MARGIN, n1 * s1 - H + MARGIN), (MARGIN, n2 * s2 - W + MARGIN)), mode="edge")
     around = np.lib.stride_tricks.sliding_window_view(padded, size)[::s1, ::s2].reshape(n1 * n2, -1)
     return np.asarray(around - around.mean(axis=1, keepdims=True))

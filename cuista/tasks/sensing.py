@@ -28,7 +28,7 @@ from cuista.ops import ReferenceOps
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import tune_unimodal
 from cuista.storage import Record
-from cuista.tasks.deblocking import deblocked, fit_deblocking, windows
+from cuista.tasks.deblocking import deblocked, fit_deblocking, window_size
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe, Stage
@@ -218,10 +218,8 @@ class Reconstructor(Trained):
         options["learn_sensing"] = "sensing" in options["parameters"]  # in a checkpoint
         model = cls.new(sensing, weight, record.attributes["net"], **options, **place)
         model.deblocking = record.arrays.get("deblocking")
-        if model.deblocking is not None and model.deblocking.shape != (
-            windows(sensing, np.zeros((1, 1))).shape[1],
-            sensing.P,
-        ):
+        rows, columns = window_size(sensing)
+        if model.deblocking is not None and model.deblocking.shape != (rows * columns, sensing.P):
             raise FileError(f"{path} is damaged: its deblocking has shape {model.deblocking.shape}")
         return model
 
