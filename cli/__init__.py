@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import click
 from cuista.cli import (
+    check,
     common,
     compare,
     convert,
@@ -54,7 +55,7 @@ def cli(debug: bool) -> None:
 
 for module in (
     *(quickstart, gen_problem, solve_w, train, test, simulate, recover, solve, compare, plot),
-    *(prepare_images, learn_dict, denoise, sense, reconstruct, info, convert, doctor),
+    *(prepare_images, learn_dict, denoise, sense, reconstruct, info, check, convert, doctor),
 ):
     cli.add_command(module.command)
 
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is None:  # Click prints help texts without common.out
+            sys.exit(_fail(f"cannot write to the standard output: {error.strerror}", 1))
         status = _fail(
             f"internal error: {type(error).__name__}: {error}. Please report it together with the output of --debug", 1
         )
@@ -97,13 +100,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _prepare_process() -> None:
-    """Let SIGTERM clean up like Ctrl-C, print warnings in one line, and what an encoding does not have as escapes."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Let signals clean up like Ctrl-C, print warnings in one line, and what an encoding does not have as escapes."""
+    for descriptor in (0, 1, 2):  # if one is closed, the next file to be opened would be taken for that stream
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):  # Windows has only the first
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
+        sys.unraisablehook = _repeat_interruption
     warnings.formatwarning = lambda message, *where, **more: f"Warning: {message}.\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _repeat_interruption(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt again if Python had to drop an interruption, as in the callbacks that it makes while it imports."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _closed() -> int:

@@ -47,10 +47,7 @@ def command(
     filters of a convolutional dictionary are learned (for --task denoise); from patches (prepare-images --patches), the
     atoms of a dictionary for patches of this size (for --task cs).
     """
-    if check_resume(out, resume, force) == out:
-        Dictionary.load(out)
-        common.say(f"{out} is complete: nothing to resume.")
-        return
+    is_complete = check_resume(out, resume, force) == out
     numbers = {name: value for name, value in recipe.items() if value is not None}
     kind = kind_of(images_file, *ONLY)
     for other, names in ONLY.items():
@@ -71,4 +68,7 @@ def command(
     with common.ProgressLine() as line, resumable(out):
         how["progress"] = lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}")
         learned = learn(**how)
+    if is_complete:
+        common.say(f"{out} is complete: nothing to resume.")
+        return
     common.say(f"Wrote {out}: {common.counted(learned.filters, what)} of {learned.shape[0]}×{learned.shape[1]}.")

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from cuista.errors import InputError, MissingLibraryError
 
 Array = NDArray[Any]
+# The largest magnitude of numbers to compute with; the smallest is its inverse.
+LARGEST = 1e15
 
 
 def library(module: str, extra: str, use: str) -> Any:
@@ -49,18 +51,36 @@ def check_finite(array: Array, name: str) -> None:
         raise InputError(f"{name} has {count} NaN or infinite entries, the first at {first}; expected finite numbers")
 
 
+def is_extreme(magnitude: Array) -> Array:
+    """Whether magnitudes other than 0 are so large or so small that their squares are lost in single precision."""
+    return np.asarray((magnitude != 0) & ~((magnitude >= 1 / LARGEST) & (magnitude <= LARGEST)))
+
+
+def check_magnitude(array: Array, name: str) -> None:
+    """Raise InputError if the largest entry is extreme."""
+    largest = np.abs(array).max(initial=0)
+    if is_extreme(largest):
+        raise InputError(f"the largest entry of {name} is {extreme(largest)}")
+
+
+def extreme(magnitude: float) -> str:
+    """The end of a message about an extreme magnitude."""
+    return f"±{magnitude:.3g}; expected {1 / LARGEST:g} to {LARGEST:g} in magnitude. Change its unit"
+
+
 def check_matrix(A: ArrayLike, name: str) -> Array:
     """Check that an array is a matrix (M, N) of finite numbers without a zero column, and return it as `as_real` does.
 
     Raises
     ------
     InputError
-        If it is anything else; the message names the first offending entry or column.
+        If it is anything else, or of extreme magnitude; the message names the first offending entry or column.
     """
     A = as_real(A, name)
     if A.ndim != 2 or 0 in A.shape:
         raise InputError(f"{name} has shape {A.shape}; expected (M, N)")
     check_finite(A, name)
+    check_magnitude(A, name)
     zero = np.flatnonzero(~A.any(axis=0))
     if zero.size:
         raise InputError(
@@ -76,7 +96,7 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
     Raises
     ------
     InputError
-        If it is anything else; the message says so if the array looks transposed.
+        If it is anything else, or of extreme magnitude; the message says so if the array looks transposed.
     """
     array = as_real(array, name)
     if array.ndim != 2 or array.shape[1] != length:
@@ -84,6 +104,8 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
         hint = "; it looks transposed: samples must be rows" if transposed else ""
         raise InputError(f"{name} has shape {array.shape}; expected (samples, {length}){hint}")
     check_finite(array, name)
+    for row in np.flatnonzero(is_extreme(np.abs(array).max(axis=1, initial=0))):
+        check_magnitude(array[row], f"row {row} of {name}")
     return array
 
 

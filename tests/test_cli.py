@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
 from cuista.cli import cli
+from test_pictures import save, scene
 
 import cuista
 from cuista import original, storage
@@ -439,6 +440,25 @@ def test_only_a_positional_model_decides_what_is_tested(run, model):
     run("info", model)
 
 
+def test_check_reads_files_to_their_end_and_says_which_are_damaged(run, model):
+    np.savez("arrays.npz", A=np.ones((3, 4)), b=np.ones(5))
+    save("picture.png", scene((30, 40)))
+    said = run("check", "problem.h5", model, "arrays.npz", "picture.png").splitlines()
+    assert said == [
+        "good  problem.h5 is a cuista-problem file, which is as it was written",
+        f"good  {model} is a cuista-model file, which is as it was written",
+        "good  arrays.npz is a file with A (3, 4), b (5,)",
+        "good  picture.png is a picture of 30×40 pixels",
+    ]
+    for file in ("problem.h5", "arrays.npz", "picture.png"):
+        data = bytearray(Path(file).read_bytes())
+        data[-20] ^= 1
+        Path(file).write_bytes(data)
+    found = json.loads(run("check", "problem.h5", model, "arrays.npz", "picture.png", "gone", "--json", fails=1))
+    assert [one["good"] for one in found] == [False, True, False, False, False]
+    assert all(one["file"] in one["found"] for one in found)
+
+
 def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
     _, y = cuista.Problem.load(model).sample(3)
     y[1, 2] = np.nan
@@ -448,6 +468,8 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
     (tmp_path / "text.npy").write_text("hello")
     (tmp_path / "cut.h5").write_bytes((tmp_path / model).read_bytes()[:3000])
     np.save("other.npy", cuista.random_matrix(20, 40, seed=99))
+    np.save("far.npy", 1e300 * cuista.random_matrix(20, 40))
+    np.save("y.npy", np.ones((3, 20)))
     for words, message in (
         (("test", "missing.h5"), "missing.h5 does not exist"),
         (("test", "problem.h5"), "problem.h5 is a cuista-problem file; expected cuista-model"),
@@ -463,11 +485,16 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("gen-problem", "-o", "no/p.h5"), "folder no does not exist"),
         (("gen-problem", "-o", "p.h5", "--pnz", "some"), "neither a number nor a file"),
         (("gen-problem", "-o", "p.h5", "--pnz", 2), "0 to 1"),
+        (("gen-problem", "-o", "p.h5", "--snr", -1e9), "snr is -1e+09; expected a number of dB from -200 on"),
+        (("gen-problem", "-o", "p.h5", "--std", 1e-30), "the law of magnitudes is Normal(mean=0.0, std=1e-30)"),
+        (("gen-problem", "-o", "p.h5", "--load-a", "far.npy"), "the largest entry of the matrix in far.npy is ±"),
+        (("solve-w", "far.npy", "-o", "p.h5"), "the largest entry of the matrix is ±"),
+        (("solve", "far.npy", "y.npy", "--method", "omp"), "the largest entry of the measurement matrix is ±"),
         (("gen-problem", "-o", "p.h5", "--con-num", 0.5), "condition number"),
         (("solve-w", "nan.npy"), "NaN or infinite"),
         (("train", "problem.h5", "-W", "other.npy", "-o", "m.h5"), "does not belong to this matrix"),
         (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "cannot be used"),
-        (("recover", model, "huge.npy"), "the recovery of sample 1 overflows"),
+        (("recover", model, "huge.npy"), "huge.npy: the largest entry of sample 1 is ±1e+38; expected 1e-15 to 1e+15"),
     ):
         run(*words, fails=1)
         assert message in run.errors, words
@@ -493,7 +520,18 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
     ):
         run(*words, fails=2)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"problem.h5", model, "nan.npy", "wrong.npy", "huge.npy", "text.npy", "cut.h5", "other.npy"}
+    assert left == {
+        "problem.h5",
+        model,
+        "nan.npy",
+        "wrong.npy",
+        "huge.npy",
+        "text.npy",
+        "cut.h5",
+        "other.npy",
+        "far.npy",
+        "y.npy",
+    }
 
 
 def test_an_error_names_the_options_of_its_command_only(run, model):

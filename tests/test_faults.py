@@ -302,7 +302,8 @@ def test_a_process_that_dies_leaves_the_old_file_or_the_new_one(folder, call, mo
     assert set(listing(folder)) == {"y.npy", "f.h5"}
 
 
-def test_a_recovery_that_is_terminated_cleans_up(run, start, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_recovery_that_is_terminated_cleans_up(run, start, number):
     run("gen-problem", "--m", 50, "--n", 100)
     run("train", "problem.h5", "-T", 2, "--max-steps", 5)
     np.save("y.npy", np.tile(cuista.Problem.load("problem.h5").sample(5000)[1], (400, 1)))
@@ -310,14 +311,8 @@ def test_a_recovery_that_is_terminated_cleans_up(run, start, tmp_path):
     while not any(name.endswith(".tmp") for name in os.listdir()):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
-    errors = ""
-    for _ in range(10):  # a signal that arrives in a callback from C, as while libraries are loaded, is lost
-        process.send_signal(signal.SIGTERM)
-        try:
-            _, errors = process.communicate(timeout=5)
-            break
-        except subprocess.TimeoutExpired:
-            continue
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.endswith("Error: interrupted\n")
     assert sorted(os.listdir()) == ["model.h5", "problem.h5", "y.npy"]
@@ -443,6 +438,29 @@ def test_a_file_that_appears_before_a_run_is_resumed_is_not_overwritten(run, int
     assert cuista.Model.load("model.h5").training
 
 
+def test_a_run_whose_output_has_appeared_is_saved(run, small_problem, small_weight, quick_recipe):
+    """Then only the model remains to be written."""
+
+    def model():
+        return cuista.Model.new(small_problem, small_weight, layers=4)
+
+    expected = cuista.train(model(), quick_recipe).network.parameters
+
+    def appear(at):
+        if at.fraction > 0.9:
+            Path("model.h5").write_bytes(b"theirs")
+
+    with pytest.raises(FileError, match=r"model.h5 exists already"):
+        cuista.train(model(), quick_recipe, out="model.h5", progress=appear)
+    assert Path("model.h5").read_bytes() == b"theirs"
+    os.rename("model.h5", "theirs.h5")
+    steps = []
+    cuista.train(model(), quick_recipe, out="model.h5", resume=True, progress=steps.append)
+    assert not steps
+    for name, value in cuista.Model.load("model.h5").network.parameters.items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
 def test_permissions_and_links_stay(folder):
     path, link = folder / "f.h5", folder / "link.h5"
     write_record(path, False)
@@ -498,6 +516,36 @@ def test_a_stream_that_fails_costs_no_result(run, case):
             assert process.stderr.splitlines()[-1] == said
         assert "Traceback" not in process.stderr
         assert os.path.exists("report.h5" if prints else "model.h5")
+
+
+def test_a_help_text_that_cannot_be_printed_is_one_line():
+    code = "from cuista.cli import main; main()"
+    for words in (["-h"], ["train", "-h"], ["--version"]):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run(
+                [sys.executable, "-c", code, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert process.returncode == 1
+        assert process.stderr == "Error: cannot write to the standard output: No space left on device\n"
+
+
+def test_an_interruption_that_python_drops_is_repeated():
+    """Python drops what is raised in a callback, such as those of its imports."""
+    code = """
+import os, signal, time
+from cuista import cli
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+def command(*arguments, **options):
+    Callback()
+    time.sleep(30)
+cli.cli.main = command
+cli.main()
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=20)
+    assert (process.returncode, process.stderr) == (130, "Error: interrupted\n")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])

@@ -456,6 +456,7 @@ def shortened(words, small):
     return [small.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
+@pytest.mark.filterwarnings("ignore:training has ended at")  # after a few steps
 def test_every_published_command_line_does_what_it_says_or_says_what_to_type(run, quick_recipe, monkeypatch, tmp_path):
     monkeypatch.setattr("cuista.tasks.robust.FastRecipe", lambda: quick_recipe)
     pictures(tmp_path / "pictures")

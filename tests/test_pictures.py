@@ -360,15 +360,40 @@ def test_noise_has_its_sigma_and_prefetching_changes_nothing(images):
         assert 255 * (noisy - clean).std() == pytest.approx(20, rel=0.05)
 
 
-def test_patches_are_chunked_and_checked_and_no_pictures(folder, tmp_path):
+def test_patches_are_chunked_and_no_pictures(folder, tmp_path):
     prepared = prepare_images(folder, tmp_path / "p.h5", split=(6, 2, 2), patches=8, per_image=50)
     assert prepared.counts == {"train": 6, "validation": 2, "test": 2}
     with h5py.File(tmp_path / "p.h5") as file:
         assert file["train/00000"].shape == (50, 8, 8)
-        assert file["train/00000"].fletcher32
         assert file["train/00000"].chunks == (50, 8, 8)
     with pytest.raises(FileError, match="cuista-patches file; expected cuista-images"):
         ImageSet(tmp_path / "p.h5", "train")
+
+
+def test_a_picture_that_was_changed_is_refused_when_it_is_read(folder, tmp_path):
+    """Even if it was changed to what a weak checksum takes for the same."""
+    path = tmp_path / "p.h5"
+    prepare_images(folder, path, split=(6, 2, 2))
+    whole, (_, picture) = path.read_bytes(), next(ImageSet(path, "train").pictures())
+    with h5py.File(path) as file:
+        offset = file["train/00000"].id.get_chunk_info(0).byte_offset
+    for change in (b"\xff" * 8, b"\0" * 8, b"\1"):
+        path.write_bytes(whole[:offset] + change + whole[offset + len(change) :])
+        with pytest.raises(FileError, match=r"p.h5 is damaged: it is not what was written \(its SHA-256 has changed\)"):
+            list(ImageSet(path, "train").pictures())
+    path.write_bytes(whole)
+    for edit in (
+        lambda file: file.move("train/00000", "train/00009"),
+        lambda file: file.pop("train/00001"),
+        lambda file: file["train/00002"].attrs.update(name="another"),
+        lambda file: file["train/00003"].write_direct(np.zeros_like(file["train/00003"])),
+    ):
+        with h5py.File(path, "a") as file:
+            edit(file)
+        with pytest.raises(FileError, match=r"p.h5 is damaged: it is not what was written"):
+            list(ImageSet(path, "train").pictures())
+        path.write_bytes(whole)
+    np.testing.assert_array_equal(next(ImageSet(path, "train").pictures())[1], picture)
 
 
 # -- quality ----------------------------------------------------------------------------------------------------------
@@ -461,6 +486,7 @@ def test_a_checkpoint_of_other_crops_is_refused(images, tmp_path):
         train(small_denoiser(), QUICK, task=Denoising(images, 25), out=tmp_path / "m.h5", resume=True)
 
 
+@pytest.mark.filterwarnings("ignore:training has ended at")
 def test_the_cuda_engine_trains_to_the_same(cuda, images):
     plain, device = (small_denoiser(dtype=np.float64, ops=ops) for ops in (None, cuda))
     recipe = Denoising.recipes["fast"](max_steps=4, batch=2, validation_batch=2)
@@ -499,6 +525,11 @@ def test_a_learned_dictionary_codes_pictures_better_and_resumes_to_the_bit(image
         learn_dictionary(pictures, (3, 3), 9, recipe, **again, resume=True)
     resumed = learn_dictionary(pictures, (3, 3), 8, recipe, **again, resume=True)
     np.testing.assert_array_equal(resumed.D, learned.D)
+    # A dictionary that is complete is read, if its run is the same.
+    finished = learn_dictionary(pictures, (3, 3), 8, recipe, **again, resume=True, progress=interrupt)
+    np.testing.assert_array_equal(finished.D, learned.D)
+    with pytest.raises(FileError, match=r"another run, which differs in filters \(then 8, now 9\)"):
+        learn_dictionary(pictures, (3, 3), 9, recipe, **again, resume=True)
     assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["again.h5", "d.h5", "images.h5"]
 
 
@@ -562,6 +593,7 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     assert "--force" in run.errors
 
 
+@pytest.mark.filterwarnings("ignore:training has ended at")
 def test_denoising_gets_the_ridge_that_denoises_best(run, folder, monkeypatch):
     monkeypatch.setattr("cuista.tasks.denoising.RIDGES", (0.0, 10.0))
     run("prepare-images", folder, "--split", "6,2,2")

@@ -77,7 +77,13 @@ def test_a_flipped_bit_is_found_wherever_it_is(file):
             storage.read(file)
 
 
-def test_a_file_without_a_proof_is_read_with_a_note(file):
+def test_a_file_without_a_proof_is_read_with_a_note_if_it_is_of_the_first_version(file, monkeypatch):
+    file.write_bytes(file.read_bytes()[512:])
+    with pytest.raises(FileError, match="damaged: its beginning is not what was written"):
+        storage.read(file)
+    with monkeypatch.context() as then:
+        then.setattr("cuista.storage.records.__version__", "0.1.0")
+        storage.write(file, storage.Record("cuista-problem", {"A": ARRAY}), overwrite=True)
     file.write_bytes(file.read_bytes()[512:])
     with pytest.warns(UserWarning, match=r"file.h5 has no proof that it is what was written"):
         np.testing.assert_array_equal(storage.read(file).arrays["A"], ARRAY)

@@ -151,9 +151,8 @@ class Dictionary:
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Dictionary:
         """The dictionary in a file's record; error messages name `path`."""
-        if "D" not in record.arrays:
-            raise FileError(f"{path} is damaged: its array 'D' is missing")
-        dictionary = cls(record.arrays["D"])
+        with storage.complete(path):
+            dictionary = cls(record.arrays["D"])
         if record.attributes.get("dictionary_sha256") != dictionary.sha256:
             raise FileError(f"{path} is damaged: its dictionary does not have the hash that the file states")
         return dictionary

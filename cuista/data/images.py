@@ -123,7 +123,7 @@ def prepare_images(
                 pixels = _random_patches(grey, patches, per_image, Key(seed, PREPARING, index + 1))
                 chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
             # Only at the end is it known how many pictures can be dealt out. Until then all go to training.
-            node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks, fletcher32=True)
+            node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks)
             digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
             relative = storage.printable(path.relative_to(folder).as_posix())
             node.attrs.update(name=relative, sha256=digests[-1], depth=depth)
@@ -178,7 +178,7 @@ class ImageSet:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
             self.sha256 = str(file.attrs["sha256"])
-            held = storage.datasets(file)
+            held = storage.datasets(file, path)
             shapes = {name: held[name].shape for name in sorted(held) if name.startswith(f"{split}/")}
         self.keys = [key for key, shape in shapes.items() if min(shape) >= least]
         if not shapes:
@@ -251,7 +251,7 @@ class PatchSet:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
             self.sha256 = str(file.attrs["sha256"])
-            held = storage.datasets(file)
+            held = storage.datasets(file, path)
             nodes = [held[name] for name in sorted(held) if name.startswith(f"{split}/")]
             self._pictures = [(node[()], _largest(node)) for node in nodes]
         if not self._pictures:

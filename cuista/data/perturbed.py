@@ -129,8 +129,7 @@ class PerturbedSet:
         problem = Problem.from_record(record, path)
         with storage.complete(path):
             sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))
-            result = cls(problem, sigmas, matrices, x, int(record.attributes["test_seed"]))
-        shapes = (matrices.ndim, matrices.shape[0], matrices.shape[2:], x.shape[1:])
-        if shapes != (4, len(sigmas), problem.A.shape, (problem.N,)) or not np.isfinite(matrices).all():
-            raise FileError(f"{path} is damaged: its matrices have shape {matrices.shape}, or NaN or infinite entries")
-        return result
+            shapes = (matrices.ndim, matrices.shape[0], matrices.shape[2:], x.shape[1:])
+            if shapes != (4, len(sigmas), problem.A.shape, (problem.N,)) or not np.isfinite(matrices).all():
+                raise FileError(f"{path} is damaged: its matrices are {matrices.shape}, or not all finite")
+            return cls(problem, sigmas, matrices, x, int(record.attributes["test_seed"]))

@@ -13,7 +13,7 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, library
-from cuista.errors import FileError, InputError, MissingLibraryError
+from cuista.errors import FileError, InputError
 
 # The shares of red, green and blue in the luminance, by ITU-R BT.601.
 LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -27,6 +27,9 @@ FORMATS = {
     ".bmp": "BMP",
     ".webp": "WebP",
 }
+# A picture with more pixels than this, and with more of them for each byte of its file than a photograph can have, is
+# taken for one that was made to fill the memory.
+MANY, MANY_PER_BYTE = 1 << 26, 100
 # The longest side in pixels, for formats that limit it or whose writer does.
 LONGEST = {"JPEG": 65500, "WebP": 16383}
 
@@ -60,12 +63,13 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
     """Read a picture, turned upright as its camera's metadata says. Of several pictures in a file the first is read.
 
     Palettes are replaced by their colours. The depth of 8 or 16 bits is kept; colour of 16 bits can be read from PNG
-    only. There is no limit on the size.
+    only. The checksums of a PNG are checked; other formats have none.
 
     Raises
     ------
     FileError
-        If the file is missing, damaged, not a picture or larger than memory, or if its kind of pixel is not supported.
+        If the file is missing, damaged or not a picture, if its pixels do not fit into memory or are far too many for
+        the size of the file, or if their kind is not supported.
     MissingLibraryError
         If Pillow is not installed, or pypng is not and the picture has 16-bit colour.
     """
@@ -75,22 +79,21 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         raise FileError(f"{path} {'is a folder' if Path(path).is_dir() else missing}")
     if storage.is_hdf5(path):
         raise FileError(f"{path} is an HDF5 file; expected a picture")
-    try:
+    with storage.complete(path):
         if _is_deep_colour_png(path):
             return _read_deep_colour(path)
+        try:
+            with _without_size_limit(image_module), image_module.open(path) as image:
+                if image.format == "PNG":
+                    image.verify()
+        except image_module.UnidentifiedImageError:
+            raise FileError(f"{path} is not a picture of a kind that Pillow reads, or is damaged") from None
         with _without_size_limit(image_module), image_module.open(path) as image:
+            _check_size(path, image.width, image.height, len(image.getbands()))
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
                 raise FileError(f"{path} is a TIFF of {max(bits)}-bit colour, which cannot be read: convert it to PNG")
             return _from_pillow(_pillow("ImageOps").exif_transpose(image), path)
-    except (FileError, MissingLibraryError):
-        raise
-    except image_module.UnidentifiedImageError:
-        raise FileError(f"{path} is not a picture of a kind that Pillow reads, or is damaged") from None
-    except MemoryError as error:
-        raise FileError(f"{path} is too large: there is not enough memory for its pixels") from error
-    except Exception as error:  # Pillow's readers may raise nearly anything on a damaged file
-        raise FileError(f"{path} is damaged: {error}") from error
 
 
 def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: bool = False) -> None:
@@ -184,6 +187,19 @@ def _from_pillow(image: Any, path: str | os.PathLike[str]) -> Picture:
     return Picture(planes, 8) if opaque else Picture(planes[:-1], 8, planes[-1])
 
 
+def _check_size(path: str | os.PathLike[str], width: int, height: int, channels: int) -> None:
+    """Raise FileError if a picture has too many pixels for the size of its file, or for the memory."""
+    pixels, stored = width * height, os.path.getsize(path)
+    if pixels > max(MANY, MANY_PER_BYTE * stored):
+        raise FileError(
+            f"{path} has {width}×{height} pixels in {stored} bytes, which looks like a file made to fill the memory; "
+            "if it is a picture, save it without compression"
+        )
+    needed = 3 * 8 * pixels * channels
+    if hasattr(os, "sysconf") and needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise FileError(f"{path} is too large: its {width}×{height} pixels need {needed / 2**30:.0f} GiB of memory")
+
+
 def _is_deep_colour_png(path: str | os.PathLike[str]) -> bool:
     """Whether this is a 16-bit PNG with more than one channel. Pillow would keep only 8 of its bits."""
     with open(path, "rb") as file:
@@ -194,6 +210,7 @@ def _is_deep_colour_png(path: str | os.PathLike[str]) -> bool:
 def _read_deep_colour(path: str | os.PathLike[str]) -> Picture:
     with open(path, "rb") as file:
         width, height, rows, info = _pypng().Reader(file=file).asDirect()
+        _check_size(path, width, height, info["planes"])
         pixels = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, info["planes"]) / 65535
     planes = np.moveaxis(pixels, 2, 0)
     return Picture(planes[:-1], 16, planes[-1]) if info["alpha"] else Picture(planes, 16)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista import storage
-from cuista.checks import Array, check_matrix
+from cuista.checks import LARGEST, Array, check_matrix
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
@@ -19,6 +19,8 @@ from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 # How much denser hard signals are than ordinary ones.
 _HARDER = 1.4
 
+# Below this SNR in dB, numbers would overflow.
+LOWEST_SNR = -200.0
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
@@ -64,10 +66,17 @@ class Problem:
         if not np.all((probability >= 0) & (probability <= 1)) or not probability.any():
             raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0", option="pnz")
         object.__setattr__(self, "pnz", probability if probability.ndim else float(probability))
-        if np.isnan(self.snr_db) or self.snr_db == -np.inf:
-            raise InputError(f"snr is {self.snr_db}; expected a number of dB, or inf for no noise", option="snr")
+        if not self.snr_db >= LOWEST_SNR:
+            message = f"snr is {self.snr_db:g}; expected a number of dB from {LOWEST_SNR:g} on, or inf for no noise"
+            raise InputError(message, option="snr")
         if not np.all(np.isfinite(self.magnitude)):
             raise InputError(f"the law of magnitudes is {self.magnitude}; expected finite numbers", option="magnitude")
+        typical = max(abs(number) for name, number in self.magnitude._asdict().items() if name != "q")
+        if typical and not 1 / LARGEST <= typical <= LARGEST:
+            raise InputError(
+                f"the law of magnitudes is {self.magnitude}; expected numbers from {1 / LARGEST:g} to {LARGEST:g}",
+                option="magnitude",
+            )
         if isinstance(self.magnitude, Normal) and (self.magnitude.std < 0 or self.magnitude == (0, 0)):
             raise InputError(f"the standard deviation of the magnitudes is {self.magnitude.std}; expected more than 0")
         if isinstance(self.magnitude, Bernoulli) and not 0 <= self.magnitude.q <= 1:

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from cuista import storage
-from cuista.errors import FileError
 
 Result = TypeVar("Result")
 
@@ -37,9 +36,7 @@ def load_results(
     FileError
         If the record is damaged; the message names `path`.
     """
-    try:
+    with storage.complete(path):
         rows = json.loads(record.attributes["results"])
         results = tuple(kind(**row, nmse_db=record.arrays[f"nmse_db/{i}"]) for i, row in enumerate(rows))
         return results, json.loads(record.attributes["about"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}") from error

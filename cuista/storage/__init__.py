@@ -1,7 +1,8 @@
 """Files: atomic writing, cuista's own HDF5 files, and arrays in other formats."""
 
-from cuista.storage.arrays import load_array, load_arrays, opened_array, save_arrays
+from cuista.storage.arrays import has_arrays, load_array, load_arrays, opened_array, save_arrays
 from cuista.storage.files import check_writable, claimed, complete, remove, replacing, sha256
+from cuista.storage.proof import has_proof
 from cuista.storage.records import (
     Record,
     contents,
@@ -24,6 +25,8 @@ __all__ = [
     "contents",
     "creating",
     "datasets",
+    "has_arrays",
+    "has_proof",
     "is_cuista",
     "is_hdf5",
     "kind_of",

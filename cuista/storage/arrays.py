@@ -14,8 +14,9 @@ import numpy as np
 
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
-from cuista.storage.files import replacing
-from cuista.storage.records import DEFLATED, datasets, is_hdf5, new_hdf5, open_hdf5
+from cuista.storage.files import complete, replacing
+from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
+from cuista.storage.trial import DEFLATED
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
@@ -54,12 +55,14 @@ def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = No
     with contextlib.ExitStack() as stack:
         array: Any
         if is_hdf5(path):
-            held = datasets(stack.enter_context(open_hdf5(path)))
-            array = held[_chosen(path, held, names, key)]
+            file = stack.enter_context(open_hdf5(path))
+            with complete(path):
+                held = datasets(file, path)
+                array = held[_chosen(path, held, names, key)]
         elif Path(path).suffix.lower() == ".npy" and key is None:
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (ValueError, OSError, EOFError):
+            except Exception:
                 array = load_array(path, *names)  # raises the error that says what is wrong with the file
         else:
             array = load_array(path, *names, key=key)
@@ -76,14 +79,8 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     FileError
         If the file is missing, damaged or of another format, or holds pickled objects.
     """
-    try:
-        with open(path, "rb") as file:
-            head = file.read(512)
-    except FileNotFoundError:
-        raise FileError(f"{path} does not exist") from None
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
-    try:
+    head = _head(path)
+    with complete(path):
         if head.startswith((b"\x93NUMPY", b"PK")):
             with open(path, "rb") as file:
                 _check_sizes(path, file)
@@ -95,24 +92,29 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
             return {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
         if is_hdf5(path) or head.startswith(b"MATLAB 7.3"):
             with open_hdf5(path) as hdf5:
-                arrays = {name: node[()] for name, node in datasets(hdf5).items()}
+                arrays = {name: node[()] for name, node in datasets(hdf5, path).items()}
             # MATLAB stores arrays column by column.
             turned = head.startswith(b"MATLAB 7.3")
             return {
                 name: array.T if turned and isinstance(array, np.ndarray) else array for name, array in arrays.items()
             }
-    except FileError:
-        raise
-    except ValueError as error:
-        if "allow_pickle" in str(error) or "Object arrays" in str(error):
-            raise FileError(
-                f"{path} holds pickled Python objects, which cuista never loads, because they could run any code. Save "
-                "plain arrays of numbers instead"
-            ) from error
-        raise FileError(f"{path} is damaged: {error}") from error
-    except (OSError, EOFError, zipfile.BadZipFile, TypeError, KeyError, NotImplementedError) as error:
-        raise FileError(f"{path} is damaged: {error}") from error
     raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content")
+
+
+def has_arrays(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a .npy, .npz, .mat or .h5 file by its content. Raises FileError if it cannot be read."""
+    return _head(path).startswith((b"\x93NUMPY", b"PK", b"MATLAB ")) or is_hdf5(path)
+
+
+def _head(path: str | os.PathLike[str]) -> bytes:
+    """The first bytes of a file, which say what it is."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(512)
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist") from None
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _check_sizes(path: str | os.PathLike[str], file: IO[bytes]) -> None:
@@ -142,8 +144,13 @@ def _check_header(path: str | os.PathLike[str], file: IO[bytes], size: int) -> N
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
+    if dtype.hasobject:
+        raise FileError(
+            f"{path} holds pickled Python objects, which cuista never loads, because they could run any code. Save "
+            "plain arrays of numbers instead"
+        )
     declared = math.prod(shape) * dtype.itemsize
-    if declared > size and not dtype.hasobject:
+    if declared > size:
         raise FileError(f"{path} is damaged: an array of shape {shape} takes {declared} bytes, and there are {size}")
 
 
@@ -159,7 +166,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
     if suffix not in (".npy", ".npz", ".mat", ".h5"):
         raise FileError(f"{path} has no known ending; expected a name ending in .npy, .npz, .mat or .h5")
     if suffix == ".npy" and len(arrays) != 1:
-        raise FileError(f"{path}: a .npy file holds one array, and there are {_listed(arrays)}; write .npz or .mat")
+        raise FileError(f"{path}: a .npy file holds one array, and there are {listed(arrays)}; write .npz or .mat")
     with replacing(path, overwrite=overwrite) as file:
         if suffix == ".h5":
             with new_hdf5(file) as hdf5:
@@ -175,8 +182,9 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
             savemat(file, dict(arrays), oned_as="column")  # type: ignore[arg-type]
 
 
-def _listed(arrays: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value.shape}" for name, value in arrays.items()) or "no arrays"
+def listed(arrays: Mapping[str, Any]) -> str:
+    """The names and shapes of arrays, for messages."""
+    return ", ".join(f"{name} {np.shape(value)}" for name, value in arrays.items()) or "no arrays"
 
 
 def _chosen(path: str | os.PathLike[str], arrays: Mapping[str, Any], names: tuple[str, ...], key: str | None) -> str:
@@ -187,6 +195,6 @@ def _chosen(path: str | os.PathLike[str], arrays: Mapping[str, Any], names: tupl
     if found is None:
         wanted = " or ".join(map(repr, (key,) if key else names)) or "a single array"
         raise FileError(
-            f"{path} holds {_listed(arrays)}; expected {wanted}. Choose one of them, or rename it", option="key"
+            f"{path} holds {listed(arrays)}; expected {wanted}. Choose one of them, or rename it", option="key"
         )
     return found

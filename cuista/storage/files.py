@@ -26,7 +26,7 @@ from typing import IO
 import numpy as np
 
 from cuista.checks import Array
-from cuista.errors import FileError
+from cuista.errors import FileError, MissingLibraryError
 
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -58,7 +58,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         try:
             with file:
                 yield file
-                if overwrite and target.exists():
+                if overwrite and target.exists() and hasattr(os, "fchmod"):  # Windows has none
                     os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
                 file.flush()
                 os.fsync(file.fileno())
@@ -102,6 +102,16 @@ def _name(temporary: Path, target: Path, overwrite: bool) -> None:
             raise
         check_writable(target)
         os.replace(temporary, target)
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Ask the file system for the room that a new file will take, if it can be asked. Raises OSError if it has none."""
+    if hasattr(os, "posix_fallocate") and size:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
 
 
 def sync_folder(folder: Path) -> None:
@@ -250,14 +260,25 @@ def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
 
 
 @contextlib.contextmanager
-def complete(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn errors in the block about missing or wrong entries of a file's record into FileError, which names `path`."""
+def complete(path: str | os.PathLike[str], advice: str = "", option: str | tuple[str, ...] = ()) -> Iterator[None]:
+    """Turn whatever a block raises that reads a file into FileError, which says what is wrong with `path`.
+
+    Libraries raise nearly anything on damaged files, and so does code that meets missing or impossible values in them.
+    The error ends with the advice, and carries the option.
+    """
     try:
         yield
-    except KeyError as error:
-        raise FileError(f"{path} is damaged: its entry {error.args[0]!r} is missing") from error
-    except (TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}") from error
+    except (FileError, MissingLibraryError):
+        raise
+    except BlockingIOError as error:
+        raise FileError(f"{path} is locked, because another process writes it: wait for that") from error
+    except MemoryError as error:
+        raise FileError(f"{path} is too large: there is not enough memory to read it") from error
+    except Exception as error:
+        reason = reason_of(error)
+        if isinstance(error, KeyError) and " " not in str(error):
+            reason = f"its entry {error} is missing"
+        raise FileError(f"{path} is damaged: {reason}{advice and f'; {advice}'}", option=option) from error
 
 
 def sha256(array: Array) -> str:
@@ -266,6 +287,7 @@ def sha256(array: Array) -> str:
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def reason_of(error: OSError) -> str:
-    """The system's reason for an error, in one line, without the internal details in HDF5's messages."""
-    return error.strerror or re.split(r" \((?:file write failed|unable to)", str(error).splitlines()[0])[0]
+def reason_of(error: Exception) -> str:
+    """What an error says, in one line, without the internal details in HDF5's messages."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return re.split(r" \((?:file write failed|unable to)", text)[0]

@@ -3,20 +3,16 @@
 Every file has the root attributes `format`, `format_version`, `cuista_version`, `created` (UTC) and `command`. It holds
 its arrays by name (`A`, `parameters/step_size`, …), and needs no other file.
 
-A record begins with a proof: 512 bytes, which HDF5 skips as a user block, with the SHA-256 of all bytes that follow. It
-covers names and attributes too, and is checked before the HDF5 library sees the file. Files that are written piece by
-piece, pictures and patches, have Fletcher-32 checksums on their arrays instead.
+Each file has a proof that it is what was written (`cuista.storage.proof`), which is checked while the file is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,20 +24,15 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import FileError
-from cuista.storage.files import reason_of, replacing
+from cuista.storage.files import complete, replacing, reserve
+from cuista.storage.proof import HEAD, Proven, has_proof, seal
+from cuista.storage.trial import DEFLATED, try_reading
 from cuista.version import __version__
 
 FORMAT_VERSION = 1
-# How a record begins, and how many bytes come before its HDF5 content.
-PROOF, PROOF_SIZE = b"cuista record with the SHA-256 of all that follows its first 512 bytes:\n", 512
-# How many times smaller deflate can make an array, at most.
-DEFLATED = 1032
 # Up to this many bytes, an array may be declared that was never written.
 UNWRITTEN = 64 << 20
-# The kinds of files that are written piece by piece, and have no proof.
-PIECEWISE = ("cuista-images", "cuista-patches")
-# The state of each file when its proof was last checked, and the files without one that were mentioned already.
-_proven: dict[str, tuple[int, ...]] = {}
+# The files without a proof that were mentioned already.
 _noted: set[str | os.PathLike[str]] = set()
 
 
@@ -74,8 +65,10 @@ def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = Fal
                 file.create_dataset(name, data=array)
             file.flush()
             image = file.id.get_file_image()
-        output.write(_proof(hashlib.sha256(image)))
+        reserve(output, HEAD + len(image))
+        output.seek(HEAD)
         output.write(image)
+        seal(output, image)
 
 
 @contextlib.contextmanager
@@ -87,9 +80,13 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
     FileError
         As `replacing` does.
     """
-    with replacing(path, overwrite=overwrite) as output, new_hdf5(output) as file:
-        file.attrs.update(_provenance(kind))
-        yield file
+    with replacing(path, overwrite=overwrite) as output:
+        output.write(bytes(HEAD))
+        output.flush()  # an error now must not become one of the HDF5 library
+        with new_hdf5(output, HEAD) as file:
+            file.attrs.update(_provenance(kind))
+            yield file
+        seal(output)
 
 
 def _provenance(kind: str) -> dict[str, Any]:
@@ -103,51 +100,18 @@ def _provenance(kind: str) -> dict[str, Any]:
     }
 
 
-def _proof(digest: Any) -> bytes:
-    """The first bytes of a record: the hash of all that follows."""
-    proof: bytes = PROOF + digest.hexdigest().encode() + b"\n"
-    return proof.ljust(PROOF_SIZE, b"\0")
-
-
-def has_proof(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins with a proof. It is not checked."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(PROOF)) == PROOF
-    except OSError:
-        return False  # what is wrong is said when HDF5 opens it
-
-
-def check_proof(path: str | os.PathLike[str]) -> None:
-    """Raise FileError if a file with a proof cannot be read, or is not what was written."""
-    try:
-        with open(path, "rb") as file:
-            now = os.fstat(file.fileno())
-            state = (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
-            if _proven.get(os.path.realpath(path)) == state:
-                return
-            head, digest = file.read(PROOF_SIZE), hashlib.sha256()
-            while part := file.read(1 << 20):
-                digest.update(part)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {reason_of(error)}") from error
-    if _proof(digest) != head:
-        raise FileError(f"{path} is damaged: it is not what was written (its SHA-256 has changed)")
-    if time.time() - now.st_ctime > 2:  # a later change may not show in the time of a file that is just written
-        _proven[os.path.realpath(path)] = state
-
-
 def read(path: str | os.PathLike[str], *kinds: str) -> Record:
-    """Read the record in one of cuista's files and verify its checksums.
+    """Read the record in one of cuista's files, after a check of all of it.
 
     Raises
     ------
     FileError
         As `opened` does.
     """
-    with opened(path, *kinds) as file:
+    with opened(path, *kinds, whole=True) as file:
         attributes = {name: _plain(value) for name, value in file.attrs.items()}
-        return Record(file.attrs["format"], {name: node[()] for name, node in datasets(file).items()}, attributes)
+        arrays = {name: node[()] for name, node in datasets(file, path).items()}
+        return Record(file.attrs["format"], arrays, attributes)
 
 
 def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
@@ -159,24 +123,22 @@ def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tu
         As `opened` does.
     """
     with opened(path) as file:
-        arrays = {name: (node.shape, node.dtype.name) for name, node in datasets(file).items()}
+        arrays = {name: (node.shape, node.dtype.name) for name, node in datasets(file, path).items()}
         return {name: _plain(value) for name, value in file.attrs.items()}, arrays
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
-    """Open one of cuista's files, an `h5py.File`, for reading.
+def opened(path: str | os.PathLike[str], *kinds: str, whole: bool = False) -> Iterator[Any]:
+    """Open one of cuista's files, an `h5py.File`, for reading. With `whole`, all of it is checked at once.
 
     Raises
     ------
     FileError
         If the file is missing or damaged, is not one of cuista's, is of a kind that is not in `kinds` (when any are
-        given), or has a later format version than this cuista reads. An OSError in the block is treated as damage.
+        given), or has a later format version than this cuista reads; and as `complete`, about the block too.
     """
-    with open_hdf5(path) as file:
+    with complete(path), open_hdf5(path, whole=whole) as file:
         proven = has_proof(path)
-        if not proven and file.userblock_size:
-            raise FileError(f"{path} is damaged: its beginning is not what was written")
         kind = file.attrs.get("format")
         if not isinstance(kind, str) or not kind.startswith("cuista-"):
             raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
@@ -189,25 +151,24 @@ def opened(path: str | os.PathLike[str], *kinds: str) -> Iterator[Any]:
             )
         if kinds and kind not in kinds:
             raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
-        if not proven and kind not in PIECEWISE and path not in _noted:
+        if not proven and not str(file.attrs.get("cuista_version")).startswith("0.1."):
+            raise FileError(f"{path} is damaged: its beginning is not what was written")
+        if not proven and path not in _noted:
             _noted.add(path)
-            warnings.warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=4)
-        try:
-            yield file
-        except OSError as error:
-            raise FileError(f"{path} is damaged: {reason_of(error)}") from error
+            warnings.warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=5)
+        yield file
 
 
 @contextlib.contextmanager
-def new_hdf5(output: IO[bytes]) -> Iterator[Any]:
-    """A new HDF5 file, an `h5py.File`, in a file that is open for writing.
+def new_hdf5(output: IO[bytes], start: int = 0) -> Iterator[Any]:
+    """A new HDF5 file, an `h5py.File`, in a file that is open for writing, from byte `start` on.
 
     The HDF5 library may crash the process, or go on as if nothing had happened, if a write fails or is interrupted. It
     is therefore told that all is well, and the first error or interruption is raised when it has closed its file.
     """
     import h5py
 
-    steady = _Steady(output)
+    steady = _Steady(output, start)
     try:
         with h5py.File(steady, "w") as file:
             yield file
@@ -221,8 +182,8 @@ def new_hdf5(output: IO[bytes]) -> Iterator[Any]:
 class _Steady:
     """A file whose writes never fail, as the HDF5 library wants it. The first error is kept."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
+    def __init__(self, file: IO[bytes], start: int) -> None:
+        self.file, self.start = file, start
         self.error: BaseException | None = None
 
     def _trying(self, action: Callable[[], Any], otherwise: Any) -> Any:
@@ -240,13 +201,14 @@ class _Steady:
         self._trying(self.file.flush, None)
 
     def truncate(self, size: int | None = None) -> int:
-        return int(self._trying(lambda: self.file.truncate(size), 0))
+        return int(self._trying(lambda: self.file.truncate(None if size is None else size + self.start), 0))
 
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._trying(lambda: self.file.seek(offset, whence), 0))
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        place = offset + self.start if whence == os.SEEK_SET else offset
+        return int(self._trying(lambda: self.file.seek(place, whence) - self.start, 0))
 
     def tell(self) -> int:
-        return int(self._trying(self.file.tell, 0))
+        return int(self._trying(lambda: self.file.tell() - self.start, 0))
 
     def read(self, size: int = -1) -> bytes:
         return bytes(self._trying(lambda: self.file.read(size), bytes(max(size, 0))))
@@ -265,8 +227,8 @@ def is_hdf5(path: str | os.PathLike[str]) -> bool:
     signature = b"\x89HDF\r\n\x1a\n"
     try:
         with open(path, "rb") as file:
-            head = file.read(PROOF_SIZE)
-            return head.startswith(signature) or (head.startswith(PROOF) and file.read(8) == signature)
+            # MATLAB and cuista put 512 bytes of their own before it.
+            return signature in (file.read(HEAD)[: len(signature)], file.read(len(signature)))
     except OSError:
         return False
 
@@ -275,7 +237,7 @@ def is_cuista(path: str | os.PathLike[str]) -> bool:
     """Whether the file claims to be one of cuista's own; `read` checks the rest."""
     if not is_hdf5(path):
         return False
-    with open_hdf5(path) as file:
+    with complete(path), open_hdf5(path) as file:
         return str(file.attrs.get("format", "")).startswith("cuista-")
 
 
@@ -285,8 +247,14 @@ def kind_of(path: str | os.PathLike[str], *kinds: str) -> str:
         return str(file.attrs["format"])
 
 
-def open_hdf5(path: str | os.PathLike[str]) -> Any:
-    """Open an HDF5 file for reading. Its proof is checked first, if it has one.
+@contextlib.contextmanager
+def open_hdf5(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[Any]:
+    """Open an HDF5 file, an `h5py.File`, for reading. What is read is checked if the file has a proof.
+
+    Parameters
+    ----------
+    whole
+        Whether everything is checked at once, not only what is read.
 
     Raises
     ------
@@ -297,22 +265,34 @@ def open_hdf5(path: str | os.PathLike[str]) -> Any:
 
     if not Path(path).exists():
         raise FileError(f"{path} does not exist")
-    if Path(path).is_dir():
-        raise FileError(f"cannot read {path}: it is a folder; give a file")
-    if has_proof(path):
-        check_proof(path)
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if is_hdf5(path):
-            raise FileError(f"{path} is damaged or cut short: {error}") from error
-        if not os.access(path, os.R_OK):
-            raise FileError(f"cannot read {path}: {error}") from error
-        raise FileError(f"{path} is not an HDF5 file, and therefore not one of cuista's") from error
+    if not Path(path).is_file():
+        raise FileError(f"cannot read {path}: it is {'a folder' if Path(path).is_dir() else 'not a file'}; give a file")
+    with contextlib.ExitStack() as stack:
+        proven = None
+        if has_proof(path):
+            proven = stack.enter_context(Proven(path))
+            if whole:
+                proven.check()
+        elif is_hdf5(path):
+            try_reading(path)
+        elif not os.access(path, os.R_OK):
+            raise FileError(f"cannot read {path}: you have no permission")
+        else:
+            raise FileError(f"{path} is not an HDF5 file, and therefore not one of cuista's")
+        # What is checked already can be read without the detour through Python.
+        source = path if proven is None or proven.is_checked else proven
+        try:
+            with complete(path):
+                file = stack.enter_context(h5py.File(source, "r"))
+            yield file
+        except Exception as error:
+            if proven and proven.error:  # the HDF5 library hides it
+                raise proven.error from error
+            raise
 
 
-def datasets(file: Any) -> dict[str, Any]:
-    """The arrays in an open HDF5 file by name, in all its groups. They are not read, and links are not followed.
+def datasets(file: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arrays in the open HDF5 file `path` by name, in all its groups. They are not read; links are not followed.
 
     Raises
     ------
@@ -323,30 +303,30 @@ def datasets(file: Any) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
 
-    def visit(name: str, node: Any) -> None:
+    def visit(name: Any, node: Any) -> None:
+        if not isinstance(name, str) or "\0" in name:
+            raise FileError(f"{path} is damaged: it has an array whose name is {name!r}")
         if isinstance(node, h5py.Dataset):
-            check_stored(file, name, node)
+            check_stored(path, node)
             found[name] = node
 
     file.visititems(visit)
     return found
 
 
-def check_stored(file: Any, name: str, node: Any) -> None:
+def check_stored(path: str | os.PathLike[str], node: Any) -> None:
     """Raise FileError unless an array of an HDF5 file is stored in the file itself, as large as it says it is."""
     import h5py
 
-    plan = node.id.get_create_plist()
+    plan, name = node.id.get_create_plist(), node.name.lstrip("/")
     if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
-        raise FileError(
-            f"{file.filename}: the array {name!r} is stored elsewhere; expected a file that holds its arrays"
-        )
+        raise FileError(f"{path}: the array {name!r} is stored elsewhere; expected a file that holds its arrays")
     # Without filters that compress, an array takes as much room as it has bytes; with deflate, up to 1032 times less.
     # Parts that were never written, and strings, take none: only what is large is refused for that.
     declared, stored = (node.size or 0) * node.dtype.itemsize, node.id.get_storage_size()
     most = stored * (DEFLATED if plan.get_nfilters() else 1)
     if declared > max(most, UNWRITTEN):
-        raise FileError(f"{file.filename} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
+        raise FileError(f"{path} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
 
 
 def _plain(value: Any) -> Any:

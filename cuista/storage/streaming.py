@@ -11,8 +11,9 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import Array, extreme, is_extreme
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.storage.files import reserve
 from cuista.storage.records import new_hdf5
 
 # The number of samples that are read, recovered and written at a time.
@@ -82,18 +83,21 @@ def recover_file(
         shape = (N, samples) if columns else (samples, N)
         is_hdf5 = Path(out).suffix.lower() == ".h5"
         with storage.replacing(out, overwrite=overwrite) as file, _appending(file, is_hdf5, shape, columns) as append:
+            reserve(file, 4 * N * samples)
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
                 where = (slice(None), part) if columns else (part, slice(None))
-                try:
+                with storage.complete(measurements):
                     y = np.asarray(stored[where])
-                except OSError as error:
-                    raise FileError(f"{measurements} is damaged: samples from {first} on cannot be read") from error
                 y = y.T if columns else y
                 bad = np.argwhere(~np.isfinite(y))
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
                     raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
+                peaks = np.abs(y).max(axis=1, initial=0)
+                for sample in np.flatnonzero(is_extreme(peaks)):
+                    largest = f"the largest entry of sample {first + sample} is {extreme(peaks[sample])}"
+                    raise InputError(f"{measurements}: {largest}")
                 with np.errstate(all="ignore"):  # what overflows is refused below
                     codes = recoverer.recover(y)
                 unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))

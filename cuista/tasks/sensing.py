@@ -209,11 +209,8 @@ class Reconstructor(Trained):
     def restore(
         cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
     ) -> Reconstructor:
-        sensing, W = Sensing.from_record(record, path), record.arrays["W"]
-        if W.shape != sensing.A.shape or not np.isfinite(W).all():
-            raise FileError(f"{path} is damaged: its weight is not one of its Φ and dictionary")
-        report = WeightReport(**json.loads(record.attributes["weight"]))
-        weight = Weight(W, storage.sha256(sensing.A), report)
+        sensing = Sensing.from_record(record, path)
+        weight = Weight.stored(record, sensing.A, WeightReport(**json.loads(record.attributes["weight"])), path)
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
         options["learn_sensing"] = "sensing" in options["parameters"]  # in a checkpoint
         model = cls.new(sensing, weight, record.attributes["net"], **options, **place)

@@ -155,15 +155,13 @@ class Model(Trained):
     def restore(
         cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
     ) -> Model:
-        attributes, W = record.attributes, record.arrays["W"]
+        attributes = record.attributes
         problem = Problem.from_record(record, path)
         if attributes["net"] not in NETWORKS:
             raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not have")
-        if not np.isfinite(W).all():
-            raise FileError(f"{path} is damaged: there are NaN or infinite entries in W")
-        if attributes["weight_sha256"] != storage.sha256(W) or W.shape != problem.A.shape:
+        weight = Weight.stored(record, problem.A, WeightReport(**json.loads(attributes["weight"])), path)
+        if attributes["weight_sha256"] != storage.sha256(weight.W):
             raise FileError(f"{path} is damaged: its weight is not the one with which it was made")
-        weight = Weight(W, attributes["matrix_sha256"], WeightReport(**json.loads(attributes["weight"])))
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
         return cls.new(problem, weight, attributes["net"], **options, **place)
 

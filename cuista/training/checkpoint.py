@@ -178,7 +178,7 @@ def load_checkpoint(
         If the checkpoint is damaged, or belongs to another run (the message names the differences).
     """
     record, ops = storage.read(path, CHECKPOINT), network.ops
-    try:
+    with storage.complete(path, "start afresh", "overwrite"):
         check_same_run(path, json.loads(record.attributes["run"]), run)
         numbers = json.loads(record.attributes["state"])
         parameters, precursor_parameters, mean, square, best = (
@@ -195,6 +195,4 @@ def load_checkpoint(
         network.parameters = parameters
         if precursor and precursor_parameters:
             precursor.parameters = precursor_parameters
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error
     return state

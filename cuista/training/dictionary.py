@@ -25,7 +25,7 @@ from cuista.checks import Array
 from cuista.counter import NOISE, PREPARING, TRAINING, Key
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.images import ImageSet, PatchSet
-from cuista.errors import FileError, InputError
+from cuista.errors import InputError
 from cuista.operators import Dense
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
@@ -158,7 +158,7 @@ def learn_atoms(
     seed
         The seed of the random numbers.
     out, resume, overwrite
-        As in `train`. A dictionary that is complete is not compared with the arguments.
+        As in `train`.
     progress
         Called with the step, the number of steps, and the running mean of the objective per pixel.
 
@@ -214,7 +214,7 @@ def _learn(
             checkpoint, before = checkpoint_path(out), continued(out, resume, overwrite)
             if before is not None:
                 if before != checkpoint:
-                    return Dictionary.load(before)
+                    return _finished(before, run)
                 state, first, objective = _load(checkpoint, run)
         saved = time.monotonic()
         with deferred_signals() as interrupted, blas_threads(0):
@@ -231,7 +231,9 @@ def _learn(
                     raise KeyboardInterrupt
         learned = learner.result(state["D"])
         if out is not None:
-            learned.save(out, overwrite=overwrite or before is not None)
+            record = storage.Record("cuista-dictionary", attributes={"run": json.dumps(run)})
+            learned.store(record)
+            storage.write(out, record, overwrite=overwrite or before is not None)
             storage.remove(checkpoint)
     return learned
 
@@ -334,11 +336,17 @@ def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: 
     return gradient, curvature, sum(value for _, _, value in found) / crops.size
 
 
+def _finished(path: Path, run: dict[str, Any]) -> Dictionary:
+    """The dictionary that a finished run has learned; `run` identifies the run."""
+    record = storage.read(path, "cuista-dictionary")
+    with storage.complete(path):
+        check_same_run(path, json.loads(record.attributes.get("run", "{}")), run)
+    return Dictionary.from_record(record, path)
+
+
 def _load(path: Path, run: dict[str, Any]) -> tuple[dict[str, Array], int, float]:
     """The state, the number of steps done, and the objective of an interrupted run."""
     record = storage.read(path, CHECKPOINT)
-    try:
+    with storage.complete(path, "start afresh", "overwrite"):
         check_same_run(path, json.loads(record.attributes["run"]), run)
         return record.arrays, int(record.attributes["step"]), float(record.attributes["objective"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{path} is damaged: {error}; start afresh", option="overwrite") from error

@@ -82,8 +82,8 @@ def train(
     Raises
     ------
     DivergedError
-        If the loss is NaN or infinite, or a validation is far too large. If `out` was given, the last good parameters
-        have been saved as `OUT.last-good.h5`.
+        If the loss is NaN or infinite, or a validation or the result is far too large. If `out` was given, the last
+        good parameters have been saved as `OUT.last-good.h5`.
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint has been written.
     FileError
@@ -107,6 +107,7 @@ def train(
                 run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
                 run.begin(before)
                 run.train(checkpoint_seconds, progress)
+                run.check_output(overwrite or before is not None)
             else:
                 search(model, recipe, source, seed, run_identity, task.measure, progress)
             task.finish(model)
@@ -264,8 +265,22 @@ class _Run:
                 if interrupted():
                     raise KeyboardInterrupt
         self._clock()
+        if self.task.measure == "NMSE" and state.best_error_db > 0:
+            ended = f"training has ended at an NMSE of {state.best_error_db:.4g} dB, worse than that of the answer 0"
+            if state.best_error_db > DIVERGED_DB:
+                raise self._failed(ended, "Lower the learning rate, or use another recipe")
+            warnings.warn(f"{ended}. Give it more steps, or use another recipe", stacklevel=3)
         self.network.parameters, self.model.training_seconds = state.best, state.seconds
         self._describe({f"validation_{self.task.measure.lower()}_db": state.best_error_db})
+
+    def check_output(self, overwrite: bool) -> None:
+        """Raise FileError if a file has appeared where the model is to be written; the run is then saved."""
+        if self.out is not None:
+            try:
+                storage.check_writable(self.out, overwrite=overwrite)
+            except FileError:
+                self._save(fatal=False)
+                raise
 
     def _describe(self, result: dict[str, Any]) -> None:
         """Record in the model how it was trained, and with which result."""
@@ -360,7 +375,11 @@ class _Run:
     def _diverged(self, what: str) -> DivergedError:
         state = self.state
         where = f"after step {state.step} of stage {state.stage + 1} ({self.stages[state.stage].title})"
-        message = f"training diverged {where}: {what}. Lower the learning rate"
+        return self._failed(f"training diverged {where}: {what}", "Lower the learning rate")
+
+    def _failed(self, what: str, advice: str) -> DivergedError:
+        """The error for a run without a usable result. The last good parameters are saved if the run has an output."""
+        message = f"{what}. {advice}"
         if self.out is not None:
             self.learning.parameters = self.last_good
             if self.precursor and self.learning is self.precursor:

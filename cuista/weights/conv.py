@@ -19,6 +19,7 @@ from cuista.checks import Array, check_filters
 from cuista.data.dictionary import Convention, Dictionary, default_convention, is_bare, rotate
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.operators.convolution import scaled
+from cuista.weights.dense import TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,18 @@ class ConvWeight:
         Raises
         ------
         InputError
-            If the shapes differ, or if an ⟨w_m, d_m⟩ differs from 1 by more than 1e-2.
+            If the shapes differ, or if an ⟨w_m, d_m⟩ differs from 1 by more than 0.01.
         """
         W, D = check_filters(W, "the weight").astype(np.float64), dictionary.D
         if W.shape != D.shape:
             raise InputError(f"the weight has shape {W.shape}; expected {D.shape}, the shape of the dictionary")
         report = describe(W, D, method="imported")
-        if not report.constraint_residual <= 1e-2:
-            turned = describe(rotate(W), D, method="imported").constraint_residual <= 1e-2
+        if not report.constraint_residual <= TOLERANCE:
+            turned = describe(rotate(W), D, method="imported").constraint_residual <= TOLERANCE
             advice = "It does if it is rotated: give the other convention" if turned else "Compute a weight for it"
             raise InputError(
                 f"the weight does not belong to this dictionary: ⟨w, d⟩ differs from 1 by up to "
-                f"{report.constraint_residual:.3g}, and 0.01 is allowed. {advice}",
+                f"{report.constraint_residual:.3g}, and {TOLERANCE} is allowed. {advice}",
                 option="convention" if turned else (),
             )
         return cls(W, dictionary, report)
@@ -137,11 +138,9 @@ class ConvWeight:
         cls, record: storage.Record, dictionary: Dictionary, report: ConvWeightReport, path: str | os.PathLike[str]
     ) -> ConvWeight:
         """The weight in a file's record, after a check; error messages name `path`."""
-        W = record.arrays["W"]
-        if W.shape != dictionary.D.shape or not np.isfinite(W).all():
-            raise FileError(
-                f"{path} is damaged: its weight has shape {W.shape}; expected {dictionary.D.shape} and finite entries"
-            )
+        W, D = record.arrays["W"], dictionary.D
+        if W.shape != D.shape or not (np.abs(np.einsum("ijm,ijm->m", W, D) - 1) <= TOLERANCE).all():
+            raise FileError(f"{path} is damaged: its weight is none of its dictionary, of which each ⟨w, d⟩ must be 1")
         return cls(W, dictionary, report)
 
 

@@ -16,10 +16,12 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
-from cuista.errors import InputError, NumericalError
+from cuista.errors import FileError, InputError, NumericalError
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
+# How far w_iᵀa_i may be from 1 in a weight from elsewhere.
+TOLERANCE = 0.01
 # With a larger condition number of G = A Aᵀ + λI, solving with G loses more than half of the digits.
 MAX_GRAM_CONDITION = 1e8
 
@@ -74,7 +76,7 @@ class Weight:
         Raises
         ------
         InputError
-            If the shapes differ, or if a w_iᵀa_i differs from 1 by more than 1e-2: then W belongs to another matrix.
+            If the shapes differ, or if a w_iᵀa_i differs from 1 by more than 0.01: then W belongs to another matrix.
         """
         W = as_real(W, "the weight")
         if W.shape != A.shape:
@@ -82,10 +84,10 @@ class Weight:
             raise InputError(f"the weight has shape {W.shape}; expected {A.shape}, the shape of the matrix{hint}")
         check_finite(W, "the weight")
         report = describe(W, A, method=method)
-        if report.constraint_residual > 1e-2:
+        if not report.constraint_residual <= TOLERANCE:
             raise InputError(
                 f"the weight does not belong to this matrix: w_iᵀa_i differs from 1 by up to "
-                f"{report.constraint_residual:.3g}, and 0.01 is allowed. Compute a weight for this matrix"
+                f"{report.constraint_residual:.3g}, and {TOLERANCE} is allowed. Compute a weight for this matrix"
             )
         return cls(W.astype(np.float64), storage.sha256(A), report)
 
@@ -111,8 +113,16 @@ class Weight:
                 raise InputError(f"{path} is the weight of another matrix: compute a weight for this one")
             with storage.complete(path):
                 report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
-                return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
+                return cls.stored(record, A, report, path)
         return cls.from_array(storage.load_array(path, "W"), A)
+
+    @classmethod
+    def stored(cls, record: storage.Record, A: Array, report: WeightReport, path: str | os.PathLike[str]) -> Weight:
+        """The weight of A in a file's record, after a check; error messages name `path`."""
+        W = record.arrays["W"]
+        if W.shape != A.shape or not (np.abs(np.einsum("mn,mn->n", W, A) - 1) <= TOLERANCE).all():
+            raise FileError(f"{path} is damaged: its weight is none of its matrix, of which each w_iᵀa_i must be 1")
+        return cls(W, storage.sha256(A), report)
 
 
 def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:

@@ -1,0 +1,228 @@
+"""Damaged files of every kind are refused in one line, or read as they were: never wrong, and without a crash.
+
+Each damaged file is read by a process of its own, with limits on time and memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import resource
+import signal
+import time
+import warnings
+from collections import Counter
+
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+from test_files import FILES, LOADERS
+from test_pictures import save, scene
+
+import cuista
+from cuista import storage
+from cuista.counter import Key
+from cuista.data.images import ImageSet, PatchSet, prepare_images
+from cuista.data.pictures import read_picture
+
+OUTCOMES = ("refused", "as it was", "other values", "wrong", "internal error", "crashed", "hung", "over memory")
+ALLOWED = {"refused", "as it was"}
+# Files without a checksum of their own can hold other numbers, and nobody can tell.
+UNPROTECTED = {*ALLOWED, "other values"}
+SECONDS, MEMORY = 40, 3 << 30
+
+
+def digest_of(value):
+    """The hash of arrays, numbers and texts, in dictionaries and lists."""
+    if isinstance(value, dict):
+        return digest_of([[name, value[name]] for name in sorted(value)])
+    if isinstance(value, list | tuple):
+        return hashlib.sha256("".join(map(digest_of, value)).encode()).hexdigest()
+    if isinstance(value, np.ndarray):
+        return hashlib.sha256(repr((value.shape, value.dtype)).encode() + value.tobytes()).hexdigest()
+    return hashlib.sha256(repr(value).encode()).hexdigest()
+
+
+def read_ours(load, path):
+    load(path)
+    record = storage.read(path)
+    return digest_of([record.arrays, record.attributes])
+
+
+def read_pictures(path):
+    sets = {"cuista-images": ImageSet, "cuista-patches": PatchSet}
+    found = sets[storage.kind_of(path, *sets)](path, "train")
+    if isinstance(found, ImageSet):
+        return digest_of([found.sha256, [[name, pixels] for name, pixels in found.pictures()]])
+    return digest_of([found.sha256, found.draw(Key(0, 1), 500)])
+
+
+def read_slices(path):
+    with storage.opened_array(path, "A") as array, storage.complete(path):
+        return digest_of([np.asarray(array[first : first + 30]) for first in range(0, array.shape[0], 30)])
+
+
+def read_one_picture(path):
+    picture = read_picture(path)
+    return digest_of([picture.channels, picture.depth, picture.alpha])
+
+
+def loader_of(path):
+    return LOADERS.get(storage.kind_of(path), cuista.load)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """A file of each kind, how it is read, and the outcomes that are allowed if it is damaged."""
+    folder = tmp_path_factory.mktemp("kinds")
+    made = {}
+
+    def add(name, path, read, allowed):
+        made[name] = path, read, allowed
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the files of 0.1.0 have no proof
+        for path in FILES:
+            kind = storage.kind_of(path)
+            pictures = kind in ("cuista-images", "cuista-patches")
+            read = read_pictures if pictures else functools.partial(read_ours, loader_of(path))
+            add(f"{path.stem} of 0.1.0", path, read, UNPROTECTED)
+            if not pictures:
+                record = storage.read(path)
+                ours = folder / path.name
+                storage.write(ours, storage.Record(kind, record.arrays, record.attributes))
+                add(path.stem, ours, read, ALLOWED)
+    (folder / "pictures").mkdir()
+    for number in range(2):
+        save(folder / f"pictures/{number}.png", scene((140, 150), seed=number))
+    for name, patches in (("cuista-images", None), ("cuista-patches", 8)):
+        path = folder / f"{name}.h5"
+        prepare_images(folder / "pictures", path, split=(2, 0, 0), patches=patches, per_image=100)
+        add(name, path, read_pictures, ALLOWED)
+    rng = np.random.default_rng(0)
+    arrays = {"A": rng.standard_normal((40, 60)), "b": np.arange(7)}
+    for ending in (".npz", ".mat", ".h5"):
+        storage.save_arrays(folder / f"arrays{ending}", arrays)
+        allowed = ALLOWED if ending == ".npz" else UNPROTECTED
+        add(f"arrays{ending}", folder / f"arrays{ending}", lambda path: digest_of(storage.load_arrays(path)), allowed)
+    np.savez_compressed(folder / "compressed.npz", **arrays)
+    add("compressed.npz", folder / "compressed.npz", lambda path: digest_of(storage.load_arrays(path)), ALLOWED)
+    savemat(folder / "compressed.mat", arrays, do_compression=True)
+    add("compressed.mat", folder / "compressed.mat", lambda path: digest_of(storage.load_arrays(path)), UNPROTECTED)
+    storage.save_arrays(folder / "array.npy", {"A": arrays["A"]})
+    add("array.npy", folder / "array.npy", lambda path: digest_of(storage.load_arrays(path)), UNPROTECTED)
+    add("slices of a .npy", folder / "array.npy", read_slices, UNPROTECTED)
+    with h5py.File(folder / "chunked.h5", "w") as file:
+        file.create_dataset("group/A", data=np.round(arrays["A"], 1), chunks=(7, 9), compression="gzip", shuffle=True)
+        file["group/A"].attrs["unit"] = "V"
+        file["words"] = ["a", "text"]
+    add("chunked.h5", folder / "chunked.h5", lambda path: digest_of(storage.load_array(path, "group/A")), UNPROTECTED)
+    with h5py.File(folder / "sliced.h5", "w", libver="latest") as file:
+        file.create_dataset("A", data=arrays["A"], chunks=(7, 9), compression="gzip")
+    add("slices of a .h5", folder / "sliced.h5", read_slices, UNPROTECTED)
+    for ending, allowed in ((".png", ALLOWED), (".jpg", UNPROTECTED), (".tif", UNPROTECTED), (".bmp", UNPROTECTED)):
+        save(folder / f"picture{ending}", scene((60, 70)))
+        add(f"picture{ending}", folder / f"picture{ending}", read_one_picture, allowed)
+    return made
+
+
+def damaged(data, rng):
+    """The bytes of a file with damage of one of several sorts. HDF5 keeps much of what it must believe at the front."""
+    data, size = bytearray(data), len(data)
+    front = rng.random() < 0.5
+    place = int(rng.integers(min(size, 4096) if front else size))
+    length = int(rng.integers(1, 40))
+    sort = rng.integers(8)
+    if sort <= 1:
+        data[place] ^= 1 << int(rng.integers(8))
+    elif sort == 2:
+        data[place : place + 8] = bytes(len(data[place : place + 8]))
+    elif sort == 3:
+        data[place : place + length] = b"\xff" * len(data[place : place + length])
+    elif sort == 4:
+        data[place : place + length] = rng.bytes(len(data[place : place + length]))
+    elif sort == 5:
+        del data[place:]
+    elif sort == 6:
+        data += rng.bytes(length)
+    else:
+        other = int(rng.integers(size))
+        part, theirs = data[place : place + length], data[other : other + length]
+        data[place : place + len(part)], data[other : other + len(theirs)] = (theirs + part)[: len(part)], theirs
+    return bytes(data)
+
+
+def outcome_of(read, path, expected, expects_other):
+    """Read a damaged file in a process of its own, and return the outcome and what was said."""
+    into, out_of = os.pipe()[::-1]
+    child = os.fork()
+    if child == 0:
+        _read_in_child(read, path, into)
+    os.close(into)
+    begin = time.monotonic()
+    with open(out_of, "rb") as pipe:
+        said = pipe.read().decode()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status in (-signal.SIGALRM, -signal.SIGXCPU) or time.monotonic() - begin > SECONDS:
+        return "hung", said
+    if status != 0:
+        return "crashed", f"{status} {said}"
+    kind, said = said.split(" ", 1)
+    if kind != "read":
+        return kind.replace("_", " "), said
+    if said == expected:
+        return "as it was", said
+    return ("other values" if expects_other else "wrong"), said
+
+
+def _read_in_child(read, path, pipe):
+    try:
+        with open("/proc/self/statm") as statm:
+            now = int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
+        signal.alarm(SECONDS)
+        warnings.simplefilter("ignore")
+        try:
+            said = f"read {read(path)}"
+        except cuista.CuistaError as error:
+            said = f"refused {error}"
+            if "\n" in str(error) or path.name not in str(error):
+                said = f"internal_error not one line that names the file: {error}"
+        except MemoryError as error:
+            said = f"over_memory {error}"
+        except BaseException as error:
+            said = f"internal_error {type(error).__name__}: {error}"
+        os.write(pipe, said.encode(errors="replace")[:60_000])
+    finally:
+        os._exit(0)
+
+
+def test_damaged_files_are_refused_or_read_as_they_were(kinds, tmp_path, request):
+    slow = request.config.getoption("--slow")
+    times, table, bad = (40 if slow else 2), {}, []
+    for name, (path, read, allowed) in kinds.items():
+        rng = np.random.default_rng(len(name))
+        data, expected = path.read_bytes(), read(path)
+        copy, counts = tmp_path / f"damaged{path.suffix}", Counter()
+        for _ in range(times):
+            mutant = damaged(data, rng)
+            copy.write_bytes(mutant)
+            outcome, said = outcome_of(read, copy, expected, "other values" in allowed)
+            counts[outcome] += 1
+            if outcome not in allowed:
+                bad.append(f"{name}: {outcome}: {said}")
+        table[name] = counts
+    if slow:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print_table(table)
+    assert not bad, "\n".join(bad)
+
+
+def print_table(table):
+    width = max(map(len, table))
+    print("\n" + " " * width, "  tried", *OUTCOMES, sep="  ")
+    for name, counts in [*table.items(), ("all", sum(table.values(), Counter()))]:
+        cells = [f"{counts[outcome]:{len(outcome)}d}" for outcome in OUTCOMES]
+        print(name.ljust(width), f"{counts.total():7d}", *cells, sep="  ")
