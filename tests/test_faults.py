@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import signal
 import stat
@@ -10,16 +12,19 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from cuista.cli import main
 from test_pictures import save, scene
 
 import cuista
 from cuista import storage
 from cuista.errors import FileError
+from cuista.evaluation.integrity import check_file
 from cuista.storage import files
 from cuista.storage.streaming import recover_file
 
@@ -331,6 +336,85 @@ def test_signals_of_batch_systems_leave_a_checkpoint(run, start, number):
     assert "--resume (not --force) continues it" in errors
 
 
+SCENARIOS = {
+    "train": (
+        "train problem.h5 -T 1 --max-steps 20 --batch 16 --validation-batch 50 --checkpoint-every 0 --resume",
+        "model.h5",
+    ),
+    "learn-dict": ("learn-dict images.h5 --size 3 --filters 4 --steps 5 --crop 24 --batch 1 --resume", "dictionary.h5"),
+    "solve-w": ("solve-w problem.h5 --force", "weight.h5"),
+    "recover-npy": ("recover untrained.h5 y.npy -o x.npy --force", "x.npy"),
+    "recover-h5": ("recover untrained.h5 y.npy -o x.h5 --force", "x.h5"),
+    "prepare-images": ("prepare-images pictures --split 4,1,1 -o set.h5 --force", "set.h5"),
+}
+
+
+def start_command(words):
+    """Start a command in a process of its own, which is quicker than a new Python."""
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        status = 1
+        try:
+            main(words.split())
+        except SystemExit as exit_:
+            status = exit_.code or 0
+        finally:
+            os._exit(status)
+    return child
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_killed_commands_leave_whole_files_and_end_as_if_they_had_not_been_killed(run, tmp_path, scenario, request):
+    kills = 200 if request.config.getoption("--slow") else 6
+    run("gen-problem", "--m", 20, "--n", 40)
+    cuista.Model.new(cuista.Problem.load("problem.h5"), layers=4).save("untrained.h5")
+    np.save("y.npy", cuista.Problem.load("problem.h5").sample(9000)[1])
+    Path("pictures").mkdir()
+    for number in range(6):
+        save(f"pictures/{number}.png", scene((60, 70), seed=number))
+    run("prepare-images", "pictures", "--split", "4,1,1")
+    words, out = SCENARIOS[scenario]
+    given, begin = set(os.listdir()), time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(start_command(words), 0)[1]) == 0
+    seconds, expected = time.monotonic() - begin, content_of(out)
+    os.unlink(out)
+    rng, killed = np.random.default_rng(0), 0
+    while killed < kills:
+        child = start_command(words)
+        time.sleep(rng.uniform(0, 1.1 * seconds))
+        os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL)
+        killed += status != 0
+        visible = {name for name in os.listdir() if not name.startswith(".")}
+        assert visible - given <= {out, f"{out}.ckpt"}
+        for name in visible - given:
+            check_file(name)
+        if os.path.exists(out):
+            assert content_of(out) == expected
+            os.unlink(out)
+    assert os.waitstatus_to_exitcode(os.waitpid(start_command(words), 0)[1]) == 0
+    assert content_of(out) == expected
+    assert set(os.listdir()) == {*given, out}
+
+
+def content_of(path):
+    """What must be the same in the files of two equal runs: not when they were made, nor how long that took."""
+    if path.endswith(".npy"):
+        return Path(path).read_bytes()
+    attributes = {}
+    if storage.is_cuista(path):
+        attributes, _ = storage.contents(path)
+    varying = ("created", "command", "training_seconds", "seconds")
+    kept = {name: value for name, value in attributes.items() if name not in varying}
+    if "weight" in kept:
+        kept["weight"] = {**json.loads(kept["weight"]), "seconds": 0}
+    arrays = {name: (value.dtype, value.tobytes()) for name, value in storage.load_arrays(path).items()}
+    return repr(kept), arrays
+
+
 # -- several processes with one output --------------------------------------------------------------------------------
 
 
@@ -396,6 +480,115 @@ def test_of_many_processes_one_writes_a_new_file(folder):
     assert sorted(statuses) == [0, 1, 1, 1]
     np.testing.assert_array_equal(storage.read(folder / "f.h5").arrays["A"], ARRAY + statuses.index(0))
     assert set(listing(folder)) == {"y.npy", "f.h5"}
+
+
+CALLS = [(os, "open"), (os, "link"), (os, "replace"), (os, "unlink"), (fcntl, "flock")]
+
+
+def ask(asking, going, call, *arguments, **options):
+    """Make a system call when it is allowed."""
+    os.write(asking, b".")
+    os.read(going, 1)
+    return call(*arguments, **options)
+
+
+def start_in_steps(work):
+    """Start a process that does the work, and asks before each system call that other processes can notice."""
+    asking, going = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for module, name in CALLS:
+                setattr(module, name, partial(ask, asking[1], going[0], getattr(module, name)))
+            os.close(asking[0])
+            work()
+            status = 0
+        except FileError:
+            status = 7
+        finally:
+            os._exit(status)
+    os.close(asking[1])
+    os.close(going[0])
+    return SimpleNamespace(pid=child, asking=asking[0], going=going[1], status=None)
+
+
+def run_in_order(works, choose):
+    """Run processes together; `choose` picks which of those that wait goes on. Return their exit statuses."""
+    processes = [start_in_steps(work) for work in works]
+    waiting = list(range(len(works)))
+    moved = waiting
+    while True:
+        for number in moved:
+            process = processes[number]
+            if not os.read(process.asking, 1):  # it has ended
+                process.status = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
+                waiting.remove(number)
+                os.close(process.asking)
+                os.close(process.going)
+        if not waiting:
+            return [process.status for process in processes]
+        moved = [choose(waiting)]
+        os.write(processes[moved[0]].going, b".")
+
+
+def in_every_order(run_one):
+    """Run with every order of choices, and return how many there are."""
+    orders, count = [[]], 0
+    while orders:
+        begin, choices = orders.pop(), []
+
+        def choose(waiting, begin=begin, choices=choices):
+            number = begin[len(choices)] if len(choices) < len(begin) else waiting[0]
+            if len(choices) >= len(begin):
+                taken = [number for number, _ in choices]
+                orders.extend([*taken, other] for other in waiting[1:])
+            choices.append((number, list(waiting)))
+            return number
+
+        run_one(choose)
+        count += 1
+    return count
+
+
+@pytest.fixture
+def written_together(folder):
+    """Writes one file in several processes, in an order that is chosen, and checks what is there afterwards."""
+    path = folder / "f.h5"
+    small = [np.full((2, 2), number) for number in range(4)]
+
+    def check(choose, count, overwrite):
+        if overwrite:
+            storage.write(path, storage.Record("cuista-problem", {"A": -small[1]}), overwrite=True)
+        works = [
+            partial(storage.write, path, storage.Record("cuista-problem", {"A": A}), overwrite=overwrite)
+            for A in small[:count]
+        ]
+        statuses = run_in_order(works, choose)
+        assert set(statuses) <= {0, 7}
+        assert statuses.count(0) == 1 if not overwrite else 0 in statuses
+        written = storage.read(path).arrays["A"]
+        assert any(status == 0 and (written == A).all() for status, A in zip(statuses, small, strict=False))
+        assert set(listing(folder)) == {"y.npy", "f.h5"}
+        path.unlink()
+
+    return check
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "over-a-file"])
+def test_two_processes_write_one_file_in_any_order(written_together, overwrite):
+    for seed in range(25):
+        choose = np.random.default_rng(seed).choice
+        written_together(lambda waiting: int(choose(waiting)), 2, overwrite)  # noqa: B023
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "over-a-file"])
+def test_two_processes_write_one_file_in_every_order_and_four_in_many(written_together, overwrite):
+    assert in_every_order(lambda choose: written_together(choose, 2, overwrite)) > 100
+    choose = np.random.default_rng(0).choice
+    for _ in range(1000):
+        written_together(lambda waiting: int(choose(waiting)), 4, overwrite)
 
 
 def test_the_second_of_two_jobs_is_refused_at_once(run, start):

@@ -109,9 +109,11 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
         As `opened` does.
     """
     with opened(path, *kinds, whole=True) as file:
-        attributes = {name: _plain(value) for name, value in file.attrs.items()}
-        arrays = {name: node[()] for name, node in datasets(file, path).items()}
-        return Record(file.attrs["format"], arrays, attributes)
+        attributes, nodes = _attributes(file), datasets(file, path)
+        for name, node in nodes.items():
+            if not _is_plain(node.dtype):
+                raise FileError(f"{path} is damaged: its array {name!r} has dtype {node.dtype}")
+        return Record(attributes["format"], {name: node[()] for name, node in nodes.items()}, attributes)
 
 
 def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
@@ -124,7 +126,7 @@ def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tu
     """
     with opened(path) as file:
         arrays = {name: (node.shape, node.dtype.name) for name, node in datasets(file, path).items()}
-        return {name: _plain(value) for name, value in file.attrs.items()}, arrays
+        return _attributes(file), arrays
 
 
 @contextlib.contextmanager
@@ -329,6 +331,18 @@ def check_stored(path: str | os.PathLike[str], node: Any) -> None:
         raise FileError(f"{path} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
 
 
-def _plain(value: Any) -> Any:
-    """An attribute's value as a plain Python object."""
-    return value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value
+def _is_plain(dtype: Any) -> bool:
+    """Whether values are numbers or text, which is all that cuista's files hold."""
+    import h5py
+
+    return dtype.kind in "fiub" or h5py.check_string_dtype(dtype) is not None
+
+
+def _attributes(file: Any) -> dict[str, Any]:
+    """The attributes of an open HDF5 file as plain Python objects: numbers, strings and lists."""
+    values = {}
+    for name, value in file.attrs.items():
+        if not isinstance(value, str) and not (hasattr(value, "dtype") and _is_plain(value.dtype)):
+            raise TypeError(f"its attribute {name!r} is {value!r}; expected numbers or text")
+        values[name] = value if isinstance(value, str) else value.tolist()
+    return values
