@@ -65,7 +65,7 @@ def check_magnitude(array: Array, name: str) -> None:
 
 def extreme(magnitude: float) -> str:
     """The end of a message about an extreme magnitude."""
-    return f"±{magnitude:.3g}; expected {1 / LARGEST:g} to {LARGEST:g} in magnitude. Change its unit"
+    return f"{magnitude:.3g} in magnitude; expected {1 / LARGEST:g} to {LARGEST:g}. Change its unit"
 
 
 def check_matrix(A: ArrayLike, name: str) -> Array:
