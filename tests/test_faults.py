@@ -119,7 +119,8 @@ def test_short_writes_change_nothing(folder, monkeypatch, name, write):
 
     def new_file(target):
         file, temporary = make(target)
-        return io.BufferedRandom(Short(os.dup(file.fileno()), "w+b")), temporary
+        file.close()
+        return io.BufferedRandom(Short(temporary, "r+b")), temporary
 
     monkeypatch.setattr(files, "_new_file", new_file)
     write(folder / name, True)
