@@ -72,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.Abort:
         status = _fail("interrupted", 130)
     except click.ClickException as error:
-        with contextlib.suppress(OSError):
-            error.show()
+        if sys.stderr is not None:  # otherwise Click would print on stdout
+            with contextlib.suppress(OSError):
+                error.show()
         status = error.exit_code
     except CuistaError as error:
         if debug:

@@ -53,6 +53,7 @@ def check_finite(array: Array, name: str) -> None:
 
 def is_extreme(magnitude: Array) -> Array:
     """Whether magnitudes other than 0 are so large or so small that their squares are lost in single precision."""
+    magnitude = np.asarray(magnitude, np.float64)
     return np.asarray((magnitude != 0) & ~((magnitude >= 1 / LARGEST) & (magnitude <= LARGEST)))
 
 

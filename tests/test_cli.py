@@ -488,6 +488,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("gen-problem", "-o", "p.h5", "--snr", -1e9), "snr is -1e+09; expected a number of dB from -200 on"),
         (("gen-problem", "-o", "p.h5", "--std", 1e-30), "the law of magnitudes is Normal(mean=0.0, std=1e-30)"),
         (("gen-problem", "-o", "p.h5", "--load-a", "far.npy"), "the largest entry of the matrix in far.npy is "),
+        (("gen-problem", "--task", "robust", "--sigma", 1e300, "-o", "p.h5"), "expected one or more numbers from 0"),
         (("solve-w", "far.npy", "-o", "p.h5"), "the largest entry of the matrix is "),
         (("solve", "far.npy", "y.npy", "--method", "omp"), "the largest entry of the measurement matrix is "),
         (("gen-problem", "-o", "p.h5", "--con-num", 0.5), "condition number"),

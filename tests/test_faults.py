@@ -24,6 +24,7 @@ from test_pictures import save, scene
 
 import cuista
 from cuista import storage
+from cuista.data.pictures import Picture, read_picture, write_picture
 from cuista.errors import FileError
 from cuista.evaluation.integrity import check_file
 from cuista.storage import files
@@ -92,9 +93,7 @@ def test_a_disk_that_is_full_leaves_what_was_there(folder, monkeypatch, name, wr
         (folder / name).write_bytes(b"old")
     before, make = listing(folder), files._new_file
     for room in (0, 1, 500, 20_000, 119_000):
-        monkeypatch.setattr(
-            files, "_new_file", lambda target, room=room: (Failing((new := make(target))[0], room), new[1])
-        )
+        monkeypatch.setattr(files, "_new_file", lambda path, room=room: Failing(make(path), room))
         with pytest.raises(FileError, match=f"cannot write .*{name}: No space left on device"):
             write(folder / name, exists)
         assert listing(folder) == before
@@ -117,10 +116,9 @@ def test_short_writes_change_nothing(folder, monkeypatch, name, write):
     expected = storage.load_arrays(folder / name)
     make = files._new_file
 
-    def new_file(target):
-        file, temporary = make(target)
-        file.close()
-        return io.BufferedRandom(Short(temporary, "r+b")), temporary
+    def new_file(path):
+        make(path).close()
+        return io.BufferedRandom(Short(path, "r+b"))
 
     monkeypatch.setattr(files, "_new_file", new_file)
     write(folder / name, True)
@@ -158,7 +156,7 @@ def test_what_happens_while_hdf5_writes_is_raised_when_it_has_closed_its_file(fo
                 raise error
             return self.file.write(data)
 
-    monkeypatch.setattr(files, "_new_file", lambda target: (Interrupted((new := make(target))[0], 0), new[1]))
+    monkeypatch.setattr(files, "_new_file", lambda path: Interrupted(make(path), 0))
     before = listing(folder)
 
     def fill():
@@ -283,19 +281,52 @@ def test_an_output_that_does_not_fit_is_one_line(run, tmp_path, words, out):
         assert set(os.listdir()) == before
 
 
+@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp", ".jpg", ".webp"])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_picture_that_does_not_fit_is_not_half_written(folder, monkeypatch, ending, depth):
+    picture, path = Picture(np.random.default_rng(0).random((1, 60, 70)), depth), folder / f"p{ending}"
+    if depth == 16 and ending not in (".png", ".tif"):
+        return
+    path.write_bytes(b"old")
+    make = files._new_file
+    for room in (0, 100, 1000):
+        monkeypatch.setattr(files, "reserve", lambda file, size: None)
+        monkeypatch.setattr(files, "_new_file", lambda path, room=room: Failing(make(path), room))
+        with pytest.raises(FileError, match=f"cannot write .*p{ending}: No space left on device"):
+            write_picture(path, picture, overwrite=True)
+        assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", ["f.h5", "f.npy", "f.png"])
+def test_what_is_no_file_is_neither_read_nor_replaced(folder, name):
+    for make in (os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)):
+        make(folder / name)
+        for read in (storage.is_cuista, storage.load_arrays, read_picture, check_file, storage.kind_of):
+            with pytest.raises(FileError, match=r"cannot read .*: it is a (pipe or a device|folder); give a file"):
+                read(folder / name)
+        with pytest.raises(FileError, match=r"cannot write .*: it is a (pipe or a device|folder); give"):
+            write_record(folder / name, True)
+        os.rename(folder / name, folder / f"{make.__name__}.moved")
+
+
+def test_a_name_that_is_too_long_is_one_line(folder):
+    for attempt in (lambda path: write_record(path, False), storage.read, storage.load_arrays):
+        with pytest.raises(FileError, match=r"cannot (write|read) .*: File name too long"):
+            attempt(folder / f"{'a' * 300}.h5")
+
+
 def test_a_checkpoint_that_does_not_fit_is_a_warning(run, monkeypatch):
     run("gen-problem", "--m", 20, "--n", 40)
     real, saved = files._new_file, []
 
-    def new_file(target):
-        file, temporary = real(target)
-        saved.append(target.name)
-        return Failing(file, 100 if target.name.endswith(".ckpt") else 10**9), temporary
+    def new_file(path):
+        saved.append(path.name)
+        return Failing(real(path), 100 if ".ckpt." in path.name else 10**9)
 
     monkeypatch.setattr(files, "_new_file", new_file)
     with pytest.warns(UserWarning, match="the checkpoint could not be saved, training goes on: .*No space left"):
         run("train", "problem.h5", "-T", 1, "--max-steps", 5, "--checkpoint-every", 0)
-    assert "model.h5.ckpt" in saved
+    assert any(name.startswith(".model.h5.ckpt.") for name in saved)
     assert sorted(os.listdir()) == ["model.h5", "problem.h5"]
 
 
@@ -645,11 +676,64 @@ def test_a_file_that_appears_before_a_run_is_resumed_is_not_overwritten(run, int
     interrupt(*words, when=lambda at, name: at.step == 5)
     Path("model.h5").write_bytes(b"theirs")
     run(*words, "--resume", fails=1)
-    assert "model.h5 has been written since the run was interrupted: move it away" in run.errors
+    assert "model.h5 has been written since the run began: move it away" in run.errors
     assert Path("model.h5").read_bytes() == b"theirs"
     os.rename("model.h5", "theirs.h5")
     run(*words, "--resume")
     assert cuista.Model.load("model.h5").training
+
+
+def test_a_file_that_is_moved_to_a_runs_output_is_not_overwritten(run, interrupt):
+    """However old it is; but the file that was there when a run with --force began is."""
+    run("gen-problem", "--m", 20, "--n", 40)
+    words = ("train", "problem.h5", "-T", 1, "--max-steps", 20)
+    interrupt(*words, when=lambda at, name: at.step == 5)
+    Path("model.h5").write_bytes(b"theirs")
+    os.utime("model.h5", (0, 0))
+    run(*words, "--resume", fails=1)
+    assert "model.h5 has been written since the run began" in run.errors
+    os.unlink("model.h5")
+    run(*words, "--resume")
+    interrupt(*words, "--force", "--seed", 1, when=lambda at, name: at.step == 5)
+    run(*words, "--seed", 1, "--resume")
+    assert cuista.Model.load("model.h5").training["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record, state: record.arrays.pop("state/square/step_size"),
+        lambda record, state: record.arrays.pop("state/mean/threshold"),
+        lambda record, state: [record.arrays.pop(f"state/mean/{name}") for name in ("step_size", "threshold")],
+        lambda record, state: record.arrays.pop("state/best/threshold"),
+        lambda record, state: record.arrays.pop("state/history"),
+        lambda record, state: record.arrays.update({"state/mean/threshold": np.zeros(9)}),
+        lambda record, state: state.update(stage=77),
+        lambda record, state: state.update(step=-5),
+        lambda record, state: state.update(best_error_db=-500.0),
+        lambda record, state: state.pop("updates"),
+        lambda record, state: record.attributes.pop("replaces"),
+    ],
+)
+def test_a_checkpoint_without_part_of_its_state_is_refused(run, small_problem, small_weight, quick_recipe, change):
+    """Although its proof is right."""
+
+    def interrupt(at):
+        if at.fraction > 0.7:
+            signal.raise_signal(signal.SIGINT)
+
+    def train(**options):
+        cuista.train(cuista.Model.new(small_problem, small_weight, layers=3), quick_recipe, out="m.h5", **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(progress=interrupt)
+    record = storage.read("m.h5.ckpt")
+    state = json.loads(record.attributes["state"])
+    change(record, state)
+    record.attributes["state"] = json.dumps(state)
+    storage.write("m.h5.ckpt", record, overwrite=True)
+    with pytest.raises(FileError, match=r"m.h5.ckpt is damaged: .*; start afresh"):
+        train(resume=True)
 
 
 def test_a_run_whose_output_has_appeared_is_saved(run, small_problem, small_weight, quick_recipe):
@@ -664,7 +748,7 @@ def test_a_run_whose_output_has_appeared_is_saved(run, small_problem, small_weig
         if at.fraction > 0.9:
             Path("model.h5").write_bytes(b"theirs")
 
-    with pytest.raises(FileError, match=r"model.h5 exists already"):
+    with pytest.raises(FileError, match=r"model.h5 has been written since the run began: move it away"):
         cuista.train(model(), quick_recipe, out="model.h5", progress=appear)
     assert Path("model.h5").read_bytes() == b"theirs"
     os.rename("model.h5", "theirs.h5")

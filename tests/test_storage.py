@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -152,6 +154,48 @@ def test_the_key_decides_among_several_arrays(tmp_path):
     with pytest.raises(FileError, match=r"holds first .40, 50") as error:
         storage.load_array(path, "A")
     assert error.value.options == ("key",)
+
+
+def test_arrays_in_hdf5_have_a_proof_too(tmp_path):
+    path = tmp_path / "a.h5"
+    storage.save_arrays(path, {"A": ARRAY})
+    data = bytearray(path.read_bytes())
+    data[-9000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileError, match="is not what was written"):
+        storage.load_array(path)
+
+
+def test_a_file_of_other_software_is_tried_where_no_status_of_processes_is_kept(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["A"] = ARRAY
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        np.testing.assert_array_equal(storage.load_array(tmp_path / "a.h5"), ARRAY)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_what_was_never_written_is_limited_for_the_whole_file(tmp_path):
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "abc":
+            file.create_dataset(name, (5 << 20,), "f8")
+    with pytest.raises(FileError, match="were never written"):
+        storage.load_array(tmp_path / "a.h5", "a")
+
+
+def test_of_several_arrays_only_the_one_that_is_asked_for_is_read(tmp_path, monkeypatch):
+    import h5py
+
+    storage.save_arrays(tmp_path / "a.h5", {"A": ARRAY, "other": ARRAY})
+    read, real = [], h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda node, where: (read.append(node.name), real(node, where))[1])
+    np.testing.assert_array_equal(storage.load_array(tmp_path / "a.h5", "A"), ARRAY)
+    assert set(read) == {"/A"}
 
 
 def test_a_matlab_7_3_file_is_read_with_its_axes_turned(tmp_path):

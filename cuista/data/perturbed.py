@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import LARGEST, Array
 from cuista.counter import ENTRIES, LEVELS, TEST, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
@@ -91,8 +91,9 @@ class PerturbedSet:
             of the problem's matrix do not have unit norm.
         """
         check_normalized(problem)
-        if not sigmas or not all(0 <= sigma < np.inf for sigma in sigmas):
-            raise InputError(f"σ is {list(sigmas)}; expected one or more numbers of 0 or more", option="sigma")
+        if not sigmas or not all(0 <= sigma <= LARGEST for sigma in sigmas):
+            message = f"σ is {list(sigmas)}; expected one or more numbers from 0 to {LARGEST:g}"
+            raise InputError(message, option="sigma")
         if count < 1:
             raise InputError(f"the number of matrices for each σ is {count}; expected 1 or more", option="count")
         ops = CpuOps()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ FORMATS = {
     ".bmp": "BMP",
     ".webp": "WebP",
 }
-# A picture with more pixels than this, and with more of them for each byte of its file than a photograph can have, is
+# A picture with more values than this, and with more of them for each byte of its file than a photograph can have, is
 # taken for one that was made to fill the memory.
-MANY, MANY_PER_BYTE = 1 << 26, 100
+MANY, MANY_PER_BYTE = 1 << 25, 100
 # The longest side in pixels, for formats that limit it or whose writer does.
 LONGEST = {"JPEG": 65500, "WebP": 16383}
 
@@ -74,9 +75,9 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
         If Pillow is not installed, or pypng is not and the picture has 16-bit colour.
     """
     image_module = _pillow("Image")
-    if not Path(path).is_file():
-        missing = "is a link to nothing" if Path(path).is_symlink() else "does not exist"
-        raise FileError(f"{path} {'is a folder' if Path(path).is_dir() else missing}")
+    if Path(path).is_symlink() and not Path(path).exists():
+        raise FileError(f"{path} is a link to nothing")
+    storage.open_input(path).close()
     if storage.is_hdf5(path):
         raise FileError(f"{path} is an HDF5 file; expected a picture")
     with storage.complete(path):
@@ -88,7 +89,7 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
                     image.verify()
         except image_module.UnidentifiedImageError:
             raise FileError(f"{path} is not a picture of a kind that Pillow reads, or is damaged") from None
-        with _without_size_limit(image_module), image_module.open(path) as image:
+        with _without_size_limit(image_module), image_module.open(path) as image, _quiet(image.format == "TIFF"):
             _check_size(path, image.width, image.height, len(image.getbands()))
             bits = image.tag_v2.get(258, (8,)) if image.format == "TIFF" else (8,)
             if max(bits) > 8 and len(bits) > 1:
@@ -108,19 +109,21 @@ def write_picture(path: str | os.PathLike[str], picture: Picture, *, overwrite: 
     kind, deep = check_format(path, picture), picture.depth == 16
     planes = [*picture.channels, *([] if picture.alpha is None else [picture.alpha])]
     pixels = to_integers(np.stack(planes, axis=-1), picture.depth)
-    with storage.replacing(path, overwrite=overwrite) as file:
-        if deep and len(planes) > 1:
-            height, width, count = pixels.shape
-            writer = _pypng().Writer(width, height, greyscale=count == 2, alpha=count in (2, 4), bitdepth=16)
-            writer.write_packed(file, (row.astype(">u2").tobytes() for row in pixels))
-            return
+    encoded = io.BytesIO()  # because Pillow does not notice it if only a part of a file is written
+    if deep and len(planes) > 1:
+        height, width, count = pixels.shape
+        writer = _pypng().Writer(width, height, greyscale=count == 2, alpha=count in (2, 4), bitdepth=16)
+        writer.write_packed(encoded, (row.astype(">u2").tobytes() for row in pixels))
+    else:
         options = {"quality": 95} if kind in ("JPEG", "WebP") else {}
         try:
-            image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(file, kind, **options)
+            image_module.fromarray(pixels[..., 0] if len(planes) == 1 else pixels).save(encoded, kind, **options)
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow's writers refuse pictures with many kinds of exception
-            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
-                raise
             raise FileError(f"cannot write {path} as {kind}: {' '.join(str(error).split())}") from error
+    with storage.replacing(path, overwrite=overwrite) as file:
+        storage.write_checked(file, encoded.getvalue())
 
 
 def check_ending(path: str | os.PathLike[str]) -> str:
@@ -189,13 +192,13 @@ def _from_pillow(image: Any, path: str | os.PathLike[str]) -> Picture:
 
 def _check_size(path: str | os.PathLike[str], width: int, height: int, channels: int) -> None:
     """Raise FileError if a picture has too many pixels for the size of its file, or for the memory."""
-    pixels, stored = width * height, os.path.getsize(path)
-    if pixels > max(MANY, MANY_PER_BYTE * stored):
+    values, stored = width * height * channels, os.path.getsize(path)
+    if values > max(MANY, MANY_PER_BYTE * stored):
         raise FileError(
             f"{path} has {width}×{height} pixels in {stored} bytes, which looks like a file made to fill the memory; "
             "if it is a picture, save it without compression"
         )
-    needed = 3 * 8 * pixels * channels
+    needed = 3 * 8 * values
     if hasattr(os, "sysconf") and needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise FileError(f"{path} is too large: its {width}×{height} pixels need {needed / 2**30:.0f} GiB of memory")
 
@@ -214,6 +217,22 @@ def _read_deep_colour(path: str | os.PathLike[str]) -> Picture:
         pixels = np.vstack([np.asarray(row, np.uint16) for row in rows]).reshape(height, width, info["planes"]) / 65535
     planes = np.moveaxis(pixels, 2, 0)
     return Picture(planes[:-1], 16, planes[-1]) if info["alpha"] else Picture(planes, 16)
+
+
+@contextlib.contextmanager
+def _quiet(needed: bool) -> Iterator[None]:
+    """Drop what C libraries print on stderr, as libtiff does about damaged files, if that is needed."""
+    if not needed:
+        yield
+        return
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 @contextlib.contextmanager

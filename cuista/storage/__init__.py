@@ -1,7 +1,17 @@
 """Files: atomic writing, cuista's own HDF5 files, and arrays in other formats."""
 
 from cuista.storage.arrays import has_arrays, load_array, load_arrays, opened_array, save_arrays
-from cuista.storage.files import check_writable, claimed, complete, remove, replacing, sha256
+from cuista.storage.files import (
+    check_writable,
+    claimed,
+    complete,
+    identity_of,
+    open_input,
+    remove,
+    replacing,
+    sha256,
+    write_checked,
+)
 from cuista.storage.proof import has_proof
 from cuista.storage.records import (
     Record,
@@ -27,11 +37,13 @@ __all__ = [
     "datasets",
     "has_arrays",
     "has_proof",
+    "identity_of",
     "is_cuista",
     "is_hdf5",
     "kind_of",
     "load_array",
     "load_arrays",
+    "open_input",
     "opened",
     "opened_array",
     "printable",
@@ -41,4 +53,5 @@ __all__ = [
     "save_arrays",
     "sha256",
     "write",
+    "write_checked",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
-from cuista.storage.files import complete, replacing
+from cuista.storage.files import complete, open_input, replacing
 from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
 from cuista.storage.trial import DEFLATED
 
@@ -38,9 +38,10 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
     InputError
         If the array does not hold real numbers.
     """
-    arrays = load_arrays(path)
-    found = _chosen(path, arrays, names, key)
-    return as_real(arrays[found], f"{path} ({found})")
+    with _arrays_in(path) as arrays:
+        found = _chosen(path, arrays, names, key)
+        array = arrays[found]
+    return as_real(array, f"{path} ({found})")
 
 
 @contextlib.contextmanager
@@ -79,26 +80,47 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
     FileError
         If the file is missing, damaged or of another format, or holds pickled objects.
     """
+    with _arrays_in(path) as arrays:
+        return {name: arrays[name] for name in arrays}
+
+
+@contextlib.contextmanager
+def _arrays_in(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
+    """The arrays of a file by name. In formats that allow it, each is read when it is asked for."""
     head = _head(path)
-    with complete(path):
+    is_matlab = head.startswith(b"MATLAB 7.3")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(complete(path))
         if head.startswith((b"\x93NUMPY", b"PK")):
-            with open(path, "rb") as file:
-                _check_sizes(path, file)
-                loaded = np.load(file, allow_pickle=False)
-                return {"array": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
-        if head.startswith(b"MATLAB 5.0"):
+            file = stack.enter_context(open_input(path))
+            _check_sizes(path, file)
+            loaded = np.load(file, allow_pickle=False)
+            yield {"array": loaded} if isinstance(loaded, np.ndarray) else loaded
+        elif head.startswith(b"MATLAB 5.0"):
             from scipy.io import loadmat
 
-            return {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
-        if is_hdf5(path) or head.startswith(b"MATLAB 7.3"):
-            with open_hdf5(path) as hdf5:
-                arrays = {name: node[()] for name, node in datasets(hdf5, path).items()}
-            # MATLAB stores arrays column by column.
-            turned = head.startswith(b"MATLAB 7.3")
-            return {
-                name: array.T if turned and isinstance(array, np.ndarray) else array for name, array in arrays.items()
-            }
-    raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content")
+            yield {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+        elif is_hdf5(path) or is_matlab:
+            yield _Stored(datasets(stack.enter_context(open_hdf5(path)), path), is_matlab)
+        else:
+            raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content")
+
+
+class _Stored(Mapping[str, Any]):
+    """The arrays of an open HDF5 file, which are read when they are asked for. MATLAB stores them column by column."""
+
+    def __init__(self, nodes: dict[str, Any], turned: bool) -> None:
+        self.nodes, self.turned = nodes, turned
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.nodes[name][()]
+        return value.T if self.turned and isinstance(value, np.ndarray) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
 
 
 def has_arrays(path: str | os.PathLike[str]) -> bool:
@@ -108,13 +130,8 @@ def has_arrays(path: str | os.PathLike[str]) -> bool:
 
 def _head(path: str | os.PathLike[str]) -> bytes:
     """The first bytes of a file, which say what it is."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(512)
-    except FileNotFoundError:
-        raise FileError(f"{path} does not exist") from None
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
+    with open_input(path) as file:
+        return file.read(512)
 
 
 def _check_sizes(path: str | os.PathLike[str], file: IO[bytes]) -> None:
@@ -184,6 +201,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
 
 def listed(arrays: Mapping[str, Any]) -> str:
     """The names and shapes of arrays, for messages."""
+    arrays = getattr(arrays, "nodes", arrays)  # no need to read them
     return ", ".join(f"{name} {np.shape(value)}" for name, value in arrays.items()) or "no arrays"
 
 

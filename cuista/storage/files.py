@@ -51,11 +51,10 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
     with claimed(path):
         check_writable(path, overwrite=overwrite)
         target = Path(os.path.realpath(path))
+        _clean(target)
+        temporary, file = target.with_name(f"{_begin(target)}{secrets.token_hex(4)}.tmp"), None
         try:
-            file, temporary = _new_file(target)
-        except OSError as error:
-            raise FileError(f"cannot write {path}: {reason_of(error)}") from error
-        try:
+            file = _new_file(temporary)
             with file:
                 yield file
                 if overwrite and target.exists() and hasattr(os, "fchmod"):  # Windows has none
@@ -67,21 +66,33 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         except OSError as error:
             raise FileError(f"cannot write {path}: {reason_of(error)}") from error
         finally:
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()  # what is still in its buffer may not fit on the disk
             with contextlib.suppress(OSError):
-                file.close()  # what is still in its buffer may not fit on the disk
-            temporary.unlink(missing_ok=True)
+                temporary.unlink()
 
 
-def _new_file(target: Path) -> tuple[IO[bytes], Path]:
-    """A new file beside the target, and its name. Those that killed processes have left for this target are removed."""
-    begin = f".{_shortened(target.name)}."
-    with contextlib.suppress(OSError):  # the folder may be readable to others only
-        for entry in os.scandir(target.parent):
-            if re.fullmatch(re.escape(begin) + r"[0-9a-f]{8}\.tmp", entry.name) and _lock_of(target) in _claims:
-                os.unlink(entry.path)
-    temporary = target.with_name(f"{begin}{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    return os.fdopen(descriptor, "w+b"), temporary
+def _new_file(path: Path) -> IO[bytes]:
+    """A new file, open for reading and writing."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    return os.fdopen(descriptor, "w+b")
+
+
+def _begin(target: Path) -> str:
+    """How the names of temporary files for this target begin."""
+    return f".{_shortened(target.name)}."
+
+
+def _clean(target: Path) -> None:
+    """Remove what killed processes have left beside the target, once for each claim to it."""
+    claim = _claims.get(_lock_of(target))
+    if claim and not claim.cleaned:
+        claim.cleaned = True
+        with contextlib.suppress(OSError), os.scandir(target.parent) as entries:  # others may own the folder
+            for entry in entries:
+                if re.fullmatch(re.escape(_begin(target)) + r"[0-9a-f]{8}\.tmp", entry.name):
+                    os.unlink(entry.path)
 
 
 def _name(temporary: Path, target: Path, overwrite: bool) -> None:
@@ -104,6 +115,15 @@ def _name(temporary: Path, target: Path, overwrite: bool) -> None:
         os.replace(temporary, target)
 
 
+def write_checked(file: IO[bytes], content: bytes) -> None:
+    """Write the whole content of a new file. Raises OSError if there is no room, or if other bytes are read back."""
+    reserve(file, len(content))
+    file.write(content)
+    file.seek(0)
+    if file.read() != content:
+        raise OSError(errno.EIO, "the disk does not give back what was written")
+
+
 def reserve(file: IO[bytes], size: int) -> None:
     """Ask the file system for the room that a new file will take, if it can be asked. Raises OSError if it has none."""
     if hasattr(os, "posix_fallocate") and size:
@@ -124,6 +144,38 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Open a file for reading.
+
+    Raises
+    ------
+    FileError
+        If it does not exist, cannot be opened, or is a folder, a pipe or a device, from which reading might not end.
+    """
+    try:
+        file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    except FileNotFoundError:
+        raise FileError(f"{path} does not exist") from None
+    except OSError as error:
+        is_folder = isinstance(error, IsADirectoryError)  # as Python finds when it wraps the descriptor
+        raise FileError(
+            f"cannot read {path}: {'it is a folder; give a file' if is_folder else reason_of(error)}"
+        ) from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileError(f"cannot read {path}: it is a pipe or a device; give a file")
+    return file
+
+
+def identity_of(path: str | os.PathLike[str]) -> list[int] | None:
+    """What tells a file from others, and from itself after a change; None if it does not exist."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+
+
 def remove(path: str | os.PathLike[str]) -> None:
     """Remove a file that is not needed any more, if it exists, in a way that survives a crash of the system."""
     Path(path).unlink(missing_ok=True)
@@ -135,12 +187,16 @@ def remove(path: str | os.PathLike[str]) -> None:
 
 @dataclass
 class _Claim:
-    """A claim: its process and thread, how often that has made it, and the descriptor of the locked file."""
+    """A claim: its process and thread, how often that has made it, and the descriptor of the locked file.
+
+    `cleaned` says whether the files were removed that killed processes have left.
+    """
 
     process: int
     thread: int
     times: int
     descriptor: int
+    cleaned: bool = False
 
 
 _claims: dict[Path, _Claim] = {}
@@ -248,9 +304,17 @@ def _is_at(descriptor: int, path: Path) -> bool:
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Raise FileError if `path` cannot be written, so that long work does not fail at its end."""
     target = Path(path)
-    if target.is_dir():
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        mode = None
+    except OSError as error:
+        raise FileError(f"cannot write {target}: {reason_of(error)}") from error
+    if mode is not None and stat.S_ISDIR(mode):
         raise FileError(f"cannot write {target}: it is a folder; give a file name")
-    if target.exists() and not overwrite:
+    if mode is not None and not stat.S_ISREG(mode):
+        raise FileError(f"cannot write {target}: it is a pipe or a device; give another name")
+    if mode is not None and not overwrite:
         raise FileError(f"{target} exists already: choose another name, or overwrite it", option="overwrite")
     folder = (Path(os.path.realpath(target)) if target.is_symlink() else target).parent
     if not folder.is_dir():
@@ -276,6 +340,8 @@ def complete(path: str | os.PathLike[str], advice: str = "", option: str | tuple
         raise FileError(f"{path} is too large: there is not enough memory to read it") from error
     except Exception as error:
         reason = reason_of(error)
+        if isinstance(error, OSError) and error.strerror:
+            raise FileError(f"cannot read {path}: {reason}") from error
         if isinstance(error, KeyError) and " " not in str(error):
             reason = f"its entry {error} is missing"
         raise FileError(f"{path} is damaged: {reason}{advice and f'; {advice}'}", option=option) from error

@@ -15,18 +15,18 @@ import time
 from typing import IO, Any
 
 from cuista.errors import FileError
-from cuista.storage.files import reason_of
+from cuista.storage.files import open_input
 
 # How a file begins, how many bytes come before its content, and how many bytes of that each hash covers.
 BEGINNING, HEAD, PART = b"cuista file that ends with the SHA-256 of each MiB: ", 512, 1 << 20
-# The bytes of a hash.
-HASH = 32
+# The bytes of a hash, and the share of parts after which the rest are checked too, so that no more need be.
+HASH, MOST = 32, 0.9
 # By file, its state when it was last opened, its hashes, and the numbers of the parts that were right.
 _seen: dict[str, tuple[tuple[int, ...], list[bytes], set[int]]] = {}
 
 
 def state_of(file: IO[bytes]) -> tuple[int, ...]:
-    """What changes if a file changes."""
+    """Numbers that change whenever the file does."""
     now = os.fstat(file.fileno())
     return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
@@ -62,12 +62,9 @@ def _head(size: int, hashes: list[bytes]) -> bytes:
 
 
 def has_proof(path: str | os.PathLike[str]) -> bool:
-    """Whether the file begins like one with a proof. It is not checked."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(BEGINNING)) == BEGINNING
-    except OSError:
-        return False  # what is wrong is said when the file is opened
+    """Whether the file begins like one with a proof. It is not checked. Raises FileError if it cannot be read."""
+    with open_input(path) as file:
+        return file.read(len(BEGINNING)) == BEGINNING
 
 
 class Proven:
@@ -82,10 +79,7 @@ class Proven:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path, self.place = path, 0
         self.error: FileError | None = None
-        try:
-            self.file = open(path, "rb")  # noqa: SIM115  (closed by __exit__)
-        except OSError as error:
-            raise FileError(f"cannot read {path}: {reason_of(error)}") from error
+        self.file = open_input(path)
         try:
             known, self._state = os.path.realpath(path), state_of(self.file)
             if known not in _seen or _seen[known][0] != self._state:
@@ -96,6 +90,8 @@ class Proven:
                 entry = _seen[known]
             _, self.hashes, self.right = entry
             self.size = self._state[2] - HEAD - HASH * len(self.hashes)
+            if len(self.right) > MOST * len(self.hashes):  # some parts may hold nothing that anybody reads
+                self.check()
         except BaseException:
             self.file.close()
             raise
@@ -109,7 +105,7 @@ class Proven:
         size = int(match[1])
         count = -(-size // PART)
         if self._state[2] != HEAD + size + HASH * count:
-            raise self._damage(": it is cut short, or something was added" if match else "")
+            raise self._damage(": it is cut short, or something was added")
         self.file.seek(HEAD + size)
         table = self.file.read(HASH * count)
         hashes = [table[first : first + HASH] for first in range(0, len(table), HASH)]
@@ -155,7 +151,8 @@ class Proven:
             target = view[self.place - begin : self.place - begin + count]
             if number in self.right:
                 self.file.seek(HEAD + self.place)
-                self.file.readinto(target)
+                if self.file.readinto(target) != count:  # type: ignore[attr-defined]
+                    raise self._damage(": it is cut short")
             else:
                 target[:] = self._part(number)[first : first + count]
             self.place += count

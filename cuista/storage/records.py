@@ -24,7 +24,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import FileError
-from cuista.storage.files import complete, replacing, reserve
+from cuista.storage.files import complete, open_input, replacing, reserve
 from cuista.storage.proof import HEAD, Proven, has_proof, seal
 from cuista.storage.trial import DEFLATED, try_reading
 from cuista.version import __version__
@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 # Up to this many bytes, an array may be declared that was never written.
 UNWRITTEN = 64 << 20
 # The files without a proof that were mentioned already.
-_noted: set[str | os.PathLike[str]] = set()
+_noted: set[str] = set()
 
 
 @dataclass
@@ -80,13 +80,9 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
     FileError
         As `replacing` does.
     """
-    with replacing(path, overwrite=overwrite) as output:
-        output.write(bytes(HEAD))
-        output.flush()  # an error now must not become one of the HDF5 library
-        with new_hdf5(output, HEAD) as file:
-            file.attrs.update(_provenance(kind))
-            yield file
-        seal(output)
+    with replacing(path, overwrite=overwrite) as output, new_hdf5(output) as file:
+        file.attrs.update(_provenance(kind))
+        yield file
 
 
 def _provenance(kind: str) -> dict[str, Any]:
@@ -155,22 +151,24 @@ def opened(path: str | os.PathLike[str], *kinds: str, whole: bool = False) -> It
             raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
         if not proven and not str(file.attrs.get("cuista_version")).startswith("0.1."):
             raise FileError(f"{path} is damaged: its beginning is not what was written")
-        if not proven and path not in _noted:
-            _noted.add(path)
+        if not proven and os.fspath(path) not in _noted:
+            _noted.add(os.fspath(path))
             warnings.warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=5)
         yield file
 
 
 @contextlib.contextmanager
-def new_hdf5(output: IO[bytes], start: int = 0) -> Iterator[Any]:
-    """A new HDF5 file, an `h5py.File`, in a file that is open for writing, from byte `start` on.
+def new_hdf5(output: IO[bytes]) -> Iterator[Any]:
+    """A new HDF5 file with a proof, an `h5py.File`, in an empty file that is open for writing.
 
     The HDF5 library may crash the process, or go on as if nothing had happened, if a write fails or is interrupted. It
     is therefore told that all is well, and the first error or interruption is raised when it has closed its file.
     """
     import h5py
 
-    steady = _Steady(output, start)
+    output.write(bytes(HEAD))
+    output.flush()  # an error now must not become one of the HDF5 library
+    steady = _Steady(output)
     try:
         with h5py.File(steady, "w") as file:
             yield file
@@ -179,13 +177,14 @@ def new_hdf5(output: IO[bytes], start: int = 0) -> Iterator[Any]:
             raise
     if steady.error is not None:
         raise steady.error
+    seal(output)
 
 
 class _Steady:
-    """A file whose writes never fail, as the HDF5 library wants it. The first error is kept."""
+    """A file after byte `HEAD`, whose writes never fail, as the HDF5 library wants it. The first error is kept."""
 
-    def __init__(self, file: IO[bytes], start: int) -> None:
-        self.file, self.start = file, start
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
         self.error: BaseException | None = None
 
     def _trying(self, action: Callable[[], Any], otherwise: Any) -> Any:
@@ -203,14 +202,14 @@ class _Steady:
         self._trying(self.file.flush, None)
 
     def truncate(self, size: int | None = None) -> int:
-        return int(self._trying(lambda: self.file.truncate(None if size is None else size + self.start), 0))
+        return int(self._trying(lambda: self.file.truncate(None if size is None else size + HEAD), 0))
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        place = offset + self.start if whence == os.SEEK_SET else offset
-        return int(self._trying(lambda: self.file.seek(place, whence) - self.start, 0))
+        place = offset + HEAD if whence == os.SEEK_SET else offset
+        return int(self._trying(lambda: self.file.seek(place, whence) - HEAD, 0))
 
     def tell(self) -> int:
-        return int(self._trying(lambda: self.file.tell() - self.start, 0))
+        return int(self._trying(lambda: self.file.tell() - HEAD, 0))
 
     def read(self, size: int = -1) -> bytes:
         return bytes(self._trying(lambda: self.file.read(size), bytes(max(size, 0))))
@@ -227,12 +226,11 @@ def printable(text: str) -> str:
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether the file starts with the signature of HDF5."""
     signature = b"\x89HDF\r\n\x1a\n"
-    try:
-        with open(path, "rb") as file:
-            # MATLAB and cuista put 512 bytes of their own before it.
-            return signature in (file.read(HEAD)[: len(signature)], file.read(len(signature)))
-    except OSError:
+    if not os.path.isfile(path) and not os.path.lexists(path):
         return False
+    with open_input(path) as file:
+        # MATLAB and cuista put 512 bytes of their own before it.
+        return signature in (file.read(HEAD)[: len(signature)], file.read(len(signature)))
 
 
 def is_cuista(path: str | os.PathLike[str]) -> bool:
@@ -265,10 +263,6 @@ def open_hdf5(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[
     """
     import h5py
 
-    if not Path(path).exists():
-        raise FileError(f"{path} does not exist")
-    if not Path(path).is_file():
-        raise FileError(f"cannot read {path}: it is {'a folder' if Path(path).is_dir() else 'not a file'}; give a file")
     with contextlib.ExitStack() as stack:
         proven = None
         if has_proof(path):
@@ -277,12 +271,12 @@ def open_hdf5(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[
                 proven.check()
         elif is_hdf5(path):
             try_reading(path)
-        elif not os.access(path, os.R_OK):
-            raise FileError(f"cannot read {path}: you have no permission")
         else:
             raise FileError(f"{path} is not an HDF5 file, and therefore not one of cuista's")
         # What is checked already can be read without the detour through Python.
-        source = path if proven is None or proven.is_checked else proven
+        source: Any = path if proven is None else proven
+        if proven and proven.is_checked and os.path.exists("/dev/fd"):
+            source = f"/dev/fd/{proven.file.fileno()}"
         try:
             with complete(path):
                 file = stack.enter_context(h5py.File(source, "r"))
@@ -304,20 +298,27 @@ def datasets(file: Any, path: str | os.PathLike[str]) -> dict[str, Any]:
     import h5py
 
     found: dict[str, Any] = {}
+    unwritten = 0
 
     def visit(name: Any, node: Any) -> None:
         if not isinstance(name, str) or "\0" in name:
             raise FileError(f"{path} is damaged: it has an array whose name is {name!r}")
+        nonlocal unwritten
         if isinstance(node, h5py.Dataset):
-            check_stored(path, node)
+            unwritten += check_stored(path, node)
+            if unwritten > UNWRITTEN:
+                raise FileError(f"{path} is damaged: {unwritten} bytes of its arrays were never written")
             found[name] = node
 
     file.visititems(visit)
     return found
 
 
-def check_stored(path: str | os.PathLike[str], node: Any) -> None:
-    """Raise FileError unless an array of an HDF5 file is stored in the file itself, as large as it says it is."""
+def check_stored(path: str | os.PathLike[str], node: Any) -> int:
+    """Raise FileError unless an array of an HDF5 file is stored in the file itself, as large as it says it is.
+
+    Returns the number of bytes that may not be stored because they were never written.
+    """
     import h5py
 
     plan, name = node.id.get_create_plist(), node.name.lstrip("/")
@@ -329,6 +330,7 @@ def check_stored(path: str | os.PathLike[str], node: Any) -> None:
     most = stored * (DEFLATED if plan.get_nfilters() else 1)
     if declared > max(most, UNWRITTEN):
         raise FileError(f"{path} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
+    return max(int(declared - most), 0)
 
 
 def _is_plain(dtype: Any) -> bool:
@@ -342,6 +344,8 @@ def _attributes(file: Any) -> dict[str, Any]:
     """The attributes of an open HDF5 file as plain Python objects: numbers, strings and lists."""
     values = {}
     for name, value in file.attrs.items():
+        if not isinstance(name, str):
+            raise TypeError(f"it has an attribute whose name is {name!r}")
         if not isinstance(value, str) and not (hasattr(value, "dtype") and _is_plain(value.dtype)):
             raise TypeError(f"its attribute {name!r} is {value!r}; expected numbers or text")
         values[name] = value if isinstance(value, str) else value.tolist()

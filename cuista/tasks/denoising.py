@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import LARGEST, Array
 from cuista.counter import CODES, NOISE, TEST, TRAINING, TUNING, Key
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
@@ -98,10 +98,7 @@ class Denoiser(Trained):
         if net not in CONV_NETWORKS:
             known = ", ".join(CONV_NETWORKS)
             raise InputError(f"{net!r} is not a convolutional network; expected one of {known}", option="net")
-        if not 0 < sigma < np.inf:
-            raise InputError(
-                f"σ is {sigma}; expected the noise's standard deviation (of 255), greater than 0", option="sigma"
-            )
+        check_sigma(sigma)
         operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
         return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
 
@@ -440,6 +437,7 @@ def evaluate_denoisers(
     """
     first = next(iter(denoisers.values()))
     sigma = first.sigma if sigma is None else sigma
+    check_sigma(sigma)
     network, dictionary = first.network, first.weight.dictionary
     pictures = test_pictures(images)
     methods: dict[str, Callable[[Array], Array]] = {"noisy": lambda noisy: noisy}
@@ -465,6 +463,15 @@ def evaluate_denoisers(
         return lambda denoise: denoise(noisy) + mean
 
     return report_on_pictures(pictures, prepare, methods, lambdas, progress, sigma=sigma)
+
+
+def check_sigma(sigma: float) -> None:
+    """Raise InputError unless σ can be the standard deviation of noise, in units of 1/255 of white."""
+    if not 1 / LARGEST <= sigma <= LARGEST:
+        raise InputError(
+            f"σ is {sigma}; expected the noise's standard deviation (of 255), {1 / LARGEST:g} to {LARGEST:g}",
+            option="sigma",
+        )
 
 
 def _spans(length: int, side: int, reach: int) -> list[Span]:

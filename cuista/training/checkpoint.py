@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,28 @@ def continued(out: str | os.PathLike[str], resume: bool, overwrite: bool) -> Pat
     if resume and out.is_file() and not checkpoint.exists():
         return out
     begun = resume and checkpoint.exists()
-    if begun and out.exists() and out.stat().st_mtime_ns > checkpoint.stat().st_mtime_ns:
-        raise FileError(
-            f"{out} has been written since the run was interrupted: move it away to continue the run, or start afresh",
-            option="overwrite",
-        )
+    if begun:
+        check_replaceable(out, replaced_by(checkpoint))
     storage.check_writable(out, overwrite=overwrite or begun)
     return checkpoint if begun else None
+
+
+def replaced_by(checkpoint: Path) -> list[int] | None:
+    """The identity of the file that the run of a checkpoint was allowed to overwrite, or None."""
+    attributes, _ = storage.contents(checkpoint)
+    with storage.complete(checkpoint, "start afresh", "overwrite"):
+        found: list[int] | None = json.loads(attributes["replaces"])
+    return found
+
+
+def check_replaceable(out: str | os.PathLike[str], replaces: list[int] | None) -> None:
+    """Raise FileError if `out` exists, and is not the file that a run was allowed to overwrite when it began."""
+    now = storage.identity_of(out)
+    if now is not None and now != replaces:
+        raise FileError(
+            f"{out} has been written since the run began: move it away to continue the run, or start afresh",
+            option="overwrite",
+        )
 
 
 def load_continued(kind: type[AnyTrained], path: Path | None) -> AnyTrained | None:
@@ -141,11 +157,17 @@ def _short(value: Any) -> str:
 
 
 def save_checkpoint(
-    path: str | os.PathLike[str], model: Trained, learning: Unrolled, state: TrainingState, run: dict[str, Any]
+    path: str | os.PathLike[str],
+    model: Trained,
+    learning: Unrolled,
+    state: TrainingState,
+    run: dict[str, Any],
+    replaces: list[int] | None,
 ) -> None:
     """Write the state atomically in place of the previous one.
 
-    `learning` is the network in training, either the model's or a precursor; `run` identifies the run.
+    `learning` is the network in training, either the model's or a precursor; `run` identifies the run. `replaces` is
+    the identity of the file that it may overwrite.
     """
     record = model.record(CHECKPOINT)
     record.arrays["state/history"] = np.array(state.history, np.float64).reshape(-1, 3)
@@ -163,7 +185,7 @@ def save_checkpoint(
             **{name: getattr(state, name) for name in _SCALARS},
         }
     )
-    record.attributes["run"] = json.dumps(run)
+    record.attributes |= {"run": json.dumps(run), "replaces": json.dumps(replaces)}
     storage.write(path, record, overwrite=True)
 
 
@@ -196,3 +218,25 @@ def load_checkpoint(
         if precursor and precursor_parameters:
             precursor.parameters = precursor_parameters
     return state
+
+
+def check_state(path: str | os.PathLike[str], state: TrainingState, learning: Unrolled, stages: Sequence[Any]) -> None:
+    """Raise FileError unless the state in a checkpoint is whole and fits the network in training and the stages."""
+    shapes = {name: value.shape for name, value in learning.parameters.items()}
+    mean, square, best = (
+        {name: value.shape for name, value in group.items()}
+        for group in (state.adam.mean, state.adam.square, state.best)
+    )
+    errors = [error for stage, _, error in state.history if stage == state.stage]
+    fits = (
+        0 <= state.stage < len(stages)
+        and 0 <= state.step <= stages[state.stage].steps
+        and state.step <= state.total_steps
+        and mean == square
+        and mean.items() <= shapes.items()
+        and bool(mean) == (state.adam.updates > 0)
+        and best == (shapes if errors else {})
+        and state.best_error_db == min(errors, default=float("inf"))
+    )
+    if not fits:
+        raise FileError(f"{path} is damaged: its parts do not fit together; start afresh", option="overwrite")

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import LARGEST, Array
 from cuista.counter import NOISE, PREPARING, TRAINING, Key
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.images import ImageSet, PatchSet
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 from cuista.operators import Dense
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
 from cuista.solvers.conv import ConvFista
 from cuista.solvers.proximal import proximal_gradient
-from cuista.training.checkpoint import check_same_run, checkpoint_path, continued
+from cuista.training.checkpoint import check_replaceable, check_same_run, checkpoint_path, continued, replaced_by
 from cuista.training.interruption import deferred_signals
 
 CHECKPOINT = "cuista-dictionary-checkpoint"
@@ -90,8 +90,8 @@ class AtomRecipe:
 
 def _check_positive(recipe: LearningRecipe | AtomRecipe) -> None:
     for name, value in vars(recipe).items():
-        if not 0 < value < np.inf:
-            raise InputError(f"{name} is {value}; expected a number greater than 0", option=name)
+        if not 0 < value <= LARGEST:
+            raise InputError(f"{name} is {value}; expected a number greater than 0, up to {LARGEST:g}", option=name)
 
 
 def learn_dictionary(
@@ -210,12 +210,22 @@ def _learn(
     run, steps = {**vars(learner.recipe), **what, "seed": seed}, learner.recipe.steps
     with storage.claimed(out):
         state, first, objective = learner.begin(seed), 0, 0.0
+        replaces = None
         if out is not None:
             checkpoint, before = checkpoint_path(out), continued(out, resume, overwrite)
-            if before is not None:
-                if before != checkpoint:
-                    return _finished(before, run)
-                state, first, objective = _load(checkpoint, run)
+            if before is None:
+                replaces = storage.identity_of(out)
+            elif before != checkpoint:
+                return _finished(before, run)
+            else:
+                replaces = replaced_by(checkpoint)
+                state, first, objective = _load(checkpoint, run, state)
+
+        def save(step: int) -> None:
+            attributes = {"step": step, "objective": objective}
+            named = {"run": json.dumps(run), "replaces": json.dumps(replaces)}
+            storage.write(checkpoint, storage.Record(CHECKPOINT, state, {**attributes, **named}), overwrite=True)
+
         saved = time.monotonic()
         with deferred_signals() as interrupted, blas_threads(0):
             for step in range(first, steps):
@@ -224,16 +234,20 @@ def _learn(
                 if progress:
                     progress(step + 1, steps, objective)
                 if out is not None and (interrupted() or time.monotonic() - saved > 30):
-                    attributes = {"step": step + 1, "objective": objective, "run": json.dumps(run)}
-                    storage.write(checkpoint, storage.Record(CHECKPOINT, state, attributes), overwrite=True)
+                    save(step + 1)
                     saved = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
         learned = learner.result(state["D"])
         if out is not None:
+            try:
+                check_replaceable(out, replaces)
+            except FileError:
+                save(steps)  # so that nothing is lost
+                raise
             record = storage.Record("cuista-dictionary", attributes={"run": json.dumps(run)})
             learned.store(record)
-            storage.write(out, record, overwrite=overwrite or before is not None)
+            storage.write(out, record, overwrite=replaces is not None)
             storage.remove(checkpoint)
     return learned
 
@@ -344,9 +358,14 @@ def _finished(path: Path, run: dict[str, Any]) -> Dictionary:
     return Dictionary.from_record(record, path)
 
 
-def _load(path: Path, run: dict[str, Any]) -> tuple[dict[str, Array], int, float]:
-    """The state, the number of steps done, and the objective of an interrupted run."""
+def _load(path: Path, run: dict[str, Any], first: dict[str, Array]) -> tuple[dict[str, Array], int, float]:
+    """The state, the number of steps done, and the objective of an interrupted run, whose first state was `first`."""
     record = storage.read(path, CHECKPOINT)
     with storage.complete(path, "start afresh", "overwrite"):
         check_same_run(path, json.loads(record.attributes["run"]), run)
-        return record.arrays, int(record.attributes["step"]), float(record.attributes["objective"])
+        state, step = record.arrays, int(record.attributes["step"])
+        if {name: array.shape for name, array in state.items()} != {name: array.shape for name, array in first.items()}:
+            raise ValueError("its arrays are not those of such a run")
+        if not 0 <= step <= run["steps"]:
+            raise ValueError(f"it is at step {step} of {run['steps']}")
+        return state, step, float(record.attributes["objective"])

@@ -24,10 +24,13 @@ from cuista.training.checkpoint import (
     CHECKPOINT_ENDING,
     Parameters,
     TrainingState,
+    check_replaceable,
     check_same_run,
+    check_state,
     checkpoint_path,
     continued,
     load_checkpoint,
+    replaced_by,
     save_checkpoint,
 )
 from cuista.training.fitting import fit_layer
@@ -100,19 +103,22 @@ def train(
             return _finished(model, before, run_identity)
         if before is not None and not recipe.by_gradients:
             raise FileError(f"{before} is from another run, not from a search: start afresh", option="overwrite")
-        if before is None and out is not None:
-            storage.remove(checkpoint_path(out))  # an older run's, which this one overwrites
+        replaces = None
+        if out is not None:
+            replaces = storage.identity_of(out) if before is None else replaced_by(before)
         with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
             if recipe.by_gradients:
-                run = _Run(model, recipe, task, source, seed, out, run_identity, Alone())
+                run = _Run(model, recipe, task, source, seed, out, run_identity, replaces, Alone())
                 run.begin(before)
+                if before is None and out is not None:
+                    storage.remove(checkpoint_path(out))  # an older run's, which this one overwrites
                 run.train(checkpoint_seconds, progress)
-                run.check_output(overwrite or before is not None)
+                run.check_output()
             else:
                 search(model, recipe, source, seed, run_identity, task.measure, progress)
             task.finish(model)
         if out is not None:
-            model.save(out, overwrite=overwrite or before is not None)
+            model.save(out, overwrite=replaces is not None)
             storage.remove(checkpoint_path(out))
     return model
 
@@ -174,10 +180,12 @@ class _Run:
         seed: int,
         out: str | os.PathLike[str] | None,
         identity: dict[str, Any],
+        replaces: list[int] | None,
         ranks: Ranks,
     ) -> None:
         self.model, self.network, self.recipe, self.task, self.source = model, model.network, recipe, task, source
-        self.seed, self.out, self.identity, self.ranks, self.ops = seed, out, identity, ranks, self.network.ops
+        self.seed, self.out, self.identity, self.replaces = seed, out, identity, replaces
+        self.ranks, self.ops = ranks, self.network.ops
         self.precursor = self.network.precursor() if recipe.analytic else None
         self.stages = recipe.stages(self.network.layers, bool(self.precursor or self.network.matrices))
         self.state = TrainingState(mean_loss=self.ops.asarray(0.0, np.float64))
@@ -194,6 +202,10 @@ class _Run:
             for network in filter(None, (self.network, self.precursor)):
                 network.parameters = network.fast_start()
                 self.source.adapt(network, self.seed)
+        if checkpoint is not None:
+            in_stage = self.stages[min(max(self.state.stage, 0), len(self.stages) - 1)]
+            learning = self.precursor if in_stage.precursor and self.precursor else self.network
+            check_state(checkpoint, self.state, learning, self.stages)
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
         self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
@@ -273,11 +285,11 @@ class _Run:
         self.network.parameters, self.model.training_seconds = state.best, state.seconds
         self._describe({f"validation_{self.task.measure.lower()}_db": state.best_error_db})
 
-    def check_output(self, overwrite: bool) -> None:
+    def check_output(self) -> None:
         """Raise FileError if a file has appeared where the model is to be written; the run is then saved."""
         if self.out is not None:
             try:
-                storage.check_writable(self.out, overwrite=overwrite)
+                check_replaceable(self.out, self.replaces)
             except FileError:
                 self._save(fatal=False)
                 raise
@@ -293,7 +305,9 @@ class _Run:
             return
         self._clock()
         try:
-            save_checkpoint(checkpoint_path(self.out), self.model, self.learning, self.state, self.identity)
+            save_checkpoint(
+                checkpoint_path(self.out), self.model, self.learning, self.state, self.identity, self.replaces
+            )
         except FileError as error:
             if fatal:
                 raise
