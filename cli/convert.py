@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from cuista.cli import common
 from cuista.cli.problems import load_problem
 from cuista.cli.routing import NetworkName
@@ -252,9 +253,15 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
         return {"D": arrays["D"]} if bare else arrays
     if "deblocking" in record.arrays:
         common.say("Note: the map against seams between blocks is not exported.")
+    unit = float(record.attributes.get("unit", 0))
+    if unit:
+        common.say(
+            f"Note: the network scales the measurements of each sample to the norm {unit:.6g} (unit), and its result "
+            "back. The original does not: scale them before, or train with --fixed-units."
+        )
     if target.suffix.lower() == ".npz":
         return original.write_model(model.Trained.kinds[record.kind].from_record(record, source), scope)
-    return model.group(record, "parameters/")
+    return {**model.group(record, "parameters/"), **({"unit": np.array(unit)} if unit else {})}
 
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:

@@ -33,12 +33,14 @@ class DenseNetwork:
     max_percent: float | None
     untied: bool
     coord: bool
+    fixed_units: bool = False
 
     @property
     def given(self) -> list[str]:
         """The names of the options that were given, apart from --net."""
         named = {"-W": self.weight_file, "--ridge": self.ridge, "-T": self.layers, "-p": self.percent}
         named |= {"--max-percent": self.max_percent, "--untied": self.untied or None, "--coord": self.coord or None}
+        named |= {"--fixed-units": self.fixed_units or None}
         return [option for option, value in named.items() if value is not None]
 
     def check(self) -> None:
@@ -87,7 +89,9 @@ class DenseNetwork:
             weight = analytic_weight(
                 problem, net, ridge=self.ridge, recipe=recipe, begun=begun, say=common.say, **options
             )
-        return Model.new(problem, weight, net, per_coordinate=self.coord, **options)
+        return Model.new(
+            problem, weight, net, per_coordinate=self.coord, unit=0.0 if self.fixed_units else None, **options
+        )
 
 
 def network_options(task: str, default: str | None) -> common.Decorator:
@@ -106,6 +110,8 @@ def network_options(task: str, default: str | None) -> common.Decorator:
         common.percent_options(),
         click.option("--untied/--tied", help="Learn a matrix for each layer, or a shared one."),
         click.option("--coord", is_flag=True, help="Learn a threshold for each coordinate."),
+        # Networks for pictures never scale: the values of pictures have no other units.
+        *([click.option("--fixed-units", is_flag=True, help="Do not scale measurements.")] if task != "cs" else []),
     )
 
 

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from cuista.errors import InputError, MissingLibraryError
 
 Array = NDArray[Any]
-# The largest magnitude of numbers to compute with; the smallest is its inverse.
-LARGEST = 1e15
+# The largest magnitude of numbers to compute with, and of measurements; the smallest ones are their inverses.
+LARGEST, LARGEST_MEASUREMENT = 1e15, 1e30
 
 
 def library(module: str, extra: str, use: str) -> Any:
@@ -51,22 +51,19 @@ def check_finite(array: Array, name: str) -> None:
         raise InputError(f"{name} has {count} NaN or infinite entries, the first at {first}; expected finite numbers")
 
 
-def is_extreme(magnitude: Array) -> Array:
-    """Whether magnitudes other than 0 are so large or so small that their squares are lost in single precision."""
+def is_extreme(magnitude: Array, largest: float = LARGEST) -> Array:
+    """Whether magnitudes other than 0 are larger than `largest` or smaller than its inverse.
+
+    By default, numbers are extreme whose squares are lost in single precision. Measurements are scaled before they are
+    squared, so that only those are extreme that are lost themselves (`LARGEST_MEASUREMENT`).
+    """
     magnitude = np.asarray(magnitude, np.float64)
-    return np.asarray((magnitude != 0) & ~((magnitude >= 1 / LARGEST) & (magnitude <= LARGEST)))
+    return np.asarray((magnitude != 0) & ~((magnitude >= 1 / largest) & (magnitude <= largest)))
 
 
-def check_magnitude(array: Array, name: str) -> None:
-    """Raise InputError if the largest entry is extreme."""
-    largest = np.abs(array).max(initial=0)
-    if is_extreme(largest):
-        raise InputError(f"the largest entry of {name} is {extreme(largest)}")
-
-
-def extreme(magnitude: float) -> str:
+def extreme(magnitude: float, largest: float = LARGEST) -> str:
     """The end of a message about an extreme magnitude."""
-    return f"{magnitude:.3g} in magnitude; expected {1 / LARGEST:g} to {LARGEST:g}. Change its unit"
+    return f"{magnitude:.3g} in magnitude; expected {1 / largest:g} to {largest:g}. Change its unit"
 
 
 def check_matrix(A: ArrayLike, name: str) -> Array:
@@ -81,7 +78,9 @@ def check_matrix(A: ArrayLike, name: str) -> Array:
     if A.ndim != 2 or 0 in A.shape:
         raise InputError(f"{name} has shape {A.shape}; expected (M, N)")
     check_finite(A, name)
-    check_magnitude(A, name)
+    largest = np.abs(A).max()
+    if is_extreme(largest):
+        raise InputError(f"the largest entry of {name} is {extreme(largest)}")
     zero = np.flatnonzero(~A.any(axis=0))
     if zero.size:
         raise InputError(
@@ -105,8 +104,9 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
         hint = "; it looks transposed: samples must be rows" if transposed else ""
         raise InputError(f"{name} has shape {array.shape}; expected (samples, {length}){hint}")
     check_finite(array, name)
-    for row in np.flatnonzero(is_extreme(np.abs(array).max(axis=1, initial=0))):
-        check_magnitude(array[row], f"row {row} of {name}")
+    peaks = np.abs(array).max(axis=1, initial=0)
+    for row in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
+        raise InputError(f"the largest entry of row {row} of {name} is {extreme(peaks[row], LARGEST_MEASUREMENT)}")
     return array
 
 

@@ -213,7 +213,7 @@ def read_model(
     """
     found, scope = _scoped(arrays, scope, source, encoder=False)
     form = _form(found, net, NETS, source) | _schedule(arrays, percent, max_percent, PaperRecipe().schedule(0.1))
-    model = Model.new(problem, weight, net, **form)
+    model = Model.new(problem, weight, net, unit=_unit(arrays), **form)
     return _filled(model, found, scope, source)
 
 
@@ -367,7 +367,14 @@ def states_schedule(arrays: Mapping[str, Array]) -> bool:
 
 
 def _written_schedule(network: Any) -> dict[str, Array]:
-    return {name: np.asarray(getattr(network, name)) for name in SCHEDULE if network.selects}
+    """The support schedule, and the norm `unit` to which measurements are scaled, if they are."""
+    unit = {"unit": np.asarray(network.unit)} if network.unit else {}
+    return {name: np.asarray(getattr(network, name)) for name in SCHEDULE if network.selects} | unit
+
+
+def _unit(arrays: Mapping[str, Array]) -> float:
+    """The norm to which measurements are scaled, as the file states it; 0 in files of the original."""
+    return float(as_real(arrays["unit"], "unit").ravel()[0]) if "unit" in arrays else 0.0
 
 
 def _schedule(

@@ -12,9 +12,9 @@
 KERNEL __launch_bounds__(512, 1) alista_step(
     // The problem: Aᵀ (N, M); W (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;
     // (N + 1) how much each non-zero entry adds to log(g / f), followed by log(g / f) of a signal without any; the law
-    // of magnitudes; and 10^(−SNR/20).
+    // of magnitudes; 10^(−SNR/20); and the norm to which measurements are scaled, or 0.
     const real* __restrict__ A_transposed, const real* __restrict__ W, const Word* __restrict__ limits,
-    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, real noise, int M, int N,
+    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, real noise, real unit, int M, int N,
     // The network: −AᵀW and its transpose (N, N), the parameters, and how many entries may pass in each layer.
     const real* __restrict__ forward, const real* __restrict__ backward, const double* __restrict__ step_size,
     const double* __restrict__ threshold, const int* __restrict__ support,
@@ -76,6 +76,16 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         for (int m = threadIdx.x; m < M; m += blockDim.x) {
             const Word e = number * M + m;
             y[m] += deviation * normal_entry(philox(Source{seed, own_stream, step, NOISE}, e / 4), e);
+        }
+    }
+    if (unit > 0) {  // the network works on y / s, and ‖s x − x*‖² = s² ‖x − x*/s‖²
+        double squares = 0;
+        for (int m = threadIdx.x; m < M; m += blockDim.x) squares += double(y[m]) * double(y[m]);
+        const real factor = real(sqrt(block.over<Sum>(squares))) / unit;
+        if (factor > 0) {
+            for (int m = threadIdx.x; m < M; m += blockDim.x) y[m] /= factor;
+            for (int j = threadIdx.x; j < N; j += blockDim.x) target[j] /= factor;
+            weight *= factor * factor;
         }
     }
     __syncthreads();

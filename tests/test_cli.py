@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -411,7 +412,8 @@ def test_networks_survive_conversion_to_the_originals_variables(run, model):
     assert "--problem" in run.errors
     run("convert", model, "model2.h5", fails=1)
     run("convert", model, "step.mat")
-    assert set(storage.load_arrays("step.mat")) == {"step_size", "threshold"}
+    assert set(storage.load_arrays("step.mat")) == {"step_size", "threshold", "unit"}
+    assert "Note: the network scales the measurements of each sample to the norm" in run.errors
 
 
 def test_perturbed_matrices_of_the_original_go_both_ways(run, problem):
@@ -438,6 +440,29 @@ def test_perturbed_matrices_of_the_original_go_both_ways(run, problem):
 def test_only_a_positional_model_decides_what_is_tested(run, model):
     run("test", model, "--samples", 20, "-o", model, "--force")  # the report replaces the model
     run("info", model)
+
+
+def test_measurements_may_be_in_any_units_unless_units_are_fixed(run, problem):
+    words = ("train", problem, "-T", 3, "--max-steps", 60)
+    run(*words)
+    run(*words, "--fixed-units", "-o", "fixed.h5")
+    run(*words, "--recipe", "paper", "-o", "paper.h5")
+    y = cuista.Problem.load(problem).sample(50)[1]
+    np.save("y.npy", y)
+    np.save("millivolts.npy", 1000 * y)
+    for model, scales in (("model.h5", True), ("fixed.h5", False), ("paper.h5", False)):
+        assert bool(json.loads(run("info", model, "--json"))["attributes"]["unit"]) == scales
+        run("recover", model, "y.npy", "--force")
+        volts = np.load("x.npy")
+        with contextlib.nullcontext() if scales else pytest.warns(UserWarning, match="of 50 samples of millivolts"):
+            run("recover", model, "millivolts.npy", "--force")
+        equal = np.allclose(np.load("x.npy"), 1000 * volts, rtol=1e-3, atol=1e-2)
+        assert equal == scales
+    for method in ("ista", "fista", "amp", "omp"):
+        run("solve", problem, "y.npy", "--method", method, "--force")
+        volts = np.load("x.npy")
+        run("solve", problem, "millivolts.npy", "--method", method, "--force")
+        np.testing.assert_allclose(np.load("x.npy"), 1000 * volts, rtol=1e-3, atol=0.1)
 
 
 def test_check_reads_files_to_their_end_and_says_which_are_damaged(run, model):
@@ -497,7 +522,7 @@ def test_every_wrong_input_gets_one_clear_error(run, model, tmp_path):
         (("train", "problem.h5", "-o", "m.h5", "--device", "cuda:0"), "cannot be used"),
         (
             ("recover", model, "huge.npy"),
-            "huge.npy: the largest entry of sample 1 is 1e+38 in magnitude; expected 1e-15 to 1e+15",
+            "huge.npy: the largest entry of sample 1 is 1e+38 in magnitude; expected 1e-30 to 1e+30",
         ),
     ):
         run(*words, fails=1)

@@ -217,7 +217,7 @@ def test_the_originals_variables_go_out_and_come_back(small_problem, small_weigh
     model.network.parameters["step_size"][:] = [0.5, 1.5, 1.25]
     arrays = original.write_model(model, "ALISTA")
     variables = {f"ALISTA/{name}_{t}:0" for name in ("alpha", "theta") for t in (1, 2, 3)}
-    assert set(arrays) == {*variables, "percent", "max_percent"}
+    assert set(arrays) == {*variables, "percent", "max_percent", "unit"}
     assert arrays["ALISTA/theta_2:0"].shape == ((40, 1) if per_coordinate else ())
     again = original.read_model(arrays, small_problem, small_weight, percent=1.2, max_percent=13)
     for name, value in model.network.parameters.items():

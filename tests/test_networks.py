@@ -177,6 +177,38 @@ def test_gradients_match_central_differences(ops, variant, thresholds, depth):
     assert_gradients_match(any_network(variant, ops, thresholds=thresholds), *signals(), depth)
 
 
+# -- units ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_network_with_a_unit_recovers_in_the_units_of_its_measurements(variant, dtype):
+    _, y = signals()
+    plain, net = any_network(variant, dtype=dtype), any_network(variant, dtype=dtype)
+    net.unit = 2.0
+    y = np.vstack([2 * y / np.linalg.norm(y, axis=1, keepdims=True), np.zeros_like(y[:1])]).astype(dtype)
+    expected = np.stack(list(plain.iterates(y)))
+    tight = {"rtol": 2e-4 if dtype == np.float32 else 1e-9}
+    for factor in (1.0, -3.0, 2.0**90, 1e-30, 1e30):
+        found = np.stack(list(net.iterates((factor * y).astype(dtype)))) / dtype(factor)
+        if factor > 0:
+            np.testing.assert_allclose(found, expected, **tight, atol=tight["rtol"] * np.abs(expected).max())
+        np.testing.assert_allclose(net.output((factor * y).astype(dtype)) / dtype(factor), found[-1], **tight)
+    assert not net.output(np.zeros_like(y)).any()
+
+
+@pytest.mark.parametrize("variant", variants(gradients=True))
+@pytest.mark.parametrize("depth", [1, 5])
+def test_gradients_of_a_network_with_a_unit_match_central_differences(variant, depth):
+    net = any_network(variant)
+    net.unit = 0.7
+    x, y = signals()
+    assert_gradients_match(net, x, y * np.linspace(0.2, 5, len(y))[:, None], depth)
+    # The loss is that of what the network returns, in the user's units.
+    *_, last = net.iterates(y)
+    assert net.loss_and_gradients(y, x, 5)[0] == pytest.approx(0.5 * np.square(last - x).sum(), rel=1e-10)
+
+
 # -- with a dictionary ------------------------------------------------------------------------------------------------
 
 

@@ -214,7 +214,7 @@ def test_a_noisy_problem_gets_a_ridge_and_a_clean_one_none():
     assert clean.report.ridge == 0
     assert [float(line.split()[1].rstrip(":")) for line in said[:-1]] == [0, 0.1, 0.4, 1, 3, 10]
     assert said[-1] == "Ridge 0 is best."
-    assert cuista.choose_ridge(cuista.Problem(A, snr_db=20), layers=4).report.ridge > 0
+    assert cuista.choose_ridge(cuista.Problem(A, snr_db=10), layers=4).report.ridge > 0
 
 
 # -- the other networks -----------------------------------------------------------------------------------------------

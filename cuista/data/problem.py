@@ -112,6 +112,16 @@ class Problem:
         s = np.linalg.svd(A, compute_uv=False)
         return float(s[0] / s[-1]) if s[-1] > s[0] * np.finfo(s.dtype).eps * max(self.A.shape) else float("inf")
 
+    @cached_property
+    def unit(self) -> float:
+        """√(E‖y‖²) without noise, if entries are independent: √(Σ_i p_i E|x_i|² ‖a_i‖²)."""
+        law = self.magnitude
+        if isinstance(law, Normal):
+            energy = law.mean**2 + law.std**2
+        else:
+            energy = law.q * law.v0**2 + (1 - law.q) * law.v1**2
+        return float(np.sqrt(energy * (self._probability * np.square(self.A).sum(axis=0)).sum()))
+
     @property
     def normalized(self) -> bool:
         """Whether the columns of A have unit ℓ2 norm."""

@@ -60,6 +60,19 @@ def rms_of(matrix: Array) -> float:
     return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
 
 
+def in_units(xp: Any, y: Array, unit: float) -> tuple[Array, Array]:
+    """Measurements y (…, M) scaled to the norm `unit`, y / s, and the factors s = ‖y‖₂ / unit (…, 1); s = 1 for y = 0.
+
+    The largest entry is divided out first, so that no square overflows or vanishes.
+    """
+    peak = xp.abs(y).max(axis=-1, keepdims=True)
+    peak = xp.where(peak > 0, peak, xp.ones_like(peak))
+    y = y / peak
+    factor = xp.sqrt(xp.square(y).sum(axis=-1, keepdims=True)) / y.dtype.type(unit)
+    factor = xp.where(factor > 0, factor, xp.ones_like(factor))
+    return y / factor, factor * peak
+
+
 def constant_start(d_state: State) -> tuple[State, Gradients]:
     """The backward pass of a start that depends on no parameter."""
     return (), {}
@@ -114,6 +127,9 @@ class Unrolled(ABC):
         The number of entries of a signal; 0 if it depends on the input.
     support
         k_t for each layer; empty if it depends on the input.
+    unit
+        The norm to which each sample's measurements are scaled. The result is scaled back, so that it is in the user's
+        units: x̂(c y) = c x̂(y). With 0, the network computes on measurements as they are.
 
     Raises
     ------
@@ -135,6 +151,7 @@ class Unrolled(ABC):
     logarithmic: tuple[str, ...] = ("threshold",)
     product_operations: float = 0.0
     N: int = 0
+    unit: float = 0.0
 
     def __init__(
         self,
@@ -238,18 +255,39 @@ class Unrolled(ABC):
         """
         raise NotImplementedError
 
+    def in_units(self, y: Any) -> tuple[Any, Array | None]:
+        """Inputs with measurements scaled to the network's unit, and the factors (…, 1), or None without a unit."""
+        if not self.unit:
+            return y, None
+        *others, measured = y if isinstance(y, tuple) else (y,)
+        scaled, factors = in_units(self.ops.xp, measured, self.unit)
+        return ((*others, scaled) if others else scaled), factors
+
+    def _states(self, y: Any) -> tuple[Iterator[State], Array | None]:
+        """The states after layers 1, …, T for inputs y in the network's unit, and the factors of `in_units`."""
+        inputs = [self.ops.asarray(array, self.dtype) for array in (y if isinstance(y, tuple) else (y,))]
+        scaled, factors = self.in_units(tuple(inputs) if isinstance(y, tuple) else inputs[0])
+
+        def states() -> Iterator[State]:
+            state, _ = self.begin(scaled)
+            for t in range(self.layers):
+                state, _ = self.layer(t, state)
+                yield state
+
+        return states(), factors
+
     def iterates(self, y: Any) -> Iterator[Array]:
         """Yield x_1, …, x_T for inputs y, which are an array or a tuple of arrays that belong together."""
-        inputs = [self.ops.asarray(array, self.dtype) for array in (y if isinstance(y, tuple) else (y,))]
-        state, _ = self.begin(tuple(inputs) if isinstance(y, tuple) else inputs[0])
-        for t in range(self.layers):
-            state, _ = self.layer(t, state)
-            yield state[0]
+        states, factors = self._states(y)
+        for x, *_ in states:
+            yield x if factors is None else x * factors
 
     def output(self, y: Any, depth: int | None = None) -> Array:
         """What the network returns for inputs y, after all layers or after `depth`: see `read`."""
-        x = deque(islice(self.iterates(y), depth), maxlen=1).pop()
-        return self.read(x, depth or self.layers)
+        states, factors = self._states(y)
+        x, *_ = deque(islice(states, depth), maxlen=1).pop()
+        found = self.read(x, depth or self.layers)
+        return found if factors is None else found * factors
 
     def read(self, x: Array, depth: int) -> Array:
         """What the network returns, given the iterate after `depth` layers: the iterate, unless it has a dictionary."""
@@ -304,12 +342,18 @@ class Unrolled(ABC):
         self._check_names(wanted or ())
 
         def on_part(y: Any, target: Array) -> tuple[Scalar, dict[str, Array]]:
+            y, factors = self.in_units(y)
+            own_weights = weights
+            if factors is not None:
+                # The factors s depend on no parameter, and ‖s x − x*‖² = s² ‖x − x*/s‖².
+                target, squares = target / factors, self.ops.xp.square(factors[..., 0])
+                own_weights = squares if weights is None else weights * squares
             state, backprop = self.begin(y)
             backward = [backprop]
             for t in range(depth):
                 state, backprop = self.layer(t, state, window)
                 backward.append(backprop)
-            loss, d_state, d_output = self.loss(state, target, weights, depth)
+            loss, d_state, d_output = self.loss(state, target, own_weights, depth)
             gradients = {
                 name: self.ops.empty(value.shape, value.dtype)
                 for name, value in self.parameters.items()

@@ -199,7 +199,9 @@ class Network(Proximal):
         """A network of another kind with this one's matrix, weight, dictionary, layers, schedule and thresholds."""
         names = ("layers", "percent", "max_percent", "per_coordinate", "dictionary", "penalty")
         form = {name: getattr(self, name) for name in names}
-        return kind(self.operator, self.W, **form)
+        network = kind(self.operator, self.W, **form)
+        network.unit = self.unit
+        return network
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce a network with the analytic weight: W_t = α_t Wᵀ if untied; otherwise Wᵀ, and its α_t are 1."""

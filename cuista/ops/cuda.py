@@ -295,7 +295,13 @@ class _Fused:
         loss = ops.xp.empty((), np.float64)
         gradients = {name: ops.xp.empty(len(support), np.float64) for name in ("step_size", "threshold")}
         matrices = (self.A_transposed, self.W, self.limits, self.log_ratio)
-        law = (*_law(signals.magnitude, self.W.dtype), real(signals.noise), np.int32(M), np.int32(N))
+        law = (
+            *_law(signals.magnitude, self.W.dtype),
+            real(signals.noise),
+            real(signals.unit),
+            np.int32(M),
+            np.int32(N),
+        )
         network = (self.forward, self.backward, parameters["step_size"], parameters["threshold"])
         layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth), real(window))
         shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))

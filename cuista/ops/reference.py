@@ -85,6 +85,9 @@ class Signals(NamedTuple):
         10^(−SNR/20), or 0 without noise.
     hard
         The share of hard signals in a batch, rounded down to whole signals.
+    unit
+        The norm to which measurements are scaled, and signals with them; 0 to leave them as they are. See
+        `Unrolled.unit`.
 
     Row i of a batch is hard if `hard_before` increases from i to i + 1, which spreads hard signals evenly over the
     batch. Hard and ordinary rows each take the next random numbers of their own stream.
@@ -97,6 +100,7 @@ class Signals(NamedTuple):
     magnitude: Law
     noise: float
     hard: float
+    unit: float = 0.0
 
     def hard_before(self, row: int) -> int:
         """How many of the rows before this one are hard."""

@@ -16,6 +16,7 @@ from cuista.counter import TUNING
 from cuista.data.problem import Problem
 from cuista.errors import InputError, NumericalError
 from cuista.metrics import report_on
+from cuista.networks.base import in_units
 from cuista.networks.lamp import Lamp
 from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
@@ -66,10 +67,22 @@ class Solver(ABC):
             raise InputError(f"{self.name} has no λ: leave it out", option="lam")
         self.problem, self.iterations, self.lam = problem, iterations, lam
         self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
+        # A λ that is tuned suits measurements of the problem's own norm; one that is given is for y as it is.
+        self.unit = problem.unit if self.has_lam and lam is None else 0.0
+
+    def iterates(self, y: Array) -> Iterator[Array]:
+        """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine.
+
+        With a tuned λ, each sample is scaled to the norm that the problem predicts, and its result scaled back.
+        """
+        if not self.unit:
+            return self.steps(y)
+        scaled, factors = in_units(self.ops.xp, self.ops.asarray(y, self.dtype), self.unit)
+        return (x * factors for x in self.steps(scaled))
 
     @abstractmethod
-    def iterates(self, y: Array) -> Iterator[Array]:
-        """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine."""
+    def steps(self, y: Array) -> Iterator[Array]:
+        """The iterates for measurements y (batch, M) for which λ is meant."""
 
     def candidates(self, y: Array) -> list[float]:
         """The values of λ to try on measurements y (samples, M)."""
@@ -136,7 +149,7 @@ class Ista(Solver):
         super().__init__(problem, iterations, **options)
         self.operator = Dense(problem.A, ops=self.ops, dtype=self.dtype)
 
-    def iterates(self, y: Array) -> Iterator[Array]:
+    def steps(self, y: Array) -> Iterator[Array]:
         y = self.ops.asarray(y, self.dtype)
         return (x for x, _ in proximal_gradient(self.operator, y, self.tuned(), self.iterations, self.momentum))
 
@@ -167,7 +180,7 @@ class Amp(Solver):
         values: list[float] = np.geomspace(0.3, 4, TRIED).tolist()
         return values
 
-    def iterates(self, y: Array) -> Iterator[Array]:
+    def steps(self, y: Array) -> Iterator[Array]:
         self.network.parameters["threshold"][...] = self.tuned()
         xp, y = self.ops.xp, self.ops.asarray(y, self.dtype)
         bound = 1e8 * float(xp.abs(y).max())
@@ -189,7 +202,7 @@ class _ScikitLearn(Solver):
         super().__init__(problem, iterations, **{**options, "ops": ReferenceOps()})
         self.linear_model = library("sklearn.linear_model", "sklearn", f"{self.name} needs scikit-learn")
 
-    def iterates(self, y: Array) -> Iterator[Array]:
+    def steps(self, y: Array) -> Iterator[Array]:
         with warnings.catch_warnings():
             # The warnings say that the iterations did not suffice, or that no entry was left to choose.
             warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, extreme, is_extreme
+from cuista.checks import LARGEST_MEASUREMENT, Array, extreme, is_extreme
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.storage.files import reserve
 from cuista.storage.records import new_hdf5
@@ -84,6 +85,7 @@ def recover_file(
         is_hdf5 = Path(out).suffix.lower() == ".h5"
         with storage.replacing(out, overwrite=overwrite) as file, _appending(file, is_hdf5, shape, columns) as append:
             reserve(file, 4 * N * samples)
+            usual, unusual = getattr(recoverer, "usual_norms", None), 0
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
                 where = (slice(None), part) if columns else (part, slice(None))
@@ -95,9 +97,12 @@ def recover_file(
                     sample, entry = bad[0] + (first, 0)
                     raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
                 peaks = np.abs(y).max(axis=1, initial=0)
-                for sample in np.flatnonzero(is_extreme(peaks)):
-                    largest = f"the largest entry of sample {first + sample} is {extreme(peaks[sample])}"
-                    raise InputError(f"{measurements}: {largest}")
+                for sample in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
+                    largest = extreme(peaks[sample], LARGEST_MEASUREMENT)
+                    raise InputError(f"{measurements}: the largest entry of sample {first + sample} is {largest}")
+                if usual is not None:
+                    norms = np.linalg.norm(y.astype(np.float64), axis=1)
+                    unusual += int(((norms < usual[0]) | (norms > usual[1])).sum())
                 with np.errstate(all="ignore"):  # what overflows is refused below
                     codes = recoverer.recover(y)
                 unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))
@@ -109,6 +114,13 @@ def recover_file(
                 append(codes)
                 if progress:
                     progress(part.stop, samples)
+    if 2 * unusual > samples:
+        warnings.warn(
+            f"{unusual} of {samples} samples of {measurements} are larger or smaller than the signals that the model "
+            "was trained on, and it computes on measurements as they are: if they are in other units, convert them, or "
+            "train a model that accepts any units",
+            stacklevel=2,
+        )
     return samples
 
 

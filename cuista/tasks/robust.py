@@ -104,6 +104,7 @@ class RobustModel(Trained):
             ops=ops,
             dtype=dtype,
         )
+        robust.unit = network.unit
         return cls(robust, problem, origin)
 
     def task(self) -> Task[Any]:
@@ -112,6 +113,7 @@ class RobustModel(Trained):
     def identity(self) -> dict[str, Any]:
         encoder = self.network.encoder
         return {
+            "unit": self.network.unit,
             "matrix": self.problem.sha256,
             "encoder": encoder.name,
             **({"ridge": encoder.ridge, "learned": encoder.learned} if isinstance(encoder, ExactEncoder) else {}),
@@ -152,6 +154,7 @@ class RobustModel(Trained):
             problem,
             Weight(W, problem.sha256, describe(W, A, method=network.encoder.name)),
             **_form(network),
+            unit=network.unit,
             parameters={name: network.parameters[name] for name in ("step_size", "threshold")},
             ops=network.ops,
             dtype=network.dtype,
@@ -161,6 +164,7 @@ class RobustModel(Trained):
         encoder = self.network.encoder
         self.problem.store(record)
         record.attributes |= {"encoder": encoder.name, "origin": json.dumps(self.origin)}
+        record.attributes["unit"] = self.network.unit
         record.attributes |= {"per_coordinate": self.network.per_coordinate, "matrix_sha256": self.problem.sha256}
         if isinstance(encoder, Encoder):
             store_encoder(record, encoder)
@@ -182,6 +186,7 @@ class RobustModel(Trained):
             encoder = ExactEncoder(problem.A, **ridge, **place)
         options["per_coordinate"] = bool(attributes["per_coordinate"])
         network = RobustAlista(encoder, problem.M, problem.N, **options, **place)
+        network.unit = float(attributes.get("unit", 0))  # 0.1.0 has none
         return cls(network, problem, json.loads(attributes["origin"]))
 
 

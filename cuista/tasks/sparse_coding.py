@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
 from cuista.checks import Array, check_rows
-from cuista.counter import FITTING, Key
+from cuista.counter import FITTING, TEST, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.metrics import Report, nmse_db, report_on
@@ -63,6 +63,7 @@ class Model(Trained):
         max_percent: float | None = None,
         per_coordinate: bool = False,
         untied: bool = False,
+        unit: float | None = None,
         parameters: dict[str, Array] | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
@@ -78,6 +79,10 @@ class Model(Trained):
         percent, max_percent
             The support schedule. The recipe decides a value that is None: the fast recipe by the problem's sparsity s,
             with 17·s percent per layer up to 170·s percent, and the paper's recipe as 1.2 and 13.
+        unit
+            The norm to which the measurements of each sample are scaled, so that any units may be used: see `Unrolled`.
+            None stands for that of the problem, and 0 leaves measurements as they are, which is what the paper's recipe
+            trains.
         layers, per_coordinate, untied, parameters, ops, dtype
             As in `Network`.
 
@@ -107,10 +112,17 @@ class Model(Trained):
             untied=untied,
             parameters=parameters,
         )
-        if parameters is None and network.starts_relative:
-            with network.ops.computing():
-                network.calibrate(problem.sample(256, stream=FITTING)[1])
-        return cls(network, problem, weight, schedule)
+        network.unit = problem.unit if unit is None else unit
+        model = cls(network, problem, weight, schedule)
+        if parameters is None:
+            model.calibrate()
+        return model
+
+    def calibrate(self) -> None:
+        """Adjust the published start of an untrained network to the problem, if it depends on it."""
+        if self.network.starts_relative:
+            with self.network.ops.computing():
+                self.network.calibrate(self.problem.sample(256, stream=FITTING)[1])
 
     def task(self) -> Task[Model]:
         return SparseCoding()
@@ -119,6 +131,7 @@ class Model(Trained):
         problem = self.problem
         return {
             "per_coordinate": self.network.per_coordinate,
+            "unit": self.network.unit,
             "matrix": problem.sha256,
             "weight": storage.sha256(self.weight.W),
             "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
@@ -141,11 +154,20 @@ class Model(Trained):
         network = self.network
         return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
 
+    @property
+    def usual_norms(self) -> tuple[float, float] | None:
+        """The range of ‖y‖₂ over 1,000 signals of the problem, if the network computes on measurements as they are."""
+        if self.network.unit:
+            return None
+        norms = np.linalg.norm(self.problem.sample(1000, stream=TEST)[1], axis=1)
+        return float(norms.min()), float(norms.max())
+
     def store(self, record: Record) -> None:
         self.problem.store(record)
         record.arrays["W"] = self.weight.W
         record.attributes |= {
             "support_schedule": list(self.network.support),
+            "unit": self.network.unit,
             "matrix_sha256": self.problem.sha256,
             "weight_sha256": storage.sha256(self.weight.W),
             "weight": json.dumps(asdict(self.weight.report)),
@@ -163,7 +185,8 @@ class Model(Trained):
         if attributes["weight_sha256"] != storage.sha256(weight.W):
             raise FileError(f"{path} is damaged: its weight is not the one with which it was made")
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
-        return cls.new(problem, weight, attributes["net"], **options, **place)
+        unit = float(attributes.get("unit", 0))  # 0.1.0 has none
+        return cls.new(problem, weight, attributes["net"], unit=unit, **options, **place)
 
 
 class SparseCoding(Task[Model]):
@@ -183,6 +206,11 @@ class SparseCoding(Task[Model]):
     def prepare(self, model: Model, recipe: Any) -> None:
         if recipe.by_gradients and not model.training:
             model.network.reschedule(**_decided(model.schedule, recipe, model.problem))
+            if not recipe.analytic and model.network.unit:  # as published
+                model.network.unit = 0.0
+                if model.network.starts_relative:
+                    model.network.parameters = model.network.published_start()
+                    model.calibrate()
 
 
 class SignalSource(Source):

@@ -20,18 +20,22 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
     from scipy.optimize import minimize
 
     ops = network.ops
+    y, factors = network.in_units(y)
+    weights = None
+    if factors is not None:
+        x, weights = x / factors, ops.xp.square(factors[:, 0])
     state, _ = network.begin(y)
     for layer in range(t):
         state, _ = network.layer(layer, state)
     propose, unit = network.propose(t, state)
     zero = ops.xp.zeros_like(x)
     tiny = float(np.finfo(float).tiny)
-    energy = max(2 * float(ops.half_squared_error(zero, x)[0]), tiny)
+    energy = max(2 * float(ops.half_squared_error(zero, x, weights)[0]), tiny)
     steps = "step_size" in network.shapes
 
     def error(point: Array) -> float:
         after = network.read(propose(point[0] if steps else 1.0, np.exp(point[-1])), t + 1)
-        return float(np.log(float(ops.half_squared_error(after, x)[0]) / energy + tiny))
+        return float(np.log(float(ops.half_squared_error(after, x, weights)[0]) / energy + tiny))
 
     before = network.read(state[0], t)
     spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(before, x)[0]) / x.size, tiny)) - np.log(unit)

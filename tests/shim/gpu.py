@@ -83,7 +83,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             return DeviceArray(_unwrapped(self).T)
         if name == "data":
             return SimpleNamespace(ptr=self.host.ctypes.data)
-        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any"):
+        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any", "max"):
             return _on_device(getattr(_unwrapped(self), name))
         raise AttributeError(f"a device's array has no {name} in this shim")
 
