@@ -126,6 +126,29 @@ def test_short_writes_change_nothing(folder, monkeypatch, name, write):
         np.testing.assert_array_equal(array, value, key)
 
 
+class Forgetful(Failing):
+    """A file that gives back other bytes than were written."""
+
+    def read(self, size=-1):
+        data = bytearray(self.file.read(size))
+        if data:
+            data[len(data) // 2] ^= 1
+        return bytes(data)
+
+    def seek(self, *where):
+        return self.file.seek(*where)
+
+
+@pytest.mark.parametrize(("name", "write"), [output for output in OUTPUTS if not output[0].endswith(".h5")])
+def test_what_the_disk_does_not_give_back_is_not_kept(folder, monkeypatch, name, write):
+    make = files._new_file
+    monkeypatch.setattr(files, "_new_file", lambda path: Forgetful(make(path), 10**9))
+    before = listing(folder)
+    with pytest.raises(FileError, match="the disk does not give back what was written"):
+        write(folder / name, False)
+    assert listing(folder) == before
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace", "link", "open"])
 def test_a_system_call_that_fails_leaves_what_was_there(folder, monkeypatch, call):
     def fail(*arguments, **options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import zipfile
@@ -14,7 +15,7 @@ import numpy as np
 
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
-from cuista.storage.files import complete, open_input, replacing
+from cuista.storage.files import complete, open_input, replacing, write_checked
 from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
 from cuista.storage.trial import DEFLATED
 
@@ -189,14 +190,17 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
             with new_hdf5(file) as hdf5:
                 for name, array in arrays.items():
                     hdf5[name] = array
-        elif suffix == ".npy":
-            np.save(file, next(iter(arrays.values())), allow_pickle=False)
+            return
+        encoded = io.BytesIO()
+        if suffix == ".npy":
+            np.save(encoded, next(iter(arrays.values())), allow_pickle=False)
         elif suffix == ".npz":
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(encoded, allow_pickle=False, **arrays)
         else:
             from scipy.io import savemat
 
-            savemat(file, dict(arrays), oned_as="column")  # type: ignore[arg-type]
+            savemat(encoded, dict(arrays), oned_as="column")  # type: ignore[arg-type]
+        write_checked(file, encoded.getbuffer())
 
 
 def listed(arrays: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -115,12 +115,20 @@ def _name(temporary: Path, target: Path, overwrite: bool) -> None:
         os.replace(temporary, target)
 
 
-def write_checked(file: IO[bytes], content: bytes) -> None:
+def write_checked(file: IO[bytes], content: bytes | memoryview) -> None:
     """Write the whole content of a new file. Raises OSError if there is no room, or if other bytes are read back."""
     reserve(file, len(content))
     file.write(content)
+    check_written(file, hashlib.sha256(content))
+
+
+def check_written(file: IO[bytes], digest: Any) -> None:
+    """Raise OSError unless the bytes of a file, as they are read back, have this hash, which `hashlib` has made."""
     file.seek(0)
-    if file.read() != content:
+    found = hashlib.sha256()
+    while part := file.read(1 << 20):
+        found.update(part)
+    if found.digest() != digest.digest():
         raise OSError(errno.EIO, "the disk does not give back what was written")
 
 

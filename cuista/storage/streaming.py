@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import LARGEST_MEASUREMENT, Array, extreme, is_extreme
 from cuista.errors import FileError, InputError, NumericalError
-from cuista.storage.files import reserve
+from cuista.storage.files import check_written, reserve
 from cuista.storage.records import new_hdf5
 
 # The number of samples that are read, recovered and written at a time.
@@ -143,5 +145,14 @@ def _appending(
     else:
         # Samples that are columns lie one after the other in Fortran's order, so that both layouts are written in turn.
         header = {"descr": "<f4", "fortran_order": columns, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        yield lambda codes: file.write(np.ascontiguousarray(codes, "<f4").data)
+        digest = hashlib.sha256()
+
+        def write(data: Any) -> None:
+            digest.update(data)
+            file.write(data)
+
+        begin = io.BytesIO()
+        np.lib.format.write_array_header_1_0(begin, header)
+        write(begin.getvalue())
+        yield lambda codes: write(np.ascontiguousarray(codes, "<f4").data)
+        check_written(file, digest)
