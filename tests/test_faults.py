@@ -446,7 +446,7 @@ def start_command(words):
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_killed_commands_leave_whole_files_and_end_as_if_they_had_not_been_killed(run, tmp_path, scenario, request):
-    kills = 200 if request.config.getoption("--slow") else 6
+    kills = 200 if request.config.getoption("--slow") else 3
     run("gen-problem", "--m", 20, "--n", 40)
     cuista.Model.new(cuista.Problem.load("problem.h5"), layers=4).save("untrained.h5")
     np.save("y.npy", cuista.Problem.load("problem.h5").sample(9000)[1])

@@ -188,6 +188,23 @@ def test_what_was_never_written_is_limited_for_the_whole_file(tmp_path):
         storage.load_array(tmp_path / "a.h5", "a")
 
 
+@pytest.mark.parametrize("ending", [".npz", ".mat", ".h5"])
+def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch, ending):
+    import h5py
+
+    monkeypatch.setattr("cuista.storage.files.LARGE", 1 << 20)
+    path, zeros = tmp_path / f"a{ending}", np.zeros((400, 500))
+    if ending == ".npz":
+        np.savez_compressed(path, A=zeros)
+    elif ending == ".mat":
+        savemat(path, {"A": zeros}, do_compression=True)
+    else:
+        with h5py.File(path, "w") as file:
+            file.create_dataset("A", data=zeros, compression="gzip", chunks=(400, 500))
+    with pytest.raises(FileError, match="if it is right, save it without compression"):
+        storage.load_arrays(path)
+
+
 def test_of_several_arrays_only_the_one_that_is_asked_for_is_read(tmp_path, monkeypatch):
     import h5py
 

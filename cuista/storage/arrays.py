@@ -15,9 +15,12 @@ import numpy as np
 
 from cuista.checks import Array, as_real
 from cuista.errors import FileError, InputError
-from cuista.storage.files import complete, open_input, replacing, write_checked
+from cuista.storage.files import check_claim, complete, open_input, replacing, write_checked
 from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
 from cuista.storage.trial import DEFLATED
+
+# The bytes of a number by MATLAB's name of its class; classes that are not listed have 8, or are no numbers.
+BYTES = {"single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "logical": 1, "char": 4}
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
@@ -98,8 +101,11 @@ def _arrays_in(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
             loaded = np.load(file, allow_pickle=False)
             yield {"array": loaded} if isinstance(loaded, np.ndarray) else loaded
         elif head.startswith(b"MATLAB 5.0"):
-            from scipy.io import loadmat
+            from scipy.io import loadmat, whosmat
 
+            stored = os.path.getsize(path)
+            for name, shape, kind in whosmat(path):
+                check_claim(path, name, math.prod(shape) * BYTES.get(kind, 8), stored)
             yield {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
         elif is_hdf5(path) or is_matlab:
             yield _Stored(datasets(stack.enter_context(open_hdf5(path)), path), is_matlab)
@@ -146,6 +152,7 @@ def _check_sizes(path: str | os.PathLike[str], file: IO[bytes]) -> None:
             for entry in archive.infolist():
                 if entry.file_size > DEFLATED * min(entry.compress_size, whole):
                     raise FileError(f"{path} is damaged: {entry.filename} claims {entry.file_size} bytes")
+                check_claim(path, entry.filename, entry.file_size, min(entry.compress_size, whole))
                 with archive.open(entry) as member:
                     is_array = member.read(6) == b"\x93NUMPY"
                 if is_array:

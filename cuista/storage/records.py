@@ -24,7 +24,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import FileError
-from cuista.storage.files import complete, open_input, replacing, reserve
+from cuista.storage.files import check_claim, complete, open_input, replacing, reserve
 from cuista.storage.proof import HEAD, Proven, has_proof, seal
 from cuista.storage.trial import DEFLATED, try_reading
 from cuista.version import __version__
@@ -330,6 +330,7 @@ def check_stored(path: str | os.PathLike[str], node: Any) -> int:
     most = stored * (DEFLATED if plan.get_nfilters() else 1)
     if declared > max(most, UNWRITTEN):
         raise FileError(f"{path} is damaged: the array {name!r} has {declared} bytes, and {stored} are stored")
+    check_claim(path, name, declared, stored)
     return max(int(declared - most), 0)
 
 
