@@ -31,7 +31,7 @@ from cuista.errors import FileError, MissingLibraryError
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 UNLINKABLE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
-# An array of more bytes than this, and of more bytes for each stored one than numbers can be compressed to, is not read.
+# An array of more bytes than this is not read if there are more for each stored byte than compression explains.
 LARGE, LARGE_PER_BYTE = 1 << 30, 100
 # File systems allow names of 255 bytes, of which a temporary name or the name of a lock takes some.
 LONGEST = 200
@@ -181,8 +181,8 @@ def check_claim(path: str | os.PathLike[str], name: str, claimed: int, stored: i
     """Raise FileError if an array claims to be far larger than what is stored of it, and too large to try."""
     if claimed > max(LARGE, LARGE_PER_BYTE * stored):
         raise FileError(
-            f"{path}: the array {name!r} takes {claimed} bytes, and {stored} are stored, which looks like a file made to "
-            "fill the memory; if it is right, save it without compression"
+            f"{path}: the array {name!r} takes {claimed} bytes, and {stored} are stored, which looks like a file made "
+            "to fill the memory; if it is right, save it without compression"
         )
 
 
