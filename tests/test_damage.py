@@ -10,6 +10,8 @@ import hashlib
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections import Counter
@@ -218,6 +220,21 @@ def test_damaged_files_are_refused_or_read_as_they_were(kinds, tmp_path, request
         with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
             print_table(table)
     assert not bad, "\n".join(bad)
+
+
+@pytest.mark.parametrize("name", ["cuista-weight", "cuista-images"])
+def test_a_process_that_has_met_damage_ends_as_others_do(kinds, tmp_path, name):
+    """The HDF5 library must not find at its end that memory of its own was kept."""
+    path, _, _ = kinds[name]
+    data, copy = path.read_bytes(), tmp_path / "damaged.h5"
+    code = "from cuista.cli import main; main()"
+    for place in (520, 700, len(data) // 2, len(data) - 100):
+        copy.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        for command in ("check", "info"):
+            words = [sys.executable, "-c", code, command, str(copy)]
+            process = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert process.returncode == 1, process.stderr
+            assert "is damaged: it is not what was written" in process.stdout + process.stderr
 
 
 def print_table(table):

@@ -73,12 +73,12 @@ class Proven:
     Raises
     ------
     FileError
-        If the file cannot be read, or is not what was written. `error` keeps it, because the HDF5 library hides it.
+        If the file cannot be read, or is not what was written. The HDF5 library hides it: `damage` keeps what it says.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path, self.place = path, 0
-        self.error: FileError | None = None
+        self.damage = ""
         self.file = open_input(path)
         try:
             known, self._state = os.path.realpath(path), state_of(self.file)
@@ -101,31 +101,29 @@ class Proven:
         head = self.file.read(HEAD)
         match = re.fullmatch(rb"[0-9a-f]{64} ([0-9]{1,18})\n\0*", head[len(BEGINNING) :])
         if match is None:
-            raise self._damage()
+            raise self._damaged()
         size = int(match[1])
         count = -(-size // PART)
         if self._state[2] != HEAD + size + HASH * count:
-            raise self._damage(": it is cut short, or something was added")
+            raise self._damaged(": it is cut short, or something was added")
         self.file.seek(HEAD + size)
         table = self.file.read(HASH * count)
         hashes = [table[first : first + HASH] for first in range(0, len(table), HASH)]
         if head != _head(size, hashes):
-            raise self._damage()
+            raise self._damaged()
         return hashes
 
-    def _damage(self, how: str = "") -> FileError:
-        self.error = FileError(
-            f"{self.path} is damaged: it is not what was written{how or ' (its SHA-256 has changed)'}. Make it again, "
-            "or take a copy"
-        )
-        return self.error
+    def _damaged(self, how: str = "") -> FileError:
+        what = f"it is not what was written{how or ' (its SHA-256 has changed)'}"
+        self.damage = f"{self.path} is damaged: {what}. Make it again, or take a copy"
+        return FileError(self.damage)
 
     def _part(self, number: int) -> bytes:
         """A part of the content, after its check."""
         self.file.seek(HEAD + number * PART)
         part = self.file.read(min(PART, self.size - number * PART))
         if hashlib.sha256(part).digest() != self.hashes[number]:
-            raise self._damage()
+            raise self._damaged()
         self.right.add(number)
         return part
 
@@ -143,7 +141,15 @@ class Proven:
     # -- what the HDF5 library calls ------------------------------------------------------------------------------
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
+        try:
+            return self._fill(memoryview(buffer).cast("B"))
+        except FileError:
+            pass
+        # An exception's traceback keeps the variables of its functions. This memory is not to be kept: it is HDF5's.
+        del buffer
+        raise OSError(self.damage)
+
+    def _fill(self, view: memoryview) -> int:
         begin, end = self.place, min(self.place + len(view), self.size)
         while self.place < end:
             number, first = divmod(self.place, PART)
@@ -152,7 +158,7 @@ class Proven:
             if number in self.right:
                 self.file.seek(HEAD + self.place)
                 if self.file.readinto(target) != count:  # type: ignore[attr-defined]
-                    raise self._damage(": it is cut short")
+                    raise self._damaged(": it is cut short")
             else:
                 target[:] = self._part(number)[first : first + count]
             self.place += count

@@ -192,7 +192,7 @@ class _Steady:
             try:
                 return action()
             except BaseException as error:  # an interruption must not reach the HDF5 library either
-                self.error = error
+                self.error = error.with_traceback(None)  # which would keep memory of the library's
         return otherwise
 
     def write(self, data: Any) -> int:
@@ -282,8 +282,8 @@ def open_hdf5(path: str | os.PathLike[str], *, whole: bool = False) -> Iterator[
                 file = stack.enter_context(h5py.File(source, "r"))
             yield file
         except Exception as error:
-            if proven and proven.error:  # the HDF5 library hides it
-                raise proven.error from error
+            if proven and proven.damage:  # the HDF5 library hides it
+                raise FileError(proven.damage) from error
             raise
 
 
