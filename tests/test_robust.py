@@ -268,8 +268,21 @@ def test_each_matrix_is_recovered_by_as_an_alista_with_its_weight(inner):
         np.testing.assert_allclose(estimate, alista.output(measured), atol=1e-11)
 
 
-def test_the_loss_is_the_sum_over_matrices_and_signals():
+@ENGINES
+@pytest.mark.parametrize("inner", ["rel2", "exact-ridge"])
+def test_the_gradients_of_the_whole_chain_with_a_unit_match_central_differences(ops, inner):
+    net = robust(INNER[inner](ops), ops)
+    net.unit = 0.7
+    x, y = pairs()
+    weights = np.linspace(0.5, 1.5, len(x))
+    _, gradients = net.loss_and_gradients(y, x, 4, weights=weights)
+    assert_gradient_matches(net, gradients, lambda: net.loss_and_gradients(y, x, 4, weights=weights)[0])
+
+
+@pytest.mark.parametrize("unit", [0.0, 0.7])
+def test_the_loss_is_the_sum_over_matrices_and_signals(unit):
     net = robust(encoder())
+    net.unit = unit
     x, y = pairs()
     loss, _ = net.loss_and_gradients(y, x, 4)
     assert loss == pytest.approx(0.5 * np.square(net.output(y) - x).sum(), rel=1e-12)

@@ -187,12 +187,15 @@ def check_claim(path: str | os.PathLike[str], name: str, claimed: int, stored: i
 
 
 def identity_of(path: str | os.PathLike[str]) -> list[int] | None:
-    """What tells a file from others, and from itself after a change; None if it does not exist."""
+    """What tells a file from others in its folder, and from itself after a change; None if it does not exist.
+
+    The number of the device is not part of it: on a network file system, it differs between machines.
+    """
     try:
         found = os.stat(path)
     except OSError:
         return None
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+    return [found.st_ino, found.st_size, found.st_mtime_ns]
 
 
 def remove(path: str | os.PathLike[str]) -> None:

@@ -226,7 +226,7 @@ def printable(text: str) -> str:
 def is_hdf5(path: str | os.PathLike[str]) -> bool:
     """Whether the file starts with the signature of HDF5."""
     signature = b"\x89HDF\r\n\x1a\n"
-    if not os.path.isfile(path) and not os.path.lexists(path):
+    if not os.path.lexists(path):
         return False
     with open_input(path) as file:
         # MATLAB and cuista put 512 bytes of their own before it.
