@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 from cuista.cli import common
-from cuista.cli.problems import load_problem
+from cuista.cli.problems import load_problem, note_norms
 from cuista.cli.routing import NetworkName
 from cuista.cli.spellings import Command
 
@@ -226,6 +226,7 @@ def command(
     elif problem_file is None:
         made = original.read_problem(arrays, str(source))
         what = f"a {made.M}×{made.N} problem, pnz {made.sparsity:g}, SNR {made.snr_db:g} dB"
+        note_norms(made, source)
     else:
         made = Weight.from_array(storage.load_array(source, "W", key=key), load_problem(problem_file).A)
         what = f"a weight with objective {made.report.objective:.8g}"
@@ -243,6 +244,8 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
         return filters_of(record, target, convention)
     if record.kind == "cuista-problem":
         arrays = original.write_problem(Problem.from_record(record, source))
+        if "column_norms" in arrays:
+            common.say("Note: A has columns of unit norm; A · diag(column_norms) is the matrix as it was given.")
         return {"A": arrays["A"]} if bare else arrays
     if record.kind == "cuista-perturbed":
         return original.write_perturbed(PerturbedSet.load(source))
@@ -253,6 +256,8 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
         return {"D": arrays["D"]} if bare else arrays
     if "deblocking" in record.arrays:
         common.say("Note: the map against seams between blocks is not exported.")
+    if "column_norms" in record.arrays:
+        common.say("Note: the network's codes are for columns of unit norm; divide them by column_norms.")
     unit = float(record.attributes.get("unit", 0))
     if unit:
         common.say(

@@ -24,7 +24,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "pnz": {"metavar": "P|FILE", "help": "Probability of a non-zero, or a file with one per entry. [0.1]"},
     "snr": {"type": common.decibels, "metavar": "dB|inf", "help": "SNR of the measurements. [inf]"},
     "con-num": {"type": float, "metavar": "κ", "help": "Condition number; 0 leaves it as drawn. [0]"},
-    "normalize/--no-normalize": {"default": None, "help": "Scale columns to unit norm. [normalize]"},
+    "normalize/--no-normalize": {"default": None, "help": "Compute with columns of unit norm. [normalize]"},
     "magnitude": {
         "type": click.Choice(["normal", "bernoulli"]),
         "metavar": "NAME",
@@ -126,9 +126,26 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
                 common.say(f"Note: {option} {asked} is ignored: the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}.")
     if con_num:
         A = with_condition_number(A, con_num)
-    if options["normalize"] is not False:
+    kept = options["normalize"] is False
+    if load_a is None and not kept:
         A = normalize_columns(A)
-    return Problem(A, probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options), seed)
+    law = probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options)
+    problem = Problem(A, *law, seed, norms=1.0 if kept else None)
+    if load_a is not None:
+        note_norms(problem, load_a)
+    return problem
+
+
+def note_norms(problem: Problem, path: Path) -> None:
+    """Tell the user what becomes of the columns of the matrix in a file if they do not have unit norm."""
+    if problem.rescaled:
+        effect = "They are scaled to unit norm inside; recovered codes are for the matrix as given."
+    elif not problem.normalized:
+        effect = "They are kept as they are, but networks do best with columns of unit norm."
+    else:
+        return
+    norms = np.linalg.norm(problem.given, axis=0)
+    common.say(f"Note: the columns of {path} have norms from {norms.min():.4g} to {norms.max():.4g}. {effect}")
 
 
 def load_problem(path: Path) -> Problem:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import matrix_in
+from cuista.cli.problems import matrix_in, note_norms
 from cuista.cli.spellings import Command
 
 from cuista.model import load
@@ -75,5 +75,7 @@ def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
     if matrix is not None or isinstance(model, RobustModel):
         robust = model if isinstance(model, RobustModel) else RobustModel.new(model, ops=codes.ops)
-        model = robust.model_for(robust.problem.A if matrix is None else matrix_in(matrix))
+        model = robust.model_for(robust.problem.given if matrix is None else matrix_in(matrix))
+        if matrix is not None:
+            note_norms(model.problem, matrix)
     codes.write(model)

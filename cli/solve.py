@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import load_problem, matrix_in
+from cuista.cli.problems import load_problem, matrix_in, note_norms
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
@@ -42,6 +42,7 @@ def command(problem_file: Path, method: str, iterations: int, lam: float | None,
         problem = load_problem(problem_file)
     else:
         problem = Problem(matrix_in(problem_file))
+        note_norms(problem, problem_file)
         if lam is None and kind.has_lam:
             law = f"pnz {problem.sparsity:g} and no noise"
             common.say(

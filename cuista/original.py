@@ -38,7 +38,8 @@ VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B|D)(?:_(?
 def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     """Make a problem from the arrays of a `prob.npz`.
 
-    The arrays are A (or D, or a single array of any name), pnz (by default 0.1) and SNR (by default no noise).
+    The arrays are A (or D, or a single array of any name), pnz (by default 0.1) and SNR (by default no noise). A matrix
+    with either of them is kept as it is, because the original computes so; a matrix alone may have columns of any norm.
 
     Raises
     ------
@@ -50,19 +51,22 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
         raise FileError(f"{source} holds {', '.join(arrays) or 'nothing'}; expected a matrix A (or D)")
     pnz = as_real(arrays["pnz"], "pnz").ravel() if "pnz" in arrays else np.array([0.1])
     snr = float(as_real(arrays["SNR"], "SNR").ravel()[0]) if "SNR" in arrays else np.inf
-    return Problem(matrices[0], float(pnz[0]) if pnz.size == 1 else pnz, snr)
+    norms = 1.0 if {"pnz", "SNR"} & set(arrays) else None
+    return Problem(matrices[0], float(pnz[0]) if pnz.size == 1 else pnz, snr, norms=norms)
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
     """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples).
 
-    The matrix is stored under the name `D` too, which the original's `CalculateW.m` reads.
+    If the columns of the user's matrix had other norms than 1, these are `column_norms`, and x is for A. The matrix is
+    stored under the name `D` too, which the original's `CalculateW.m` reads.
     """
-    x, y = problem.sample(samples, stream=VALIDATION)
+    x, y = problem.standard.sample(samples, stream=VALIDATION)
     numbers = {"M": problem.M, "N": problem.N, "L": samples, "con_num": problem.condition_number}
     return {
         "A": problem.A,
         "D": problem.A,
+        **({"column_norms": np.asarray(problem.norms)} if problem.rescaled else {}),
         **{name: np.asarray(value) for name, value in numbers.items()},
         "pnz": np.asarray(problem.pnz),
         "SNR": np.asarray(problem.snr_db),
@@ -123,6 +127,7 @@ def read_perturbed(arrays: Mapping[str, Array], problem: Problem, samples: int =
         )
     matrices = np.stack([as_real(arrays[name], f"the matrices of σ = {name}") for name in sigmas]).astype(np.float32)
     check_finite(matrices, "the matrices")
+    problem = problem.standard
     x, _ = problem.sample(samples, stream=TEST, seed=seed)
     return PerturbedSet(problem, np.array([float(name) for name in sigmas]), matrices, x, seed)
 

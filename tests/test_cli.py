@@ -465,6 +465,53 @@ def test_measurements_may_be_in_any_units_unless_units_are_fixed(run, problem):
         np.testing.assert_allclose(np.load("x.npy"), 1000 * volts, rtol=1e-3, atol=0.1)
 
 
+def test_columns_may_be_in_any_units(run):
+    A = cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1))
+    scales = 10 ** np.random.default_rng(1).uniform(-3, 3, 40)
+    np.save("plain.npy", A)
+    np.save("scaled.npy", A * scales)
+    errors = {}
+    codes = {"plain": [], "scaled": []}
+    for name in codes:
+        run("gen-problem", "--load-a", f"{name}.npy", "--pnz", 0.05, "-o", f"{name}.h5")
+        assert ("columns of scaled.npy have norms from" in run.errors) == (name == "scaled")
+        run("simulate", f"{name}.h5", "--samples", 30, "-o", f"{name}-signals.h5")
+        run("train", f"{name}.h5", "-T", 2, "--max-steps", 20, "-o", f"{name}-model.h5")
+        found = json.loads(run("test", f"{name}-model.h5", "--samples", 200, "--baselines", "--json"))
+        errors[name] = [row["nmse_db"] for net in ("alista", "fista") for row in found["layers"][net]]
+        compared = ("--model", f"{name}-model.h5", "--classical", "fista", "-T", 3, "--samples", 200)
+        run("compare", f"{name}.h5", *compared, "-o", f"{name}-compared.h5")
+        units = scales if name == "scaled" else 1
+        for words in (
+            ("recover", f"{name}-model.h5"),
+            ("recover", f"{name}-model.h5", "--matrix", f"{name}.npy"),
+            ("solve", f"{name}.h5"),
+            ("solve", f"{name}.npy", "--method", "omp"),
+        ):
+            run(*words[:2], f"{name}-signals.h5", *words[2:], "--force")
+            codes[name].append(np.load("x.npy") * units)
+    np.testing.assert_allclose(errors["scaled"], errors["plain"], atol=0.01)
+    for plain, scaled in zip(*codes.values(), strict=True):
+        np.testing.assert_allclose(scaled, plain, atol=1e-4)
+    plain, scaled = (Comparison.load(f"{name}-compared.h5") for name in codes)
+    for before, after in zip(plain.results, scaled.results, strict=True):
+        np.testing.assert_allclose(after.nmse_db, before.nmse_db, atol=0.01)
+
+
+def test_a_problem_with_scaled_columns_is_exported_with_their_norms(run):
+    A = 5 * cuista.random_matrix(20, 40, seed=1)
+    np.save("a.npy", A)
+    run("gen-problem", "--load-a", "a.npy")
+    assert "norms" in run("info", "problem.h5")
+    run("convert", "problem.h5", "prob.npz")
+    assert "as it was given" in run.errors
+    exported = np.load("prob.npz")
+    np.testing.assert_allclose(exported["A"] * exported["column_norms"], A)
+    np.testing.assert_allclose(exported["A"] @ exported["x"], exported["y"], atol=1e-5)
+    run("convert", "a.npy", "again.h5")
+    np.testing.assert_allclose(cuista.Problem.load("again.h5").given, A)
+
+
 def test_check_reads_files_to_their_end_and_says_which_are_damaged(run, model):
     np.savez("arrays.npz", A=np.ones((3, 4)), b=np.ones(5))
     save("picture.png", scene((30, 40)))

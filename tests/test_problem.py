@@ -10,7 +10,7 @@ import pytest
 
 import cuista
 from cuista import Bernoulli, Normal, Problem, normalize_columns, random_matrix
-from cuista.counter import HARD_STREAM, TRAINING
+from cuista.counter import HARD_STREAM, TEST, TRAINING, Key
 from cuista.data.problem import with_condition_number
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
@@ -185,3 +185,47 @@ def test_matrices_that_cannot_be_are_refused():
 def test_normalised_columns_stay_to_the_bit():
     A = normalize_columns(random_matrix(30, 50, seed=2))
     np.testing.assert_array_equal(normalize_columns(A), A)
+
+
+# -- the units of columns ---------------------------------------------------------------------------------------------
+
+SCALES = 10 ** np.random.default_rng(5).uniform(-6, 6, 100)
+
+
+def test_columns_of_any_norms_are_scaled_inside_and_codes_are_for_the_matrix_as_given():
+    plain, other = Problem(A, pnz=0.1, seed=3), Problem(A * SCALES, pnz=0.1, seed=3)
+    np.testing.assert_allclose(other.A, A, rtol=1e-14)
+    np.testing.assert_allclose(other.given, A * SCALES, rtol=1e-14)
+    (x, y), (same, measured) = plain.sample(20, dtype=np.float64), other.sample(20, dtype=np.float64)
+    np.testing.assert_allclose(measured, y, rtol=1e-12)
+    np.testing.assert_allclose(same * SCALES, x, rtol=1e-12)
+    np.testing.assert_allclose(same @ (A * SCALES).T, y, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(other.measure(same, Key(3, TEST)), y, rtol=1e-9, atol=1e-12)
+    assert other.unit == pytest.approx(plain.unit)
+
+
+def test_a_problem_keeps_the_norms_of_its_columns_in_its_file(tmp_path):
+    problem = Problem(A * SCALES)
+    problem.save(tmp_path / "p.h5")
+    again = Problem.load(tmp_path / "p.h5")
+    np.testing.assert_array_equal(again.norms, problem.norms)
+    assert again.sha256 == problem.sha256 == again.standard.sha256
+    assert not again.standard.rescaled
+
+
+def test_a_matrix_with_columns_of_unit_norm_keeps_its_bits():
+    single = A.astype(np.float32)
+    np.testing.assert_array_equal(Problem(single).A, single)
+    assert not Problem(single).rescaled
+
+
+def test_a_matrix_is_kept_as_it_is_if_that_is_asked_for():
+    problem = Problem(A * SCALES, norms=1.0)
+    np.testing.assert_array_equal(problem.A, A * SCALES)
+    x, y = problem.sample(5, dtype=np.float64)
+    np.testing.assert_allclose(x @ (A * SCALES).T, y, rtol=1e-9)
+
+
+def test_columns_of_extreme_norms_are_refused():
+    with pytest.raises(InputError, match="column 7 of the measurement matrix is 1e-20"):
+        Problem(A * np.where(np.arange(100) == 7, 1e-20, 1))

@@ -686,11 +686,7 @@ def test_a_damaged_robust_model_is_said_to_be_damaged(decoder, trained_encoder, 
 
 def test_a_matrix_that_does_not_fit_is_refused(decoder):
     model = cuista.RobustModel.new(decoder)
-    for matrix, message in (
-        (np.ones((40, 20)), "transposed"),
-        (np.full((20, 40), np.nan), "NaN"),
-        (np.ones((20, 40)), "unit norm"),
-    ):
+    for matrix, message in ((np.ones((40, 20)), "transposed"), (np.full((20, 40), np.nan), "NaN")):
         with pytest.raises(InputError, match=message):
             model.model_for(matrix)
 

@@ -101,8 +101,8 @@ class PerturbedSet:
         for i, sigma in enumerate(sigmas):
             for j in range(count):
                 matrices[i, j] = perturb(problem.A, Key(seed, TEST, i * count + j), np.array([sigma]), ops)[0]
-        x, _ = problem.sample(samples, stream=TEST, seed=seed)
-        return cls(problem, np.array(sigmas, np.float64), matrices, x, seed)
+        x, _ = problem.standard.sample(samples, stream=TEST, seed=seed)
+        return cls(problem.standard, np.array(sigmas, np.float64), matrices, x, seed)
 
     def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
         """Iterate over the levels, each with the list of its matrices (M, N) in float64."""

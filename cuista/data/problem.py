@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista import storage
-from cuista.checks import LARGEST, Array, check_matrix
+from cuista.checks import LARGEST, Array, check_matrix, extreme, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
+
+# How far a norm may be from 1 in columns of unit norm, such as those that were rounded to single precision.
+UNIT = 1e-5
 
 # How much denser hard signals are than ordinary ones.
 _HARDER = 1.4
@@ -31,7 +34,8 @@ class Problem:
     Parameters
     ----------
     A
-        The measurement matrix (M, N), kept as float64.
+        The measurement matrix (M, N), whose columns may have any norms. It is kept as float64, with columns of unit
+        norm, unless `norms` is given.
     pnz
         The probability that an entry of x* is non-zero: one number, or (N,) with a probability for each entry.
     snr_db
@@ -42,11 +46,20 @@ class Problem:
         The law of the non-zero entries: `Normal(mean, std)` or `Bernoulli(q, v0, v1)`.
     seed
         The seed of every random number that the problem draws.
+    norms
+        The numbers (N,) by which the columns of the user's matrix were divided to get A. If None, they are the norms of
+        its columns, which are then scaled to unit norm. With 1, A is kept as it is.
 
     Raises
     ------
     InputError
         If a value is out of range, or if A is not a finite matrix without zero columns.
+
+    Notes
+    -----
+    `A`, `pnz` and `magnitude` are about the codes of the matrix with columns of unit norm, x_i ‖a_i‖, so that the units
+    of columns do not matter. Networks and solvers compute with these. What is drawn, and what is recovered, are codes
+    of the user's matrix: see `to_given` and `to_unit`.
     """
 
     A: Array
@@ -54,10 +67,20 @@ class Problem:
     snr_db: float = float("inf")
     magnitude: Normal | Bernoulli = field(default_factory=Normal)
     seed: int = 0
+    norms: float | Array | None = None
 
     def __post_init__(self) -> None:
-        A = check_matrix(self.A, "the measurement matrix")
-        object.__setattr__(self, "A", np.ascontiguousarray(A, dtype=np.float64))
+        A = np.ascontiguousarray(check_matrix(self.A, "the measurement matrix"), dtype=np.float64)
+        if self.norms is None:
+            norms = column_norms(A)
+            norms = norms if np.any(np.abs(norms - 1) > UNIT) else np.ones(())
+            A = A / norms
+        else:
+            norms = np.asarray(self.norms, np.float64)
+            if norms.shape not in ((), A.shape[1:]) or not np.all(norms > 0) or is_extreme(norms).any():
+                raise InputError(f"norms has shape {norms.shape}; expected 1, or a positive number for each column")
+        object.__setattr__(self, "A", A)
+        object.__setattr__(self, "norms", norms if norms.ndim and np.any(norms != 1) else 1.0)
         probability = np.asarray(self.pnz, dtype=np.float64)
         if probability.ndim and probability.shape != (self.N,):
             raise InputError(
@@ -125,7 +148,38 @@ class Problem:
     @property
     def normalized(self) -> bool:
         """Whether the columns of A have unit ℓ2 norm."""
-        return bool(np.allclose(np.einsum("mn,mn->n", self.A, self.A), 1, rtol=1e-5))
+        return bool(np.all(np.abs(np.linalg.norm(self.A, axis=0) - 1) <= UNIT))
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether the columns of the user's matrix have other norms than those of A."""
+        return not isinstance(self.norms, float)
+
+    @cached_property
+    def standard(self) -> Problem:
+        """The problem as it is for A, whose codes are not converted to those of the user's matrix."""
+        return replace(self, norms=1.0) if self.rescaled else self
+
+    @property
+    def given(self) -> Array:
+        """The user's matrix (M, N)."""
+        return np.asarray(self.A * self.norms)
+
+    def to_given(self, codes: Array, ops: ReferenceOps | None = None) -> Array:
+        """Codes (…, N) of A as codes of the user's matrix: each entry is divided by the norm of its column.
+
+        The codes are an array of `ops` (NumPy's if None), whose precision they keep. Entries that are too large for it
+        become infinite.
+        """
+        if not self.rescaled:
+            return codes
+        with np.errstate(over="ignore"):
+            given: Array = (codes / (ops or CpuOps()).asarray(self.norms, np.float64)).astype(codes.dtype)
+        return given
+
+    def to_unit(self, codes: Array) -> Array:
+        """The inverse of `to_given` for NumPy arrays."""
+        return (codes * self.norms).astype(codes.dtype) if self.rescaled else codes
 
     @property
     def sparsity(self) -> float:
@@ -162,13 +216,14 @@ class Problem:
         Returns
         -------
         x : (rows, N)
-            The sparse codes.
+            The sparse codes, for the user's matrix.
         y : (rows, M)
             Their measurements.
         """
         ops, key = ops or CpuOps(), Key(self.seed if seed is None else seed, stream, step)
         with ops.computing():
-            return self._draw(_rows(batch, rows), key, self._probability, dtype, ops)
+            x, y = self._draw(_rows(batch, rows), key, self._probability, dtype, ops)
+            return self.to_given(x, ops), y
 
     def sample_weighted(
         self,
@@ -195,7 +250,7 @@ class Problem:
         Returns
         -------
         x : (rows, N)
-            The sparse codes.
+            The sparse codes, for the user's matrix.
         y : (rows, M)
             Their measurements.
         weights : (rows,), float64
@@ -218,7 +273,7 @@ class Problem:
             per_entry, constant = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
             log_ratio = xp.where(x != 0, per_entry, 0.0).sum(axis=1) + constant
             share = signals.hard_before(batch) / batch
-            return x, y, 1 / (1 - share + share * xp.exp(log_ratio))
+            return self.to_given(x, ops), y, 1 / (1 - share + share * xp.exp(log_ratio))
 
     def signals(self, hard: float = 0.0) -> Signals:
         """The laws that `sample_weighted` draws from."""
@@ -238,14 +293,17 @@ class Problem:
         self, rows: range, key: Key, probability: Array, dtype: DTypeLike, ops: ReferenceOps
     ) -> tuple[Array, Array]:
         x = ops.sparse_codes(key, len(rows), probability, self.magnitude, dtype, rows.start)
-        return x, self.measure(x, key, ops, rows.start)
+        return x, self._measure(x, key, ops, rows.start)
 
-    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None, first_row: int = 0) -> Array:
-        """The measurements y (rows, M) = A x + ε of sparse codes x (rows, N), at the problem's SNR.
+    def measure(self, x: Array, key: Key) -> Array:
+        """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR."""
+        return self._measure(self.to_unit(x), key, CpuOps(), 0)
+
+    def _measure(self, x: Array, key: Key, ops: ReferenceOps, first_row: int) -> Array:
+        """The measurements A x + ε of codes of A.
 
         They are the rows from `first_row` on of a batch with this noise, and have the bits that they have in it.
         """
-        ops = ops or CpuOps()
         transposed = ops.kept(self, x.dtype, lambda: ops.asarray(self.A.T, x.dtype))
         return self.add_noise(ops.matmul_by_rows(x, transposed, self.sparsity), key, ops, first_row)
 
@@ -267,6 +325,9 @@ class Problem:
     def store(self, record: storage.Record) -> None:
         """Add the whole problem to a file's record."""
         record.arrays["A"] = self.A
+        if self.rescaled:
+            record.arrays["column_norms"] = np.asarray(self.norms)
+            record.attributes["columns"] = "A has columns of unit norm; codes are for A · diag(column_norms), as given"
         if isinstance(self.pnz, float):
             record.attributes["pnz"] = self.pnz
         else:
@@ -292,7 +353,8 @@ class Problem:
             law: Any = _LAWS[attributes["magnitude"]]
             magnitude = law(**{name: attributes[f"magnitude_{name}"] for name in law._fields})
             pnz = arrays["support_probability"] if "support_probability" in arrays else attributes["pnz"]
-            return cls(arrays["A"], pnz, attributes["snr_db"], magnitude, attributes["seed"])
+            norms = arrays.get("column_norms", 1.0)
+            return cls(arrays["A"], pnz, attributes["snr_db"], magnitude, attributes["seed"], norms)
 
 
 def _rows(batch: int, rows: slice) -> range:
@@ -329,7 +391,22 @@ def with_condition_number(A: Array, con_num: float) -> Array:
     return np.asarray((U * (s * np.sqrt(A.shape[1]) / np.linalg.norm(s))) @ Vt)
 
 
+def column_norms(A: Array) -> Array:
+    """The ℓ2 norms (N,) of a matrix's columns; 1 where they are 1 up to rounding.
+
+    Raises
+    ------
+    InputError
+        If a norm is extreme, which the message calls the norm of the measurement matrix's column.
+    """
+    peaks = np.abs(A).max(axis=0)  # divided out, so that no square overflows or vanishes
+    norms = peaks * np.linalg.norm(A / peaks, axis=0)
+    for column in np.flatnonzero(is_extreme(norms)):
+        raise InputError(f"the norm of column {column} of the measurement matrix is {extreme(norms[column])}")
+    return np.where(np.abs(norms - 1) < 1e-12, 1, norms)
+
+
 def normalize_columns(A: Array) -> Array:
     """Scale every column to unit ℓ2 norm. Columns that have it already, up to rounding, keep their bits."""
-    norms = np.linalg.norm(check_matrix(A, "the matrix"), axis=0)
-    return np.asarray(A / np.where(np.abs(norms - 1) < 1e-12, 1, norms))
+    A = check_matrix(A, "the matrix")
+    return np.asarray(A / column_norms(A))

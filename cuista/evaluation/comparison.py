@@ -207,13 +207,15 @@ def compare(
     kept = _Kept(Path(folder), recipe or FastRecipe(), layers, ridge, seed, ops, resume, overwrite, say, progress)
     kept.prepare([(variant, snr) for snr in noisy for variant in variants])
     for snr, noisy_problem in noisy.items():
-        x, y = noisy_problem.sample(samples, stream=TEST, seed=seed)
+        x, y = noisy_problem.standard.sample(samples, stream=TEST, seed=seed)
         for variant in variants:
             yield _measured(str(variant), kept.trained(variant, noisy_problem), x, y, snr)
         for path, model in loaded.items():
             yield _measured(path, model, x, y, snr)
         for method in solvers:
-            solver = SOLVERS[method](noisy_problem, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops)
+            solver = SOLVERS[method](
+                noisy_problem.standard, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops
+            )
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
             yield _measured(method, solver, x, y, snr)
 

@@ -204,7 +204,7 @@ def _on_each(
 def _recovered(model: Model | RobustModel, A: Array, y: Array) -> tuple[Array, int]:
     """Recovery with a model. One that makes no weights uses the matrix it was trained for, whatever A is."""
     used = model.model_for(A) if isinstance(model, RobustModel) else model
-    return used.recover(y), used.network.layers
+    return used.problem.to_unit(used.recover(y)), used.network.layers
 
 
 def _with_exact_weights(model: Model | RobustModel, ops: ReferenceOps | None) -> RobustModel | str | None:
@@ -215,7 +215,7 @@ def _with_exact_weights(model: Model | RobustModel, ops: ReferenceOps | None) ->
     if isinstance(model, RobustModel):
         if not isinstance(model.network.encoder, Encoder):
             return None
-        model = model.with_weight(model.problem.A, solve_exact(model.problem.A).W)
+        model = model.with_weight(model.problem, solve_exact(model.problem.A).W)
     # A decoder with `psigma_max` was trained on perturbed matrices with the nominal weight, so its thresholds do not
     # suit the exact one.
     elif model.network.name != "alista" or "psigma_max" in model.training:

@@ -75,6 +75,10 @@ class Solver(ABC):
 
         With a tuned λ, each sample is scaled to the norm that the problem predicts, and its result scaled back.
         """
+        return (self.problem.to_given(x, self.ops) for x in self._iterates(y))
+
+    def _iterates(self, y: Array) -> Iterator[Array]:
+        """The iterates as codes of `problem.A`."""
         if not self.unit:
             return self.steps(y)
         scaled, factors = in_units(self.ops.xp, self.ops.asarray(y, self.dtype), self.unit)
@@ -98,12 +102,12 @@ class Solver(ABC):
         NumericalError
             If the method diverges for every candidate.
         """
-        x, y = self.problem.sample(samples, stream=TUNING, dtype=self.dtype)
+        x, y = self.problem.standard.sample(samples, stream=TUNING, dtype=self.dtype)
 
         def nmse(lam: float) -> float:
             self.lam = lam
             try:
-                return float(report_on(self.iterates, x, y, self.ops).nmse_db[-1])
+                return float(report_on(self._iterates, x, y, self.ops).nmse_db[-1])
             except NumericalError:
                 return np.inf
 

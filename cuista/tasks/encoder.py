@@ -184,7 +184,7 @@ class PerturbedSource(Source):
 
     def __init__(self, problem: Problem) -> None:
         check_normalized(problem)
-        self.problem, self.sigma = problem, 0.0
+        self.problem, self.sigma = problem.standard, 0.0
         self._nominal: Array | None = None
 
     def enter(self, stage: Stage, network: Any) -> bool:

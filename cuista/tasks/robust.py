@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike
 from cuista.checks import Array, check_matrix
 from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
-from cuista.data.problem import Problem, normalize_columns
+from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.metrics import decibels, nmse_db
 from cuista.model import Trained, parameters_sha256
@@ -127,32 +127,27 @@ class RobustModel(Trained):
         return ops.to_numpy(network.encoder.encode(A, network.parameters)[0])
 
     def model_for(self, matrix: ArrayLike) -> Model:
-        """The ALISTA for a matrix (M, N), with the weight that the encoder computes for it.
+        """The ALISTA for a matrix (M, N) with columns of any norms, and the weight that the encoder computes for it.
 
         Raises
         ------
         InputError
-            If the matrix has the wrong shape, contains a NaN or an infinity, or has columns without unit norm.
+            If the matrix has the wrong shape, or contains a NaN or an infinity.
         """
-        A = check_matrix(matrix, "the matrix").astype(np.float64)
+        A = check_matrix(matrix, "the matrix")
         if A.shape != self.problem.A.shape:
             hint = "; it looks transposed" if A.shape == self.problem.A.shape[::-1] else ""
             (M, N), (m, n) = self.problem.A.shape, A.shape
             raise InputError(f"the matrix is {m}×{n}, and the model for {M}×{N}; expected the same size{hint}")
-        if not np.allclose(np.linalg.norm(A, axis=0), 1, rtol=1e-3):
-            raise InputError(
-                "the columns of the matrix do not have unit norm; expected unit norm: divide them by their norms, and "
-                "divide the recovered entries by the same norms"
-            )
-        return self.with_weight(A, self.weights(normalize_columns(A)[None])[0].astype(np.float64))
+        problem = replace(self.problem, A=A, norms=None)
+        return self.with_weight(problem, self.weights(problem.A[None])[0].astype(np.float64))
 
-    def with_weight(self, A: Array, W: Array) -> Model:
-        """The decoder as an ALISTA for a matrix A (M, N) and a weight W (M, N)."""
-        problem = Problem(A, self.problem.pnz, self.problem.snr_db, self.problem.magnitude, self.problem.seed)
+    def with_weight(self, problem: Problem, W: Array) -> Model:
+        """The decoder as an ALISTA for the matrix of another problem, and a weight W (M, N) of its A."""
         network = self.network
         return Model.new(
             problem,
-            Weight(W, problem.sha256, describe(W, A, method=network.encoder.name)),
+            Weight(W, problem.sha256, describe(W, problem.A, method=network.encoder.name)),
             **_form(network),
             unit=network.unit,
             parameters={name: network.parameters[name] for name in ("step_size", "threshold")},

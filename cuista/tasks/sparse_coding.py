@@ -133,6 +133,7 @@ class Model(Trained):
             "per_coordinate": self.network.per_coordinate,
             "unit": self.network.unit,
             "matrix": problem.sha256,
+            **({"norms": storage.sha256(np.asarray(problem.norms))} if problem.rescaled else {}),
             "weight": storage.sha256(self.weight.W),
             "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
             "snr_db": problem.snr_db,
@@ -140,19 +141,20 @@ class Model(Trained):
         }
 
     def iterates(self, y: ArrayLike) -> Iterator[Array]:
-        """The network's iterates x_1, …, x_T for measurements y (samples, M), one at a time."""
-        return self.network.iterates(check_rows(y, self.problem.M, "y"))
+        """The network's iterates x_1, …, x_T for measurements y (samples, M), one at a time, for the user's matrix."""
+        iterates = self.network.iterates(check_rows(y, self.problem.M, "y"))
+        return (self.problem.to_given(x, self.network.ops) for x in iterates)
 
     def recover(self, y: ArrayLike) -> Array:
-        """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches.
+        """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches, for the user's matrix.
 
         Raises
         ------
         InputError
             If y has the wrong shape or contains a NaN or an infinity.
         """
-        network = self.network
-        return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
+        network, y = self.network, check_rows(y, self.problem.M, "y")
+        return self.problem.to_given(network.ops.apply(network.output, y, network.N, network.dtype))
 
     @property
     def usual_norms(self) -> tuple[float, float] | None:
@@ -201,7 +203,7 @@ class SparseCoding(Task[Model]):
         return FastRecipe() if model.network.has_gradients else SearchRecipe()
 
     def source(self, model: Model, recipe: Any) -> Source:
-        return SignalSource(model.problem, recipe)
+        return SignalSource(model.problem.standard, recipe)
 
     def prepare(self, model: Model, recipe: Any) -> None:
         if recipe.by_gradients and not model.training:
@@ -341,13 +343,17 @@ def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, An
 def evaluate(model: Model, x: Array, y: Array) -> Report:
     """Recover signals x (samples, N) from their measurements y (samples, M), and report on every layer of a model.
 
+    If the columns of the matrix have other norms than 1, each error x̂_i − x_i is multiplied by the norm of its column,
+    so that the NMSE does not depend on the units of the columns.
+
     Raises
     ------
     InputError
         If x and y do not fit the model or each other, or x is all zero.
     """
-    x, y = check_rows(x, model.problem.N, "x"), check_rows(y, model.problem.M, "y")
-    return report_on(model.network.iterates, x, y, model.network.ops)
+    problem = model.problem
+    x, y = check_rows(x, problem.N, "x"), check_rows(y, problem.M, "y")
+    return report_on(model.network.iterates, problem.to_unit(x), y, model.network.ops)
 
 
 def _decided(asked: tuple[float | None, float | None], recipe: Any, problem: Problem) -> dict[str, float]:
