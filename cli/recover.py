@@ -12,11 +12,17 @@ from cuista.cli import common
 from cuista.cli.problems import matrix_in, note_norms
 from cuista.cli.spellings import Command
 
+from cuista.checks import Array
 from cuista.model import load
 from cuista.ops import ReferenceOps
-from cuista.storage.streaming import Recoverer, recover_file
+from cuista.quality import FALSE_ALARMS, Quality
+from cuista.solvers.refit import Refitted
+from cuista.storage.streaming import recover_file
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
+
+# The bounds of intervals, by the names of their arrays.
+BOUNDS = ("lower", "upper")
 
 
 @dataclass
@@ -27,24 +33,90 @@ class Codes:
     out: Path
     key: str | None
     columns: bool
+    debias: bool
+    report: Path | None
+    as_json: bool
     device: str
     force: bool
 
     def __post_init__(self) -> None:
         common.claim(self.out, self.force)
+        if self.report:
+            common.claim(self.report, self.force)
 
     @cached_property
     def ops(self) -> ReferenceOps:
         """The engine."""
         return common.engine_on(self.device)
 
-    def write(self, recoverer: Recoverer) -> None:
-        """Recover the codes, write them, and show progress."""
-        how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force}
+    def write(self, recoverer: Any, level: float | None = None) -> Quality:
+        """Recover the codes, write them, show progress, and say how good they are.
+
+        With a `level`, the file holds intervals too; see `Model.intervals`.
+        """
+        method = Refitted(recoverer) if self.debias else recoverer
+        parts: list[Quality] = []
+
+        def inspect(y: Array, x: Array) -> dict[str, Array]:
+            parts.append(method.quality(y, x))
+            return {} if level is None else dict(zip(BOUNDS, recoverer.intervals(y, x, level), strict=True))
+
+        how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force, "inspect": inspect}
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
-            samples = recover_file(recoverer, self.measurements, self.out, **how)
+            samples = recover_file(method, self.measurements, self.out, more=BOUNDS if level else (), **how)
         common.say(f"Wrote {self.out}: {samples} samples.")
+        quality = Quality.joined(parts)
+        describe(quality, recoverer.problem.N)
+        if isinstance(method, Refitted) and method.left:
+            common.say(
+                f"Note: {method.left} of {samples} samples are not fitted again, because their supports do not "
+                "determine the entries."
+            )
+        if level is not None:
+            promise = "for signals like those of the training"
+            common.say(f"Intervals (lower, upper) contain {100 * level:g} % of the true entries {promise}.")
+        if self.report:
+            about = {"measurements": str(self.measurements), "codes": str(self.out)}
+            quality.save(self.report, about, overwrite=self.force)
+            common.say(f"Wrote {self.report}.")
+        if self.as_json:
+            common.print_json(quality.summary())
+        return quality
+
+
+def describe(quality: Quality, N: int) -> None:
+    """Tell the user how good codes of length N are, and whether their measurements are usual for the model."""
+    found = quality.summary()
+    residual, support = found["relative_residual"], found["support_size"]
+    common.say(
+        f"Relative residual ‖y − A x̂‖/‖y‖: median {residual['median']:.3g}, largest {residual['largest']:.3g}. "
+        f"Non-zeros: {support['smallest']} to {support['largest']}, median {support['median']:g} of {N}."
+    )
+    if quality.reference is None:
+        return
+    samples, unusual, rate = found["samples"], found["unusual"], f"{100 * FALSE_ALARMS:g} %"
+    medians = ", ".join(f"{_WORDS[name]} {a:.3g} ({b:.3g})" for name, (a, b) in quality.differing.items())
+    compared = f" Medians, with those of the training in brackets: {medians}." if medians else ""
+    if quality.too_many:
+        common.say(
+            f"Warning: {unusual} of {samples} samples do not look like the signals that the model was trained for, of "
+            f"which {rate} would seem so.{compared} Judge the codes by their residuals, use cuista solve, or train on "
+            "such signals."
+        )
+    else:
+        common.say(f"{unusual} of {samples} samples look unusual for the model, as {rate} of its own signals do.")
+        if compared:
+            common.say(f"Note: as a set, the samples differ from the signals that the model was trained for.{compared}")
+
+
+_WORDS = {
+    "relative_residual": "relative residual",
+    "support_size": "non-zeros",
+    "energy": "energy",
+    "spread": "spread ‖x̂‖₁/‖x̂‖₂",
+    "peak": "peak max|x̂|/‖x̂‖₂",
+}
 
 
 _OUT_HELP = "Sparse codes as .npy or .h5 (key x)."
@@ -55,27 +127,41 @@ codes_options = common.bundled(
     click.option("-o", "--out", type=common.output_file(".npy", ".h5"), default="x.npy", help=_OUT_HELP),
     common.key_option,
     common.columns_option,
+    click.option("--debias", is_flag=True, help="Fit the found non-zeros again by least squares."),
+    click.option("--report", type=common.H5_FILE, help="Write residual, support and more of each sample."),
+    common.json_option,
     common.device_option,
     common.force_option,
 )
 
 
+_level = common.number("a probability, more than 0 and less than 1", lambda value: 0 < value < 1)
+
+
 @click.command("recover", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--matrix", type=common.INPUT_FILE, help="Matrix (key A) that took the measurements. [the model's]")
+@click.option("--interval", type=_level, metavar="P", help="Add intervals that hold each entry with probability P.")
 @codes_options
-def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
+def command(model_file: Path, matrix: Path | None, interval: float | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.
 
     Y is a .npy, .npz, .mat or .h5 file (key y) with one sample per row. Files in .npy and .h5 are read in batches, so
     that they may be larger than memory. The codes are written in single precision, in the same layout.
 
     With --matrix, the weight for the other matrix comes from a robust model's encoder; for an ALISTA it is computed.
+
+    For each sample the relative residual, the number of non-zeros, and whether the sample looks like the signals of the
+    training are measured; --json prints a summary, and --report keeps them all.
     """
+    if interval is not None and codes.out.suffix.lower() != ".h5":
+        raise click.UsageError("--interval writes three arrays: name an .h5 file with -o")
+    if interval is not None and codes.debias:
+        raise click.UsageError("--interval is about the network's own answer, which --debias changes: give one of them")
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
     if matrix is not None or isinstance(model, RobustModel):
         robust = model if isinstance(model, RobustModel) else RobustModel.new(model, ops=codes.ops)
         model = robust.model_for(robust.problem.given if matrix is None else matrix_in(matrix))
         if matrix is not None:
             note_norms(model.problem, matrix)
-    codes.write(model)
+    codes.write(model, interval)

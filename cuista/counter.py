@@ -17,8 +17,9 @@ class Key(NamedTuple):
     step: int = 0
 
 
-# The streams of a seed, one for each use of random numbers. PREPARING shuffles pictures and chooses patches.
-MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING, PREPARING = range(7)
+# The streams of a seed, one for each use of random numbers. PREPARING shuffles pictures and chooses patches, and
+# JUDGING draws the signals with which answers are compared.
+MATRIX, TRAINING, VALIDATION, TEST, FITTING, TUNING, PREPARING, JUDGING = range(8)
 # The offset from a stream to the stream of its hard signals (see `Problem.sample_weighted`).
 HARD_STREAM = 64
 

@@ -30,6 +30,7 @@ FLOORS = [
     "weights",
     "networks",
     "metrics",
+    "quality",
     "solvers",
     "model",
     "training",

@@ -20,6 +20,7 @@ from cuista.networks.base import in_units
 from cuista.networks.lamp import Lamp
 from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.quality import Quality, statistics
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import TRIED, lambdas, tune
 
@@ -141,6 +142,11 @@ class Solver(ABC):
             self.tuned()
 
         return self.ops.apply(lambda y: deque(self.iterates(y), maxlen=1).pop(), y, self.problem.N, self.dtype)
+
+    def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
+        """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
+        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x")
+        return Quality(statistics(self.problem, y, x, self.ops))
 
 
 class Ista(Solver):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -41,6 +40,8 @@ def recover_file(
     columns: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    inspect: Callable[[Array, Array], Mapping[str, Array]] = lambda y, x: {},
+    more: Sequence[str] = (),
 ) -> int:
     """Recover the sparse codes of the measurements in a file, write them to another file, and return their number.
 
@@ -61,6 +62,9 @@ def recover_file(
         Whether `out` may exist already.
     progress
         Called with the number of samples done and the number of all samples.
+    inspect, more
+        Called with measurements and their codes, batch by batch. It returns the arrays (samples, N) that are named in
+        `more`, which an .h5 file is to hold beside the codes.
 
     Raises
     ------
@@ -85,9 +89,12 @@ def recover_file(
         samples = int(stored.shape[1 if columns else 0])
         shape = (N, samples) if columns else (samples, N)
         is_hdf5 = Path(out).suffix.lower() == ".h5"
-        with storage.replacing(out, overwrite=overwrite) as file, _appending(file, is_hdf5, shape, columns) as append:
-            reserve(file, 4 * N * samples)
-            usual, unusual = getattr(recoverer, "usual_norms", None), 0
+        names = ("x", *more)
+        with (
+            storage.replacing(out, overwrite=overwrite) as file,
+            _appending(file, is_hdf5, names, shape, columns) as append,
+        ):
+            reserve(file, 4 * N * samples * len(names))
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
                 where = (slice(None), part) if columns else (part, slice(None))
@@ -102,9 +109,6 @@ def recover_file(
                 for sample in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
                     largest = extreme(peaks[sample], LARGEST_MEASUREMENT)
                     raise InputError(f"{measurements}: the largest entry of sample {first + sample} is {largest}")
-                if usual is not None:
-                    norms = np.linalg.norm(y.astype(np.float64), axis=1)
-                    unusual += int(((norms < usual[0]) | (norms > usual[1])).sum())
                 with np.errstate(all="ignore"):  # what overflows is refused below
                     codes = recoverer.recover(y)
                 unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))
@@ -113,32 +117,29 @@ def recover_file(
                         f"{measurements}: the recovery of sample {first + unknown[0]} overflows; expected "
                         "measurements of the magnitude of the problem's own. Scale them down"
                     )
-                append(codes)
+                append({"x": codes, **inspect(y, codes)})
                 if progress:
                     progress(part.stop, samples)
-    if 2 * unusual > samples:
-        warnings.warn(
-            f"{unusual} of {samples} samples of {measurements} are larger or smaller than the signals that the model "
-            "was trained on, and it computes on measurements as they are: if they are in other units, convert them, or "
-            "train a model that accepts any units",
-            stacklevel=2,
-        )
     return samples
 
 
 @contextmanager
 def _appending(
-    file: IO[bytes], is_hdf5: bool, shape: tuple[int, int], columns: bool
-) -> Iterator[Callable[[Array], object]]:
-    """Create an array of this shape in a new file, and give a function that appends codes (n, N) to its samples."""
+    file: IO[bytes], is_hdf5: bool, names: tuple[str, ...], shape: tuple[int, int], columns: bool
+) -> Iterator[Callable[[Mapping[str, Array]], object]]:
+    """Create arrays of these names and this shape in a new file, and give a function that appends samples to them.
+
+    A .npy file holds only x.
+    """
     if is_hdf5:
         with new_hdf5(file) as hdf5:
-            x, done = hdf5.create_dataset("x", shape, dtype=np.float32), 0
+            datasets, done = {name: hdf5.create_dataset(name, shape, dtype=np.float32) for name in names}, 0
 
-            def append(codes: Array) -> None:
+            def append(arrays: Mapping[str, Array]) -> None:
                 nonlocal done
-                part = slice(done, done + len(codes))
-                x[(slice(None), part) if columns else part] = codes.T if columns else codes
+                part = slice(done, done + len(arrays["x"]))
+                for name, dataset in datasets.items():
+                    dataset[(slice(None), part) if columns else part] = arrays[name].T if columns else arrays[name]
                 done = part.stop
 
             yield append
@@ -154,5 +155,5 @@ def _appending(
         begin = io.BytesIO()
         np.lib.format.write_array_header_1_0(begin, header)
         write(begin.getvalue())
-        yield lambda codes: write(np.ascontiguousarray(codes, "<f4").data)
+        yield lambda arrays: write(np.ascontiguousarray(arrays["x"], "<f4").data)
         check_written(file, digest)

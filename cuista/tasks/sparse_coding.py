@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
 from cuista.checks import Array, check_rows
-from cuista.counter import FITTING, TEST, Key
+from cuista.counter import FITTING, JUDGING, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.metrics import Report, nmse_db, report_on
@@ -21,6 +21,7 @@ from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
 from cuista.operators import Dense
 from cuista.ops import FusedStep, ReferenceOps
+from cuista.quality import SIGNALS, Quality, Reference, intervals, statistics
 from cuista.storage import Record
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe
@@ -42,6 +43,8 @@ class Model(Trained):
         The problem that the network solves, and the analytic weight that it was made from.
     schedule
         `percent` and `max_percent` as requested; None leaves a value to the recipe.
+    reference
+        The network's answers to signals like those that it was trained for; None if they are not measured yet.
     """
 
     kind: ClassVar[str] = "cuista-model"
@@ -50,6 +53,7 @@ class Model(Trained):
     problem: Problem
     weight: Weight
     schedule: tuple[float | None, float | None] = (None, None)
+    reference: Reference | None = None
 
     @classmethod
     def new(
@@ -156,17 +160,36 @@ class Model(Trained):
         network, y = self.network, check_rows(y, self.problem.M, "y")
         return self.problem.to_given(network.ops.apply(network.output, y, network.N, network.dtype))
 
-    @property
-    def usual_norms(self) -> tuple[float, float] | None:
-        """The range of ‖y‖₂ over 1,000 signals of the problem, if the network computes on measurements as they are."""
-        if self.network.unit:
-            return None
-        norms = np.linalg.norm(self.problem.sample(1000, stream=TEST)[1], axis=1)
-        return float(norms.min()), float(norms.max())
+    def usual(self) -> Reference:
+        """The network's answers to usual signals, which are measured on signals of the problem if they are not yet."""
+        if self.reference is None:
+            self.judge_by(*self.problem.sample(SIGNALS, stream=JUDGING))
+        assert self.reference is not None
+        return self.reference
+
+    def judge_by(self, x: Array, y: Array) -> None:
+        """Compare answers from now on with those to signals x (signals, N) with measurements y (signals, M)."""
+        network, fixed = self.network, not self.network.unit
+        self.reference = Reference.measured(self.problem, self.weight.W, x, y, self.recover(y), network.ops, fixed)
+
+    def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
+        """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
+        y, x, usual = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x"), self.usual()
+        return Quality(statistics(self.problem, y, x, self.network.ops, not self.network.unit), usual)
+
+    def intervals(self, y: ArrayLike, x: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
+        """Intervals that contain the true codes, given this network's codes x (samples, N) of y (samples, M).
+
+        Returns the lower and the upper bounds (samples, N). See `cuista.quality.intervals`.
+        """
+        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x")
+        return intervals(self.problem, self.weight.W, self.usual(), y, x, level, self.network.ops)
 
     def store(self, record: Record) -> None:
         self.problem.store(record)
         record.arrays["W"] = self.weight.W
+        if self.reference is not None:
+            self.reference.store(record)
         record.attributes |= {
             "support_schedule": list(self.network.support),
             "unit": self.network.unit,
@@ -188,7 +211,9 @@ class Model(Trained):
             raise FileError(f"{path} is damaged: its weight is not the one with which it was made")
         options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
         unit = float(attributes.get("unit", 0))  # 0.1.0 has none
-        return cls.new(problem, weight, attributes["net"], unit=unit, **options, **place)
+        model = cls.new(problem, weight, attributes["net"], unit=unit, **options, **place)
+        model.reference = Reference.stored(record)
+        return model
 
 
 class SparseCoding(Task[Model]):
@@ -204,6 +229,10 @@ class SparseCoding(Task[Model]):
 
     def source(self, model: Model, recipe: Any) -> Source:
         return SignalSource(model.problem.standard, recipe)
+
+    def finish(self, model: Model) -> None:
+        model.reference = None
+        model.usual()
 
     def prepare(self, model: Model, recipe: Any) -> None:
         if recipe.by_gradients and not model.training:

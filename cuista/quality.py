@@ -1,0 +1,303 @@
+"""How good an answer is, as far as that can be known without the truth: residuals, supports, and usual signals.
+
+Codes x̂ of measurements y are judged by five numbers for each sample. A network's answer is compared with its answers to
+the signals that it was trained for, of which the truth is known; so each entry can be given an interval too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cuista import storage
+from cuista.checks import Array
+from cuista.data.problem import Problem
+from cuista.errors import InputError
+from cuista.ops import ReferenceOps
+from cuista.storage import Record
+
+# What is measured of each sample, in the order of the columns of `statistics`.
+STATISTICS = ("relative_residual", "support_size", "energy", "spread", "peak")
+# The share of the signals of training that are called unusual.
+FALSE_ALARMS = 0.01
+# The number of signals with which answers are compared.
+SIGNALS = 2000
+# The number of samples that are judged at a time.
+ROWS = 4096
+# The probabilities whose quantiles of errors are kept.
+_LEVELS = np.linspace(0, 1, 1001)
+
+
+def statistics(problem: Problem, y: Array, x: Array, ops: ReferenceOps, fixed: bool = False) -> Array:
+    """What can be known of codes x (samples, N) without the truth, from measurements y (samples, M).
+
+    Returns
+    -------
+    statistics : (samples, 5), float32
+        The relative residual ‖y − A x‖₂ / ‖y‖₂, the number of non-zeros, the energy ‖z‖₂ / ‖y‖₂, the spread
+        ‖z‖₁ / ‖z‖₂, and the peak max|z| / ‖z‖₂, where z_i = x_i ‖a_i‖₂. With `fixed`, for networks that compute on
+        measurements as they are, the energy is ‖y‖₂. For y = 0 and x = 0, all are 0.
+    """
+    found = np.zeros((len(y), len(STATISTICS)), np.float32)
+    for first in range(0, len(y), ROWS):
+        part = slice(first, first + ROWS)
+        scale, target, z, r = _residuals(problem, y[part], x[part], ops)
+        norm, size, total = (np.sqrt(np.square(each).sum(axis=1)) for each in (target, z, r))
+        some, present = np.where(norm > 0, norm, 1), np.where(size > 0, size, 1)
+        energy = norm * scale[:, 0] if fixed else size / some
+        residual = np.where(norm > 0, total / some, np.where(total > 0, np.inf, 0))
+        columns = (residual, np.count_nonzero(z, axis=1), energy, np.abs(z).sum(axis=1) / present)
+        found[part] = np.stack([*columns, np.abs(z).max(axis=1) / present], axis=1)
+    return found
+
+
+def _residuals(problem: Problem, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array, Array, Array]:
+    """The largest |y_m| of each sample (samples, 1), and y, z and y − A z divided by it, in float64 and host memory."""
+    y = y.astype(np.float64)
+    scale = np.abs(y).max(axis=1, keepdims=True)
+    scale[scale == 0] = 1
+    z, y = problem.to_unit(x.astype(np.float64)) / scale, y / scale
+    with ops.computing():
+        transposed = ops.kept(problem, np.dtype(np.float64), lambda: ops.asarray(problem.A.T, np.float64))
+        image = ops.to_numpy(ops.sparse_matmul(ops.asarray(z, np.float64), transposed))
+    return scale, y, z, y - image
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A network's answers to signals like those that it was trained for.
+
+    Attributes
+    ----------
+    statistics
+        Their `statistics` (signals, 5), each column sorted.
+    threshold
+        The rank below which a sample is called unusual (see `ranks`); of these signals, that is a share of 0.01.
+    errors
+        Quantiles (2, 1001) of |x̂_i + (Wᵀ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M, for the entries that
+        are zero in x̂ and for the others.
+    """
+
+    statistics: Array
+    threshold: float
+    errors: Array
+
+    @classmethod
+    def measured(
+        cls, problem: Problem, W: Array, x: Array, y: Array, answer: Array, ops: ReferenceOps, fixed: bool = False
+    ) -> Reference:
+        """Compare answers (signals, N) to measurements y (signals, M) with the true codes x (signals, N).
+
+        W (M, N) is the analytic weight of `problem.A`. For `fixed`, see `statistics`.
+        """
+        found = statistics(problem, y, answer, ops, fixed)
+        sorted_ = np.sort(found, axis=0)
+        centre, scale = _debiased(problem, W, y, answer, ops)
+        ratio = np.abs(centre - problem.to_unit(x.astype(np.float64))) / np.where(scale > 0, scale, 1)
+        present = answer != 0
+        errors = [
+            np.quantile(part, _LEVELS) if part.size else _LEVELS * 0 for part in (ratio[~present], ratio[present])
+        ]
+        threshold = float(np.quantile(_ranks(sorted_, found), FALSE_ALARMS, method="lower"))
+        return cls(sorted_, threshold, np.stack(errors))
+
+    def store(self, record: Record) -> None:
+        """Add it to the record of a model's file."""
+        record.arrays |= {"usual/statistics": self.statistics, "usual/errors": self.errors}
+        record.attributes["usual_threshold"] = self.threshold
+
+    @classmethod
+    def stored(cls, record: Record) -> Reference | None:
+        """What the record of a model's file holds; None for files without it, such as those of 0.1.0."""
+        if "usual/statistics" not in record.arrays:
+            return None
+        threshold = float(record.attributes["usual_threshold"])
+        return cls(record.arrays["usual/statistics"], threshold, record.arrays["usual/errors"])
+
+    def unusual(self, found: Array) -> Array:
+        """Whether samples with these statistics (samples, 5) are unusual. Zero measurements never are."""
+        return np.asarray((_ranks(self.statistics, found) < self.threshold) & found.any(axis=1))
+
+    def differing(self, found: Array) -> list[str]:
+        """The statistics whose distribution over samples (samples, 5) is another than in training.
+
+        Each is tested by the distance of Kolmogorov and Smirnov; together they find a difference in 1 % of the sets of
+        usual signals.
+        """
+        n, m = len(self.statistics), len(found)
+        limit = np.sqrt(-np.log(FALSE_ALARMS / len(STATISTICS) / 2) / 2 * (n + m) / (n * m))
+        differing = []
+        for name, usual, column in zip(STATISTICS, self.statistics.T, np.sort(found, axis=0).T, strict=True):
+            values = np.concatenate([usual, column])
+            shares = (np.searchsorted(each, values, side="right") / len(each) for each in (usual, column))
+            if np.abs(np.subtract(*shares)).max() > limit:
+                differing.append(name)
+        return differing
+
+
+def _ranks(usual: Array, found: Array) -> Array:
+    """How far in a tail of the usual statistics each sample's most unusual one lies: 0 beyond all, up to 1.
+
+    Small relative residuals are never unusual.
+    """
+    n, tails = len(usual), []
+    for number, (values, column) in enumerate(zip(usual.T, found.T, strict=True)):
+        above = 1 - np.searchsorted(values, column, side="left") / n
+        below = np.searchsorted(values, column, side="right") / n
+        tails.append(above if number == 0 else np.minimum(1, 2 * np.minimum(above, below)))
+    return np.min(tails, axis=0)
+
+
+def _debiased(problem: Problem, W: Array, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array]:
+    """x̂ + Wᵀ(y − A x̂) for codes of `problem.A`, and the scale of its errors ‖y − A x̂‖₂ ‖w_i‖₂ / √M, (samples, N).
+
+    Because w_iᵀa_i = 1, the error of an entry does not depend on the entry itself. Its noise has the variance
+    σ² ‖w_i‖², and the residual estimates σ together with what other entries add, as in approximate message passing.
+    Zhang, Zhang, J. R. Stat. Soc. B 2014; Javanmard, Montanari, JMLR 2014 (the debiased Lasso).
+    """
+    size, _, z, r = _residuals(problem, y, x, ops)
+    with ops.computing():
+        step = ops.to_numpy(ops.matmul(ops.asarray(r, np.float64), ops.asarray(W, np.float64)))
+    sigma = np.sqrt(np.square(r).mean(axis=1, keepdims=True))
+    return (z + step) * size, sigma * size * np.sqrt(np.square(W).sum(axis=0))
+
+
+def intervals(
+    problem: Problem, W: Array, reference: Reference, y: Array, x: Array, level: float, ops: ReferenceOps
+) -> tuple[Array, Array]:
+    """Intervals that contain the entries of the true codes with the probability `level`.
+
+    They are centred at x̂ + Wᵀ(y − A x̂). Their half widths are multiples of ‖y − A x̂‖₂ ‖w_i‖₂ / √M; of the errors on
+    the reference's signals, the share `level` is below that, both among entries that are zero in x̂ and among the others
+    (split conformal prediction: Lei et al., JASA 2018). So `level` is the coverage for signals like those, and for
+    others there is no promise.
+
+    Parameters
+    ----------
+    W
+        The analytic weight (M, N) of `problem.A`.
+    y, x
+        Measurements (samples, M), and the network's answer (samples, N).
+    level
+        The probability, more than 0 and less than 1.
+
+    Returns
+    -------
+    lower, upper : (samples, N), float32
+        In the user's units.
+
+    Raises
+    ------
+    InputError
+        If the level is out of range.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"the level of intervals is {level}; expected more than 0 and less than 1", option="interval")
+    centre, scale = _debiased(problem, W, y, x, ops)
+    absent, present = (float(np.interp(level, _LEVELS, errors)) for errors in reference.errors)
+    half = scale * np.where(x != 0, present, absent)
+    return tuple(problem.to_given(bound).astype(np.float32) for bound in (centre - half, centre + half))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is known of the codes of a set of measurements without the truth.
+
+    Attributes
+    ----------
+    statistics
+        The `statistics` of the samples (samples, 5).
+    reference
+        What is usual for the network; None for a solver, which is trained for nothing.
+    judged
+        The `statistics` of the network's own answer, if that was changed afterwards.
+    """
+
+    statistics: Array
+    reference: Reference | None = None
+    judged: Array | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Quality]) -> Quality:
+        """The quality of several sets as one."""
+        own = [part.judged for part in parts if part.judged is not None]
+        return cls(
+            np.concatenate([part.statistics for part in parts]),
+            parts[0].reference,
+            np.concatenate(own) if own else None,
+        )
+
+    @property
+    def _own(self) -> Array:
+        return self.statistics if self.judged is None else self.judged
+
+    @property
+    def relative_residual(self) -> Array:
+        """‖y − A x̂‖₂ / ‖y‖₂ of each sample (samples,)."""
+        return np.asarray(self.statistics[:, 0])
+
+    @property
+    def support_size(self) -> Array:
+        """The number of non-zero entries of each sample's codes (samples,)."""
+        return self.statistics[:, 1].astype(np.int64)
+
+    @property
+    def unusual(self) -> Array:
+        """Whether each sample (samples,) does not look like the signals that the network was trained for.
+
+        Of these signals themselves, 1 % are called unusual. A solver calls none unusual.
+        """
+        if self.reference is None:
+            return np.zeros(len(self.statistics), bool)
+        return self.reference.unusual(self._own)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more samples are unusual than chance explains (with a probability of less than 0.001)."""
+        expected = FALSE_ALARMS * len(self.statistics)
+        return bool(self.unusual.sum() > expected + 3.1 * np.sqrt(expected) + 1)
+
+    @property
+    def differing(self) -> dict[str, tuple[float, float]]:
+        """The statistics that differ from those of training over the set, each with its median here and there."""
+        if self.reference is None or not len(self.statistics):
+            return {}
+        usual = np.median(self.reference.statistics, axis=0)
+        here = np.median(self._own, axis=0)
+        at = {name: STATISTICS.index(name) for name in self.reference.differing(self._own)}
+        return {name: (float(here[i]), float(usual[i])) for name, i in at.items()}
+
+    def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
+        """Write a `cuista-quality` file with the statistics of each sample, and whether it is unusual."""
+        columns = zip(STATISTICS, self.statistics.T, strict=True)
+        arrays = {name: np.ascontiguousarray(column) for name, column in columns}
+        arrays["support_size"] = self.support_size
+        if self.reference is not None:
+            arrays["unusual"] = self.unusual
+            attributes = {**attributes, "false_alarm_rate": FALSE_ALARMS}
+        storage.write(path, Record("cuista-quality", arrays, attributes), overwrite=overwrite)
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers that describe the whole set, for `--json`."""
+        residual, support = self.relative_residual, self.support_size
+        found: dict[str, Any] = {
+            "samples": len(self.statistics),
+            "relative_residual": {"median": float(np.median(residual)), "largest": float(residual.max())},
+            "support_size": {
+                "smallest": int(support.min()),
+                "median": float(np.median(support)),
+                "largest": int(support.max()),
+            },
+        }
+        if self.reference is not None:
+            found |= {
+                "unusual": int(self.unusual.sum()),
+                "false_alarm_rate": FALSE_ALARMS,
+                "too_many_unusual": self.too_many,
+                "differing": {name: {"here": a, "trained_for": b} for name, (a, b) in self.differing.items()},
+            }
+        return found

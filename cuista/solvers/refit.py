@@ -1,0 +1,79 @@
+"""Improving an answer afterwards: the entries of a found support are fitted again by least squares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cuista.checks import Array, check_rows
+from cuista.data.problem import Problem, column_norms
+from cuista.ops import CpuOps
+from cuista.quality import Quality, statistics
+
+
+def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
+    """Fit the non-zero entries of codes to the measurements by least squares, min ‖y − A x‖₂ over the same support.
+
+    It removes the bias of thresholding, which makes entries too small. Where a support is right, it is the best
+    estimate that there is; where entries are missing, the others are fitted to theirs.
+
+    Parameters
+    ----------
+    problem
+        The problem, whose matrix is A.
+    y, x
+        Measurements (samples, M), and codes (samples, N) of the user's matrix.
+
+    Returns
+    -------
+    x : (samples, N)
+        The codes, in the precision of those given.
+    done : (samples,)
+        Which of them were fitted. Those whose support does not determine its entries stay as they are: it has more than
+        M entries, or columns that depend on each other.
+    """
+    from scipy.linalg import lstsq
+
+    y, x = check_rows(y, problem.M, "y"), check_rows(x, problem.N, "x")
+    norms = column_norms(problem.A)
+    given = norms * problem.norms  # the norms of the user's columns
+    A, found, done = problem.A / norms, x.copy(), np.ones(len(x), bool)
+    for i, (target, row) in enumerate(zip(y.astype(np.float64), x, strict=True)):
+        support = np.flatnonzero(row)
+        scale = np.abs(target).max(initial=0)
+        if not support.size or not scale:
+            continue
+        entries, _, rank, _ = lstsq(A[:, support], target / scale, lapack_driver="gelsy", check_finite=False)
+        done[i] = rank == support.size
+        if done[i]:
+            found[i, support] = entries * (scale / given[support])
+    return found, done
+
+
+class Refitted:
+    """A model or solver whose answers are fitted again by `refit`.
+
+    Attributes
+    ----------
+    left
+        The number of samples so far that could not be fitted.
+    """
+
+    def __init__(self, recoverer: Any) -> None:
+        self.recoverer, self.problem, self.left = recoverer, recoverer.problem, 0
+        self._own: Array = np.zeros((0, self.problem.N))
+
+    def recover(self, y: Array) -> Array:
+        """The fitted codes (samples, N) of measurements y (samples, M)."""
+        self._own = self.recoverer.recover(y)
+        found, done = refit(self.problem, y, self._own)
+        self.left += int((~done).sum())
+        return found
+
+    def quality(self, y: Array, x: Array) -> Quality:
+        """How good the codes are that `recover` has just returned; whether they are usual is judged before the fit."""
+        own = self.recoverer.quality(y, self._own)
+        return replace(own, statistics=statistics(self.problem, y, x, CpuOps()), judged=own.statistics)
