@@ -96,8 +96,11 @@ def describe(quality: Quality, N: int) -> None:
     if quality.reference is None:
         return
     samples, unusual, rate = found["samples"], found["unusual"], f"{100 * FALSE_ALARMS:g} %"
-    medians = ", ".join(f"{_WORDS[name]} {a:.3g} ({b:.3g})" for name, (a, b) in quality.differing.items())
+    words = _WORDS | ({"energy": "norm ‖y‖"} if quality.reference.fixed else {})
+    medians = ", ".join(f"{words[name]} {a:.3g} ({b:.3g})" for name, (a, b) in quality.differing.items())
     compared = f" Medians, with those of the training in brackets: {medians}." if medians else ""
+    if quality.reference.fixed and "energy" in quality.differing:
+        compared += " The model computes on measurements as they are: convert them, if they are in other units."
     if quality.too_many:
         common.say(
             f"Warning: {unusual} of {samples} samples do not look like the signals that the model was trained for, of "
@@ -113,7 +116,7 @@ def describe(quality: Quality, N: int) -> None:
 _WORDS = {
     "relative_residual": "relative residual",
     "support_size": "non-zeros",
-    "energy": "energy",
+    "energy": "energy ‖x̂‖/‖y‖",
     "spread": "spread ‖x̂‖₁/‖x̂‖₂",
     "peak": "peak max|x̂|/‖x̂‖₂",
 }

@@ -80,11 +80,14 @@ class Reference:
     errors
         Quantiles (2, 1001) of |x̂_i + (Wᵀ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M, for the entries that
         are zero in x̂ and for the others.
+    fixed
+        Whether the network computes on measurements as they are, so that other units are unusual.
     """
 
     statistics: Array
     threshold: float
     errors: Array
+    fixed: bool = False
 
     @classmethod
     def measured(
@@ -103,7 +106,7 @@ class Reference:
             np.quantile(part, _LEVELS) if part.size else _LEVELS * 0 for part in (ratio[~present], ratio[present])
         ]
         threshold = float(np.quantile(_ranks(sorted_, found), FALSE_ALARMS, method="lower"))
-        return cls(sorted_, threshold, np.stack(errors))
+        return cls(sorted_, threshold, np.stack(errors), fixed)
 
     def store(self, record: Record) -> None:
         """Add it to the record of a model's file."""
@@ -115,8 +118,8 @@ class Reference:
         """What the record of a model's file holds; None for files without it, such as those of 0.1.0."""
         if "usual/statistics" not in record.arrays:
             return None
-        threshold = float(record.attributes["usual_threshold"])
-        return cls(record.arrays["usual/statistics"], threshold, record.arrays["usual/errors"])
+        threshold, fixed = float(record.attributes["usual_threshold"]), not record.attributes["unit"]
+        return cls(record.arrays["usual/statistics"], threshold, record.arrays["usual/errors"], fixed)
 
     def unusual(self, found: Array) -> Array:
         """Whether samples with these statistics (samples, 5) are unusual. Zero measurements never are."""
@@ -149,7 +152,7 @@ def _ranks(usual: Array, found: Array) -> Array:
         above = 1 - np.searchsorted(values, column, side="left") / n
         below = np.searchsorted(values, column, side="right") / n
         tails.append(above if number == 0 else np.minimum(1, 2 * np.minimum(above, below)))
-    return np.min(tails, axis=0)
+    return np.asarray(np.min(tails, axis=0))
 
 
 def _debiased(problem: Problem, W: Array, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array]:
@@ -200,7 +203,8 @@ def intervals(
     centre, scale = _debiased(problem, W, y, x, ops)
     absent, present = (float(np.interp(level, _LEVELS, errors)) for errors in reference.errors)
     half = scale * np.where(x != 0, present, absent)
-    return tuple(problem.to_given(bound).astype(np.float32) for bound in (centre - half, centre + half))
+    lower, upper = (problem.to_given(bound).astype(np.float32) for bound in (centre - half, centre + half))
+    return lower, upper
 
 
 @dataclass(frozen=True)

@@ -75,5 +75,5 @@ class Refitted:
 
     def quality(self, y: Array, x: Array) -> Quality:
         """How good the codes are that `recover` has just returned; whether they are usual is judged before the fit."""
-        own = self.recoverer.quality(y, self._own)
+        own: Quality = self.recoverer.quality(y, self._own)
         return replace(own, statistics=statistics(self.problem, y, x, CpuOps()), judged=own.statistics)
