@@ -680,6 +680,18 @@ def test_a_robust_model_survives_its_file(decoder, trained_encoder, small_proble
         assert (again.weights(A_perturbed[None]) == inner.weights(A_perturbed[None])).all()
 
 
+def test_a_robust_model_for_signals_without_negative_entries_finds_none(small_problem, small_weight, tmp_path):
+    problem = replace(small_problem, positive=True)
+    model = cuista.RobustModel.new(train(cuista.Model.new(problem, small_weight, layers=4), QUICK_FAST))
+    model.save(tmp_path / "robust.h5")
+    matrix = perturb(problem.A, Key(0, 1), np.array([0.01]), CpuOps())[0]
+    for each in (model, cuista.RobustModel.load(tmp_path / "robust.h5")):
+        found = each.model_for(matrix)
+        assert found.problem.positive
+        x = found.recover(found.problem.sample(50)[1])
+        assert x.min() == 0 < x.max()
+
+
 def test_a_damaged_robust_model_is_said_to_be_damaged(decoder, trained_encoder, tmp_path):
     path = tmp_path / "robust.h5"
     model = cuista.RobustModel.new(decoder, trained_encoder)
