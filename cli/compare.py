@@ -87,7 +87,7 @@ def command(
         raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     common.claim(out, force or resume)
     problem = load_problem(problem_file)
-    about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": repr(problem.magnitude), "recipe": recipe}
+    about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": problem.law, "recipe": recipe}
     about |= {name: how[name] for name in ("samples", "seed", "layers")}
     if resume and out.exists():
         check_same(out, about)

@@ -264,9 +264,13 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
             f"Note: the network scales the measurements of each sample to the norm {unit:.6g} (unit), and its result "
             "back. The original does not: scale them before, or train with --fixed-units."
         )
+    positive = bool(record.attributes.get("positive", False)) and record.kind != EncoderModel.kind
     if target.suffix.lower() == ".npz":
         return original.write_model(model.Trained.kinds[record.kind].from_record(record, source), scope)
-    return {**model.group(record, "parameters/"), **({"unit": np.array(unit)} if unit else {})}
+    if positive:
+        common.say("Note: the network thresholds one-sidedly (positive): it shrinks max(z, 0) where others shrink z.")
+    more = {"unit": np.array(unit)} if unit else {}
+    return {**model.group(record, "parameters/"), **more, **({"positive": np.array(True)} if positive else {})}
 
 
 def filters_of(record: Record, target: Path, convention: Any) -> dict[str, Array]:

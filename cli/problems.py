@@ -35,8 +35,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "q": {"type": float, "metavar": "Q", "help": "Probability that a bernoulli non-zero is v0. [0.5]"},
     "v0": {"type": float, "metavar": "V", "help": "One value of bernoulli non-zeros. [1]"},
     "v1": {"type": float, "metavar": "V", "help": "Their other value. [1]"},
+    "positive": {"is_flag": True, "default": None, "help": "No negative entries: absolute values."},
 }
-PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", "magnitude", "mean", "std", "q", "v0", "v1")
+_LAW = ("magnitude", "mean", "std", "q", "v0", "v1")
+PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", *_LAW, "positive")
 problem_options = common.options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
 # The same for commands whose help they would crowd; the help of gen-problem shows them.
 hidden_problem_options = common.options(
@@ -130,7 +132,7 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
     if load_a is None and not kept:
         A = normalize_columns(A)
     law = probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options)
-    problem = Problem(A, *law, seed, norms=1.0 if kept else None)
+    problem = Problem(A, *law, seed, norms=1.0 if kept else None, positive=bool(options["positive"]))
     if load_a is not None:
         note_norms(problem, load_a)
     return problem
@@ -168,8 +170,9 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
     problem = load_problem(path)
     if asked["pnz"] is not None:
         asked["pnz"] = probability(asked["pnz"])
-    law = magnitude_law(asked) if any(asked[name] is not None for name in PROBLEM_OPTIONS[6:]) else None
+    law = magnitude_law(asked) if any(asked[name] is not None for name in _LAW) else None
     found = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db, "normalize": problem.normalized}
+    found["positive"] = problem.positive
     pairs = [(name, asked[name], value) for name, value in found.items()]
     for name, value, actual in [*pairs, ("magnitude", law, problem.magnitude)]:
         if value is not None and not np.array_equal(value, actual):

@@ -38,8 +38,9 @@ VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B|D)(?:_(?
 def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     """Make a problem from the arrays of a `prob.npz`.
 
-    The arrays are A (or D, or a single array of any name), pnz (by default 0.1) and SNR (by default no noise). A matrix
-    with either of them is kept as it is, because the original computes so; a matrix alone may have columns of any norm.
+    The arrays are A (or D, or a single array of any name), pnz (by default 0.1), SNR (by default no noise), and what
+    only `write_problem` adds: `positive`. A matrix with pnz or SNR is kept as it is, because the original computes so;
+    a matrix alone may have columns of any norm.
 
     Raises
     ------
@@ -52,14 +53,16 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     pnz = as_real(arrays["pnz"], "pnz").ravel() if "pnz" in arrays else np.array([0.1])
     snr = float(as_real(arrays["SNR"], "SNR").ravel()[0]) if "SNR" in arrays else np.inf
     norms = 1.0 if {"pnz", "SNR"} & set(arrays) else None
-    return Problem(matrices[0], float(pnz[0]) if pnz.size == 1 else pnz, snr, norms=norms)
+    probability = float(pnz[0]) if pnz.size == 1 else pnz
+    return Problem(matrices[0], probability, snr, norms=norms, positive="positive" in arrays)
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
     """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples).
 
-    If the columns of the user's matrix had other norms than 1, these are `column_norms`, and x is for A. The matrix is
-    stored under the name `D` too, which the original's `CalculateW.m` reads.
+    If the columns of the user's matrix had other norms than 1, these are `column_norms`, and x is for A. A problem
+    without negative entries also has `positive`, which the original ignores. The matrix is stored under the name `D`
+    too, which the original's `CalculateW.m` reads.
     """
     x, y = problem.standard.sample(samples, stream=VALIDATION)
     numbers = {"M": problem.M, "N": problem.N, "L": samples, "con_num": problem.condition_number}
@@ -72,6 +75,7 @@ def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
         "SNR": np.asarray(problem.snr_db),
         "x": x.T,
         "y": y.T,
+        **({"positive": np.asarray(True)} if problem.positive else {}),
     }
 
 
@@ -211,11 +215,17 @@ def read_model(
     Raises
     ------
     InputError
-        If the original has no such network.
+        If the original has no such network, or the problem is `positive`, for which the original trains none.
     FileError
         If `scope` is not one of the scopes, or is None and there are several; if a variable is missing, unknown or of
         the wrong shape.
     """
+    if problem.positive:
+        raise InputError(
+            f"the network in {source} keeps entries of both signs, and the problem has no negative ones (positive): "
+            "name a problem without that",
+            option="problem",
+        )
     found, scope = _scoped(arrays, scope, source, encoder=False)
     form = _form(found, net, NETS, source) | _schedule(arrays, percent, max_percent, PaperRecipe().schedule(0.1))
     model = Model.new(problem, weight, net, unit=_unit(arrays), **form)
@@ -340,9 +350,15 @@ def write_model(model: Trained, scope: str | None = None) -> dict[str, Array]:
     Raises
     ------
     InputError
-        If the original has no such network, or a scope is given for a robust model.
+        If the original has no such network, as it has none for problems without negative entries, or a scope is given
+        for a robust model.
     """
     network = model.network
+    if getattr(network, "positive", False):
+        raise InputError(
+            "the network sets all negative entries to 0 (positive), which the original's networks do not: export it as "
+            ".mat, or train one without --positive"
+        )
     parameters = {name: network.ops.to_numpy(value) for name, value in network.parameters.items()}
     if isinstance(model, EncoderModel):
         return _written(Encoder.name, parameters, ENCODER_SCOPE if scope is None else scope)

@@ -7,8 +7,8 @@
 // integers, so their order makes no difference. The last block of a row to finish determines which digit the entry has,
 // and how many of the counted keys have a larger one.
 KERNEL __launch_bounds__(256, 1) select_digit(
-    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size, int N, int parts, int k,
-    int shift, int width,
+    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size, int one_sided, int N,
+    int parts, int k, int shift, int width,
     // For each row: the counts of the digits and of the finished blocks, which are zero before and after; how many of
     // the agreeing keys are larger than the entry's; and the entry's key, as far as it is known.
     unsigned* __restrict__ counts, unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
@@ -28,7 +28,7 @@ KERNEL __launch_bounds__(256, 1) select_digit(
     for (int digit = threadIdx.x; digit < digits; digit += blockDim.x) counted[digit] = 0;
     __syncthreads();
     for (int j = blockIdx.x % parts * blockDim.x + threadIdx.x; j < N; j += parts * blockDim.x) {
-        const Key key = key_of(x[j] + alpha * u[j]);
+        const Key key = key_of(sided(x[j] + alpha * u[j], one_sided));
         if (key >> (shift + width) == known >> (shift + width)) atomicAdd(&counted[key >> shift & (digits - 1)], 1u);
     }
     __syncthreads();
@@ -68,8 +68,8 @@ KERNEL __launch_bounds__(256, 1) select_digit(
 // Thresholds z = x + α u, given the key of the (k+1)-th largest |z| of each row.
 KERNEL __launch_bounds__(256, 1) shrink_parts(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
-    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int N, int parts, int k,
-    const Key* __restrict__ cut, real* __restrict__ x_next, signed char* __restrict__ code)
+    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int one_sided, int N,
+    int parts, int k, const Key* __restrict__ cut, real* __restrict__ x_next, signed char* __restrict__ code)
 {
     const int row = blockIdx.x / parts;
     const Key largest = k > 0 ? cut[row] : ~Key(0);  // none may pass
@@ -79,7 +79,8 @@ KERNEL __launch_bounds__(256, 1) shrink_parts(
     for (int j = blockIdx.x % parts * blockDim.x + threadIdx.x; j < N; j += parts * blockDim.x) {
         const long long e = (long long)row * N + j;
         int what;
-        x_next[e] = shrink(x[e] + alpha * u[e], per_coordinate ? real(threshold[j]) : theta, largest, window, what);
+        const real z = sided(x[e] + alpha * u[e], one_sided);
+        x_next[e] = shrink(z, per_coordinate ? real(threshold[j]) : theta, largest, window, what);
         code[e] = what;
     }
 }

@@ -2,6 +2,9 @@
 #pragma once
 #include "common.cuh"
 
+// The number that is thresholded: z or, one-sided, max(z, 0). It passes on a NaN of z.
+__device__ __forceinline__ real sided(real z, int one_sided) { return one_sided && z <= 0 ? real(0) : z; }
+
 // -- a thread's share of the keys: |z| as integers --------------------------------------------------------------------
 
 // In registers.

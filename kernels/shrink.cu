@@ -9,8 +9,8 @@
 template <int ITEMS, int WIDTH>
 __device__ __forceinline__ void shrink_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
-    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int batch, int N,
-    int k, real* __restrict__ x_next, signed char* __restrict__ code)
+    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int one_sided, int batch,
+    int N, int k, real* __restrict__ x_next, signed char* __restrict__ code)
 {
     typedef Pack<real, WIDTH> Reals;
     typedef Pack<signed char, WIDTH> Codes;
@@ -31,7 +31,8 @@ __device__ __forceinline__ void shrink_rows(
             u_read = *reinterpret_cast<const Reals*>(u + offset + j);
         }
 #pragma unroll
-        for (int c = 0; c < WIDTH; ++c) z[WIDTH * i + c] = x_read.lanes[c] + alpha * u_read.lanes[c];
+        for (int c = 0; c < WIDTH; ++c)
+            z[WIDTH * i + c] = sided(x_read.lanes[c] + alpha * u_read.lanes[c], one_sided);
     }
     Warp team;
     const Key low = per_coordinate ? Key(0) : lowest_cutoff(theta, window);
@@ -57,10 +58,10 @@ __device__ __forceinline__ void shrink_rows(
 #define SHRINK_ROWS(ITEMS, WIDTH)                                                                                     \
     KERNEL __launch_bounds__(128, 1) shrink_rows_##ITEMS##_##WIDTH(                                                      \
         const real* x, const real* u, const double* step_size, const double* threshold, int per_coordinate,           \
-        int per_sample, real window, int batch, int N, int k, real* x_next, signed char* code)                        \
+        int per_sample, real window, int one_sided, int batch, int N, int k, real* x_next, signed char* code)         \
     {                                                                                                                 \
         shrink_rows<ITEMS, WIDTH>(                                                                                    \
-            x, u, step_size, threshold, per_coordinate, per_sample, window, batch, N, k, x_next, code);               \
+            x, u, step_size, threshold, per_coordinate, per_sample, window, one_sided, batch, N, k, x_next, code);    \
     }
 
 SHRINK_ROWS(4, 1)
@@ -75,8 +76,8 @@ SHRINK_ROWS(32, 4)
 // One block per row, which keeps z in shared memory.
 KERNEL __launch_bounds__(256, 1) shrink_long_rows(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
-    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int N, int k,
-    real* __restrict__ x_next, signed char* __restrict__ code)
+    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int one_sided, int N,
+    int k, real* __restrict__ x_next, signed char* __restrict__ code)
 {
     SHARED_MEMORY(shared);
     __shared__ unsigned long long slots[64];
@@ -85,7 +86,8 @@ KERNEL __launch_bounds__(256, 1) shrink_long_rows(
     const real alpha = real(*step_size);
     threshold += blockIdx.x * (long long)per_sample;
     const real theta = real(*threshold);
-    for (int j = threadIdx.x; j < N; j += blockDim.x) z[j] = x[offset + j] + alpha * u[offset + j];
+    for (int j = threadIdx.x; j < N; j += blockDim.x)
+        z[j] = sided(x[offset + j] + alpha * u[offset + j], one_sided);
 
     Block team(slots);
     const Key low = per_coordinate ? Key(0) : lowest_cutoff(theta, window);

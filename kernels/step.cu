@@ -12,15 +12,17 @@
 KERNEL __launch_bounds__(512, 1) alista_step(
     // The problem: Aᵀ (N, M); W (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;
     // (N + 1) how much each non-zero entry adds to log(g / f), followed by log(g / f) of a signal without any; the law
-    // of magnitudes; 10^(−SNR/20); and the norm to which measurements are scaled, or 0.
+    // of magnitudes, and whether entries are their absolute values; 10^(−SNR/20); and the norm to which measurements
+    // are scaled, or 0.
     const real* __restrict__ A_transposed, const real* __restrict__ W, const Word* __restrict__ limits,
-    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, real noise, real unit, int M, int N,
+    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, int positive, real noise, real unit,
+    int M, int N,
     // The network: −AᵀW and its transpose (N, N), the parameters, and how many entries may pass in each layer.
     const real* __restrict__ forward, const real* __restrict__ backward, const double* __restrict__ step_size,
     const double* __restrict__ threshold, const int* __restrict__ support,
     // Work arrays: (batch, depth, N) each, and (batch, 1 + 2·depth) for the sums.
     real* __restrict__ z_kept, real* __restrict__ u_kept, signed char* __restrict__ code_kept, double* __restrict__ sums,
-    int layers, int depth, real window,
+    int layers, int depth, real window, int one_sided,
     // The batch: `share` is the nominal share of hard signals, and `hard` the actual share in this batch; see Signals.
     Word seed, Word stream, Word step, double share, double hard, double weight_power,
     // A counter that is zero before and after, and the results: the loss, and the gradients, (layers,) each.
@@ -54,7 +56,9 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     double log_density = 0;
     for (int j = threadIdx.x; j < N; j += blockDim.x) {
         const Word e = number * N + j;
-        target[j] = sparse_entry(philox(Source{seed, own_stream, step, CODES}, e / 2), e, limits[is_hard ? N + j : j], law);
+        const real entry =
+            sparse_entry(philox(Source{seed, own_stream, step, CODES}, e / 2), e, limits[is_hard ? N + j : j], law);
+        target[j] = positive ? fabs(entry) : entry;
         if (target[j] != 0) log_density += log_ratio[j];
     }
     real weight = 1;
@@ -106,7 +110,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         if (t > 0) list.gather_from(x, N);
         for (int j = threadIdx.x; j < N; j += blockDim.x) {
             const real u = (t > 0 ? list.times(forward, N, j) : real(0)) + seen[j];
-            x[j] = x[j] + alpha * u;  // z
+            x[j] = sided(x[j] + alpha * u, one_sided);  // z
             u_kept[layer_start + j] = u;
             z_kept[layer_start + j] = x[j];
         }

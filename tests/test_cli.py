@@ -57,6 +57,30 @@ def test_gen_problem_takes_probabilities_from_a_file_and_bernoulli_magnitudes(ru
     assert problem.magnitude == cuista.Bernoulli(0.1, 1.0, 4.0)
 
 
+def test_codes_without_negative_entries_are_asked_for_in_the_problem(run):
+    shape = ("--m", 20, "--n", 40, "--pnz", 0.05)
+    run("gen-problem", *shape, "--positive", "-o", "p.h5")
+    run("gen-problem", *shape, "-o", "both.h5")
+    run("simulate", "p.h5", "--samples", 100, "-o", "s.h5")
+    assert cuista.storage.load_array("s.h5", "x").min() == 0
+    run("train", "p.h5", "--positive", "-T", 2, *FAST, "-o", "m.h5")
+    run("train", *shape, "--positive", "--net", "liht", "-T", 2, *FAST, "-o", "liht.h5")
+    run("train", "p.h5", "--task", "robust", "--decoder", "m.h5", "--max-steps", 2, "-o", "r.h5")
+    for name, positive in (("p.h5", True), ("both.h5", False), ("m.h5", True), ("liht.h5", True), ("r.h5", True)):
+        assert json.loads(run("info", name, "--json"))["attributes"]["positive"] == positive
+    for model in ("m.h5", "liht.h5", "r.h5"):
+        run("recover", model, "s.h5", "-o", "x.npy", "--force")
+        assert np.load("x.npy").min() == 0 < np.load("x.npy").max()
+    run("compare", "p.h5", "--classical", "ista", "-T", 2, "--samples", 100)
+    run("train", "both.h5", "--positive", "-o", "n.h5", fails=1)
+    assert "--positive is True, but both.h5 has False" in run.errors
+    run("compare", "both.h5", "--classical", "ista", "-T", 2, "--samples", 100, "--resume", fails=1)
+    assert "which differs in magnitude (then |Normal(mean=0.0, std=1.0)|, now Normal" in run.errors
+    for task in ("denoise", "cs"):  # their codes have both signs
+        run("train", "pictures.h5", "--task", task, "--positive", fails=2)
+        assert f"--positive is for --task sc or encoder or robust, and the task here is {task}" in run.errors
+
+
 @pytest.mark.parametrize(
     ("file", "key"), [("a.npy", None), ("a.npz", "A"), ("a.mat", "D"), ("a.h5", "A"), ("b.npz", "mine")]
 )

@@ -98,6 +98,21 @@ def test_every_network_is_on_the_engine_what_it_is_on_the_cpu(cuda, small_proble
             np.testing.assert_allclose(cuda.to_numpy(ours[1][key]), gradient, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", ["alista", "lamp", "liht", "hyperlista"])
+def test_one_sided_networks_are_on_the_engine_what_they_are_on_the_cpu(cuda, small_problem, small_weight, name):
+    problem = replace(small_problem, positive=True)
+    expected, model = (
+        cuista.Model.new(problem, small_weight, name, layers=4, dtype=np.float64, ops=ops).network
+        for ops in (CpuOps(), cuda)
+    )
+    start = expected.fast_start()
+    expected.parameters = model.parameters = {**start, "threshold": 0.2 * start["threshold"]}
+    y = problem.sample(9, dtype=np.float64)[1]
+    for ours, theirs in zip(model.iterates(y), expected.iterates(y), strict=True):
+        np.testing.assert_allclose(cuda.to_numpy(ours), theirs, atol=1e-11)
+        assert theirs.min() == 0 < theirs.max()
+
+
 @pytest.mark.parametrize(
     ("name", "untied"), [("lista-cpss", True), ("lista", False), ("lamp", True), ("alista-at", False)]
 )

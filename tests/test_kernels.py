@@ -105,6 +105,7 @@ def rows(draw: st.DrawFn) -> dict[str, object]:
         "threshold": theta,
         "k": draw(st.sampled_from([0, N - 1, N, N + 5, (N - 1) // 2, min(3, N - 1), N // 10])),
         "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
+        "one_sided": draw(st.booleans()),
     }
 
 
@@ -164,14 +165,15 @@ def test_rows_that_many_blocks_share_are_those_of_the_definition(cuda, kind, dty
         x[1, ::3] = np.nan
     elif kind != "normal":
         x, u = {"equal": 0.75, "tiny": DENORMAL[dtype], "zero": 0}[kind] * np.rint(3 * np.abs(x)), np.zeros_like(u)
-    for k, theta in product((0, 1, 100, 1249), (0.5, -0.1, np.full(1250, 0.5), np.full((2, 1), 0.5))):
-        step = {"x": x, "u": u, "step_size": 0.7, "threshold": theta, "k": k, "window": 0.3}
+    thetas = (0.5, -0.1, np.full(1250, 0.5), np.full((2, 1), 0.5))
+    for k, theta, one_sided in product((0, 1, 100, 1249), thetas, (False, True)):
+        step = {"x": x, "u": u, "step_size": 0.7, "threshold": theta, "k": k, "window": 0.3, "one_sided": one_sided}
         expected, expected_code = REFERENCE.shrink_select(**step)
         x_next, code = cuda.shrink_select(**on(cuda, step))
         np.testing.assert_array_equal(cuda.to_numpy(x_next), expected)
         np.testing.assert_array_equal(cuda.to_numpy(code), expected_code)
         if kind != "nan" and np.ndim(theta) < 2:
-            del step["k"]
+            del step["k"], step["one_sided"]
             defined = REFERENCE.shrink_select_backward(delta, expected_code, **step)
             found = cuda.shrink_select_backward(cuda.asarray(delta, dtype), code, **on(cuda, step))
             for a, b in zip(found, defined, strict=True):
@@ -217,9 +219,11 @@ def test_arrays_that_are_not_aligned_are_read_one_by_one(cuda):
 def test_the_kernels_pass_nan_on(cuda):
     for N in (5, 64, 2000):
         x = np.full((2, N), np.nan, np.float32)
-        x_next, code = cuda.shrink_select(cuda.asarray(x, x.dtype), cuda.asarray(x, x.dtype), 1.0, 0.1, N // 2)
-        assert np.isnan(cuda.to_numpy(x_next)).all()
-        assert not cuda.to_numpy(code).any()
+        for one_sided in (False, True):
+            arrays = cuda.asarray(x, x.dtype), cuda.asarray(x, x.dtype)
+            x_next, code = cuda.shrink_select(*arrays, 1.0, 0.1, N // 2, one_sided=one_sided)
+            assert np.isnan(cuda.to_numpy(x_next)).all()
+            assert not cuda.to_numpy(code).any()
 
 
 laws = st.sampled_from([Normal(), Normal(2.0, 0.5), Bernoulli(0.3, 1.5, -2.0), Bernoulli(1.0, 3.0, 1.0)])
@@ -295,16 +299,20 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
     window=st.sampled_from([0.0, 0.3]),
     threshold=st.sampled_from([0.1, 0.4, -0.05, 0.0]),
     dtype=st.sampled_from([np.float32, np.float64]),
+    positive=st.booleans(),
+    one_sided=st.booleans(),
 )
 @settings(many, max_examples=150)
-def test_the_fused_step_is_the_step(cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype):
+def test_the_fused_step_is_the_step(
+    cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype, positive, one_sided
+):
     assume(dtype == np.float64 or threshold != 0)  # a single bit of a z near 0 would decide between δ and 0
     rng = np.random.default_rng(7)
     A = cuista.normalize_columns(rng.standard_normal(shape))
-    problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law)
+    problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law, positive=positive)
     W, key, power = A + 0.1 * rng.standard_normal(A.shape), Key(3, 1, 9), 0.8
     parameters = {"step_size": 0.5 + rng.random(4), "threshold": threshold * (1 + rng.random(4))}
-    options = {"layers": 4, "percent": 5.0, "max_percent": 15.0, "parameters": parameters}
+    options = {"layers": 4, "percent": 5.0, "max_percent": 15.0, "parameters": parameters, "positive": one_sided}
     plain, network = (Alista(Dense(A, ops=ops, dtype=dtype), W, **options) for ops in (CpuOps(), cuda))
     x, y, weights = problem.sample_weighted(batch, hard, stream=1, step=9, seed=3, dtype=dtype)
     loss, gradients = plain.loss_and_gradients(y, x, depth, window, weights**power)
@@ -353,7 +361,7 @@ def work(ops):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cuista.ops.cuda.SHARED_BYTES", 0)
         patch.setattr("cuista.ops.cuda.PART", 400)
-        results += ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3)
+        results += [*ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3), *ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3, True)]
     copies = ops.taps(x, (2, 3))
     results += [copies, ops.spread(copies.reshape(6, 2, -1), (2, 3)), ops.gather(copies.reshape(6, 2, -1), (2, 3))]
     problem = cuista.Problem(cuista.normalize_columns(rng.standard_normal((40, 150))), snr_db=20)

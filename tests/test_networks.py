@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -90,8 +92,10 @@ def any_network(variant, ops=None, dtype=np.float64, thresholds=(0.05, 0.2), **m
     return make(name, ops, dtype, layers=5, **options, parameters=parameters)
 
 
-def soft(z, theta, k):
+def soft(z, theta, k, positive=False):
     """η of one sample, written as it is defined."""
+    if positive:
+        return np.where(z > 0, soft(np.maximum(z, 0), theta, k), 0)
     order = np.sort(np.abs(z))[::-1]
     largest = np.abs(z) > order[min(k, z.size - 1)]
     return np.where((np.abs(z) > theta) & largest, z, np.sign(z) * np.maximum(np.abs(z) - theta, 0))
@@ -99,7 +103,7 @@ def soft(z, theta, k):
 
 def formula(net, y):
     """The iterates of one sample in column vectors, written as in the publications."""
-    (N, M), p = (net.N, net.M), net.parameters
+    (N, M), p, eta = (net.N, net.M), net.parameters, partial(soft, positive=net.positive)
     x, v, iterates = np.zeros(N), np.zeros(M), []
     for t in range(net.layers):
         theta = p["threshold"][t if len(p["threshold"]) > 1 else 0]
@@ -107,32 +111,32 @@ def formula(net, y):
         before, r = iterates[t - 2] if t > 1 else np.zeros(N), y - A @ x
         if net.name in ("lista", "lista-ss"):
             theta = np.maximum(theta, 0) if net.name == "lista" else theta
-            x = soft(p["input_weight"][0] @ y + matrix @ x, theta, net.support[t])
+            x = eta(p["input_weight"][0] @ y + matrix @ x, theta, net.support[t])
         elif net.name == "liht":
             z = p["input_weight"][0] @ y + matrix @ x
-            x = z * (np.abs(z) > np.maximum(theta, 0))
+            x = z * ((z if net.positive else np.abs(z)) > np.maximum(theta, 0))
         elif net.name in ("lista-cp", "lista-cpss"):
-            x = soft(x + matrix @ (y - A @ x), theta, net.support[t])
+            x = eta(x + matrix @ (y - A @ x), theta, net.support[t])
         elif net.name == "tilista":
-            x = soft(x + p["step_size"][t] * matrix @ (y - A @ x), theta, net.support[t])
+            x = eta(x + p["step_size"][t] * matrix @ (y - A @ x), theta, net.support[t])
         elif net.name == "alista":
-            x = soft(x + p["step_size"][t] * W.T @ (y - A @ x), theta, net.support[t])
+            x = eta(x + p["step_size"][t] * W.T @ (y - A @ x), theta, net.support[t])
         elif net.name == "lamp":
             v = y - A @ x + N / M * np.mean(x != 0) * v
-            x = soft(x + matrix @ v, np.maximum(theta * np.linalg.norm(v) / np.sqrt(M), 0), 0)
+            x = eta(x + matrix @ v, np.maximum(theta * np.linalg.norm(v) / np.sqrt(M), 0), 0)
         elif net.name == "alista-at":
-            x = soft(x + p["step_size"][t] * W.T @ r, theta / (np.abs(x) / 0.1 + 1), net.support[t])
+            x = eta(x + p["step_size"][t] * W.T @ r, theta / (np.abs(x) / 0.1 + 1), net.support[t])
         elif net.name == "alista-ebt":
-            x = soft(x + p["step_size"][t] * W.T @ r, theta * np.linalg.norm(W.T @ r) / 50, net.support[t])
+            x = eta(x + p["step_size"][t] * W.T @ r, theta * np.linalg.norm(W.T @ r) / 50, net.support[t])
         elif net.name == "alista-momentum":
             z = x + p["step_size"][t] * W.T @ r + p["momentum"][t] * (x - before)
-            x = soft(z, theta, net.support[t])
+            x = eta(z, theta, net.support[t])
         elif net.name == "hyperlista":
             inverse = np.linalg.pinv(A)
             error = np.abs(inverse @ r).sum()
             share = np.clip(p["support"][0] * np.log(np.abs(inverse @ y).sum() / error), 0, 1)
             z = x + W.T @ r + p["momentum"][0] * np.count_nonzero(x) * (x - before)
-            x = soft(z, p["threshold"][0] * error, int(np.rint((N - 1) * share)))
+            x = eta(z, p["threshold"][0] * error, int(np.rint((N - 1) * share)))
         else:
             raise AssertionError(f"no formula for {net.name}")
         iterates.append(x)
@@ -141,12 +145,15 @@ def formula(net, y):
 
 @pytest.mark.parametrize("variant", variants())
 @pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
-def test_iterates_follow_the_formula(variant, thresholds):
-    net = any_network(variant, thresholds=thresholds)
+@pytest.mark.parametrize("positive", [False, True], ids=["both-signs", "one-sided"])
+def test_iterates_follow_the_formula(variant, thresholds, positive):
+    net = any_network(variant, thresholds=thresholds, positive=positive)
     _, y = signals()
     expected = [formula(net, sample) for sample in y]
     for t, iterate in enumerate(net.iterates(y)):
         np.testing.assert_allclose(iterate, [iterates[t] for iterates in expected], atol=1e-11)
+        assert iterate.any()
+        assert (iterate.min() >= 0) == positive
 
 
 def assert_gradients_match(net, x, y, depth):
@@ -175,6 +182,14 @@ def assert_gradients_match(net, x, y, depth):
 @pytest.mark.parametrize("depth", [1, 3, 5])
 def test_gradients_match_central_differences(ops, variant, thresholds, depth):
     assert_gradients_match(any_network(variant, ops, thresholds=thresholds), *signals(), depth)
+
+
+@pytest.mark.parametrize("variant", variants(gradients=True))
+@pytest.mark.parametrize("thresholds", [(0.05, 0.2), (-0.1, -0.02)], ids=["positive", "negative"])
+def test_gradients_of_one_sided_networks_match_central_differences(variant, thresholds):
+    x, _ = signals()
+    x = np.abs(x)
+    assert_gradients_match(any_network(variant, thresholds=thresholds, positive=True), x, x @ A.T, 5)
 
 
 # -- units ------------------------------------------------------------------------------------------------------------
@@ -326,9 +341,9 @@ def test_any_coupling_goes_with_any_shrinkage(combination):
     assert_gradients_match(net, *signals(), 4)
 
 
-def precursor_of(name, untied, dictionary=None):
+def precursor_of(name, untied, dictionary=None, positive=False):
     """A network of four layers, and its precursor, if it has one, with parameters that differ from layer to layer."""
-    form = {"layers": 4, "percent": 6, "max_percent": 20, "dictionary": dictionary}
+    form = {"layers": 4, "percent": 6, "max_percent": 20, "dictionary": dictionary, "positive": positive}
     net = make(name, dtype=np.float64, untied=untied, **form)
     precursor, rng = net.precursor(), np.random.default_rng(8)
     if precursor is not None:
@@ -368,11 +383,13 @@ def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
 
 @PRECURSORS
 @pytest.mark.parametrize("dictionary", [None, D], ids=["codes", "patches"])
-def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied, dictionary):
-    net, precursor = precursor_of(name, untied, dictionary)
+@pytest.mark.parametrize("positive", [False, True])
+def test_a_network_does_what_the_precursor_does_that_it_adopts(name, untied, dictionary, positive):
+    net, precursor = precursor_of(name, untied, dictionary, positive)
     net.adopt(precursor)
     _, y = signals()
     np.testing.assert_allclose(net.output(y), precursor.output(y), atol=1e-12)
+    assert precursor.positive == positive
 
 
 @pytest.mark.parametrize("variant", variants())

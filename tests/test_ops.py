@@ -46,6 +46,7 @@ def steps(draw: st.DrawFn) -> dict[str, object]:
         "threshold": theta,
         "k": draw(counts | st.lists(counts, min_size=batch, max_size=batch).map(np.array)),
         "window": draw(st.sampled_from([0.0, 0.3, 1.5])),
+        "one_sided": draw(st.booleans()),
     }
 
 
@@ -56,10 +57,14 @@ def test_shrink_select_is_what_the_paper_says(step):
     z = step["x"] + step["x"].dtype.type(step["step_size"]) * step["u"]
     theta = np.broadcast_to(np.asarray(step["threshold"], z.dtype), z.shape)
     for row, k in zip(range(z.shape[0]), np.broadcast_to(step["k"], z.shape[0]), strict=True):
-        tau = sorted(np.abs(z[row]), reverse=True)[min(k, z.shape[1] - 1)]  # the (k + 1)-th largest
+        size = z[row] if step["one_sided"] else np.abs(z[row])
+        tau = sorted(size, reverse=True)[min(k, z.shape[1] - 1)]  # the (k + 1)-th largest
         passed = 0
         for value, threshold, result, what in zip(z[row], theta[row], x_next[row], code[row] & ~NEAR, strict=True):
-            if abs(value) > threshold and abs(value) > tau:
+            if step["one_sided"] and value <= 0:
+                assert result == 0
+                assert what == OFF
+            elif abs(value) > threshold and abs(value) > tau:
                 passed += 1
                 assert result == value
                 assert what == PASSED
@@ -105,6 +110,17 @@ def test_ties_let_fewer_than_k_pass():
     np.testing.assert_array_equal(x_next, x - 0.5)
 
 
+def test_one_sided_thresholding_has_no_negative_entries_and_selects_by_z():
+    x = np.array([[3.0, -9.0, 1.0, -0.1, 0.0, 0.2]])
+    zero = np.zeros_like(x)
+    x_next, code = REFERENCE.shrink_select(x, zero, 1.0, 0.5, 1, window=1.5, one_sided=True)
+    np.testing.assert_array_equal(x_next, [[3.0, 0.0, 0.5, 0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(code, [[PASSED, OFF, SHRUNK_UP, OFF, OFF, OFF]])
+    x_next, code = REFERENCE.shrink_select(x, zero, 1.0, -0.5, 1, one_sided=True)  # outwards, but zeros stay
+    np.testing.assert_array_equal(x_next, [[3.0, 0.0, 1.5, 0.0, 0.0, 0.7]])
+    np.testing.assert_array_equal(code, [[PASSED, OFF, SHRUNK_UP, OFF, OFF, SHRUNK_UP]])
+
+
 def test_a_negative_threshold_moves_unselected_entries_outwards_and_leaves_zeros():
     x = np.array([[3.0, -1.0, 0.0]])
     x_next, code = REFERENCE.shrink_select(x, np.zeros_like(x), 1.0, -0.5, 1)
@@ -115,19 +131,21 @@ def test_a_negative_threshold_moves_unselected_entries_outwards_and_leaves_zeros
 @pytest.mark.parametrize("ops", [REFERENCE, CPU])
 def test_nan_is_passed_on_and_never_hidden(ops):
     x = np.full((1, 5), np.nan, np.float32)
-    assert np.isnan(ops.shrink_select(x, np.ones_like(x), 1.0, 0.1, 2)[0]).all()
+    for one_sided in (False, True):
+        assert np.isnan(ops.shrink_select(x, np.ones_like(x), 1.0, 0.1, 2, one_sided=one_sided)[0]).all()
 
 
 @pytest.mark.parametrize("ops", [REFERENCE, CPU])
 @pytest.mark.parametrize("theta", [0.3, -0.2, np.linspace(0.1, 0.5, 12)])
-def test_the_step_gradient_matches_central_differences(ops, theta, rng):
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_the_step_gradient_matches_central_differences(ops, theta, one_sided, rng):
     x, u, weights = rng.standard_normal((3, 5, 12))
     alpha, k, h = 0.8, 4, 1e-6
 
     def loss(x, alpha, theta):
-        return float(np.sum(weights * ops.shrink_select(x, u, alpha, theta, k)[0]))
+        return float(np.sum(weights * ops.shrink_select(x, u, alpha, theta, k, one_sided=one_sided)[0]))
 
-    _, code = ops.shrink_select(x, u, alpha, theta, k)
+    _, code = ops.shrink_select(x, u, alpha, theta, k, one_sided=one_sided)
     d_z, d_alpha, d_theta = ops.shrink_select_backward(weights, code, x, u, alpha, theta)
     assert d_alpha == pytest.approx((loss(x, alpha + h, theta) - loss(x, alpha - h, theta)) / (2 * h), rel=1e-6)
     numeric = (loss(x, alpha, theta + h) - loss(x, alpha, theta - h)) / (2 * h)
@@ -191,6 +209,16 @@ def test_hard_thresholding_keeps_or_drops_and_its_window_is_a_ramp(rng):
     near = np.abs(np.abs(z) - 0.8) < 0.2
     np.testing.assert_allclose(d_z, delta * ((np.abs(z) > 0.8) + near * np.abs(z) / 0.4))
     assert d_theta == pytest.approx(-np.sum(delta * z * near) / 0.4)
+
+
+@pytest.mark.parametrize("theta", [0.8, 0.0, -0.3])
+@pytest.mark.parametrize("window", [0.0, 0.25, 1.5])
+def test_one_sided_hard_thresholding_is_that_of_positive_entries_and_drops_the_others(theta, window, rng):
+    z = np.append(rng.standard_normal((5, 40)), np.zeros((5, 1)), axis=1)
+    kept, code = CPU.hard_threshold(z, theta, window, one_sided=True)
+    both, code_of_both = CPU.hard_threshold(z, theta, window)
+    np.testing.assert_array_equal(kept, np.where(z > 0, both, 0))
+    np.testing.assert_array_equal(code, np.where(z > 0, code_of_both, OFF))
 
 
 def test_weights_count_samples_in_the_loss(rng):

@@ -726,6 +726,24 @@ def test_an_exported_network_brings_its_support_schedule_back(run):
     assert cuista.Model.load("given.h5").network.support == again.support
 
 
+def test_the_original_has_no_networks_for_signals_without_negative_entries(run):
+    for name, *more in (("both.h5",), ("positive.h5", "--positive")):
+        run("gen-problem", "--m", 20, "--n", 40, *more, "-o", name)
+        run("train", name, "-T", 2, "--max-steps", 5, "--validation-batch", 100, "-o", f"model-{name}")
+    run("convert", "model-positive.h5", "own.npz", fails=1)
+    assert "the network sets all negative entries to 0 (positive)" in run.errors
+    run("convert", "model-positive.h5", "own.mat")
+    assert "Note: the network thresholds one-sidedly (positive)" in run.errors
+    assert cuista.storage.load_array("own.mat", "positive") == 1
+    run("convert", "model-both.h5", "own.npz")
+    run("convert", "own.npz", "again.h5", "--problem", "positive.h5", fails=1)
+    assert "the network in own.npz keeps entries of both signs" in run.errors
+    run("convert", "positive.h5", "prob.npz")
+    run("convert", "prob.npz", "again.h5")
+    assert cuista.Problem.load("again.h5").positive
+    assert np.load("prob.npz")["x"].min() == 0
+
+
 def test_a_sensing_matrix_goes_both_ways(run):
     from cuista.data.dictionary import Dictionary
     from cuista.data.sensing import Sensing, random_sensing

@@ -109,6 +109,38 @@ def test_rows_drawn_on_their_own_have_the_bits_that_they_have_in_the_batch(pnz):
                 np.testing.assert_array_equal(part, array[rows])
 
 
+@pytest.mark.parametrize("law", [Normal(), Normal(-1, 2), Bernoulli(0.3, 1.5, -2)])
+def test_signals_without_negative_entries_are_the_absolute_values_of_the_others(law):
+    both, positive = (Problem(A, snr_db=20, magnitude=law, positive=positive) for positive in (False, True))
+    x, _ = both.sample(30)
+    found, y = positive.sample(30)
+    assert x.min() < 0
+    np.testing.assert_array_equal(found, np.abs(x))
+    clean = found.astype(np.float64) @ A.T
+    ratio = 10 * np.log10(np.var(clean, axis=1) / np.mean((y - clean) ** 2, axis=1))
+    assert ratio.mean() == pytest.approx(20, abs=1)
+    x, _, weights = both.sample_weighted(30, 0.5, stream=TRAINING)
+    found, _, same_weights = positive.sample_weighted(30, 0.5, stream=TRAINING)
+    np.testing.assert_array_equal(found, np.abs(x))
+    np.testing.assert_array_equal(same_weights, weights)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize(
+    "law", [Normal(), Normal(2, 0.5), Normal(-1, 1), Normal(-3, 0), Normal(1, 1e-300), Bernoulli(0.3, 1.5, -2)]
+)
+def test_the_unit_is_the_root_mean_square_norm_of_measurements(law, positive, rng):
+    matrix = rng.uniform(0, 1, (8, 20))  # columns that are alike, so that the means of entries add up
+    for pnz in (0.1, rng.uniform(0, 0.5, 20)):
+        problem = Problem(matrix, pnz=pnz, magnitude=law, positive=positive)
+        _, y = problem.sample(10_000, dtype=np.float64)
+        assert problem.unit == pytest.approx(np.sqrt(np.square(y).sum(axis=1).mean()), rel=0.03)
+
+
+def test_the_unit_of_measurements_that_are_always_0_is_0():
+    assert Problem(np.array([[0.6, -0.6], [0.8, -0.8]]), pnz=1.0, magnitude=Bernoulli()).unit == 0
+
+
 def test_the_arrays_of_a_problem_on_an_engine_go_with_the_problem():
     ops, problem = CpuOps(), Problem(A)
     problem.sample(3, ops=ops)
@@ -136,12 +168,13 @@ def test_hard_signals_of_certain_or_impossible_entries_have_finite_weights():
         Problem(A, pnz=0.2, snr_db=30, seed=9),
         Problem(A, pnz=np.linspace(0, 1, 100), magnitude=Normal(1, 2)),
         Problem(A, magnitude=Bernoulli(0.2, 3, -1)),
+        Problem(A, positive=True),
     ],
 )
 def test_a_problem_survives_its_file(problem, tmp_path):
     problem.save(tmp_path / "p.h5")
     again = Problem.load(tmp_path / "p.h5")
-    for name in ("A", "pnz", "snr_db", "magnitude", "seed"):
+    for name in ("A", "pnz", "snr_db", "magnitude", "seed", "positive"):
         np.testing.assert_array_equal(getattr(again, name), getattr(problem, name))
     with pytest.raises(FileError, match="exists already"):
         problem.save(tmp_path / "p.h5")

@@ -212,7 +212,7 @@ def test_a_matrix_with_dependent_rows_needs_a_ridge():
 # -- the whole chain --------------------------------------------------------------------------------------------------
 
 
-def robust(inner, ops=None, per_coordinate=False, thresholds=(0.05, 0.2), dtype=np.float64):
+def robust(inner, ops=None, per_coordinate=False, thresholds=(0.05, 0.2), dtype=np.float64, positive=False):
     """A robust ALISTA of four layers with different parameters, and with the parameters of an encoder."""
     rng, ops = np.random.default_rng(5), ops or CpuOps()
     parameters = {
@@ -223,7 +223,7 @@ def robust(inner, ops=None, per_coordinate=False, thresholds=(0.05, 0.2), dtype=
         parameters["step_matrix"] = inner.parameters["step_matrix"][None]
     elif inner.learned:
         parameters["ridge"] = np.array([inner.ridge])
-    options = {"layers": 4, "percent": 6, "max_percent": 20, "per_coordinate": per_coordinate}
+    options = {"layers": 4, "percent": 6, "max_percent": 20, "per_coordinate": per_coordinate, "positive": positive}
     return RobustAlista(inner, M, N, parameters=parameters, **options, ops=ops, dtype=dtype)
 
 
@@ -256,14 +256,26 @@ def test_the_gradients_of_the_whole_chain_match_central_differences(ops, inner, 
     assert_gradient_matches(net, gradients, lambda: net.loss_and_gradients(y, x, 4, weights=weights)[0])
 
 
+@pytest.mark.parametrize("inner", ["rel2", "exact-ridge"])
+def test_the_gradients_of_the_whole_chain_match_central_differences_for_signals_without_negative_entries(inner):
+    net = robust(INNER[inner](CpuOps()), positive=True)
+    x, (perturbed, _) = pairs()
+    x = np.abs(x)
+    y = perturbed, np.matmul(x, perturbed.swapaxes(1, 2))
+    assert net.output(y).min() == 0
+    _, gradients = net.loss_and_gradients(y, x, 4)
+    assert_gradient_matches(net, gradients, lambda: net.loss_and_gradients(y, x, 4)[0])
+
+
 @pytest.mark.parametrize("inner", ["rel2", "exact"])
-def test_each_matrix_is_recovered_by_as_an_alista_with_its_weight(inner):
-    net = robust(INNER[inner](CpuOps()))
+@pytest.mark.parametrize("positive", [False, True])
+def test_each_matrix_is_recovered_by_as_an_alista_with_its_weight(inner, positive):
+    net = robust(INNER[inner](CpuOps()), positive=positive)
     _, (A_perturbed, y) = pairs()
     W, _ = net.encoder.encode(A_perturbed, net.parameters)
     for estimate, matrix, weight, measured in zip(net.output((A_perturbed, y)), A_perturbed, W, y, strict=True):
         parameters = {name: net.parameters[name] for name in ("step_size", "threshold")}
-        options = {"layers": 4, "percent": 6, "max_percent": 20, "parameters": parameters}
+        options = {"layers": 4, "percent": 6, "max_percent": 20, "parameters": parameters, "positive": positive}
         alista = cuista.networks.Alista(Dense(matrix, dtype=np.float64), weight, **options)
         np.testing.assert_allclose(estimate, alista.output(measured), atol=1e-11)
 
@@ -666,6 +678,18 @@ def test_a_robust_model_survives_its_file(decoder, trained_encoder, small_proble
         inner.save(tmp_path / "encoder.h5")
         again = cuista.EncoderModel.load(tmp_path / "encoder.h5")
         assert (again.weights(A_perturbed[None]) == inner.weights(A_perturbed[None])).all()
+
+
+def test_a_robust_model_for_signals_without_negative_entries_finds_none(small_problem, small_weight, tmp_path):
+    problem = replace(small_problem, positive=True)
+    model = cuista.RobustModel.new(train(cuista.Model.new(problem, small_weight, layers=4), QUICK_FAST))
+    model.save(tmp_path / "robust.h5")
+    matrix = perturb(problem.A, Key(0, 1), np.array([0.01]), CpuOps())[0]
+    for each in (model, cuista.RobustModel.load(tmp_path / "robust.h5")):
+        found = each.model_for(matrix)
+        assert found.problem.positive
+        x = found.recover(found.problem.sample(50)[1])
+        assert x.min() == 0 < x.max()
 
 
 def test_a_damaged_robust_model_is_said_to_be_damaged(decoder, trained_encoder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -49,6 +50,9 @@ class Problem:
     norms
         The numbers (N,) by which the columns of the user's matrix were divided to get A. If None, they are the norms of
         its columns, which are then scaled to unit norm. With 1, A is kept as it is.
+    positive
+        Whether no entry of x* is negative: the non-zero entries are then the absolute values of what `magnitude` gives.
+        Networks for such a problem threshold one-sidedly, so that their entries are not negative either.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class Problem:
     magnitude: Normal | Bernoulli = field(default_factory=Normal)
     seed: int = 0
     norms: float | Array | None = None
+    positive: bool = False
 
     def __post_init__(self) -> None:
         A = np.ascontiguousarray(check_matrix(self.A, "the measurement matrix"), dtype=np.float64)
@@ -137,13 +142,34 @@ class Problem:
 
     @cached_property
     def unit(self) -> float:
-        """√(E‖y‖²) without noise, if entries are independent: √(Σ_i p_i E|x_i|² ‖a_i‖²)."""
+        """√(E‖y‖²) without noise, if entries are independent.
+
+        E‖y‖² = Σ_i p_i E|x_i|² ‖a_i‖² + Σ_{i≠j} p_i p_j m² a_iᵀa_j, where m is the mean of the non-zero entries. The
+        second sum is m² (‖A p‖² − Σ_i p_i² ‖a_i‖²).
+        """
+        mean, energy = self._moments
+        p, squares = self._probability, np.square(self.A).sum(axis=0)
+        alone = energy * (p * squares).sum()
+        together = mean**2 * (np.square(self.A @ p).sum() - (p**2 * squares).sum())
+        return float(np.sqrt(max(alone + together, 0)))
+
+    @property
+    def _moments(self) -> tuple[float, float]:
+        """The mean of the non-zero entries, and that of their squares."""
         law = self.magnitude
-        if isinstance(law, Normal):
-            energy = law.mean**2 + law.std**2
-        else:
-            energy = law.q * law.v0**2 + (1 - law.q) * law.v1**2
-        return float(np.sqrt(energy * (self._probability * np.square(self.A).sum(axis=0)).sum()))
+        if isinstance(law, Bernoulli):
+            v0, v1 = (abs(law.v0), abs(law.v1)) if self.positive else (law.v0, law.v1)
+            return law.q * v0 + (1 - law.q) * v1, law.q * law.v0**2 + (1 - law.q) * law.v1**2
+        mean = law.mean
+        if self.positive:  # of the folded normal distribution
+            ratio = law.mean / (law.std * math.sqrt(2)) if law.std else math.copysign(math.inf, law.mean)
+            mean = law.std * math.sqrt(2 / math.pi) * math.exp(-ratio * ratio) + law.mean * math.erf(ratio)
+        return mean, law.mean**2 + law.std**2
+
+    @property
+    def law(self) -> str:
+        """The law of the non-zero entries, in a form that can be compared."""
+        return f"|{self.magnitude}|" if self.positive else repr(self.magnitude)
 
     @property
     def normalized(self) -> bool:
@@ -283,7 +309,8 @@ class Problem:
             present = np.where(p > 0, np.log(p_hard / p), 0)
             absent = np.where(p < 1, np.log((1 - p_hard) / (1 - p)), 0)
         noise = 10 ** (-self.snr_db / 20)
-        return Signals(self.A, p, p_hard, np.append(present - absent, absent.sum()), self.magnitude, noise, hard)
+        log_ratio = np.append(present - absent, absent.sum())
+        return Signals(self.A, p, p_hard, log_ratio, self.magnitude, noise, hard, positive=self.positive)
 
     @cached_property
     def _probability(self) -> Array:
@@ -293,6 +320,7 @@ class Problem:
         self, rows: range, key: Key, probability: Array, dtype: DTypeLike, ops: ReferenceOps
     ) -> tuple[Array, Array]:
         x = ops.sparse_codes(key, len(rows), probability, self.magnitude, dtype, rows.start)
+        x = ops.xp.abs(x, out=x) if self.positive else x
         return x, self._measure(x, key, ops, rows.start)
 
     def measure(self, x: Array, key: Key) -> Array:
@@ -337,6 +365,7 @@ class Problem:
             normalized=self.normalized,
             magnitude=type(self.magnitude).__name__.lower(),
             seed=self.seed,
+            positive=self.positive,
             **{f"magnitude_{name}": value for name, value in self.magnitude._asdict().items()},
         )
 
@@ -354,7 +383,8 @@ class Problem:
             magnitude = law(**{name: attributes[f"magnitude_{name}"] for name in law._fields})
             pnz = arrays["support_probability"] if "support_probability" in arrays else attributes["pnz"]
             norms = arrays.get("column_norms", 1.0)
-            return cls(arrays["A"], pnz, attributes["snr_db"], magnitude, attributes["seed"], norms)
+            positive = bool(attributes.get("positive", False))  # absent in files of 0.1.0
+            return cls(arrays["A"], pnz, attributes["snr_db"], magnitude, attributes["seed"], norms, positive)
 
 
 def _rows(batch: int, rows: slice) -> range:

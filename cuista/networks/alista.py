@@ -23,7 +23,8 @@ class Alista(Network):
         couple = self.couple
         if type(self) is not Alista or not isinstance(couple, Analytic) or not couple.formed or self.per_coordinate:
             return None  # the kernel needs exactly this network, WᵀA, and one threshold per layer
-        return self.ops.fuse_alista(signals._replace(unit=self.unit), couple.W, couple.factor, couple.transposed)
+        signals = signals._replace(unit=self.unit)
+        return self.ops.fuse_alista(signals, couple.W, couple.factor, couple.transposed, self.positive)
 
 
 class UnitAlista(Alista):

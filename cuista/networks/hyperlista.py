@@ -72,5 +72,6 @@ class HyperLista(Network):
         share = xp.clip(c3 * xp.log(first / error[:, 0]), 0, 1)
         k = xp.rint((self.N - 1) * share).astype(np.int32)
         step, _, _ = self.couple(t, (x, Wy), partial(self.parameter, t=t))
-        x_next, _ = ops.shrink_select(x + beta * (x - x_before), step.u, self.one, c1 * error, k)
+        start = x + beta * (x - x_before)
+        x_next, _ = ops.shrink_select(start, step.u, self.one, c1 * error, k, one_sided=self.positive)
         return (x_next, Wy, x, inverse), constant_start

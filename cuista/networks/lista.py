@@ -42,7 +42,7 @@ class Lista(Network):
         With other step sizes, B would have to be α_t Wᵀ, but it is the same in all layers. Because η is odd and
         positively homogeneous, the network can compute the iterates c_t x_t instead, with c_{t+1} α_t = α_{T−1} for all
         t. Then B = α_{T−1} Wᵀ, W_t = c_{t+1}/c_t (I − α_t WᵀA), and the thresholds are θ_t |c_{t+1}|. The last iterate
-        stays the same, because c_T = 1.
+        stays the same, because c_T = 1. One-sided thresholding is not odd, so that there, negative α_t become small.
         """
         A, W = self.operator.A, self.W
         start = self.couple.start(W.T, self.stack)
@@ -50,7 +50,8 @@ class Lista(Network):
         theta = alista["threshold"]
         if self.untied:
             alpha = alista["step_size"]
-            alpha = np.where(np.abs(alpha) < 1e-3, 1e-3, alpha)  # keeps c from becoming huge
+            size = alpha if self.positive else np.abs(alpha)
+            alpha = np.where(size < 1e-3, 1e-3, alpha)  # keeps c from becoming huge, or negative where it must not
             c = alpha[-1] / alpha  # c_1, …, c_T
             ratio = np.append(1.0, c[1:] / c[:-1])  # W_0 does not matter, because x_0 = 0
             start["input_weight"] = alpha[-1] * W.T[None]

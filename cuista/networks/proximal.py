@@ -29,6 +29,11 @@ class Proximal(Unrolled):
     couple: Coupling
     shrink: Soft
 
+    @property
+    def positive(self) -> bool:
+        """Whether thresholding is one-sided, so that no entry of an iterate is negative."""
+        return self.shrink.positive
+
     def begin(self, y: Any) -> tuple[State, Backprop]:
         return self.couple.begin(y, self.parameters)
 
@@ -83,6 +88,8 @@ class Network(Proximal):
         The analytic weight (M, N) of the matrix.
     layers, options
         As in `Unrolled`.
+    positive
+        Whether thresholding is one-sided, so that no entry of an iterate is negative.
     dictionary
         A dictionary D (P, N). If it is given, the network returns f = D x instead of x, and is trained to do so. In
         networks with learned matrices, D is learned for the last layer, as `dictionary` (1, P, N).
@@ -108,6 +115,7 @@ class Network(Proximal):
         W: Array,
         *,
         layers: int = 16,
+        positive: bool = False,
         dictionary: Array | None = None,
         penalty: float = 0.0,
         sensing: Array | None = None,
@@ -129,7 +137,7 @@ class Network(Proximal):
             self.matrices = (*self.matrices, "sensing")
             coupling = Sensed(operator, W, sensing, dictionary)
         self.couple = Momentum(coupling) if self.momentum else coupling
-        self.shrink = self.shrinkage(operator.ops)
+        self.shrink = self.shrinkage(operator.ops, positive)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
     @classmethod
@@ -196,8 +204,8 @@ class Network(Proximal):
         return self._rates[name]
 
     def contained(self, kind: type[Kind]) -> Kind:
-        """A network of another kind with this one's matrix, weight, dictionary, layers, schedule and thresholds."""
-        names = ("layers", "percent", "max_percent", "per_coordinate", "dictionary", "penalty")
+        """A network of another kind with this one's matrix, weight, dictionary, layers, schedule and thresholding."""
+        names = ("layers", "percent", "max_percent", "per_coordinate", "positive", "dictionary", "penalty")
         form = {name: getattr(self, name) for name in names}
         network = kind(self.operator, self.W, **form)
         network.unit = self.unit

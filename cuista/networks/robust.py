@@ -78,6 +78,8 @@ class RobustAlista(Proximal):
         The shape of the matrices.
     parameters
         The parameters of the decoder and the encoder. The encoder's step matrices have an added first axis of length 1.
+    positive
+        As in `Network`.
     options
         The other parameters of `Unrolled`; `ops` and `dtype` are by default those of the encoder.
     """
@@ -85,12 +87,21 @@ class RobustAlista(Proximal):
     name = "robust-alista"
     title = "robust ALISTA"
 
-    def __init__(self, encoder: AnyEncoder, M: int, N: int, *, parameters: dict[str, Array], **options: Any) -> None:
+    def __init__(
+        self,
+        encoder: AnyEncoder,
+        M: int,
+        N: int,
+        *,
+        parameters: dict[str, Array],
+        positive: bool = False,
+        **options: Any,
+    ) -> None:
         self.encoder, self.M, self.N = encoder, M, N
         # These are attributes of the network, not of its class, because they depend on the encoder.
         self.matrices, self.logarithmic = encoder.matrices, ("threshold", *encoder.logarithmic)
         self.product_operations = 2.0 * M * N
-        self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops)
+        self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops, positive)
         super().__init__(parameters=parameters, **{"ops": encoder.ops, "dtype": encoder.dtype, **options})
         step_matrices = self.parameters["step_matrix"][0] if encoder.matrices else ()
         self._rates = tuple(1e-3 * rms_of(self.ops.to_numpy(B)) for B in step_matrices)

@@ -21,11 +21,11 @@ ThresholdBackprop = Callable[[Any], tuple[Any, "Array | None", "Array | None", "
 class Soft:
     """Soft thresholding with τ = θ that lets the k largest entries pass unshrunk (support selection).
 
-    Chen, Liu, Wang, Yin, NeurIPS 2018.
+    Chen, Liu, Wang, Yin, NeurIPS 2018. With `positive`, thresholding is one-sided: that of max(z, 0) in place of z.
     """
 
-    def __init__(self, ops: ReferenceOps) -> None:
-        self.ops = ops
+    def __init__(self, ops: ReferenceOps, positive: bool = False) -> None:
+        self.ops, self.positive = ops, positive
 
     def start(self, scale: float) -> float:
         """The θ that the publications start from, where `scale` is the inverse of ISTA's step size."""
@@ -39,7 +39,7 @@ class Soft:
         self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
     ) -> tuple[Array, Array]:
         """The next iterate, and the codes that `shrink_select_backward` takes."""
-        return self.ops.shrink_select(step.start, step.u, alpha, tau, k, window)
+        return self.ops.shrink_select(step.start, step.u, alpha, tau, k, window, self.positive)
 
 
 class Clamped(Soft):
@@ -63,7 +63,7 @@ class Hard(Clamped):
         self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
     ) -> tuple[Array, Array]:
         z = step.start + self.ops.asarray(alpha, step.u.dtype) * step.u
-        return self.ops.hard_threshold(z, tau, window)
+        return self.ops.hard_threshold(z, tau, window, self.positive)
 
 
 class Adaptive(Soft):

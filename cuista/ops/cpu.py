@@ -75,14 +75,23 @@ class CpuOps(ReferenceOps):
         return _multiply(a, np.flatnonzero(a), b)
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
+        self,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int | Array,
+        window: float = 0.0,
+        one_sided: bool = False,
     ) -> tuple[Array, Array]:
         if not isinstance(k, int):
-            return super().shrink_select(x, u, step_size, threshold, k, window)
+            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
         empty = self._pool.empty
         theta = np.asarray(threshold, dtype=x.dtype)
         z = np.multiply(u, np.asarray(step_size, dtype=x.dtype), out=empty(x.shape, x.dtype))
         z += x
+        if one_sided:
+            np.maximum(z, 0, out=z)
         magnitude = np.abs(z, out=empty(x.shape, x.dtype))
 
         cutoff: Array = np.asarray(np.inf, x.dtype)  # if no entry may pass: no magnitude exceeds it

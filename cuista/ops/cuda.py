@@ -103,10 +103,17 @@ class CudaOps(ReferenceOps):
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
+        self,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int | Array,
+        window: float = 0.0,
+        one_sided: bool = False,
     ) -> tuple[Array, Array]:
         if not isinstance(k, int):  # one per sample, which no kernel supports
-            return super().shrink_select(x, u, step_size, threshold, k, window)
+            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
@@ -115,7 +122,8 @@ class CudaOps(ReferenceOps):
         # The strides of the thresholds: from one entry to the next, and from one sample to the next.
         per_coordinate = int(theta.ndim > 0 and theta.shape[-1] > 1)
         per_sample = theta.shape[1] if theta.ndim > 1 else 0
-        inputs = (x, u, alpha, theta, np.int32(per_coordinate), np.int32(per_sample), x.dtype.type(window))
+        strides, side = (np.int32(per_coordinate), np.int32(per_sample)), np.int32(one_sided)
+        inputs = (x, u, alpha, theta, *strides, x.dtype.type(window), side)
         if N <= 1024:
             items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
             kernel = f"shrink_rows_{items}_{_width(N, x, u)}"
@@ -128,11 +136,11 @@ class CudaOps(ReferenceOps):
         else:
             parts = -(-N // PART)
             sizes, threads = (np.int32(N), np.int32(parts), np.int32(k)), 256 * parts * batch
-            cut = self._cutoff(x, u, alpha, sizes, threads) if k > 0 else None
+            cut = self._cutoff(x, u, alpha, side, sizes, threads) if k > 0 else None
             self._launch("shrink_parts", x.dtype, threads, 256, *inputs, *sizes, cut, x_next, code)
         return x_next, code
 
-    def _cutoff(self, x: Array, u: Array, alpha: Array, sizes: tuple[Any, ...], threads: int) -> Array:
+    def _cutoff(self, x: Array, u: Array, alpha: Array, side: np.int32, sizes: tuple[Any, ...], threads: int) -> Array:
         """The (k+1)-th largest |z| of every row, as the integer of its bit pattern."""
         batch, xp = len(x), self.xp
         cut: Array = xp.empty(batch, f"u{x.itemsize}")
@@ -142,7 +150,7 @@ class CudaOps(ReferenceOps):
             width = min(DIGIT, shift)
             shift -= width
             bits = (np.int32(shift), np.int32(width))
-            self._launch("select_digit", x.dtype, threads, 256, x, u, alpha, *sizes, *bits, *state)
+            self._launch("select_digit", x.dtype, threads, 256, x, u, alpha, side, *sizes, *bits, *state)
         return cut
 
     def shrink_select_backward(
@@ -247,10 +255,12 @@ class CudaOps(ReferenceOps):
         how = (rate, descent.factors, scale, np.int32(descent.logarithmic))
         self._launch("adam", parameter.dtype, size, 128, *arrays, *how, *sizes)
 
-    def fuse_alista(self, signals: Signals, W: Array, forward: Array, backward: Array) -> FusedStep | None:
+    def fuse_alista(
+        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
+    ) -> FusedStep | None:
         M, N = W.shape
         shared = _Fused.shared_bytes(M, N, W.itemsize)
-        return _Fused(self, signals, W, forward, backward, shared) if shared <= SHARED_BYTES else None
+        return _Fused(self, signals, W, forward, backward, one_sided, shared) if shared <= SHARED_BYTES else None
 
     def _launch(
         self, kernel: str, dtype: np.dtype[Any], threads: int, block: int, *arguments: Any, shared: int = 0
@@ -262,8 +272,10 @@ class CudaOps(ReferenceOps):
 class _Fused:
     """The fused training step of kernels/step.cu, with its arrays on the device."""
 
-    def __init__(self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, shared: int) -> None:
-        self.ops, self.signals, self.shared = ops, signals, shared
+    def __init__(
+        self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool, shared: int
+    ) -> None:
+        self.ops, self.signals, self.one_sided, self.shared = ops, signals, one_sided, shared
         self.W, self.forward, self.backward = W, forward, backward
         self.A_transposed = ops.asarray(signals.A.T, W.dtype)
         probabilities = np.stack([signals.probability, signals.hard_probability])
@@ -297,15 +309,17 @@ class _Fused:
         matrices = (self.A_transposed, self.W, self.limits, self.log_ratio)
         law = (
             *_law(signals.magnitude, self.W.dtype),
+            np.int32(signals.positive),
             real(signals.noise),
             real(signals.unit),
             np.int32(M),
             np.int32(N),
         )
         network = (self.forward, self.backward, parameters["step_size"], parameters["threshold"])
-        layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth), real(window))
+        layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth))
+        thresholding = (real(window), np.int32(self.one_sided))
         shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))
-        arguments = (*matrices, *law, *network, *layers, *map(np.uint64, key), *shares)
+        arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, key), *shares)
         results = (self.arrived, loss, *gradients.values())
         threads = min(512, 32 * -(-N // 32))
         ops.launch("alista_step", _real(self.W.dtype), batch, threads, (*arguments, *results), self.shared)

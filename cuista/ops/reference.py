@@ -88,6 +88,8 @@ class Signals(NamedTuple):
     unit
         The norm to which measurements are scaled, and signals with them; 0 to leave them as they are. See
         `Unrolled.unit`.
+    positive
+        Whether the non-zero entries are the absolute values of what the law gives.
 
     Row i of a batch is hard if `hard_before` increases from i to i + 1, which spreads hard signals evenly over the
     batch. Hard and ordinary rows each take the next random numbers of their own stream.
@@ -101,6 +103,7 @@ class Signals(NamedTuple):
     noise: float
     hard: float
     unit: float = 0.0
+    positive: bool = False
 
     def hard_before(self, row: int) -> int:
         """How many of the rows before this one are hard."""
@@ -233,7 +236,14 @@ class ReferenceOps:
     # -- thresholding with support selection --------------------------------------------------------------------
 
     def shrink_select(
-        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float = 0.0
+        self,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int | Array,
+        window: float = 0.0,
+        one_sided: bool = False,
     ) -> tuple[Array, Array]:
         """One proximal step: soft thresholding of z = x + α u that lets the largest entries pass unshrunk.
 
@@ -254,6 +264,9 @@ class ReferenceOps:
             smallest never does.
         window
             Mark as NEAR the entries among the k largest whose |z| is within `window`·θ of θ (none if 0).
+        one_sided
+            Threshold max(z, 0) in place of z. Every entry with z ≤ 0 is then OFF, whatever θ is, and is never among the
+            largest, so that the backward pass is the same function of the codes.
 
         Returns
         -------
@@ -267,6 +280,7 @@ class ReferenceOps:
         """
         xp, theta = self.xp, self.asarray(threshold, x.dtype)
         z = x + self.asarray(step_size, x.dtype) * u
+        z = xp.maximum(z, 0) if one_sided else z
         magnitude = xp.abs(z)
         last = z.shape[1] - 1
         cutoff: Any = np.inf  # if no entry may pass: no magnitude exceeds it
@@ -286,7 +300,9 @@ class ReferenceOps:
             code |= xp.where(among_largest & (xp.abs(magnitude - theta) < window * theta), NEAR, 0)
         return x_next, code.astype(np.int8)
 
-    def hard_threshold(self, z: Array, threshold: Scalar | Array, window: float = 0.0) -> tuple[Array, Array]:
+    def hard_threshold(
+        self, z: Array, threshold: Scalar | Array, window: float = 0.0, one_sided: bool = False
+    ) -> tuple[Array, Array]:
         """Hard thresholding of z (batch, N): z where |z| > θ, else 0; and the codes for `shrink_select_backward`.
 
         See Blumensath, Davies, Appl. Comput. Harmon. Anal. 2009. The derivative with respect to θ is 0 almost
@@ -294,10 +310,11 @@ class ReferenceOps:
         """
         xp, theta = self.xp, self.asarray(threshold, z.dtype)
         magnitude = xp.abs(z)
-        passed = magnitude > theta
+        possible = z > 0 if one_sided else True
+        passed = (magnitude > theta) & possible
         code = xp.where(passed, PASSED, OFF)
         if window:
-            code |= xp.where(xp.abs(magnitude - theta) < window * theta, NEAR, 0)
+            code |= xp.where((xp.abs(magnitude - theta) < window * theta) & possible, NEAR, 0)
         return xp.where(passed, z, xp.zeros_like(z)), code.astype(np.int8)
 
     def shrink_select_backward(
@@ -498,7 +515,9 @@ class ReferenceOps:
         else:
             parameter -= change
 
-    def fuse_alista(self, signals: Signals, W: Array, forward: Array, backward: Array) -> FusedStep | None:
+    def fuse_alista(
+        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
+    ) -> FusedStep | None:
         """The engine's kernel for a training step of ALISTA, if it has one that can be used.
 
         Parameters
@@ -509,6 +528,8 @@ class ReferenceOps:
             (M, N), an array of this engine.
         forward, backward
             −AᵀW and its transpose, (N, N), arrays of this engine.
+        one_sided
+            As in `shrink_select`.
         """
         return None
 

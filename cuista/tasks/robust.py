@@ -100,6 +100,7 @@ class RobustModel(Trained):
             problem.M,
             problem.N,
             **_form(network),
+            positive=network.positive,
             parameters={**network.parameters, **encoder_parameters},
             ops=ops,
             dtype=dtype,
@@ -180,7 +181,7 @@ class RobustModel(Trained):
             ridge = {"ridge": attributes["ridge"], "learned": bool(attributes["learned"])}
             encoder = ExactEncoder(problem.A, **ridge, **place)
         options["per_coordinate"] = bool(attributes["per_coordinate"])
-        network = RobustAlista(encoder, problem.M, problem.N, **options, **place)
+        network = RobustAlista(encoder, problem.M, problem.N, positive=problem.positive, **options, **place)
         network.unit = float(attributes.get("unit", 0))  # 0.1.0 has none
         return cls(network, problem, json.loads(attributes["origin"]))
 

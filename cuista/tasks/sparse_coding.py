@@ -114,6 +114,7 @@ class Model(Trained):
             **decided,
             per_coordinate=per_coordinate,
             untied=untied,
+            positive=problem.positive,
             parameters=parameters,
         )
         network.unit = problem.unit if unit is None else unit
@@ -141,7 +142,7 @@ class Model(Trained):
             "weight": storage.sha256(self.weight.W),
             "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
             "snr_db": problem.snr_db,
-            "magnitude": repr(problem.magnitude),
+            "magnitude": problem.law,
         }
 
     def iterates(self, y: ArrayLike) -> Iterator[Array]:
