@@ -159,14 +159,16 @@ def _debiased(problem: Problem, W: Array, y: Array, x: Array, ops: ReferenceOps)
     """x̂ + Wᵀ(y − A x̂) for codes of `problem.A`, and the scale of its errors ‖y − A x̂‖₂ ‖w_i‖₂ / √M, (samples, N).
 
     Because w_iᵀa_i = 1, the error of an entry does not depend on the entry itself. Its noise has the variance
-    σ² ‖w_i‖², and the residual estimates σ together with what other entries add, as in approximate message passing.
+    σ² ‖w_i‖², and the residual estimates σ together with what other entries add, as in approximate message passing. If
+    the problem has no negative entries, neither has the estimate, which brings it nearer to all of them.
     Zhang, Zhang, J. R. Stat. Soc. B 2014; Javanmard, Montanari, JMLR 2014 (the debiased Lasso).
     """
     size, _, z, r = _residuals(problem, y, x, ops)
     with ops.computing():
         step = ops.to_numpy(ops.matmul(ops.asarray(r, np.float64), ops.asarray(W, np.float64)))
     sigma = np.sqrt(np.square(r).mean(axis=1, keepdims=True))
-    return (z + step) * size, sigma * size * np.sqrt(np.square(W).sum(axis=0))
+    estimate = np.maximum(z + step, 0) if problem.positive else z + step
+    return estimate * size, sigma * size * np.sqrt(np.square(W).sum(axis=0))
 
 
 def intervals(
@@ -174,10 +176,10 @@ def intervals(
 ) -> tuple[Array, Array]:
     """Intervals that contain the entries of the true codes with the probability `level`.
 
-    They are centred at x̂ + Wᵀ(y − A x̂). Their half widths are multiples of ‖y − A x̂‖₂ ‖w_i‖₂ / √M; of the errors on
-    the reference's signals, the share `level` is below that, both among entries that are zero in x̂ and among the others
-    (split conformal prediction: Lei et al., JASA 2018). So `level` is the coverage for signals like those, and for
-    others there is no promise.
+    They are centred at x̂ + Wᵀ(y − A x̂), or at its positive part if the problem has no negative entries. Their half
+    widths are multiples of ‖y − A x̂‖₂ ‖w_i‖₂ / √M; of the errors on the reference's signals, the share `level` is below
+    that, both among entries that are zero in x̂ and among the others (split conformal prediction: Lei et al., JASA
+    2018). So `level` is the coverage for signals like those, and for others there is no promise.
 
     Parameters
     ----------
@@ -191,7 +193,7 @@ def intervals(
     Returns
     -------
     lower, upper : (samples, N), float32
-        In the user's units.
+        In the user's units. Without negative entries, `lower` is at least 0.
 
     Raises
     ------
@@ -203,7 +205,8 @@ def intervals(
     centre, scale = _debiased(problem, W, y, x, ops)
     absent, present = (float(np.interp(level, _LEVELS, errors)) for errors in reference.errors)
     half = scale * np.where(x != 0, present, absent)
-    lower, upper = (problem.to_given(bound).astype(np.float32) for bound in (centre - half, centre + half))
+    least = np.maximum(centre - half, 0) if problem.positive else centre - half
+    lower, upper = (problem.to_given(bound).astype(np.float32) for bound in (least, centre + half))
     return lower, upper
 
 

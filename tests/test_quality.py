@@ -18,6 +18,7 @@ from cuista.solvers import SOLVERS
 from cuista.solvers.refit import refit
 
 RECIPE = FastRecipe(batch=64, validation_batch=500, layer_steps=30, max_steps=300)
+QUICK = FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,14 @@ def test_intervals_cover_the_entries_as_often_as_they_say(model, level):
     assert covered[answer != 0].mean() == pytest.approx(level, abs=0.025)
 
 
+def test_intervals_of_codes_without_negative_entries_have_none_and_cover_them(model):
+    positive = cuista.train(cuista.Model.new(replace(model.problem, positive=True), layers=3), QUICK)
+    x, y = drawn(positive.problem, 4000)
+    lower, upper = positive.intervals(y, positive.recover(y), 0.9)
+    assert lower.min() == 0
+    assert ((lower <= x) & (x <= upper)).mean() == pytest.approx(0.9, abs=0.01)
+
+
 def test_intervals_have_the_units_of_the_codes(model):
     _, y = drawn(model.problem, 10)
     answer, columns = model.recover(y), np.geomspace(1e-3, 1e3, 60)
@@ -175,6 +184,19 @@ def test_a_support_is_fitted_by_least_squares(scale, norms):
         expected = np.linalg.lstsq(A[:, support], target, rcond=None)[0]
         np.testing.assert_allclose(code[support], expected, rtol=1e-9)
         assert not code[~support].any()
+
+
+def test_a_fit_without_negative_entries_is_the_best_of_those(rng):
+    problem = Problem(rng.standard_normal((10, 30)), positive=True)
+    x = np.where(rng.random((20, 30)) < 0.15, 1.0, 0)
+    y = rng.standard_normal((20, 10))
+    found, done = refit(problem, y, x)
+    assert done.all()
+    assert found.min() == 0
+    # The residual grows with entries of the support that are 0, and no others can lower it (Karush, Kuhn, Tucker).
+    slope = (found @ problem.given.T - y) @ problem.given
+    np.testing.assert_allclose(slope[found > 0], 0, atol=1e-9)
+    assert slope[(x > 0) & (found == 0)].min() > 0
 
 
 def test_a_support_that_does_not_determine_its_entries_is_left_as_it_is():

@@ -17,7 +17,8 @@ from cuista.quality import Quality, statistics
 def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     """Fit the non-zero entries of codes to the measurements by least squares, min ‖y − A x‖₂ over the same support.
 
-    It removes the bias of thresholding, which makes entries too small. Where a support is right, it is the best
+    For a problem without negative entries it is min ‖y − A x‖₂ over x ≥ 0 (Lawson, Hanson 1974), which may set entries
+    to 0. It removes the bias of thresholding, which makes entries too small. Where a support is right, it is the best
     estimate that there is; where entries are missing, the others are fitted to theirs.
 
     Parameters
@@ -36,6 +37,7 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
         M entries, or columns that depend on each other.
     """
     from scipy.linalg import lstsq
+    from scipy.optimize import nnls
 
     y, x = check_rows(y, problem.M, "y"), check_rows(x, problem.N, "x")
     norms = column_norms(problem.A)
@@ -48,6 +50,8 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
             continue
         entries, _, rank, _ = lstsq(A[:, support], target / scale, lapack_driver="gelsy", check_finite=False)
         done[i] = rank == support.size
+        if problem.positive and done[i] and entries.min() < 0:
+            entries, _ = nnls(A[:, support], target / scale)
         if done[i]:
             found[i, support] = entries * (scale / given[support])
     return found, done
