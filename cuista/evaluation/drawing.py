@@ -55,7 +55,7 @@ STYLE: Any = {
 # With more points than this, a scatter is drawn as an image.
 MANY_POINTS = 2000
 # The least width and height of a panel without its labels, and the width for which one is planned, in inches.
-LEAST_PANEL, PLANNED_WIDTH = (0.6, 0.45), 1.65
+LEAST_PANEL, PLANNED_WIDTH = (0.6, 0.6), 1.65
 # The widths of a column and of a page of a journal, in inches.
 COLUMN, PAGE = 3.5, 7.0
 
@@ -118,8 +118,9 @@ def draw_curves(
 ) -> None:
     """Draw curves so that none is hidden.
 
-    A curve that lies under others is wider than they are, and the markers of neighbouring curves are at different
-    points: a curve has one at every point of `stride`, by default as many as leave about six.
+    A curve that lies under others is wider than they are. Where there are many curves, or some lie under others, the
+    markers of neighbouring ones are at different points: each curve has one at every point of `stride`, by default as
+    many as leave about six.
     """
     depths = _depths(curves)
     infinite = sum(bool(np.isinf(curve.y).any()) for curve in curves)
@@ -127,7 +128,8 @@ def draw_curves(
         style = dict(looks[curve.name])
         wider = depth * min(1.7, 6 / max(depths)) if depth else 0.0
         style |= {"linewidth": WIDTH + wider, "markersize": MARKER + wider, "zorder": 2 + number / len(curves)}
-        every = stride or max(1, min(len(curves), -(-len(curve.x) // 6)))
+        few = len(curves) <= 3 and not any(depths)
+        every = stride or (1 if few else max(1, min(len(curves), -(-len(curve.x) // 6))))
         known = np.isfinite(np.concatenate([[np.nan], curve.y, [np.nan]]))
         alone = known[1:-1] & ~known[:-2] & ~known[2:]  # no line leads to such a point
         style["markevery"] = sorted({*range(number % every, len(curve.x), every), *np.flatnonzero(alone).tolist()})
@@ -154,11 +156,11 @@ def _depths(curves: Sequence[Curve]) -> list[int]:
 
 
 def _meet(a: Curve, b: Curve, near: float) -> bool:
-    """Whether two curves lie on each other over half of the points that they share, or more."""
+    """Whether two curves lie on each other over more than half of the points that they share."""
     common = min(len(a.x), len(b.x))
     with np.errstate(invalid="ignore"):
         close = np.abs(a.y[:common] - b.y[:common]) <= near
-    return common > 0 and 2 * int(close.sum()) >= common
+    return 2 * int(close.sum()) > common
 
 
 def _draw_infinite(panel: Any, curve: Curve, size: float, style: Mapping[str, Any], say: Say) -> None:
@@ -226,7 +228,7 @@ class Sheet:
             spare.remove()
         for panel in self.panels if same_y else ():
             panel.label_outer()
-        for panel in self.panels[-self.columns :] if same_x else ():  # in the last row, or above a place that is empty
+        for panel in self.panels[-self.columns :] if same_x else ():
             panel.tick_params(axis="x", labelbottom=True)
 
     def title(self, panel: Any, text: str) -> None:
@@ -234,24 +236,23 @@ class Sheet:
         characters = int(72 * self.width / self.columns / (8 * 0.62))
         panel.set_title(folded(text, max(characters - 4, 8)))
 
-    def finish(self, x: str, y: str, handles: Sequence[tuple[Any, str]], say: Say) -> Any:
+    def finish(self, x: str, y: str, handles: Sequence[tuple[Any, str]], say: Say, beneath: float = 0.0) -> Any:
         """Label the axes, draw the legend, and return the figure.
 
-        `y` is empty if the panels have labels of their own.
+        `y` is empty if the panels have labels of their own. What was drawn beneath the panels takes `beneath` inches.
 
         Raises
         ------
         InputError
             If the panels and the legend do not fit into the size.
         """
+        for panel in self.panels[-self.columns :]:  # in the last row, or above a place that is empty
+            panel.set_xlabel(x)
         if len(self.panels) == 1:
-            self.panels[0].set_xlabel(x)
             self.panels[0].set_ylabel(y or self.panels[0].get_ylabel())
-        else:
-            self.figure.supxlabel(x, fontsize=8)
-            if y:
-                self.figure.supylabel(y, fontsize=8)
-        beneath = self._legend(handles) if handles else 0.0
+        elif y:
+            self.figure.supylabel(y, fontsize=8)
+        beneath += self._legend(handles) if handles else 0.0
         # Each row has a title, and the last one labels of the x axis.
         if self.size is None:
             self.figure.set_size_inches(self.width, self.rows * (self.panel_height + 0.2) + 0.35 + beneath)

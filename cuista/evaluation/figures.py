@@ -425,7 +425,7 @@ def _parameters(given: Sequence[Given], size: Size, say: Say) -> Any:
             curve = Curve(each.name, np.arange(1, len(rows) + 1), rows.mean(axis=1), *edges)
             panels.setdefault(name.replace("_", " "), []).append(curve)
         if left_out:
-            say(f"{each.name}: only what differs by layer is drawn, and {', '.join(sorted(left_out))} is not")
+            say(f"{each.name}: not drawn, because it is not a number for each layer: {', '.join(sorted(left_out))}")
     if not panels:
         raise InputError("none of these models has parameters for each layer; expected at least one that has")
     looks = drawing.looks_of([each.name for each in given])
@@ -531,7 +531,7 @@ def _filters(given: Sequence[Given], size: Size, say: Say) -> Any:
         image = drawing.draw_mosaic(panel, D, largest)
     bar = sheet.figure.colorbar(image, ax=sheet.panels, location="bottom", shrink=0.6, aspect=30)
     bar.set_label("value of a filter's pixel")
-    return sheet.finish("", "", [], say)
+    return sheet.finish("", "", [], say, beneath=0.5)
 
 
 def _bare_filters(each: Given) -> Array:
