@@ -54,8 +54,9 @@ STYLE: Any = {
 }
 # With more points than this, a scatter is drawn as an image.
 MANY_POINTS = 2000
-# The least width and height of a panel without its labels, and the width for which one is planned, in inches.
-LEAST_PANEL, PLANNED_WIDTH = (0.6, 0.6), 1.65
+# The least width and height of a panel without its labels, and the width with them that one has at least, and that is
+# planned for if the size is free; in inches.
+LEAST_PANEL, NARROWEST, PLANNED_WIDTH = (0.6, 0.6), 1.05, 1.65
 # The widths of a column and of a page of a journal, in inches.
 COLUMN, PAGE = 3.5, 7.0
 
@@ -211,12 +212,17 @@ class Sheet:
 
         self.size = size
         self.width = size[0] if size else COLUMN if count == 1 else PAGE
-        most = min(count, max(1, int(self.width / PLANNED_WIDTH)))
+        most = min(count, max(1, int(self.width / (NARROWEST if size and same_y else PLANNED_WIDTH))))
         choices = range(1, most + 1) if size else [most]
 
         def misfit(columns: int) -> float:
-            height = size[1] if size else self.width
-            return abs(float(np.log(height / -(-count // columns) / (self.width / columns) / aspect)))
+            """How far the panels are from the aspect, with about as much taken off as their labels take."""
+            if size is None:
+                return 0.0
+            width, height = size[0] / columns - (0.35 if same_y else 0.65), (size[1] - 0.9) / -(-count // columns) - 0.3
+            if width < LEAST_PANEL[0] or height < LEAST_PANEL[1]:
+                return 100.0 - height
+            return abs(float(np.log(height / width / aspect)))
 
         self.rows = -(-count // min(choices, key=misfit))
         self.columns = -(-count // self.rows)
@@ -232,9 +238,12 @@ class Sheet:
             panel.tick_params(axis="x", labelbottom=True)
 
     def title(self, panel: Any, text: str) -> None:
-        """Give a panel its title, on as many lines as it takes."""
-        characters = int(72 * self.width / self.columns / (8 * 0.62))
-        panel.set_title(folded(text, max(characters - 4, 8)))
+        """Give a panel its title."""
+        panel.set_title(self._folded(text))
+
+    def _folded(self, text: str) -> str:
+        """A text on as many lines as it takes to be no wider than a panel; letters are about 5 points wide."""
+        return folded(text, max(int(72 * (self.width / self.columns - 0.3) / 5), 8))
 
     def finish(self, x: str, y: str, handles: Sequence[tuple[Any, str]], say: Say, beneath: float = 0.0) -> Any:
         """Label the axes, draw the legend, and return the figure.
@@ -247,7 +256,7 @@ class Sheet:
             If the panels and the legend do not fit into the size.
         """
         for panel in self.panels[-self.columns :]:  # in the last row, or above a place that is empty
-            panel.set_xlabel(x)
+            panel.set_xlabel(self._folded(x))
         if len(self.panels) == 1:
             self.panels[0].set_ylabel(y or self.panels[0].get_ylabel())
         elif y:
@@ -256,31 +265,32 @@ class Sheet:
         # Each row has a title, and the last one labels of the x axis.
         if self.size is None:
             self.figure.set_size_inches(self.width, self.rows * (self.panel_height + 0.2) + 0.35 + beneath)
-        least = self._least(beneath)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.figure.draw_without_rendering()
         texts = list(dict.fromkeys(str(warning.message) for warning in caught))
-        collapsed = any("collapsed" in text for text in texts)
         width, height = self.figure.get_size_inches()
         boxes = [panel.get_position() for panel in self.panels]
-        small = any(box.width * width < LEAST_PANEL[0] or box.height * height < LEAST_PANEL[1] for box in boxes)
-        if collapsed or small or beneath > height:
-            what = "the panel and its" if len(self.panels) == 1 else f"{len(self.panels)} panels and their"
+        if any("collapsed" in text for text in texts):
+            missing = LEAST_PANEL  # of a panel that has no room at all
+        else:
+            missing = (
+                LEAST_PANEL[0] - min(box.width for box in boxes) * width,
+                LEAST_PANEL[1] - min(box.height for box in boxes) * height,
+            )
+        if max(missing) > 0:
+            what = "The panel and its" if len(self.panels) == 1 else f"{len(self.panels)} panels and their"
+            wider, higher = (self.columns * max(missing[0], 0), self.rows * max(missing[1], 0))
+            least = np.ceil(10 * np.array([width + wider, max(height, beneath) + higher])) / 10
             raise InputError(
-                f"{what} labels do not fit into {width:g}×{height:g} inches with text of 7 points; expected a size of "
-                f"at least {least[0]:.1f}×{least[1]:.1f}",
+                f"{what} labels do not fit into {width:.3g}×{height:.3g} inches with text of 7 points; expected a size "
+                f"of about {least[0]:g}×{least[1]:g}",
                 option="size",
             )
         for text in texts:
             say(text)
         self.figure.set_layout_engine("none")  # writing the file would arrange it all over again
         return self.figure
-
-    def _least(self, beneath: float) -> tuple[float, float]:
-        """A size in inches into which everything fits, if its width is at least the one that was asked for."""
-        width = max(self.width, self.columns * (LEAST_PANEL[0] + 0.3) + 0.6)
-        return width, self.rows * (LEAST_PANEL[1] + 0.55) + 0.5 + beneath
 
     def _legend(self, handles: Sequence[tuple[Any, str]]) -> float:
         """Draw the legend beneath the panels, in as many columns as fit, and return its height in inches."""

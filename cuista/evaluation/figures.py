@@ -237,12 +237,16 @@ def _drawing_for(given: Sequence[Given], kind: Kind | None) -> Drawing:
     for each in given:
         drawings = _drawings_of(each.content)
         if kind not in drawings:
-            possible = (
-                ", ".join(name for name in drawings if name) or "comparisons, reports, models, dictionaries or codes"
-            )
-            wanted = "no figure" if kind is None else f"no figure of its {kind}"
+            if not drawings:
+                raise InputError(
+                    f"{each.what}, of which there is no figure; expected comparisons, reports, models, dictionaries or "
+                    "codes"
+                )
+            possible = " or ".join(name for name in drawings if name)
             raise InputError(
-                f"{each.what}, of which there is {wanted}; expected {possible}", option=() if kind is None else "kind"
+                f"{each.what}, of which there is no figure of {kind}; expected "
+                f"{possible or 'no kind, because what is drawn of it is always the same'}",
+                option="kind",
             )
         found.append(drawings[kind])
     if len(set(found)) > 1:
