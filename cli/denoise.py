@@ -14,7 +14,7 @@ from cuista.evaluation.figures import in_a_row
 from cuista.tasks.denoising import Denoiser
 
 # The captions of the pictures of --compare.
-CAPTIONS = ("input", "output", "4 × difference")
+CAPTIONS = ("input", "output", "4 times the difference")
 
 
 @click.command("denoise", cls=Command)

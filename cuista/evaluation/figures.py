@@ -570,7 +570,7 @@ def in_a_row(pictures: Mapping[str, Array]) -> Array:
         for module in ("Image", "ImageDraw", "ImageFont")
     )
     first = next(iter(pictures.values()))
-    font = font_of.load_default(size=min(max(11, first.shape[1] // 24, first.shape[2] // 24), 48))
+    font = font_of.load_default(size=min(max(11, max(first.shape[1:]) // 18), 48))
     boxes = [font.getbbox(caption) for caption in pictures]
     height = max(bottom for *_, bottom in boxes) + 6
     strips = []
