@@ -203,7 +203,7 @@ def compare(
     """
     if not (variants or models or solvers):
         raise InputError("there is nothing to compare; expected networks, models or solvers", option="variants")
-    variants = [Variant.parse(variant) if isinstance(variant, str) else variant for variant in variants]
+    nets = [Variant.parse(variant) if isinstance(variant, str) else variant for variant in variants]
     for method in solvers:
         if method not in SOLVERS:
             raise InputError(f"there is no solver {method!r}; expected one of {', '.join(SOLVERS)}", option="solvers")
@@ -216,11 +216,11 @@ def compare(
     noisy = {float(snr): replace(problem, snr_db=float(snr)) for snr in snrs or (problem.snr_db,)}
     recipe = recipe or FastRecipe()
     kept = _Kept(Path(folder), recipe, layers, ridge, seed, ops, resume, overwrite, say, progress)
-    kept.prepare([(variant, snr) for snr in noisy for variant in variants])
+    kept.prepare([(variant, snr) for snr in noisy for variant in nets])
     results = []
     for snr, noisy_problem in noisy.items():
         x, y = noisy_problem.standard.sample(samples, stream=TEST, seed=seed)
-        for variant in variants:
+        for variant in nets:
             results.append(_measured(str(variant), kept.trained(variant, noisy_problem), x, y, snr))
         for path, model in loaded.items():
             results.append(_measured(path, model, x, y, snr))

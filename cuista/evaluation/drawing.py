@@ -296,7 +296,8 @@ class Sheet:
         """Draw the legend beneath the panels, in as many columns as fit, and return its height in inches."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        renderer, dpi = FigureCanvasAgg(self.figure).get_renderer(), self.figure.dpi
+        canvas: Any = FigureCanvasAgg(self.figure)
+        renderer, dpi = canvas.get_renderer(), self.figure.dpi
         lines = [handle for handle, _ in handles]
         for columns, length in [
             *((columns, 60) for columns in range(min(len(lines), 6), 0, -1)),
