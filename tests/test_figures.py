@@ -188,7 +188,14 @@ def test_the_same_results_give_the_same_bytes_whatever_the_users_style(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("methods", "snrs", "size"), [(1, 1, None), (17, 1, (3.3, 4)), (3, 3, (3.3, 2.4)), (4, 5, None), (2, 12, (7, 6))]
+    ("methods", "snrs", "size"),
+    [
+        (1, 1, None),
+        (17, 1, (3.3, 4)),
+        (3, 3, (3.3, 2.4)),
+        (4, 5, None),
+        pytest.param(8, 12, (7, 6), marks=pytest.mark.slow),
+    ],
 )
 def test_everything_can_be_read_at_its_size(methods, snrs, size):
     figure = plot(comparison(methods, snrs), size=size, say=silent)

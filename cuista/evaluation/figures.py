@@ -180,7 +180,10 @@ def _opened(files: Sequence[Any], kind: Kind | None) -> list[Given]:
             given.append(Given(f"{type(file).__name__} {number}", file, f"a {type(file).__name__}"))
         elif storage.is_cuista(file):
             found = storage.kind_of(file)
-            given.append(Given(os.fspath(file), _read(file, found), f"a {found} file"))
+            content = _read(file, found)
+            on_encoder = content is None and found == "cuista-report"
+            what = "a report on an encoder" if on_encoder else f"a {found} file"
+            given.append(Given(os.fspath(file), content, what))
         else:
             names = ("D", "d", "fs") if kind == "filters" else ("x",)
             given.append(Given(os.fspath(file), storage.load_array(file, *names), "a file of arrays"))
@@ -431,7 +434,11 @@ def _parameters(given: Sequence[Given], size: Size, say: Say) -> Any:
         if left_out:
             say(f"{each.name}: not drawn, because it is not a number for each layer: {', '.join(sorted(left_out))}")
     if not panels:
-        raise InputError("none of these models has parameters for each layer; expected at least one that has")
+        raise InputError(
+            "none of these models has parameters for each layer; expected at least one that has, or another kind of "
+            "figure, such as history",
+            option="kind",
+        )
     looks = drawing.looks_of([each.name for each in given])
     sheet = Sheet(len(panels), size, same_y=False)
     for panel, (name, curves) in zip(sheet.panels, panels.items(), strict=True):
