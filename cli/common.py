@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -48,6 +50,7 @@ FLAGS = {
     "factor": "--decay-rate",
     "per_coordinate": "--coord",
     "dictionary": "--dict",
+    "labels": "--label",
 }
 
 
@@ -270,12 +273,59 @@ def for_bare(convention: Convention | None, *files: Path | None) -> list[Convent
     return [convention if one else None for one in bare]
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table with right-aligned columns and two decimals for floating-point numbers."""
-    cells = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (headers, *cells)]
-    return "\n".join(lines)
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], keys: int = 1) -> str:
+    """A table with right-aligned columns and two decimals for floating-point numbers.
+
+    If it is wider than the terminal (80 characters where that is unknown), it continues in further blocks of columns,
+    each of which begins with the first `keys` columns. Cells that are too long for that take several lines.
+    """
+    most = shutil.get_terminal_size().columns
+    cells = [
+        list(headers),
+        *([f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows),
+    ]
+    widths = _widths(cells)
+    if sum(widths[:keys]) + 2 * keys + max(widths[keys:], default=0) > most:
+        longest = max((most - 2 * keys) // (keys + 1), 8)
+        cells = [[_folded(cell, longest) for cell in row] for row in cells]
+        widths = _widths(cells)
+    blocks, room = list[list[int]](), 0
+    for column in range(keys, len(headers)):
+        room -= widths[column] + 2
+        if room < 0 or not blocks:
+            blocks.append(list(range(keys)))
+            room = most - sum(widths[:keys]) - 2 * (keys - 1) - widths[column] - 2
+        blocks[-1].append(column)
+    return "\n\n".join(
+        "\n".join(_lines([row[column] for column in block], [widths[column] for column in block]) for row in cells)
+        for block in blocks
+    )
+
+
+def _widths(cells: Sequence[Sequence[str]]) -> list[int]:
+    """The width of each column, whose cells may have several lines."""
+    return [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*cells, strict=True)]
+
+
+def _lines(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """The lines of a row of right-aligned cells; shorter cells stand on its last line."""
+    parts = [cell.split("\n") for cell in cells]
+    height = max(map(len, parts))
+    filled = [[""] * (height - len(lines)) + lines for lines in parts]
+    rows = zip(*filled, strict=True)
+    return "\n".join("  ".join(map(str.rjust, row, widths)).rstrip() for row in rows)
+
+
+def _folded(text: str, longest: int) -> str:
+    """A text on lines of at most this length, which break after a space or a character between words if they can."""
+    lines = [""]
+    for word in re.findall(r"[^\s/:_.-]*[\s/:_.-]*", text):
+        while word:
+            if len(lines[-1]) + len(word.rstrip()) > longest and lines[-1]:
+                lines.append("")
+            lines[-1] += word[:longest]
+            word = word[longest:]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from cuista.cli.problems import load_problem
 from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
-from cuista.evaluation.comparison import Comparison, Variant, compare
+from cuista.evaluation.comparison import Comparison, Variant, compare, measured_on
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
 from cuista.storage import complete, replacing
@@ -87,19 +87,18 @@ def command(
         raise click.UsageError("--resume continues a comparison, and --force starts it afresh: give only one of them")
     common.claim(out, force or resume)
     problem = load_problem(problem_file)
-    about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": problem.law, "recipe": recipe}
-    about |= {name: how[name] for name in ("samples", "seed", "layers")}
+    how["recipe"] = PaperRecipe() if recipe == "paper" else FastRecipe()
+    about = measured_on(problem, how["recipe"], **{name: how[name] for name in ("samples", "seed", "layers")})
     if resume and out.exists():
         check_same(out, about)
     ops = common.engine_on(device)
     folder = Path(f"{out}.models")
-    how |= {"folder": folder, "recipe": PaperRecipe() if recipe == "paper" else FastRecipe(), "ops": ops}
-    how |= {"resume": resume, "overwrite": force, "say": common.say}
+    how |= {"folder": folder, "ops": ops, "resume": resume, "overwrite": force, "say": common.say}
     methods = variants, models, list(dict.fromkeys(classical)), list(dict.fromkeys(snrs))
     try:
         with common.ProgressLine() as line:
             how["progress"] = lambda name, at: show(line, at, f"{name}: ")
-            results = tuple(compare(problem, *methods, **how))
+            found = compare(problem, *methods, **how)
     except KeyboardInterrupt:
         if variants:
             common.say(
@@ -107,7 +106,7 @@ def command(
                 "continues from there."
             )
         raise
-    comparison = Comparison(results, {"problem": str(problem_file), **about, "device": ops.name})
+    comparison = Comparison(found.results, {"problem": str(problem_file), **found.about})
     rows = comparison.rows()
     if out.suffix.lower() == ".h5":
         comparison.save(out, overwrite=force or resume)
@@ -144,13 +143,13 @@ def layer_table(comparison: Comparison) -> str:
 
 def cost_table(comparison: Comparison) -> str:
     """A table of what each method costs in parameters, training and time."""
-    headers = ["method", "SNR", "NMSE dB", "parameters", "steps", "training s", "recovery µs/sample"]
+    headers = ["method", "SNR", "NMSE dB", "parameters", "steps", "training s", "µs/sample"]
     rows = []
     for r in comparison.results:
         trained = "" if math.isnan(r.training_seconds) else r.training_seconds
         cost = [r.parameters, r.steps or "", trained, 1e6 * r.recovery_seconds]
         rows.append([r.method, snr_text(r.snr_db), float(r.nmse_db[-1]), *cost])
-    return common.table(headers, rows)
+    return common.table(headers, rows, keys=2)
 
 
 def snr_text(snr_db: float) -> str:

@@ -10,7 +10,11 @@ from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.data.pictures import Picture, check_ending, check_format, read_picture, write_picture
+from cuista.evaluation.figures import in_a_row
 from cuista.tasks.denoising import Denoiser
+
+# The captions of the pictures of --compare.
+CAPTIONS = ("input", "output", "4 times the difference")
 
 
 @click.command("denoise", cls=Command)
@@ -33,11 +37,12 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
         raise click.UsageError("--compare and --out name the same file: give two different names")
     denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
     picture = read_picture(picture_file)
-    # Both formats are checked before any work is done; a blank picture of triple width stands in for the comparison.
+    # Both formats are checked before any work is done; a blank picture stands in for the comparison.
     channels, height, width = picture.channels.shape
     check_format(out, picture)
     if compare is not None:
-        check_format(compare, Picture(np.broadcast_to(0.0, (channels, height, 3 * width)), picture.depth))
+        blank = np.broadcast_to(0.0, (channels, height, width))
+        check_format(compare, Picture(in_a_row(dict.fromkeys(CAPTIONS, blank)), picture.depth))
     if denoiser.network.selects and len(denoiser.tiles(picture.channels[0].shape)) > 1:
         title = denoiser.network.title
         common.say(
@@ -49,6 +54,6 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
     if compare is not None:
         # The difference is centred on grey and amplified four times, because noise is faint.
         difference = 0.5 + 4 * (picture.channels - denoised)
-        beside = np.concatenate([picture.channels, denoised, difference], axis=2)
+        beside = in_a_row(dict(zip(CAPTIONS, (picture.channels, denoised, difference), strict=True)))
         write_picture(compare, Picture(beside, picture.depth), overwrite=force)
-        common.say(f"Wrote {compare}: input, output, and four times their difference on grey, side by side.")
+        common.say(f"Wrote {compare}: input, output, and four times their difference on grey, with captions.")

@@ -1,5 +1,8 @@
 """Sparse recovery with ALISTA and its family: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.perturbed import PerturbedSet
@@ -27,6 +30,10 @@ from cuista.training import (
 )
 from cuista.version import __version__
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_conv_pgd, solve_exact, solve_pgd
+
+if TYPE_CHECKING:
+    from cuista.evaluation.comparison import compare
+    from cuista.evaluation.figures import plot
 
 __all__ = [
     "AtomRecipe",
@@ -62,6 +69,7 @@ __all__ = [
     "analytic_weight",
     "choose_conv_ridge",
     "choose_ridge",
+    "compare",
     "denoising_weight",
     "engine",
     "evaluate",
@@ -71,6 +79,7 @@ __all__ = [
     "learn_dictionary",
     "load",
     "normalize_columns",
+    "plot",
     "prepare_images",
     "random_matrix",
     "sensing_weight",
@@ -80,3 +89,17 @@ __all__ = [
     "solve_pgd",
     "train",
 ]
+
+# What is imported when it is first asked for, so that `import cuista` stays fast.
+_LATER = {"compare": "cuista.evaluation.comparison", "plot": "cuista.evaluation.figures"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'cuista' has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_LATER[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -343,7 +343,7 @@ def test_compare_trains_tests_and_goes_on_where_it_was(run, interrupt, problem, 
         (("compare", problem, "--net", "nonet", "-o", "n.h5"), "there is no network 'nonet'"),
         (("compare", problem, "--net", "alista", "--model", "other.h5", "-o", "n.h5"), "for another matrix"),
         (("plot", problem, "-o", "n.pdf"), "is a cuista-problem"),
-        (("plot", "comparison.h5", model, "-o", "n.pdf"), "expected one comparison"),
+        (("plot", "comparison.h5", model, "-o", "n.pdf"), "drawn in different ways"),
         (("plot", "comparison.h5", "-o", "n.txt"), ".pdf"),
     ):
         run(*wrong, fails=2 if said in ("nothing to compare", ".pdf") else 1)

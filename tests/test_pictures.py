@@ -582,8 +582,9 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     save("in.png", colours)
     run("denoise", "model.h5", "in.png", "-o", "out.png", "--compare", "beside.png")
     denoised, beside = np.asarray(Image.open("out.png")), np.asarray(Image.open("beside.png"))
-    assert (denoised.shape, beside.shape) == ((50, 70, 3), (50, 210, 3))
-    np.testing.assert_array_equal(beside[:, 70:140], denoised)
+    assert denoised.shape == (50, 70, 3)
+    assert len(beside) > 60  # with captions above
+    np.testing.assert_array_equal(beside[-50:, 70:140], denoised)
     for channel in range(3):
         whole = Denoiser.load("model.h5").denoise(np.rint(255 * colours[..., channel]) / 255)
         np.testing.assert_allclose(denoised[..., channel], np.clip(255 * whole, 0, 255), atol=0.51)

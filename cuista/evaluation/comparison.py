@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from cuista.errors import FileError, InputError
 from cuista.evaluation.results import load_results, save_results
 from cuista.metrics import report_on
 from cuista.networks import NETWORKS
-from cuista.ops import ReferenceOps
+from cuista.ops import CpuOps, ReferenceOps
 from cuista.parallel import blas_threads
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
@@ -132,12 +132,12 @@ class Comparison:
 
 def compare(
     problem: Problem,
-    variants: Sequence[Variant],
+    variants: Sequence[Variant | str] = (),
     models: Sequence[str | os.PathLike[str]] = (),
     solvers: Sequence[str] = (),
     snrs: Sequence[float] = (),
     *,
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] = "comparison.models",
     recipe: Any = None,
     layers: int = 16,
     ridge: float | Literal["auto"] | None = None,
@@ -148,15 +148,15 @@ def compare(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[[str, Progress], None] | None = None,
-) -> Iterator[Result]:
-    """Train or load networks, tune solvers, and test them all on the same signals. Results come one after the other.
+) -> Comparison:
+    """Train or load networks, tune solvers, and test them all on the same signals.
 
     Parameters
     ----------
     problem
         The problem; all methods recover its signals.
     variants
-        The networks to train.
+        The networks to train, by names such as `alista` or `lista-cpss:untied`.
     models
         The files of networks that are trained already.
     solvers
@@ -187,16 +187,26 @@ def compare(
     progress
         Called during training with the network's name and the progress that `train` reports.
 
+    Returns
+    -------
+    The results by SNR and, for each, in the order of variants, models and solvers.
+
     Raises
     ------
     InputError
-        If a model is for another matrix.
+        If there is nothing to compare, if there is no such network or solver, or if a model is for another matrix.
     FileError
         If the folder has networks of these names and neither `resume` nor `overwrite` is given, or if they were trained
         in another way.
     MissingLibraryError
         If a solver's library is not installed.
     """
+    if not (variants or models or solvers):
+        raise InputError("there is nothing to compare; expected networks, models or solvers", option="variants")
+    nets = [Variant.parse(variant) if isinstance(variant, str) else variant for variant in variants]
+    for method in solvers:
+        if method not in SOLVERS:
+            raise InputError(f"there is no solver {method!r}; expected one of {', '.join(SOLVERS)}", option="solvers")
     loaded = {os.fspath(path): Model.load(path, ops=ops) for path in models}
     for path, model in loaded.items():
         if model.problem.sha256 != problem.sha256:
@@ -204,20 +214,30 @@ def compare(
     for method in solvers:
         SOLVERS[method](problem, layers)  # raises now, not after the training, if its library is missing
     noisy = {float(snr): replace(problem, snr_db=float(snr)) for snr in snrs or (problem.snr_db,)}
-    kept = _Kept(Path(folder), recipe or FastRecipe(), layers, ridge, seed, ops, resume, overwrite, say, progress)
-    kept.prepare([(variant, snr) for snr in noisy for variant in variants])
+    recipe = recipe or FastRecipe()
+    kept = _Kept(Path(folder), recipe, layers, ridge, seed, ops, resume, overwrite, say, progress)
+    kept.prepare([(variant, snr) for snr in noisy for variant in nets])
+    results = []
     for snr, noisy_problem in noisy.items():
         x, y = noisy_problem.standard.sample(samples, stream=TEST, seed=seed)
-        for variant in variants:
-            yield _measured(str(variant), kept.trained(variant, noisy_problem), x, y, snr)
+        for variant in nets:
+            results.append(_measured(str(variant), kept.trained(variant, noisy_problem), x, y, snr))
         for path, model in loaded.items():
-            yield _measured(path, model, x, y, snr)
+            results.append(_measured(path, model, x, y, snr))
         for method in solvers:
             solver = SOLVERS[method](
                 noisy_problem.standard, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops
             )
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
-            yield _measured(method, solver, x, y, snr)
+            results.append(_measured(method, solver, x, y, snr))
+    about = measured_on(problem, recipe, samples=samples, seed=seed, layers=layers)
+    return Comparison(tuple(results), {**about, "device": (ops or CpuOps()).name})
+
+
+def measured_on(problem: Problem, recipe: Any, *, samples: int, seed: int, layers: int) -> dict[str, Any]:
+    """What the results of a comparison are measured on, as its file describes it."""
+    about = {"matrix": problem.sha256, "pnz": problem.sparsity, "magnitude": problem.law}
+    return {**about, "recipe": recipe.name, "samples": samples, "seed": seed, "layers": layers}
 
 
 @dataclass(frozen=True)
