@@ -23,7 +23,7 @@ import tifffile
 from PIL import Image
 from scipy.io import savemat
 from test_files import FILES, LOADERS
-from test_formats import KINDS, numbers
+from test_formats import KINDS, numbers, write_tiff
 from test_pictures import save, scene
 
 import cuista
@@ -134,7 +134,7 @@ def kinds(tmp_path_factory):
     for name in ("12 bits, packed", "16 bits", "16 bits, LZW", "16 bits, tiles", "BigTIFF", "float32"):
         dtype, white, options = KINDS[name]
         path = folder / f"pages of {name}.tif"
-        tifffile.imwrite(path, numbers(pages, dtype, white), photometric="minisblack", **options)
+        write_tiff(path, numbers(pages, dtype, white), photometric="minisblack", **options)
         add(path.name, path, read_all_pages, UNPROTECTED)
     tifffile.imwrite(folder / "ImageJ.tif", numbers(pages, "u2", 65535), imagej=True, truncate=True)
     add("ImageJ.tif", folder / "ImageJ.tif", read_all_pages, UNPROTECTED)

@@ -45,6 +45,22 @@ def numbers(brightness, dtype, white):
     return (brightness * white if dtype[0] == "f" else np.rint(brightness * white)).astype(dtype)
 
 
+def write_tiff(path, pixels, **options):
+    """Write a TIFF; rows of numbers with fewer bits than their bytes have are packed here, digit by digit."""
+    bits = options.get("bitspersample")
+    if bits is None:
+        tifffile.imwrite(path, pixels, **options)
+        return
+    rows = ["".join(f"{number:0{bits}b}" for number in row.ravel()) for page in pixels for row in page]
+    whole = -(-len(rows[0]) // 8)
+    packed = b"".join(int(row.ljust(8 * whole, "0"), 2).to_bytes(whole, "big") for row in rows)
+    size, shape = whole * pixels.shape[1], pixels.shape[1:]
+    with tifffile.TiffWriter(path) as writer:
+        for number in range(len(pixels)):
+            part = iter([packed[number * size : (number + 1) * size]])
+            writer.write(part, shape=shape, dtype=pixels.dtype, rowsperstrip=shape[0], metadata=None, **options)
+
+
 def last(channels):
     """The channels in the last axis."""
     return np.moveaxis(channels, 0, -1)
@@ -85,12 +101,13 @@ def test_the_numbers_of_a_tiff_are_what_its_header_says(tmp_path, kind, colour):
     planar = {"planarconfig": "separate"} if colour and kind in ("16 bits, deflate", "float64") else {}
     if planar:
         pixels = stored
-    tifffile.imwrite(tmp_path / "p.tif", pixels, photometric="rgb" if colour else "minisblack", **planar, **options)
+    pages = pixels[None] if "bitspersample" in options else pixels
+    write_tiff(tmp_path / "p.tif", pages, photometric="rgb" if colour else "minisblack", **planar, **options)
     picture = read_picture(tmp_path / "p.tif")
     np.testing.assert_allclose(picture.channels, stored.astype(float) / white, rtol=1e-15)
     assert picture.alpha is None
     if not colour:
-        tifffile.imwrite(tmp_path / "negative.tif", pixels, photometric="miniswhite", **options)
+        write_tiff(tmp_path / "negative.tif", pages, photometric="miniswhite", **options)
         np.testing.assert_allclose(
             read_picture(tmp_path / "negative.tif").channels, 1 - stored.astype(float) / white, atol=1e-15
         )

@@ -24,6 +24,8 @@ from cuista.errors import FileError
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # What the first letter of NumPy's kinds of numbers means, and the depths that are read of each.
 KINDS: dict[str, Numbers] = {"u": "unsigned", "i": "signed", "f": "float"}
+# The depths of numbers that fill their bytes.
+WHOLE = (8, 16, 32, 64)
 # Values of tags: no compression, kinds of colour, and kinds of further samples.
 UNCOMPRESSED = 1
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
@@ -196,7 +198,7 @@ def read_page(path: str | os.PathLike[str], found: Page) -> tuple[Array, Array |
         raise FileError(f"{path} is a TIFF of the kind {name}, which is not read: convert it to grey or RGB")
     if page.imagedepth > 1:
         raise FileError(f"{path} is a TIFF with volumes, which are not read: save the volume as a stack of pages")
-    if int(page.compression) != UNCOMPRESSED or form.depth not in (8, 16, 32, 64):
+    if int(page.compression) != UNCOMPRESSED or form.depth not in WHOLE:
         library("imagecodecs", "images", "TIFF that is compressed, or packed like this, is read with imagecodecs")
     numbers = _numbers(path, found)
     extra, alpha = found.extra, None
@@ -284,9 +286,6 @@ def encoded(pages: Sequence[tuple[Array, Array | None, Form]]) -> bytes:
 
 def _described(numbers: Array, alpha: Array | None, form: Form) -> dict[str, Any]:
     """The arguments with which tifffile writes a page."""
-    packed = form.depth not in (8, 16, 32, 64)
-    if packed:
-        library("imagecodecs", "images", f"TIFF of {form.depth} bits is written with imagecodecs")
     is_rgb = len(numbers) == 3 if form.colour is None else form.colour
     further = (len(numbers) - (3 if is_rgb else 1)) * [UNKNOWN] + [STRAIGHT] * (alpha is not None)
     about: dict[str, Any] = {"photometric": "rgb" if is_rgb else "minisblack", "metadata": None, "software": False}
@@ -294,9 +293,18 @@ def _described(numbers: Array, alpha: Array | None, form: Form) -> dict[str, Any
     planes = numbers if alpha is None else np.concatenate([numbers, alpha[None]])
     if len(planes) > 1:
         about |= {"planarconfig": "contig", "extrasamples": further}
-    if packed:
-        about["bitspersample"] = form.depth
     if form.resolution:
         across, down, unit = form.resolution
         about |= {"resolution": (across, down), "resolutionunit": unit}
-    return {**about, "data": np.ascontiguousarray(np.moveaxis(planes, 0, -1) if len(planes) > 1 else planes[0])}
+    pixels = np.ascontiguousarray(np.moveaxis(planes, 0, -1) if len(planes) > 1 else planes[0])
+    if form.depth in WHOLE:
+        return {**about, "data": pixels}
+    shape = {"shape": pixels.shape, "dtype": pixels.dtype, "rowsperstrip": len(pixels)}
+    return {**about, **shape, "bitspersample": form.depth, "data": iter([_packed(pixels, form.depth)])}
+
+
+def _packed(pixels: Array, depth: int) -> bytes:
+    """Rows of integers with `depth` bits for each number; each row ends with a whole byte."""
+    rows = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(len(pixels), -1, 1)
+    bits = np.unpackbits(rows.view(np.uint8), axis=-1)[..., -depth:]
+    return np.packbits(bits.reshape(len(pixels), -1), axis=-1).tobytes()
