@@ -483,6 +483,19 @@ def test_missing_parts_of_a_tiff_are_not_made_up(tmp_path):
         list(Pictures(path))
 
 
+@pytest.mark.parametrize("code", [258, 259, 262, 273, 277, 279])
+def test_a_tag_that_matters_is_not_passed_over(tmp_path, code):
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, stack(2), photometric="minisblack", compression="zlib", metadata=None)
+    whole = path.read_bytes()
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[1].tags[code].offset
+    for kind, count in ((99, 1), (3, 2**31 - 1), (16, 2**29)):
+        path.write_bytes(whole[: place + 2] + struct.pack("<HI", kind, count) + whole[place + 8 :])
+        with pytest.raises(FileError, match=rf"damaged: the tag {code} of page 2 cannot be read"):
+            list(Pictures(path))
+
+
 def test_a_description_of_more_pages_than_there_are_is_noted(tmp_path):
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, stack(6), imagej=True, truncate=True)

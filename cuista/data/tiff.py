@@ -30,6 +30,31 @@ WHOLE = (8, 16, 32, 64)
 UNCOMPRESSED = 1
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR = 0, 1, 2, 3, 5, 6
 UNKNOWN, PREMULTIPLIED, STRAIGHT = 0, 1, 2
+# The tags by which pixels are read: sizes, depth, compression, kind of colour, places, orientation, palette, opacity.
+MATTERS = {
+    256,
+    257,
+    258,
+    259,
+    262,
+    266,
+    273,
+    274,
+    277,
+    278,
+    279,
+    284,
+    317,
+    320,
+    322,
+    323,
+    324,
+    325,
+    338,
+    339,
+    347,
+    34675,
+}
 # Pages that are smaller copies of others, or masks.
 COPY_OR_MASK = 1 | 4
 # Tags that are passed on: description, page name, transfer function, white point, primaries, and where on Earth it is.
@@ -130,7 +155,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[list[Page], list[str]
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # or its warnings would be printed
     with tifffile.TiffFile(path, _multifile=False) as file:
         found = list(file.pages)
-        _check_end(path, file, found[-1])
+        for number, page in enumerate(found, 1):
+            _check_directory(path, file, page, number == len(found))
         kept = [Page(page, index) for index, page in enumerate(found) if not int(page.subfiletype) & COPY_OR_MASK]
         notes = []
         if not kept:
@@ -145,14 +171,18 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[list[Page], list[str]
         yield planes or kept, notes + more
 
 
-def _check_end(path: str | os.PathLike[str], file: Any, last: Any) -> None:
-    """Raise FileError if the directory of the last page says that there are more."""
+def _check_directory(path: str | os.PathLike[str], file: Any, page: Any, is_last: bool) -> None:
+    """Raise FileError if tifffile has passed over an entry of a directory that matters, or over further pages."""
     sizes, handle = file.tiff, file.filehandle
-    handle.seek(last.offset)
-    (entries,) = struct.unpack(sizes.tagnoformat, handle.read(sizes.tagnosize))
-    handle.seek(last.offset + sizes.tagnosize + entries * sizes.tagsize)
+    handle.seek(page.offset)
+    (count,) = struct.unpack(sizes.tagnoformat, handle.read(sizes.tagnosize))
+    entries = handle.read(count * sizes.tagsize)
+    codes = {code for (code,) in struct.iter_unpack(f"{file.byteorder}H{sizes.tagsize - 2}x", entries)}
+    wrong = sorted(code for code in codes & MATTERS if code not in page.tags)
+    if wrong:
+        raise FileError(f"{path} is damaged: the tag {wrong[0]} of page {page.index + 1} cannot be read")
     (following,) = struct.unpack(sizes.offsetformat, handle.read(sizes.offsetsize))
-    if following:
+    if is_last and following:
         raise FileError(f"{path} is damaged: its directory of pages leads to nothing")
 
 
@@ -196,6 +226,8 @@ def read_page(path: str | os.PathLike[str], found: Page) -> tuple[Array, Array |
         photometric == YCBCR and form.depth > 8
     ):
         raise FileError(f"{path} is a TIFF of the kind {name}, which is not read: convert it to grey or RGB")
+    if 262 not in page.tags:
+        raise FileError(f"{path} is damaged: it does not say whether 0 is black or white (tag 262)")
     if page.imagedepth > 1:
         raise FileError(f"{path} is a TIFF with volumes, which are not read: save the volume as a stack of pages")
     if int(page.compression) != UNCOMPRESSED or form.depth not in WHOLE:
