@@ -18,7 +18,9 @@ import click
 
 from cuista import device as devices
 from cuista.data.dictionary import Convention, Dictionary, default_convention
+from cuista.data.form import Form
 from cuista.data.images import ImageSet
+from cuista.data.pictures import Note, left_out
 from cuista.errors import FileError
 from cuista.metrics import PictureReport
 from cuista.ops import ReferenceOps, engine
@@ -150,6 +152,7 @@ def percent_options(default: str = "", maximum: str = "") -> Decorator:
 force_option = click.option("--force", is_flag=True, help="Overwrite the output file if it exists.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, help="Seed of the random numbers.")
+white_option = click.option("--white", type=positive, metavar="V", help="The number that is white, such as 4095.")
 key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
 device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Device (auto prefers a GPU).")
@@ -239,6 +242,21 @@ def note_left_out(images: ImageSet) -> None:
         are = "is" if images.left_out == 1 else "are"
         what, least = counted(images.left_out, f"{images.split} picture"), f"{images.least}×{images.least}"
         say(f"Note: {what} {are} left out: smaller than {images.least_of} of {least} pixels.")
+
+
+def say_notes(notes: Sequence[Note], most: int = 10) -> None:
+    """Tell the user what there is to know about files of pictures, but not much more often than `most` times."""
+    for text, option in notes[:most]:
+        say(f"Note: {text}{f' ({spelled(option)})' if option else ''}.")
+    if len(notes) > most:
+        say(f"Note: and {counted(len(notes) - most, 'note')} like these.")
+
+
+def say_left_out(out: Path, form: Form, count: int = 1) -> None:
+    """Tell the user what the format of the output does not keep of pictures that were stored like this."""
+    lost = left_out(out, form, count)
+    if lost:
+        say(f"Note: {out} does not keep the {lost}.")
 
 
 def engine_on(device: str) -> ReferenceOps:

@@ -35,6 +35,7 @@ def parse_split(value: str) -> tuple[int, ...]:
 )
 @click.option("--patches", type=common.AT_LEAST_2, metavar="PIXELS", help="Store random square patches of this side.")
 @click.option("--per-image", type=common.AT_LEAST_1, metavar="N", help="Patches per picture. [10000]")
+@common.white_option
 @click.option("--strict", is_flag=True, help="Stop at an unreadable file; don't skip it.")
 @common.seed_option
 @click.option("-o", "--out", type=common.H5_FILE, default="images.h5", help="Picture file.")
@@ -56,6 +57,7 @@ def command(
         prepared = prepare_images(folder, out, **others)
     for reason in prepared.skipped:
         common.say(f"Skipped: {reason}.")
+    common.say_notes(prepared.notes)
     if not prepared.counts["validation"] and prepared.counts["train"]:
         common.say("Note: no picture is left for validation, which cuista train needs: add pictures or change --split.")
     if not prepared.counts["test"] and (split is None or split[2]):

@@ -10,6 +10,7 @@ from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.checks import check_rows
+from cuista.data.form import Form
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
 from cuista.errors import InputError
@@ -73,15 +74,17 @@ def command(
     else:
         measured = _from_elsewhere(measurements_file, model.sensing, shape, white, key, columns)
     height, width = measured.shape
-    check_format(out, Picture(np.broadcast_to(0.0, (len(measured.y), height, width)), measured.depth))
+    check_format(out, Picture(np.broadcast_to(0.0, (len(measured.y), height, width)), measured.form))
     channels = np.stack([model.reconstruct(y, measured.shape) for y in measured.y])
-    outside = float(((channels < -BEYOND) | (channels > 1 + BEYOND)).mean())
+    low, high = measured.form.span
+    outside = float(((channels < low - BEYOND) | (channels > high + BEYOND)).mean())
     if outside > SHARE:
         advice = "" if is_cuista(measurements_file) else " If the measurements are in other units, give --white."
         common.say(f"Note: {outside:.0%} of the pixels are clearly beyond black or white, and are clipped.{advice}")
     elif not is_cuista(measurements_file) and channels.max() < DARK:
         common.say("Note: the picture is nearly black. If the measurements are in other units, give --white.")
-    write_picture(out, Picture(channels, measured.depth), overwrite=force)
+    write_picture(out, Picture(channels, measured.form), overwrite=force)
+    common.say_left_out(out, measured.form)
     common.say(f"Wrote {out}.")
 
 
@@ -94,4 +97,4 @@ def _from_elsewhere(
     y = check_rows(y, sensing.M, f"the array in {path}")
     if shape is None:
         raise InputError(f"{path} has {len(y)} blocks, but not the shape of the picture: give it", option="shape")
-    return Measurements(y[None] / (white or 1.0), shape, 8, sensing.sha256)
+    return Measurements(y[None] / (white or 1.0), shape, Form(), sensing.sha256)

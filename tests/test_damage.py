@@ -19,15 +19,18 @@ from collections import Counter
 import h5py
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 from scipy.io import savemat
 from test_files import FILES, LOADERS
+from test_formats import KINDS, numbers, write_tiff
 from test_pictures import save, scene
 
 import cuista
 from cuista import storage
 from cuista.counter import Key
 from cuista.data.images import ImageSet, PatchSet, prepare_images
-from cuista.data.pictures import read_picture
+from cuista.data.pictures import Pictures
 
 OUTCOMES = ("refused", "as it was", "other values", "wrong", "internal error", "crashed", "hung", "over memory")
 ALLOWED = {"refused", "as it was"}
@@ -66,9 +69,9 @@ def read_slices(path):
         return digest_of([np.asarray(array[first : first + 30]) for first in range(0, array.shape[0], 30)])
 
 
-def read_one_picture(path):
-    picture = read_picture(path)
-    return digest_of([picture.channels, picture.depth, picture.alpha])
+def read_all_pages(path):
+    pictures = Pictures(path)
+    return digest_of([[picture.channels, picture.depth, picture.alpha] for picture in pictures])
 
 
 def loader_of(path):
@@ -126,7 +129,20 @@ def kinds(tmp_path_factory):
     add("slices of a .h5", folder / "sliced.h5", read_slices, UNPROTECTED)
     for ending, allowed in ((".png", ALLOWED), (".jpg", UNPROTECTED), (".tif", UNPROTECTED), (".bmp", UNPROTECTED)):
         save(folder / f"picture{ending}", scene((60, 70)))
-        add(f"picture{ending}", folder / f"picture{ending}", read_one_picture, allowed)
+        add(f"picture{ending}", folder / f"picture{ending}", read_all_pages, allowed)
+    pages = np.stack([scene((60, 70), seed) for seed in range(3)])
+    for name in ("12 bits, packed", "16 bits", "16 bits, LZW", "16 bits, tiles", "BigTIFF", "float32"):
+        dtype, white, options = KINDS[name]
+        path = folder / f"pages of {name}.tif"
+        write_tiff(path, numbers(pages, dtype, white), photometric="minisblack", **options)
+        add(path.name, path, read_all_pages, UNPROTECTED)
+    tifffile.imwrite(folder / "ImageJ.tif", numbers(pages, "u2", 65535), imagej=True, truncate=True)
+    add("ImageJ.tif", folder / "ImageJ.tif", read_all_pages, UNPROTECTED)
+    frames = [Image.fromarray(page) for page in numbers(pages, "u1", 255)]
+    for ending, allowed in ((".png", ALLOWED), (".gif", UNPROTECTED), (".webp", UNPROTECTED)):
+        path = folder / f"frames{ending}"
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+        add(path.name, path, read_all_pages, allowed)
     return made
 
 

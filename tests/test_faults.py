@@ -24,6 +24,7 @@ from test_pictures import save, scene
 
 import cuista
 from cuista import storage
+from cuista.data.form import Form
 from cuista.data.pictures import Picture, read_picture, write_picture
 from cuista.errors import FileError
 from cuista.evaluation.integrity import check_file
@@ -307,7 +308,7 @@ def test_an_output_that_does_not_fit_is_one_line(run, tmp_path, words, out):
 @pytest.mark.parametrize("ending", [".png", ".tif", ".bmp", ".jpg", ".webp"])
 @pytest.mark.parametrize("depth", [8, 16])
 def test_a_picture_that_does_not_fit_is_not_half_written(folder, monkeypatch, ending, depth):
-    picture, path = Picture(np.random.default_rng(0).random((1, 60, 70)), depth), folder / f"p{ending}"
+    picture, path = Picture(np.random.default_rng(0).random((1, 60, 70)), Form(depth)), folder / f"p{ending}"
     if depth == 16 and ending not in (".png", ".tif"):
         return
     path.write_bytes(b"old")

@@ -20,6 +20,7 @@ from skimage.metrics import structural_similarity
 from cuista import storage
 from cuista.counter import TRAINING, VALIDATION, Key
 from cuista.data.dictionary import Dictionary, random_dictionary, rotate
+from cuista.data.form import Form
 from cuista.data.images import ImageSet, prepare_images
 from cuista.data.pictures import Picture, read_picture, write_picture
 from cuista.errors import FileError, InputError, MissingLibraryError
@@ -112,7 +113,7 @@ def test_every_usual_kind_of_picture_is_read_right(tmp_path):
 @pytest.mark.parametrize("transparent", [False, True])
 def test_a_picture_comes_back_as_it_was_written(tmp_path, depth, channels, transparent, rng):
     values = rng.integers(0, 2**depth, (channels + 1, 7, 9)) / (2**depth - 1)
-    picture = Picture(values[:-1], depth, values[-1] if transparent else None)
+    picture = Picture(values[:-1], Form(depth), values[-1] if transparent else None)
     write_picture(tmp_path / "p.png", picture)
     again = read_picture(tmp_path / "p.png")
     np.testing.assert_allclose(again.channels, picture.channels, atol=1e-12)
@@ -134,8 +135,7 @@ def test_what_is_no_picture_is_said(tmp_path, monkeypatch):
     save(tmp_path / "whole.png", scene())
     data = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
-    Image.fromarray(np.ones((3, 3), np.float32)).save(tmp_path / "float.tif")
-    cases = {"text.png": "not a picture", "cut.png": "damaged", "float.tif": "floating-point", "none.png": "not exist"}
+    cases = {"text.png": "not a picture", "cut.png": "damaged", "none.png": "not exist"}
     for name, said in cases.items():
         with pytest.raises(FileError, match=said):
             read_picture(tmp_path / name)
@@ -155,14 +155,25 @@ def test_what_a_format_cannot_hold_is_said_with_one_that_can(tmp_path):
     grey, colour, clear = np.ones((1, 3, 3)), np.ones((3, 3, 3)), np.ones((3, 3))
     for ending, picture, said in (
         ("xyz", Picture(grey), r"\.png, \.tif"),
-        ("jpg", Picture(grey, 16), r"grey, of 16 bits, which can be written as PNG or TIFF only.* in \.png or \.tif$"),
+        ("gif", Picture(grey), r"GIF has 256 colours only.*\.png"),
         (
-            "tif",
-            Picture(grey, 16, clear),
-            r"grey with transparency, of 16 bits, which can be written as PNG only.* in \.png$",
+            "jpg",
+            Picture(grey, Form(16)),
+            r"grey, of 16 bits, which can be written as PNG or TIFF only.* in \.png or \.tif$",
         ),
-        ("tif", Picture(colour, 16), r"colour, of 16 bits, which can be written as PNG only.* in \.png$"),
-        ("bmp", Picture(colour, 8, clear), "transparency, which BMP does not support"),
+        (
+            "bmp",
+            Picture(grey, Form(12), clear),
+            r"grey with transparency, of 12 bits, which can be .* PNG or TIFF only",
+        ),
+        (
+            "png",
+            Picture(grey, Form(32, "float")),
+            r"of floating-point numbers of 32 bits, which .* TIFF only.* in \.tif$",
+        ),
+        ("png", Picture(grey, Form(16, "signed")), "of signed numbers of 16 bits, which can be written as TIFF only"),
+        ("png", Picture(np.ones((5, 3, 3))), "of 5 channels, of numbers of 8 bits, which can be written as TIFF only"),
+        ("bmp", Picture(colour, Form(), clear), "transparency, which BMP does not support"),
         ("webp", Picture(np.ones((1, 1, 16384))), "at most 16383 pixels"),
     ):
         with pytest.raises(FileError, match=said):
@@ -621,11 +632,11 @@ def test_a_folder_too_small_to_train_on_is_said_at_once(run, folder):
 @pytest.mark.parametrize("target", ["-o", "--compare"])
 def test_a_format_that_does_not_fit_is_said_before_anything_is_written(run, target, monkeypatch):
     small_denoiser().save("model.h5")
-    write_picture("in.png", Picture(np.stack([scene()] * 3), 16))
+    write_picture("in.png", Picture(np.stack([scene()] * 3), Form(16)))
     monkeypatch.setattr(Denoiser, "denoise", None)
-    names = {"-o": "out.png", "--compare": "beside.png", target: "bad.tif"}
+    names = {"-o": "out.png", "--compare": "beside.png", target: "bad.webp"}
     run("denoise", "model.h5", "in.png", *(word for pair in names.items() for word in pair), fails=1)
-    assert "bad.tif: the picture is colour, of 16 bits, which can be written as PNG only" in run.errors
+    assert "bad.webp: the picture is colour, of 16 bits, which can be written as PNG or TIFF only" in run.errors
     assert sorted(path.name for path in Path().iterdir()) == ["in.png", "model.h5"]
 
 

@@ -18,6 +18,7 @@ from test_pictures import save, scene
 from cuista import storage
 from cuista.counter import TRAINING, VALIDATION, Key
 from cuista.data.dictionary import Dictionary, rotate
+from cuista.data.form import Form
 from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.sensing import Measurements, Sensing, principal_sensing, random_sensing
 from cuista.errors import DivergedError, FileError, InputError
@@ -840,9 +841,9 @@ def test_mistakes_are_said_in_one_line(prepared, words, status, text):
 
 
 def test_measurements_are_a_file_of_their_own(tmp_path, rng):
-    sensing = sensed()
-    measured = Measurements(rng.standard_normal((1, 6, 8)), (8, 12), 16, sensing.sha256)
+    sensing, form = sensed(), Form(12, white=3000.0, profile=bytes(range(256)) * 300, resolution=(300.0, 150.0, 2))
+    measured = Measurements(rng.standard_normal((1, 6, 8)), (8, 12), form, sensing.sha256)
     measured.save(tmp_path / "y.h5")
     loaded = Measurements.load(tmp_path / "y.h5", sensing)
-    assert (loaded.shape, loaded.depth) == ((8, 12), 16)
+    assert (loaded.shape, loaded.form) == ((8, 12), form)
     np.testing.assert_array_equal(loaded.y, measured.y)

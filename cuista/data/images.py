@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array
 from cuista.counter import PLACES, PREPARING, Key
-from cuista.data.pictures import read_picture, to_integers
+from cuista.data.pictures import Note, Picture, Pictures, to_integers
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 
@@ -24,14 +24,27 @@ from cuista.ops import CpuOps
 SPLITS = ("train", "validation", "test")
 # The side of an HDF5 chunk in pixels. A crop of 321×321 pixels touches 9 to 16 chunks.
 CHUNK = 128
+# How far rounding can bring a picture beyond white.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The outcome of `prepare_images`: the number of pictures by split, and why each skipped file was skipped."""
+    """The outcome of `prepare_images`.
+
+    Attributes
+    ----------
+    counts
+        The number of pictures by split.
+    skipped
+        Why each file was skipped that was.
+    notes
+        What the user should know about files that were read.
+    """
 
     counts: dict[str, int]
     skipped: list[str]
+    notes: list[Note] = field(default_factory=list)
 
 
 def prepare_images(
@@ -41,6 +54,7 @@ def prepare_images(
     split: Sequence[int] | None = None,
     patches: int | None = None,
     per_image: int = 10_000,
+    white: float | None = None,
     strict: bool = False,
     seed: int = 0,
     overwrite: bool = False,
@@ -48,11 +62,12 @@ def prepare_images(
 ) -> Prepared:
     """Write the pictures of a folder and its sub-folders, converted to grey, to a `cuista-images` file.
 
-    The pictures are shuffled and dealt out to the splits; the order depends on `seed` and on the files' names only. No
-    more pictures are read than the splits need. Each becomes an array (H, W) named like `train/00000`, with the 8 or 16
-    bits of its file, in chunks that suit the reading of crops, and with the attributes `name`, `sha256` (of its file)
-    and `depth`. With `patches` the result is a `cuista-patches` file instead, which has an array of patches (n, s, s)
-    for each picture.
+    The files are shuffled, and their pictures are dealt out to the splits; the order depends on `seed` and on the
+    files' names only. Pages of a TIFF and frames of an animation are pictures that stay in order, one after the other.
+    No more pictures are read than the splits need. Each becomes an array (H, W) named like `train/00000`, with 8 bits,
+    or with 16 if its file has more than 8, in chunks that suit the reading of crops, and with the attributes `name`,
+    `sha256` (of its file) and `depth`. With `patches` the result is a `cuista-patches` file instead, which has an array
+    of patches (n, s, s) for each picture.
 
     Parameters
     ----------
@@ -66,6 +81,8 @@ def prepare_images(
         The side s of the square patches in pixels; None for whole pictures.
     per_image
         The number n of random patches that are taken from each picture.
+    white
+        The number in the files that stands for white; see `cuista.data.pictures.Pictures`.
     strict
         Whether a file that cannot be read raises an error; if not, it is skipped.
     seed
@@ -93,40 +110,63 @@ def prepare_images(
         )
     files = _files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, PREPARING), PLACES)(len(files)), kind="stable")
-    most = len(files) if split is None else min(sum(split), len(files))
+    wanted = None if split is None else sum(split)
+    most = len(files) if wanted is None else min(wanted, len(files))
     digests: list[str] = []
     skipped: list[str] = []
+    notes: list[Note] = []
+    left = 0
     storage.check_writable(out, overwrite=overwrite)
 
-    def readable() -> Iterator[tuple[int, Path, Array, int]]:
+    def note(text: str, option: str = "") -> None:
+        if Note(text, option) not in notes:
+            notes.append(Note(text, option))
+
+    def readable() -> Iterator[tuple[int, str, Array, str]]:
+        """The number of each picture's patches, its name, its pixels, and the hash of its file."""
+        nonlocal left
         for index in order:
+            path, page = files[index], 0
             if progress:
-                progress(len(digests), most, files[index].name)
+                progress(len(digests), max(most, len(digests)), path.name)
             try:
-                picture = read_picture(files[index])
-                grey = to_integers(picture.grey(), picture.depth)
-                if patches and min(grey.shape) < patches:
-                    raise FileError(f"{files[index]} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch")
-                yield int(index), files[index], grey, picture.depth
+                pictures = Pictures(path, white)
+                name, digest = storage.printable(path.relative_to(folder).as_posix()), _digest(path)
+                for one in pictures.notes:
+                    note(*one)
+                for page, picture in enumerate(pictures):
+                    brightness, number = _grey(picture, path), int(index) + page * len(files)
+                    if brightness.min() < -ROUNDING or brightness.max() > 1 + ROUNDING:
+                        note(f"parts of {path} are darker than black or brighter than white, and are clipped", "white")
+                    grey = to_integers(brightness, 8 if picture.depth <= 8 else 16)
+                    if patches and min(grey.shape) < patches:
+                        raise FileError(f"{path} has {grey.shape[0]}×{grey.shape[1]} pixels, less than a patch")
+                    left = pictures.count - page - 1
+                    yield number, name if pictures.count == 1 else f"{name}, {page + 1}", grey, digest
             except FileError as error:
                 if strict:
-                    raise FileError(f"{error}. Remove it, or allow that such files are skipped") from error
-                skipped.append(str(error))
+                    advice = "Remove it, or allow that such files are skipped"
+                    raise FileError(f"{error}. {advice}", option=error.options) from error
+                left = 0
+                skipped.append(f"{error}; the pages before page {page + 1} are taken" if page else str(error))
+                if "white" in error.options:
+                    note("files are skipped because nothing says which of their numbers stands for white", "white")
 
     with storage.creating(out, "cuista-patches" if patches else "cuista-images", overwrite=overwrite) as file:
         file.attrs["seed"] = seed
         for name in SPLITS:
             file.create_group(name)
-        for index, path, grey, depth in islice(readable(), most):
+        for number, name, grey, digest in islice(readable(), wanted):
             pixels, chunks = grey, tuple(min(CHUNK, size) for size in grey.shape)
             if patches:
-                pixels = _random_patches(grey, patches, per_image, Key(seed, PREPARING, index + 1))
+                pixels = _random_patches(grey, patches, per_image, Key(seed, PREPARING, number + 1))
                 chunks = min(per_image, max(CHUNK**2 // patches**2, 1)), patches, patches
             # Only at the end is it known how many pictures can be dealt out. Until then all go to training.
             node = file.create_dataset(_numbered("train", len(digests)), data=pixels, chunks=chunks)
-            digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
-            relative = storage.printable(path.relative_to(folder).as_posix())
-            node.attrs.update(name=relative, sha256=digests[-1], depth=depth)
+            digests.append(digest)
+            node.attrs.update(name=name, sha256=digest, depth=8 * grey.dtype.itemsize)
+        if left:
+            note(f"the last {left} of the pages of {name.rpartition(', ')[0]} are left out, as the split needs no more")
         if not digests:
             reasons = f": {skipped[0]}" if skipped else ""
             raise FileError(f"{folder} has no picture that can be read{reasons}")
@@ -138,7 +178,7 @@ def prepare_images(
             first += counts[name]
         what = {"pictures": digests, "counts": counts, "patches": patches and [patches, per_image, seed]}
         file.attrs["sha256"] = hashlib.sha256(json.dumps(what).encode()).hexdigest()
-    return Prepared(counts, skipped)
+    return Prepared(counts, skipped, notes)
 
 
 class ImageSet:
@@ -273,6 +313,17 @@ class PatchSet:
             patches, largest = self._pictures[which]
             np.divide(patches[number - self._ends[which]], largest, out=patch, casting="unsafe")
         return drawn.reshape(batch, -1)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _grey(picture: Picture, path: Path) -> Array:
+    try:
+        return picture.grey()
+    except FileError as error:
+        raise FileError(f"{path} {error}") from None
 
 
 def _numbered(split: str, number: int) -> str:

@@ -13,6 +13,7 @@ from cuista import storage
 from cuista.checks import Array, as_real, check_finite
 from cuista.counter import CODES, FITTING, MATRIX, Key
 from cuista.data.dictionary import Dictionary
+from cuista.data.form import Form
 from cuista.data.images import PatchSet
 from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
@@ -231,24 +232,26 @@ class Measurements:
     Attributes
     ----------
     y
-        The measurements (channels, n, M) of the blocks, row by row, of each channel with values from 0 to 1.
+        The measurements (channels, n, M) of the blocks, row by row, of each channel, where 0 is black and 1 is white.
     shape
         The shape (H, W) of the picture.
-    depth
-        The number of bits that a channel had in the picture's file, 8 or 16.
+    form
+        How the picture was stored in its file.
     sensing_sha256
         The hash of the `Sensing` that measured.
     """
 
     y: Array
     shape: tuple[int, int]
-    depth: int
+    form: Form
     sensing_sha256: str
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-measurements` file."""
-        attributes = {"shape": list(self.shape), "depth": self.depth, "sensing_sha256": self.sensing_sha256}
-        storage.write(path, storage.Record("cuista-measurements", {"y": self.y}, attributes), overwrite=overwrite)
+        attributes = {"shape": list(self.shape), "sensing_sha256": self.sensing_sha256}
+        # A colour profile can be too large for an attribute.
+        arrays = {"y": self.y, "form": np.frombuffer(self.form.to_json().encode(), np.uint8)}
+        storage.write(path, storage.Record("cuista-measurements", arrays, attributes), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], sensing: Sensing) -> Measurements:
@@ -264,7 +267,8 @@ class Measurements:
         record = storage.read(path, "cuista-measurements")
         with storage.complete(path):
             attributes, (H, W) = record.attributes, record.attributes["shape"]
-            found = cls(record.arrays["y"], (int(H), int(W)), int(attributes["depth"]), attributes["sensing_sha256"])
+            form = Form.from_json(record.arrays["form"].tobytes().decode())
+            found = cls(record.arrays["y"], (int(H), int(W)), form, attributes["sensing_sha256"])
         if found.sensing_sha256 != sensing.sha256:
             raise InputError(
                 f"{path} was measured with another Φ or for another dictionary than the model is for: give the model "

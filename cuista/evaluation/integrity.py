@@ -9,7 +9,7 @@ from typing import Any
 from cuista import model, storage
 from cuista.data.dictionary import Dictionary
 from cuista.data.perturbed import PerturbedSet
-from cuista.data.pictures import read_picture
+from cuista.data.pictures import Pictures
 from cuista.data.problem import Problem
 from cuista.data.sensing import Sensing
 from cuista.evaluation.comparison import Comparison
@@ -40,8 +40,9 @@ def check_file(path: str | os.PathLike[str]) -> str:
     """
     if not storage.is_cuista(path):
         if not storage.has_arrays(path):
-            channels = read_picture(path).channels
-            return f"a picture of {channels.shape[1]}×{channels.shape[2]} pixels"
+            shapes = [picture.channels.shape[1:] for picture in Pictures(path, white=1.0)]  # any other would do
+            several = f"{len(shapes)} pictures, the first" if len(shapes) > 1 else "a picture"
+            return f"{several} of {shapes[0][0]}×{shapes[0][1]} pixels"
         return f"a file with {listed(storage.load_arrays(path))}"
     with storage.opened(path, whole=True) as file:
         kind = str(file.attrs["format"])
