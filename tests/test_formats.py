@@ -361,6 +361,15 @@ def test_profile_and_resolution_are_kept_or_said_to_be_lost(run, ending, form, c
         np.testing.assert_allclose(found.resolution, (300, 150, INCH), rtol=1e-3)
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize(("tag", "lost"), [(0x0110, True), (0x0112, False)], ids=["camera", "orientation"])
+def test_exif_data_are_said_to_be_lost(tmp_path, ending, tag, lost):
+    exif = Image.Exif()
+    exif[tag] = "a camera" if lost else 6
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / f"p.{ending}", exif=exif)
+    assert ("EXIF" in left_out("out.png", read_picture(tmp_path / f"p.{ending}").form)) == lost
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_of_any_depth_are_turned_upright_once(tmp_path, orientation, rng):
     def turned(pixels):

@@ -43,6 +43,8 @@ class Form:
         TIFF tags that are passed on, each as (code, data type, count, value).
     big
         Whether the file is a BigTIFF.
+    exif
+        Whether the file says more in EXIF, such as the camera, than which way up the picture is. That is not kept.
     milliseconds
         How long a frame of an animation is shown; None if the picture belongs to none.
     loops
@@ -59,6 +61,7 @@ class Form:
     chunks: Mapping[str, bytes] = field(default_factory=dict)
     tags: tuple[tuple[int, int, int, Any], ...] = ()
     big: bool = False
+    exif: bool = False
     milliseconds: float | None = None
     loops: int = 0
 

@@ -32,6 +32,8 @@ FORMATS = {
     ".bmp": "BMP",
     ".webp": "WebP",
 }
+# The EXIF tag that says which way up a picture is.
+ORIENTATION = 0x0112
 # Pillow's names of formats in which several pictures are frames of an animation, or pages.
 SEVERAL = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 # A picture with more values than this, and with more of them for each byte of its file than a photograph can have, is
@@ -404,6 +406,8 @@ def left_out(path: str | os.PathLike[str], form: Form, count: int = 1) -> str:
         lost.append("resolution")
     if form.tags and kind != "TIFF":
         lost.append("description and other TIFF tags")
+    if form.exif:
+        lost.append("EXIF data")
     if count > 1 and form.milliseconds is not None and kind == "TIFF":
         lost.append("timing of the animation")
     return " and ".join(lost)
@@ -450,7 +454,10 @@ def _merged(found: tiff.Page, form: Form) -> Form:
 def _meaning(image: Any, path: str | os.PathLike[str], count: int) -> dict[str, Any]:
     """What Pillow has found about an open picture that is no TIFF, as arguments of `Form`."""
     info = image.info
-    about: dict[str, Any] = {"profile": info.get("icc_profile") or b""}
+    about: dict[str, Any] = {
+        "profile": info.get("icc_profile") or b"",
+        "exif": bool(set(image.getexif()) - {ORIENTATION}),
+    }
     for name, unit in (("aspect", NO_UNIT), ("dpi", INCH)):
         if name in info and min(info[name]) > 0:
             resolution = float(info[name][0]), float(info[name][1]), unit
@@ -463,7 +470,7 @@ def _meaning(image: Any, path: str | os.PathLike[str], count: int) -> dict[str, 
 
 
 def _orientation(image: Any) -> int:
-    return int(image.getexif().get(0x0112, 1))
+    return int(image.getexif().get(ORIENTATION, 1))
 
 
 def _colour_chunks(path: str | os.PathLike[str]) -> dict[str, bytes]:
