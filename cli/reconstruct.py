@@ -9,7 +9,7 @@ import numpy as np
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.checks import check_rows
+from cuista.checks import check_layout, check_rows
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
 from cuista.errors import InputError
@@ -90,8 +90,8 @@ def _from_elsewhere(
 ) -> Measurements:
     """The measurements in a bare array, in units in which white is 1."""
     y = load_array(path, "y", key=key)
-    y = y.T if columns else y
-    y = check_rows(y, sensing.M, f"the array in {path}")
+    check_layout(y.shape, sensing.M, f"the array in {path}", columns=columns)
+    y = check_rows(y.T if columns else y, sensing.M, f"the array in {path}")
     if shape is None:
         raise InputError(f"{path} has {len(y)} blocks, but not the shape of the picture: give it", option="shape")
     return Measurements(y[None] / (white or 1.0), shape, 8, sensing.sha256)

@@ -44,15 +44,15 @@ class Codes:
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
             samples = recover_file(recoverer, self.measurements, self.out, **how)
-        common.say(f"Wrote {self.out}: {samples} samples.")
+        common.say(f"Wrote {self.out}: {common.counted(samples, 'sample')}.")
 
 
-_OUT_HELP = "Sparse codes as .npy or .h5 (key x)."
+_OUT_HELP = "Sparse codes as .npy, .csv or .h5 (key x)."
 codes_options = common.bundled(
     "codes",
     Codes,
     click.argument("measurements", metavar="Y", type=common.INPUT_FILE),
-    click.option("-o", "--out", type=common.output_file(".npy", ".h5"), default="x.npy", help=_OUT_HELP),
+    click.option("-o", "--out", type=common.output_file(".npy", ".csv", ".h5"), default="x.npy", help=_OUT_HELP),
     common.key_option,
     common.columns_option,
     common.device_option,
@@ -67,8 +67,9 @@ codes_options = common.bundled(
 def command(model_file: Path, matrix: Path | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.
 
-    Y is a .npy, .npz, .mat or .h5 file (key y) with one sample per row. Files in .npy and .h5 are read in batches, so
-    that they may be larger than memory. The codes are written in single precision, in the same layout.
+    Y is a .npy, .npz, .mat, .h5, .csv or .txt file (key y) with one sample per row, or a vector that is one sample.
+    Files in .npy and .h5 are read in batches, so that they may be larger than memory. The codes are written in single
+    precision, in the same layout.
 
     With --matrix, the weight for the other matrix comes from a robust model's encoder; for an ALISTA it is computed.
     """

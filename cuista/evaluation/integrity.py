@@ -14,7 +14,6 @@ from cuista.data.problem import Problem
 from cuista.data.sensing import Sensing
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.robustness import Robustness
-from cuista.storage.arrays import listed
 from cuista.weights import ConvWeight
 
 # How the file of each kind is read. Those of the other kinds are arrays and attributes that say nothing on their own.
@@ -42,7 +41,8 @@ def check_file(path: str | os.PathLike[str]) -> str:
         if not storage.has_arrays(path):
             channels = read_picture(path).channels
             return f"a picture of {channels.shape[1]}×{channels.shape[2]} pixels"
-        return f"a file with {listed(storage.load_arrays(path))}"
+        storage.load_arrays(path)
+        return f"a file with {storage.described(path)}"
     with storage.opened(path, whole=True) as file:
         kind = str(file.attrs["format"])
         for node in storage.datasets(file, path).values():

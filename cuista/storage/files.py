@@ -177,12 +177,14 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     return file
 
 
-def check_claim(path: str | os.PathLike[str], name: str, claimed: int, stored: int) -> None:
+def check_claim(
+    path: str | os.PathLike[str], name: str, claimed: int, stored: int, advice: str = "save it without compression"
+) -> None:
     """Raise FileError if an array claims to be far larger than what is stored of it, and too large to try."""
     if claimed > max(LARGE, LARGE_PER_BYTE * stored):
         raise FileError(
             f"{path}: the array {name!r} takes {claimed} bytes, and {stored} are stored, which looks like a file made "
-            "to fill the memory; if it is right, save it without compression"
+            f"to fill the memory; if it is right, {advice}"
         )
 
 

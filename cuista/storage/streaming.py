@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from cuista import storage
-from cuista.checks import LARGEST_MEASUREMENT, Array, extreme, is_extreme
+from cuista.checks import LARGEST_MEASUREMENT, Array, check_layout, extreme, is_extreme
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.storage.files import check_written, reserve
 from cuista.storage.records import new_hdf5
+from cuista.storage.text import as_csv
 
 # The number of samples that are read, recovered and written at a time.
 ROWS = 4096
@@ -49,10 +51,11 @@ def recover_file(
     recoverer
         The model or solver that recovers the codes.
     measurements
-        A .npy, .h5, .npz or .mat file of measurements (samples, M). The first two formats are read piece by piece.
+        A file of measurements (samples, M), or (M,) of one sample, in a format that `load_array` reads. Those in .npy
+        and .h5 files are read piece by piece.
     out
-        The .npy file to write, or the .h5 file, whose dataset is `x`. It is written piece by piece, and has a temporary
-        name until it is complete.
+        The .npy or .csv file to write, or the .h5 file, whose dataset is `x`. It is written piece by piece, and has a
+        temporary name until it is complete. Its layout is that of the measurements: (N,) for one of shape (M,).
     key
         The name of the array in a file that holds several; `y` if None.
     columns
@@ -76,24 +79,18 @@ def recover_file(
         raise FileError(f"{measurements} is one of cuista's own files; expected an array of measurements")
     M, N = recoverer.problem.M, recoverer.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
-        if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:
-            axes = f"({M}, samples)" if columns else f"(samples, {M})"
-            fits = len(stored.shape) == 2 and stored.shape[1 if columns else 0] == M
-            hint = f"; its samples seem to be {'rows' if columns else 'columns'}" if fits else ""
-            message = f"{measurements} has shape {tuple(stored.shape)}; expected {axes}{hint}"
-            raise InputError(message, option="columns" if fits else ())
-        samples = int(stored.shape[1 if columns else 0])
-        shape = (N, samples) if columns else (samples, N)
-        is_hdf5 = Path(out).suffix.lower() == ".h5"
-        with storage.replacing(out, overwrite=overwrite) as file, _appending(file, is_hdf5, shape, columns) as append:
-            reserve(file, 4 * N * samples)
+        is_vector = len(stored.shape) == 1
+        samples = check_layout(tuple(map(int, stored.shape)), M, f"{measurements}", columns=columns)
+        shape = (N,) if is_vector else (N, samples) if columns else (samples, N)
+        ending = Path(out).suffix.lower()
+        with storage.replacing(out, overwrite=overwrite) as file, _appending(file, ending, shape, columns) as append:
             usual, unusual = getattr(recoverer, "usual_norms", None), 0
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
-                where = (slice(None), part) if columns else (part, slice(None))
+                where = ... if is_vector else (slice(None), part) if columns else (part, slice(None))
                 with storage.complete(measurements):
                     y = np.asarray(stored[where])
-                y = y.T if columns else y
+                y = y.reshape(1, M) if is_vector else y.T if columns else y
                 bad = np.argwhere(~np.isfinite(y))
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
@@ -128,31 +125,41 @@ def recover_file(
 
 @contextmanager
 def _appending(
-    file: IO[bytes], is_hdf5: bool, shape: tuple[int, int], columns: bool
+    file: IO[bytes], ending: str, shape: tuple[int, ...], columns: bool
 ) -> Iterator[Callable[[Array], object]]:
     """Create an array of this shape in a new file, and give a function that appends codes (n, N) to its samples."""
-    if is_hdf5:
+    digest = hashlib.sha256()
+
+    def write(data: Any) -> None:
+        digest.update(data)
+        file.write(data)
+
+    if ending == ".h5":
+        reserve(file, 4 * math.prod(shape))
         with new_hdf5(file) as hdf5:
             x, done = hdf5.create_dataset("x", shape, dtype=np.float32), 0
 
             def append(codes: Array) -> None:
                 nonlocal done
                 part = slice(done, done + len(codes))
-                x[(slice(None), part) if columns else part] = codes.T if columns else codes
+                if len(shape) == 1:
+                    x[...] = codes[0]
+                else:
+                    x[(slice(None), part) if columns else part] = codes.T if columns else codes
                 done = part.stop
 
             yield append
+        return
+    if ending == ".csv":
+        kept: list[Array] = []  # the samples of a line, if they are columns
+        yield lambda codes: kept.append(codes) if columns or len(shape) == 1 else write(as_csv(codes))
+        if kept:
+            write(as_csv(np.concatenate(kept).T))
     else:
         # Samples that are columns lie one after the other in Fortran's order, so that both layouts are written in turn.
-        header = {"descr": "<f4", "fortran_order": columns, "shape": shape}
-        digest = hashlib.sha256()
-
-        def write(data: Any) -> None:
-            digest.update(data)
-            file.write(data)
-
+        reserve(file, 4 * math.prod(shape))
         begin = io.BytesIO()
-        np.lib.format.write_array_header_1_0(begin, header)
+        np.lib.format.write_array_header_1_0(begin, {"descr": "<f4", "fortran_order": columns, "shape": shape})
         write(begin.getvalue())
         yield lambda codes: write(np.ascontiguousarray(codes, "<f4").data)
-        check_written(file, digest)
+    check_written(file, digest)

@@ -144,7 +144,7 @@ class Model(Trained):
         return self.network.iterates(check_rows(y, self.problem.M, "y"))
 
     def recover(self, y: ArrayLike) -> Array:
-        """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches.
+        """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches; (N,) for one sample (M,).
 
         Raises
         ------
@@ -152,7 +152,8 @@ class Model(Trained):
             If y has the wrong shape or contains a NaN or an infinity.
         """
         network = self.network
-        return network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
+        x = network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
+        return x[0] if np.ndim(y) == 1 else x
 
     @property
     def usual_norms(self) -> tuple[float, float] | None:
