@@ -102,13 +102,17 @@ def check_matrix(A: ArrayLike, name: str) -> Array:
     return A
 
 
-def check_layout(shape: tuple[int, ...], length: int, name: str, *, columns: bool = False) -> int:
+def check_layout(
+    shape: tuple[int, ...], length: int, name: str, *, columns: bool = False, signals: int | None = None
+) -> int:
     """Check that an array of this shape has samples of this length, and return their number.
 
     Parameters
     ----------
     columns
         Whether the samples are columns. A vector is one sample in any case.
+    signals
+        The length of the signals that are recovered from the samples, with which it may be confused.
 
     Raises
     ------
@@ -121,6 +125,8 @@ def check_layout(shape: tuple[int, ...], length: int, name: str, *, columns: boo
     hint = ""
     if is_other:
         hint = f"; it looks transposed: its samples seem to be {'rows' if columns else 'columns'}"
+    elif signals is not None and shape[0 if columns else -1 :][:1] == (signals,):
+        hint = f"; {signals} is the length of the signals: if these are measurements, the matrix looks transposed"
     elif len(shape) == 1 and shape[0] and shape[0] % length == 0:
         hint = f"; if it holds {shape[0] // length} samples one after the other, reshape it to (-1, {length})"
     elif len(shape) > 2 and shape[-1] == length:

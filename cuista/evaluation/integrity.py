@@ -41,8 +41,7 @@ def check_file(path: str | os.PathLike[str]) -> str:
         if not storage.has_arrays(path):
             channels = read_picture(path).channels
             return f"a picture of {channels.shape[1]}×{channels.shape[2]} pixels"
-        storage.load_arrays(path)
-        return f"a file with {storage.described(path)}"
+        return f"a file with {storage.described(path, whole=True)}"
     with storage.opened(path, whole=True) as file:
         kind = str(file.attrs["format"])
         for node in storage.datasets(file, path).values():

@@ -85,8 +85,8 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
             return {name: np.asarray(entry.read()) for name, entry in arrays.items()}
 
 
-def described(path: str | os.PathLike[str]) -> str:
-    """What a file of arrays holds, in words. The arrays are not read, except where only that tells their shapes.
+def described(path: str | os.PathLike[str], *, whole: bool = False) -> str:
+    """What a file of arrays holds, in words: names, shapes, and what is no array of numbers. With `whole`, all is read.
 
     Raises
     ------
@@ -94,6 +94,10 @@ def described(path: str | os.PathLike[str]) -> str:
         If the file is missing, damaged or of another format.
     """
     with _entries_in(path) as entries:
+        if whole:
+            with complete(path):
+                for entry in arrays_of(entries).values():
+                    entry.read()
         return listed(entries)
 
 
@@ -166,6 +170,7 @@ def _npz_entries(path: str | os.PathLike[str], file: IO[bytes]) -> dict[str, Ent
     found: dict[str, Entry] = {}
     whole = os.fstat(file.fileno()).st_size
     for item in archive.infolist():
+        archive.open(item).close()  # its name is checked, which may be damaged
         name, ending = os.path.splitext(item.filename)
         if ending != ".npy":
             continue

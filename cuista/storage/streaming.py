@@ -80,7 +80,7 @@ def recover_file(
     M, N = recoverer.problem.M, recoverer.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
         is_vector = len(stored.shape) == 1
-        samples = check_layout(tuple(map(int, stored.shape)), M, f"{measurements}", columns=columns)
+        samples = check_layout(tuple(map(int, stored.shape)), M, f"{measurements}", columns=columns, signals=N)
         shape = (N,) if is_vector else (N, samples) if columns else (samples, N)
         ending = Path(out).suffix.lower()
         with storage.replacing(out, overwrite=overwrite) as file, _appending(file, ending, shape, columns) as append:
@@ -135,8 +135,8 @@ def _appending(
         file.write(data)
 
     if ending == ".h5":
-        reserve(file, 4 * math.prod(shape))
         with new_hdf5(file) as hdf5:
+            reserve(file, 4 * math.prod(shape))
             x, done = hdf5.create_dataset("x", shape, dtype=np.float32), 0
 
             def append(codes: Array) -> None:

@@ -70,9 +70,9 @@ def read_text(path: str | os.PathLike[str]) -> Array:
     FileError
         If the file is not such a text; the message names the line and the column.
     """
-    lines = [(number, line) for number, line in enumerate(_decoded(path), 1) if _has_content(line)]
+    lines = [(number, line.strip("\r\n ")) for number, line in enumerate(_decoded(path), 1) if _has_content(line)]
     separators = tuple(SEPARATORS)
-    if lines and (stated := re.fullmatch(r"sep=([,;\t])", lines[0][1].strip())):  # as Excel writes
+    if lines and (stated := re.fullmatch(r"sep=([,;\t])", lines[0][1])):  # as Excel writes
         separators = (stated[1],)
         del lines[0]
     if not lines:
