@@ -151,8 +151,8 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
     """
     array = as_real(array, name)
     check_layout(array.shape, length, name)
-    array = array.reshape(-1, length)
     check_finite(array, name)
+    array = array.reshape(-1, length)
     peaks = np.abs(array).max(axis=1, initial=0)
     for row in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
         raise InputError(f"the largest entry of row {row} of {name} is {extreme(peaks[row], LARGEST_MEASUREMENT)}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from cuista.checks import Array
 from cuista.errors import FileError, InputError
-from cuista.storage.files import check_claim
+from cuista.storage.files import is_outsized
 
 # The name of an array in a format without names.
 UNNAMED = "array"
@@ -123,7 +123,11 @@ def dense(path: str | os.PathLike[str], name: str, matrix: Any) -> Array:
         If its indices are not ones of its rows and columns.
     """
     size = math.prod(map(int, matrix.shape)) * matrix.dtype.itemsize
-    check_claim(path, name, size, os.path.getsize(path), "a sparse matrix is used as a dense one, so save it dense")
+    if is_outsized(size, os.path.getsize(path)):
+        raise FileError(
+            f"{path}: the sparse matrix {name!r} of shape {matrix.shape} is used as a dense one and would take {size} "
+            "bytes, so that the file looks as if it was made to fill the memory; if it is right, save it dense"
+        )
     if hasattr(matrix, "check_format"):
         matrix.check_format(full_check=True)
     array: Array = matrix.toarray()

@@ -31,6 +31,10 @@ from cuista.errors import FileError, MissingLibraryError
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 UNLINKABLE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NEEDS_PLUGIN = (
+    "is compressed in a way that needs a plugin of the HDF5 library; install it, or save the file with gzip or without "
+    "compression"
+)
 # What the HDF5 library says of files that are well, and what it means.
 NOT_DAMAGED = {
     "unable to lock file": (
@@ -41,10 +45,8 @@ NOT_DAMAGED = {
         "is open for writing in another program, or was when that ended; close it there, or else run h5clear -s on it"
     ),
     "already open for read-only": "is open in another program; close it there",
-    "required filter": (
-        "is compressed in a way that needs a plugin of the HDF5 library; install it, or save the file with gzip or "
-        "without compression"
-    ),
+    "required filter": NEEDS_PLUGIN,
+    "can't open directory": NEEDS_PLUGIN,
 }
 # An array of more bytes than this is not read if there are more for each stored byte than compression explains.
 LARGE, LARGE_PER_BYTE = 1 << 30, 100
@@ -192,14 +194,17 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     return file
 
 
-def check_claim(
-    path: str | os.PathLike[str], name: str, claimed: int, stored: int, advice: str = "save it without compression"
-) -> None:
-    """Raise FileError if an array claims to be far larger than what is stored of it, and too large to try."""
-    if claimed > max(LARGE, LARGE_PER_BYTE * stored):
+def is_outsized(claimed: int, stored: int) -> bool:
+    """Whether an array claims to be far larger than what is stored of it, and too large to try."""
+    return claimed > max(LARGE, LARGE_PER_BYTE * stored)
+
+
+def check_claim(path: str | os.PathLike[str], name: str, claimed: int, stored: int) -> None:
+    """Raise FileError if the size that an array claims is outsized for what is stored of it."""
+    if is_outsized(claimed, stored):
         raise FileError(
             f"{path}: the array {name!r} takes {claimed} bytes, and {stored} are stored, which looks like a file made "
-            f"to fill the memory; if it is right, {advice}"
+            "to fill the memory; if it is right, save it without compression"
         )
 
 

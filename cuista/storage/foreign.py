@@ -43,7 +43,8 @@ class ByColumn:
     def __getitem__(self, where: Any) -> Array:
         where = where if isinstance(where, tuple) else (where,)
         where += (slice(None),) * (len(self.shape) - len(where))
-        return np.asarray(self.node[where[::-1]]).T
+        stored: Array = np.asarray(self.node[where[::-1]])
+        return stored.T
 
 
 def entries_in(file: Any, path: str | os.PathLike[str], head: bytes) -> dict[str, Entry]:
@@ -99,11 +100,12 @@ class _Visit:
         if any(members >= parts for parts in SPARSE):
             self.whole.add(name)
             return Entry.other("a sparse matrix in parts", "Save it dense")
-        if _text(node.attrs.get("pandas_type")) == "frame" and "block0_values" in members:
+        if "pandas_type" in node.attrs:
             self.whole.add(name)
-            if "block1_values" in members:
-                return Entry.other("a table of pandas with columns of several types")
-            return self.dataset(f"{name}/block0_values", node["block0_values"], False)
+            values = {"frame": "block0_values", "series": "values"}.get(_text(node.attrs["pandas_type"]))
+            if values not in members or "block1_values" in members:  # a block has the columns of one type
+                return Entry.other("a table of pandas", "Save its to_numpy() with numpy.save")
+            return self.dataset(f"{name}/{values}", node[values], False)
         if _text(node.attrs.get("MATLAB_class")) == "struct":
             return Entry.other("a struct", _advice(name, members))
         # Only somebody who asks for a group by its name is told what it is.

@@ -9,7 +9,7 @@ import struct
 import zlib
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -111,11 +111,13 @@ def entries_5(path: str | os.PathLike[str], file: IO[bytes]) -> dict[str, Entry]
     _check_inflated(path, file)
     found: dict[str, Entry] = {}
     stored = os.fstat(file.fileno()).st_size
-    for name, shape, kind in whosmat(file):
+    for name, shape, kind in whosmat(cast(Any, file)):
+        if name.startswith("__"):  # what MATLAB keeps for functions
+            continue
         if kind in BYTES:
             claimed = math.prod(shape) * BYTES[kind]
             found[name] = Entry(partial(_read, path, file, name, claimed, stored), tuple(map(int, shape)))
-        elif not name.startswith("__"):
+        else:
             found[name] = Entry.other(*OTHERS.get(kind, ("an object of MATLAB", "")))
     return found
 
@@ -149,7 +151,7 @@ def _read(path: str | os.PathLike[str], file: IO[bytes], name: str, claimed: int
 
     check_claim(path, name, claimed, stored)
     file.seek(0)
-    value = loadmat(file, variable_names=[name])[name]
+    value = loadmat(cast(Any, file), variable_names=[name])[name]
     if isinstance(value, str):  # what SciPy gives for a variable that it cannot read
         raise ValueError(value)
     return dense(path, name, value) if issparse(value) else value

@@ -58,6 +58,10 @@ class _Form:
         return all(cell == "" or self.is_number(cell) for cell in others)
 
 
+# Numbers with either decimal mark.
+_MARKS = _Form(None, "."), _Form(None, ",")
+
+
 def read_text(path: str | os.PathLike[str]) -> Array:
     """The numbers of a text file: a matrix (lines, columns), or a vector if each line has one number.
 
@@ -140,7 +144,7 @@ def _form_of(lines: list[str], separators: tuple[str | None, ...]) -> _Form:
 def _has_names(form: _Form, line: str, following: str) -> bool:
     """Whether a line has names of columns, and not numbers. Some programs number columns that have no names."""
     cells = form.cells(line)
-    if not any(form.is_number(cell) or _is_complex(cell) for cell in cells):
+    if not any(one.is_number(cell) or _is_complex(cell) for one in (form, *_MARKS) for cell in cells):
         return any(cells)
     named = cells[int(cells[0] == "") :]
     other = not any(cell.isdigit() for cell in form.cells(following)[-len(named) :])
@@ -173,7 +177,8 @@ def _fault(cell: str, form: _Form) -> str:
         return "is empty; expected a number"
     if _is_complex(cell):
         return f"is {_short(cell)}: {COMPLEX}"
-    hint = "; the numbers of this file have decimal commas" if form.mark == "," and "." in cell else ""
+    others = {",": "commas", ".": "points"}[form.mark]
+    hint = f"; others have decimal {others}" if any(one.is_number(cell) for one in _MARKS) else ""
     return f"is {_short(cell)}; expected a number{hint}. One line of names may come first; begin others with #"
 
 
