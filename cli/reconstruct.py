@@ -58,8 +58,9 @@ def command(
 ) -> None:
     """Reconstruct a picture from the measurements of its blocks.
 
-    MODEL was trained with --task cs. MEASUREMENTS is a file of cuista sense. It can also be a .npy, .npz, .mat or .h5
-    file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This needs --shape.
+    MODEL was trained with --task cs. MEASUREMENTS is a file of cuista sense. It can also be a .npy, .npz, .mat, .h5,
+    .csv or .txt file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This
+    needs --shape.
     """
     check_ending(out)
     common.claim(out, force)

@@ -376,7 +376,7 @@ def complete(path: str | os.PathLike[str], advice: str = "", option: str | tuple
     """
     try:
         yield
-    except (FileError, MissingLibraryError):
+    except (FileError, MissingLibraryError, Warning):
         raise
     except BlockingIOError as error:
         raise FileError(
