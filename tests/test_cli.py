@@ -368,7 +368,7 @@ def test_measurements_and_codes_may_be_text(run, model):
     np.savetxt("one.txt", y[0])
     run("recover", model, "one.txt", "-o", "one.csv")
     assert "Wrote one.csv: 1 sample." in run.errors
-    np.testing.assert_array_equal(np.loadtxt("one.csv"), np.loadtxt("x.csv", delimiter=",")[0])
+    np.testing.assert_allclose(np.loadtxt("one.csv"), np.loadtxt("x.csv", delimiter=",")[0], atol=1e-6)
     Path("bad.csv").write_text(rows.replace(";", ";a", 1))
     run("recover", model, "bad.csv", "-o", "bad_x.csv", fails=1)
     assert "Error: bad.csv, line 1, column 2 is 'a" in run.errors

@@ -43,8 +43,7 @@ class ByColumn:
     def __getitem__(self, where: Any) -> Array:
         where = where if isinstance(where, tuple) else (where,)
         where += (slice(None),) * (len(self.shape) - len(where))
-        stored: Array = np.asarray(self.node[where[::-1]])
-        return stored.T
+        return np.transpose(np.asarray(self.node[where[::-1]]))
 
 
 def entries_in(file: Any, path: str | os.PathLike[str], head: bytes) -> dict[str, Entry]:
