@@ -53,7 +53,9 @@ def _names_task(flag: str) -> common.Decorator:
 
 @click.command("gen-problem", cls=Command)
 @problem_options
-@click.option("--load-a", type=common.INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat or .h5 file.")
+@click.option(
+    "--load-a", type=common.INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat, .h5, .csv or .txt file."
+)
 @common.key_option
 @_target("problem.h5")
 def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -> None:
@@ -136,7 +138,9 @@ def perturbed(
 @click.option("--dict", "dictionary_file", type=common.INPUT_FILE, required=True, help="Dictionary of the blocks.")
 @click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
-@click.option("--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a .npy, .npz, .mat or .h5 file (key Phi).")
+@click.option(
+    "--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a file (.npy, .npz, .mat, .h5, .csv; key Phi)."
+)
 @click.option(
     "--principal", type=common.INPUT_FILE, metavar="PATCHES", help="Take principal components of these patches."
 )

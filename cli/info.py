@@ -19,7 +19,11 @@ from cuista.data.images import SPLITS
 @click.argument("file", type=common.INPUT_FILE)
 @common.json_option
 def command(file: Path, as_json: bool) -> None:
-    """Describe a file that cuista has written."""
+    """Describe a file that cuista has written, or say which arrays another file holds."""
+    if not storage.is_cuista(file) and storage.has_arrays(file):
+        holds = storage.described(file)
+        common.print_json({"file": str(file), "holds": holds}) if as_json else common.out(f"{file} holds {holds}")
+        return
     found, held = storage.contents(file)
     first = ("format", "format_version", "cuista_version", "created", "command")
     names = [*first, *sorted(set(found) - set(first))]

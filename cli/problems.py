@@ -123,9 +123,11 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
         A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed)
     else:
         A = check_matrix(load_array(load_a, "A", "D", key=key), f"the matrix in {load_a}")
+        hint = "; it looks transposed" if (m, n) == A.shape[::-1] else ""
         for option, asked, found in (("--m", m, A.shape[0]), ("--n", n, A.shape[1])):
             if asked not in (None, found):
-                common.say(f"Note: {option} {asked} is ignored: the matrix in {load_a} is {A.shape[0]}×{A.shape[1]}.")
+                size = f"{A.shape[0]}×{A.shape[1]}{hint}"
+                common.say(f"Note: {option} {asked} is ignored: the matrix in {load_a} is {size}.")
     if con_num:
         A = with_condition_number(A, con_num)
     kept = options["normalize"] is False

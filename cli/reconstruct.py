@@ -9,7 +9,7 @@ import numpy as np
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.checks import check_rows
+from cuista.checks import check_layout, check_rows
 from cuista.data.form import Form
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
@@ -59,8 +59,9 @@ def command(
 ) -> None:
     """Reconstruct a picture from the measurements of its blocks.
 
-    MODEL was trained with --task cs. MEASUREMENTS is a file of cuista sense. It can also be a .npy, .npz, .mat or .h5
-    file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This needs --shape.
+    MODEL was trained with --task cs. MEASUREMENTS is a file of cuista sense. It can also be a .npy, .npz, .mat, .h5,
+    .csv or .txt file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This
+    needs --shape.
     """
     check_ending(out)
     common.claim(out, force)
@@ -93,8 +94,8 @@ def _from_elsewhere(
 ) -> Measurements:
     """The measurements in a bare array, in units in which white is 1."""
     y = load_array(path, "y", key=key)
-    y = y.T if columns else y
-    y = check_rows(y, sensing.M, f"the array in {path}")
+    check_layout(y.shape, sensing.M, f"the array in {path}", columns=columns)
+    y = check_rows(y.T if columns else y, sensing.M, f"the array in {path}")
     if shape is None:
         raise InputError(f"{path} has {len(y)} blocks, but not the shape of the picture: give it", option="shape")
     return Measurements(y[None] / (white or 1.0), shape, Form(), sensing.sha256)

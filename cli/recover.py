@@ -65,7 +65,7 @@ class Codes:
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
             samples = recover_file(method, self.measurements, self.out, more=BOUNDS if level else (), **how)
-        common.say(f"Wrote {self.out}: {samples} samples.")
+        common.say(f"Wrote {self.out}: {common.counted(samples, 'sample')}.")
         quality = Quality.joined(parts)
         describe(quality, recoverer.problem.N)
         if isinstance(method, Refitted) and method.left:
@@ -122,12 +122,12 @@ _WORDS = {
 }
 
 
-_OUT_HELP = "Sparse codes as .npy or .h5 (key x)."
+_OUT_HELP = "Sparse codes as .npy, .csv or .h5 (key x)."
 codes_options = common.bundled(
     "codes",
     Codes,
     click.argument("measurements", metavar="Y", type=common.INPUT_FILE),
-    click.option("-o", "--out", type=common.output_file(".npy", ".h5"), default="x.npy", help=_OUT_HELP),
+    click.option("-o", "--out", type=common.output_file(".npy", ".csv", ".h5"), default="x.npy", help=_OUT_HELP),
     common.key_option,
     common.columns_option,
     click.option("--debias", is_flag=True, help="Fit the found non-zeros again by least squares."),
@@ -149,8 +149,9 @@ _level = common.number("a probability, more than 0 and less than 1", lambda valu
 def command(model_file: Path, matrix: Path | None, interval: float | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.
 
-    Y is a .npy, .npz, .mat or .h5 file (key y) with one sample per row. Files in .npy and .h5 are read in batches, so
-    that they may be larger than memory. The codes are written in single precision, in the same layout.
+    Y is a .npy, .npz, .mat, .h5, .csv or .txt file (key y) with one sample per row, or a vector that is one sample.
+    Files in .npy and .h5 are read in batches, so that they may be larger than memory. The codes are written in single
+    precision, in the same layout.
 
     With --matrix, the weight for the other matrix comes from a robust model's encoder; for an ALISTA it is computed.
 

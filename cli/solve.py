@@ -29,9 +29,9 @@ def command(problem_file: Path, method: str, iterations: int, lam: float | None,
     """Recover sparse codes with a classical solver.
 
     No training is needed. The solvers minimize ½‖y − A x‖² + λ‖x‖₁, except that for amp λ is a threshold in standard
-    deviations, and omp picks a number of non-zeros. PROBLEM is a problem or model file, or a matrix (.npy, .npz, .mat
-    or .h5, key A). Y is a file of measurements as for cuista recover. omp and lasso come from scikit-learn (pip install
-    'cuista[sklearn]').
+    deviations, and omp picks a number of non-zeros. PROBLEM is a problem or model file, or a matrix (.npy, .npz, .mat,
+    .h5, .csv or .txt, key A). Y is a file of measurements as for cuista recover. omp and lasso come from scikit-learn
+    (pip install 'cuista[sklearn]').
     """
     kind = SOLVERS[method]
     if codes.device.startswith("cuda") and not kind.has_iterates:

@@ -47,8 +47,8 @@ def command(
 ) -> None:
     """Compute the analytic weight of a problem.
 
-    SOURCE is a problem file or a matrix (.npy, .npz, .mat or .h5, key A or D). With --conv it is a dictionary file or
-    an array of filters (s, s, F) (key D).
+    SOURCE is a problem file or a matrix (.npy, .npz, .mat, .h5, .csv or .txt, key A or D). With --conv it is a
+    dictionary file or an array of filters (s, s, F) (key D).
 
     A ridge makes the weight less sensitive to measurement noise; auto tries several on the SNR and sparsity of the
     problem. The weight itself is computed on the CPU in double precision; --device is for these trials. The objective,

@@ -13,6 +13,11 @@ from cuista.errors import InputError, MissingLibraryError
 Array = NDArray[Any]
 # The largest magnitude of numbers to compute with, and of measurements; the smallest ones are their inverses.
 LARGEST, LARGEST_MEASUREMENT = 1e15, 1e30
+# What is said of complex numbers.
+COMPLEX = (
+    "complex numbers are not supported by this version; complex measurements are planned. Do not stack real and "
+    "imaginary parts instead: that is another problem, in which each of the two is shrunk on its own"
+)
 
 
 def library(module: str, extra: str, use: str) -> Any:
@@ -38,9 +43,16 @@ def as_real(array: ArrayLike, name: str) -> Array:
         If the array holds anything but real numbers.
     """
     array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{name} has dtype {array.dtype}; expected real numbers")
+    check_real(array.dtype, name)
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+
+
+def check_real(dtype: np.dtype[Any], name: str) -> None:
+    """Raise InputError unless the dtype of an array is one of real numbers."""
+    if dtype.kind == "c":
+        raise InputError(f"{name} has dtype {dtype}, and {COMPLEX}")
+    if dtype.kind not in "fiub":
+        raise InputError(f"{name} has dtype {dtype}; expected real numbers")
 
 
 def check_finite(array: Array, name: str) -> None:
@@ -90,8 +102,47 @@ def check_matrix(A: ArrayLike, name: str) -> Array:
     return A
 
 
+def check_layout(
+    shape: tuple[int, ...], length: int, name: str, *, columns: bool = False, signals: int | None = None
+) -> int:
+    """Check that an array of this shape has samples of this length, and return their number.
+
+    Parameters
+    ----------
+    columns
+        Whether the samples are columns. A vector is one sample in any case.
+    signals
+        The length of the signals that are recovered from the samples, with which it may be confused.
+
+    Raises
+    ------
+    InputError
+        If it has another shape; the message says how to go on if that looks like another layout.
+    """
+    if shape == (length,) or (len(shape) == 2 and shape[0 if columns else 1] == length):
+        return 1 if len(shape) == 1 else shape[1 if columns else 0]
+    is_other = len(shape) == 2 and shape[1 if columns else 0] == length
+    hint = ""
+    if is_other:
+        hint = f"; it looks transposed: its samples seem to be {'rows' if columns else 'columns'}"
+    elif signals is not None and shape[0 if columns else -1 :][:1] == (signals,):
+        hint = f"; {signals} is the length of the signals: if these are measurements, the matrix looks transposed"
+    elif len(shape) == 1 and shape[0] and shape[0] % length == 0:
+        hint = f"; if it holds {shape[0] // length} samples one after the other, reshape it to (-1, {length})"
+    elif len(shape) > 2 and shape[-1] == length:
+        hint = f"; reshape it to (-1, {length})"
+    axes = f"({length}, samples)" if columns else f"(samples, {length})"
+    message = f"{name} has shape {shape}; expected {axes}, or ({length},) for one sample{hint}"
+    raise InputError(message, option="columns" if is_other else ())
+
+
 def check_rows(array: ArrayLike, length: int, name: str) -> Array:
-    """Check that an array has the shape (samples, length) and finite entries, and return it as `as_real` does.
+    """Check that an array holds samples (samples, length), or one of shape (length,), with finite entries.
+
+    Returns
+    -------
+    Array
+        The samples (samples, length), of the dtype that `as_real` gives.
 
     Raises
     ------
@@ -99,11 +150,9 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
         If it is anything else, or of extreme magnitude; the message says so if the array looks transposed.
     """
     array = as_real(array, name)
-    if array.ndim != 2 or array.shape[1] != length:
-        transposed = array.ndim == 2 and array.shape[0] == length
-        hint = "; it looks transposed: samples must be rows" if transposed else ""
-        raise InputError(f"{name} has shape {array.shape}; expected (samples, {length}){hint}")
+    check_layout(array.shape, length, name)
     check_finite(array, name)
+    array = array.reshape(-1, length)
     peaks = np.abs(array).max(axis=1, initial=0)
     for row in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
         raise InputError(f"the largest entry of row {row} of {name} is {extreme(peaks[row], LARGEST_MEASUREMENT)}")

@@ -381,6 +381,33 @@ def test_recover_takes_columns_and_says_when_they_are_the_matter(run, model):
     assert storage.load_array("x.h5", "x").shape == (40, 30)
 
 
+def test_measurements_and_codes_may_be_text(run, model):
+    _, y = cuista.Problem.load(model).sample(3)
+    rows = "\n".join(";".join(f"{value:.9g}".replace(".", ",") for value in row) for row in y.tolist())
+    Path("y.csv").write_text(";".join(f"sensor {i}" for i in range(20)) + "\n" + rows)
+    with pytest.warns(UserWarning, match="y.csv: line 1 is skipped as names: 'sensor 0;"):
+        run("recover", model, "y.csv", "-o", "x.csv")
+    np.testing.assert_allclose(np.loadtxt("x.csv", delimiter=","), cuista.load(model).recover(y), atol=1e-6)
+    np.savetxt("one.txt", y[0])
+    run("recover", model, "one.txt", "-o", "one.csv")
+    assert "Wrote one.csv: 1 sample." in run.errors
+    np.testing.assert_allclose(np.loadtxt("one.csv"), np.loadtxt("x.csv", delimiter=",")[0], atol=1e-6)
+    Path("bad.csv").write_text(rows.replace(";", ";a", 1))
+    run("recover", model, "bad.csv", "-o", "bad_x.csv", fails=1)
+    assert "Error: bad.csv, line 1, column 2 is 'a" in run.errors
+    np.savetxt("A.txt", cuista.Problem.load(model).A)
+    run("gen-problem", "--load-a", "A.txt", "-o", "again.h5")
+    np.testing.assert_allclose(cuista.Problem.load("again.h5").A, cuista.Problem.load(model).A, rtol=1e-12)
+    assert not Path("bad_x.csv").exists()
+
+
+def test_info_and_check_say_what_arrays_a_file_holds(run):
+    np.savez("a.npz", A=np.ones((2, 3)), units="volt", meta=np.array({}, dtype=object))
+    assert run("info", "a.npz") == "a.npz holds A (2, 3), units (text), meta (pickled Python objects)\n"
+    assert json.loads(run("info", "a.npz", "--json"))["holds"].startswith("A (2, 3)")
+    assert run("check", "a.npz").startswith("good  a.npz is a file with A (2, 3), units (text)")
+
+
 def test_info_describes_every_kind_of_file(run, model):
     run("solve-w", "problem.h5")
     run("test", model, "--samples", 20, "-o", "report.h5")

@@ -22,6 +22,7 @@ import pytest
 import tifffile
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_array, save_npz
 from test_files import FILES, LOADERS
 from test_formats import KINDS, numbers, write_tiff
 from test_pictures import save, scene
@@ -111,14 +112,15 @@ def kinds(tmp_path_factory):
     for ending in (".npz", ".mat", ".h5"):
         storage.save_arrays(folder / f"arrays{ending}", arrays)
         allowed = ALLOWED if ending == ".npz" else UNPROTECTED
-        add(f"arrays{ending}", folder / f"arrays{ending}", lambda path: digest_of(storage.load_arrays(path)), allowed)
+        add(f"arrays{ending}", folder / f"arrays{ending}", read_all, allowed)
     np.savez_compressed(folder / "compressed.npz", **arrays)
-    add("compressed.npz", folder / "compressed.npz", lambda path: digest_of(storage.load_arrays(path)), ALLOWED)
+    add("compressed.npz", folder / "compressed.npz", read_all, ALLOWED)
     savemat(folder / "compressed.mat", arrays, do_compression=True)
-    add("compressed.mat", folder / "compressed.mat", lambda path: digest_of(storage.load_arrays(path)), UNPROTECTED)
+    add("compressed.mat", folder / "compressed.mat", read_all, UNPROTECTED)
     storage.save_arrays(folder / "array.npy", {"A": arrays["A"]})
-    add("array.npy", folder / "array.npy", lambda path: digest_of(storage.load_arrays(path)), UNPROTECTED)
+    add("array.npy", folder / "array.npy", read_all, UNPROTECTED)
     add("slices of a .npy", folder / "array.npy", read_slices, UNPROTECTED)
+    add_foreign_arrays(folder, add, np.round(arrays["A"]) * (np.abs(arrays["A"]) > 1))
     with h5py.File(folder / "chunked.h5", "w") as file:
         file.create_dataset("group/A", data=np.round(arrays["A"], 1), chunks=(7, 9), compression="gzip", shuffle=True)
         file["group/A"].attrs["unit"] = "V"
@@ -144,6 +146,35 @@ def kinds(tmp_path_factory):
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
         add(path.name, path, read_all_pages, allowed)
     return made
+
+
+def add_foreign_arrays(folder, add, A):
+    """Add files of other software with the matrix A, which has many zeros."""
+    matrix = csc_array(A)
+    for form in ("csr", "bsr", "coo", "dia"):
+        save_npz(folder / f"{form}.npz", matrix.asformat(form))
+        add(f"{form}.npz of SciPy", folder / f"{form}.npz", read_all, ALLOWED)
+    for name, options in (("sparse.mat", {"do_compression": True}), ("version4.mat", {"format": "4"})):
+        savemat(folder / name, {"A": A, "s": matrix, "words": "text"}, **options)
+        add(name, folder / name, read_all, UNPROTECTED)
+    np.savetxt(folder / "text.csv", A, "%g", delimiter=",", header="a comment")
+    add("text.csv", folder / "text.csv", read_all, UNPROTECTED)
+    with h5py.File(folder / "groups.h5", "w") as file:
+        write_sparse(file.create_group("matlab"), matrix, ("data", "ir", "jc"), MATLAB_sparse=np.uint64(len(A)))
+        group = file.create_group("octave")
+        group.attrs["OCTAVE_NEW_FORMAT"] = np.uint8(1)
+        group["type"], group["value"] = np.bytes_("matrix"), A.T
+    add("groups.h5", folder / "groups.h5", read_all, UNPROTECTED)
+
+
+def write_sparse(group, matrix, names, **attributes):
+    for name, part in zip(names, (matrix.data, matrix.indices, matrix.indptr), strict=True):
+        group[name] = part
+    group.attrs.update(attributes)
+
+
+def read_all(path):
+    return digest_of(storage.load_arrays(path))
 
 
 def damaged(data, rng):

@@ -157,7 +157,7 @@ def test_a_solver_of_a_library_that_is_missing_says_how_to_get_it(small_problem,
         Omp(small_problem)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".h5"])
+@pytest.mark.parametrize("suffix", [".npy", ".h5", ".csv"])
 @pytest.mark.parametrize("columns", [False, True])
 def test_files_are_recovered_piece_by_piece(small_model, tmp_path, suffix, columns, monkeypatch):
     from cuista import storage
@@ -165,13 +165,55 @@ def test_files_are_recovered_piece_by_piece(small_model, tmp_path, suffix, colum
     monkeypatch.setattr("cuista.storage.streaming.ROWS", 100)
     _, y = small_model.problem.sample(250)
     source, target = tmp_path / f"y{suffix}", tmp_path / f"x{suffix}"
-    storage.save_arrays(source, {"y": y.T if columns else y})
+    if suffix == ".csv":
+        np.savetxt(source, y.T if columns else y, delimiter=",")
+    else:
+        storage.save_arrays(source, {"y": y.T if columns else y})
     seen = []
     count = recover_file(small_model, source, target, columns=columns, progress=lambda *a: seen.append(a))
     x = storage.load_array(target, "x")
     np.testing.assert_allclose(x.T if columns else x, small_model.recover(y), atol=1e-5)
     assert count == 250
     assert seen == [(100, 250), (200, 250), (250, 250)]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5", ".csv"])
+@pytest.mark.parametrize("columns", [False, True])
+def test_one_measurement_may_be_a_vector_and_gives_a_vector(small_model, tmp_path, suffix, columns):
+    from cuista import storage
+
+    _, y = small_model.problem.sample(2)
+    expected = small_model.recover(y)[0]
+    assert small_model.recover(y[0]).shape == (40,)
+    np.testing.assert_allclose(small_model.recover(y[0]), expected, atol=1e-6)
+    solver = Ista(small_model.problem, 5, lam=0.1)
+    np.testing.assert_allclose(solver.recover(y[0]), solver.recover(y)[0], atol=1e-6)
+    np.save(tmp_path / "y.npy", y[0])
+    assert recover_file(small_model, tmp_path / "y.npy", tmp_path / f"x{suffix}", columns=columns) == 1
+    found = storage.load_array(tmp_path / f"x{suffix}")
+    assert found.shape == (40,)
+    np.testing.assert_array_equal(found.astype(np.float32), small_model.recover(y[0]))
+
+
+def test_measurements_of_another_layout_are_refused_with_advice(small_model, tmp_path):
+    path = tmp_path / "y.npy"
+    for shape, columns, advice in (
+        ((20, 1), False, r"expected \(samples, 20\), or \(20,\) for one sample; it looks transposed: .* be columns"),
+        ((1, 20), True, r"expected \(20, samples\), .* looks transposed: its samples seem to be rows"),
+        ((60,), False, r"3 samples one after the other, reshape it to \(-1, 20\)"),
+        ((30,), False, r"\(30,\); expected \(samples, 20\), or \(20,\) for one sample$"),
+        ((4, 3, 20), False, r"reshape it to \(-1, 20\)"),
+        ((5, 40), False, "40 is the length of the signals: .* the matrix looks transposed"),
+        ((40, 5), True, "40 is the length of the signals"),
+        ((), False, r"\(\); expected"),
+    ):
+        np.save(path, np.ones(shape))
+        with pytest.raises(InputError, match=advice) as error:
+            recover_file(small_model, path, tmp_path / "x.npy", columns=columns)
+        assert error.value.options == (("columns",) if "transposed: its" in str(error.value) else ())
+        assert not (tmp_path / "x.npy").exists()
+    with pytest.raises(InputError, match="y has 1 NaN or infinite entries, the first at"):
+        small_model.recover(np.where(np.arange(20) == 3, np.nan, 1))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])

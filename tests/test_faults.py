@@ -48,7 +48,7 @@ def write_codes(path, overwrite):
 
 
 OUTPUTS = [("f.h5", write_record), *[(f"a{end}", write_array) for end in (".npy", ".npz", ".mat", ".h5")]]
-OUTPUTS += [("x.npy", write_codes), ("x.h5", write_codes)]
+OUTPUTS += [("x.npy", write_codes), ("x.h5", write_codes), ("x.csv", write_codes)]
 WRITTEN = pytest.mark.parametrize(("name", "write"), OUTPUTS, ids=lambda value: getattr(value, "__name__", value))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from scipy.io import savemat
+from scipy.sparse import csc_array, save_npz
 
 from cuista import storage
 from cuista.errors import FileError, InputError
@@ -255,6 +258,298 @@ def test_text_and_other_things_are_refused(tmp_path):
         storage.save_arrays(tmp_path / "a.txt", {"A": ARRAY})
     with pytest.raises(FileError, match="one array"):
         storage.save_arrays(tmp_path / "b.npy", {"A": ARRAY, "B": ARRAY})
+
+
+# -- files of others --------------------------------------------------------------------------------------------------
+
+SMALL = np.round(np.random.default_rng(3).standard_normal((4, 5)), 3) * (np.arange(20).reshape(4, 5) % 3 != 0)
+
+
+def words_of(matrix, separator, mark="."):
+    return "\n".join(separator.join(f"{value!r}".replace(".", mark) for value in row) for row in matrix.tolist())
+
+
+@pytest.mark.parametrize(
+    ("text", "warnings"),
+    [
+        (words_of(SMALL, ","), []),
+        ("\n# a comment\n" + words_of(SMALL, ", ") + "\n\n", []),
+        ("% of MATLAB\r\n" + words_of(SMALL, "\t").replace("\n", "\r\n"), []),
+        (words_of(SMALL, "   "), []),
+        (words_of(SMALL, ";", ","), []),
+        (words_of(SMALL, "\t", ","), []),
+        (words_of(SMALL, " ", ","), []),
+        ("\ufeffa;b;c;d;e\n" + words_of(SMALL, ";", ","), ["line 1 is skipped as names: 'a;b;c;d;e'"]),
+        ("sep=;\n" + words_of(SMALL, ";"), []),
+        (words_of(SMALL, ",").replace("\n", ",\n") + ",", []),
+        ('"a","b","c","d","e"\n' + words_of(SMALL, '","').replace("\n", '"\n"').join('""'), ["line 1 is skipped"]),
+        ("0,1,2,3,4\n" + words_of(SMALL, ","), ["line 1 is skipped as names: '0,1,2,3,4'"]),
+        (
+            ",0,1,2,3,4\n" + "\n".join(f"{i},{row}" for i, row in enumerate(words_of(SMALL, ",").split("\n"))),
+            ["line 1 is skipped as names", "the first column is skipped, which has no name: '0, …, 3'"],
+        ),
+        (
+            "v w x y z\n" + "\n".join(f'"s{i}" {row}' for i, row in enumerate(words_of(SMALL, " ").split("\n"))),
+            ["line 1 is skipped as names", "the first column is skipped, which has no name: 's0, …, s3'"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_text_is_read_as_spreadsheets_and_programs_write_it(tmp_path, text, warnings, encoding, recwarn):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.removeprefix("\ufeff" * (encoding == "utf-16")).encode(encoding))
+    np.testing.assert_array_equal(storage.load_array(path, "A"), SMALL)
+    said = [str(warning.message) for warning in recwarn]
+    assert [warning in text for warning, text in zip(warnings, said, strict=True)] == [True] * len(warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "doubt"),
+    [
+        ("0,1,2\n3,4,5\n", "the first line counts 0, 1, 2, … and is read as data"),
+        ("1,7,7\n2,7,7\n3,7,7\n", "the first column counts 1, 2, 3, … and is read as data"),
+        ("1,5\n12,25\n", "line 1: '1,5' is read as two numbers; if that is a decimal comma, write a point"),
+    ],
+)
+def test_what_is_read_as_it_is_may_be_meant_otherwise(tmp_path, text, doubt):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.warns(UserWarning, match=doubt):
+        array = storage.load_array(tmp_path / "a.txt")
+    np.testing.assert_array_equal(array, np.loadtxt(tmp_path / "a.txt", delimiter=","))
+
+
+def test_one_number_in_each_line_is_a_vector(tmp_path):
+    (tmp_path / "a.txt").write_text("1.5\n-2\n1e3\n")
+    np.testing.assert_array_equal(storage.load_array(tmp_path / "a.txt"), [1.5, -2, 1000])
+    (tmp_path / "a.txt").write_text("1.5 -2 1e3\n")
+    np.testing.assert_array_equal(storage.load_array(tmp_path / "a.txt"), [[1.5, -2, 1000]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2\n\n3,x\n", "line 3, column 2 is 'x'; expected a number"),
+        ("1,2\n3,\n", "line 2, column 2 is empty; expected a number"),
+        ("1,2\n3,4,5\n", r"line 2 has 3 columns, and line 1 has 2 \(separated by commas\)"),
+        ("1 2 3\n4 5\n", r"line 2 has 2 columns, and line 1 has 3 \(separated by blanks\)"),
+        ("1,5;2,5\n1,5;2,5\n1.5;2\n", "line 3, column 1 is '1.5'; .* others have decimal commas"),
+        ("1,5;2,5\n1.5;2.5\n", "line 1, column 1 is '1,5'; .* others have decimal points"),
+        ("1_000,2\n3,4\n", "line 1, column 1 is '1_000'"),
+        ("a,b\nc,d\n1,2\n", "line 2, column 1 is 'c'; .* One line of names may come first; begin others with #"),
+        ("1,2.x\n3,4\n", "line 1, column 2 is '2.x'"),
+        ("a,b\n", "line 1, column 1 is 'a'"),
+        ("", "holds no numbers"),
+        ("# nothing\n\n", "holds no numbers"),
+        ("1,2\n3,\0", "is not a text file: its byte 6 is zero"),
+        ("1+2i,3\n", "line 1, column 1 is '1\\+2i': complex numbers are not supported"),
+        (" (1.0e+00+-2.0e+00j) (1e0+1e0j)\n", "line 1, column 1 is .*: complex numbers are not supported"),
+    ],
+)
+def test_wrong_text_is_named_by_line_and_column(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(FileError, match=message):
+        storage.load_array(tmp_path / "a.csv")
+
+
+def octave_variable(file, name, kind, value):
+    """Write a variable as Octave's `save -hdf5` does."""
+    group = file.create_group(name)
+    group.attrs["OCTAVE_NEW_FORMAT"] = np.uint8(1)
+    group["type"] = np.bytes_(kind)
+    if isinstance(value, dict):
+        for part, array in value.items():
+            group[f"value/{part}"] = array
+    else:
+        group["value"] = value
+
+
+def sparse_parts(*names):
+    matrix = csc_array(SMALL)
+    return dict(zip(names, (matrix.data, matrix.indices, matrix.indptr), strict=True))
+
+
+def foreign(path, name):
+    """Write SMALL as `A`, or as the only array, as other software does."""
+    import h5py
+
+    if name in ("csr", "csc", "coo", "bsr", "dia"):
+        save_npz(path / "a.npz", csc_array(SMALL).asformat(name))
+        return path / "a.npz"
+    if name.startswith("version"):
+        savemat(path / "a.mat", {"A": csc_array(SMALL) if "sparse" in name else SMALL, "s": "text"}, format=name[8])
+        return path / "a.mat"
+    with h5py.File(path / "a.h5", "w", userblock_size=512) as file:
+        if name == "7.3":
+            file["A"] = SMALL.T
+            file["A"].attrs["MATLAB_class"] = np.bytes_("double")
+        elif name == "7.3 sparse":
+            for part, array in sparse_parts("data", "ir", "jc").items():
+                file[f"A/{part}"] = array
+            file["A"].attrs.update({"MATLAB_class": np.bytes_("double"), "MATLAB_sparse": np.uint64(4)})
+        elif name == "octave":
+            octave_variable(file, "A", "matrix", SMALL.T)
+            octave_variable(file, "s", "string", np.zeros((4, 1), np.int8))
+            octave_variable(file, "st", "scalar struct", {"A/value": SMALL})
+        elif name == "octave sparse":
+            octave_variable(file, "A", "sparse matrix", {**sparse_parts("data", "ridx", "cidx"), "nr": 4, "nc": 5})
+        elif name == "julia":
+            file["A"] = SMALL.T
+        elif name == "pandas":
+            file["A/block0_values"], file["A/axis0"], file["A/axis1"] = SMALL, np.arange(5), np.arange(4)
+            file["A"].attrs["pandas_type"] = "frame"
+    with open(path / "a.h5", "r+b") as raw:
+        raw.write({"7": b"MATLAB 7.3 MAT-file", "j": b"HDF5-based Julia Data Format, version 0.2"}.get(name[0], b""))
+    return path / "a.h5"
+
+
+FOREIGN = ["csr", "csc", "coo", "bsr", "dia", "version 4", "version 4 sparse", "version 5", "version 5 sparse", "7.3"]
+FOREIGN += ["7.3 sparse", "octave", "octave sparse", "julia", "pandas"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_arrays_of_other_software_are_read_as_they_were_meant(tmp_path, name):
+    path = foreign(tmp_path, name)
+    np.testing.assert_array_equal(storage.load_array(path, "A"), SMALL)
+    with storage.opened_array(path, "A") as array:
+        np.testing.assert_array_equal(array[1:3], SMALL[1:3])
+        np.testing.assert_array_equal(array[:, 2:4], SMALL[:, 2:4])
+    if name == "octave":
+        np.testing.assert_array_equal(storage.load_array(path, key="A/value"), SMALL)
+        assert storage.described(path) == "A (4, 5), s (text), st (a scalar struct)"
+
+
+def test_what_is_no_array_of_numbers_is_passed_over_and_described(tmp_path):
+    import h5py
+
+    h5, npz, mat = tmp_path / "a.h5", tmp_path / "a.npz", tmp_path / "a.mat"
+    with h5py.File(h5, "w") as file:
+        file["A"], file["units"], file["rate"], file["group/other"] = SMALL, "volt", 8000.0, np.ones(3)
+        file["table"] = np.zeros(3, [("a", "f8"), ("b", "i4")])
+        file.create_dataset("ragged", (2,), h5py.vlen_dtype(np.float64))
+        file.create_dataset("elsewhere", (4, 4), "f8", external=[(tmp_path / "gone", 0, 128)])
+    np.savez(npz, A=SMALL, units="volt", meta=np.array({"a": 1}, dtype=object), day=np.datetime64("2020-01-01"))
+    savemat(mat, {"A": SMALL, "units": "volt", "s": {"a": 1}, "c": np.array([1, "a"], dtype=object)})
+    for path, said in (
+        (h5, {"units": "text", "table": "a table with the columns a, b", "ragged": "a list of arrays"}),
+        (h5, {"group": "a group; .* Name an array in it, such as group/other"}),
+        (npz, {"units": "text", "meta": "pickled Python objects; .* could run any code", "day": "dates"}),
+        (mat, {"units": "text", "s": "a struct; .* Save its field", "c": "a cell array"}),
+    ):
+        np.testing.assert_array_equal(storage.load_array(path, "A"), SMALL)
+        for key, what in said.items():
+            with pytest.raises(InputError, match=f"{key} in .* is {what}".replace("; .* ", "; expected an array .*")):
+                storage.load_array(path, key=key)
+    with pytest.raises(FileError, match="stored elsewhere"):
+        storage.load_array(h5, key="elsewhere")
+    np.savez(npz, Phi=SMALL, rate=8000.0, units="volt")
+    np.testing.assert_array_equal(storage.load_array(npz, "A"), SMALL)
+    np.savez(npz, Phi=SMALL, Psi=SMALL, units="volt")
+    with pytest.raises(FileError, match=r"holds Phi \(4, 5\), Psi \(4, 5\), units \(text\); expected 'A'. Choose one"):
+        storage.load_array(npz, "A")
+    np.savez(npz, A=np.array([{}], dtype=object), b=SMALL)  # b may be something else
+    with pytest.raises(InputError, match=r"A in .* is pickled Python objects"):
+        storage.load_array(npz, "A")
+
+
+def test_complex_arrays_are_refused_with_a_reason_in_every_format(tmp_path):
+    import h5py
+
+    np.save(tmp_path / "a.npy", SMALL + 1j)
+    np.savez(tmp_path / "a.npz", A=SMALL + 1j)
+    save_npz(tmp_path / "sparse.npz", csc_array(SMALL + 0j))
+    for version in "45":
+        savemat(tmp_path / f"{version}.mat", {"A": SMALL + 1j}, format=version)
+    parts = np.zeros((4, 5), [("real", "f8"), ("imag", "f8")])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["A"], file["parts"] = SMALL + 1j, parts
+    for path in (*tmp_path.iterdir(), tmp_path / "a.h5"):
+        key = "parts" if path.suffix == ".h5" else None
+        for read in (storage.load_array, lambda *a, **k: storage.opened_array(*a, **k).__enter__()):
+            with pytest.raises(InputError, match=r"complex numbers are not supported .* planned") as error:
+                read(path, "A", key=key)
+            assert path.name in str(error.value)
+
+
+def test_files_of_octave_in_its_own_formats_say_how_to_save_them(tmp_path):
+    path = tmp_path / "data.mat"
+    for text, how in (
+        (b"# Created by Octave 7.3.0\n# name: Phi\n# type: matrix\n# rows: 1\n", "as text, .* save -v7 data.mat Phi$"),
+        (b"Octave-1-L\0\1\0\0\0A", "in its binary format, .* save -v7 data.mat A$"),
+        (b"\x1f\x8b\x08\0", "is compressed by gzip"),
+    ):
+        path.write_bytes(text)
+        with pytest.raises(FileError, match=how):
+            storage.load_array(path, "A")
+
+
+def test_locked_files_and_missing_plugins_are_not_called_damage(tmp_path, monkeypatch):
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["A"] = SMALL
+    for error, message in (
+        (BlockingIOError(11, "unable to lock file"), "is in use by another program"),
+        (OSError(37, "unable to lock file, errno = 37"), "set the environment variable HDF5_USE_FILE_LOCKING=FALSE"),
+        (OSError("file is already open for write"), "is open for writing in another program"),
+        (OSError("required filter 'zstd' is not registered"), "needs a plugin of the HDF5 library"),
+    ):
+
+        def fail(*arguments, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(h5py, "File", fail)
+        with pytest.raises(FileError, match=message) as raised:
+            storage.load_array(tmp_path / "a.h5")
+        assert "damaged" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"format": b"csr", "indices": [0, 10**8, 1], "indptr": [0, 1, 2, 3, 3]},
+        {"format": b"csc", "indices": [0, -7, 1], "indptr": [0, 1, 2, 3, 3, 3]},
+        {"format": b"csr", "indices": [0, 1, 2], "indptr": [0, 10**9, 2, 3, 3]},
+        {"format": b"coo", "row": [0, 1, 9], "col": [0, 1, 2]},
+        {"format": b"bsr", "data": np.ones((2, 2, 2)), "indices": [0, 10**8], "indptr": [0, 1, 2]},
+    ],
+)
+def test_indices_beyond_a_sparse_matrix_are_refused(tmp_path, parts):
+    np.savez(tmp_path / "a.npz", **{"shape": [4, 5], "data": np.ones(3), **parts})
+    with pytest.raises(FileError, match="is damaged"):
+        storage.load_array(tmp_path / "a.npz")
+
+
+def test_a_sparse_matrix_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("cuista.storage.files.LARGE", 1 << 20)
+    matrix = csc_array((np.ones(1), ([3], [4])), (1000, 2000))
+    save_npz(tmp_path / "a.npz", matrix, compressed=False)
+    for version in "45":
+        savemat(tmp_path / f"{version}.mat", {"A": matrix}, format=version)
+    for path in tmp_path.iterdir():
+        with pytest.raises(FileError, match="fill the memory"):
+            storage.load_array(path)
+
+
+def test_a_variable_of_matlab_that_unpacks_to_more_than_it_claims_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("cuista.storage.files.LARGE", 1 << 20)
+    savemat(tmp_path / "a.mat", {"A": np.ones((2, 2))})
+    data = (tmp_path / "a.mat").read_bytes()
+    packed = zlib.compress(data[128:] + bytes(4 << 20))
+    (tmp_path / "a.mat").write_bytes(data[:128] + struct.pack("<2I", 15, len(packed)) + packed)
+    with pytest.raises(FileError, match="fill the memory"):
+        storage.load_array(tmp_path / "a.mat")
+
+
+@pytest.mark.parametrize("place", [4, 8, 16])
+def test_a_version_4_file_whose_header_lies_comes_to_an_end(tmp_path, place):
+    savemat(tmp_path / "a.mat", {"a": np.ones(3), "b": SMALL}, format="4")
+    data = bytearray((tmp_path / "a.mat").read_bytes())
+    second = 20 + 2 + 3 * 8
+    for value in (-1, -(2**31), 2**31 - 1):
+        struct.pack_into("<i", data, second + place, value)
+        (tmp_path / "a.mat").write_bytes(data)
+        with pytest.raises(FileError, match="is damaged"):
+            storage.load_array(tmp_path / "a.mat", "b")
 
 
 # -- files that claim what they do not have ---------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from cuista.data.problem import Problem
 from cuista.data.sensing import Sensing
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.robustness import Robustness
-from cuista.storage.arrays import listed
 from cuista.weights import ConvWeight
 
 # How the file of each kind is read. Those of the other kinds are arrays and attributes that say nothing on their own.
@@ -43,7 +42,7 @@ def check_file(path: str | os.PathLike[str]) -> str:
             shapes = [picture.channels.shape[1:] for picture in Pictures(path, white=1.0)]  # any other would do
             several = f"{len(shapes)} pictures, the first" if len(shapes) > 1 else "a picture"
             return f"{several} of {shapes[0][0]}×{shapes[0][1]} pixels"
-        return f"a file with {listed(storage.load_arrays(path))}"
+        return f"a file with {storage.described(path, whole=True)}"
     with storage.opened(path, whole=True) as file:
         kind = str(file.attrs["format"])
         for node in storage.datasets(file, path).values():

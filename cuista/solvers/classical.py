@@ -128,7 +128,9 @@ class Solver(ABC):
         return self.tune() if self.lam is None else self.lam
 
     def recover(self, y: ArrayLike) -> Array:
-        """Recover the sparse codes (samples, N) of measurements y (samples, M): the last iterate, computed in batches.
+        """Recover the sparse codes (samples, N) of measurements y (samples, M), or (N,) of one sample (M,).
+
+        They are the last iterate, which is computed in batches.
 
         Raises
         ------
@@ -137,11 +139,12 @@ class Solver(ABC):
         NumericalError
             If the method diverges.
         """
-        y = check_rows(y, self.problem.M, "y")
+        rows = check_rows(y, self.problem.M, "y")
         if self.has_lam:
             self.tuned()
 
-        return self.ops.apply(lambda y: deque(self.iterates(y), maxlen=1).pop(), y, self.problem.N, self.dtype)
+        x = self.ops.apply(lambda y: deque(self.iterates(y), maxlen=1).pop(), rows, self.problem.N, self.dtype)
+        return x[0] if np.ndim(y) == 1 else x
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""

@@ -1,6 +1,6 @@
 """Files: atomic writing, cuista's own HDF5 files, and arrays in other formats."""
 
-from cuista.storage.arrays import has_arrays, load_array, load_arrays, opened_array, save_arrays
+from cuista.storage.arrays import described, has_arrays, load_array, load_arrays, opened_array, save_arrays
 from cuista.storage.files import (
     check_writable,
     claimed,
@@ -35,6 +35,7 @@ __all__ = [
     "contents",
     "creating",
     "datasets",
+    "described",
     "has_arrays",
     "has_proof",
     "identity_of",

@@ -1,4 +1,4 @@
-"""Arrays read from and written to .npy, .npz, .mat and .h5 files. Nothing is ever unpickled."""
+"""Arrays read from files of many formats, and written to .npy, .npz, .mat and .h5. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from cuista.checks import Array, as_real
-from cuista.errors import FileError, InputError
+from cuista.checks import Array, as_real, check_real
+from cuista.errors import FileError
+from cuista.storage import foreign, matlab, text
+from cuista.storage.entries import UNNAMED, Entry, arrays_of, chosen, dense, kind_of, listed, named
 from cuista.storage.files import check_claim, complete, open_input, replacing, write_checked
-from cuista.storage.records import datasets, is_hdf5, new_hdf5, open_hdf5
+from cuista.storage.records import is_hdf5, new_hdf5, open_hdf5
 from cuista.storage.trial import DEFLATED
 
-# The bytes of a number by MATLAB's name of its class; classes that are not listed have 8, or are no numbers.
-BYTES = {"single": 4, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "logical": 1, "char": 4}
+# The entries of a .npz file in which SciPy saves a sparse matrix.
+SPARSE = {"format", "shape", "data"}
 
 
 def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
-    """Load one array of numbers from a .npy, .npz, .mat or .h5 file.
+    """Load one array of numbers from a .npy, .npz, .mat, .h5, .csv or .txt file. Sparse matrices become dense.
 
     Parameters
     ----------
     path
-        The file. Its content decides the format, not its name.
+        The file. Its content decides the format, except that text is recognised by its name.
     names
         The names to look for, in this order, in a file that holds several arrays. A single array may have any name.
     key
@@ -42,10 +45,11 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
     InputError
         If the array does not hold real numbers.
     """
-    with _arrays_in(path) as arrays:
-        found = _chosen(path, arrays, names, key)
-        array = arrays[found]
-    return as_real(array, f"{path} ({found})")
+    with _entries_in(path) as entries:
+        name = chosen(path, entries, names, key)
+        with complete(path):
+            array = entries[name].read()
+    return as_real(array, named(path, name))
 
 
 @contextlib.contextmanager
@@ -57,82 +61,87 @@ def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = No
     FileError, InputError
         As `load_array` does.
     """
-    with contextlib.ExitStack() as stack:
-        array: Any
-        if is_hdf5(path):
-            file = stack.enter_context(open_hdf5(path))
-            with complete(path):
-                held = datasets(file, path)
-                array = held[_chosen(path, held, names, key)]
-        elif Path(path).suffix.lower() == ".npy" and key is None:
-            try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
-            except Exception:
-                array = load_array(path, *names)  # raises the error that says what is wrong with the file
-        else:
-            array = load_array(path, *names, key=key)
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"the array in {path} has dtype {array.dtype}; expected real numbers")
+    with _entries_in(path) as entries:
+        name = chosen(path, entries, names, key)
+        with complete(path):
+            array = (entries[name].sliced or entries[name].read)()
+        check_real(array.dtype, named(path, name))
         yield array
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """Load all arrays of a .npy, .npz, .mat or .h5 file, by name. The single array of a .npy file is called `array`.
+    """Load all arrays of numbers in a file, by name. The only array of a format without names is called `array`.
 
     Raises
     ------
     FileError
-        If the file is missing, damaged or of another format, or holds pickled objects.
+        If the file is missing, damaged or of another format, or holds no array of numbers; the message says what else.
     """
-    with _arrays_in(path) as arrays:
-        return {name: arrays[name] for name in arrays}
+    with _entries_in(path) as entries:
+        arrays = arrays_of(entries)
+        if entries and not arrays:
+            raise FileError(f"{path} holds {listed(entries)}; expected arrays of numbers")
+        with complete(path):
+            return {name: np.asarray(entry.read()) for name, entry in arrays.items()}
+
+
+def described(path: str | os.PathLike[str], *, whole: bool = False) -> str:
+    """What a file of arrays holds, in words: names, shapes, and what is no array of numbers. With `whole`, all is read.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged or of another format.
+    """
+    with _entries_in(path) as entries:
+        if whole:
+            with complete(path):
+                for entry in arrays_of(entries).values():
+                    entry.read()
+        return listed(entries)
 
 
 @contextlib.contextmanager
-def _arrays_in(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Any]]:
-    """The arrays of a file by name. In formats that allow it, each is read when it is asked for."""
-    head = _head(path)
-    is_matlab = head.startswith(b"MATLAB 7.3")
+def _entries_in(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Entry]]:
+    """What a file holds, by name. In formats that allow it, each array is read when it is asked for."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(complete(path))
-        if head.startswith((b"\x93NUMPY", b"PK")):
-            file = stack.enter_context(open_input(path))
-            _check_sizes(path, file)
-            loaded = np.load(file, allow_pickle=False)
-            yield {"array": loaded} if isinstance(loaded, np.ndarray) else loaded
-        elif head.startswith(b"MATLAB 5.0"):
-            from scipy.io import loadmat, whosmat
-
-            stored = os.path.getsize(path)
-            for name, shape, kind in whosmat(path):
-                check_claim(path, name, math.prod(shape) * BYTES.get(kind, 8), stored)
-            yield {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
-        elif is_hdf5(path) or is_matlab:
-            yield _Stored(datasets(stack.enter_context(open_hdf5(path)), path), is_matlab)
-        else:
-            raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content")
+        with complete(path):
+            entries = _found(path, stack)
+        yield entries
 
 
-class _Stored(Mapping[str, Any]):
-    """The arrays of an open HDF5 file, which are read when they are asked for. MATLAB stores them column by column."""
-
-    def __init__(self, nodes: dict[str, Any], turned: bool) -> None:
-        self.nodes, self.turned = nodes, turned
-
-    def __getitem__(self, name: str) -> Any:
-        value = self.nodes[name][()]
-        return value.T if self.turned and isinstance(value, np.ndarray) else value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.nodes)
-
-    def __len__(self) -> int:
-        return len(self.nodes)
+def _found(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Mapping[str, Entry]:
+    """What a file holds, by name. What must be closed after the entries were read is added to the stack."""
+    head = _head(path)
+    if is_hdf5(path):
+        return foreign.entries_in(stack.enter_context(open_hdf5(path)), path, head)
+    if head.startswith(b"\x93NUMPY"):
+        return {UNNAMED: _npy_entry(path)}
+    file = stack.enter_context(open_input(path))
+    if head.startswith(b"PK"):
+        return _npz_entries(path, file)
+    if matlab.is_matlab_5(head):
+        return matlab.entries_5(path, file)
+    if matlab.is_matlab_4(head):
+        return matlab.entries_4(path, file)
+    matlab.refuse_octave(path, head)
+    if head.startswith(b"\x1f\x8b"):
+        raise FileError(f"{path} is compressed by gzip; decompress it first")
+    if _is_text(path):
+        array = text.read_text(path)
+        return {UNNAMED: Entry(lambda: array, array.shape)}
+    raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content, nor a .csv or .txt file by its name")
 
 
 def has_arrays(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a .npy, .npz, .mat or .h5 file by its content. Raises FileError if it cannot be read."""
-    return _head(path).startswith((b"\x93NUMPY", b"PK", b"MATLAB ")) or is_hdf5(path)
+    """Whether a file is one of arrays, by its content or its name. Raises FileError if it cannot be read."""
+    head = _head(path)
+    signed = head.startswith((b"\x93NUMPY", b"PK", *matlab.OCTAVE)) or is_hdf5(path)
+    return signed or matlab.is_matlab_5(head) or matlab.is_matlab_4(head) or _is_text(path)
+
+
+def _is_text(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix.lower() in text.ENDINGS
 
 
 def _head(path: str | os.PathLike[str]) -> bytes:
@@ -141,42 +150,89 @@ def _head(path: str | os.PathLike[str]) -> bytes:
         return file.read(512)
 
 
-def _check_sizes(path: str | os.PathLike[str], file: IO[bytes]) -> None:
-    """Raise FileError if an array of a .npy or .npz file claims more bytes than there are, before memory is taken.
+def _npy_entry(path: str | os.PathLike[str]) -> Entry:
+    """The array of a .npy file, after a check that it is not larger than the file."""
+    with open_input(path) as file:
+        shape, dtype = _header(path, file, os.fstat(file.fileno()).st_size)
+    if kind_of(dtype)[0]:
+        return Entry.other(*kind_of(dtype))
 
-    The position in the file stays at its beginning.
-    """
-    if file.read(2) == b"PK":
-        with zipfile.ZipFile(file) as archive:
-            whole = os.fstat(file.fileno()).st_size
-            for entry in archive.infolist():
-                if entry.file_size > DEFLATED * min(entry.compress_size, whole):
-                    raise FileError(f"{path} is damaged: {entry.filename} claims {entry.file_size} bytes")
-                check_claim(path, entry.filename, entry.file_size, min(entry.compress_size, whole))
-                with archive.open(entry) as member:
-                    is_array = member.read(6) == b"\x93NUMPY"
-                if is_array:
-                    with archive.open(entry) as member:
-                        _check_header(path, member, entry.file_size)
-    else:
-        file.seek(0)
-        _check_header(path, file, os.fstat(file.fileno()).st_size)
+    def read() -> Any:
+        with open_input(path) as file:
+            return np.load(file, allow_pickle=False)
+
+    return Entry(read, shape, sliced=lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _npz_entries(path: str | os.PathLike[str], file: IO[bytes]) -> dict[str, Entry]:
+    """The arrays of a .npz file. One that is too large to try is refused when it is read."""
+    archive = zipfile.ZipFile(file)
+    found: dict[str, Entry] = {}
+    whole = os.fstat(file.fileno()).st_size
+    for item in archive.infolist():
+        archive.open(item).close()  # its name is checked, which may be damaged
+        name, ending = os.path.splitext(item.filename)
+        if ending != ".npy":
+            continue
+        stored = min(item.compress_size, whole)
+        if item.file_size > DEFLATED * stored:
+            raise FileError(f"{path} is damaged: {item.filename} claims {item.file_size} bytes")
+        read = partial(_read_member, path, archive, item, stored)
+        try:
+            check_claim(path, name, item.file_size, stored)
+        except FileError:
+            found[name] = Entry(read)
+            continue
+        with archive.open(item) as member:
+            shape, dtype = _header(path, member, item.file_size)
+        found[name] = Entry.other(*kind_of(dtype)) if kind_of(dtype)[0] else Entry(read, shape)
+    if not found:
+        raise FileError(f"{path} is a zip file without arrays (.npy); save a table of a spreadsheet as .csv")
+    if found.keys() >= SPARSE and found["format"].what == "text" and found["shape"].shape == (2,):
+        rows, columns = map(int, found["shape"].read())
+        return {UNNAMED: Entry(partial(_sparse, path, file, archive), (rows, columns))}
+    return found
+
+
+def _read_member(path: str | os.PathLike[str], archive: zipfile.ZipFile, item: zipfile.ZipInfo, stored: int) -> Array:
+    """An array in a .npz file."""
+    check_claim(path, os.path.splitext(item.filename)[0], item.file_size, stored)
+    with archive.open(item) as member:
+        _header(path, member, item.file_size)
+    with archive.open(item) as member:
+        array: Array = np.lib.format.read_array(member, allow_pickle=False)
+        if member.read(1):  # at the end, the checksum is checked
+            raise FileError(f"{path} is damaged: {item.filename} is longer than its array")
+    return array
+
+
+def _sparse(path: str | os.PathLike[str], file: IO[bytes], archive: zipfile.ZipFile) -> Array:
+    """The sparse matrix in a .npz file of SciPy, as the dense one that it is."""
+    from scipy.sparse import load_npz
+
+    for item in archive.infolist():
+        check_claim(path, item.filename, item.file_size, min(item.compress_size, os.fstat(file.fileno()).st_size))
+    if archive.testzip() is not None:
+        raise FileError(f"{path} is damaged: the checksum of {archive.testzip()} is another")
     file.seek(0)
+    return dense(path, UNNAMED, load_npz(file))
 
 
-def _check_header(path: str | os.PathLike[str], file: IO[bytes], size: int) -> None:
-    """Raise FileError if a .npy file of this size declares an array of more bytes."""
+def _header(path: str | os.PathLike[str], file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """The shape and the dtype of the array in a .npy file of this size.
+
+    Raises
+    ------
+    FileError
+        If the array is declared to have more bytes.
+    """
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
-    if dtype.hasobject:
-        raise FileError(
-            f"{path} holds pickled Python objects, which cuista never loads, because they could run any code. Save "
-            "plain arrays of numbers instead"
-        )
     declared = math.prod(shape) * dtype.itemsize
-    if declared > size:
+    if declared > size and not dtype.hasobject:
         raise FileError(f"{path} is damaged: an array of shape {shape} takes {declared} bytes, and there are {size}")
+    return shape, dtype
 
 
 def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, overwrite: bool = False) -> None:
@@ -191,7 +247,7 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
     if suffix not in (".npy", ".npz", ".mat", ".h5"):
         raise FileError(f"{path} has no known ending; expected a name ending in .npy, .npz, .mat or .h5")
     if suffix == ".npy" and len(arrays) != 1:
-        raise FileError(f"{path}: a .npy file holds one array, and there are {listed(arrays)}; write .npz or .mat")
+        raise FileError(f"{path}: a .npy file holds one array, and there are {', '.join(arrays)}; write .npz or .mat")
     with replacing(path, overwrite=overwrite) as file:
         if suffix == ".h5":
             with new_hdf5(file) as hdf5:
@@ -208,22 +264,3 @@ def save_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Array], *, ov
 
             savemat(encoded, dict(arrays), oned_as="column")  # type: ignore[arg-type]
         write_checked(file, encoded.getbuffer())
-
-
-def listed(arrays: Mapping[str, Any]) -> str:
-    """The names and shapes of arrays, for messages."""
-    arrays = getattr(arrays, "nodes", arrays)  # no need to read them
-    return ", ".join(f"{name} {np.shape(value)}" for name, value in arrays.items()) or "no arrays"
-
-
-def _chosen(path: str | os.PathLike[str], arrays: Mapping[str, Any], names: tuple[str, ...], key: str | None) -> str:
-    """The name of the requested array among those that a file holds; see `load_array`."""
-    found = next((name for name in ((key,) if key else names) if name in arrays), None)
-    if found is None and len(arrays) == 1 and key is None:
-        (found,) = arrays
-    if found is None:
-        wanted = " or ".join(map(repr, (key,) if key else names)) or "a single array"
-        raise FileError(
-            f"{path} holds {listed(arrays)}; expected {wanted}. Choose one of them, or rename it", option="key"
-        )
-    return found

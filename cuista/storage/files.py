@@ -31,6 +31,23 @@ from cuista.errors import FileError, MissingLibraryError
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 UNLINKABLE = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NEEDS_PLUGIN = (
+    "is compressed in a way that needs a plugin of the HDF5 library; install it, or save the file with gzip or without "
+    "compression"
+)
+# What the HDF5 library says of files that are well, and what it means.
+NOT_DAMAGED = {
+    "unable to lock file": (
+        "cannot be locked, because its file system has no locks; if no other program writes it, set the environment "
+        "variable HDF5_USE_FILE_LOCKING=FALSE"
+    ),
+    "already open for write": (
+        "is open for writing in another program, or was when that ended; close it there, or else run h5clear -s on it"
+    ),
+    "already open for read-only": "is open in another program; close it there",
+    "required filter": NEEDS_PLUGIN,
+    "can't open directory": NEEDS_PLUGIN,
+}
 # An array of more bytes than this is not read if there are more for each stored byte than compression explains.
 LARGE, LARGE_PER_BYTE = 1 << 30, 100
 # File systems allow names of 255 bytes, of which a temporary name or the name of a lock takes some.
@@ -177,9 +194,14 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     return file
 
 
+def is_outsized(claimed: int, stored: int) -> bool:
+    """Whether an array claims to be far larger than what is stored of it, and too large to try."""
+    return claimed > max(LARGE, LARGE_PER_BYTE * stored)
+
+
 def check_claim(path: str | os.PathLike[str], name: str, claimed: int, stored: int) -> None:
-    """Raise FileError if an array claims to be far larger than what is stored of it, and too large to try."""
-    if claimed > max(LARGE, LARGE_PER_BYTE * stored):
+    """Raise FileError if the size that an array claims is outsized for what is stored of it."""
+    if is_outsized(claimed, stored):
         raise FileError(
             f"{path}: the array {name!r} takes {claimed} bytes, and {stored} are stored, which looks like a file made "
             "to fill the memory; if it is right, save it without compression"
@@ -354,14 +376,19 @@ def complete(path: str | os.PathLike[str], advice: str = "", option: str | tuple
     """
     try:
         yield
-    except (FileError, MissingLibraryError):
+    except (FileError, MissingLibraryError, Warning):
         raise
     except BlockingIOError as error:
-        raise FileError(f"{path} is locked, because another process writes it: wait for that") from error
+        raise FileError(
+            f"{path} is in use by another program, which writes it: wait until that has closed it"
+        ) from error
     except MemoryError as error:
         raise FileError(f"{path} is too large: there is not enough memory to read it") from error
     except Exception as error:
         reason = reason_of(error)
+        for said, meaning in NOT_DAMAGED.items():
+            if said in str(error):
+                raise FileError(f"{path} {meaning}") from error
         if isinstance(error, OSError) and error.strerror:
             raise FileError(f"cannot read {path}: {reason}") from error
         if isinstance(error, KeyError) and " " not in str(error):

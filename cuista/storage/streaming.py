@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from cuista import storage
-from cuista.checks import LARGEST_MEASUREMENT, Array, extreme, is_extreme
+from cuista.checks import LARGEST_MEASUREMENT, Array, check_layout, extreme, is_extreme
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.storage.files import check_written, reserve
 from cuista.storage.records import new_hdf5
+from cuista.storage.text import as_csv
 
 # The number of samples that are read, recovered and written at a time.
 ROWS = 4096
@@ -50,10 +52,11 @@ def recover_file(
     recoverer
         The model or solver that recovers the codes.
     measurements
-        A .npy, .h5, .npz or .mat file of measurements (samples, M). The first two formats are read piece by piece.
+        A file of measurements (samples, M), or (M,) of one sample, in a format that `load_array` reads. Those in .npy
+        and .h5 files are read piece by piece.
     out
-        The .npy file to write, or the .h5 file, whose dataset is `x`. It is written piece by piece, and has a temporary
-        name until it is complete.
+        The .npy or .csv file to write, or the .h5 file, whose dataset is `x`. It is written piece by piece, and has a
+        temporary name until it is complete. Its layout is that of the measurements: (N,) for one of shape (M,).
     key
         The name of the array in a file that holds several; `y` if None.
     columns
@@ -80,27 +83,20 @@ def recover_file(
         raise FileError(f"{measurements} is one of cuista's own files; expected an array of measurements")
     M, N = recoverer.problem.M, recoverer.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
-        if len(stored.shape) != 2 or stored.shape[0 if columns else 1] != M:
-            axes = f"({M}, samples)" if columns else f"(samples, {M})"
-            fits = len(stored.shape) == 2 and stored.shape[1 if columns else 0] == M
-            hint = f"; its samples seem to be {'rows' if columns else 'columns'}" if fits else ""
-            message = f"{measurements} has shape {tuple(stored.shape)}; expected {axes}{hint}"
-            raise InputError(message, option="columns" if fits else ())
-        samples = int(stored.shape[1 if columns else 0])
-        shape = (N, samples) if columns else (samples, N)
-        is_hdf5 = Path(out).suffix.lower() == ".h5"
-        names = ("x", *more)
+        is_vector = len(stored.shape) == 1
+        samples = check_layout(tuple(map(int, stored.shape)), M, f"{measurements}", columns=columns, signals=N)
+        shape = (N,) if is_vector else (N, samples) if columns else (samples, N)
+        ending, names = Path(out).suffix.lower(), ("x", *more)
         with (
             storage.replacing(out, overwrite=overwrite) as file,
-            _appending(file, is_hdf5, names, shape, columns) as append,
+            _appending(file, ending, names, shape, columns) as append,
         ):
-            reserve(file, 4 * N * samples * len(names))
             for first in range(0, samples, ROWS):
                 part = slice(first, min(first + ROWS, samples))
-                where = (slice(None), part) if columns else (part, slice(None))
+                where = ... if is_vector else (slice(None), part) if columns else (part, slice(None))
                 with storage.complete(measurements):
                     y = np.asarray(stored[where])
-                y = y.T if columns else y
+                y = y.reshape(1, M) if is_vector else y.T if columns else y
                 bad = np.argwhere(~np.isfinite(y))
                 if len(bad):
                     sample, entry = bad[0] + (first, 0)
@@ -125,35 +121,47 @@ def recover_file(
 
 @contextmanager
 def _appending(
-    file: IO[bytes], is_hdf5: bool, names: tuple[str, ...], shape: tuple[int, int], columns: bool
+    file: IO[bytes], ending: str, names: tuple[str, ...], shape: tuple[int, ...], columns: bool
 ) -> Iterator[Callable[[Mapping[str, Array]], object]]:
     """Create arrays of these names and this shape in a new file, and give a function that appends samples to them.
 
-    A .npy file holds only x.
+    Only an .h5 file holds more than x.
     """
-    if is_hdf5:
+    digest = hashlib.sha256()
+
+    def write(data: Any) -> None:
+        digest.update(data)
+        file.write(data)
+
+    if ending == ".h5":
         with new_hdf5(file) as hdf5:
+            reserve(file, 4 * math.prod(shape) * len(names))
             datasets, done = {name: hdf5.create_dataset(name, shape, dtype=np.float32) for name in names}, 0
 
             def append(arrays: Mapping[str, Array]) -> None:
                 nonlocal done
                 part = slice(done, done + len(arrays["x"]))
                 for name, dataset in datasets.items():
-                    dataset[(slice(None), part) if columns else part] = arrays[name].T if columns else arrays[name]
+                    if len(shape) == 1:
+                        dataset[...] = arrays[name][0]
+                    else:
+                        where = (slice(None), part) if columns else part
+                        dataset[where] = arrays[name].T if columns else arrays[name]
                 done = part.stop
 
             yield append
+        return
+    if ending == ".csv":
+        kept: list[Array] = []  # the samples of a line, if they are columns
+        by_line = not columns and len(shape) == 2
+        yield lambda arrays: write(as_csv(arrays["x"])) if by_line else kept.append(arrays["x"])
+        if kept:
+            write(as_csv(np.concatenate(kept).T))
     else:
         # Samples that are columns lie one after the other in Fortran's order, so that both layouts are written in turn.
-        header = {"descr": "<f4", "fortran_order": columns, "shape": shape}
-        digest = hashlib.sha256()
-
-        def write(data: Any) -> None:
-            digest.update(data)
-            file.write(data)
-
+        reserve(file, 4 * math.prod(shape))
         begin = io.BytesIO()
-        np.lib.format.write_array_header_1_0(begin, header)
+        np.lib.format.write_array_header_1_0(begin, {"descr": "<f4", "fortran_order": columns, "shape": shape})
         write(begin.getvalue())
         yield lambda arrays: write(np.ascontiguousarray(arrays["x"], "<f4").data)
-        check_written(file, digest)
+    check_written(file, digest)

@@ -153,13 +153,16 @@ class Model(Trained):
     def recover(self, y: ArrayLike) -> Array:
         """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches, for the user's matrix.
 
+        For one sample (M,), the result is (N,).
+
         Raises
         ------
         InputError
             If y has the wrong shape or contains a NaN or an infinity.
         """
-        network, y = self.network, check_rows(y, self.problem.M, "y")
-        return self.problem.to_given(network.ops.apply(network.output, y, network.N, network.dtype))
+        network = self.network
+        x = network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
+        return self.problem.to_given(x[0] if np.ndim(y) == 1 else x)
 
     def usual(self) -> Reference:
         """The network's answers to usual signals, which are measured on signals of the problem if they are not yet."""

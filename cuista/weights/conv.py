@@ -102,7 +102,7 @@ class ConvWeight:
         Parameters
         ----------
         path
-            A `cuista-conv-weight` file, or an array in a .npy, .npz, .mat or .h5 file.
+            A `cuista-conv-weight` file, or an array in a file that `load_array` reads.
         dictionary
             The dictionary that the weight must belong to. A bare array needs it; if it is None for one of cuista's
             files, the dictionary in the file is taken.

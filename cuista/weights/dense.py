@@ -98,7 +98,7 @@ class Weight:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], A: Array) -> Weight:
-        """Read a weight of A from a `cuista-weight` file, or from the array `W` of a .npy, .npz, .mat or .h5 file.
+        """Read a weight of A from a `cuista-weight` file, or from the array `W` of a file that `load_array` reads.
 
         Raises
         ------

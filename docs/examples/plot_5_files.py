@@ -38,7 +38,8 @@ def run(line):
 
 
 # %%
-# Your own matrix is read from a .npy, .npz, .mat or .h5 file. Here, a random matrix is saved to a file first.
+# Your own matrix is read from a .npy, .npz, .mat, .h5, .csv or .txt file. Here, a random matrix is saved to a file
+# first.
 
 np.save(folder / "A.npy", np.random.default_rng(1).standard_normal((60, 120)) / np.sqrt(60))
 run("cuista gen-problem --load-a A.npy --pnz 0.06 --snr 20 -o problem.h5")
