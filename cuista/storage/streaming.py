@@ -88,8 +88,9 @@ def recover_file(
         with storage.replacing(out, overwrite=overwrite) as file, _appending(file, is_hdf5, shape, columns) as append:
             reserve(file, 4 * N * samples)
             usual, unusual = getattr(recoverer, "usual_norms", None), 0
-            for first in range(0, samples, ROWS):
-                part = slice(first, min(first + ROWS, samples))
+            rows = min(ROWS, getattr(recoverer, "rows", ROWS))
+            for first in range(0, samples, rows):
+                part = slice(first, min(first + rows, samples))
                 where = (slice(None), part) if columns else (part, slice(None))
                 with storage.complete(measurements):
                     y = np.asarray(stored[where])
@@ -106,7 +107,7 @@ def recover_file(
                     norms = np.linalg.norm(y.astype(np.float64), axis=1)
                     unusual += int(((norms < usual[0]) | (norms > usual[1])).sum())
                 with np.errstate(all="ignore"):  # what overflows is refused below
-                    codes = recoverer.recover(y)
+                    codes = recoverer.recover(y).astype(np.float32, copy=False)
                 unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))
                 if unknown.size:
                     raise NumericalError(
