@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -14,7 +15,7 @@ from cuista.checks import Array, check_rows
 from cuista.counter import TUNING
 from cuista.data.problem import Problem, column_norms
 from cuista.errors import InputError, NumericalError
-from cuista.metrics import estimate_nmse_db, report_on
+from cuista.metrics import estimate_nmse_db
 from cuista.networks.base import in_units
 from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
@@ -34,7 +35,9 @@ CHANGE = 1e-7
 # After how many iterations it is seen whether to end.
 CHECK_EVERY = 25
 # The number of signals on which λ is tuned: by a fixed number of iterations, and by paths of exact solutions.
-TUNING_SIGNALS, PATHS = 200, 30
+TUNING_SIGNALS, PATHS = 100, 30
+# The most values of 24 that `tune_unimodal` tries.
+TUNINGS = 10
 # λ of a sample whose norm is 1 is not larger than this, so that it is finite in single precision.
 _LARGEST_LAM = 1e30
 
@@ -250,19 +253,22 @@ class Solver(ABC):
         x, y = self.problem.standard.sample(TUNING_SIGNALS, stream=TUNING, dtype=self.dtype)
         tried: dict[float, float] = {}
 
+        def last(part: Array) -> Array:
+            return deque(self._iterates(part, self.norms), maxlen=1).pop()
+
         def nmse(lam: float) -> float:
             self.lam = lam
             try:
-                report = report_on(lambda part: self._iterates(part, self.norms), x, y, self.ops)
-                tried[lam] = float(report.nmse_db[-1])
+                tried[lam] = estimate_nmse_db(self.ops.apply(last, y, x.shape[1], self.dtype), x)
             except NumericalError:
                 tried[lam] = np.inf
             finally:
                 self.lam = None
-            progress(len(tried), TRIED // 2)
+            progress(len(tried), TUNINGS)
             return tried[lam]
 
-        best = tune_unimodal(nmse, self.candidates(y))
+        # From the largest on, because among values for which AMP diverges a smaller one is no better.
+        best = tune_unimodal(nmse, self.candidates(y)[::-1])
         return best, tried[best]
 
     @property
@@ -356,6 +362,13 @@ class LassoSolver(Solver):
                 break
         return best, least
 
+    def _unreachable(self, y: Array) -> Array:
+        """The norms (batch,) of what any A x leaves of measurements, as far as a matrix with more rows than columns."""
+        if self.problem.M <= self.problem.N:
+            return np.zeros(len(y))
+        Q = np.linalg.qr(self.operator.A)[0]
+        return np.asarray(np.linalg.norm(y - y @ Q @ Q.T, axis=1))
+
     def _denoise(self, y: Array, factors: Array, noise_level: float) -> tuple[Array, Array, Array]:
         """Basis pursuit denoising: λ² by false position, where the end that stays counts half (the Illinois rule)."""
         ops, xp = self.ops, self.ops.xp
@@ -366,6 +379,9 @@ class LassoSolver(Solver):
         low, high, f_low, f_high = np.zeros(len(y)), top, -np.square(target), energy - np.square(target)
         last = np.zeros(len(y))
         found = f_high <= 0
+        # Where there are more measurements than entries, their part outside the columns' span is always left.
+        beyond = ~found & (self._unreachable(ops.to_numpy(y).astype(np.float64)) > (1 + MISFIT) * target)
+        low, high = np.where(beyond, 1e-12 * top, low), np.where(beyond, 1e-12 * top, high)
         rows = np.flatnonzero(~found)
         while len(rows):
             square = (low * f_high - high * f_low)[rows] / (f_high - f_low)[rows]
@@ -381,20 +397,20 @@ class LassoSolver(Solver):
                 values[rows[(side == at) & (last[rows] == at)]] /= 2
             last[rows] = side
             found[rows] = np.abs(np.sqrt(error) - target[rows]) <= MISFIT * target[rows]
-            rows = rows[~found[rows] & (square > 1e-18 * top[rows]) & (high[rows] - low[rows] > 1e-14 * high[rows])]
+            rows = rows[~(found | beyond)[rows] & (square > 1e-16 * top[rows]) & (high[rows] - low[rows] > 1e-14 * high[rows])]
         return x, gap, ops.asarray(found, bool) & (gap <= GAP)
 
 
 class Ista(LassoSolver):
     """Iterative shrinkage-thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004.
 
-    Without a number of iterations, it goes on until the gap is small. Samples that are not there after 3,000
+    Without a number of iterations, it goes on until the gap is small. Samples that are not there after 1,000
     iterations, as where columns are nearly alike, are completed by the method of `Lasso`.
     """
 
     name = "ista"
     momentum = False
-    most = 3_000
+    most = 1_000
 
     def steps(self, y: Array, factors: Array) -> Iterator[Array]:
         if self.iterations is None or self.noise_level is not None:
