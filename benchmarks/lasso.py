@@ -54,14 +54,16 @@ def by_cvxpy(A: Matrix, y: Matrix, lam: float) -> Matrix:
 METHODS: dict[str, Callable[[Matrix, Matrix, float], Matrix]] = {
     "cuista lasso": lambda A, y, lam: Lasso(Problem(A), lam=lam).recover(y[None])[0],
     "cuista fista": lambda A, y, lam: Fista(Problem(A), lam=lam).recover(y[None])[0],
-    "scikit-learn": lambda A, y, lam: SklearnLasso(
-        lam / len(y), fit_intercept=False, tol=1e-10, max_iter=100_000, precompute=True
-    )
-    .fit(np.asfortranarray(A), y)
-    .coef_,
-    "celer": lambda A, y, lam: celer.Lasso(lam / len(y), fit_intercept=False, tol=1e-10, max_iter=20, max_epochs=2_000)
-    .fit(np.asfortranarray(A), y)
-    .coef_,
+    "scikit-learn": lambda A, y, lam: (
+        SklearnLasso(lam / len(y), fit_intercept=False, tol=1e-10, max_iter=100_000, precompute=True)
+        .fit(np.asfortranarray(A), y)
+        .coef_
+    ),
+    "celer": lambda A, y, lam: (
+        celer.Lasso(lam / len(y), fit_intercept=False, tol=1e-10, max_iter=20, max_epochs=2_000)
+        .fit(np.asfortranarray(A), y)
+        .coef_
+    ),
     "cvxpy": by_cvxpy,
 }
 

@@ -49,6 +49,8 @@ def command(problem_file: Path, method: str, codes: Codes, **how: Any) -> None:
     .h5, key A). Y is a file of measurements as for cuista recover.
     """
     kind = SOLVERS[method]
+    if how["lam"] is not None and how["noise_level"] is not None:
+        raise click.UsageError("--lam and --noise-level: either one decides the other; leave one out")
     if codes.device.startswith("cuda") and not kind.has_iterates:
         raise click.UsageError(f"--device {codes.device}: {method} runs on the CPU; leave --device out")
     if is_cuista(problem_file):

@@ -1,10 +1,10 @@
 """The exact solution of min_x ½‖y − A x‖² + Σ λ_i |x_i| by an active-set method, for one vector of measurements.
 
 Osborne, Presnell, Turlach, IMA J. Numerical Analysis 2000; Lee, Battle, Raina, Ng, NIPS 2006. The minimum over the
-entries of a support with known signs is a linear system. A step goes towards that minimum, up to the first entry that
-would change its sign and therefore leaves the support. At the minimum, an entry with |a_iᵀr| > λ_i enters. The objective
-falls with every step, so that the method ends after finitely many. The system is solved by a QR factorisation of the
-support's columns, never by their Gram matrix, so that columns may be nearly alike.
+entries of a support with known signs solves a linear system. A step goes towards that minimum, up to the first entry
+that would change its sign and therefore leaves the support. At the minimum, an entry with |a_iᵀr| > λ_i enters. The
+objective falls with every step, so that the method ends after finitely many. The system is solved by a QR factorisation
+of the support's columns, never by their Gram matrix, so that columns may be nearly alike.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class ActiveSet:
         if support.add(column):
             self.values, self.signs = np.append(self.values, 0.0), np.append(self.signs, sign)
             return self._descend(lam)
-        # The column depends on the chosen ones. Along this direction A x stays, and Σ λ_i|x_i| falls until an entry is 0.
+        # The column depends on the chosen ones. Along this direction, A x stays, and Σ λ_i|x_i| falls up to the first 0.
         direction = -sign * support.combination(column)
         towards = direction * self.signs < -1e-8 * np.abs(direction).max(initial=0)
         if not towards.any():

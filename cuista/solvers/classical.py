@@ -147,7 +147,7 @@ class Solver(ABC):
         self.tunes = self.has_lam and lam is None and noise_level is None
         # The norms of the columns of `problem.A`, and those of the user's matrix.
         norms = 1.0 if problem.normalized else column_norms(problem.A)
-        self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * problem.norms)
+        self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * np.asarray(problem.norms))
         self.operator = Dense(problem.A / norms, ops=self.ops, dtype=self.dtype)
         self.solution: Solution | None = None
 
@@ -197,9 +197,8 @@ class Solver(ABC):
         """
         y, ops, xp = check_rows(y, self.problem.M, "y"), self.ops, self.ops.xp
         self.tuned()
-        found = Solution(
-            np.empty((len(y), self.problem.N), self.dtype), *np.empty((2, len(y))), np.empty(len(y), dtype=bool)
-        )
+        codes, (residuals, gaps) = np.empty((len(y), self.problem.N), self.dtype), np.empty((2, len(y)))
+        found = Solution(codes, residuals, gaps, np.empty(len(y), bool))
 
         def on(part: slice) -> None:
             with ops.computing():
@@ -214,7 +213,7 @@ class Solver(ABC):
         return found
 
     def recover(self, y: ArrayLike) -> Array:
-        """Recover the sparse codes (samples, N) of measurements y (samples, M); see `solve`, and `solution` after it."""
+        """Recover the sparse codes (samples, N) of measurements y (samples, M) by `solve`, and keep its `solution`."""
         self.solution = self.solve(y)
         return self.solution.x
 
@@ -274,7 +273,10 @@ class Solver(ABC):
     @property
     def tuned_for(self) -> dict[str, Any]:
         """Everything that a tuned λ depends on."""
-        problem, exact = self.problem, isinstance(self, LassoSolver) and (self.iterations is None or not self.has_iterates)
+        problem, exact = (
+            self.problem,
+            isinstance(self, LassoSolver) and (self.iterations is None or not self.has_iterates),
+        )
         return {
             "matrix": problem.sha256,
             "pnz": problem.pnz if isinstance(problem.pnz, float) else sha256(problem.pnz),
@@ -327,13 +329,14 @@ class LassoSolver(Solver):
         """The least λ (batch, 1) for which x = 0, for the user's matrix."""
         correlations = self.operator.adjoint(y).astype(np.float64) / self._weights
         xp = self.ops.xp
-        least: Array = (correlations if self.positive else xp.abs(correlations)).max(axis=1, keepdims=True)
-        return xp.maximum(least, np.finfo(float).tiny)
+        largest = (correlations if self.positive else xp.abs(correlations)).max(axis=1, keepdims=True)
+        least: Array = xp.maximum(largest, np.finfo(float).tiny)
+        return least
 
     def _lams(self, y: Array, factors: Array) -> Array:
         """λ for each sample and entry (batch, N or 1)."""
         lam: Any = self.tuned()
-        if self.tunes:
+        if self.tunes:  # for samples of the problem's norm, not of norm 1
             lam = self.ops.xp.full(factors.shape, lam / self.problem.unit)
         elif self.is_share:
             lam = lam * self._least_for_zero(y)
@@ -397,7 +400,9 @@ class LassoSolver(Solver):
                 values[rows[(side == at) & (last[rows] == at)]] /= 2
             last[rows] = side
             found[rows] = np.abs(np.sqrt(error) - target[rows]) <= MISFIT * target[rows]
-            rows = rows[~(found | beyond)[rows] & (square > 1e-16 * top[rows]) & (high[rows] - low[rows] > 1e-14 * high[rows])]
+            rows = rows[
+                ~(found | beyond)[rows] & (square > 1e-16 * top[rows]) & (high[rows] - low[rows] > 1e-14 * high[rows])
+            ]
         return x, gap, ops.asarray(found, bool) & (gap <= GAP)
 
 

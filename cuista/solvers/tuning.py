@@ -61,7 +61,7 @@ def tune_unimodal(error: Error, values: Sequence[float]) -> float:
 
 
 def kept_in(tuned_for: Mapping[str, Any]) -> Path | None:
-    """The file that keeps a λ that was tuned for this, in the user's folder for caches; None if there is no such folder.
+    """The file that keeps a λ that was tuned for this, in the user's cache folder; None if there is no such folder.
 
     The folder is `cuista` in $XDG_CACHE_HOME, %LOCALAPPDATA% or ~/.cache, the first of them that is known.
     """
