@@ -256,3 +256,19 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(small_problem, tmp_path, 
     assert kept_in(tuned_for) is None
     assert kept(None, tuned_for) is None
     assert not keep(None, tuned_for, 0.25)
+
+
+@pytest.mark.parametrize("kind", [Ista, Fista, Amp])
+@pytest.mark.parametrize("how", [{}, {"positive": True}, {"lam": "5%"}, {"noise_level": 0.01}, {"iterations": 20}])
+def test_solvers_on_a_gpu_agree_with_those_on_the_cpu(kind, how, cuda, small_problem):
+    if kind is Amp and {"lam", "noise_level"} & set(how):
+        return
+    _, y = small_problem.sample(7, dtype=np.float64)
+    found = []
+    for ops in (None, cuda):
+        solver = kind(small_problem, ops=ops, **how)
+        if solver.tunes:
+            solver.lam = 0.05 if kind is not Amp else 1.5
+        found.append(solver.solve(y))
+    for expected, actual in zip(*found, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-4)

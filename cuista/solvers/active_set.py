@@ -152,7 +152,7 @@ class ActiveSet:
         if support.add(column):
             self.values, self.signs = np.append(self.values, 0.0), np.append(self.signs, sign)
             return self._descend(lam)
-        # The column depends on the chosen ones. Along this direction, A x stays, and Σ λ_i|x_i| falls up to the first 0.
+        # It depends on the chosen columns. Along this direction A x stays, and Σ λ_i|x_i| falls up to the first 0.
         direction = -sign * support.combination(column)
         towards = direction * self.signs < -1e-8 * np.abs(direction).max(initial=0)
         if not towards.any():

@@ -183,7 +183,10 @@ class Solver(ABC):
 
     @abstractmethod
     def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
-        """The codes at the end for the same measurements, their gaps (batch,), and whether they have converged."""
+        """The codes at the end for the same measurements, their gaps (batch,), and whether they have converged.
+
+        The codes are an array of the engine, and the others are in host memory.
+        """
 
     def solve(self, y: ArrayLike) -> Solution:
         """Recover the sparse codes of measurements y (samples, M), in batches, and say how good they are.
@@ -205,9 +208,8 @@ class Solver(ABC):
                 scaled, factors = self._scaled(y[part])
                 x, gap, converged = self.end(scaled, factors)
                 residual = xp.sqrt(xp.square(scaled - self.operator.apply(x)).sum(axis=1))
-                parts = self._rescaled(x, factors, self.given_norms), residual, gap, converged
-            for whole, values in zip(found, parts, strict=True):
-                whole[part] = ops.to_numpy(values)
+                codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
+            residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
 
         ops.in_batches(found.x.shape, on)
         return found
@@ -309,7 +311,10 @@ class LassoSolver(Solver):
 
     @abstractmethod
     def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
-        """The codes (batch, N) for λ (batch, N or 1) in columns of unit norm, A x (batch, M), and the gaps (batch,)."""
+        """The codes (batch, N) for λ (batch, N or 1) in columns of unit norm, A x (batch, M), and the gaps (batch,).
+
+        The codes and A x are arrays of the engine, and the gaps are in host memory.
+        """
 
     def steps(self, y: Array, factors: Array) -> Iterator[Array]:
         yield self.end(y, factors)[0]
@@ -375,7 +380,7 @@ class LassoSolver(Solver):
     def _denoise(self, y: Array, factors: Array, noise_level: float) -> tuple[Array, Array, Array]:
         """Basis pursuit denoising: λ² by false position, where the end that stays counts half (the Illinois rule)."""
         ops, xp = self.ops, self.ops.xp
-        x, gap = xp.zeros((len(y), self.problem.N), self.dtype), xp.zeros(len(y))
+        x, gap = np.zeros((len(y), self.problem.N), self.dtype), np.zeros(len(y))
         target = noise_level * math.sqrt(self.problem.M) / ops.to_numpy(factors)[:, 0].astype(np.float64)
         top = ops.to_numpy(self._least_for_zero(y))[:, 0] ** 2
         energy = ops.to_numpy(xp.square(y).sum(axis=1)).astype(np.float64)  # 1, or 0
@@ -389,9 +394,10 @@ class LassoSolver(Solver):
         while len(rows):
             square = (low * f_high - high * f_low)[rows] / (f_high - f_low)[rows]
             lam = xp.minimum(ops.asarray(np.sqrt(square)[:, None], np.float64) * self._weights, _LARGEST_LAM)
-            chosen = ops.asarray(rows, np.int64)
-            x[chosen], image, gap[chosen] = self.minimize(y[chosen], lam, x[chosen])
-            error = ops.to_numpy(xp.square(y[chosen] - image).sum(axis=1)).astype(np.float64)
+            part = xp.take(y, ops.asarray(rows, np.int64), axis=0)
+            codes, image, gap[rows] = self.minimize(part, lam, ops.asarray(x[rows], self.dtype))
+            x[rows] = ops.to_numpy(codes)
+            error = ops.to_numpy(xp.square(part - image).sum(axis=1)).astype(np.float64)
             f, side = error - np.square(target[rows]), np.sign(error - np.square(target[rows]))
             for ends, values, at in ((high, f_high, 1), (low, f_low, -1)):
                 here = rows[side == at]
@@ -403,7 +409,7 @@ class LassoSolver(Solver):
             rows = rows[
                 ~(found | beyond)[rows] & (square > 1e-16 * top[rows]) & (high[rows] - low[rows] > 1e-14 * high[rows])
             ]
-        return x, gap, ops.asarray(found, bool) & (gap <= GAP)
+        return ops.asarray(x, self.dtype), gap, found & (gap <= GAP)
 
 
 class Ista(LassoSolver):
@@ -431,38 +437,43 @@ class Ista(LassoSolver):
 
     def _gap(self, x: Array, image: Array, y: Array, lam: Array) -> Array:
         r = y - image
-        return duality_gap(self.ops.xp, x, r, self.operator.adjoint(r), lam, self.positive)
+        gap = duality_gap(self.ops.xp, x, r, self.operator.adjoint(r), lam, self.positive)
+        return self.ops.to_numpy(gap)
 
     def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
-        xp = self.ops.xp
+        ops, xp = self.ops, self.ops.xp
         x = xp.zeros((len(y), self.problem.N), self.dtype) if start is None else start
-        image, gap = self.operator.apply(x), xp.full(len(y), np.inf)
+        image = self.operator.apply(x)
         if self.iterations is not None:
             begin = None if start is None else (x, image)
             for x, image in self._iterations(y, lam, self.iterations, begin):  # noqa: B007
                 pass
             return x, image, self._gap(x, image, y, lam)
-        rows, left = xp.arange(len(y)), self.most
-        while len(rows) and left > 0:
-            # Samples that have converged leave when they are as many as the others, who lose their momentum by it.
-            part, begin = (y[rows], lam[rows]), (x[rows], image[rows])
-            for x_part, image_part in self._iterations(*part, left, begin):
+        rows, left = np.arange(len(y)), self.most
+        done: list[tuple[Array, ...]] = []
+        while len(rows):
+            # Samples that have converged leave when they are as many as the others, which lose their momentum by it.
+            for x, image in self._iterations(y, lam, left, (x, image)):
                 left -= 1
-                if left % CHECK_EVERY:
-                    continue
-                gap_part = self._gap(x_part, image_part, *part)
-                going = gap_part > GAP
-                if 2 * int(going.sum()) <= len(rows) or not left:
-                    break
-            x[rows], image[rows], gap[rows] = x_part, image_part, gap_part
+                if left % CHECK_EVERY == 0:
+                    gap = self._gap(x, image, y, lam)
+                    going = gap > GAP
+                    if 2 * np.count_nonzero(going) <= len(rows) or not left:
+                        break
+            leave, stay = (ops.asarray(np.flatnonzero(which), np.int64) for which in (~going, going))
+            done.append((rows[~going], *(xp.take(array, leave, axis=0) for array in (x, image)), gap[~going]))
             rows = rows[going]
-        rows = xp.flatnonzero(gap > GAP)
-        if len(rows):
-            exact = Lasso(self.problem, positive=self.positive, lam=1.0)
-            parts = (self.ops.to_numpy(array[rows]).astype(np.float64) for array in (y, lam, x))
-            for whole, found in zip((x, image, gap), exact.minimize(*parts), strict=True):
-                whole[rows] = self.ops.asarray(found, whole.dtype)
-        return x, image, gap
+            y, lam, x, image = (xp.take(array, stay, axis=0) for array in (y, lam, x, image))
+            if len(rows) and not left:
+                exact = Lasso(self.problem, positive=self.positive, lam=1.0)
+                x, image, gap = exact.minimize(*(ops.to_numpy(array).astype(np.float64) for array in (y, lam, x)))
+                done.append((rows, ops.asarray(x, self.dtype), ops.asarray(image, self.dtype), gap))
+                break
+        place = np.argsort(np.concatenate([numbers for numbers, *_ in done]))
+        order = ops.asarray(place, np.int64)
+        _, codes, images, gaps = zip(*done, strict=True)
+        x, image = (xp.take(xp.concatenate(parts), order, axis=0) for parts in (codes, images))
+        return x, image, np.concatenate(gaps)[place]
 
 
 class Fista(Ista):
@@ -541,14 +552,13 @@ class Amp(Solver):
                 raise NumericalError(f"amp diverges with λ = {lam:.4g}: give another λ, or choose another method")
             v = y - image + (x != 0).sum(axis=1, keepdims=True).astype(self.dtype) / M * v
             change = xp.square(x - before).sum(axis=1) / xp.maximum(xp.square(x).sum(axis=1), np.finfo(x.dtype).tiny)
-            yield x, xp.sqrt(change)
+            yield x, np.sqrt(self.ops.to_numpy(change))
 
     def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
-        xp = self.ops.xp
         for x, change in self._iterations(y, self.iterations or self.most):  # noqa: B007
-            if self.iterations is None and bool((change <= CHANGE).all()):
+            if self.iterations is None and np.all(change <= CHANGE):
                 break
-        return x, xp.full(len(y), np.nan), change <= CHANGE
+        return x, np.full(len(y), np.nan), change <= CHANGE
 
 
 class Omp(Solver):
