@@ -2,55 +2,112 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
 from cuista.cli import common
 from cuista.cli.problems import load_problem, matrix_in, note_norms
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
+from cuista.checks import Array
 from cuista.data.problem import Problem
-from cuista.solvers import SOLVERS
+from cuista.quality import Quality
+from cuista.solvers import SOLVERS, Solver
+from cuista.solvers.tuning import keep, kept, kept_in
 from cuista.storage import is_cuista
 
 _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
+
+
+def weight(value: str) -> float | str:
+    """The option type of λ: a number greater than 0, or a percentage as text."""
+    if value.endswith("%"):
+        common.positive(value.removesuffix("%"))
+        return value
+    number: float = common.positive(value)
+    return number
 
 
 @click.command("solve", cls=Command)
 @click.argument("problem_file", metavar="PROBLEM", type=common.INPUT_FILE)
 @click.option("--method", type=click.Choice(list(SOLVERS)), default="fista", metavar="NAME", help=_SOLVERS)
 @click.option(
-    "--iterations", type=common.AT_LEAST_1, default=100, metavar="N", help="Iterations; for omp, most non-zeros."
+    "--iterations", type=common.AT_LEAST_1, metavar="N", help="Iterations; for omp, most non-zeros. [converge]"
 )
-@click.option("--lam", type=common.positive, metavar="λ", help="Regularization weight. [the best for such signals]")
+@click.option("--lam", type=weight, metavar="λ|%", help="Weight, or % of ‖Aᵀy‖_∞. [the best for such signals]")
+@click.option("--noise-level", type=common.positive, metavar="σ", help="Stop at ‖y − A x‖ = σ√M instead.")
+@click.option("--positive", is_flag=True, help="Require x ≥ 0, as for a problem that is positive.")
 @codes_options
-def command(problem_file: Path, method: str, iterations: int, lam: float | None, codes: Codes) -> None:
+def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how: Any) -> None:
     """Recover sparse codes with a classical solver.
 
-    No training is needed. The solvers minimize ½‖y − A x‖² + λ‖x‖₁, except that for amp λ is a threshold in standard
-    deviations, and omp picks a number of non-zeros. PROBLEM is a problem or model file, or a matrix (.npy, .npz, .mat,
-    .h5, .csv or .txt, key A). Y is a file of measurements as for cuista recover. omp and lasso come from scikit-learn
-    (pip install 'cuista[sklearn]').
+    No training is needed. ista, fista and lasso minimize ½‖y − A x‖² + λ‖x‖₁ for y and A as you give them, or ‖x‖₁
+    subject to ‖y − A x‖ ≤ σ√M; lasso is exact. For amp, λ is a threshold in standard deviations. omp picks entries
+    until the residual is as small as the noise. PROBLEM is a problem or model file, or a matrix (.npy, .npz, .mat, .h5,
+    .csv or .txt, key A). Y is a file of measurements as for cuista recover.
     """
     kind = SOLVERS[method]
+    if how["lam"] is not None and how["noise_level"] is not None:
+        raise click.UsageError("--lam and --noise-level: either one decides the other; leave one out")
     if codes.device.startswith("cuda") and not kind.has_iterates:
-        raise click.UsageError(
-            f"--device {codes.device}: {method} is from scikit-learn, which runs on the CPU; leave --device out"
-        )
+        raise click.UsageError(f"--device {codes.device}: {method} runs on the CPU; leave --device out")
     if is_cuista(problem_file):
         problem = load_problem(problem_file)
     else:
         problem = Problem(matrix_in(problem_file))
         note_norms(problem, problem_file)
-        if lam is None and kind.has_lam:
+    if positive:
+        problem = replace(problem, positive=True)
+    solver = kind(problem, ops=codes.ops, **how)
+    if solver.tunes:
+        if not is_cuista(problem_file):
             law = f"pnz {problem.sparsity:g} and no noise"
             common.say(
-                f"Note: {problem_file} is a matrix alone. Without --lam, λ will be the best for signals with {law}."
+                f"Note: {problem_file} is a matrix alone, so that λ will be the best for signals with {law}. If yours "
+                "differ, give --noise-level or --lam."
             )
-    solver = kind(problem, iterations, lam=lam, ops=codes.ops)
-    codes.write(solver)
-    if kind.has_lam and lam is None:
-        common.say(
-            f"λ = {solver.tuned():.4g}, the best of 24 values for {iterations} iterations on signals of this problem."
-        )
+        find_lam(solver)
+    report(solver, codes.write(Watched(solver)))
+
+
+def find_lam(solver: Solver) -> None:
+    """Give a solver the λ that an earlier run kept, or else tune it and keep it."""
+    tuned_for = solver.tuned_for
+    path = kept_in(tuned_for)
+    solver.lam = kept(path, tuned_for)
+    if solver.lam is not None:
+        common.say(f"λ = {solver.lam:.4g}, found earlier for this problem and kept in {path}.")
+        return
+    common.say("Finding the λ that is best for signals of this problem.")
+    with common.ProgressLine() as line:
+        lam = solver.tune(lambda done, total: line.show(done / total, f"finding λ: {done} of {total}"))
+    where = f" (kept in {path} for the next time)" if keep(path, tuned_for, lam) else ""
+    common.say(f"λ = {lam:.4g}, the best of 24 values for signals of this problem{where}.")
+
+
+class Watched:
+    """A solver whose quality tells how well its solutions have converged, too."""
+
+    def __init__(self, solver: Solver) -> None:
+        self.solver, self.problem, self.rows, self.recover = solver, solver.problem, solver.rows, solver.recover
+
+    def quality(self, y: Array, x: Array) -> Quality:
+        """How good the codes x (samples, N) are that `recover` has just returned."""
+        solution = self.solver.solution
+        assert solution is not None
+        more = {"converged": solution.converged, **({"gap": solution.gap} if self.solver.has_gap else {})}
+        return replace(self.solver.quality(y, x), more=more)
+
+
+def report(solver: Solver, quality: Quality) -> None:
+    """Say how well the solutions have converged, and warn if some have not."""
+    if "gap" in quality.more:
+        common.say(f"The largest relative duality gap is {quality.more['gap'].max():.2g}.")
+    unfinished = int(np.count_nonzero(~quality.more["converged"]))
+    if unfinished:
+        samples = common.counted(len(quality.statistics), "sample")
+        common.say(f"Warning: {unfinished} of {samples} ended with {solver.unfinished}.")

@@ -7,8 +7,8 @@ the signals that it was trained for, of which the truth is known; so each entry 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -222,11 +222,14 @@ class Quality:
         What is usual for the network; None for a solver, which is trained for nothing.
     judged
         The `statistics` of the network's own answer, if that was changed afterwards.
+    more
+        What else is known of each sample (samples,), by name, such as the duality gaps of a solver.
     """
 
     statistics: Array
     reference: Reference | None = None
     judged: Array | None = None
+    more: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Sequence[Quality]) -> Quality:
@@ -236,6 +239,7 @@ class Quality:
             np.concatenate([part.statistics for part in parts]),
             parts[0].reference,
             np.concatenate(own) if own else None,
+            {name: np.concatenate([part.more[name] for part in parts]) for name in parts[0].more},
         )
 
     @property
@@ -282,7 +286,7 @@ class Quality:
         """Write a `cuista-quality` file with the statistics of each sample, and whether it is unusual."""
         columns = zip(STATISTICS, self.statistics.T, strict=True)
         arrays = {name: np.ascontiguousarray(column) for name, column in columns}
-        arrays["support_size"] = self.support_size
+        arrays |= {"support_size": self.support_size, **self.more}
         if self.reference is not None:
             arrays["unusual"] = self.unusual
             attributes = {**attributes, "false_alarm_rate": FALSE_ALARMS}
@@ -300,6 +304,10 @@ class Quality:
                 "largest": int(support.max()),
             },
         }
+        if "gap" in self.more:
+            found["largest_gap"] = float(self.more["gap"].max())
+        if "converged" in self.more:
+            found["not_converged"] = int(np.count_nonzero(~self.more["converged"]))
         if self.reference is not None:
             found |= {
                 "unusual": int(self.unusual.sum()),

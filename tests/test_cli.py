@@ -372,6 +372,40 @@ def test_solve_recovers_by_a_classical_solver(run, problem, method):
         assert np.sum((np.load("x.npy") - x) ** 2) >= 0.9 * np.sum(x**2)
 
 
+def test_solve_says_what_it_does_with_lambda_and_how_well_it_converged(run, problem):
+    _, y = cuista.Problem.load(problem).sample(5)
+    np.save("y.npy", y)
+    for method in ("lasso", "fista"):
+        run("solve", problem, "y.npy", "--method", method, "-o", f"{method}.npy")
+        assert ("Finding the λ" in run.errors) == (method == "lasso")  # the second time it is kept
+        assert ("found earlier for this problem and kept in" in run.errors) == (method == "fista")
+        assert "The largest relative duality gap is" in run.errors
+        assert "Warning" not in run.errors
+    np.testing.assert_allclose(np.load("fista.npy"), np.load("lasso.npy"), atol=0.02)
+    run("solve", problem, "y.npy", "--iterations", 3, "--lam", "5%", "--force")
+    assert "Warning: 5 of 5 samples ended with a relative duality gap above 1e-07." in run.errors
+    run("solve", problem, "y.npy", "--method", "omp", "--iterations", 1, "--force")
+    assert "ended with a residual above" in run.errors
+    assert "The largest residual is" in run.errors
+    run("solve", problem, "y.npy", "--method", "lasso", "--noise-level", 0.01, "--lam", 0.1, "-o", "no.npy", fails=2)
+    assert "leave one out" in run.errors
+    for wrong in ("0%", "five", "-1"):
+        run("solve", problem, "y.npy", "--lam", wrong, "-o", "no.npy", fails=2)
+    run("solve", problem, "y.npy", "--method", "amp", "--lam", "5%", "-o", "no.npy", fails=1)
+    assert "expected no percentage" in run.errors
+
+
+def test_solve_reaches_a_noise_level_with_codes_that_are_not_negative(run, problem):
+    loaded = cuista.Problem.load(problem)
+    x = np.abs(loaded.sample(8)[0])
+    np.save("y.npy", x @ loaded.A.T + 0.01)
+    for method in ("lasso", "fista", "ista", "omp"):
+        run("solve", problem, "y.npy", "--method", method, "--noise-level", 0.01, "--positive", "--force")
+        found = np.load("x.npy")
+        assert found.min() >= 0
+        assert np.linalg.norm(x @ loaded.A.T + 0.01 - found @ loaded.A.T, axis=1).max() <= 0.01001 * np.sqrt(loaded.M)
+
+
 def test_recover_takes_columns_and_says_when_they_are_the_matter(run, model):
     _, y = cuista.Problem.load(model).sample(30)
     np.savez("y.npz", y=y.T)

@@ -11,7 +11,7 @@ import pytest
 
 import cuista
 from cuista import original
-from cuista.errors import FileError, InputError, MissingLibraryError, NumericalError
+from cuista.errors import FileError, InputError, NumericalError
 from cuista.metrics import nmse_db, report_on
 from cuista.solvers.classical import Amp, Fista, Ista, Lasso, Omp
 from cuista.storage.streaming import recover_file
@@ -149,12 +149,6 @@ def test_a_solver_out_of_range_is_refused(small_problem):
             Fista(small_problem, **options)
     with pytest.raises(InputError, match="omp has no λ"):
         Omp(small_problem, lam=0.1)
-
-
-def test_a_solver_of_a_library_that_is_missing_says_how_to_get_it(small_problem, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(MissingLibraryError, match=r"pip install 'cuista\[sklearn\]'"):
-        Omp(small_problem)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5", ".csv"])

@@ -28,8 +28,6 @@ from cuista.training import FastRecipe, Progress, checkpoint_path, train
 from cuista.training.checkpoint import continued
 from cuista.weights import Weight
 
-# The limit on the iterations of solvers that give no iterates. They stop by themselves long before.
-TO_THE_END = 10_000
 # The number of signals on which the time of recovery is measured.
 TIMED_SAMPLES = 4096
 
@@ -225,9 +223,7 @@ def compare(
         for path, model in loaded.items():
             results.append(_measured(path, model, x, y, snr))
         for method in solvers:
-            solver = SOLVERS[method](
-                noisy_problem.standard, layers if SOLVERS[method].has_iterates else TO_THE_END, ops=ops
-            )
+            solver = SOLVERS[method](noisy_problem.standard, layers if SOLVERS[method].has_iterates else None, ops=ops)
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
             results.append(_measured(method, solver, x, y, snr))
     about = measured_on(problem, recipe, samples=samples, seed=seed, layers=layers)

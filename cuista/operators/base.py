@@ -50,7 +50,9 @@ class Operator(ABC):
     def adjoint(self, y: Array) -> Array:
         """Aᴴ y for a batch of measurements."""
 
-    def proximal_step(self, x: Array | None, r: Array, step_size: float, threshold: float) -> tuple[Array, Array]:
+    def proximal_step(
+        self, x: Array | None, r: Array, step_size: float, threshold: float | Array, positive: bool = False
+    ) -> tuple[Array, Array]:
         """Soft-threshold x + α Aᴴ r, and apply A to the result. With r = y − A x, this is an iteration of ISTA.
 
         Parameters
@@ -60,7 +62,9 @@ class Operator(ABC):
         r
             The residual, a batch of measurements.
         step_size, threshold
-            The step size α, and the threshold θ ≥ 0.
+            The step size α, and the threshold θ ≥ 0: a number, or an array that broadcasts to the signals.
+        positive
+            Whether negative entries become 0, too.
 
         Returns
         -------
@@ -71,7 +75,8 @@ class Operator(ABC):
         z = real(step_size) * self.adjoint(r)
         if x is not None:
             z += x
-        x_next: Array = z - self.ops.xp.clip(z, -real(threshold), real(threshold))
+        xp, theta = self.ops.xp, real(threshold) if isinstance(threshold, float) else threshold.astype(self.dtype)
+        x_next: Array = xp.maximum(z - theta, 0) if positive else z - xp.clip(z, -theta, theta)
         return x_next, self.apply(x_next)
 
     # -- the analytic weight, without forming it --------------------------------------------------------------------

@@ -85,11 +85,15 @@ class Convolution(Operator):
     def adjoint(self, y: Array) -> Array:
         return self.proximal_step(None, y, 1.0, 0.0)[0]
 
-    def proximal_step(self, x: Array | None, r: Array, step_size: float, threshold: float) -> tuple[Array, Array]:
-        """The step of `Operator`, computed by the engine's `conv_layer`.
+    def proximal_step(
+        self, x: Array | None, r: Array, step_size: float, threshold: float | Array, positive: bool = False
+    ) -> tuple[Array, Array]:
+        """The step of `Operator`, computed by the engine's `conv_layer` unless entries must be positive.
 
         On a CPU it is computed band by band, so that the maps stay in the cache.
         """
+        if positive:
+            return super().proximal_step(x, r, step_size, threshold, positive)
 
         def step(maps: Array | None, picture: Array) -> tuple[Array, Array, Any]:
             padded = pad_zeros(self.ops.xp, picture, self.filter_shape)

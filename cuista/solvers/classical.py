@@ -2,135 +2,195 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.checks import Array, check_rows, library
+from cuista.checks import Array, check_rows
 from cuista.counter import TUNING
-from cuista.data.problem import Problem
+from cuista.data.problem import Problem, column_norms
 from cuista.errors import InputError, NumericalError
-from cuista.metrics import report_on
+from cuista.metrics import estimate_nmse_db
 from cuista.networks.base import in_units
-from cuista.networks.lamp import Lamp
 from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.quality import Quality, statistics
+from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.proximal import proximal_gradient
-from cuista.solvers.tuning import TRIED, lambdas, tune
+from cuista.solvers.tuning import TRIED, lambdas, tune_unimodal
+from cuista.storage import sha256
+
+# The relative duality gap at which the Lasso counts as solved: the objective is at most this share above its minimum.
+GAP = 1e-7
+# How far the norm of a residual may be from that of the noise, relative to the latter.
+MISFIT = 1e-6
+# Where nothing is said of noise, OMP ends at this share of the norm of the measurements.
+RESIDUAL = 1e-6
+# The relative change of an iterate at which AMP counts as converged.
+CHANGE = 1e-7
+# After how many iterations it is seen whether to end.
+CHECK_EVERY = 25
+# The number of signals on which λ is tuned: by a fixed number of iterations, and by paths of exact solutions.
+TUNING_SIGNALS, PATHS = 100, 30
+# The most values of 24 that `tune_unimodal` tries.
+TUNINGS = 10
+# λ of a sample whose norm is 1 is not larger than this, so that it is finite in single precision.
+_LARGEST_LAM = 1e30
+
+
+class Solution(NamedTuple):
+    """What a solver found for some measurements.
+
+    Attributes
+    ----------
+    x
+        The sparse codes (samples, N), for the user's matrix.
+    residual
+        ‖y − A x‖ / ‖y‖ of each sample (samples,), 0 where y = 0.
+    gap
+        The duality gap of each sample (samples,), relative to its objective, which is at most this share above its
+        minimum. NaN for AMP and OMP, which minimise no such objective.
+    converged
+        Whether the solver ended on its tolerance (samples,).
+    """
+
+    x: Array
+    residual: Array
+    gap: Array
+    converged: Array
 
 
 class Solver(ABC):
     """A method that recovers the signals of a problem without training.
+
+    Whatever the norms of the columns of the user's matrix are, it computes with columns of unit norm, on measurements
+    that are scaled to norm 1, and its codes are for the user's matrix and measurements.
 
     Parameters
     ----------
     problem
         The problem. Its matrix defines the method, and λ is tuned on its signals.
     iterations
-        The number of iterations; for OMP, the largest number of entries that it chooses.
+        The number of iterations; for OMP, the largest number of entries that it chooses; for the Lasso, the largest
+        number of changes of the support. If None, the method goes on until it has converged.
     lam
-        The parameter λ, or the one that the method has in its place. If None, `tune` finds it when it is first needed.
+        The parameter λ, or the one that the method has in its place. A number is for the measurements and the matrix
+        as the user gave them: the objective is ½‖y − A x‖² + λ‖x‖₁. A text such as "5%" is a share of each sample's
+        ‖Aᵀy‖_∞, from which on x = 0. If None, `tune` finds λ when it is first needed, for codes of `problem.A` and
+        measurements of the norm that the problem predicts, to which each sample is scaled.
+    noise_level
+        The standard deviation σ of the noise in an entry of y. Then ‖x‖₁ is minimised subject to ‖y − A x‖₂ ≤ σ√M, and
+        OMP ends there.
+    positive
+        Whether x ≥ 0 is required; if None, the problem says.
     ops
         The engine; the CPU engine if None.
     dtype
-        The precision of the computation.
+        The precision of the computation. If None, it is single precision for a given number of iterations, and double
+        precision otherwise.
+
+    Attributes
+    ----------
+    solution
+        What `recover` found last, or None.
 
     Raises
     ------
     InputError
-        If `iterations` or `lam` is out of range.
+        If a value is out of range, or if λ and the noise level are both given.
     """
 
     name: ClassVar[str]
     has_lam: ClassVar[bool] = True
     has_iterates: ClassVar[bool] = True
+    # The number of samples that suit a call of `recover`, after which progress may be shown.
+    rows: ClassVar[int] = 256
+    # Whether solutions have a duality gap.
+    has_gap: ClassVar[bool] = False
 
     def __init__(
         self,
         problem: Problem,
-        iterations: int = 16,
+        iterations: int | None = None,
         *,
-        lam: float | None = None,
+        lam: float | str | None = None,
+        noise_level: float | None = None,
+        positive: bool | None = None,
         ops: ReferenceOps | None = None,
-        dtype: DTypeLike = np.float32,
+        dtype: DTypeLike | None = None,
     ) -> None:
-        if iterations < 1:
+        if iterations is not None and iterations < 1:
             raise InputError(f"the number of iterations is {iterations}; expected 1 or more", option="iterations")
-        if lam is not None and not 0 < lam < np.inf:
-            raise InputError(f"λ is {lam}; expected a finite number more than 0", option="lam")
         if lam is not None and not self.has_lam:
             raise InputError(f"{self.name} has no λ: leave it out", option="lam")
-        self.problem, self.iterations, self.lam = problem, iterations, lam
-        self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
-        # A λ that is tuned suits measurements of the problem's own norm; one that is given is for y as it is.
-        self.unit = problem.unit if self.has_lam and lam is None else 0.0
+        if lam is not None and noise_level is not None:
+            raise InputError(
+                "λ and a noise level are both given, and either one decides the other: leave one out",
+                option=("lam", "noise_level"),
+            )
+        if noise_level is not None and not 0 < noise_level < np.inf:
+            raise InputError(
+                f"the noise level is {noise_level}; expected a finite number more than 0", option="noise_level"
+            )
+        self.is_share = isinstance(lam, str)
+        self.lam = share(lam) if isinstance(lam, str) else lam
+        if self.lam is not None and not 0 < self.lam < np.inf:
+            raise InputError(f"λ is {lam}; expected a finite number more than 0", option="lam")
+        self.problem, self.iterations, self.noise_level = problem, iterations, noise_level
+        self.positive = problem.positive if positive is None else positive
+        self.ops = ops or CpuOps()
+        self.dtype = np.dtype(dtype or (np.float64 if iterations is None else np.float32))
+        self.tunes = self.has_lam and lam is None and noise_level is None
+        # The norms of the columns of `problem.A`, and those of the user's matrix.
+        norms = 1.0 if problem.normalized else column_norms(problem.A)
+        self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * np.asarray(problem.norms))
+        self.operator = Dense(problem.A / norms, ops=self.ops, dtype=self.dtype)
+        self.solution: Solution | None = None
 
     def iterates(self, y: Array) -> Iterator[Array]:
         """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine.
 
-        With a tuned λ, each sample is scaled to the norm that the problem predicts, and its result scaled back.
+        Without a number of iterations, the solution is the only one.
         """
-        return (self.problem.to_given(x, self.ops) for x in self._iterates(y))
+        return self._iterates(y, self.given_norms)
 
-    def _iterates(self, y: Array) -> Iterator[Array]:
-        """The iterates as codes of `problem.A`."""
-        if not self.unit:
-            return self.steps(y)
-        scaled, factors = in_units(self.ops.xp, self.ops.asarray(y, self.dtype), self.unit)
-        return (x * factors for x in self.steps(scaled))
+    def _iterates(self, y: Array, norms: Array) -> Iterator[Array]:
+        """The iterates as codes of a matrix whose columns have these norms."""
+        scaled, factors = self._scaled(y)
+        return (self._rescaled(x, factors, norms) for x in self.steps(scaled, factors))
+
+    def _scaled(self, y: Array) -> tuple[Array, Array]:
+        """Measurements scaled to norm 1, and the factors (batch, 1) by which they were divided."""
+        return in_units(self.ops.xp, self.ops.asarray(y, self.dtype), 1.0)
+
+    def _rescaled(self, x: Array, factors: Array, norms: Array) -> Array:
+        with np.errstate(over="ignore"):
+            rescaled: Array = (x * factors / self.ops.asarray(norms, np.float64)).astype(self.dtype)
+        return rescaled
+
+    @property
+    @abstractmethod
+    def unfinished(self) -> str:
+        """What is true of samples that have not converged, as the end of a sentence about them."""
 
     @abstractmethod
-    def steps(self, y: Array) -> Iterator[Array]:
-        """The iterates for measurements y (batch, M) for which λ is meant."""
+    def steps(self, y: Array, factors: Array) -> Iterator[Array]:
+        """The iterates for measurements that were divided by factors (batch, 1) to give them norm 1."""
 
-    def candidates(self, y: Array) -> list[float]:
-        """The values of λ to try on measurements y (samples, M)."""
-        return lambdas(self.problem.A, y)
+    @abstractmethod
+    def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
+        """The codes at the end for the same measurements, their gaps (batch,), and whether they have converged.
 
-    def tune(self, samples: int = 500) -> float:
-        """Set λ to the candidate whose last iterate has the least NMSE, and return it.
-
-        The NMSE is measured on `samples` signals of the problem, drawn from a stream that is used for nothing else.
-
-        Raises
-        ------
-        NumericalError
-            If the method diverges for every candidate.
+        The codes are an array of the engine, and the others are in host memory.
         """
-        x, y = self.problem.standard.sample(samples, stream=TUNING, dtype=self.dtype)
 
-        def nmse(lam: float) -> float:
-            self.lam = lam
-            try:
-                return float(report_on(self._iterates, x, y, self.ops).nmse_db[-1])
-            except NumericalError:
-                return np.inf
-
-        values = self.candidates(y)
-        best, least = tune(nmse, values)
-        if not least < 1:
-            self.lam = None
-            raise NumericalError(
-                f"{self.name} diverges on this problem: the best of {len(values)} values of λ gives an NMSE of "
-                f"{least:.3g} dB. Choose another method"
-            )
-        self.lam = best
-        return best
-
-    def tuned(self) -> float:
-        """Return λ; if it is not known yet, `tune` finds it."""
-        return self.tune() if self.lam is None else self.lam
-
-    def recover(self, y: ArrayLike) -> Array:
-        """Recover the sparse codes (samples, N) of measurements y (samples, M), or (N,) of one sample (M,).
-
-        They are the last iterate, which is computed in batches.
+    def solve(self, y: ArrayLike) -> Solution:
+        """Recover the sparse codes of measurements y (samples, M), in batches, and say how good they are.
 
         Raises
         ------
@@ -139,128 +199,454 @@ class Solver(ABC):
         NumericalError
             If the method diverges.
         """
-        rows = check_rows(y, self.problem.M, "y")
-        if self.has_lam:
-            self.tuned()
+        y, ops, xp = check_rows(y, self.problem.M, "y"), self.ops, self.ops.xp
+        self.tuned()
+        codes, (residuals, gaps) = np.empty((len(y), self.problem.N), self.dtype), np.empty((2, len(y)))
+        found = Solution(codes, residuals, gaps, np.empty(len(y), bool))
 
-        x = self.ops.apply(lambda y: deque(self.iterates(y), maxlen=1).pop(), rows, self.problem.N, self.dtype)
-        return x[0] if np.ndim(y) == 1 else x
+        def on(part: slice) -> None:
+            with ops.computing():
+                scaled, factors = self._scaled(y[part])
+                x, gap, converged = self.end(scaled, factors)
+                residual = xp.sqrt(xp.square(scaled - self.operator.apply(x)).sum(axis=1))
+                codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
+            residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
+
+        ops.in_batches(found.x.shape, on)
+        return found
+
+    def recover(self, y: ArrayLike) -> Array:
+        """Recover the sparse codes (samples, N) of measurements y (samples, M) by `solve`, and keep its `solution`.
+
+        For one sample (M,), the result is (N,).
+        """
+        self.solution = self.solve(y)
+        return self.solution.x[0] if np.ndim(y) == 1 else self.solution.x
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
         y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x")
         return Quality(statistics(self.problem, y, x, self.ops))
 
+    def candidates(self, y: Array) -> list[float]:
+        """The values of λ to try on measurements y (samples, M)."""
+        return lambdas(self.problem.A, y)
 
-class Ista(Solver):
-    """Iterative shrinkage-thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004."""
+    def tune(self, progress: Callable[[int, int], None] | None = None) -> float:
+        """Set λ to the candidate whose last iterate has the least NMSE, and return it.
+
+        The NMSE is measured on signals of the problem, drawn from a stream that is used for nothing else. It falls up
+        to the best candidate and rises beyond it, so that the search goes from coarse to fine.
+
+        Parameters
+        ----------
+        progress
+            Called with the number of candidates tried, and with that of all that may be.
+
+        Raises
+        ------
+        NumericalError
+            If the method diverges for every candidate.
+        """
+        self.lam, self.tunes, self.is_share = None, True, False
+        best, least = self._tune(progress or (lambda done, total: None))
+        if not least < 1:
+            raise NumericalError(
+                f"{self.name} diverges on this problem: the best of {TRIED} values of λ gives an NMSE of "
+                f"{least:.3g} dB. Choose another method"
+            )
+        self.lam = best
+        return best
+
+    def _tune(self, progress: Callable[[int, int], None]) -> tuple[float, float]:
+        """The best λ, and its NMSE in dB."""
+        x, y = self.problem.standard.sample(TUNING_SIGNALS, stream=TUNING, dtype=self.dtype)
+        tried: dict[float, float] = {}
+
+        def last(part: Array) -> Array:
+            return deque(self._iterates(part, self.norms), maxlen=1).pop()
+
+        def nmse(lam: float) -> float:
+            self.lam = lam
+            try:
+                tried[lam] = estimate_nmse_db(self.ops.apply(last, y, x.shape[1], self.dtype), x)
+            except NumericalError:
+                tried[lam] = np.inf
+            finally:
+                self.lam = None
+            progress(len(tried), TUNINGS)
+            return tried[lam]
+
+        # From the largest on, because among values for which AMP diverges a smaller one is no better.
+        best = tune_unimodal(nmse, self.candidates(y)[::-1])
+        return best, tried[best]
+
+    @property
+    def tuned_for(self) -> dict[str, Any]:
+        """Everything that a tuned λ depends on."""
+        problem, exact = (
+            self.problem,
+            isinstance(self, LassoSolver) and (self.iterations is None or not self.has_iterates),
+        )
+        return {
+            "matrix": problem.sha256,
+            "pnz": problem.pnz if isinstance(problem.pnz, float) else sha256(problem.pnz),
+            "snr_db": problem.snr_db,
+            "magnitude": problem.law,
+            "seed": problem.seed,
+            "positive": self.positive,
+            "method": "lasso" if exact else self.name,
+            "iterations": None if exact else self.iterations,
+        }
+
+    def tuned(self) -> float | None:
+        """Return λ, which `tune` finds if it is needed and not known yet; None for a method or a task without one."""
+        return self.tune() if self.tunes and self.lam is None else self.lam
+
+
+class LassoSolver(Solver):
+    """A method for the Lasso, min_x ½‖y − A x‖² + λ‖x‖₁, or for basis pursuit denoising.
+
+    The latter is min ‖x‖₁ subject to ‖y − A x‖₂ ≤ σ√M. It has the solution of the Lasso for one λ, which is found by
+    the residual's norm: that rises with λ, and its square is linear in λ² as long as the support stays.
+    """
+
+    has_gap = True
+
+    @property
+    def unfinished(self) -> str:
+        gap = f"a relative duality gap above {GAP:g}"
+        return gap if self.noise_level is None else f"a residual other than σ√M, or {gap}"
+
+    @abstractmethod
+    def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
+        """The codes (batch, N) for λ (batch, N or 1) in columns of unit norm, A x (batch, M), and the gaps (batch,).
+
+        The codes and A x are arrays of the engine, and the gaps are in host memory.
+        """
+
+    def steps(self, y: Array, factors: Array) -> Iterator[Array]:
+        yield self.end(y, factors)[0]
+
+    def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
+        if self.noise_level is not None:
+            return self._denoise(y, factors, self.noise_level)
+        x, _, gap = self.minimize(y, self._lams(y, factors))
+        return x, gap, gap <= GAP
+
+    @property
+    def _weights(self) -> Array:
+        """What λ is multiplied by for each entry in columns of unit norm: a number, or (N,)."""
+        return self.ops.asarray(1 / (self.norms if self.tunes else self.given_norms), np.float64)
+
+    def _least_for_zero(self, y: Array) -> Array:
+        """The least λ (batch, 1) for which x = 0, for the user's matrix."""
+        correlations = self.operator.adjoint(y).astype(np.float64) / self._weights
+        xp = self.ops.xp
+        largest = (correlations if self.positive else xp.abs(correlations)).max(axis=1, keepdims=True)
+        least: Array = xp.maximum(largest, np.finfo(float).tiny)
+        return least
+
+    def _lams(self, y: Array, factors: Array) -> Array:
+        """λ for each sample and entry (batch, N or 1)."""
+        lam: Any = self.tuned()
+        if self.tunes:  # for samples of the problem's norm, not of norm 1
+            lam = self.ops.xp.full(factors.shape, lam / self.problem.unit)
+        elif self.is_share:
+            lam = lam * self._least_for_zero(y)
+        else:
+            lam = lam / factors.astype(np.float64)
+        lams: Array = self.ops.xp.minimum(lam * self._weights, _LARGEST_LAM)
+        return lams
+
+    def _tune(self, progress: Callable[[int, int], None]) -> tuple[float, float]:
+        if self.has_iterates and self.iterations is not None:
+            return super()._tune(progress)
+        # The exact solutions for falling λ, each from the one before it, as far as the NMSE does not rise again.
+        x, y = self.problem.standard.sample(PATHS, stream=TUNING, dtype=np.float64)
+        scaled, factors = in_units(np, y, 1.0)
+        columns = np.ascontiguousarray(self.operator.A.T)
+        paths = [ActiveSet(columns, row, self.positive) for row in scaled]
+        best, least = 0.0, np.inf
+        for number, lam in enumerate(self.candidates(y)[::-1], 1):
+            lams = lam / self.problem.unit / self.norms
+            codes = np.array([path.solve(lams) for path in paths]) * factors / self.norms
+            nmse = estimate_nmse_db(codes, x)
+            progress(number, TRIED)
+            if nmse < least:
+                best, least = lam, nmse
+            elif nmse > least + 1:
+                break
+        return best, least
+
+    def _unreachable(self, y: Array) -> Array:
+        """The norms (batch,) of what any A x leaves of measurements, as far as a matrix with more rows than columns."""
+        if self.problem.M <= self.problem.N:
+            return np.zeros(len(y))
+        Q = np.linalg.qr(self.operator.A)[0]
+        return np.asarray(np.linalg.norm(y - y @ Q @ Q.T, axis=1))
+
+    def _denoise(self, y: Array, factors: Array, noise_level: float) -> tuple[Array, Array, Array]:
+        """Basis pursuit denoising: λ² by false position, where the end that stays counts half (the Illinois rule)."""
+        ops, xp = self.ops, self.ops.xp
+        x, gap = np.zeros((len(y), self.problem.N), self.dtype), np.zeros(len(y))
+        target = noise_level * math.sqrt(self.problem.M) / ops.to_numpy(factors)[:, 0].astype(np.float64)
+        top = ops.to_numpy(self._least_for_zero(y))[:, 0] ** 2
+        energy = ops.to_numpy(xp.square(y).sum(axis=1)).astype(np.float64)  # 1, or 0
+        low, high, f_low, f_high = np.zeros(len(y)), top, -np.square(target), energy - np.square(target)
+        last = np.zeros(len(y))
+        found = f_high <= 0
+        # Where there are more measurements than entries, their part outside the columns' span is always left.
+        beyond = ~found & (self._unreachable(ops.to_numpy(y).astype(np.float64)) > (1 + MISFIT) * target)
+        low, high = np.where(beyond, 1e-12 * top, low), np.where(beyond, 1e-12 * top, high)
+        rows = np.flatnonzero(~found)
+        while len(rows):
+            square = (low * f_high - high * f_low)[rows] / (f_high - f_low)[rows]
+            lam = xp.minimum(ops.asarray(np.sqrt(square)[:, None], np.float64) * self._weights, _LARGEST_LAM)
+            part = xp.take(y, ops.asarray(rows, np.int64), axis=0)
+            codes, image, gap[rows] = self.minimize(part, lam, ops.asarray(x[rows], self.dtype))
+            x[rows] = ops.to_numpy(codes)
+            error = ops.to_numpy(xp.square(part - image).sum(axis=1)).astype(np.float64)
+            f, side = error - np.square(target[rows]), np.sign(error - np.square(target[rows]))
+            for ends, values, at in ((high, f_high, 1), (low, f_low, -1)):
+                here = rows[side == at]
+                ends[here], values[here] = square[side == at], f[side == at]
+            for values, at in ((f_low, 1), (f_high, -1)):
+                values[rows[(side == at) & (last[rows] == at)]] /= 2
+            last[rows] = side
+            found[rows] = np.abs(np.sqrt(error) - target[rows]) <= MISFIT * target[rows]
+            rows = rows[
+                ~(found | beyond)[rows] & (square > 1e-16 * top[rows]) & (high[rows] - low[rows] > 1e-14 * high[rows])
+            ]
+        return ops.asarray(x, self.dtype), gap, found & (gap <= GAP)
+
+
+class Ista(LassoSolver):
+    """Iterative shrinkage-thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004.
+
+    Without a number of iterations, it goes on until the gap is small. Samples that are not there after 1,000
+    iterations, as where columns are nearly alike, are completed by the method of `Lasso`.
+    """
 
     name = "ista"
     momentum = False
+    most = 1_000
 
-    def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
-        super().__init__(problem, iterations, **options)
-        self.operator = Dense(problem.A, ops=self.ops, dtype=self.dtype)
+    def steps(self, y: Array, factors: Array) -> Iterator[Array]:
+        if self.iterations is None or self.noise_level is not None:
+            return super().steps(y, factors)
+        return (x for x, _ in self._iterations(y, self._lams(y, factors), self.iterations))
 
-    def steps(self, y: Array) -> Iterator[Array]:
-        y = self.ops.asarray(y, self.dtype)
-        return (x for x, _ in proximal_gradient(self.operator, y, self.tuned(), self.iterations, self.momentum))
+    def _iterations(
+        self, y: Array, lam: Array, iterations: int, start: tuple[Array, Array] | None = None
+    ) -> Iterator[tuple[Array, Array]]:
+        restart = self.momentum and self.iterations is None
+        how: dict[str, Any] = {"positive": self.positive, "restart": restart, "start": start}
+        return proximal_gradient(self.operator, y, lam, iterations, self.momentum, **how)
+
+    def _gap(self, x: Array, image: Array, y: Array, lam: Array) -> Array:
+        r = y - image
+        gap = duality_gap(self.ops.xp, x, r, self.operator.adjoint(r), lam, self.positive)
+        return self.ops.to_numpy(gap)
+
+    def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
+        ops, xp = self.ops, self.ops.xp
+        x = xp.zeros((len(y), self.problem.N), self.dtype) if start is None else start
+        image = self.operator.apply(x)
+        if self.iterations is not None:
+            begin = None if start is None else (x, image)
+            for x, image in self._iterations(y, lam, self.iterations, begin):  # noqa: B007
+                pass
+            return x, image, self._gap(x, image, y, lam)
+        rows, left = np.arange(len(y)), self.most
+        done: list[tuple[Array, ...]] = []
+        while len(rows):
+            # Samples that have converged leave when they are as many as the others, which lose their momentum by it.
+            begin = x, image
+            for x, image in self._iterations(y, lam, left, begin):
+                left -= 1
+                if left % CHECK_EVERY == 0:
+                    gap = self._gap(x, image, y, lam)
+                    going = gap > GAP
+                    if 2 * np.count_nonzero(going) <= len(rows) or not left:
+                        break
+            leave, stay = (ops.asarray(np.flatnonzero(which), np.int64) for which in (~going, going))
+            done.append((rows[~going], *(xp.take(array, leave, axis=0) for array in (x, image)), gap[~going]))
+            rows = rows[going]
+            y, lam, x, image = (xp.take(array, stay, axis=0) for array in (y, lam, x, image))
+            if len(rows) and not left:
+                exact = Lasso(self.problem, positive=self.positive, lam=1.0)
+                x, image, gap = exact.minimize(*(ops.to_numpy(array).astype(np.float64) for array in (y, lam, x)))
+                done.append((rows, ops.asarray(x, self.dtype), ops.asarray(image, self.dtype), gap))
+                break
+        place = np.argsort(np.concatenate([numbers for numbers, *_ in done]))
+        order = ops.asarray(place, np.int64)
+        _, codes, images, gaps = zip(*done, strict=True)
+        x, image = (xp.take(xp.concatenate(parts), order, axis=0) for parts in (codes, images))
+        return x, image, np.concatenate(gaps)[place]
 
 
 class Fista(Ista):
-    """ISTA with Nesterov's momentum: Beck, Teboulle, SIAM J. Imaging Sciences 2009."""
+    """ISTA with Nesterov's momentum: Beck, Teboulle, SIAM J. Imaging Sciences 2009.
+
+    Without a number of iterations, its momentum restarts: see `proximal_gradient`.
+    """
 
     name = "fista"
     momentum = True
 
 
-class Amp(Solver):
-    """Approximate message passing: LAMP with B = Aᵀ and one λ, in units of the error's standard deviation.
+class Lasso(LassoSolver):
+    """The exact solution of the Lasso by an active-set method, on the CPU, one sample after the other."""
 
-    Donoho, Maleki, Montanari, PNAS 2009. The method is meant for matrices that resemble Gaussian ones with columns of
-    unit norm, and may diverge for others.
+    name = "lasso"
+    has_iterates = False
+    rows = 32
+
+    def __init__(self, problem: Problem, iterations: int | None = None, **options: Any) -> None:
+        super().__init__(problem, iterations, **{"dtype": np.float64, **options, "ops": ReferenceOps()})
+        self.columns = np.ascontiguousarray(self.operator.A.T)
+
+    def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
+        y, most = y.astype(np.float64), self.iterations or 50 * sum(self.problem.A.shape)
+        lam = np.broadcast_to(lam, (len(y), lam.shape[1]))
+        begin = [None] * len(y) if start is None else start.astype(np.float64)
+        x = np.empty((len(y), self.problem.N))
+        for i, (row, values, first) in enumerate(zip(y, lam, begin, strict=True)):
+            x[i] = ActiveSet(self.columns, row, self.positive, first).solve(values, most)
+        image = x @ self.columns
+        return x, image, duality_gap(np, x, y - image, (y - image) @ self.columns.T, lam, self.positive)
+
+
+class Amp(Solver):
+    """Approximate message passing with one λ, in units of the error's standard deviation.
+
+    Donoho, Maleki, Montanari, PNAS 2009. The method is meant for matrices that resemble Gaussian ones, and may diverge
+    for others.
     """
 
     name = "amp"
+    # The number of iterations after which it ends without having converged.
+    most = 300
 
-    def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
+    def __init__(self, problem: Problem, iterations: int | None = None, **options: Any) -> None:
         super().__init__(problem, iterations, **options)
-        parameters = {"weight": problem.A.T[None], "threshold": np.ones(iterations)}
-        operator = Dense(problem.A, ops=self.ops, dtype=self.dtype)
-        self.network = Lamp(operator, problem.A, layers=iterations, parameters=parameters)
+        if self.is_share:
+            raise InputError("λ of amp is a number of standard deviations; expected no percentage", option="lam")
+        if self.noise_level is not None:
+            raise InputError("amp estimates the noise level by itself: leave it out", option="noise_level")
+
+    @property
+    def unfinished(self) -> str:
+        return f"an iterate that still changed by more than {CHANGE:g} of its norm"
 
     def candidates(self, y: Array) -> list[float]:
         values: list[float] = np.geomspace(0.3, 4, TRIED).tolist()
         return values
 
-    def steps(self, y: Array) -> Iterator[Array]:
-        self.network.parameters["threshold"][...] = self.tuned()
-        xp, y = self.ops.xp, self.ops.asarray(y, self.dtype)
-        bound = 1e8 * float(xp.abs(y).max())
-        for x in self.network.iterates(y):
-            if float(xp.abs(x).max()) > bound:
-                raise NumericalError(f"amp diverges with λ = {self.lam:.4g}: give another λ, or choose another method")
-            yield x
+    def steps(self, y: Array, factors: Array) -> Iterator[Array]:
+        if self.iterations is None:
+            return iter([self.end(y, factors)[0]])
+        return (x for x, _ in self._iterations(y, self.iterations))
+
+    def _iterations(self, y: Array, iterations: int) -> Iterator[tuple[Array, Array]]:
+        """The iterates, each with its relative change (batch,)."""
+        lam: Any = self.tuned()
+        xp, M = self.ops.xp, self.problem.M
+        x = xp.zeros((len(y), self.problem.N), self.dtype)
+        v = y
+        for _ in range(iterations):
+            before, noise = x, xp.sqrt(xp.square(v).sum(axis=1, keepdims=True) / M)
+            x, image = self.operator.proximal_step(before, v, 1.0, lam * noise, self.positive)
+            if not float(xp.abs(x).max()) <= 1e8:
+                raise NumericalError(f"amp diverges with λ = {lam:.4g}: give another λ, or choose another method")
+            v = y - image + (x != 0).sum(axis=1, keepdims=True).astype(self.dtype) / M * v
+            change = xp.square(x - before).sum(axis=1) / xp.maximum(xp.square(x).sum(axis=1), np.finfo(x.dtype).tiny)
+            yield x, np.sqrt(self.ops.to_numpy(change))
+
+    def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
+        for x, change in self._iterations(y, self.iterations or self.most):  # noqa: B007
+            if self.iterations is None and np.all(change <= CHANGE):
+                break
+        return x, np.full(len(y), np.nan), change <= CHANGE
 
 
-class _ScikitLearn(Solver):
-    """A method of scikit-learn, computed on the CPU and in one thread.
+class Omp(Solver):
+    """Orthogonal matching pursuit: Pati, Rezaiifar, Krishnaprasad, Asilomar 1993; on the CPU, sample by sample.
 
-    It has to be one thread because its warnings can only be silenced for the whole process.
-    """
-
-    has_iterates = False
-
-    def __init__(self, problem: Problem, iterations: int = 16, **options: Any) -> None:
-        super().__init__(problem, iterations, **{**options, "ops": ReferenceOps()})
-        self.linear_model = library("sklearn.linear_model", "sklearn", f"{self.name} needs scikit-learn")
-
-    def steps(self, y: Array) -> Iterator[Array]:
-        with warnings.catch_warnings():
-            # The warnings say that the iterations did not suffice, or that no entry was left to choose.
-            warnings.simplefilter("ignore")
-            yield self.solution(np.asarray(y, np.float64)).astype(self.dtype)
-
-    @abstractmethod
-    def solution(self, y: Array) -> Array:
-        """The sparse codes (batch, N) of measurements y (batch, M)."""
-
-
-class Omp(_ScikitLearn):
-    """Orthogonal matching pursuit: Pati, Rezaiifar, Krishnaprasad, Asilomar 1993.
-
-    It chooses entries until the norm of the residual is down to that of the problem's noise, or to 10⁻⁶ of the norm of
-    the measurements.
+    It chooses the entry whose column resembles the residual most, and fits all chosen ones by least squares, until the
+    norm of the residual is down to that of the noise: σ√M if a noise level is given, otherwise as the problem's SNR
+    says, or 10⁻⁶ of the norm of the measurements. With positive entries, only columns with a positive correlation are
+    chosen, and the fit is by non-negative least squares.
     """
 
     name = "omp"
     has_lam = False
+    has_iterates = False
+    rows = 32
 
-    def solution(self, y: Array) -> Array:
-        A, pursue = self.problem.A, self.linear_model.orthogonal_mp_gram
-        gram, correlations, energy = A.T @ A, y @ A, np.square(y).sum(axis=1)
-        noise = 10 ** (-self.problem.snr_db / 10)
-        enough = max(noise / (1 + noise), 1e-12)
-        x = np.zeros(correlations.shape)
-        for i in np.flatnonzero(energy):
-            x[i] = pursue(gram, correlations[i], tol=enough * energy[i], norms_squared=energy[i : i + 1])
-            if np.count_nonzero(x[i]) > self.iterations:
-                x[i] = pursue(gram, correlations[i], n_nonzero_coefs=self.iterations)
-        return x
+    def __init__(self, problem: Problem, iterations: int | None = None, **options: Any) -> None:
+        super().__init__(problem, iterations, **{"dtype": np.float64, **options, "ops": ReferenceOps()})
+        self.columns = np.ascontiguousarray(self.operator.A.T)
 
+    @property
+    def unfinished(self) -> str:
+        return "a residual above that of the noise, or above 1e-6 ‖y‖ without noise"
 
-class Lasso(_ScikitLearn):
-    """The problem that ISTA solves, solved by coordinate descent; `iterations` is an upper limit."""
+    def steps(self, y: Array, factors: Array) -> Iterator[Array]:
+        yield self.end(y, factors)[0]
 
-    name = "lasso"
+    def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
+        noise = 10 ** (-self.problem.snr_db / 20)
+        enough = np.full(len(y), max(noise / math.hypot(1, noise), RESIDUAL))
+        if self.noise_level is not None:
+            enough = self.noise_level * math.sqrt(self.problem.M) / factors[:, 0].astype(np.float64)
+        x, converged = np.zeros((len(y), self.problem.N)), np.empty(len(y), dtype=bool)
+        for i, (row, least) in enumerate(zip(y.astype(np.float64), enough, strict=True)):
+            x[i], left = self._pursue(row, float(least))
+            converged[i] = left <= least
+        return x, np.full(len(y), np.nan), converged
 
-    def solution(self, y: Array) -> Array:
-        # scikit-learn's objective is the one of `Ista` divided by M.
-        lasso = self.linear_model.Lasso(
-            alpha=self.tuned() / self.problem.M, fit_intercept=False, precompute=True, max_iter=self.iterations
-        )
-        coefficients = lasso.fit(np.asfortranarray(self.problem.A), y.T).coef_
-        return np.reshape(coefficients, (y.shape[0], self.problem.N))
+    def _pursue(self, y: Array, enough: float) -> tuple[Array, float]:
+        """The codes for one vector of measurements, and the norm of their residual."""
+        support, r, x = Support(self.columns, y), y, np.zeros(self.problem.N)
+        tried: list[int] = []
+        while len(support.chosen) < (self.iterations or self.problem.M) and np.linalg.norm(r) > enough:
+            correlations = self.columns @ r
+            alike = correlations if self.positive else np.abs(correlations)
+            alike[tried] = 0
+            best = int(np.argmax(alike))
+            if not alike[best] > 4 * np.finfo(float).eps:
+                break
+            tried.append(best)
+            if not support.add(best):  # it depends on the chosen ones, so that it would change nothing
+                continue
+            if self.positive:
+                part = self.columns[support.chosen]
+                x[support.chosen] = ActiveSet(part, y, True, x[support.chosen]).solve(0.0, 50 * len(part))
+                r = y - x[support.chosen] @ part
+            else:
+                r = support.residual()
+        if not self.positive:
+            x[support.chosen] = support.solve(support.projections)
+        return x, float(np.linalg.norm(r))
 
 
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Ista, Fista, Amp, Omp, Lasso)}
+
+
+def share(text: str) -> float:
+    """The share that a percentage such as "5%" means.
+
+    Raises
+    ------
+    InputError
+        If the text is not a percentage greater than 0.
+    """
+    try:
+        found = float(text.removesuffix("%")) / 100 if text.endswith("%") else math.nan
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise InputError(f"λ is {text!r}; expected a number or a percentage, such as 0.1 or 5%", option="lam")
+    return found

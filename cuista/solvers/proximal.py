@@ -11,24 +11,45 @@ from cuista.operators import Operator
 
 
 def proximal_gradient(
-    operator: Operator, y: Array, lam: float, iterations: int, momentum: bool = False
+    operator: Operator,
+    y: Array,
+    lam: float | Array,
+    iterations: int,
+    momentum: bool = False,
+    *,
+    positive: bool = False,
+    restart: bool = False,
+    start: tuple[Array, Array] | None = None,
 ) -> Iterator[tuple[Array, Array]]:
-    """Yield x_1, x_2, … for a batch of measurements y, each with its A x, by steps of size 1/(1.001‖A‖₂²) from x = 0.
+    """Yield x_1, x_2, … for a batch of measurements y, each with its A x, by steps of size 1/(1.001‖A‖₂²).
 
     Without momentum this is ISTA, with momentum FISTA.
+
+    Parameters
+    ----------
+    lam
+        λ: a number, or an array that broadcasts to the signals.
+    positive
+        Whether x ≥ 0 is required.
+    restart
+        Whether a sample's momentum is lost where the step goes against it (O'Donoghue, Candès, Foundations of
+        Computational Mathematics 2015). Signals must be (batch, N).
+    start
+        Where to start, x and A x; 0 if None.
     """
-    step = 1 / (1.001 * operator.norm_squared)
-    real: Any = operator.dtype.type
-    x = ahead = None
-    image = image_ahead = operator.ops.xp.zeros_like(y)
-    t = 1.0
+    step, xp = 1 / (1.001 * operator.norm_squared), operator.ops.xp
+    x, image = start or (None, xp.zeros_like(y))
+    ahead, image_ahead = x, image
+    t: Any = xp.ones((len(y), 1)) if restart else 1.0
     for _ in range(iterations):
-        x_next, image_next = operator.proximal_step(ahead, y - image_ahead, step, step * lam)
-        t_next = (1 + math.sqrt(1 + 4 * t * t)) / 2 if momentum else 1.0  # without momentum, β is 0
-        beta = real((t - 1) / t_next)
+        x_next, image_next = operator.proximal_step(ahead, y - image_ahead, step, step * lam, positive)
+        if restart and ahead is not None:
+            t = xp.where(((ahead - x_next) * (x_next - x)).sum(axis=1, keepdims=True) > 0, 1.0, t)
+        t_next = (1 + (xp.sqrt if restart else math.sqrt)(1 + 4 * t * t)) / 2
         # Because A is linear, A of the point ahead follows from known products.
         ahead, image_ahead = x_next, image_next
-        if x is not None and beta:
+        if momentum and x is not None:
+            beta = ((t - 1) / t_next).astype(operator.dtype) if restart else operator.dtype.type((t - 1) / t_next)
             ahead, image_ahead = x_next + beta * (x_next - x), image_next + beta * (image_next - image)
         x, image, t = x_next, image_next, t_next
         yield x, image

@@ -91,8 +91,9 @@ def recover_file(
             storage.replacing(out, overwrite=overwrite) as file,
             _appending(file, ending, names, shape, columns) as append,
         ):
-            for first in range(0, samples, ROWS):
-                part = slice(first, min(first + ROWS, samples))
+            rows = min(ROWS, getattr(recoverer, "rows", ROWS))
+            for first in range(0, samples, rows):
+                part = slice(first, min(first + rows, samples))
                 where = ... if is_vector else (slice(None), part) if columns else (part, slice(None))
                 with storage.complete(measurements):
                     y = np.asarray(stored[where])
@@ -106,7 +107,7 @@ def recover_file(
                     largest = extreme(peaks[sample], LARGEST_MEASUREMENT)
                     raise InputError(f"{measurements}: the largest entry of sample {first + sample} is {largest}")
                 with np.errstate(all="ignore"):  # what overflows is refused below
-                    codes = recoverer.recover(y)
+                    codes = recoverer.recover(y).astype(np.float32, copy=False)
                 unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))
                 if unknown.size:
                     raise NumericalError(
