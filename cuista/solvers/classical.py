@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
@@ -106,16 +108,16 @@ class Solver(ABC):
         x, y = self.problem.standard.sample(samples, stream=TUNING, dtype=self.dtype)
 
         def nmse(lam: float) -> float:
-            self.lam = lam
+            trial = copy.copy(self)  # so that no other thread meets a λ that is only tried
+            trial.lam = lam
             try:
-                return float(report_on(self._iterates, x, y, self.ops).nmse_db[-1])
+                return float(report_on(trial._iterates, x, y, self.ops).nmse_db[-1])
             except NumericalError:
                 return np.inf
 
         values = self.candidates(y)
         best, least = tune(nmse, values)
         if not least < 1:
-            self.lam = None
             raise NumericalError(
                 f"{self.name} diverges on this problem: the best of {len(values)} values of λ gives an NMSE of "
                 f"{least:.3g} dB. Choose another method"
@@ -191,13 +193,18 @@ class Amp(Solver):
         return values
 
     def steps(self, y: Array) -> Iterator[Array]:
-        self.network.parameters["threshold"][...] = self.tuned()
+        network = copy.copy(self.network)  # other threads may compute with another λ
+        network.parameters = {**network.parameters, "threshold": np.full(self.iterations, self.tuned())}
         xp, y = self.ops.xp, self.ops.asarray(y, self.dtype)
         bound = 1e8 * float(xp.abs(y).max())
-        for x in self.network.iterates(y):
+        for x in network.iterates(y):
             if float(xp.abs(x).max()) > bound:
                 raise NumericalError(f"amp diverges with λ = {self.lam:.4g}: give another λ, or choose another method")
             yield x
+
+
+# Warnings can only be silenced for the whole process, by one thread at a time.
+_SILENCE = threading.RLock()
 
 
 class _ScikitLearn(Solver):
@@ -213,10 +220,11 @@ class _ScikitLearn(Solver):
         self.linear_model = library("sklearn.linear_model", "sklearn", f"{self.name} needs scikit-learn")
 
     def steps(self, y: Array) -> Iterator[Array]:
-        with warnings.catch_warnings():
+        with _SILENCE, warnings.catch_warnings():
             # The warnings say that the iterations did not suffice, or that no entry was left to choose.
             warnings.simplefilter("ignore")
-            yield self.solution(np.asarray(y, np.float64)).astype(self.dtype)
+            found = self.solution(np.asarray(y, np.float64))
+        yield found.astype(self.dtype)
 
     @abstractmethod
     def solution(self, y: Array) -> Array:
