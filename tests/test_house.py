@@ -18,6 +18,7 @@ MAY_IMPORT_CUPY = ("cuista/device.py", "cuista/ops/cuda.py", "kernels/__init__.p
 FLOORS = [
     "version",
     "errors",
+    "messages",
     "checks",
     "counter",
     "device",

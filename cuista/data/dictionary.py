@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -22,7 +22,7 @@ Convention = Literal["correlation", "convolution"]
 
 
 @dataclass(frozen=True, eq=False)
-class Dictionary:
+class Dictionary(storage.Portable):
     """Filters d_1, …, d_F that model a picture as f = Σ_m d_m ⋆ x_m, where ⋆ is the valid correlation.
 
     Parameters
@@ -35,6 +35,8 @@ class Dictionary:
     InputError
         If D has another shape, an entry is not finite, or a filter is zero.
     """
+
+    kind: ClassVar[str] = "cuista-dictionary"
 
     D: Array
 
@@ -82,9 +84,12 @@ class Dictionary:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-dictionary` file."""
-        record = storage.Record("cuista-dictionary")
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
         self.store(record)
-        storage.write(path, record, overwrite=overwrite)
+        return record
 
     def store(self, record: storage.Record) -> None:
         """Add the dictionary to a file's record."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def check_normalized(problem: Problem) -> None:
 
 
 @dataclass(frozen=True)
-class PerturbedSet:
+class PerturbedSet(storage.Portable):
     """A test set: several perturbed matrices for each level, and signals that all of them measure without noise.
 
     Attributes
@@ -71,6 +71,8 @@ class PerturbedSet:
     seed
         The seed that the matrices and the signals were drawn with.
     """
+
+    kind: ClassVar[str] = "cuista-perturbed"
 
     problem: Problem
     sigmas: Array
@@ -111,11 +113,14 @@ class PerturbedSet:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-perturbed` file."""
-        record = storage.Record("cuista-perturbed")
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
         self.problem.store(record)
         record.arrays |= {"sigmas": self.sigmas, "matrices": self.matrices, "x": self.x}
         record.attributes |= {"matrix_sha256": self.problem.sha256, "test_seed": self.seed}
-        storage.write(path, record, overwrite=overwrite)
+        return record
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PerturbedSet:
@@ -126,7 +131,11 @@ class PerturbedSet:
         FileError
             If the file is damaged, or is not a `cuista-perturbed` file.
         """
-        record = storage.read(path, "cuista-perturbed")
+        return cls.from_record(storage.read(path, cls.kind), path)
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> PerturbedSet:
+        """The test set in a file's record; error messages name `path`."""
         problem = Problem.from_record(record, path)
         with storage.complete(path):
             sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))

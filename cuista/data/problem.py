@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -29,7 +29,7 @@ _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(storage.Portable):
     """The problem of recovering sparse codes x* from measurements y = A x* + ε.
 
     Parameters
@@ -65,6 +65,8 @@ class Problem:
     of columns do not matter. Networks and solvers compute with these. What is drawn, and what is recovered, are codes
     of the user's matrix: see `to_given` and `to_unit`.
     """
+
+    kind: ClassVar[str] = "cuista-problem"
 
     A: Array
     pnz: float | Array = 0.1
@@ -345,10 +347,14 @@ class Problem:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-problem` file."""
-        record = storage.Record("cuista-problem")
-        self.store(record)
+        record = self.to_record()
         record.attributes["con_num"] = self.condition_number
         storage.write(path, record, overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
+        self.store(record)
+        return record
 
     def store(self, record: storage.Record) -> None:
         """Add the whole problem to a file's record."""

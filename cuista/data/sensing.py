@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +26,7 @@ PARTS, PART = 10, 5000
 
 
 @dataclass(frozen=True, eq=False)
-class Sensing:
+class Sensing(storage.Portable):
     """Blocks f of a picture are measured as y = Φ f, and apart from their means m are sparse: f = m + D x.
 
     Blocks have the size (s₁, s₂) of the dictionary's atoms, and P = s₁·s₂ pixels with values from 0 to 1. The mean m of
@@ -46,6 +47,8 @@ class Sensing:
         If Φ does not fit the dictionary, is not finite, has fewer than two rows or more rows than columns, or measures
         nothing of the mean.
     """
+
+    kind: ClassVar[str] = "cuista-sensing"
 
     Phi: Array
     dictionary: Dictionary
@@ -193,9 +196,12 @@ class Sensing:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-sensing` file."""
-        record = storage.Record("cuista-sensing")
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
         self.store(record)
-        storage.write(path, record, overwrite=overwrite)
+        return record
 
     def store(self, record: storage.Record) -> None:
         """Add Φ and the dictionary to a file's record."""

@@ -72,6 +72,9 @@ class CudaOps(ReferenceOps):
 
         return cls(cupy, CudaLauncher(device.index or 0), device.name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).on, (Device(self.name),)
+
     def computing(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.xp.cuda.Device(Device(self.name).index)
         return context

@@ -150,6 +150,9 @@ class ReferenceOps:
         self._kept: WeakKeyDictionary[Any, dict[Any, Array]] = WeakKeyDictionary()
         self._guard = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # what it keeps can be made again
+
     def computing(self) -> AbstractContextManager[Any]:
         """A context for computing with this engine's arrays in this thread.
 

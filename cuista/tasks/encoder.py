@@ -89,7 +89,7 @@ class EncoderModel(Trained):
     def store(self, record: Record) -> None:
         self.problem.store(record)
         store_encoder(record, self.network)
-        record.attributes["matrix_sha256"] = self.problem.sha256
+        record.attributes |= {"matrix_sha256": self.problem.sha256, "asked_start": self.start or ""}
 
     @classmethod
     def restore(
@@ -99,7 +99,9 @@ class EncoderModel(Trained):
         if record.attributes["net"] != Encoder.name:
             raise FileError(f"{path} holds the net {record.attributes['net']!r}; expected {Encoder.name!r}")
         kept = {name: options[name] for name in ("layers", "parameters")}
-        return cls.new(problem, **encoder_options(record), **kept, **place)
+        model = cls.new(problem, **encoder_options(record), **kept, **place)
+        model.start = str(record.attributes.get("asked_start", model.start)) or None
+        return model
 
 
 def store_encoder(record: Record, encoder: Encoder) -> None:

@@ -194,6 +194,7 @@ class Model(Trained):
         record.attributes |= {
             "support_schedule": list(self.network.support),
             "unit": self.network.unit,
+            "asked_schedule": json.dumps(self.schedule),
             "matrix_sha256": self.problem.sha256,
             "weight_sha256": storage.sha256(self.weight.W),
             "weight": json.dumps(asdict(self.weight.report)),
@@ -214,6 +215,9 @@ class Model(Trained):
         unit = float(attributes.get("unit", 0))  # 0.1.0 has none
         model = cls.new(problem, weight, attributes["net"], unit=unit, **options, **place)
         model.reference = Reference.stored(record)
+        if "asked_schedule" in attributes:
+            percent, max_percent = json.loads(attributes["asked_schedule"])
+            model.schedule = percent, max_percent
         return model
 
 

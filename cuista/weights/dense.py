@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -62,8 +63,10 @@ class WeightReport:
 
 
 @dataclass(frozen=True)
-class Weight:
+class Weight(storage.Portable):
     """An analytic weight W (M, N) of the matrix whose hash is `matrix_sha256`."""
+
+    kind: ClassVar[str] = "cuista-weight"
 
     W: Array
     matrix_sha256: str
@@ -93,8 +96,18 @@ class Weight:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-weight` file."""
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
         attributes = {**asdict(self.report), "matrix_sha256": self.matrix_sha256}
-        storage.write(path, storage.Record("cuista-weight", {"W": self.W}, attributes), overwrite=overwrite)
+        return storage.Record(self.kind, {"W": self.W}, attributes)
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Weight:
+        """The weight in the record of a `cuista-weight` file; error messages name `path`."""
+        with storage.complete(path):
+            report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
+            return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], A: Array) -> Weight:
@@ -108,12 +121,10 @@ class Weight:
             If the weight does not belong to A.
         """
         if storage.is_cuista(path):
-            record = storage.read(path, "cuista-weight")
+            record = storage.read(path, cls.kind)
             if record.attributes.get("matrix_sha256") != storage.sha256(A):
                 raise InputError(f"{path} is the weight of another matrix: compute a weight for this one")
-            with storage.complete(path):
-                report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
-                return cls.stored(record, A, report, path)
+            return cls.stored(record, A, cls.from_record(record, path).report, path)
         return cls.from_array(storage.load_array(path, "W"), A)
 
     @classmethod
