@@ -52,8 +52,8 @@ def processors() -> int:
 class _Limit:
     """The limit of BLAS to one thread, which holds while any thread of this process wants it.
 
-    The limit belongs to the whole process. If each thread set and restored it by itself, one would lift it while another
-    still computes, and might later restore the limit that it had found.
+    The limit belongs to the whole process. If each thread set and restored it by itself, one would lift it while
+    another still computes, and might later restore the limit that it had found.
     """
 
     def __init__(self) -> None:

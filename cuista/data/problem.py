@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import LARGEST, Array, check_matrix, extreme, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
+from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 
@@ -130,6 +131,11 @@ class Problem(storage.Portable):
     def sha256(self) -> str:
         """The hash of A, by which weights and models recognise the matrix that they are for."""
         return storage.sha256(self.A)
+
+    @cached_property
+    def twins(self) -> Twins:
+        """The pairs of columns that cannot be told apart."""
+        return twins(self.A)
 
     @cached_property
     def condition_number(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cuista.messages import say
 from cuista import storage
 from cuista.checks import Array
 from cuista.counter import TEST
@@ -146,7 +147,7 @@ def compare(
     ops: ReferenceOps | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Iterator[Result]:
     """Train or load networks, tune solvers, and test them all on the same signals. Results come one after the other.

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cuista.messages import say
 from cuista import storage
 from cuista.checks import Array
 from cuista.counter import TEST, TUNING, Key
@@ -106,7 +107,7 @@ def evaluate_robustness(
     models: Mapping[str, Model | RobustModel],
     *,
     ops: ReferenceOps | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[str, float], None] = lambda method, fraction: None,
 ) -> Iterator[RobustResult]:
     """Test models and FISTA on the matrices of a set. The results come one method after the other.

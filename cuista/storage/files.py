@@ -17,7 +17,6 @@ import socket
 import stat
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from cuista.messages import warn
 from cuista.checks import Array
 from cuista.errors import FileError, MissingLibraryError
 
@@ -304,7 +304,7 @@ def _locked(lock: Path, path: str | os.PathLike[str]) -> int | None:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise FileError(f"cannot write {path}: {reason_of(error)}") from error
-            warnings.warn(f"{path}: the file system has no locks, so give no other command this output", stacklevel=4)
+            warn(f"{path}: the file system has no locks, so give no other command this output", stacklevel=4)
             lock.unlink(missing_ok=True)
             return None
         finally:

@@ -14,7 +14,6 @@ import os
 import secrets
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,6 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from cuista.messages import warn
 from cuista.checks import Array
 from cuista.errors import FileError
 from cuista.storage.files import check_claim, complete, open_input, replacing, reserve
@@ -179,7 +179,7 @@ def opened(path: str | os.PathLike[str], *kinds: str, whole: bool = False) -> It
             raise FileError(f"{path} is damaged: its beginning is not what was written")
         if not proven and os.fspath(path) not in _noted:
             _noted.add(os.fspath(path))
-            warnings.warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=5)
+            warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=5)
         yield file
 
 

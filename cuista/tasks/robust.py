@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from cuista.messages import say
 from cuista.checks import Array, check_matrix
 from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
@@ -232,7 +233,7 @@ def train_decoder(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_seconds: float = 30.0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[Progress], None] | None = None,
 ) -> Model:
     """Train the decoder for a robust run by the fast recipe, and keep it in `OUT.decoder.h5`.

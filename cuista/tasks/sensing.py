@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from cuista.messages import say
 from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.counter import FITTING, TUNING, Key
@@ -360,7 +361,7 @@ def sensing_weight(
     ridge: float | Literal["auto"] | None = None,
     recipe: Any = None,
     begun: Reconstructor | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     **options: Any,
 ) -> Weight:
     """The exact weight of a sensing matrix and a dictionary with which to build a reconstructor.
@@ -481,7 +482,7 @@ def evaluate_reconstructors(
     *,
     baselines: PatchSet | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> PictureReport:
     """Measure the test pictures of a file, reconstruct them, and measure the errors of the clipped results.

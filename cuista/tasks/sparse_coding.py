@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from cuista.messages import say, trying, warn
 from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.counter import FITTING, JUDGING, Key
@@ -29,6 +30,8 @@ from cuista.training.task import Examples, Source, Task
 from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
+# Below this SNR in dB, the noise is the reason if little is recovered.
+LOW_SNR = 6.0
 # How a network is trained to compare ridges: long enough to tell them apart.
 RIDGE_RECIPE = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
 
@@ -233,6 +236,8 @@ class SparseCoding(Task[Model]):
         return FastRecipe() if model.network.has_gradients else SearchRecipe()
 
     def source(self, model: Model, recipe: Any) -> Source:
+        if model.problem.twins.count:
+            warn(str(model.problem.twins), stacklevel=3)
         return SignalSource(model.problem.standard, recipe)
 
     def finish(self, model: Model) -> None:
@@ -271,6 +276,18 @@ class SignalSource(Source):
         x, y, weights = validation
         return nmse_db(network, x, y, depth, weights)
 
+    def advice(self) -> str:
+        problem = self.problem
+        present = problem.sparsity * problem.N
+        if 3 * present > problem.M:
+            return (
+                f"Signals with {present:.3g} non-zeros on average are hard to recover from {problem.M} measurements: "
+                "measure more, or sparser signals"
+            )
+        if problem.snr_db < LOW_SNR:
+            return f"At an SNR of {problem.snr_db:g} dB little can be recovered: measure with less noise"
+        return super().advice()
+
     def blank(self) -> InputError:
         return InputError(
             f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero; expected at least a few "
@@ -290,7 +307,7 @@ def analytic_weight(
     ridge: float | Literal["auto"] | None = None,
     recipe: Any = None,
     begun: Model | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     **options: Any,
 ) -> Weight:
     """The exact weight with which to build a network for a problem.
@@ -335,7 +352,7 @@ def choose_ridge(
     untied: bool = False,
     seed: int = 0,
     ops: ReferenceOps | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
 ) -> Weight:
     """The exact weight with the ridge λ that is best for the problem's SNR and sparsity.
 
@@ -366,7 +383,8 @@ def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, An
     """The best of several ridges' weights; `fit` returns the error in dB and the weight for a ridge."""
     fits = []
     for ridge in ridges:
-        error, weight = fit(ridge)
+        with trying():
+            error, weight = fit(ridge)
         say(f"  ridge {weight.report.ridge:g}: {error:.2f} dB")
         fits.append((error, ridge, weight))
     best = min(fits, key=lambda found: found[:2])[2]
