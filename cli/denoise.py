@@ -32,6 +32,7 @@ def command(model_file: Path, picture_file: Path, out: Path, compare: Path | Non
     if compare is not None and compare.absolute() == out.absolute():
         raise click.UsageError("--compare and --out name the same file: give two different names")
     denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
+    common.warn_untrained(denoiser, model_file)
     picture = read_picture(picture_file)
     # Both formats are checked before any work is done; a blank picture of triple width stands in for the comparison.
     channels, height, width = picture.channels.shape

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import load_problem, matrix_in, note_norms
+from cuista.cli.problems import load_problem, matrix_in, note_norms, warn_of_twins
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
@@ -48,6 +48,7 @@ def command(problem_file: Path, method: str, iterations: int, lam: float | None,
             common.say(
                 f"Note: {problem_file} is a matrix alone. Without --lam, λ will be the best for signals with {law}."
             )
+    warn_of_twins(problem)
     solver = kind(problem, iterations, lam=lam, ops=codes.ops)
     codes.write(solver)
     if kind.has_lam and lam is None:

@@ -71,7 +71,7 @@ class TimeLeft:
     def left(self, fraction: float) -> float | None:
         """The seconds left when this fraction is done; None while too little is known.
 
-        A fraction smaller than the one before begins new work. The first one need not be 0, as in a run that is resumed.
+        A fraction smaller than the one before begins new work. The first need not be 0, as in a run that is resumed.
         """
         now = time.monotonic()
         if self._begun is None or fraction < self._latest:

@@ -53,6 +53,15 @@ class Trained(storage.Portable, ABC):
     def __init_subclass__(cls) -> None:
         cls.kinds[cls.kind] = cls
 
+    @property
+    def trained(self) -> bool:
+        """Whether the network has been trained, here or elsewhere, so that its parameters are not those of a new one."""
+        if self.training:
+            return True
+        new, ops = self.network.published_start(), self.network.ops
+        now = {name: ops.to_numpy(value) for name, value in self.network.parameters.items()}
+        return not all(np.array_equal(now[name], value.astype(now[name].dtype)) for name, value in new.items())
+
     @abstractmethod
     def task(self) -> Any:
         """The `cuista.training.Task` that it is trained for if no other is given.

@@ -12,8 +12,8 @@ from cuista.ops import CpuOps
 
 # Columns are twins if |a_iᵀa_j| is more than 1 − ALIKE for their directions.
 ALIKE = 1e-6
-# The number of random projections that twins must have in common, the number of columns that are compared at a time, and
-# the number of pairs that are named.
+# The number of random projections that twins must have in common, the number of columns that are compared at a time,
+# and the number of pairs that are named.
 PROJECTIONS, BLOCK, NAMED = 8, 256, 5
 # The number of neighbours by the first projection with which a column is compared one by one.
 NEIGHBOURS = 100
@@ -29,8 +29,8 @@ class Twins(NamedTuple):
         named = ", ".join(f"{i} and {j}" for i, j in self.pairs)
         more = f" (and {self.count - len(self.pairs)} more pairs)" if self.count > len(self.pairs) else ""
         return (
-            f"columns {named}{more} of the matrix cannot be told apart, because they are equal or opposite up to scale: "
-            "no method can decide between them. Keep one of each pair"
+            f"columns {named}{more} of the matrix cannot be told apart, because they are equal or opposite up to "
+            "scale: no method can decide between them. Keep one of each pair"
         )
 
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cuista.messages import say
 from cuista import storage
 from cuista.checks import Array
 from cuista.counter import TEST
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.evaluation.results import load_results, save_results
+from cuista.messages import say
 from cuista.metrics import report_on
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cuista.messages import say
 from cuista import storage
 from cuista.checks import Array
 from cuista.counter import TEST, TUNING, Key
@@ -19,6 +18,7 @@ from cuista.data.perturbed import PerturbedSet, perturb
 from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.evaluation.results import load_results, save_results
+from cuista.messages import say
 from cuista.metrics import estimate_nmse_db
 from cuista.networks import Encoder
 from cuista.ops import CpuOps, ReferenceOps

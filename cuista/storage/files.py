@@ -24,9 +24,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from cuista.messages import warn
 from cuista.checks import Array
 from cuista.errors import FileError, MissingLibraryError
+from cuista.messages import warn
 
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}

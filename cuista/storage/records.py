@@ -22,9 +22,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from cuista.messages import warn
 from cuista.checks import Array
 from cuista.errors import FileError
+from cuista.messages import warn
 from cuista.storage.files import check_claim, complete, open_input, replacing, reserve
 from cuista.storage.proof import HEAD, Proven, content_of, has_proof, seal
 from cuista.storage.trial import DEFLATED, try_reading

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista.messages import say
 from cuista import storage
 from cuista.checks import LARGEST, Array
 from cuista.counter import CODES, NOISE, TEST, TRAINING, TUNING, Key
@@ -23,6 +22,7 @@ from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
+from cuista.messages import say
 from cuista.metrics import SSIM_WINDOW, PictureReport, decibels, report_on_pictures
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.messages import say
 from cuista.checks import Array, check_matrix
 from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
 from cuista.data.problem import Problem
 from cuista.errors import InputError
+from cuista.messages import say
 from cuista.metrics import decibels, nmse_db
 from cuista.model import Trained, parameters_sha256
 from cuista.networks import Encoder, ExactEncoder, Network, RobustAlista

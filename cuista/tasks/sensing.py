@@ -12,13 +12,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.messages import say
 from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.counter import FITTING, TUNING, Key
 from cuista.data.images import ImageSet, PatchSet
 from cuista.data.sensing import Sensing
 from cuista.errors import FileError, InputError
+from cuista.messages import say
 from cuista.metrics import SSIM_WINDOW, PictureReport, nmse_db, report_on_pictures
 from cuista.model import NUMBERS, Trained
 from cuista.networks import NETWORKS, Network

@@ -11,12 +11,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.messages import say, trying, warn
 from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.counter import FITTING, JUDGING, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
+from cuista.messages import say, trying, warn
 from cuista.metrics import Report, nmse_db, report_on
 from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
