@@ -26,6 +26,7 @@ from cuista.metrics import PictureReport
 from cuista.model import Trained
 from cuista.ops import ReferenceOps, engine
 from cuista.storage import check_writable, claimed, is_cuista
+from cuista.summary import counted
 
 
 def claim(out: Path, overwrite: bool) -> None:
@@ -326,11 +327,6 @@ class ProgressLine(messages.ProgressLine):
             LOG.info(text, extra={"progress": progress})
         elif _talking.level <= logging.INFO:
             super().update(fraction, text, left)
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun in the singular or plural: 1 filter, 2 filters."""
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def out(text: str = "") -> None:

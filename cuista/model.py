@@ -18,14 +18,15 @@ from cuista.messages import warn
 from cuista.ops import CpuOps, ReferenceOps, engine
 from cuista.storage import Record
 from cuista.storage.portable import BYTES
+from cuista.summary import Described, counted
 
 AnyTrained = TypeVar("AnyTrained", bound="Trained")
 # The numbers in which networks with the same name and problem can differ.
 NUMBERS = ("layers", "percent", "max_percent", "untied")
 
 
-@dataclass
-class Trained(storage.Portable, ABC):
+@dataclass(repr=False)
+class Trained(Described, storage.Portable, ABC):
     """A network, what it was made from, and how it was trained.
 
     Each task has a subclass, which defines what its networks are made from and what they are used for.
@@ -53,9 +54,37 @@ class Trained(storage.Portable, ABC):
     def __init_subclass__(cls) -> None:
         cls.kinds[cls.kind] = cls
 
+    def facts(self) -> dict[str, str]:
+        network, numbers = self.network, sum(value.size for value in self.network.parameters.values())
+        device = network.ops.name
+        return {
+            "network": network.title,
+            "layers": counted(network.layers, "layer"),
+            "learned": counted(numbers, "learned number"),
+            **self.made_for(),
+            "training": self._outcome(),
+            "device": "" if device == "cpu" else f"on {device}",
+        }
+
+    def _outcome(self) -> str:
+        """The outcome of training in a few words."""
+        if "diverged" in self.training:
+            return "whose training failed"
+        if "imported" in self.training:
+            return "imported"
+        for measure in ("psnr", "nmse", "loss"):
+            value = self.training.get(f"validation_{measure}_db")
+            if value is not None:
+                return f"validation {measure if measure == 'loss' else measure.upper()} {value:.2f} dB"
+        return "trained elsewhere" if self.trained else "not trained"
+
+    @abstractmethod
+    def made_for(self) -> dict[str, str]:
+        """What the network was made for, as a part of `facts`."""
+
     @property
     def trained(self) -> bool:
-        """Whether the network has been trained, here or elsewhere, so that its parameters are not those of a new one."""
+        """Whether the network has been trained, here or elsewhere: its parameters are not those of a new one."""
         if self.training:
             return True
         new, ops = self.network.published_start(), self.network.ops

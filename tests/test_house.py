@@ -20,6 +20,7 @@ FLOORS = [
     "errors",
     "messages",
     "checks",
+    "summary",
     "counter",
     "device",
     "parallel",

@@ -17,12 +17,13 @@ from cuista.errors import FileError, InputError
 from cuista.operators import Convolution
 from cuista.operators.convolution import scaled
 from cuista.ops import CpuOps
+from cuista.summary import Described, counted, span
 
 Convention = Literal["correlation", "convolution"]
 
 
-@dataclass(frozen=True, eq=False)
-class Dictionary(storage.Portable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Dictionary(Described, storage.Portable):
     """Filters d_1, …, d_F that model a picture as f = Σ_m d_m ⋆ x_m, where ⋆ is the valid correlation.
 
     Parameters
@@ -42,6 +43,11 @@ class Dictionary(storage.Portable):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "D", np.ascontiguousarray(check_filters(self.D, "the dictionary"), np.float64))
+
+    def facts(self) -> dict[str, str]:
+        norms = "of unit norm" if self.normalized else f"with norms {span(np.linalg.norm(self.D, axis=(0, 1)))}"
+        rows, columns = self.shape
+        return {"size": f"{counted(self.filters, 'filter')} of {rows}×{columns}", "norms": norms}
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from cuista.counter import ENTRIES, LEVELS, TEST, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.summary import Described, counted, span
 
 
 def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
@@ -54,8 +55,8 @@ def check_normalized(problem: Problem) -> None:
         )
 
 
-@dataclass(frozen=True)
-class PerturbedSet(storage.Portable):
+@dataclass(frozen=True, repr=False)
+class PerturbedSet(Described, storage.Portable):
     """A test set: several perturbed matrices for each level, and signals that all of them measure without noise.
 
     Attributes
@@ -105,6 +106,14 @@ class PerturbedSet(storage.Portable):
                 matrices[i, j] = perturb(problem.A, Key(seed, TEST, i * count + j), np.array([sigma]), ops)[0]
         x, _ = problem.standard.sample(samples, stream=TEST, seed=seed)
         return cls(problem.standard, np.array(sigmas, np.float64), matrices, x, seed)
+
+    def facts(self) -> dict[str, str]:
+        levels, count, M, N = self.matrices.shape
+        return {
+            "matrices": f"{count} perturbed {'matrix' if count == 1 else 'matrices'} of {M}×{N} for each level",
+            "levels": f"{counted(levels, 'level')} (σ {span(self.sigmas)})",
+            "signals": counted(len(self.x), "signal"),
+        }
 
     def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
         """Iterate over the levels, each with the list of its matrices (M, N) in float64."""

@@ -17,6 +17,7 @@ from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
+from cuista.summary import Described, size_of, span
 
 # How far a norm may be from 1 in columns of unit norm, such as those that were rounded to single precision.
 UNIT = 1e-5
@@ -29,8 +30,8 @@ LOWEST_SNR = -200.0
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
-@dataclass(frozen=True, eq=False)
-class Problem(storage.Portable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Problem(Described, storage.Portable):
     """The problem of recovering sparse codes x* from measurements y = A x* + ε.
 
     Parameters
@@ -116,6 +117,24 @@ class Problem(storage.Portable):
             raise InputError(f"{self.magnitude} has a magnitude of 0; expected others: pnz makes entries zero")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1", option="seed")
+
+    def facts(self) -> dict[str, str]:
+        law, given = self.magnitude, np.linalg.norm(self.given, axis=0)
+        if isinstance(law, Normal):
+            kind = f"normal magnitudes (mean {law.mean:g}, std {law.std:g})"
+        else:
+            kind = f"magnitudes {law.v0:g} (with probability {law.q:g}) and {law.v1:g}"
+        columns = "columns of unit norm"
+        if self.rescaled or not self.normalized:
+            columns = f"columns with norms {span(given)}{' that are 1 inside' if self.rescaled else ''}"
+        return {
+            "size": size_of(self.A),
+            "sparsity": f"pnz {span(self.pnz)}",
+            "magnitudes": kind,
+            "signs": "no negative entries" if self.positive else "",
+            "noise": "no noise" if self.snr_db == np.inf else f"SNR {self.snr_db:g} dB",
+            "columns": columns,
+        }
 
     @property
     def M(self) -> int:

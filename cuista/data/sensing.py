@@ -18,6 +18,7 @@ from cuista.data.images import PatchSet
 from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
+from cuista.summary import Described, counted
 
 # Up to this relative error, the mean follows from the measurements exactly. Matrices are often stored in float32.
 EXACT = 1e-5
@@ -25,8 +26,8 @@ EXACT = 1e-5
 PARTS, PART = 10, 5000
 
 
-@dataclass(frozen=True, eq=False)
-class Sensing(storage.Portable):
+@dataclass(frozen=True, eq=False, repr=False)
+class Sensing(Described, storage.Portable):
     """Blocks f of a picture are measured as y = Φ f, and apart from their means m are sparse: f = m + D x.
 
     Blocks have the size (s₁, s₂) of the dictionary's atoms, and P = s₁·s₂ pixels with values from 0 to 1. The mean m of
@@ -69,6 +70,13 @@ class Sensing(storage.Portable):
                 option="sensing",
             )
         object.__setattr__(self, "Phi", np.ascontiguousarray(Phi, np.float64))
+
+    def facts(self) -> dict[str, str]:
+        rows, columns = self.block
+        return {
+            "measurements": f"{self.M} measurements of each block of {rows}×{columns} ({100 * self.rate:.3g} %)",
+            "dictionary": counted(self.dictionary.filters, "atom"),
+        }
 
     @property
     def block(self) -> tuple[int, int]:

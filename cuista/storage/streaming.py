@@ -15,7 +15,6 @@ import numpy as np
 from cuista import storage
 from cuista.checks import LARGEST_MEASUREMENT, Array, extreme, is_extreme
 from cuista.errors import FileError, InputError, NumericalError
-from cuista.messages import warn
 from cuista.storage.files import check_written, reserve
 from cuista.storage.records import new_hdf5
 

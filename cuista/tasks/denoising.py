@@ -60,7 +60,7 @@ class Span(NamedTuple):
     inside: slice
 
 
-@dataclass
+@dataclass(repr=False)
 class Denoiser(Trained):
     """A convolutional network with its weight, its dictionary and its noise level, and how it was trained.
 
@@ -102,6 +102,12 @@ class Denoiser(Trained):
         check_sigma(sigma)
         operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
         return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
+
+    def made_for(self) -> dict[str, str]:
+        return {
+            "noise": f"for noise of σ = {self.sigma:g}",
+            "dictionary": ", ".join(self.weight.dictionary.facts().values()),
+        }
 
     def task(self) -> Any:
         raise InputError("a denoiser is trained on pictures: give task=Denoising(images)", option="task")

@@ -20,11 +20,12 @@ from cuista.model import Trained
 from cuista.networks import Encoder
 from cuista.ops import ReferenceOps
 from cuista.storage import Record
+from cuista.summary import size_of
 from cuista.training.recipes import Stage, check_positive, perturbed_stage
 from cuista.training.task import Examples, Source, Task
 
 
-@dataclass
+@dataclass(repr=False)
 class EncoderModel(Trained):
     """An encoder, its nominal problem, and how it was trained.
 
@@ -66,6 +67,9 @@ class EncoderModel(Trained):
             Q = as_real(Q, "Q")
             check_finite(Q, "Q")
         return cls(Encoder(problem.A, Q=Q, start=start, **options), problem, start)
+
+    def made_for(self) -> dict[str, str]:
+        return {"matrix": f"for matrices near one of {size_of(self.problem.A)}"}
 
     def task(self) -> Task[EncoderModel]:
         return Encoding()

@@ -25,7 +25,7 @@ from cuista.networks.encoder import transposed
 from cuista.ops import ReferenceOps
 from cuista.storage import Record, remove
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
-from cuista.tasks.sparse_coding import Model
+from cuista.tasks.sparse_coding import Model, made_for
 from cuista.training import FastRecipe, Progress, checkpoint_path, train
 from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Stage, check_positive, perturbed_stage
@@ -34,7 +34,7 @@ from cuista.weights import Weight
 from cuista.weights.dense import describe
 
 
-@dataclass
+@dataclass(repr=False)
 class RobustModel(Trained):
     """An ALISTA whose weight an encoder computes for each matrix, and how the two were trained.
 
@@ -108,6 +108,10 @@ class RobustModel(Trained):
         )
         robust.unit = network.unit
         return cls(robust, problem, origin)
+
+    def made_for(self) -> dict[str, str]:
+        encoder = "the exact encoder" if isinstance(self.network.encoder, ExactEncoder) else "a trained encoder"
+        return {"encoder": f"with {encoder}", **made_for(self.problem)}
 
     def task(self) -> Task[Any]:
         return Robust()

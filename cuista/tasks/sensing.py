@@ -52,7 +52,7 @@ Recover = Callable[[Array, tuple[int, int]], Array]
 PERCENT, MAX_PERCENT = 0.4, 13.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Reconstructor(Trained):
     """A dense network that recovers the blocks of pictures, with Φ, the dictionary and the weight, and its training.
 
@@ -134,6 +134,9 @@ class Reconstructor(Trained):
             sensing=sensing.reduced if learn_sensing else None,
         )
         return cls(network, sensing, weight)
+
+    def made_for(self) -> dict[str, str]:
+        return {"measurements": f"for {', '.join(self.sensing.facts().values())}"}
 
     def task(self) -> Any:
         raise InputError("a reconstructor is trained on patches: give task=CompressiveSensing(patches)", option="task")

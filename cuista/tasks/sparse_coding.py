@@ -36,7 +36,7 @@ LOW_SNR = 6.0
 RIDGE_RECIPE = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
 
 
-@dataclass
+@dataclass(repr=False)
 class Model(Trained):
     """A dense network with its problem and its weight, and how it was trained.
 
@@ -132,6 +132,9 @@ class Model(Trained):
             with self.network.ops.computing():
                 self.network.calibrate(self.problem.sample(256, stream=FITTING)[1])
 
+    def made_for(self) -> dict[str, str]:
+        return made_for(self.problem)
+
     def task(self) -> Task[Model]:
         return SparseCoding()
 
@@ -222,6 +225,12 @@ class Model(Trained):
             percent, max_percent = json.loads(attributes["asked_schedule"])
             model.schedule = percent, max_percent
         return model
+
+
+def made_for(problem: Problem) -> dict[str, str]:
+    """What a problem is, as a part of what a model for it is."""
+    facts = problem.facts()
+    return {"problem": f"for {facts['size']}", **{name: facts[name] for name in ("sparsity", "signs", "noise")}}
 
 
 class SparseCoding(Task[Model]):

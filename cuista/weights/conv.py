@@ -20,6 +20,7 @@ from cuista.checks import Array, check_filters
 from cuista.data.dictionary import Convention, Dictionary, default_convention, is_bare, rotate
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.operators.convolution import scaled
+from cuista.summary import Described, counted
 from cuista.weights.dense import TOLERANCE
 
 
@@ -52,8 +53,8 @@ class ConvWeightReport:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class ConvWeight(storage.Portable):
+@dataclass(frozen=True, repr=False)
+class ConvWeight(Described, storage.Portable):
     """An analytic weight W (s₁, s₂, F), with the same orientation as its dictionary D. A file holds both."""
 
     kind: ClassVar[str] = "cuista-conv-weight"
@@ -61,6 +62,11 @@ class ConvWeight(storage.Portable):
     W: Array
     dictionary: Dictionary
     report: ConvWeightReport
+
+    def facts(self) -> dict[str, str]:
+        rows, columns = self.dictionary.shape
+        size = f"{counted(self.dictionary.filters, 'filter')} of {rows}×{columns}"
+        return {"size": size, "method": self.report.method, "ridge": f"ridge {self.report.ridge:g}"}
 
     @classmethod
     def from_array(cls, W: Array, dictionary: Dictionary) -> ConvWeight:

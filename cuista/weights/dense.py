@@ -18,6 +18,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.summary import Described, size_of
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
@@ -62,8 +63,8 @@ class WeightReport:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Weight(storage.Portable):
+@dataclass(frozen=True, repr=False)
+class Weight(Described, storage.Portable):
     """An analytic weight W (M, N) of the matrix whose hash is `matrix_sha256`."""
 
     kind: ClassVar[str] = "cuista-weight"
@@ -71,6 +72,17 @@ class Weight(storage.Portable):
     W: Array
     matrix_sha256: str
     report: WeightReport
+
+    def facts(self) -> dict[str, str]:
+        report = self.report
+        return {
+            "size": size_of(self.W),
+            "method": report.method,
+            "ridge": f"ridge {report.ridge:g}",
+            "coherence": f"coherence with the matrix {report.coherence:.3f}",
+            "coherence of the matrix": f"of the matrix with itself {report.matrix_coherence:.3f}",
+            "matrix": f"for the matrix {self.matrix_sha256[:12]}…",
+        }
 
     @classmethod
     def from_array(cls, W: Array, A: Array, method: str = "imported") -> Weight:
