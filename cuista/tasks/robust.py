@@ -109,6 +109,10 @@ class RobustModel(Trained):
         robust.unit = network.unit
         return cls(robust, problem, origin)
 
+    @property
+    def trained(self) -> bool:
+        return bool(self.training) or bool((self.network.parameters["step_size"] != 1).any())  # those of the decoder
+
     def made_for(self) -> dict[str, str]:
         encoder = "the exact encoder" if isinstance(self.network.encoder, ExactEncoder) else "a trained encoder"
         return {"encoder": f"with {encoder}", **made_for(self.problem)}
