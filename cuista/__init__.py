@@ -1,5 +1,6 @@
 """Sparse recovery with ALISTA and its family: unrolled ISTA networks whose weight matrix is computed, not learned."""
 
+from cuista import datasets as datasets
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.perturbed import PerturbedSet

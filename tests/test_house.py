@@ -39,6 +39,7 @@ FLOORS = [
     "tasks",
     "evaluation",
     "original",
+    "datasets",
 ]
 
 
