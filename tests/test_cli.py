@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
 from cuista.cli import cli
+from cuista.cli.common import talking
 from test_pictures import save, scene
 
 import cuista
 from cuista import original, storage
 from cuista.evaluation.comparison import Comparison
+from cuista.messages import CuistaWarning, warn
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
 
@@ -745,8 +748,8 @@ def test_quiet_leaves_warnings_errors_and_data(run, after):
     np.save("twins.npy", A)
     quiet("gen-problem", "--load-a", "twins.npy", "-o", "twins.h5")
     assert run.errors == (
-        "Warning: columns 1 and 3 of the matrix cannot be told apart, because they are equal or opposite up to scale: no "
-        "method can decide between them. Keep one of each pair.\n"
+        "Warning: columns 1 and 3 of the matrix cannot be told apart, because they are equal or opposite up to scale: "
+        "no method can decide between them. Keep one of each pair.\n"
     )
     assert "Problem: 20×40" in quiet("info", "problem.h5")
     quiet("info", "none.h5", fails=1)
@@ -780,19 +783,15 @@ def test_each_message_is_one_line_of_json(run, problem, monkeypatch):
     assert [message["fraction"] for message in shown] == sorted(message["fraction"] for message in shown)
 
 
-def test_warnings_of_other_libraries_are_messages_too(run, monkeypatch):
-    def warn(path):
-        warnings.warn("something is odd", stacklevel=1)
-        return "Something: odd"
-
-    run("gen-problem", "--m", 6, "--n", 9)
-    monkeypatch.setattr("cuista.cli.info.describe_file", warn)
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        run("info", "problem.h5")
-        assert run.errors == "Warning: something is odd.\n"
-        run("info", "problem.h5", "--log-json")
-        assert json.loads(run.errors)["level"] == "warning"
+def test_warnings_of_other_libraries_are_messages_too_and_those_of_cuista_appear_once(capsys):
+    with talking(logging.WARNING):
+        assert warnings.formatwarning("something is odd", UserWarning, "file.py", 1) == ""
+        assert capsys.readouterr().err == "Warning: something is odd.\n"
+        with pytest.warns(CuistaWarning):
+            warn("something is wrong")
+        assert warnings.formatwarning("something is wrong", CuistaWarning, "file.py", 1) == ""
+        assert capsys.readouterr().err == "Warning: something is wrong.\n"
+    assert warnings.formatwarning("odd", UserWarning, "file.py", 1) != ""
 
 
 def test_quiet_and_verbose_exclude_each_other_and_words_after_two_dashes_are_files(run):
