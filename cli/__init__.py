@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Sequence
 
 import click
@@ -45,11 +45,15 @@ from cuista.version import __version__
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True})
 @click.version_option(__version__, "-V", "--version", prog_name="cuista")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error. Every command accepts it.")
-def cli(debug: bool) -> None:
+@click.option("--quiet", is_flag=True, help="Show only warnings and errors.")
+@click.option("--verbose", is_flag=True, help="Show what is computed, where, and how far training is.")
+@click.option("--log-json", is_flag=True, help="Write each message on stderr as one line of JSON.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(**flags: bool) -> None:
     """Recover sparse signals with ALISTA, a network whose weight is computed instead of learned, and its relatives.
 
-    Start with `cuista quickstart`. Every command explains its options with -h, where [brackets] hold default values.
+    Start with `cuista quickstart`. Every command explains its options with -h, where [brackets] hold default values,
+    and accepts the options below, too.
     """
 
 
@@ -60,19 +64,38 @@ for module in (
     cli.add_command(module.command)
 
 
+# The options that every command has, before or after its name.
+FLAGS = ("--quiet", "--verbose", "--log-json", "--debug")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    end = words.index("--") if "--" in words else len(words)
+    flags = {word for word in words[:end] if word in FLAGS}
+    words = [word for place, word in enumerate(words) if place >= end or word not in FLAGS]
+    level = logging.WARNING if "--quiet" in flags else logging.DEBUG if "--verbose" in flags else logging.INFO
     _prepare_process()
+    with common.talking(level, "--log-json" in flags):
+        status = _run(words, flags)
+    sys.exit(status)
+
+
+def _run(words: list[str], flags: set[str]) -> int:
+    """Run the command line, and return its exit status."""
+    debug, as_json = "--debug" in flags, "--log-json" in flags
     try:
-        status = cli.main([word for word in arguments if word != "--debug"], "cuista", standalone_mode=False)
+        if {"--quiet", "--verbose"} <= flags:
+            raise click.UsageError("--quiet and --verbose ask for less and for more: give one of them")
+        status = cli.main(words, "cuista", standalone_mode=False)
     except click.exceptions.Exit as error:
         status = error.exit_code
     except click.Abort:
         status = _fail("interrupted", 130)
     except click.ClickException as error:
-        if sys.stderr is not None:  # otherwise Click would print on stdout
+        if as_json:
+            common.LOG.error(error.format_message())
+        elif sys.stderr is not None:  # otherwise Click would print on stdout
             with contextlib.suppress(OSError):
                 error.show()
         status = error.exit_code
@@ -93,15 +116,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         if isinstance(error, OSError) and error.filename is None:  # Click prints help texts without common.out
-            sys.exit(_fail(f"cannot write to the standard output: {error.strerror}", 1))
+            return _fail(f"cannot write to the standard output: {error.strerror}", 1)
         status = _fail(
             f"internal error: {type(error).__name__}: {error}. Please report it together with the output of --debug", 1
         )
-    sys.exit(status if isinstance(status, int) else 0)
+    return status if isinstance(status, int) else 0
 
 
 def _prepare_process() -> None:
-    """Let signals clean up like Ctrl-C, print warnings in one line, and what an encoding does not have as escapes."""
+    """Let signals clean up like Ctrl-C, and print what an encoding does not have as escapes."""
     for descriptor in (0, 1, 2):  # if one is closed, the next file to be opened would be taken for that stream
         try:
             os.fstat(descriptor)
@@ -113,7 +136,6 @@ def _prepare_process() -> None:
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, signal.default_int_handler)
         sys.unraisablehook = _repeat_interruption
-    warnings.formatwarning = lambda message, *where, **more: f"Warning: {message}.\n"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -134,5 +156,5 @@ def _closed() -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    common.say(f"Error: {message}")
+    common.LOG.error(message)
     return status

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cached_property, wraps
 from pathlib import Path
 from typing import Any
@@ -17,14 +20,17 @@ from typing import Any
 import click
 
 from cuista import device as devices
+from cuista import messages
 from cuista.data.dictionary import Convention, Dictionary, default_convention
 from cuista.data.form import Form
 from cuista.data.images import ImageSet
 from cuista.data.pictures import Note, left_out
 from cuista.errors import FileError
 from cuista.metrics import PictureReport
+from cuista.model import Trained
 from cuista.ops import ReferenceOps, engine
 from cuista.storage import check_writable, claimed, is_cuista
+from cuista.summary import counted
 
 
 def claim(out: Path, overwrite: bool) -> None:
@@ -236,6 +242,15 @@ def filter_size(value: str | tuple[int, int]) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
+def warn_untrained(model: Trained, file: Path) -> None:
+    """Warn the user of a model without the parameters that make it useful."""
+    diverged = model.training.get("diverged")
+    if diverged:
+        warn(f"the training of {file} has failed ({diverged}), so do not expect much of it")
+    elif not model.trained:
+        warn(f"{file} has never been trained, so do not expect much of it: train it first")
+
+
 def note_left_out(images: ImageSet) -> None:
     """Tell the user how many pictures were too small, if any were."""
     if images.left_out:
@@ -361,40 +376,25 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-class ProgressLine:
-    """Progress on stderr: a bar on a terminal, otherwise a plain line every ten seconds."""
+class ProgressLine(messages.ProgressLine):
+    """Progress on stderr: a bar on a terminal, otherwise a line every ten seconds; nothing with --quiet.
 
-    WIDTH = 24
+    With --log-json, a message every ten seconds has the fraction that is done and the seconds left, if they are known.
+    """
 
     def __init__(self) -> None:
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
-        self._shown = time.monotonic()
-        self._drawn = False
+        super().__init__()
+        self._display = None
+        self._terminal = self._terminal and not _talking.as_json
+        self._shown = -math.inf if _talking.as_json else self._shown
+        _talking.line = self
 
-    def __enter__(self) -> ProgressLine:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._drawn:
-            say("\r\033[K", end=False)
-
-    def show(self, fraction: float, text: str) -> None:
-        """Show which fraction of the work is done, unless the last update was too recent."""
-        now = time.monotonic()
-        if now - self._shown < (0.1 if self._terminal else 10):
-            return
-        self._shown = now
-        if self._terminal:
-            full = round(self.WIDTH * fraction)
-            say(f"\r\033[K[{'#' * full}{'.' * (self.WIDTH - full)}] {text}", end=False)
-            self._drawn = True
-        else:
-            say(f"{fraction:4.0%} {text}")
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun in the singular or plural: 1 filter, 2 filters."""
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+    def update(self, fraction: float, text: str, left: float | None) -> None:
+        if _talking.as_json:
+            progress = {"fraction": round(fraction, 4), "seconds_left": left and round(left, 1)}
+            LOG.info(text, extra={"progress": progress})
+        elif _talking.level <= logging.INFO:
+            super().update(fraction, text, left)
 
 
 def out(text: str = "") -> None:
@@ -410,12 +410,83 @@ def out(text: str = "") -> None:
         raise FileError(f"cannot write to the standard output: {error.strerror}") from error
 
 
-def say(text: str, end: bool = True) -> None:
-    """Print a message for the user to stderr, which keeps stdout for data; `end` says whether the line ends.
+# -- messages -------------------------------------------------------------------------------------------------------
 
-    If stderr is closed or full, the message is lost, and all later ones; the work goes on.
+LOG = logging.getLogger("cuista.cli")
+
+
+def say(text: str) -> None:
+    """Log a message for the user, which appears on stderr, which keeps stdout for data."""
+    LOG.info(text)
+
+
+def warn(text: str) -> None:
+    """Log a warning, which appears on stderr even with --quiet."""
+    LOG.warning(text)
+
+
+class Talking(logging.Handler):
+    """Shows the log `cuista` on stderr.
+
+    If stderr is closed or full, messages are lost; the work goes on.
+
+    Parameters
+    ----------
+    level
+        The least level that is shown: INFO, WARNING with --quiet, DEBUG with --verbose.
+    as_json
+        Whether each message is one line of JSON.
     """
+
+    def __init__(self, level: int = logging.INFO, as_json: bool = False) -> None:
+        super().__init__(level)
+        self.as_json = as_json
+        self.line: ProgressLine | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The progress line shows the steps of training.
+        if record.levelno == logging.INFO and record.name == "cuista.training" and self.level == logging.INFO:
+            return
+        try:
+            if self.line is not None:
+                self.line.erase()
+            click.echo(self.format(record), err=True)
+        except (OSError, ValueError):
+            sys.stderr = None  # type: ignore[assignment]
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if self.as_json:
+            time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+            message = {"time": time, "level": record.levelname.lower(), "message": text.strip()}
+            return json.dumps({**message, **getattr(record, "progress", {})}, ensure_ascii=False)
+        if record.levelno >= logging.ERROR:
+            return f"Error: {text}"
+        return f"Warning: {text.rstrip('.')}." if record.levelno == logging.WARNING else text
+
+
+_talking = Talking()
+
+
+@contextlib.contextmanager
+def talking(level: int = logging.INFO, as_json: bool = False) -> Iterator[None]:
+    """Show the log on stderr in the block, and Python's warnings too, except those that are in the log already."""
+    global _talking
+    log, formatted = logging.getLogger("cuista"), warnings.formatwarning
+    before, before_level, _talking = _talking, log.level, Talking(level, as_json)
+
+    def format_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> str:
+        if not issubclass(category, messages.CuistaWarning):
+            LOG.warning(str(message))
+        return ""
+
+    log.addHandler(_talking)
+    log.setLevel(level)
+    warnings.formatwarning = format_warning
     try:
-        click.echo(text, nl=end, err=True)
-    except (OSError, ValueError):
-        sys.stderr = None
+        yield
+    finally:
+        warnings.formatwarning = formatted
+        log.setLevel(before_level)
+        log.removeHandler(_talking)
+        _talking = before

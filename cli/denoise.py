@@ -42,6 +42,7 @@ def command(
     if compare is not None and compare.absolute() == out.absolute():
         raise click.UsageError("--compare and --out name the same file: give two different names")
     denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
+    common.warn_untrained(denoiser, model_file)
     pictures = Pictures(picture_file, white)
     common.say_notes(pictures.notes)
     # Both formats are checked before any work is done; blank pictures stand in for the results.

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import hidden_problem_options, load_problem, make_problem, problem_options
+from cuista.cli.problems import hidden_problem_options, load_problem, make_problem, problem_options, warn_of_twins
 from cuista.cli.routing import Routed
 from cuista.cli.spellings import IN_DICTIONARIES, NOT_IN_DICTIONARIES, Command
 
@@ -66,6 +66,7 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
     if key is not None and load_a is None:
         raise click.UsageError("--key names an array in the file of --load-a: give that file, or leave --key out")
     problem = make_problem(asked, target.seed, load_a, key)
+    warn_of_twins(problem)
     shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
     target.write(problem, f"{shape}, SNR {problem.snr_db:g} dB")
 

@@ -13,13 +13,18 @@ from cuista.cli.spellings import Command
 
 from cuista import storage
 from cuista.data.images import SPLITS
+from cuista.errors import CuistaError
+from cuista.evaluation.integrity import describe_file
 
 
 @click.command("info", cls=Command)
 @click.argument("file", type=common.INPUT_FILE)
 @common.json_option
 def command(file: Path, as_json: bool) -> None:
-    """Describe a file that cuista has written, or say which arrays another file holds."""
+    """Describe a file that cuista has written, or say which arrays another file holds.
+
+    The first line says what it is; then comes all that the file says of itself.
+    """
     if not storage.is_cuista(file) and storage.has_arrays(file):
         holds = storage.described(file)
         common.print_json({"file": str(file), "holds": holds}) if as_json else common.out(f"{file} holds {holds}")
@@ -30,9 +35,22 @@ def command(file: Path, as_json: bool) -> None:
     attributes = {name: _parsed(found[name]) for name in names if name in found}
     arrays = {name: {"shape": list(shape), "dtype": dtype} for name, (shape, dtype) in held.items()}
     splits = _splits(held) if attributes["format"] in ("cuista-images", "cuista-patches") else None
+    try:
+        summary = describe_file(file)
+    except CuistaError as error:  # of a later version, perhaps
+        common.warn(f"{file} cannot be used: {error}")
+        summary = ""
     if as_json:
-        common.print_json({"attributes": attributes, **({"arrays": arrays} if splits is None else {"splits": splits})})
+        common.print_json(
+            {
+                "summary": summary,
+                "attributes": attributes,
+                **({"arrays": arrays} if splits is None else {"splits": splits}),
+            }
+        )
         return
+    if summary:
+        common.out(summary)
     for name, value in attributes.items():
         if isinstance(value, dict):
             common.out(f"{name}:")

@@ -17,6 +17,7 @@ from cuista.errors import FileError, InputError
 from cuista.ops import Bernoulli, Normal
 from cuista.original import read_problem
 from cuista.storage import load_array, load_arrays
+from cuista.tasks.sparse_coding import Model
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "m": {"type": common.AT_LEAST_1, "metavar": "M", "help": "Number of measurements. [250]"},
@@ -105,6 +106,25 @@ def with_law(problem: Problem, snr: float | None, pnz: str | None) -> Problem:
     """The problem with its SNR and its probability of non-zeros replaced where the options give others."""
     problem = problem if snr is None else replace(problem, snr_db=snr)
     return problem if pnz is None else replace(problem, pnz=probability(pnz))
+
+
+def note_other_law(model: Model, problem: Problem, file: Path) -> None:
+    """Tell the user if a model is tested on a problem with another SNR or sparsity than the one it was made for."""
+    own = model.problem
+    here, there = (f"{each.sparsity:g} and an SNR of {each.snr_db:g} dB" for each in (problem, own))
+    if here == there:
+        return
+    text = f"{file} was trained for pnz {there}, and is tested with pnz {here}"
+    if problem.sparsity > 1.5 * own.sparsity or problem.snr_db < own.snr_db - 6:
+        common.warn(f"{text}: a model trained for these will do better")
+    else:
+        common.say(f"Note: {text}.")
+
+
+def warn_of_twins(problem: Problem) -> None:
+    """Warn the user of columns that cannot be told apart."""
+    if problem.twins.count:
+        common.warn(str(problem.twins))
 
 
 def matrix_in(path: Path) -> Array:

@@ -66,6 +66,7 @@ def command(
     check_ending(out)
     common.claim(out, force)
     model = Reconstructor.load(model_file, ops=common.engine_on(device))
+    common.warn_untrained(model, model_file)
     if is_cuista(measurements_file):
         given = {"--shape": shape, "--white": white, "--key": key, "--columns": columns or None}
         for option, value in given.items():

@@ -163,6 +163,7 @@ def command(model_file: Path, matrix: Path | None, interval: float | None, codes
     if interval is not None and codes.debias:
         raise click.UsageError("--interval is about the network's own answer, which --debias changes: give one of them")
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
+    common.warn_untrained(model, model_file)
     if matrix is not None or isinstance(model, RobustModel):
         robust = model if isinstance(model, RobustModel) else RobustModel.new(model, ops=codes.ops)
         model = robust.model_for(robust.problem.given if matrix is None else matrix_in(matrix))

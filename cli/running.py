@@ -132,8 +132,8 @@ class Run:
         if is_complete:
             common.say(f"{self.out} is complete: nothing to resume.")
             return
-        result, steps = model.training[f"validation_{task.measure.lower()}_db"], model.training["steps"]
-        common.say(f"Wrote {self.out}: validation {task.measure} {result:.2f} dB after {steps} steps.")
+        result, steps = model.training[f"validation_{task.shown.lower()}_db"], model.training["steps"]
+        common.say(f"Wrote {self.out}: validation {task.shown} {result:.2f} dB after {steps} steps.")
 
 
 run_option_list = (
@@ -157,8 +157,7 @@ run_options = common.bundled("run", Run, *run_option_list)
 
 def show(line: common.ProgressLine, at: Progress, name: str = "") -> None:
     """Show the progress of training."""
-    error = "" if at.error_db is None else f", {at.measure} {at.error_db:.2f} dB"
-    line.show(at.fraction, f"{name}{at.title}, step {at.step}/{at.steps}{error}")
+    line.show(at.fraction, f"{name}{at}")
 
 
 def check_resume(out: Path, resume: bool, force: bool) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 from cuista.cli import common
-from cuista.cli.problems import load_problem, matrix_in, note_norms
+from cuista.cli.problems import load_problem, matrix_in, note_norms, warn_of_twins
 from cuista.cli.recover import Codes, codes_options
 from cuista.cli.spellings import Command
 
@@ -62,6 +62,7 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
         note_norms(problem, problem_file)
     if positive:
         problem = replace(problem, positive=True)
+    warn_of_twins(problem)
     solver = kind(problem, ops=codes.ops, **how)
     if solver.tunes:
         if not is_cuista(problem_file):

@@ -30,6 +30,8 @@ def command(
     Φ with orthonormal rows is the adjoint. Several models for the same Φ are compared.
     """
     models = {file: Reconstructor.load(file, ops=report.ops) for file in model_files}
+    for file, model in models.items():
+        common.warn_untrained(model, file)
     named = {file.stem if len(models) > 1 else model.network.name: model for file, model in models.items()}
     patches = None if baselines is None else PatchSet(baselines, "validation")
     with common.ProgressLine() as line:

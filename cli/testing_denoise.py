@@ -27,6 +27,7 @@ def command(
     The PSNR and SSIM of each picture and their means are printed.
     """
     denoiser = Denoiser.load(model_file, ops=report.ops)
+    common.warn_untrained(denoiser, model_file)
     if sigma not in (None, denoiser.sigma):
         common.say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with σ = {sigma:g}.")
     common.note_left_out(test_pictures(images))

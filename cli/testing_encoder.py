@@ -30,6 +30,7 @@ def command(model_file: Path, count: int, sigma: float | None, seed: int, report
     For each matrix the encoder's weight is compared with the exact one of the closed form.
     """
     model = EncoderModel.load(model_file, ops=report.ops)
+    common.warn_untrained(model, model_file)
     sigma = model.training.get("sigma", 1e-2) if sigma is None else sigma
     with common.ProgressLine() as line:
         results = list(

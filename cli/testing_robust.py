@@ -38,6 +38,8 @@ def command(model_files: tuple[Path, ...], set_file: Path | None, report: common
     models: dict[str, Any] = {
         name: load(path, Model, RobustModel, ops=ops) for name, path in zip(names, model_files, strict=True)
     }
+    for path, each in zip(model_files, models.values(), strict=True):
+        common.warn_untrained(each, path)
     perturbed = PerturbedSet.load(set_file)
     with common.ProgressLine() as line:
         results = tuple(

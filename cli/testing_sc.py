@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import law_options, with_law
+from cuista.cli.problems import law_options, note_other_law, with_law
 from cuista.cli.spellings import Command
 
 from cuista import metrics
@@ -51,7 +51,9 @@ def command(
             "--samples and --pnz are for new signals, and --x reads signals from a file: leave them out"
         )
     model = Model.load(model_file, ops=report.ops)
+    common.warn_untrained(model, model_file)
     problem = with_law(model.problem, snr, pnz)
+    note_other_law(model, problem, model_file)
     if signals is None:
         x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
     else:

@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cuista import datasets as datasets
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.perturbed import PerturbedSet

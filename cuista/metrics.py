@@ -16,6 +16,7 @@ from cuista.data.images import ImageSet
 from cuista.errors import InputError
 from cuista.networks.base import Unrolled
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.summary import Described, counted
 
 # The side in pixels of the window in which the structural similarity is computed.
 SSIM_WINDOW = 11
@@ -33,8 +34,8 @@ def decibels(error: Any, energy: Any) -> Any:
         return 10 * np.log10(np.divide(error, energy))
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Described):
     """The errors of the iterates x_0, …, x_T on a set of signals x*. The first axis of every array is t = 0, …, T.
 
     Attributes
@@ -56,6 +57,15 @@ class Report:
     support_size: Array
     false_positives: Array
     false_negatives: Array
+
+    def facts(self) -> dict[str, str]:
+        iterates, samples = self.squared_error.shape
+        return {
+            "signals": counted(samples, "signal"),
+            "layers": counted(iterates - 1, "layer"),
+            "result": f"NMSE {self.nmse_db[-1]:.2f} dB after the last",
+            "support": f"{self.support_size[-1].mean():.1f} non-zeros on average",
+        }
 
     def rows(self) -> list[dict[str, Any]]:
         """A dictionary for each iterate, in which the counts are means over the samples."""
@@ -165,8 +175,8 @@ def ssim(estimate: Array, clean: Array) -> float:
     return float(similarity[5:-5, 5:-5].mean())
 
 
-@dataclass(frozen=True)
-class PictureReport:
+@dataclass(frozen=True, repr=False)
+class PictureReport(Described):
     """How well several methods restored pictures.
 
     Attributes
@@ -190,6 +200,11 @@ class PictureReport:
     ssim: Array
     lambdas: dict[str, float]
     about: dict[str, float]
+
+    def facts(self) -> dict[str, str]:
+        means = zip(self.methods, self.psnr_db.mean(axis=0).tolist(), self.ssim.mean(axis=0).tolist(), strict=True)
+        results = {name: f"{name} {psnr:.2f} dB (SSIM {ssim:.3f})" for name, psnr, ssim in means}
+        return {"pictures": counted(len(self.pictures), "picture"), **results}
 
     def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
         """Write a `cuista-report` file."""

@@ -13,17 +13,20 @@ import numpy as np
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.errors import FileError
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.errors import DeviceError, FileError
+from cuista.messages import warn
+from cuista.ops import CpuOps, ReferenceOps, engine
 from cuista.storage import Record
+from cuista.storage.portable import BYTES
+from cuista.summary import Described, counted
 
 AnyTrained = TypeVar("AnyTrained", bound="Trained")
 # The numbers in which networks with the same name and problem can differ.
 NUMBERS = ("layers", "percent", "max_percent", "untied")
 
 
-@dataclass
-class Trained(ABC):
+@dataclass(repr=False)
+class Trained(Described, storage.Portable, ABC):
     """A network, what it was made from, and how it was trained.
 
     Each task has a subclass, which defines what its networks are made from and what they are used for.
@@ -50,6 +53,43 @@ class Trained(ABC):
 
     def __init_subclass__(cls) -> None:
         cls.kinds[cls.kind] = cls
+
+    def facts(self) -> dict[str, str]:
+        network, numbers = self.network, sum(value.size for value in self.network.parameters.values())
+        device = network.ops.name
+        return {
+            "network": network.title,
+            "layers": counted(network.layers, "layer"),
+            "learned": counted(numbers, "learned number"),
+            **self.made_for(),
+            "training": self._outcome(),
+            "device": "" if device == "cpu" else f"on {device}",
+        }
+
+    def _outcome(self) -> str:
+        """The outcome of training in a few words."""
+        if "diverged" in self.training:
+            return "whose training failed"
+        if "imported" in self.training:
+            return "imported"
+        for measure in ("psnr", "nmse", "loss"):
+            value = self.training.get(f"validation_{measure}_db")
+            if value is not None:
+                return f"validation {measure if measure == 'loss' else measure.upper()} {value:.2f} dB"
+        return "trained elsewhere" if self.trained else "not trained"
+
+    @abstractmethod
+    def made_for(self) -> dict[str, str]:
+        """What the network was made for, as a part of `facts`."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network has been trained, here or elsewhere: its parameters are not those of a new one."""
+        if self.training:
+            return True
+        new, ops = self.network.published_start(), self.network.ops
+        now = {name: ops.to_numpy(value) for name, value in self.network.parameters.items()}
+        return not all(np.array_equal(now[name], value.astype(now[name].dtype)) for name, value in new.items())
 
     @abstractmethod
     def task(self) -> Any:
@@ -100,7 +140,10 @@ class Trained(ABC):
         FileError
             If the file exists and `overwrite` is false, or it cannot be written.
         """
-        storage.write(path, self.record(self.kind), overwrite=overwrite)
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> Record:
+        return self.record(self.kind)
 
     def record(self, kind: str) -> Record:
         """The whole model as the record of a file of this kind."""
@@ -169,6 +212,34 @@ class Trained(ABC):
             model.training_seconds = float(attributes.get("training_seconds", "nan"))
             model.history = group(record, "history/")
         return model
+
+    # -- copies -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_bytes(
+        cls: type[AnyTrained], data: bytes, *, ops: ReferenceOps | None = None, dtype: Any = np.float32
+    ) -> AnyTrained:
+        """Make a model from the bytes of its file; `ops` and `dtype` are as in `load`, and errors as well."""
+        return cls.from_record(storage.unpacked(data, cls.kind, name=BYTES), BYTES, ops=ops, dtype=dtype)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle also says where the model computes: see `unpickled`.
+        return unpickled, (type(self), self.to_bytes(), self.network.ops.name, self.network.dtype.name)
+
+    def __deepcopy__(self: AnyTrained, memo: dict[int, Any]) -> AnyTrained:
+        """A copy that shares nothing with this model but its engine."""
+        network = self.network
+        return type(self).from_bytes(self.to_bytes(), ops=network.ops, dtype=network.dtype)
+
+
+def unpickled(cls: type[AnyTrained], data: bytes, device: str, dtype: str) -> AnyTrained:
+    """The model in a pickle, on the device that it was on; on the CPU, with a warning, if that cannot be used here."""
+    try:
+        ops = engine(device)
+    except DeviceError as error:
+        warn(f"a model of {device} will compute on the CPU here: {error}")
+        ops = CpuOps()
+    return cls.from_bytes(data, ops=ops, dtype=dtype)
 
 
 def load(

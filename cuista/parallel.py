@@ -18,6 +18,8 @@ Result = TypeVar("Result")
 BATCH = 256
 # A matrix product of fewer operations than this gains nothing from a second thread.
 SMALL_PRODUCT = 5e8
+# The least number of rows at a time where products are larger than that: fewer would read the matrix too often.
+LEAST_BATCH = 64
 
 
 class Ranks(Protocol):
@@ -47,6 +49,56 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class _Limit:
+    """The limit of BLAS to one thread, which holds while any thread of this process wants it.
+
+    The limit belongs to the whole process. If each thread set and restored it by itself, one would lift it while
+    another still computes, and might later restore the limit that it had found.
+    """
+
+    def __init__(self) -> None:
+        self.guard, self.holders = threading.Lock(), 0
+        self.limited: list[Any] = []
+        self.limiters: list[Any] = []
+
+    def hold(self) -> None:
+        """Limit the BLAS libraries that are loaded; those that were loaded since the first holder came, too."""
+        with self.guard:
+            self.holders += 1
+            libraries = _blas_libraries("scipy.linalg" in sys.modules, "scipy.sparse" in sys.modules)
+            if not any(libraries is each for each in self.limited):
+                _take_control()
+                self.limited.append(libraries)
+                self.limiters.append(libraries.limit(limits=1, user_api="blas"))
+
+    def release(self) -> None:
+        """Lift the limit if nobody else wants it."""
+        with self.guard:
+            self.holders -= 1
+            if self.holders == 0:
+                self.limited.clear()
+                _take_control()
+                while self.limiters:
+                    self.limiters.pop().restore_original_limits()
+                _take_control()
+
+
+def _take_control() -> None:
+    """Let any thread set the number of BLAS's threads next.
+
+    From version 3.8 on, threadpoolctl lets only the thread do so that was the first to do it, and silently ignores the
+    others. Here, the last holder lifts the limit that the first one has set.
+    """
+    import threadpoolctl
+
+    controller = getattr(threadpoolctl, "OpenBLASController", None)
+    if hasattr(controller, "clear_controlling_thread"):
+        controller.clear_controlling_thread(force=True)
+
+
+_limit = _Limit()
+
+
 @contextlib.contextmanager
 def blas_threads(operations: float) -> Iterator[None]:
     """Let BLAS use one thread in the block if its products have few `operations`, and otherwise as many as it wants.
@@ -54,9 +106,14 @@ def blas_threads(operations: float) -> Iterator[None]:
     Threads that spin while they wait for work make small products slower, by several times on a busy machine. Moreover,
     with one thread the bits of a result do not depend on the number of processors.
     """
-    libraries = _blas_libraries("scipy.linalg" in sys.modules, "scipy.sparse" in sys.modules)
-    with libraries.limit(limits=1 if operations < SMALL_PRODUCT else None, user_api="blas"):
+    if operations >= SMALL_PRODUCT:
         yield
+        return
+    _limit.hold()
+    try:
+        yield
+    finally:
+        _limit.release()
 
 
 @cache
@@ -71,17 +128,25 @@ def _blas_libraries(*loaded: bool) -> Any:
     return ThreadpoolController()
 
 
+def batch_for(length: int) -> int:
+    """The number of rows at a time for results of this length, from products with matrices up to length × length."""
+    return max(LEAST_BATCH, min(BATCH, int(SMALL_PRODUCT / (2 * max(length, 1) ** 2))))
+
+
 def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
     """Cut `rows` rows into slices of at most `batch`, and return the results of `work` on them, in order.
 
     The work is done on all processors, except when this is called from within such work. The threads compute in the
-    caller's context, which includes NumPy's error state.
+    caller's context, which includes NumPy's error state. BLAS uses one thread for each slice, so that the bits of the
+    results depend neither on the number of processors nor on what other threads of the process compute meanwhile.
     """
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
-    if min(processors(), len(slices)) < 2 or getattr(_worker, "busy", False):
+    if getattr(_worker, "busy", False):
         return [work(part) for part in slices]
-    contexts = [contextvars.copy_context() for _ in slices]
     with blas_threads(0):
+        if min(processors(), len(slices)) < 2:
+            return [work(part) for part in slices]
+        contexts = [contextvars.copy_context() for _ in slices]
         return list(_workers(processors()).map(lambda context, part: context.run(work, part), contexts, slices))
 
 
@@ -94,5 +159,11 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "cuista", initializer=lambda: setattr(_worker, "busy", True))
 
 
+def _after_fork() -> None:
+    """Forget what belongs to threads, which do not survive a fork; one of them may have held the guard."""
+    _workers.cache_clear()
+    _limit.guard = threading.Lock()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_after_fork)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.shell_completion import ShellComplete
 from cuista.cli import cli
+from cuista.cli.common import talking
 from test_pictures import save, scene
 
 import cuista
 from cuista import original, storage
 from cuista.evaluation.comparison import Comparison
+from cuista.messages import CuistaWarning, warn
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
 
@@ -789,3 +793,110 @@ def test_a_flag_that_names_the_task_agrees_with_the_task(run):
     run("gen-problem", "--task", "denoise", "--conv", "--size", 3, "--filters", 4)
     run("gen-problem", "--task", "sc", "--conv", fails=2)
     assert "--conv is for --task denoise" in run.errors
+
+
+# -- messages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_quiet_leaves_warnings_errors_and_data(run, after):
+    def quiet(*words, fails=0):
+        return run(*words, "--quiet", fails=fails) if after else run("--quiet", *words, fails=fails)
+
+    assert quiet("gen-problem", "--m", 20, "--n", 40) == run.errors == ""
+    A = np.load("A.npy") if os.path.exists("A.npy") else cuista.random_matrix(6, 9)
+    A[:, 1] = -A[:, 3]
+    np.save("twins.npy", A)
+    quiet("gen-problem", "--load-a", "twins.npy", "-o", "twins.h5")
+    assert run.errors == (
+        "Warning: columns 1 and 3 of the matrix cannot be told apart, because they are equal or opposite up to scale: "
+        "no method can decide between them. Keep one of each pair.\n"
+    )
+    assert "Problem: 20×40" in quiet("info", "problem.h5")
+    quiet("info", "none.h5", fails=1)
+    assert run.errors == "Error: none.h5 does not exist\n"
+
+
+def test_verbose_tells_how_training_goes(run, problem):
+    run("train", problem, "-T", 2, "--verbose", *FAST)
+    assert "ALISTA: stage 1 of 3 (layer 1/2), step 40: ended with NMSE -" in run.errors
+    run("train", problem, "-T", 2, "--force", *FAST)
+    assert "stage 1 of 3" not in run.errors
+
+
+def test_each_message_is_one_line_of_json(run, problem, monkeypatch):
+    run("--log-json", "train", problem, "-T", 2, *FAST)
+    messages = [json.loads(line) for line in run.errors.splitlines()]
+    assert all({"time", "level", "message"} <= set(message) for message in messages)
+    assert {message["level"] for message in messages} == {"info"}
+    (progress,) = (message for message in messages if "fraction" in message)
+    assert 0 < progress["fraction"] < 1
+    assert progress["seconds_left"] is None
+    assert messages[-1]["message"].startswith("Wrote model.h5: validation NMSE -")
+    run("info", "none.h5", "--log-json", fails=1)
+    assert {**json.loads(run.errors), "time": ""} == {"time": "", "level": "error", "message": "none.h5 does not exist"}
+    run("info", "--log-json", "--nope", fails=2)
+    assert "No such option" in json.loads(run.errors)["message"]
+    monkeypatch.setattr("cuista.cli.common.ProgressLine.SELDOM", 0)
+    run("--log-json", "train", problem, "-T", 2, "--force", *FAST)
+    shown = [json.loads(line) for line in run.errors.splitlines() if "fraction" in line]
+    assert shown[-1]["fraction"] == 1
+    assert [message["fraction"] for message in shown] == sorted(message["fraction"] for message in shown)
+
+
+def test_warnings_of_other_libraries_are_messages_too_and_those_of_cuista_appear_once(capsys):
+    with talking(logging.WARNING):
+        assert warnings.formatwarning("something is odd", UserWarning, "file.py", 1) == ""
+        assert capsys.readouterr().err == "Warning: something is odd.\n"
+        with pytest.warns(CuistaWarning):
+            warn("something is wrong")
+        assert warnings.formatwarning("something is wrong", CuistaWarning, "file.py", 1) == ""
+        assert capsys.readouterr().err == "Warning: something is wrong.\n"
+    assert warnings.formatwarning("odd", UserWarning, "file.py", 1) != ""
+
+
+def test_quiet_and_verbose_exclude_each_other_and_words_after_two_dashes_are_files(run):
+    run("--quiet", "doctor", "--verbose", fails=2)
+    assert "give one of them" in run.errors
+    run("info", "--", "--quiet", fails=1)
+    assert run.errors == "Error: --quiet does not exist\n"
+    help_text = run("-h")
+    for option in ("--quiet", "--verbose", "--log-json", "--debug"):
+        assert option in help_text
+
+
+def test_untrained_models_are_tested_with_a_warning_and_trained_ones_without(run, problem):
+    small = cuista.Problem.load(problem)
+    cuista.Model.new(small, cuista.solve_exact(small.A), layers=2).save("new.h5")
+    np.save("y.npy", small.sample(3)[1])
+    for words in (("test", "new.h5", "--samples", 50), ("recover", "new.h5", "y.npy")):
+        run(*words)
+        assert "Warning: new.h5 has never been trained, so do not expect much of it: train it first." in run.errors
+    run("train", problem, "-T", 2, *FAST)
+    run("test", "model.h5", "--samples", 50)
+    assert "Warning" not in run.errors
+
+
+def test_a_test_with_another_law_names_the_law_of_training(run, model):
+    run("test", model, "--samples", 50)
+    assert "was trained for" not in run.errors
+    run("test", model, "--samples", 50, "--snr", 40, "--pnz", 0.06)
+    said = "model.h5 was trained for pnz 0.05 and an SNR of inf dB, and is tested with pnz 0.06 and an SNR of 40 dB"
+    assert f"Warning: {said}: a model trained for these will do better." in run.errors
+    run("test", model, "--samples", 50, "--pnz", 0.06)
+    assert f"Note: {said.replace('40', 'inf')}." in run.errors
+
+
+def test_info_begins_with_what_the_object_says_of_itself(run, model):
+    run("solve-w", "problem.h5")
+    for file, thing in (
+        ("problem.h5", cuista.Problem.load("problem.h5")),
+        ("model.h5", cuista.load("model.h5")),
+        ("weight.h5", cuista.Weight.load("weight.h5", cuista.Problem.load("problem.h5").A)),
+    ):
+        first = run("info", file).splitlines()[0]
+        assert f"<{first}>" == repr(thing)
+        assert json.loads(run("info", file, "--json"))["summary"] == first
+    assert "validation NMSE -" in run("info", "model.h5").splitlines()[0]
+    run("test", "model.h5", "--samples", 50, "-o", "report.h5")
+    assert run("info", "report.h5").splitlines()[0].startswith("Report: false_negatives 4×50, ")

@@ -18,7 +18,9 @@ MAY_IMPORT_CUPY = ("cuista/device.py", "cuista/ops/cuda.py", "kernels/__init__.p
 FLOORS = [
     "version",
     "errors",
+    "messages",
     "checks",
+    "summary",
     "counter",
     "device",
     "parallel",
@@ -37,6 +39,7 @@ FLOORS = [
     "tasks",
     "evaluation",
     "original",
+    "datasets",
 ]
 
 

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from cuista.errors import FileError, InputError
 from cuista.operators import Convolution
 from cuista.operators.convolution import scaled
 from cuista.ops import CpuOps
+from cuista.summary import Described, counted, span
 
 Convention = Literal["correlation", "convolution"]
 
 
-@dataclass(frozen=True, eq=False)
-class Dictionary:
+@dataclass(frozen=True, eq=False, repr=False)
+class Dictionary(Described, storage.Portable):
     """Filters d_1, …, d_F that model a picture as f = Σ_m d_m ⋆ x_m, where ⋆ is the valid correlation.
 
     Parameters
@@ -36,10 +37,17 @@ class Dictionary:
         If D has another shape, an entry is not finite, or a filter is zero.
     """
 
+    kind: ClassVar[str] = "cuista-dictionary"
+
     D: Array
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "D", np.ascontiguousarray(check_filters(self.D, "the dictionary"), np.float64))
+
+    def facts(self) -> dict[str, str]:
+        norms = "of unit norm" if self.normalized else f"with norms {span(np.linalg.norm(self.D, axis=(0, 1)))}"
+        rows, columns = self.shape
+        return {"size": f"{counted(self.filters, 'filter')} of {rows}×{columns}", "norms": norms}
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,9 +90,12 @@ class Dictionary:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-dictionary` file."""
-        record = storage.Record("cuista-dictionary")
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
         self.store(record)
-        storage.write(path, record, overwrite=overwrite)
+        return record
 
     def store(self, record: storage.Record) -> None:
         """Add the dictionary to a file's record."""

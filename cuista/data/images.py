@@ -19,6 +19,7 @@ from cuista.counter import PLACES, PREPARING, Key
 from cuista.data.pictures import Note, Picture, Pictures, to_integers
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
+from cuista.summary import Described, counted
 
 # The order matters: pictures are dealt out to the splits in it.
 SPLITS = ("train", "validation", "test")
@@ -181,7 +182,7 @@ def prepare_images(
     return Prepared(counts, skipped, notes)
 
 
-class ImageSet:
+class ImageSet(Described):
     """The pictures of one split of a `cuista-images` file, which are read when they are needed.
 
     Parameters
@@ -237,6 +238,10 @@ class ImageSet:
             )
         self.left_out = len(shapes) - len(self.keys)
 
+    def facts(self) -> dict[str, str]:
+        too_small = f"{self.left_out} smaller than {self.least}×{self.least} left out" if self.left_out else ""
+        return {"pictures": f"{counted(len(self), self.split + ' picture')} of {self.path}", "left out": too_small}
+
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -260,7 +265,7 @@ class ImageSet:
         return crops
 
 
-class PatchSet:
+class PatchSet(Described):
     """The patches of one split of a `cuista-patches` file. They are read at once, and kept in memory as integers.
 
     Parameters
@@ -286,7 +291,7 @@ class PatchSet:
     """
 
     def __init__(self, path: str | os.PathLike[str], split: str) -> None:
-        self.path = path
+        self.path, self.split = path, split
         with storage.opened(path, "cuista-patches") as file:
             if split not in file or "sha256" not in file.attrs:
                 raise FileError(f"{path} is damaged: its split {split!r} or its hash is missing")
@@ -301,6 +306,10 @@ class PatchSet:
             )
         self.shape: tuple[int, int] = self._pictures[0][0].shape[1:]
         self._ends = np.cumsum([len(patches) for patches, _ in self._pictures])
+
+    def facts(self) -> dict[str, str]:
+        patches, (rows, columns) = counted(len(self), f"{self.split} patch", f"{self.split} patches"), self.shape
+        return {"patches": f"{patches} of {rows}×{columns} of {self.path}"}
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from cuista.counter import ENTRIES, LEVELS, TEST, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.summary import Described, counted, span
 
 
 def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
@@ -54,8 +55,8 @@ def check_normalized(problem: Problem) -> None:
         )
 
 
-@dataclass(frozen=True)
-class PerturbedSet:
+@dataclass(frozen=True, repr=False)
+class PerturbedSet(Described, storage.Portable):
     """A test set: several perturbed matrices for each level, and signals that all of them measure without noise.
 
     Attributes
@@ -71,6 +72,8 @@ class PerturbedSet:
     seed
         The seed that the matrices and the signals were drawn with.
     """
+
+    kind: ClassVar[str] = "cuista-perturbed"
 
     problem: Problem
     sigmas: Array
@@ -104,6 +107,14 @@ class PerturbedSet:
         x, _ = problem.standard.sample(samples, stream=TEST, seed=seed)
         return cls(problem.standard, np.array(sigmas, np.float64), matrices, x, seed)
 
+    def facts(self) -> dict[str, str]:
+        levels, count, M, N = self.matrices.shape
+        return {
+            "matrices": f"{count} perturbed {'matrix' if count == 1 else 'matrices'} of {M}×{N} for each level",
+            "levels": f"{counted(levels, 'level')} (σ {span(self.sigmas)})",
+            "signals": counted(len(self.x), "signal"),
+        }
+
     def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
         """Iterate over the levels, each with the list of its matrices (M, N) in float64."""
         for sigma, matrices in zip(self.sigmas, self.matrices, strict=True):
@@ -111,11 +122,14 @@ class PerturbedSet:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-perturbed` file."""
-        record = storage.Record("cuista-perturbed")
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
         self.problem.store(record)
         record.arrays |= {"sigmas": self.sigmas, "matrices": self.matrices, "x": self.x}
         record.attributes |= {"matrix_sha256": self.problem.sha256, "test_seed": self.seed}
-        storage.write(path, record, overwrite=overwrite)
+        return record
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PerturbedSet:
@@ -126,7 +140,11 @@ class PerturbedSet:
         FileError
             If the file is damaged, or is not a `cuista-perturbed` file.
         """
-        record = storage.read(path, "cuista-perturbed")
+        return cls.from_record(storage.read(path, cls.kind), path)
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> PerturbedSet:
+        """The test set in a file's record; error messages name `path`."""
         problem = Problem.from_record(record, path)
         with storage.complete(path):
             sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -14,8 +14,10 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import LARGEST, Array, check_matrix, extreme, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
+from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
+from cuista.summary import Described, size_of, span
 
 # How far a norm may be from 1 in columns of unit norm, such as those that were rounded to single precision.
 UNIT = 1e-5
@@ -28,8 +30,8 @@ LOWEST_SNR = -200.0
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
+@dataclass(frozen=True, eq=False, repr=False)
+class Problem(Described, storage.Portable):
     """The problem of recovering sparse codes x* from measurements y = A x* + ε.
 
     Parameters
@@ -65,6 +67,8 @@ class Problem:
     of columns do not matter. Networks and solvers compute with these. What is drawn, and what is recovered, are codes
     of the user's matrix: see `to_given` and `to_unit`.
     """
+
+    kind: ClassVar[str] = "cuista-problem"
 
     A: Array
     pnz: float | Array = 0.1
@@ -114,6 +118,24 @@ class Problem:
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1", option="seed")
 
+    def facts(self) -> dict[str, str]:
+        law, given = self.magnitude, np.linalg.norm(self.given, axis=0)
+        if isinstance(law, Normal):
+            kind = f"normal magnitudes (mean {law.mean:g}, std {law.std:g})"
+        else:
+            kind = f"magnitudes {law.v0:g} (with probability {law.q:g}) and {law.v1:g}"
+        columns = "columns of unit norm"
+        if self.rescaled or not self.normalized:
+            columns = f"columns with norms {span(given)}{' that are 1 inside' if self.rescaled else ''}"
+        return {
+            "size": size_of(self.A),
+            "sparsity": f"pnz {span(self.pnz)}",
+            "magnitudes": kind,
+            "signs": "no negative entries" if self.positive else "",
+            "noise": "no noise" if self.snr_db == np.inf else f"SNR {self.snr_db:g} dB",
+            "columns": columns,
+        }
+
     @property
     def M(self) -> int:
         """The number of measurements of each signal."""
@@ -128,6 +150,11 @@ class Problem:
     def sha256(self) -> str:
         """The hash of A, by which weights and models recognise the matrix that they are for."""
         return storage.sha256(self.A)
+
+    @cached_property
+    def twins(self) -> Twins:
+        """The pairs of columns that cannot be told apart."""
+        return twins(self.A)
 
     @cached_property
     def condition_number(self) -> float:
@@ -345,10 +372,14 @@ class Problem:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-problem` file."""
-        record = storage.Record("cuista-problem")
-        self.store(record)
+        record = self.to_record()
         record.attributes["con_num"] = self.condition_number
         storage.write(path, record, overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
+        self.store(record)
+        return record
 
     def store(self, record: storage.Record) -> None:
         """Add the whole problem to a file's record."""

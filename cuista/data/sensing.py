@@ -6,6 +6,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from cuista.data.images import PatchSet
 from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
+from cuista.summary import Described, counted
 
 # Up to this relative error, the mean follows from the measurements exactly. Matrices are often stored in float32.
 EXACT = 1e-5
@@ -25,8 +27,8 @@ EXACT = 1e-5
 PARTS, PART = 10, 5000
 
 
-@dataclass(frozen=True, eq=False)
-class Sensing:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sensing(Described, storage.Portable):
     """Blocks f of a picture are measured as y = Φ f, and apart from their means m are sparse: f = m + D x.
 
     Blocks have the size (s₁, s₂) of the dictionary's atoms, and P = s₁·s₂ pixels with values from 0 to 1. The mean m of
@@ -48,6 +50,8 @@ class Sensing:
         nothing of the mean.
     """
 
+    kind: ClassVar[str] = "cuista-sensing"
+
     Phi: Array
     dictionary: Dictionary
 
@@ -67,6 +71,13 @@ class Sensing:
                 option="sensing",
             )
         object.__setattr__(self, "Phi", np.ascontiguousarray(Phi, np.float64))
+
+    def facts(self) -> dict[str, str]:
+        rows, columns = self.block
+        return {
+            "measurements": f"{self.M} measurements of each block of {rows}×{columns} ({100 * self.rate:.3g} %)",
+            "dictionary": counted(self.dictionary.filters, "atom"),
+        }
 
     @property
     def block(self) -> tuple[int, int]:
@@ -194,9 +205,12 @@ class Sensing:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-sensing` file."""
-        record = storage.Record("cuista-sensing")
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind)
         self.store(record)
-        storage.write(path, record, overwrite=overwrite)
+        return record
 
     def store(self, record: storage.Record) -> None:
         """Add Φ and the dictionary to a file's record."""

@@ -18,6 +18,7 @@ from cuista.counter import TEST
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.evaluation.results import load_results, save_results
+from cuista.messages import say
 from cuista.metrics import report_on
 from cuista.networks import NETWORKS
 from cuista.ops import CpuOps, ReferenceOps
@@ -144,7 +145,7 @@ def compare(
     ops: ReferenceOps | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> Comparison:
     """Train or load networks, tune solvers, and test them all on the same signals.

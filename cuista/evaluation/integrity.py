@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
 
 from cuista import model, storage
 from cuista.data.dictionary import Dictionary
+from cuista.data.images import SPLITS
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.pictures import Pictures
 from cuista.data.problem import Problem
 from cuista.data.sensing import Sensing
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.robustness import Robustness
-from cuista.weights import ConvWeight
+from cuista.summary import Described, counted, printable
+from cuista.weights import ConvWeight, Weight
 
 # How the file of each kind is read. Those of the other kinds are arrays and attributes that say nothing on their own.
 _LOADERS: dict[str, Callable[[Any], Any]] = {
@@ -22,11 +25,48 @@ _LOADERS: dict[str, Callable[[Any], Any]] = {
     "cuista-perturbed": PerturbedSet.load,
     "cuista-dictionary": Dictionary.load,
     "cuista-conv-weight": ConvWeight.load,
+    "cuista-weight": lambda path: Weight.from_record(storage.read(path, Weight.kind), path),
     "cuista-sensing": Sensing.load,
     "cuista-comparison": Comparison.load,
     "cuista-robustness": Robustness.load,
     **dict.fromkeys(model.Trained.kinds, model.load),
 }
+
+
+def describe_file(path: str | os.PathLike[str]) -> str:
+    """What is in one of cuista's files, in one line.
+
+    Raises
+    ------
+    FileError
+        If the file is missing, damaged or not one of cuista's; the message says what is wrong.
+    """
+    attributes, arrays = storage.contents(path)
+    kind = attributes["format"]
+    if kind in _LOADERS:
+        found = _LOADERS[kind](path)
+        if isinstance(found, Described):
+            return found.summary
+        return f"{type(found).__name__}: {counted(len(found.results), 'result')}"
+    with storage.complete(path):
+        name = kind.removeprefix("cuista-").replace("-", " ").capitalize()
+        return printable(f"{name}: {_from_header(kind, attributes, arrays)}")
+
+
+def _from_header(kind: str, attributes: dict[str, Any], arrays: dict[str, Any]) -> str:
+    """What is in a file that is not loaded for it, according to its attributes and the shapes of its arrays."""
+    if kind in ("cuista-images", "cuista-patches"):
+        shapes = {split: [arrays[name][0] for name in arrays if name.startswith(f"{split}/")] for split in SPLITS}
+        if kind == "cuista-images":
+            return ", ".join(f"{counted(len(own), 'picture')} for {split}" for split, own in shapes.items())
+        numbers = [f"{sum(shape[0] for shape in own)} for {split}" for split, own in shapes.items()]
+        sizes = sorted({shape[1:] for own in shapes.values() for shape in own})
+        return ", ".join([*numbers, *(f"of {rows}×{columns} pixels" for rows, columns in sizes)])
+    if kind == "cuista-checkpoint":
+        state = json.loads(attributes["state"])
+        where = f"stage {state['stage'] + 1}, step {state['step']}"
+        return f"an unfinished run of {attributes['net']}, {counted(int(attributes['layers']), 'layer')}, at {where}"
+    return ", ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, (shape, _) in sorted(arrays.items()))
 
 
 def check_file(path: str | os.PathLike[str]) -> str:

@@ -18,6 +18,7 @@ from cuista.data.perturbed import PerturbedSet, perturb
 from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.evaluation.results import load_results, save_results
+from cuista.messages import say
 from cuista.metrics import estimate_nmse_db
 from cuista.networks import Encoder
 from cuista.ops import CpuOps, ReferenceOps
@@ -106,7 +107,7 @@ def evaluate_robustness(
     models: Mapping[str, Model | RobustModel],
     *,
     ops: ReferenceOps | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[str, float], None] = lambda method, fraction: None,
 ) -> Iterator[RobustResult]:
     """Test models and FISTA on the matrices of a set. The results come one method after the other.

@@ -43,7 +43,7 @@ class CpuOps(ReferenceOps):
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
     ) -> list[Result]:
-        return parallel.in_batches(shape[0], work, batch or parallel.BATCH)
+        return parallel.in_batches(shape[0], work, batch or parallel.batch_for(shape[1]))
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if out is None:

@@ -72,6 +72,9 @@ class CudaOps(ReferenceOps):
 
         return cls(cupy, CudaLauncher(device.index or 0), device.name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).on, (Device(self.name),)
+
     def computing(self) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.xp.cuda.Device(Device(self.name).index)
         return context
@@ -234,11 +237,12 @@ class CudaOps(ReferenceOps):
     def _limits_of(self, probability: Array) -> Array:
         """The probabilities as 53-bit integers on the device, to compare random ones with; the latest few are kept."""
         name = probability.tobytes()
-        if name not in self._limits:
+        limits = self._limits.get(name)
+        if limits is None:
             if len(self._limits) > 8:
-                self._limits.clear()
-            self._limits[name] = self.asarray(np.rint(probability * 2.0**53).astype(np.uint64), np.uint64)
-        return self._limits[name]
+                self._limits.clear()  # another thread may do the same
+            limits = self._limits[name] = self.asarray(np.rint(probability * 2.0**53).astype(np.uint64), np.uint64)
+        return limits
 
     # -- descent ------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ W are (M, N).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -147,6 +148,10 @@ class ReferenceOps:
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Any, dict[Any, Array]] = WeakKeyDictionary()
+        self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()  # what it keeps can be made again
 
     def computing(self) -> AbstractContextManager[Any]:
         """A context for computing with this engine's arrays in this thread.
@@ -157,11 +162,14 @@ class ReferenceOps:
         return np.errstate(over="ignore", divide="ignore", invalid="ignore")
 
     def kept(self, owner: Any, name: Any, make: Callable[[], Array]) -> Array:
-        """The array that `make` returns, made once and kept under `name` while both the engine and `owner` exist."""
-        arrays = self._kept.setdefault(owner, {})
-        if name not in arrays:
-            arrays[name] = make()
-        return arrays[name]
+        """The array that `make` returns, kept under `name` while both the engine and `owner` exist.
+
+        It is made once, or once by each of the threads that ask for it at the same time, which all get the same one.
+        """
+        with self._guard:
+            arrays = self._kept.setdefault(owner, {})
+        kept = arrays.get(name)
+        return arrays.setdefault(name, make()) if kept is None else kept
 
     # -- arrays -------------------------------------------------------------------------------------------------
 

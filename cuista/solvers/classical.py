@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections import deque
@@ -220,8 +221,8 @@ class Solver(ABC):
 
         For one sample (M,), the result is (N,).
         """
-        self.solution = self.solve(y)
-        return self.solution.x[0] if np.ndim(y) == 1 else self.solution.x
+        self.solution = found = self.solve(y)
+        return found.x[0] if np.ndim(y) == 1 else found.x
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
@@ -263,17 +264,17 @@ class Solver(ABC):
         x, y = self.problem.standard.sample(TUNING_SIGNALS, stream=TUNING, dtype=self.dtype)
         tried: dict[float, float] = {}
 
-        def last(part: Array) -> Array:
-            return deque(self._iterates(part, self.norms), maxlen=1).pop()
-
         def nmse(lam: float) -> float:
-            self.lam = lam
+            trial = copy.copy(self)  # so that no other thread meets a λ that is only tried
+            trial.lam = lam
+
+            def last(part: Array) -> Array:
+                return deque(trial._iterates(part, self.norms), maxlen=1).pop()
+
             try:
                 tried[lam] = estimate_nmse_db(self.ops.apply(last, y, x.shape[1], self.dtype), x)
             except NumericalError:
                 tried[lam] = np.inf
-            finally:
-                self.lam = None
             progress(len(tried), TUNINGS)
             return tried[lam]
 

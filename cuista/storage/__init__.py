@@ -12,6 +12,7 @@ from cuista.storage.files import (
     sha256,
     write_checked,
 )
+from cuista.storage.portable import Portable
 from cuista.storage.proof import has_proof
 from cuista.storage.records import (
     Record,
@@ -22,12 +23,15 @@ from cuista.storage.records import (
     is_hdf5,
     kind_of,
     opened,
+    packed,
     printable,
     read,
+    unpacked,
     write,
 )
 
 __all__ = [
+    "Portable",
     "Record",
     "check_writable",
     "claimed",
@@ -47,12 +51,14 @@ __all__ = [
     "open_input",
     "opened",
     "opened_array",
+    "packed",
     "printable",
     "read",
     "remove",
     "replacing",
     "save_arrays",
     "sha256",
+    "unpacked",
     "write",
     "write_checked",
 ]

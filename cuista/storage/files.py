@@ -17,7 +17,6 @@ import socket
 import stat
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import FileError, MissingLibraryError
+from cuista.messages import warn
 
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -326,7 +326,7 @@ def _locked(lock: Path, path: str | os.PathLike[str]) -> int | None:
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise FileError(f"cannot write {path}: {reason_of(error)}") from error
-            warnings.warn(f"{path}: the file system has no locks, so give no other command this output", stacklevel=4)
+            warn(f"{path}: the file system has no locks, so give no other command this output", stacklevel=4)
             lock.unlink(missing_ok=True)
             return None
         finally:

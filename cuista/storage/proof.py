@@ -61,6 +61,23 @@ def _head(size: int, hashes: list[bytes]) -> bytes:
     return (BEGINNING + f"{hashlib.sha256(b''.join(hashes)).hexdigest()} {size}\n".encode()).ljust(HEAD, b"\0")
 
 
+def content_of(data: bytes, name: str) -> memoryview:
+    """The content of a file whose bytes are given, after a check of all of it; error messages name it `name`.
+
+    Raises
+    ------
+    FileError
+        If the bytes are not those of a file with a proof, or are not what was written.
+    """
+    match = re.match(rb"[0-9a-f]{64} ([0-9]{1,18})\n", data[len(BEGINNING) : HEAD])
+    size = int(match[1]) if match and data.startswith(BEGINNING) else -1
+    content = memoryview(data)[HEAD : HEAD + max(size, 0)]
+    hashes = [hashlib.sha256(content[first : first + PART]).digest() for first in range(0, len(content), PART)]
+    if size < 0 or data[:HEAD] != _head(size, hashes) or data[HEAD + size :] != b"".join(hashes):
+        raise FileError(f"{name} are damaged: they are not what was written. Make them again")
+    return content
+
+
 def has_proof(path: str | os.PathLike[str]) -> bool:
     """Whether the file begins like one with a proof. It is not checked. Raises FileError if it cannot be read."""
     with open_input(path) as file:

@@ -9,11 +9,11 @@ Each file has a proof that it is what was written (`cuista.storage.proof`), whic
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import secrets
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,8 +24,9 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import FileError
+from cuista.messages import warn
 from cuista.storage.files import check_claim, complete, open_input, replacing, reserve
-from cuista.storage.proof import HEAD, Proven, has_proof, seal
+from cuista.storage.proof import HEAD, Proven, content_of, has_proof, seal
 from cuista.storage.trial import DEFLATED, try_reading
 from cuista.version import __version__
 
@@ -53,22 +54,37 @@ def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = Fal
     FileError
         As `replacing` does.
     """
-    import h5py
-
     with replacing(path, overwrite=overwrite) as output:
-        name = f"record-{secrets.token_hex(8)}"  # the HDF5 library knows open files by their names
-        with h5py.File(name, "w", driver="core", backing_store=False) as file:
-            file.attrs.update(_provenance(record.kind))
-            for name, value in record.attributes.items():
-                file.attrs[name] = printable(value) if isinstance(value, str) else value
-            for name, array in record.arrays.items():
-                file.create_dataset(name, data=array)
-            file.flush()
-            image = file.id.get_file_image()
+        image = _image(record)
         reserve(output, HEAD + len(image))
         output.seek(HEAD)
         output.write(image)
         seal(output, image)
+
+
+def packed(record: Record) -> bytes:
+    """The bytes of the file that `write` makes of a record."""
+    output, image = io.BytesIO(), _image(record)
+    output.seek(HEAD)
+    output.write(image)
+    seal(output)
+    return output.getvalue()
+
+
+def _image(record: Record) -> bytes:
+    """The HDF5 content of a record's file."""
+    import h5py
+
+    name = f"record-{secrets.token_hex(8)}"  # the HDF5 library knows open files by their names
+    with h5py.File(name, "w", driver="core", backing_store=False) as file:
+        file.attrs.update(_provenance(record.kind))
+        for name, value in record.attributes.items():
+            file.attrs[name] = printable(value) if isinstance(value, str) else value
+        for name, array in record.arrays.items():
+            file.create_dataset(name, data=array)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+        return image
 
 
 @contextlib.contextmanager
@@ -105,11 +121,32 @@ def read(path: str | os.PathLike[str], *kinds: str) -> Record:
         As `opened` does.
     """
     with opened(path, *kinds, whole=True) as file:
-        attributes, nodes = _attributes(file), datasets(file, path)
-        for name, node in nodes.items():
-            if not _is_plain(node.dtype):
-                raise FileError(f"{path} is damaged: its array {name!r} has dtype {node.dtype}")
-        return Record(attributes["format"], {name: node[()] for name, node in nodes.items()}, attributes)
+        return _record_in(file, path)
+
+
+def unpacked(data: bytes, *kinds: str, name: str = "the bytes") -> Record:
+    """The record in the bytes of a file, after a check of all of it; error messages name the bytes `name`.
+
+    Raises
+    ------
+    FileError
+        If the bytes are not those of a file of these kinds, or are damaged.
+    """
+    import h5py
+
+    content = content_of(data, name)
+    with complete(name), h5py.File(io.BytesIO(content), "r") as file:
+        _check_kind(file, name, kinds)
+        return _record_in(file, name)
+
+
+def _record_in(file: Any, path: str | os.PathLike[str]) -> Record:
+    """The record in the open HDF5 file `path`."""
+    attributes, nodes = _attributes(file), datasets(file, path)
+    for name, node in nodes.items():
+        if not _is_plain(node.dtype):
+            raise FileError(f"{path} is damaged: its array {name!r} has dtype {node.dtype}")
+    return Record(attributes["format"], {name: node[()] for name, node in nodes.items()}, attributes)
 
 
 def contents(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], str]]]:
@@ -137,24 +174,29 @@ def opened(path: str | os.PathLike[str], *kinds: str, whole: bool = False) -> It
     """
     with complete(path), open_hdf5(path, whole=whole) as file:
         proven = has_proof(path)
-        kind = file.attrs.get("format")
-        if not isinstance(kind, str) or not kind.startswith("cuista-"):
-            raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
-        version = file.attrs.get("format_version")
-        if not isinstance(version, np.integer):
-            raise FileError(f"{path} is damaged: its format version is {version!r}; expected a whole number")
-        if version > FORMAT_VERSION:
-            raise FileError(
-                f"{path} has format version {version}, and this cuista reads up to {FORMAT_VERSION}: update cuista"
-            )
-        if kinds and kind not in kinds:
-            raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
+        _check_kind(file, path, kinds)
         if not proven and not str(file.attrs.get("cuista_version")).startswith("0.1."):
             raise FileError(f"{path} is damaged: its beginning is not what was written")
         if not proven and os.fspath(path) not in _noted:
             _noted.add(os.fspath(path))
-            warnings.warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=5)
+            warn(f"{path} has no proof that it is what was written, as files of 0.1.0 have none", stacklevel=5)
         yield file
+
+
+def _check_kind(file: Any, path: str | os.PathLike[str], kinds: tuple[str, ...]) -> None:
+    """Raise FileError unless an open HDF5 file is one of cuista's, and of one of these kinds, if there are any."""
+    kind = file.attrs.get("format")
+    if not isinstance(kind, str) or not kind.startswith("cuista-"):
+        raise FileError(f"{path} is an HDF5 file, but not one of cuista's: it has no 'format' attribute")
+    version = file.attrs.get("format_version")
+    if not isinstance(version, np.integer):
+        raise FileError(f"{path} is damaged: its format version is {version!r}; expected a whole number")
+    if version > FORMAT_VERSION:
+        raise FileError(
+            f"{path} has format version {version}, and this cuista reads up to {FORMAT_VERSION}: update cuista"
+        )
+    if kinds and kind not in kinds:
+        raise FileError(f"{path} is a {kind} file; expected {' or '.join(kinds)}")
 
 
 @contextlib.contextmanager

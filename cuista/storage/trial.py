@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +27,8 @@ MEMORY, DEFLATED = 1 << 30, 1032
 AT_ONCE = 1 << 26
 # What it reports at its end.
 WELL, TOO_LITTLE = b"well", b"too little memory"
+# Warnings can only be silenced for the whole process, by one thread at a time.
+_FORKING = threading.Lock()
 # By file, its state when it was tried, and what is wrong with it, if anything is.
 _tried: dict[str, tuple[tuple[int, ...], str]] = {}
 
@@ -53,7 +56,7 @@ def _fault_of(path: str | os.PathLike[str], size: int) -> str:
 
     receiving, sending = os.pipe()
     try:
-        with warnings.catch_warnings():
+        with _FORKING, warnings.catch_warnings():
             # Python warns if a process with several threads forks. This one only calls h5py, which protects its lock.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()

@@ -22,6 +22,7 @@ from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
+from cuista.messages import say
 from cuista.metrics import SSIM_WINDOW, PictureReport, decibels, report_on_pictures
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
@@ -32,7 +33,7 @@ from cuista.solvers.conv import ConvFista, non_local_means
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, train
-from cuista.training.task import Examples, Source, Task
+from cuista.training.task import Baseline, Examples, Source, Task
 from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv
 
 # The ridges that are tried, in units of Σ‖d_m‖², the mean eigenvalue of H.
@@ -59,7 +60,7 @@ class Span(NamedTuple):
     inside: slice
 
 
-@dataclass
+@dataclass(repr=False)
 class Denoiser(Trained):
     """A convolutional network with its weight, its dictionary and its noise level, and how it was trained.
 
@@ -101,6 +102,12 @@ class Denoiser(Trained):
         check_sigma(sigma)
         operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
         return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
+
+    def made_for(self) -> dict[str, str]:
+        return {
+            "noise": f"for noise of σ = {self.sigma:g}",
+            "dictionary": ", ".join(self.weight.dictionary.facts().values()),
+        }
 
     def task(self) -> Any:
         raise InputError("a denoiser is trained on pictures: give task=Denoising(images)", option="task")
@@ -218,6 +225,7 @@ class Denoising(Task[Denoiser]):
     """
 
     name = "denoise"
+    display = "PSNR"
     models = (Denoiser,)
     kinds = (PictureFastRecipe, PicturePaperRecipe)
     recipes: ClassVar[Any] = {"fast": PictureFastRecipe, "paper": PicturePaperRecipe}
@@ -286,11 +294,27 @@ class NoisyCrops(Source):
         It falls by as much as the mean PSNR rises. The energy of a crop is taken to be at least 1/255² per pixel, for
         the sake of crops with a single colour.
         """
-        ops, (clean, noisy, _) = network.ops, validation
-        xp = ops.xp
-        squares = [xp.square(array).reshape(len(clean), -1) for array in (network.output(noisy, depth) - clean, clean)]
-        error, energy = (ops.to_numpy(square.sum(axis=1, dtype=np.float64)) for square in squares)
-        return float(decibels(error, np.maximum(energy, clean[0].size / 255**2)).mean())
+        clean, noisy, _ = validation
+        error = _squares(network.ops, network.output(noisy, depth) - clean)
+        return float(decibels(error, self._energy(network, clean)).mean())
+
+    def _energy(self, network: Any, clean: Array) -> Array:
+        """The energies of clean crops by which their errors are divided."""
+        return np.maximum(_squares(network.ops, clean), clean[0].size / 255**2)
+
+    def displayed(self, network: Any, validation: Examples, error_db: float) -> float:
+        """The PSNR in dB, averaged over the crops. The two add up to the PSNR of an error as large as the picture."""
+        clean = validation[0]
+        return -float(decibels(self._energy(network, clean), clean[0].size).mean()) - error_db
+
+    def baseline(self, network: Any, validation: Examples) -> Baseline:
+        """The noisy crops themselves."""
+        clean, noisy, _ = validation
+        error = decibels(_squares(network.ops, noisy - clean), self._energy(network, clean)).mean()
+        return Baseline(float(error), 0.0, "the noisy pictures")
+
+    def advice(self) -> str:
+        return "Give it more steps, or a dictionary and pictures that are more alike"
 
     def blank(self) -> InputError:
         return InputError("each crop of the pictures has a single colour; expected pictures with some content")
@@ -299,12 +323,17 @@ class NoisyCrops(Source):
         self._reader.shutdown(cancel_futures=True)
 
 
+def _squares(ops: ReferenceOps, crops: Array) -> Array:
+    """The sum of squares (batch,) of each crop, in host memory."""
+    return ops.to_numpy(ops.xp.square(crops).reshape(len(crops), -1).sum(axis=1, dtype=np.float64))
+
+
 def denoising_weight(
     dictionary: Dictionary,
     task: Denoising,
     *,
     ridge: float | Literal["auto"] = "auto",
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     **options: Any,
 ) -> ConvWeight:
     """The exact weight of a dictionary with which to build a denoiser.
@@ -333,7 +362,7 @@ def choose_conv_ridge(
     layers: int = 5,
     seed: int = 0,
     ops: ReferenceOps | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
 ) -> ConvWeight:
     """The exact weight of a dictionary with the ridge λ that is best for denoising the task's pictures.
 
@@ -407,7 +436,7 @@ def evaluate_denoisers(
     sigma: float | None = None,
     baselines: bool = False,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> PictureReport:
     """Add noise to the test pictures of a file, denoise them, and measure the results.

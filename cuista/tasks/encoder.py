@@ -20,11 +20,12 @@ from cuista.model import Trained
 from cuista.networks import Encoder
 from cuista.ops import ReferenceOps
 from cuista.storage import Record
+from cuista.summary import size_of
 from cuista.training.recipes import Stage, check_positive, perturbed_stage
 from cuista.training.task import Examples, Source, Task
 
 
-@dataclass
+@dataclass(repr=False)
 class EncoderModel(Trained):
     """An encoder, its nominal problem, and how it was trained.
 
@@ -67,6 +68,9 @@ class EncoderModel(Trained):
             check_finite(Q, "Q")
         return cls(Encoder(problem.A, Q=Q, start=start, **options), problem, start)
 
+    def made_for(self) -> dict[str, str]:
+        return {"matrix": f"for matrices near one of {size_of(self.problem.A)}"}
+
     def task(self) -> Task[EncoderModel]:
         return Encoding()
 
@@ -89,7 +93,7 @@ class EncoderModel(Trained):
     def store(self, record: Record) -> None:
         self.problem.store(record)
         store_encoder(record, self.network)
-        record.attributes["matrix_sha256"] = self.problem.sha256
+        record.attributes |= {"matrix_sha256": self.problem.sha256, "asked_start": self.start or ""}
 
     @classmethod
     def restore(
@@ -99,7 +103,9 @@ class EncoderModel(Trained):
         if record.attributes["net"] != Encoder.name:
             raise FileError(f"{path} holds the net {record.attributes['net']!r}; expected {Encoder.name!r}")
         kept = {name: options[name] for name in ("layers", "parameters")}
-        return cls.new(problem, **encoder_options(record), **kept, **place)
+        model = cls.new(problem, **encoder_options(record), **kept, **place)
+        model.start = str(record.attributes.get("asked_start", model.start)) or None
+        return model
 
 
 def store_encoder(record: Record, encoder: Encoder) -> None:

@@ -17,6 +17,7 @@ from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
 from cuista.data.problem import Problem
 from cuista.errors import InputError
+from cuista.messages import say
 from cuista.metrics import decibels, nmse_db
 from cuista.model import Trained, parameters_sha256
 from cuista.networks import Encoder, ExactEncoder, Network, RobustAlista
@@ -24,7 +25,7 @@ from cuista.networks.encoder import transposed
 from cuista.ops import ReferenceOps
 from cuista.storage import Record, remove
 from cuista.tasks.encoder import EncoderModel, PerturbedSource, encoder_options, store_encoder
-from cuista.tasks.sparse_coding import Model
+from cuista.tasks.sparse_coding import Model, made_for
 from cuista.training import FastRecipe, Progress, checkpoint_path, train
 from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Stage, check_positive, perturbed_stage
@@ -33,7 +34,7 @@ from cuista.weights import Weight
 from cuista.weights.dense import describe
 
 
-@dataclass
+@dataclass(repr=False)
 class RobustModel(Trained):
     """An ALISTA whose weight an encoder computes for each matrix, and how the two were trained.
 
@@ -107,6 +108,14 @@ class RobustModel(Trained):
         )
         robust.unit = network.unit
         return cls(robust, problem, origin)
+
+    @property
+    def trained(self) -> bool:
+        return bool(self.training) or bool((self.network.parameters["step_size"] != 1).any())  # those of the decoder
+
+    def made_for(self) -> dict[str, str]:
+        encoder = "the exact encoder" if isinstance(self.network.encoder, ExactEncoder) else "a trained encoder"
+        return {"encoder": f"with {encoder}", **made_for(self.problem)}
 
     def task(self) -> Task[Any]:
         return Robust()
@@ -232,7 +241,7 @@ def train_decoder(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_seconds: float = 30.0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[Progress], None] | None = None,
 ) -> Model:
     """Train the decoder for a robust run by the fast recipe, and keep it in `OUT.decoder.h5`.

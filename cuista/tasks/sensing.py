@@ -18,6 +18,7 @@ from cuista.counter import FITTING, TUNING, Key
 from cuista.data.images import ImageSet, PatchSet
 from cuista.data.sensing import Sensing
 from cuista.errors import FileError, InputError
+from cuista.messages import say
 from cuista.metrics import SSIM_WINDOW, PictureReport, nmse_db, report_on_pictures
 from cuista.model import NUMBERS, Trained
 from cuista.networks import NETWORKS, Network
@@ -51,7 +52,7 @@ Recover = Callable[[Array, tuple[int, int]], Array]
 PERCENT, MAX_PERCENT = 0.4, 13.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Reconstructor(Trained):
     """A dense network that recovers the blocks of pictures, with Φ, the dictionary and the weight, and its training.
 
@@ -133,6 +134,9 @@ class Reconstructor(Trained):
             sensing=sensing.reduced if learn_sensing else None,
         )
         return cls(network, sensing, weight)
+
+    def made_for(self) -> dict[str, str]:
+        return {"measurements": f"for {', '.join(self.sensing.facts().values())}"}
 
     def task(self) -> Any:
         raise InputError("a reconstructor is trained on patches: give task=CompressiveSensing(patches)", option="task")
@@ -360,7 +364,7 @@ def sensing_weight(
     ridge: float | Literal["auto"] | None = None,
     recipe: Any = None,
     begun: Reconstructor | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     **options: Any,
 ) -> Weight:
     """The exact weight of a sensing matrix and a dictionary with which to build a reconstructor.
@@ -481,7 +485,7 @@ def evaluate_reconstructors(
     *,
     baselines: PatchSet | None = None,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     progress: Callable[[float, str], None] = lambda fraction, text: None,
 ) -> PictureReport:
     """Measure the test pictures of a file, reconstruct them, and measure the errors of the clipped results.

@@ -16,6 +16,7 @@ from cuista.checks import Array, check_rows
 from cuista.counter import FITTING, JUDGING, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
+from cuista.messages import say, trying, warn
 from cuista.metrics import Report, nmse_db, report_on
 from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
@@ -29,11 +30,13 @@ from cuista.training.task import Examples, Source, Task
 from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
+# Below this SNR in dB, the noise is the reason if little is recovered.
+LOW_SNR = 6.0
 # How a network is trained to compare ridges: long enough to tell them apart.
 RIDGE_RECIPE = FastRecipe(layer_steps=10, max_steps=0, matrix_steps=0, validation_batch=2000)
 
 
-@dataclass
+@dataclass(repr=False)
 class Model(Trained):
     """A dense network with its problem and its weight, and how it was trained.
 
@@ -129,6 +132,9 @@ class Model(Trained):
             with self.network.ops.computing():
                 self.network.calibrate(self.problem.sample(256, stream=FITTING)[1])
 
+    def made_for(self) -> dict[str, str]:
+        return made_for(self.problem)
+
     def task(self) -> Task[Model]:
         return SparseCoding()
 
@@ -197,6 +203,7 @@ class Model(Trained):
         record.attributes |= {
             "support_schedule": list(self.network.support),
             "unit": self.network.unit,
+            "asked_schedule": json.dumps(self.schedule),
             "matrix_sha256": self.problem.sha256,
             "weight_sha256": storage.sha256(self.weight.W),
             "weight": json.dumps(asdict(self.weight.report)),
@@ -217,7 +224,16 @@ class Model(Trained):
         unit = float(attributes.get("unit", 0))  # 0.1.0 has none
         model = cls.new(problem, weight, attributes["net"], unit=unit, **options, **place)
         model.reference = Reference.stored(record)
+        if "asked_schedule" in attributes:
+            percent, max_percent = json.loads(attributes["asked_schedule"])
+            model.schedule = percent, max_percent
         return model
+
+
+def made_for(problem: Problem) -> dict[str, str]:
+    """What a problem is, as a part of what a model for it is."""
+    facts = problem.facts()
+    return {"problem": f"for {facts['size']}", **{name: facts[name] for name in ("sparsity", "signs", "noise")}}
 
 
 class SparseCoding(Task[Model]):
@@ -232,6 +248,8 @@ class SparseCoding(Task[Model]):
         return FastRecipe() if model.network.has_gradients else SearchRecipe()
 
     def source(self, model: Model, recipe: Any) -> Source:
+        if model.problem.twins.count:
+            warn(str(model.problem.twins), stacklevel=3)
         return SignalSource(model.problem.standard, recipe)
 
     def finish(self, model: Model) -> None:
@@ -270,6 +288,18 @@ class SignalSource(Source):
         x, y, weights = validation
         return nmse_db(network, x, y, depth, weights)
 
+    def advice(self) -> str:
+        problem = self.problem
+        present = problem.sparsity * problem.N
+        if 3 * present > problem.M:
+            return (
+                f"Signals with {present:.3g} non-zeros on average are hard to recover from {problem.M} measurements: "
+                "measure more, or sparser signals"
+            )
+        if problem.snr_db < LOW_SNR:
+            return f"At an SNR of {problem.snr_db:g} dB little can be recovered: measure with less noise"
+        return super().advice()
+
     def blank(self) -> InputError:
         return InputError(
             f"pnz is {self.problem.sparsity:g}, so that whole sets of signals are zero; expected at least a few "
@@ -289,7 +319,7 @@ def analytic_weight(
     ridge: float | Literal["auto"] | None = None,
     recipe: Any = None,
     begun: Model | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
     **options: Any,
 ) -> Weight:
     """The exact weight with which to build a network for a problem.
@@ -334,7 +364,7 @@ def choose_ridge(
     untied: bool = False,
     seed: int = 0,
     ops: ReferenceOps | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = say,
 ) -> Weight:
     """The exact weight with the ridge λ that is best for the problem's SNR and sparsity.
 
@@ -365,7 +395,8 @@ def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, An
     """The best of several ridges' weights; `fit` returns the error in dB and the weight for a ridge."""
     fits = []
     for ridge in ridges:
-        error, weight = fit(ridge)
+        with trying():
+            error, weight = fit(ridge)
         say(f"  ridge {weight.report.ridge:g}: {error:.2f} dB")
         fits.append((error, ridge, weight))
     best = min(fits, key=lambda found: found[:2])[2]

@@ -26,6 +26,7 @@ from cuista.counter import NOISE, PREPARING, TRAINING, Key
 from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.images import ImageSet, PatchSet
 from cuista.errors import FileError, InputError
+from cuista.messages import showing
 from cuista.operators import Dense
 from cuista.ops import CpuOps
 from cuista.parallel import blas_threads
@@ -140,7 +141,7 @@ def learn_atoms(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[int, int, float], None] | bool | None = None,
 ) -> Dictionary:
     """Learn atoms of unit norm with which patches, after removal of their means, have sparse codes.
 
@@ -160,7 +161,8 @@ def learn_atoms(
     out, resume, overwrite
         As in `train`.
     progress
-        Called with the step, the number of steps, and the running mean of the objective per pixel.
+        Called with the step, the number of steps, and the running mean of the objective per pixel; or True, as in
+        `train`.
 
     Raises
     ------
@@ -204,11 +206,12 @@ def _learn(
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[int, int, float], None] | bool | None = None,
 ) -> Dictionary:
     """Make all steps of a learner, with checkpoints; `what` identifies the run, together with recipe and seed."""
     run, steps = {**vars(learner.recipe), **what, "seed": seed}, learner.recipe.steps
-    with storage.claimed(out):
+    shown = showing(progress, lambda step, last, value: (step / last, f"step {step}/{last}, objective {value:.4g}"))
+    with storage.claimed(out), shown as tell:
         state, first, objective = learner.begin(seed), 0, 0.0
         replaces = None
         if out is not None:
@@ -231,8 +234,8 @@ def _learn(
             for step in range(first, steps):
                 value = learner.step(state, Key(seed, TRAINING, step))
                 objective = value if step == 0 else 0.95 * objective + 0.05 * value
-                if progress:
-                    progress(step + 1, steps, objective)
+                if tell:
+                    tell(step + 1, steps, objective)
                 if out is not None and (interrupted() or time.monotonic() - saved > 30):
                     save(step + 1)
                     saved = time.monotonic()

@@ -96,7 +96,8 @@ class Progress:
     step, steps
         The number of steps done in the stage, and its largest number of steps.
     error_db, measure
-        The last validation (None before the first), and what it measures: `NMSE` or `loss`.
+        The last validation in dB (None before the first), and what it measures: `NMSE`, `loss`, or `PSNR`, of which
+        more is better.
     """
 
     fraction: float
@@ -106,6 +107,10 @@ class Progress:
     steps: int
     error_db: float | None
     measure: str
+
+    def __str__(self) -> str:
+        error = "" if self.error_db is None else f", {self.measure} {self.error_db:.2f} dB"
+        return f"{self.title}, step {self.step}/{self.steps}{error}"
 
 
 class Recipe(Protocol):

@@ -13,9 +13,10 @@ import numpy as np
 from cuista.checks import Array
 from cuista.counter import FITTING, VALIDATION, Key
 from cuista.errors import InputError
+from cuista.messages import warn
 from cuista.model import Trained
 from cuista.training.recipes import Progress, Stage
-from cuista.training.task import Source
+from cuista.training.task import Source, uselessness
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,12 @@ def search(
 
     found = minimize(at_logarithms, simplex[0], method="Nelder-Mead", options=options)
     set_parameters(np.exp(found.x))
-    validation = source.error_db(network, sample(recipe.validation_batch, VALIDATION), network.layers)
+    examples = sample(recipe.validation_batch, VALIDATION)
+    validation = source.error_db(network, examples, network.layers)
     name = f"{measure.lower()}_db"
     model.history = dict(zip((*names, name), np.array(history).T, strict=True))
+    useless = uselessness(network, source, examples, validation, measure) if measure == "NMSE" else ""
+    if useless:
+        warn(f"{useless}. {source.advice()}", stacklevel=3)
     model.training = {**identity, f"validation_{name}": validation, "steps": len(history)}
     model.training_seconds = time.monotonic() - began

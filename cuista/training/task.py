@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from numpy.typing import DTypeLike
 
@@ -18,6 +18,16 @@ from cuista.training.recipes import Recipe, Stage
 # Targets, inputs (in the form that the network takes), and the weights of the examples, or None.
 Examples = tuple[Array, Any, "Array | None"]
 AnyModel = TypeVar("AnyModel", bound=Trained)
+# A network whose NMSE is no further than this below 0 dB is hardly better than the answer 0.
+NEAR_DB = 3.0
+
+
+class Baseline(NamedTuple):
+    """An answer for which no network is needed: its error in dB, how far below a useful network is, and its name."""
+
+    error_db: float
+    margin_db: float
+    name: str
 
 
 class Source(ABC):
@@ -43,6 +53,18 @@ class Source(ABC):
     def blank(self) -> InputError:
         """The error to raise if all examples of a set are zero."""
 
+    def displayed(self, network: Any, validation: Examples, error_db: float) -> float:
+        """What users are shown of an error of `error_db`: the task's `display` in dB."""
+        return error_db
+
+    def baseline(self, network: Any, validation: Examples) -> Baseline:
+        """What a network must be better than to be of any use."""
+        return Baseline(0.0, NEAR_DB, "the answer 0")
+
+    def advice(self) -> str:
+        """What to try if training has not led to a useful network."""
+        return "Give it more layers or more steps, or use another recipe"
+
     def adapt(self, network: Any, seed: int) -> None:  # noqa: B027 (most networks start well for all examples)
         """Adapt a network's fast start, in place, to the examples of the run with this seed."""
 
@@ -58,6 +80,17 @@ class Source(ABC):
         """Release files and threads at the end of the run."""
 
 
+def uselessness(network: Any, source: Source, validation: Examples, error_db: float, shown: str) -> str:
+    """What is wrong with a network that has been trained to an error of `error_db`; empty if it is of use."""
+    baseline = source.baseline(network, validation)
+    if error_db <= baseline.error_db - baseline.margin_db:
+        return ""
+    result, other = (source.displayed(network, validation, error) for error in (error_db, baseline.error_db))
+    how = "worse than" if error_db > baseline.error_db else "hardly better than"
+    reached = f"training of {network.title} has ended at {'an' if shown == 'NMSE' else 'a'} {shown} of {result:.4g} dB"
+    return f"{reached}, {how} that of {baseline.name} ({other:.4g} dB)"
+
+
 class Task(ABC, Generic[AnyModel]):
     """What networks are trained for: it defines where examples come from and what is measured.
 
@@ -67,6 +100,8 @@ class Task(ABC, Generic[AnyModel]):
         The name of the task on the command line.
     measure
         What validations measure in dB, `NMSE` or `loss`.
+    display
+        What users are shown instead, if that tells them more: `PSNR` (see `Source.displayed`).
     models, kinds
         The classes of models and of recipes that the task accepts.
     recipes
@@ -75,9 +110,15 @@ class Task(ABC, Generic[AnyModel]):
 
     name: ClassVar[str]
     measure: ClassVar[str] = "NMSE"
+    display: ClassVar[str] = ""
     models: ClassVar[tuple[type[Trained], ...]]
     kinds: ClassVar[tuple[type[Recipe], ...]]
     recipes: ClassVar[Mapping[str, Callable[..., Recipe]]]
+
+    @property
+    def shown(self) -> str:
+        """What users are shown of validations."""
+        return self.display or self.measure
 
     def recipe(self, model: AnyModel) -> Recipe:
         """The recipe for a model unless one is given."""

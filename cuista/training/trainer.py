@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from cuista import storage
 from cuista.counter import FITTING, TRAINING, VALIDATION, Key
 from cuista.errors import DivergedError, FileError
+from cuista.messages import LOG, showing, step_level, warn
 from cuista.model import NUMBERS, Trained
 from cuista.ops import Scalar
 from cuista.parallel import Alone, Ranks, blas_threads
@@ -37,8 +38,9 @@ from cuista.training.fitting import fit_layer
 from cuista.training.interruption import deferred_signals
 from cuista.training.recipes import Progress, Recipe, Stage
 from cuista.training.search import search
-from cuista.training.task import AnyModel, Examples, Source, Task
+from cuista.training.task import AnyModel, Examples, Source, Task, uselessness
 
+STEPS = LOG.getChild("training")
 # The number of signals on which the density of the iterates is measured.
 DENSITY_SIGNALS = 256
 # Training has diverged if a validation is this many dB above the first one or above 0, whichever is higher.
@@ -57,7 +59,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_seconds: float = 30.0,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[Progress], None] | bool | None = None,
 ) -> AnyModel:
     """Train a model's network in place, and keep the parameters with the best validation of the last stage.
 
@@ -80,7 +82,7 @@ def train(
     overwrite
         Whether `out` may exist.
     progress
-        Called with a `Progress` after every step.
+        Called with a `Progress` after every step. True shows one line with the time left, in a notebook or on stderr.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def train(
     task = task or model.task()
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
-    with storage.claimed(out):
+    with storage.claimed(out), showing(progress, lambda at: (at.fraction, str(at))) as shown:
         before = None if out is None else continued(out, resume, overwrite)
         if before is not None and before.suffix != CHECKPOINT_ENDING:
             return _finished(model, before, run_identity)
@@ -112,10 +114,10 @@ def train(
                 run.begin(before)
                 if before is None and out is not None:
                     storage.remove(checkpoint_path(out))  # an older run's, which this one overwrites
-                run.train(checkpoint_seconds, progress)
+                run.train(checkpoint_seconds, shown)
                 run.check_output()
             else:
-                search(model, recipe, source, seed, run_identity, task.measure, progress)
+                search(model, recipe, source, seed, run_identity, task.measure, shown)
             task.finish(model)
         if out is not None:
             model.save(out, overwrite=replaces is not None)
@@ -192,7 +194,7 @@ class _Run:
         self.unscaled = self.ops.asarray(1.0, np.float64)
         self.began = time.monotonic()
         self.validation: Examples | None = None
-        self.last_error: float | None = None
+        self.last_shown: float | None = None
 
     def begin(self, checkpoint: Path | None) -> None:
         """Continue the interrupted run, or begin afresh."""
@@ -262,6 +264,7 @@ class _Run:
                 if state.step == 0:
                     self._begin(stage)
                 if state.step >= stage.steps or self._out_of_patience(stage):
+                    self._log(step_level(), f"ended with {self.task.shown} %.2f dB", state.best_error_db)
                     if state.stage == len(stages) - 1:
                         break
                     self._next_stage()
@@ -270,20 +273,22 @@ class _Run:
                 if progress:
                     fraction = (work[: state.stage].sum() + state.step * stage.depth) / work.sum()
                     at = (stage.title, state.stage + 1, state.step, stage.steps)
-                    progress(Progress(float(fraction), *at, self.last_error, self.task.measure))
+                    progress(Progress(float(fraction), *at, self.last_shown, self.task.shown))
                 if interrupted() or time.monotonic() - saved > checkpoint_seconds:
                     self._save(fatal=interrupted())
                     saved = time.monotonic()
                 if interrupted():
                     raise KeyboardInterrupt
         self._clock()
-        if self.task.measure == "NMSE" and state.best_error_db > 0:
-            ended = f"training has ended at an NMSE of {state.best_error_db:.4g} dB, worse than that of the answer 0"
-            if state.best_error_db > DIVERGED_DB:
-                raise self._failed(ended, "Lower the learning rate, or use another recipe")
-            warnings.warn(f"{ended}. Give it more steps, or use another recipe", stacklevel=3)
+        if self.task.measure == "NMSE":
+            useless = uselessness(self.network, self.source, self._validation(), state.best_error_db, self.task.shown)
+            if useless and state.best_error_db > DIVERGED_DB:
+                raise self._failed(useless, "Lower the learning rate, or use another recipe")
+            if useless:
+                warn(f"{useless}. {self.source.advice()}", stacklevel=3)
         self.network.parameters, self.model.training_seconds = state.best, state.seconds
-        self._describe({f"validation_{self.task.measure.lower()}_db": state.best_error_db})
+        result = {f"validation_{self.task.measure.lower()}_db": state.best_error_db}
+        self._describe(result | {f"validation_{self.task.shown.lower()}_db": self._displayed(state.best_error_db)})
 
     def check_output(self) -> None:
         """Raise FileError if a file has appeared where the model is to be written; the run is then saved."""
@@ -311,7 +316,9 @@ class _Run:
         except FileError as error:
             if fatal:
                 raise
-            warnings.warn(f"the checkpoint could not be saved, training goes on: {error}", stacklevel=3)
+            warn(f"the checkpoint could not be saved, training goes on: {error}", stacklevel=3)
+            return
+        LOG.debug("Saved the run in %s.", checkpoint_path(self.out))
 
     def _clock(self) -> None:
         """Add the time since the last call to the time of the run."""
@@ -374,13 +381,25 @@ class _Run:
         start = max(earlier[0], 0.0) if earlier else np.inf
         if not result < start + DIVERGED_DB:
             raise self._diverged(f"the validation {self.task.measure} became {result:.4g} dB")
-        self.last_error = result
+        self.last_shown = self._displayed(result)
+        self._log(logging.DEBUG, f"{self.task.shown} %.2f dB", result)
         self.last_good = _copy(self.learning.parameters)
         if self.fused and not self.fused.suits(stage.batch, 1.0):  # otherwise the density would not matter
             state.density = self.learning.density(validation[1][:DENSITY_SIGNALS], stage.depth)
         state.history.append((state.stage, state.step, result))
         if result < state.best_error_db:
             state.best_error_db, state.best_step, state.best = result, state.step, self.last_good
+
+    def _displayed(self, error_db: float) -> float:
+        """What users are shown of an error on the examples for validation."""
+        return self.source.displayed(self.learning, self._validation(), error_db)
+
+    def _log(self, level: int, text: str, error_db: float) -> None:
+        """Log where training stands; the text has a place for what users are shown of an error."""
+        if STEPS.isEnabledFor(level):
+            state, stage = self.state, self.stages[self.state.stage]
+            where = (self.network.title, state.stage + 1, len(self.stages), stage.title, state.step)
+            STEPS.log(level, f"%s: stage %d of %d (%s), step %d: {text}", *where, self._displayed(error_db))
 
     def _out_of_patience(self, stage: Stage) -> bool:
         due = self.state.step % (10 * stage.validate_every) == 0

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from cuista.checks import Array, check_filters
 from cuista.data.dictionary import Convention, Dictionary, default_convention, is_bare, rotate
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.operators.convolution import scaled
+from cuista.summary import Described, counted
 from cuista.weights.dense import TOLERANCE
 
 
@@ -51,13 +53,20 @@ class ConvWeightReport:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class ConvWeight:
+@dataclass(frozen=True, repr=False)
+class ConvWeight(Described, storage.Portable):
     """An analytic weight W (s₁, s₂, F), with the same orientation as its dictionary D. A file holds both."""
+
+    kind: ClassVar[str] = "cuista-conv-weight"
 
     W: Array
     dictionary: Dictionary
     report: ConvWeightReport
+
+    def facts(self) -> dict[str, str]:
+        rows, columns = self.dictionary.shape
+        size = f"{counted(self.dictionary.filters, 'filter')} of {rows}×{columns}"
+        return {"size": size, "method": self.report.method, "ridge": f"ridge {self.report.ridge:g}"}
 
     @classmethod
     def from_array(cls, W: Array, dictionary: Dictionary) -> ConvWeight:
@@ -84,9 +93,20 @@ class ConvWeight:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-conv-weight` file."""
-        record = storage.Record("cuista-conv-weight", {"W": self.W}, asdict(self.report))
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
+        record = storage.Record(self.kind, {"W": self.W}, asdict(self.report))
         self.dictionary.store(record)
-        storage.write(path, record, overwrite=overwrite)
+        return record
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> ConvWeight:
+        """The weight and its dictionary in the record of a `cuista-conv-weight` file; error messages name `path`."""
+        own = Dictionary.from_record(record, path)
+        with storage.complete(path):
+            report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
+            return cls.stored(record, own, report, path)
 
     @classmethod
     def load(
@@ -125,13 +145,10 @@ class ConvWeight:
             W = storage.load_array(path, "W", key=key)
             is_rotated = (convention or default_convention(path, weight=True)) == "convolution"
             return cls.from_array(rotate(W) if is_rotated else W, dictionary)
-        record = storage.read(path, "cuista-conv-weight")
-        own = Dictionary.from_record(record, path)
-        if dictionary is not None and own.sha256 != dictionary.sha256:
+        found = cls.from_record(storage.read(path, cls.kind), path)
+        if dictionary is not None and found.dictionary.sha256 != dictionary.sha256:
             raise InputError(f"{path} is the weight of another dictionary: compute a weight for this one")
-        with storage.complete(path):
-            report = ConvWeightReport(**{name: record.attributes[name] for name in ConvWeightReport.__annotations__})
-            return cls.stored(record, own, report, path)
+        return found
 
     @classmethod
     def stored(

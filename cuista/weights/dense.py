@@ -11,12 +11,14 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.summary import Described, size_of
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
@@ -61,13 +63,26 @@ class WeightReport:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Weight:
+@dataclass(frozen=True, repr=False)
+class Weight(Described, storage.Portable):
     """An analytic weight W (M, N) of the matrix whose hash is `matrix_sha256`."""
+
+    kind: ClassVar[str] = "cuista-weight"
 
     W: Array
     matrix_sha256: str
     report: WeightReport
+
+    def facts(self) -> dict[str, str]:
+        report = self.report
+        return {
+            "size": size_of(self.W),
+            "method": report.method,
+            "ridge": f"ridge {report.ridge:g}",
+            "coherence": f"coherence with the matrix {report.coherence:.3f}",
+            "coherence of the matrix": f"of the matrix with itself {report.matrix_coherence:.3f}",
+            "matrix": f"for the matrix {self.matrix_sha256[:12]}…",
+        }
 
     @classmethod
     def from_array(cls, W: Array, A: Array, method: str = "imported") -> Weight:
@@ -93,8 +108,18 @@ class Weight:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-weight` file."""
+        storage.write(path, self.to_record(), overwrite=overwrite)
+
+    def to_record(self) -> storage.Record:
         attributes = {**asdict(self.report), "matrix_sha256": self.matrix_sha256}
-        storage.write(path, storage.Record("cuista-weight", {"W": self.W}, attributes), overwrite=overwrite)
+        return storage.Record(self.kind, {"W": self.W}, attributes)
+
+    @classmethod
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Weight:
+        """The weight in the record of a `cuista-weight` file; error messages name `path`."""
+        with storage.complete(path):
+            report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
+            return cls(record.arrays["W"], record.attributes["matrix_sha256"], report)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], A: Array) -> Weight:
@@ -108,12 +133,10 @@ class Weight:
             If the weight does not belong to A.
         """
         if storage.is_cuista(path):
-            record = storage.read(path, "cuista-weight")
+            record = storage.read(path, cls.kind)
             if record.attributes.get("matrix_sha256") != storage.sha256(A):
                 raise InputError(f"{path} is the weight of another matrix: compute a weight for this one")
-            with storage.complete(path):
-                report = WeightReport(**{name: record.attributes[name] for name in WeightReport.__annotations__})
-                return cls.stored(record, A, report, path)
+            return cls.stored(record, A, cls.from_record(record, path).report, path)
         return cls.from_array(storage.load_array(path, "W"), A)
 
     @classmethod

@@ -11,38 +11,20 @@ simple that this takes about twenty seconds; :doc:`/results` gives results for p
 # Pictures
 # --------
 #
-# A folder of pictures becomes one file, split into pictures for training, validation and testing.
+# A folder of pictures becomes one file, split into pictures for training, validation and testing. The pictures here are
+# generated: overlapping discs, some of them striped, in shades of grey.
 
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 import cuista
 from cuista.training import LearningRecipe
 
 folder = Path(tempfile.mkdtemp())
-generator = np.random.default_rng(0)
-rows, columns = np.mgrid[0:128, 0:128] / 128
-
-
-def picture():
-    """Overlapping discs, some of them striped, in shades of grey."""
-    image = np.full((128, 128), generator.uniform(0.2, 0.8))
-    for _ in range(12):
-        row, column, angle, radius = generator.uniform([0, 0, 0, 0.1], [1, 1, 6, 0.25])
-        distance = np.cos(angle) * (rows - row) + np.sin(angle) * (columns - column)
-        where = np.hypot(rows - row, columns - column) < radius
-        stripes = 0.15 * np.sin(2 * np.pi * generator.integers(0, 2) * 16 * distance)
-        image[where] = (generator.uniform(0.1, 0.9) + stripes)[where]
-    return image.clip(0, 1)
-
-
-(folder / "pictures").mkdir()
-for number in range(12):
-    Image.fromarray(np.uint8(255 * picture())).save(folder / "pictures" / f"{number:02}.png")
+cuista.datasets.save_pictures(folder / "pictures", 12)
 
 images = folder / "images.h5"
 prepared = cuista.prepare_images(folder / "pictures", images, split=(8, 2, 2))
@@ -75,7 +57,7 @@ cuista.train(denoiser, recipe, task=cuista.Denoising(images, crop=64))
 # -------------------------
 
 name, clean = next(cuista.ImageSet(images, "test").pictures())
-noisy = clean + 20 / 255 * generator.standard_normal(clean.shape)
+noisy = clean + 20 / 255 * np.random.default_rng(0).standard_normal(clean.shape)
 denoised = denoiser.denoise(noisy)
 
 
