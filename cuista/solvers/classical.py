@@ -453,7 +453,8 @@ class Ista(LassoSolver):
         done: list[tuple[Array, ...]] = []
         while len(rows):
             # Samples that have converged leave when they are as many as the others, which lose their momentum by it.
-            for x, image in self._iterations(y, lam, left, (x, image)):
+            begin = x, image
+            for x, image in self._iterations(y, lam, left, begin):
                 left -= 1
                 if left % CHECK_EVERY == 0:
                     gap = self._gap(x, image, y, lam)
