@@ -20,6 +20,7 @@ from cuista.metrics import estimate_nmse_db
 from cuista.networks.base import in_units
 from cuista.operators import Dense
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.parallel import BATCH, blas_threads
 from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.proximal import proximal_gradient
@@ -36,7 +37,7 @@ RESIDUAL = 1e-6
 CHANGE = 1e-7
 # After how many iterations it is seen whether to end.
 CHECK_EVERY = 25
-# The number of signals on which λ is tuned: by a fixed number of iterations, and by paths of exact solutions.
+# The number of signals on which λ is tuned: by a fixed number of iterations, and by solutions at the end.
 TUNING_SIGNALS, PATHS = 100, 30
 # The most values of 24 that `tune_unimodal` tries.
 TUNINGS = 10
@@ -213,7 +214,8 @@ class Solver(ABC):
                 codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
             residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
 
-        ops.in_batches(found.x.shape, on)
+        with blas_threads(2.0 * min(len(y), BATCH) * self.problem.A.size):
+            ops.in_batches(found.x.shape, on)
         return found
 
     def recover(self, y: ArrayLike) -> Array:
@@ -250,7 +252,8 @@ class Solver(ABC):
             If the method diverges for every candidate.
         """
         self.lam, self.tunes, self.is_share = None, True, False
-        best, least = self._tune(progress or (lambda done, total: None))
+        with blas_threads(2.0 * TUNING_SIGNALS * self.problem.A.size):
+            best, least = self._tune(progress or (lambda done, total: None))
         if not least < 1:
             raise NumericalError(
                 f"{self.name} diverges on this problem: the best of {TRIED} values of λ gives an NMSE of "
@@ -261,7 +264,8 @@ class Solver(ABC):
 
     def _tune(self, progress: Callable[[int, int], None]) -> tuple[float, float]:
         """The best λ, and its NMSE in dB."""
-        x, y = self.problem.standard.sample(TUNING_SIGNALS, stream=TUNING, dtype=self.dtype)
+        samples = TUNING_SIGNALS if self.iterations else PATHS
+        x, y = self.problem.standard.sample(samples, stream=TUNING, dtype=self.dtype)
         tried: dict[float, float] = {}
 
         def nmse(lam: float) -> float:
