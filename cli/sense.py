@@ -11,6 +11,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.pictures import read_picture
 from cuista.data.sensing import Measurements, Sensing
+from cuista.summary import counted
 
 
 @click.command("sense", cls=Command)
@@ -32,4 +33,4 @@ def command(problem_file: Path, picture_file: Path, out: Path, force: bool) -> N
     y = np.stack([sensing.measure(channel) for channel in picture.channels])
     Measurements(y, (height, width), picture.depth, sensing.sha256).save(out, overwrite=force)
     channels = "" if len(y) == 1 else f" in each of {len(y)} channels"
-    common.say(f"Wrote {out}: {sensing.M} measurements of a block, {common.counted(y.shape[1], 'block')}{channels}.")
+    common.say(f"Wrote {out}: {sensing.M} measurements of a block, {counted(y.shape[1], 'block')}{channels}.")
