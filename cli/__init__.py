@@ -102,8 +102,8 @@ def _run(words: list[str], flags: set[str]) -> int:
     except CuistaError as error:
         if debug:
             raise
-        flags = ", ".join(common.spelled(option) for option in error.options)
-        status = _fail(f"{error} ({flags})" if flags else str(error), 1)
+        spelled = ", ".join(common.spelled(option) for option in error.options)
+        status = _fail(f"{error} ({spelled})" if spelled else str(error), 1)
     except KeyboardInterrupt:
         status = _fail("interrupted", 130)
     except MemoryError as error:

@@ -452,7 +452,7 @@ class Talking(logging.Handler):
                 self.line.erase()
             click.echo(self.format(record), err=True)
         except (OSError, ValueError):
-            sys.stderr = None  # type: ignore[assignment]
+            sys.stderr = None
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()

@@ -24,6 +24,7 @@ from cuista.errors import FileError, InputError
 from cuista.networks import Encoder
 from cuista.networks.encoder import LOSSES
 from cuista.storage import Record
+from cuista.summary import counted
 from cuista.tasks.denoising import Denoiser
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
@@ -213,7 +214,7 @@ def command(
         what = f"{counts}, and {len(made.x)} new signals"
     elif original.has_variables(arrays):
         made = trained.read(source, arrays, problem_file, dictionary_file, convention)
-        what = f"{made.network.title}, {common.counted(made.network.layers, 'layer')}"
+        what = f"{made.network.title}, {counted(made.network.layers, 'layer')}"
         trained.note_schedule(made.network, arrays)
     elif (made := original.read_sensing(arrays)) is not None:
         what = f"{made.M} measurements of each block of {made.block[0]}×{made.block[1]}"
@@ -295,7 +296,7 @@ def filters_in(
         if "W" in names and len(names) == 1:
             raise click.UsageError(f"{source} holds a weight W: name the file of its dictionary with --dict")
         dictionary = common.load_dictionary(source, convention, key)
-        return dictionary, f"a dictionary of {common.counted(dictionary.filters, 'filter')}"
+        return dictionary, f"a dictionary of {counted(dictionary.filters, 'filter')}"
     if with_dictionary and dictionary_file is None:  # written together, they have one convention
         convention = convention or default_convention(source, weight=True)
     dictionary_convention, _ = common.for_bare(convention, dictionary_file or source, source)

@@ -18,6 +18,7 @@ from cuista.data.perturbed import PerturbedSet
 from cuista.data.sensing import Sensing, principal_sensing, random_sensing
 from cuista.errors import InputError
 from cuista.storage import load_array
+from cuista.summary import counted
 
 # The default levels of perturbation.
 SIGMAS = (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
@@ -103,7 +104,7 @@ def dictionary(
     if normalize:
         made = Dictionary(normalize_filters(made.D))
     rows, columns = made.shape
-    target.write(made, f"{common.counted(made.filters, 'filter')} of {rows}×{columns}, Σ|d̂|² at most {made.gain:.4g}")
+    target.write(made, f"{counted(made.filters, 'filter')} of {rows}×{columns}, Σ|d̂|² at most {made.gain:.4g}")
 
 
 @click.command("gen-problem", cls=Command)
@@ -188,7 +189,7 @@ def sensing(
         common.say("Note: the means of blocks do not follow from this Φ exactly, so they are estimated.")
     rows, columns = made.block
     what = f"{made.M} measurements of each block of {rows}×{columns} ({100 * made.rate:.3g} %)"
-    target.write(made, f"{what}, {common.counted(atoms.filters, 'atom')}")
+    target.write(made, f"{what}, {counted(atoms.filters, 'atom')}")
 
 
 def _natural(words: list[str]) -> str | None:

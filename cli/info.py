@@ -15,6 +15,7 @@ from cuista import storage
 from cuista.data.images import SPLITS
 from cuista.errors import CuistaError
 from cuista.evaluation.integrity import describe_file
+from cuista.summary import counted
 
 
 @click.command("info", cls=Command)
@@ -82,12 +83,12 @@ def _splits(arrays: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, dict[st
 
 
 def _described(split: dict[str, Any]) -> str:
-    pictures = common.counted(split["pictures"], "picture")
+    pictures = counted(split["pictures"], "picture")
     if not split["pictures"]:
         return pictures
     smallest, largest, kinds = _size(split["smallest"]), _size(split["largest"]), " and ".join(split["dtypes"])
     if "patches" in split:
-        return f"{common.counted(split['patches'], 'patch', 'patches')} of {smallest} {kinds}, of {pictures}"
+        return f"{counted(split['patches'], 'patch', 'patches')} of {smallest} {kinds}, of {pictures}"
     return f"{pictures} of {smallest}{'' if smallest == largest else f' to {largest}'} {kinds}"
 
 

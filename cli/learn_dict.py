@@ -15,6 +15,7 @@ from cuista.cli.spellings import Command
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet, PatchSet
 from cuista.storage import kind_of
+from cuista.summary import counted
 from cuista.training import AtomRecipe, LearningRecipe, learn_atoms, learn_dictionary
 
 # What is learned from patches, and from whole pictures: options that only this has.
@@ -71,4 +72,4 @@ def command(
     if is_complete:
         common.say(f"{out} is complete: nothing to resume.")
         return
-    common.say(f"Wrote {out}: {common.counted(learned.filters, what)} of {learned.shape[0]}×{learned.shape[1]}.")
+    common.say(f"Wrote {out}: {counted(learned.filters, what)} of {learned.shape[0]}×{learned.shape[1]}.")

@@ -10,6 +10,7 @@ from cuista.cli import common
 from cuista.cli.spellings import IN_PREPARATION, Command
 
 from cuista.data.images import prepare_images
+from cuista.summary import counted
 
 
 def parse_split(value: str) -> tuple[int, ...]:
@@ -63,6 +64,6 @@ def command(
     if not prepared.counts["test"] and (split is None or split[2]):
         common.say("Note: no picture is left for cuista test: add pictures or change --split.")
     counts = ", ".join(f"{count} for {name}" for name, count in prepared.counts.items())
-    each = common.counted(per_image or 10_000, "patch", "patches")
+    each = counted(per_image or 10_000, "patch", "patches")
     what = f"{each} of {patches}×{patches} from each of the pictures" if patches else "pictures"
     common.say(f"Wrote {out}: {what}, {counts}.")

@@ -123,7 +123,7 @@ def note_other_law(model: Model, problem: Problem, file: Path) -> None:
 
 def warn_of_twins(problem: Problem) -> None:
     """Warn the user of columns that cannot be told apart."""
-    if problem.twins.count:
+    if problem.twins.number:
         common.warn(str(problem.twins))
 
 

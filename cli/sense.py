@@ -11,6 +11,7 @@ from cuista.cli.spellings import Command
 
 from cuista.data.pictures import Pictures
 from cuista.data.sensing import Measurements, Sensing
+from cuista.summary import counted
 
 
 @click.command("sense", cls=Command)
@@ -37,4 +38,4 @@ def command(problem_file: Path, picture_file: Path, out: Path, white: float | No
     y = np.stack([sensing.measure(channel) for channel in picture.channels])
     Measurements(y, (height, width), picture.form, sensing.sha256).save(out, overwrite=force)
     channels = "" if len(y) == 1 else f" in each of {len(y)} channels"
-    common.say(f"Wrote {out}: {sensing.M} measurements of a block, {common.counted(y.shape[1], 'block')}{channels}.")
+    common.say(f"Wrote {out}: {sensing.M} measurements of a block, {counted(y.shape[1], 'block')}{channels}.")

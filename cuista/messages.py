@@ -10,12 +10,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 # Without a handler of the user's, nothing is printed.
 LOG = logging.getLogger("cuista")
 LOG.addHandler(logging.NullHandler())
 
+AnyLine = TypeVar("AnyLine", bound="ProgressLine")
 _trying: ContextVar[bool] = ContextVar("trying", default=False)
 
 
@@ -110,7 +111,7 @@ class ProgressLine:
         self._drawn = False
         self._time = TimeLeft()
 
-    def __enter__(self) -> ProgressLine:
+    def __enter__(self: AnyLine) -> AnyLine:
         return self
 
     def __exit__(self, *exception: object) -> None:

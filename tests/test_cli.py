@@ -593,7 +593,8 @@ def test_a_problem_with_scaled_columns_is_exported_with_their_norms(run):
     assert "norms" in run("info", "problem.h5")
     run("convert", "problem.h5", "prob.npz")
     assert "as it was given" in run.errors
-    exported = np.load("prob.npz")
+    with np.load("prob.npz") as file:
+        exported = dict(file)
     np.testing.assert_allclose(exported["A"] * exported["column_norms"], A)
     np.testing.assert_allclose(exported["A"] @ exported["x"], exported["y"], atol=1e-5)
     run("convert", "a.npy", "again.h5")

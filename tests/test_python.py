@@ -275,15 +275,15 @@ def test_columns_that_cannot_be_told_apart_are_found(rng):
     alike = np.argwhere(np.triu(np.abs(unit.T @ unit) > 1 - 1e-6, 1))
     assert sorted(found.pairs) == [tuple(pair) for pair in alike.tolist()] == [(3, 9), (3, 650), (5, 300), (9, 650)]
     assert str(found).startswith("columns 3 and 9, 3 and 650, ")
-    assert cuista.Problem(rng.standard_normal((30, 700))).twins.count == 0
+    assert cuista.Problem(rng.standard_normal((30, 700))).twins.number == 0
 
 
 @pytest.mark.parametrize("columns", [5, 300])
 def test_many_equal_columns_are_counted_and_few_are_named(columns, rng):
     found = cuista.Problem(np.outer(rng.standard_normal(4), rng.uniform(1, 2, columns))).twins
-    assert found.count == columns * (columns - 1) // 2
+    assert found.number == columns * (columns - 1) // 2
     assert found.pairs == [(0, 1), (0, 2), (0, 3), (0, 4), (1, 2) if columns == 5 else (0, 5)]
-    assert f"(and {found.count - 5} more pairs)" in str(found)
+    assert f"(and {found.number - 5} more pairs)" in str(found)
 
 
 def test_training_for_such_columns_warns(small_problem, quick_recipe):

@@ -23,11 +23,11 @@ class Twins(NamedTuple):
     """Pairs of columns that cannot be told apart: the first few (i, j), and how many there are."""
 
     pairs: list[tuple[int, int]]
-    count: int
+    number: int
 
     def __str__(self) -> str:
         named = ", ".join(f"{i} and {j}" for i, j in self.pairs)
-        more = f" (and {self.count - len(self.pairs)} more pairs)" if self.count > len(self.pairs) else ""
+        more = f" (and {self.number - len(self.pairs)} more pairs)" if self.number > len(self.pairs) else ""
         return (
             f"columns {named}{more} of the matrix cannot be told apart, because they are equal or opposite up to "
             "scale: no method can decide between them. Keep one of each pair"

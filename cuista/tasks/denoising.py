@@ -300,7 +300,8 @@ class NoisyCrops(Source):
 
     def _energy(self, network: Any, clean: Array) -> Array:
         """The energies of clean crops by which their errors are divided."""
-        return np.maximum(_squares(network.ops, clean), clean[0].size / 255**2)
+        energy: Array = np.maximum(_squares(network.ops, clean), clean[0].size / 255**2)
+        return energy
 
     def displayed(self, network: Any, validation: Examples, error_db: float) -> float:
         """The PSNR in dB, averaged over the crops. The two add up to the PSNR of an error as large as the picture."""

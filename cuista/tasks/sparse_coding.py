@@ -248,7 +248,7 @@ class SparseCoding(Task[Model]):
         return FastRecipe() if model.network.has_gradients else SearchRecipe()
 
     def source(self, model: Model, recipe: Any) -> Source:
-        if model.problem.twins.count:
+        if model.problem.twins.number:
             warn(str(model.problem.twins), stacklevel=3)
         return SignalSource(model.problem.standard, recipe)
 
