@@ -18,6 +18,7 @@ from cuista.ops import ReferenceOps
 from cuista.quality import FALSE_ALARMS, Quality
 from cuista.solvers.refit import Refitted
 from cuista.storage.streaming import recover_file
+from cuista.summary import counted
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
 
@@ -65,7 +66,7 @@ class Codes:
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
             samples = recover_file(method, self.measurements, self.out, more=BOUNDS if level else (), **how)
-        common.say(f"Wrote {self.out}: {common.counted(samples, 'sample')}.")
+        common.say(f"Wrote {self.out}: {counted(samples, 'sample')}.")
         quality = Quality.joined(parts)
         describe(quality, recoverer.problem.N)
         if isinstance(method, Refitted) and method.left:
@@ -102,8 +103,8 @@ def describe(quality: Quality, N: int) -> None:
     if quality.reference.fixed and "energy" in quality.differing:
         compared += " The model computes on measurements as they are: convert them, if they are in other units."
     if quality.too_many:
-        common.say(
-            f"Warning: {unusual} of {samples} samples do not look like the signals that the model was trained for, of "
+        common.warn(
+            f"{unusual} of {samples} samples do not look like the signals that the model was trained for, of "
             f"which {rate} would seem so.{compared} Judge the codes by their residuals, use cuista solve, or train on "
             "such signals."
         )

@@ -19,6 +19,7 @@ from cuista.quality import Quality
 from cuista.solvers import SOLVERS, Solver
 from cuista.solvers.tuning import keep, kept, kept_in
 from cuista.storage import is_cuista
+from cuista.summary import counted
 
 _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
 
@@ -110,5 +111,5 @@ def report(solver: Solver, quality: Quality) -> None:
         common.say(f"The largest relative duality gap is {quality.more['gap'].max():.2g}.")
     unfinished = int(np.count_nonzero(~quality.more["converged"]))
     if unfinished:
-        samples = common.counted(len(quality.statistics), "sample")
-        common.say(f"Warning: {unfinished} of {samples} ended with {solver.unfinished}.")
+        samples = counted(len(quality.statistics), "sample")
+        common.warn(f"{unfinished} of {samples} ended with {solver.unfinished}")
