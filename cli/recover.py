@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from cuista.cli import common
 from cuista.cli.problems import matrix_in, note_norms
 from cuista.cli.spellings import Command
@@ -16,7 +17,7 @@ from cuista.checks import Array
 from cuista.model import load
 from cuista.ops import ReferenceOps
 from cuista.quality import FALSE_ALARMS, Quality
-from cuista.solvers.refit import Refitted
+from cuista.solvers.improve import Refined, Refitted
 from cuista.storage.streaming import recover_file
 from cuista.summary import counted
 from cuista.tasks.robust import RobustModel
@@ -50,12 +51,14 @@ class Codes:
         """The engine."""
         return common.engine_on(self.device)
 
-    def write(self, recoverer: Any, level: float | None = None) -> Quality:
+    def write(self, recoverer: Any, level: float | None = None, steps: int | None = None) -> Quality:
         """Recover the codes, write them, show progress, and say how good they are.
 
-        With a `level`, the file holds intervals too; see `Model.intervals`.
+        With a `level`, the file holds intervals too; see `Model.intervals`. With `steps`, the codes are refined by that
+        many; see `Refined`.
         """
-        method = Refitted(recoverer) if self.debias else recoverer
+        method = recoverer if steps is None else Refined(recoverer, steps)
+        method = Refitted(method) if self.debias else method
         parts: list[Quality] = []
 
         def inspect(y: Array, x: Array) -> dict[str, Array]:
@@ -69,11 +72,14 @@ class Codes:
         common.say(f"Wrote {self.out}: {counted(samples, 'sample')}.")
         quality = Quality.joined(parts)
         describe(quality, recoverer.problem.N)
-        if isinstance(method, Refitted) and method.left:
+        left = int(np.count_nonzero(~quality.more.get("refitted", np.ones(0, bool))))
+        if left:
             common.say(
-                f"Note: {method.left} of {samples} samples are not fitted again, because their supports do not "
-                "determine the entries."
+                f"Note: {left} of {samples} samples are not fitted again, because their supports do not determine the "
+                "entries."
             )
+        if "gap" in quality.more:
+            common.say(f"The largest relative duality gap is {quality.more['gap'].max():.2g}.")
         if level is not None:
             promise = "for signals like those of the training"
             common.say(f"Intervals (lower, upper) contain {100 * level:g} % of the true entries {promise}.")
@@ -145,9 +151,10 @@ _level = common.number("a probability, more than 0 and less than 1", lambda valu
 @click.command("recover", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--matrix", type=common.INPUT_FILE, help="Matrix (key A) that took the measurements. [the model's]")
+@click.option("--refine", type=common.AT_LEAST_1, metavar="N", help="Improve the codes by N steps of FISTA.")
 @click.option("--interval", type=_level, metavar="P", help="Add intervals that hold each entry with probability P.")
 @codes_options
-def command(model_file: Path, matrix: Path | None, interval: float | None, codes: Codes) -> None:
+def command(model_file: Path, matrix: Path | None, refine: int | None, interval: float | None, codes: Codes) -> None:
     """Recover the sparse codes of your own measurements.
 
     Y is a .npy, .npz, .mat, .h5, .csv or .txt file (key y) with one sample per row, or a vector that is one sample.
@@ -161,8 +168,11 @@ def command(model_file: Path, matrix: Path | None, interval: float | None, codes
     """
     if interval is not None and codes.out.suffix.lower() != ".h5":
         raise click.UsageError("--interval writes three arrays: name an .h5 file with -o")
-    if interval is not None and codes.debias:
-        raise click.UsageError("--interval is about the network's own answer, which --debias changes: give one of them")
+    changed = "--debias" if codes.debias else "--refine" if refine is not None else ""
+    if interval is not None and changed:
+        raise click.UsageError(
+            f"--interval is about the network's own answer, which {changed} changes: give one of them"
+        )
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
     common.warn_untrained(model, model_file)
     if matrix is not None or isinstance(model, RobustModel):
@@ -170,4 +180,4 @@ def command(model_file: Path, matrix: Path | None, interval: float | None, codes
         model = robust.model_for(robust.problem.given if matrix is None else matrix_in(matrix))
         if matrix is not None:
             note_norms(model.problem, matrix)
-    codes.write(model, interval)
+    codes.write(model, interval, refine)

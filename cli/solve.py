@@ -107,8 +107,6 @@ class Watched:
 
 def report(solver: Solver, quality: Quality) -> None:
     """Say how well the solutions have converged, and warn if some have not."""
-    if "gap" in quality.more:
-        common.say(f"The largest relative duality gap is {quality.more['gap'].max():.2g}.")
     unfinished = int(np.count_nonzero(~quality.more["converged"]))
     if unfinished:
         samples = counted(len(quality.statistics), "sample")

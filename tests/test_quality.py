@@ -15,7 +15,8 @@ from cuista.errors import InputError
 from cuista.ops import CpuOps
 from cuista.quality import STATISTICS, Quality, statistics
 from cuista.solvers import SOLVERS
-from cuista.solvers.refit import refit
+from cuista.solvers.classical import Fista
+from cuista.solvers.improve import Refined, refit
 
 RECIPE = FastRecipe(batch=64, validation_batch=500, layer_steps=30, max_steps=300)
 QUICK = FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=30)
@@ -218,6 +219,39 @@ def test_a_fit_makes_up_for_thresholding(model):
     assert cuista.metrics.estimate_nmse_db(after, x) < cuista.metrics.estimate_nmse_db(before, x) - 3
 
 
+def test_refined_codes_minimise_the_adaptive_lasso():
+    rng = np.random.default_rng(3)
+    A = cuista.normalize_columns(rng.standard_normal((15, 25)))
+    start = np.where(rng.random((4, 25)) < 0.2, rng.standard_normal((4, 25)), 0)
+    y = start @ A.T + 0.05 * rng.standard_normal((4, 15))
+    found = Fista(Problem(A), 20_000, dtype=np.float64).refine(y, start)
+    assert (found.gap < 1e-6).all()
+    lam = np.abs((y - start @ A.T) @ A).max(axis=1, keepdims=True)
+    weights = lam * (lam / (np.abs(start) + lam)) ** 2
+    correlations, present = (y - found.x @ A.T) @ A, found.x != 0
+    assert (np.abs(correlations) <= weights * (1 + 1e-3) + 1e-6).all()
+    np.testing.assert_allclose(correlations[present], (weights * np.sign(found.x))[present], atol=1e-4)
+
+
+def test_refined_codes_have_the_units_of_the_problem():
+    rng, columns = np.random.default_rng(3), np.geomspace(1e-3, 1e3, 25)
+    A = cuista.normalize_columns(rng.standard_normal((15, 25)))
+    x, y = rng.standard_normal((2, 3, 25)) * (rng.random((3, 25)) < 0.2), rng.standard_normal((3, 15))
+    expected = Fista(Problem(A), 30, dtype=np.float64).refine(y, x[0]).x
+    for norms in (None, 1.0):
+        problem = Problem(A * columns, norms=norms)
+        found = Fista(problem, 30, dtype=np.float64).refine(1e20 * y, 1e20 * x[0] / columns).x
+        np.testing.assert_allclose(found * columns, 1e20 * expected, rtol=1e-6, atol=1e12)
+    assert not Fista(Problem(A), 30).refine(np.zeros((1, 15)), np.zeros((1, 25))).x.any()
+
+
+@pytest.mark.parametrize("law", [{}, {"snr_db": 25.0}, {"pnz": 0.08}], ids=["usual", "noisy", "denser"])
+def test_steps_of_fista_improve_a_networks_codes(model, law):
+    x, y = drawn(model.problem, **law)
+    before, after = model.recover(y), Refined(model, 50).recover(y)
+    assert cuista.metrics.estimate_nmse_db(after, x) < cuista.metrics.estimate_nmse_db(before, x) - 0.1
+
+
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +296,20 @@ def test_debias_fits_the_answer_again(run, model, command):
     assert fitted < plain / 10
 
 
+def test_refine_says_how_far_it_has_come(run, model):
+    model.save("model.h5")
+    x, y = drawn(model.problem, 50)
+    np.save("y.npy", y)
+    plain = json.loads(run("recover", "model.h5", "y.npy", "--json"))
+    found = json.loads(run("recover", "model.h5", "y.npy", "--refine", 30, "--json", "--report", "q.h5", "--force"))
+    assert "The largest relative duality gap is" in run.errors
+    assert found["relative_residual"]["median"] < plain["relative_residual"]["median"]
+    assert found["unusual"] == plain["unusual"]  # which is judged by the network's own answer
+    with h5py.File("q.h5") as report:
+        assert report["gap"][()].max() == pytest.approx(found["largest_gap"])
+    assert cuista.metrics.estimate_nmse_db(np.load("x.npy"), x) < -30
+
+
 def test_solve_reports_residuals_and_supports(run, model):
     model.save("model.h5")
     _, y = drawn(model.problem, 20)
@@ -281,6 +329,8 @@ def test_options_of_quality_that_make_no_sense_are_refused(run, model):
         (("--interval", 0.9), "name an .h5 file"),
         (("--interval", 95, "-o", "x.h5"), "less than 1"),
         (("--interval", 0.9, "--debias", "-o", "x.h5"), "give one of them"),
+        (("--interval", 0.9, "--refine", 5, "-o", "x.h5"), "give one of them"),
+        (("--refine", 0), "1 or greater"),
     ):
         run("recover", "model.h5", "y.npy", *options, fails=2)
         assert message in run.errors

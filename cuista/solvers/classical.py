@@ -201,15 +201,19 @@ class Solver(ABC):
         NumericalError
             If the method diverges.
         """
-        y, ops, xp = check_rows(y, self.problem.M, "y"), self.ops, self.ops.xp
         self.tuned()
+        return self._solution(y, lambda part, scaled, factors: self.end(scaled, factors))
+
+    def _solution(self, y: ArrayLike, end: Callable[[slice, Array, Array], tuple[Array, Array, Array]]) -> Solution:
+        """What `end` finds for parts of measurements y (samples, M), scaled to norm 1; it is called as `Solver.end`."""
+        y, ops, xp = check_rows(y, self.problem.M, "y"), self.ops, self.ops.xp
         codes, (residuals, gaps) = np.empty((len(y), self.problem.N), self.dtype), np.empty((2, len(y)))
         found = Solution(codes, residuals, gaps, np.empty(len(y), bool))
 
         def on(part: slice) -> None:
             with ops.computing():
                 scaled, factors = self._scaled(y[part])
-                x, gap, converged = self.end(scaled, factors)
+                x, gap, converged = end(part, scaled, factors)
                 residual = xp.sqrt(xp.square(scaled - self.operator.apply(x)).sum(axis=1))
                 codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
             residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
@@ -338,6 +342,27 @@ class LassoSolver(Solver):
             return self._denoise(y, factors, self.noise_level)
         x, _, gap = self.minimize(y, self._lams(y, factors))
         return x, gap, gap <= GAP
+
+    def refine(self, y: ArrayLike, x: ArrayLike) -> Solution:
+        """Improve codes x (samples, N) of measurements y (samples, M) by the adaptive Lasso, starting from them.
+
+        With codes of unit columns, it is min_z ½‖y − A z‖² + Σ λ_i |z_i| with λ_i = λ (λ / (|x_i| + λ))², where λ is
+        ‖Aᵀ(y − A x)‖_∞, what the codes leave: if they are right, that is what the noise alone leaves. Entries that are
+        large in x are hardly shrunk, and the others can still enter or leave. Zou, J. Am. Stat. Assoc. 2006; Candès,
+        Wakin, Boyd, J. Fourier Anal. Appl. 2008.
+
+        The errors are those of `solve`.
+        """
+        codes, xp = check_rows(x, self.problem.N, "x").astype(np.float64) * self.given_norms, self.ops.xp
+
+        def end(part: slice, scaled: Array, factors: Array) -> tuple[Array, Array, Array]:
+            start = (self.ops.asarray(codes[part], np.float64) / factors).astype(self.dtype)
+            left = xp.abs(self.operator.adjoint(scaled - self.operator.apply(start))).max(axis=1, keepdims=True)
+            lam = xp.maximum(left, np.finfo(np.float32).eps)
+            found, _, gap = self.minimize(scaled, lam * xp.square(lam / (xp.abs(start) + lam)), start)
+            return found, gap, gap <= GAP
+
+        return self._solution(y, end)
 
     @property
     def _weights(self) -> Array:

@@ -1,7 +1,8 @@
-"""Improving an answer afterwards: the entries of a found support are fitted again by least squares."""
+"""Improving an answer afterwards: by least squares on the support that was found, or by steps of FISTA from it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from cuista.checks import Array, check_rows
 from cuista.data.problem import Problem, column_norms
 from cuista.ops import CpuOps
 from cuista.quality import Quality, statistics
+from cuista.solvers.classical import Fista
 
 
 def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
@@ -57,27 +59,47 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     return found, done
 
 
-class Refitted:
-    """A model or solver whose answers are fitted again by `refit`.
-
-    Attributes
-    ----------
-    left
-        The number of samples so far that could not be fitted.
-    """
+class Improved(ABC):
+    """A model or solver whose answers are improved afterwards."""
 
     def __init__(self, recoverer: Any) -> None:
-        self.recoverer, self.problem, self.left = recoverer, recoverer.problem, 0
+        self.recoverer, self.problem = recoverer, recoverer.problem
         self._own: Array = np.zeros((0, self.problem.N))
+        self._more: dict[str, Array] = {}
+
+    @abstractmethod
+    def improve(self, y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
+        """Better codes (samples, N) than x of measurements y (samples, M), and what else is known of each sample."""
 
     def recover(self, y: Array) -> Array:
-        """The fitted codes (samples, N) of measurements y (samples, M)."""
+        """The improved codes (samples, N) of measurements y (samples, M)."""
         self._own = self.recoverer.recover(y)
-        found, done = refit(self.problem, y, self._own)
-        self.left += int((~done).sum())
+        found, self._more = self.improve(y, self._own)
         return found
 
     def quality(self, y: Array, x: Array) -> Quality:
-        """How good the codes are that `recover` has just returned; whether they are usual is judged before the fit."""
+        """How good the codes x are that `recover` has just returned. Its own answer tells whether a sample is usual."""
         own: Quality = self.recoverer.quality(y, self._own)
-        return replace(own, statistics=statistics(self.problem, y, x, CpuOps()), judged=own.statistics)
+        judged = own.statistics if own.judged is None else own.judged
+        found = statistics(self.problem, y, x, CpuOps())
+        return replace(own, statistics=found, judged=judged, more={**own.more, **self._more})
+
+
+class Refitted(Improved):
+    """A model or solver whose answers are fitted again by `refit`."""
+
+    def improve(self, y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
+        found, done = refit(self.problem, y, x)
+        return found, {"refitted": done}
+
+
+class Refined(Improved):
+    """A model whose answers are improved by steps of FISTA: see `LassoSolver.refine`."""
+
+    def __init__(self, recoverer: Any, steps: int) -> None:
+        super().__init__(recoverer)
+        self.solver = Fista(recoverer.problem, steps, ops=recoverer.network.ops, dtype=np.float64)
+
+    def improve(self, y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
+        solution = self.solver.refine(y, x)
+        return solution.x.astype(x.dtype), {"gap": solution.gap}
