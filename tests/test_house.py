@@ -37,6 +37,7 @@ FLOORS = [
     "tasks",
     "evaluation",
     "original",
+    "sklearn",
 ]
 
 

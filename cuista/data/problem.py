@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import LARGEST, Array, check_matrix, extreme, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
+from cuista.data.signals import SignalSet
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 
@@ -24,6 +26,8 @@ _HARDER = 1.4
 
 # Below this SNR in dB, numbers would overflow.
 LOWEST_SNR = -200.0
+# From this SNR in dB on, given measurements differ from A x by no more than the rounding of single precision.
+EXACT_SNR = 120.0
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
@@ -285,6 +289,64 @@ class Problem:
         noise = 10 ** (-self.snr_db / 20)
         return Signals(self.A, p, p_hard, np.append(present - absent, absent.sum()), self.magnitude, noise, hard)
 
+    def fitted(self, signals: Any) -> Problem:
+        """This problem with the law of signals of the user's own, as it is estimated from those for training.
+
+        pnz becomes the share of non-zeros, and the magnitudes become normal with the mean and the standard deviation of
+        the non-zeros. If there are measurements too, the SNR becomes that of the measurements y of codes x, where noise
+        is what differs from A x.
+
+        Parameters
+        ----------
+        signals
+            A `SignalSet`, or what `SignalSet.of` makes one from.
+
+        Raises
+        ------
+        FileError, InputError
+            As `SignalSet` does, or if the signals do not fit the matrix.
+
+        Warns
+        -----
+        UserWarning
+            If most signals are not sparse, or most measurements differ from A x by more than half of their norm.
+        """
+        signals = SignalSet.of(signals)
+        signals.check_for(self.M, self.N)
+        law = signals.law(self.norms)
+        if law.dense > 0.5:
+            warnings.warn(
+                f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks recover "
+                f"sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are taken as the "
+                "non-zeros. If small values stand for zero, set them to zero",
+                stacklevel=2,
+            )
+        snr_db = self.snr_db if signals.M is None else self._snr_of(signals)
+        return replace(self, pnz=law.pnz, magnitude=law.magnitude, snr_db=snr_db)
+
+    def _snr_of(self, signals: SignalSet) -> float:
+        """The SNR of measurements in dB, 10·log10(Σ M·var(A x) / Σ‖y − A x‖²); inf from 120 dB on."""
+        power = noise = 0.0
+        residuals = []
+        for x, y in signals.parts(10_000):
+            clean, measured = x @ self.given.T, np.asarray(y)
+            errors = np.square(measured - clean).sum(axis=1)
+            power, noise = power + self.M * float(clean.var(axis=1).sum()), noise + float(errors.sum())
+            squares = np.square(measured).sum(axis=1)
+            residuals.append(np.sqrt(np.divide(errors, squares, out=np.where(errors > 0, np.inf, 0.0), where=squares > 0)))
+        found = np.concatenate(residuals)
+        if np.median(found) > 0.5:
+            warnings.warn(
+                f"for {np.mean(found > 0.5):.0%} of the pairs of {signals.name}, ‖y − A x‖ is more than half of ‖y‖ "
+                f"(median {np.median(found):.3g} times ‖y‖): the matrix does not seem to be the one that measured them, "
+                "or codes and measurements are in other units or in another order",
+                stacklevel=3,
+            )
+        if not power:
+            return self.snr_db
+        found_db = 10 * np.log10(power / noise) if noise else np.inf
+        return float(max(found_db, LOWEST_SNR)) if found_db < EXACT_SNR else float("inf")
+
     @cached_property
     def _probability(self) -> Array:
         return np.broadcast_to(np.asarray(self.pnz), (self.N,))
@@ -295,9 +357,12 @@ class Problem:
         x = ops.sparse_codes(key, len(rows), probability, self.magnitude, dtype, rows.start)
         return x, self._measure(x, key, ops, rows.start)
 
-    def measure(self, x: Array, key: Key) -> Array:
-        """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR."""
-        return self._measure(self.to_unit(x), key, CpuOps(), 0)
+    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
+        """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR.
+
+        The codes are an array of `ops` (NumPy's if None) if the problem is `standard`, and otherwise of NumPy.
+        """
+        return self._measure(self.to_unit(x), key, ops or CpuOps(), 0)
 
     def _measure(self, x: Array, key: Key, ops: ReferenceOps, first_row: int) -> Array:
         """The measurements A x + ε of codes of A.
