@@ -290,7 +290,7 @@ class Problem:
         return Signals(self.A, p, p_hard, np.append(present - absent, absent.sum()), self.magnitude, noise, hard)
 
     def fitted(self, signals: Any) -> Problem:
-        """This problem with the law of signals of the user's own, as it is estimated from those for training.
+        """The same problem with the law of signals of the user's own, as it is estimated from those for training.
 
         pnz becomes the share of non-zeros, and the magnitudes become normal with the mean and the standard deviation of
         the non-zeros. If there are measurements too, the SNR becomes that of the measurements y of codes x, where noise
@@ -316,36 +316,43 @@ class Problem:
         law = signals.law(self.norms)
         if law.dense > 0.5:
             warnings.warn(
-                f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks recover "
-                f"sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are taken as the "
-                "non-zeros. If small values stand for zero, set them to zero",
+                f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "
+                f"recover sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are taken as "
+                "the non-zeros. If small values stand for zero, set them to zero",
                 stacklevel=2,
             )
         snr_db = self.snr_db if signals.M is None else self._snr_of(signals)
         return replace(self, pnz=law.pnz, magnitude=law.magnitude, snr_db=snr_db)
 
-    def _snr_of(self, signals: SignalSet) -> float:
-        """The SNR of measurements in dB, 10·log10(Σ M·var(A x) / Σ‖y − A x‖²); inf from 120 dB on."""
-        power = noise = 0.0
-        residuals = []
-        for x, y in signals.parts(10_000):
-            clean, measured = x @ self.given.T, np.asarray(y)
-            errors = np.square(measured - clean).sum(axis=1)
-            power, noise = power + self.M * float(clean.var(axis=1).sum()), noise + float(errors.sum())
-            squares = np.square(measured).sum(axis=1)
-            residuals.append(np.sqrt(np.divide(errors, squares, out=np.where(errors > 0, np.inf, 0.0), where=squares > 0)))
-        found = np.concatenate(residuals)
-        if np.median(found) > 0.5:
+    def check_pairs(self, x: Array, y: Array, name: str) -> tuple[Array, Array]:
+        """The energies (samples,) of A x and of y − A x for codes and measurements in the user's units.
+
+        The first is M·var(A x), to which SNRs refer. It warns if most y differ from A x by more than half of their norm
+        ‖y‖; `name` is what the warning calls the pairs.
+        """
+        clean, measured = x.astype(np.float64) @ self.given.T, y.astype(np.float64)
+        errors, energies = (np.square(array).sum(axis=1) for array in (measured - clean, measured))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.nan_to_num(np.sqrt(errors / energies), posinf=np.inf)
+        if np.median(ratios) > 0.5:
+            scale = np.sum(measured * clean) / max(np.sum(np.square(clean)), np.finfo(float).tiny)
+            is_scaled = np.sum(np.square(measured - scale * clean)) < 0.01 * errors.sum()
+            reason = "the matrix may not be the one that measured them, or they are in another order"
+            if is_scaled:
+                reason = f"y is about {scale:.4g} A x, so that codes and measurements seem to be in different units"
             warnings.warn(
-                f"for {np.mean(found > 0.5):.0%} of the pairs of {signals.name}, ‖y − A x‖ is more than half of ‖y‖ "
-                f"(median {np.median(found):.3g} times ‖y‖): the matrix does not seem to be the one that measured them, "
-                "or codes and measurements are in other units or in another order",
+                f"for {np.mean(ratios > 0.5):.0%} of the pairs in {name}, ‖y − A x‖ is more than half of ‖y‖ (the "
+                f"median is {np.median(ratios):.3g} ‖y‖): {reason}",
                 stacklevel=3,
             )
-        if not power:
-            return self.snr_db
-        found_db = 10 * np.log10(power / noise) if noise else np.inf
-        return float(max(found_db, LOWEST_SNR)) if found_db < EXACT_SNR else float("inf")
+        return self.M * clean.var(axis=1), errors
+
+    def _snr_of(self, signals: SignalSet) -> float:
+        """The SNR of measurements in dB: 10·log10(Σ M·var(A x) / Σ‖y − A x‖²), or inf from 120 dB on."""
+        x, y = (np.concatenate(arrays) for arrays in zip(*signals.parts(10_000), strict=True))
+        power, noise = (float(energies.sum()) for energies in self.check_pairs(x, y, signals.name))
+        found = 10 * np.log10(power / noise) if power and noise else np.inf
+        return float(max(found, LOWEST_SNR)) if found < EXACT_SNR else float("inf")
 
     @cached_property
     def _probability(self) -> Array:

@@ -105,6 +105,7 @@ class SignalSet:
             raise InputError(message, option="held_out")
         self._x = _Rows(x, "x", keys[0], columns)
         self._y = None if y is None else _Rows(y, "y", keys[1], columns)
+        self._laws: dict[bytes, Law] = {}
         self.name, self.N, self.held_out = self._x.name, self._x.length, held_out
         self.M = None if self._y is None else self._y.length
         if self._y is not None and len(self._y) != len(self._x):
@@ -125,7 +126,9 @@ class SignalSet:
             return data
         if isinstance(data, tuple):
             if len(data) != 2:
-                raise InputError(f"data is a tuple of {len(data)}; expected codes, or a tuple of codes and measurements")
+                raise InputError(
+                    f"data is a tuple of {len(data)}; expected codes, or a tuple of codes and measurements"
+                )
             return cls(*data)
         return cls(data)
 
@@ -133,17 +136,15 @@ class SignalSet:
         return len(self._x)
 
     def __repr__(self) -> str:
-        measured = f", with {self.M} measurements of each" if self.M else ""
-        return f"<SignalSet {self.name}: {self.summary}{measured}>"
+        measured = f", and {self.M} measurements of each" if self.M else ""
+        return f"<SignalSet {self.name}: {self.summary}; {self.N} entries{measured}>"
 
     @property
     def summary(self) -> str:
         """How many signals there are, and how they are split."""
-        copies = f", {self.repeated} of them copies," if self.repeated else ""
-        return (
-            f"{len(self)} signals of {self.N} entries{copies}: {len(self.training)} for training, and "
-            f"{len(self.validation)} held out for validation"
-        )
+        copies = f" ({self.repeated} of them copies)" if self.repeated else ""
+        sides = f"{len(self.training)} for training and {len(self.validation)} held out for validation"
+        return f"{len(self)} signals{copies}, {sides}"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -190,6 +191,12 @@ class SignalSet:
 
     def law(self, norms: float | Array = 1.0) -> Law:
         """The law of the signals for training, each entry multiplied by the norm of its column."""
+        key = np.asarray(norms, np.float64).tobytes()
+        if key not in self._laws:
+            self._laws[key] = self._law(norms)
+        return self._laws[key]
+
+    def _law(self, norms: float | Array) -> Law:
         count, total, squares = 0, 0.0, 0.0
         signals = dense = 0
         for x, _ in self.parts():
@@ -284,8 +291,8 @@ class _Rows:
         array = np.add(self.read(part), 0.0, dtype=np.float64, order="C")
         for sample, entry in np.argwhere(~np.isfinite(array))[:1]:
             raise InputError(
-                f"{self.name}: entry {entry} of sample {part.start + sample} is {array[sample, entry]}; expected finite "
-                "numbers"
+                f"{self.name}: entry {entry} of sample {part.start + sample} is {array[sample, entry]}; expected "
+                "finite numbers"
             )
         peaks = np.abs(array).max(axis=1)
         for sample in np.flatnonzero(is_extreme(peaks))[:1]:

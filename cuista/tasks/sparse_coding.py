@@ -325,11 +325,18 @@ class GivenSource(SignalSource):
                 "of a batch. Give more signals, or use smaller batches",
                 option="batch",
             )
+        pnz = signals.law(problem.norms).pnz
+        if not 2 / 3 <= pnz / problem.sparsity <= 3 / 2:
+            warnings.warn(
+                f"{100 * pnz:.3g} % of the entries of {signals.name} are non-zero, and the model is made for "
+                f"{100 * problem.sparsity:.3g} %: make it for problem.fitted(signals), whose law is theirs",
+                stacklevel=3,
+            )
         if len(signals.validation) < FEW:
             warnings.warn(
                 f"only {len(signals.validation)} signals of {signals.name} are held out, so that the validation is not "
-                "precise: more signals, or a larger share of them, would make it so",
-                stacklevel=2,
+                "precise: give more signals, or hold out a larger share",
+                stacklevel=3,
             )
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
