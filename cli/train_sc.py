@@ -139,17 +139,20 @@ class Given:
     columns: bool
     held_out: float | None
 
-    def load(self, asked: Asked) -> SignalSet | None:
-        """The signals; the options that define the problem must not contradict them."""
-        if self.codes is None:
-            given = {"--y": self.measured, "--key": self.key, "--columns": self.columns or None}
-            for option, value in {**given, "--held-out": self.held_out}.items():
-                if value is not None:
-                    raise click.UsageError(f"{option} is for signals that are given with --signals: give them too")
-            return None
+    def check(self, asked: Asked) -> None:
+        """Raise UsageError if options contradict each other or those that define the problem."""
+        given = {"--y": self.measured, "--key": self.key, "--columns": self.columns or None}
+        for option, value in {**given, "--held-out": self.held_out}.items():
+            if self.codes is None and value is not None:
+                raise click.UsageError(f"{option} is for signals that are given with --signals: give them too")
         for option in LAW if self.measured is None else (*LAW, "snr"):
-            if asked.options[option] is not None:
+            if self.codes is not None and asked.options[option] is not None:
                 raise click.UsageError(f"--{option} is for new signals, and --signals gives some: leave it out")
+
+    def load(self) -> SignalSet | None:
+        """The signals, or None."""
+        if self.codes is None:
+            return None
         keys = common.keys_of(self.key, self.measured is not None)
         held_out = {} if self.held_out is None else {"held_out": self.held_out}
         return SignalSet(self.codes, self.measured, keys=keys, columns=self.columns, **held_out)
@@ -187,9 +190,10 @@ def command(problem: Asked, given: Given, network: DenseNetwork, recipe: Any, ru
     them: fast from the sparsity, paper as 1.2 and 13. Options marked fast or paper belong to that recipe.
     """
     network.check()
+    given.check(problem)
     recipe = network.suiting(recipe, SparseCoding)
     begun = run.begun(Model)
-    loaded, signals = problem.load(run.seed), given.load(problem)
+    loaded, signals = problem.load(run.seed), given.load()
     if signals is not None:
         loaded = note_law(loaded, signals)
     model = network.model(loaded, recipe, begun, run, drawn=problem.file is None, data=signals)

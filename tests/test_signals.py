@@ -23,7 +23,7 @@ from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps
 from cuista.training import SearchRecipe
 
-QUICK = cuista.FastRecipe(batch=32, validation_batch=500, layer_steps=6, max_steps=60)
+QUICK = cuista.FastRecipe(batch=32, validation_batch=500, layer_steps=4, max_steps=40)
 QUICK_OPTIONS = ("-T", 2, "--max-steps", 6, "--batch", 16, "--device", "cpu")
 
 
@@ -230,16 +230,16 @@ def new(problem):
 
 
 def test_training_on_signals_is_as_good_as_on_new_ones_of_their_law(small_problem, small_weight):
-    x, tested = laplacian(20_000), laplacian(20_000, seed=1)
+    x, tested = laplacian(20_000), laplacian(5000, seed=1)
     y = small_problem.measure(tested, Key(0, 1))
-    recipe = replace(QUICK, batch=64, max_steps=150)
+    recipe = replace(QUICK, batch=64, max_steps=80)
     problem = small_problem.fitted(x[:3000])
     errors = [
-        cuista.evaluate(train(cuista.Model.new(problem, small_weight, layers=6), recipe, data=data), tested, y)
+        cuista.evaluate(train(cuista.Model.new(problem, small_weight, layers=4), recipe, data=data), tested, y)
         for data in (x[:3000], x)
     ]
     few, many = (report.nmse_db[-1] for report in errors)
-    assert few < -15
+    assert few < -12
     assert few < many + 0.5
 
 
@@ -273,7 +273,8 @@ def test_measurements_are_noisy_anew_or_those_given(small_problem, codes):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     clean = x @ problem.A.T
-    assert 10 * np.log10(clean.var(axis=1).sum() / (first - clean).var(axis=1).sum()) == pytest.approx(20, abs=0.3)
+    found = 10 * np.log10(clean.var(axis=1).sum() / np.square(first - clean).mean(axis=1).sum())
+    assert found == pytest.approx(20, abs=0.2)
     x, measured, _ = draw((codes, y), 1, np.float64)
     of = {row.tobytes(): number for number, row in enumerate(codes)}
     np.testing.assert_array_equal(measured, y[[of[row.tobytes()] for row in x]])
@@ -312,7 +313,7 @@ def test_a_run_resumes_to_the_same_bits_and_not_on_other_signals(small_problem, 
     def interrupt(progress):
         nonlocal steps
         steps += 1
-        if steps in (5, 40):
+        if steps in (5, 30):
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -361,9 +362,9 @@ def test_the_ridge_is_chosen_on_the_signals(small_problem, codes, monkeypatch):
 
 def test_the_cuda_engine_trains_on_signals_as_the_cpu_does(cuda, small_problem, small_weight, codes):
     problem = replace(small_problem, norms=np.geomspace(0.5, 2, 40)).fitted(codes)
-    recipe = replace(QUICK, max_steps=20)
+    recipe = cuista.FastRecipe(batch=16, validation_batch=50, layerwise=False, max_steps=5)
     models = [
-        train(cuista.Model.new(problem, small_weight, layers=3, ops=ops), recipe, data=codes)
+        train(cuista.Model.new(problem, small_weight, layers=2, ops=ops), recipe, data=codes)
         for ops in (CpuOps(), cuda)
     ]
     cpu, gpu = (model.history["nmse_db"] for model in models)
@@ -415,7 +416,7 @@ def test_train_and_test_on_pairs(run, files):
     run("train", "problem.h5", *pairs, *QUICK_OPTIONS, "--ridge", 0)
     assert "The SNR of their measurements is 40" in run.errors
     found = [
-        json.loads(run("test", "model.h5", *words, "--json"))["layers"][-1]["nmse_db"]
+        json.loads(run("test", "model.h5", *words, "--json"))["layers"]["alista"][-1]["nmse_db"]
         for words in (pairs, ("--x", "x.npy", "--y", "y.npy"), ("--x", "x.npy", "--snr", 40))
     ]
     assert found[0] == found[1] == pytest.approx(found[2], abs=0.2)
@@ -423,8 +424,8 @@ def test_train_and_test_on_pairs(run, files):
     run("test", "model.h5", "--json")
     assert "was trained on the signals of pairs.npz" in run.errors
     np.save("mirrored.npy", np.load("y.npy")[:, ::-1])
-    run("test", "model.h5", "--x", "x.npy", "--y", "mirrored.npy")
-    assert "the matrix may not be the one that measured them" in run.errors
+    with pytest.warns(UserWarning, match="the matrix may not be the one that measured them"):
+        run("test", "model.h5", "--x", "x.npy", "--y", "mirrored.npy")
 
 
 @pytest.mark.parametrize(

@@ -317,8 +317,8 @@ class Problem:
         if law.dense > 0.5:
             warnings.warn(
                 f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "
-                f"recover sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are taken as "
-                "the non-zeros. If small values stand for zero, set them to zero",
+                f"recover sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are "
+                "taken as the non-zeros. If small values stand for zero, set them to zero",
                 stacklevel=2,
             )
         snr_db = self.snr_db if signals.M is None else self._snr_of(signals)
