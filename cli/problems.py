@@ -152,13 +152,14 @@ def note_norms(problem: Problem, path: Path) -> None:
 def note_law(problem: Problem, signals: SignalSet) -> Problem:
     """The problem with the law of given signals. The user is told how they are split and what the law is."""
     fitted = problem.fitted(signals)
-    mean, std = fitted.magnitude
+    law = fitted.magnitude
+    assert isinstance(law, Normal)
     times = ", each times the norm of its column" if problem.rescaled else ""
     noise = "" if signals.M is None else f" The SNR of their measurements is {fitted.snr_db:.4g} dB."
     common.say(f"{signals.name}: {signals.summary}.")
     common.say(
-        f"Their law is estimated: {100 * fitted.sparsity:.3g} % of the entries are non-zero, with mean {mean:.3g} and "
-        f"standard deviation {std:.3g}{times}.{noise}"
+        f"Their law is estimated: {100 * fitted.sparsity:.3g} % of the entries are non-zero, with mean {law.mean:.3g} "
+        f"and standard deviation {law.std:.3g}{times}.{noise}"
     )
     return fitted
 

@@ -17,13 +17,13 @@ from cuista.data.signals import SignalSet
 from cuista.tasks.sparse_coding import Model, analytic_weight
 from cuista.training import train
 
-_base = library("sklearn.base", "sklearn", "cuista.sklearn needs scikit-learn")
-_checks = library("sklearn.utils.validation", "sklearn", "cuista.sklearn needs scikit-learn")
+library("sklearn", "sklearn", "cuista.sklearn needs scikit-learn")
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin  # noqa: E402
+from sklearn.utils import check_random_state  # noqa: E402
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
 
-class SparseRecovery(  # type: ignore[misc] # scikit-learn has no types
-    _base.ClassNamePrefixFeaturesOutMixin, _base.TransformerMixin, _base.BaseEstimator
-):
+class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A transformer from measurements to sparse codes, like `sklearn.decomposition.SparseCoder`, by a trained network.
 
     Parameters
@@ -53,9 +53,9 @@ class SparseRecovery(  # type: ignore[misc] # scikit-learn has no types
 
     Notes
     -----
-    Of `sklearn.utils.estimator_checks.check_estimator`, all checks pass whose data have as many features as the given
-    dictionary; `SparseCoder` shares this limitation. `check_fit2d_1sample` and others with few samples pass because
-    nothing is learned from measurements alone.
+    All checks of scikit-learn's `check_estimator` pass, except that of arrays of other libraries
+    (`check_array_api_input`), if the dictionary has as many features as the data of the check: from 1 to 10. As for
+    `SparseCoder`, no single dictionary fits the data of all checks.
     """
 
     def __init__(
@@ -99,8 +99,14 @@ class SparseRecovery(  # type: ignore[misc] # scikit-learn has no types
         ValueError
             If an array has the wrong shape, or is not of finite real numbers.
         """
-        atoms = _checks.check_array(self.dictionary, dtype=[np.float64, np.float32], input_name="dictionary")
+        atoms = check_array(self.dictionary, dtype=[np.float64, np.float32], input_name="dictionary")
         components, features = atoms.shape
+        if components < features:
+            warnings.warn(
+                f"the dictionary has {components} atoms of {features} features, fewer atoms than features. Its rows are "
+                "atoms: if it is the measurement matrix A, give its transpose",
+                stacklevel=2,
+            )
         if X is not None and codes is None:
             columns = tuple(X.shape if hasattr(X, "shape") else np.asarray(X).shape)[1:]
             if columns == (components,) != (features,):
@@ -122,11 +128,11 @@ class SparseRecovery(  # type: ignore[misc] # scikit-learn has no types
                 )
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
-            seed = library("sklearn.utils", "sklearn", "").check_random_state(seed).randint(2**31 - 1)
+            seed = check_random_state(seed).randint(2**31 - 1)
         problem = Problem(atoms.T, pnz=self.pnz, snr_db=self.snr_db, seed=int(seed))
         signals = None
         if codes is not None:
-            codes = _checks.check_array(codes, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="codes")
+            codes = check_array(codes, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="codes")
             signals = SignalSet(codes, X)
             problem = problem.fitted(signals)
         engine = ops.engine(self.device)
@@ -138,7 +144,7 @@ class SparseRecovery(  # type: ignore[misc] # scikit-learn has no types
 
     def transform(self, X: ArrayLike) -> Array:
         """Recover the codes (n_samples, n_components), float32, of measurements (n_samples, n_features)."""
-        _checks.check_is_fitted(self)
+        check_is_fitted(self)
         codes: Array = self.model_.recover(self._validated(X, reset=False))
         return codes
 
@@ -148,7 +154,7 @@ class SparseRecovery(  # type: ignore[misc] # scikit-learn has no types
 
     def _validated(self, X: ArrayLike, reset: bool) -> Array:
         """Measurements as an array of floating-point numbers; `reset` says whether their features are now recorded."""
-        found: Array = _checks.validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
+        found: Array = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32])
         return found
 
     def __sklearn_tags__(self) -> Any:

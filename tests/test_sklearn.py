@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import cuista
 from cuista.sklearn import SparseRecovery
 
-QUICK = cuista.FastRecipe(batch=16, validation_batch=100, layer_steps=4, max_steps=20)
+QUICK = cuista.FastRecipe(batch=16, validation_batch=100, layer_steps=2, max_steps=20)
 QUICKEST = cuista.FastRecipe(batch=4, validation_batch=8, layerwise=False, max_steps=2)
 
 # The numbers of features in the data of some of scikit-learn's checks; the others have three.
@@ -70,7 +70,7 @@ def signals(count, seed):
 
 
 def estimator(dictionary, **options):
-    return SparseRecovery(dictionary, layers=4, recipe=QUICK, device="cpu", random_state=3, **options)
+    return SparseRecovery(dictionary, layers=3, recipe=QUICK, device="cpu", random_state=3, **options)
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def fitted(dictionary):
 def test_it_is_the_network_that_the_library_trains_on_the_codes(dictionary, fitted):
     x = signals(2000, 0)
     problem = cuista.Problem(dictionary.T, seed=3).fitted(x)
-    model = cuista.train(cuista.Model.new(problem, layers=4), QUICK, data=x, seed=3)
+    model = cuista.train(cuista.Model.new(problem, layers=3), QUICK, data=x, seed=3)
     tested = signals(500, 1)
     y = tested @ dictionary
     codes = fitted.transform(y)
     np.testing.assert_array_equal(codes, model.recover(y))
     assert codes.dtype == np.float32
-    assert np.square(codes - tested).sum() < 0.1 * np.square(tested).sum()
+    assert np.square(codes - tested).sum() < 0.2 * np.square(tested).sum()
     assert fitted.n_features_in_ == 20
     assert list(fitted.get_feature_names_out()[:2]) == ["sparserecovery0", "sparserecovery1"]
 
@@ -109,7 +109,7 @@ def test_measurements_with_codes_are_pairs_whose_noise_counts(dictionary):
 
 def test_without_codes_the_network_is_trained_by_its_law(dictionary):
     y = signals(30, 0) @ dictionary
-    alone, given = (estimator(dictionary, pnz=0.03).fit(X) for X in (None, y))
+    alone, given = (estimator(dictionary, pnz=0.03).set_params(layers=1, recipe=QUICKEST).fit(X) for X in (None, y))
     np.testing.assert_array_equal(alone.transform(y), given.transform(y))
     assert alone.model_.problem.pnz == 0.03
     assert "trained_on" not in alone.model_.training
@@ -151,10 +151,16 @@ def test_a_fitted_estimator_is_saved_and_copied(dictionary, fitted, tmp_path):
 
 def test_the_seed_may_be_drawn(dictionary):
     y = signals(20, 1) @ dictionary
-    draw = [estimator(dictionary).set_params(random_state=np.random.RandomState(seed)).fit() for seed in (0, 0, 1)]
+    quickest = estimator(dictionary).set_params(layers=1, recipe=QUICKEST)
+    draw = [clone(quickest).set_params(random_state=np.random.RandomState(seed)).fit() for seed in (0, 0, 1)]
     first, same, other = (found.transform(y) for found in draw)
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
+
+
+def test_a_matrix_in_place_of_its_transpose_is_told(dictionary):
+    with pytest.warns(UserWarning, match="20 atoms of 40 features, .* give its transpose"):
+        SparseRecovery(dictionary.T, layers=1, recipe=QUICKEST, device="cpu").fit()
 
 
 @pytest.mark.parametrize(

@@ -313,7 +313,7 @@ class Problem:
         """
         signals = SignalSet.of(signals)
         signals.check_for(self.M, self.N)
-        law = signals.law(self.norms)
+        law = signals.law(np.asarray(self.norms))
         if law.dense > 0.5:
             warnings.warn(
                 f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "

@@ -172,7 +172,7 @@ class SignalSet:
         """The codes and the measurements (None if there are none) of the signals with these numbers, as stored."""
         return self._x.read(numbers), None if self._y is None else self._y.read(numbers)
 
-    def held(self, most: int, dtype: DTypeLike = None) -> tuple[Array, Array | None]:
+    def held(self, most: int, dtype: DTypeLike | None = None) -> tuple[Array, Array | None]:
         """The codes and measurements that are held out, up to `most` of them, of this dtype or as stored."""
         x, y = self.read(self.validation[:most])
         return x.astype(dtype or x.dtype), None if y is None else y.astype(dtype or y.dtype)
@@ -180,7 +180,8 @@ class SignalSet:
     def draw(self, key: Key, batch: int) -> Array:
         """The numbers of random signals for training, which depend on the key only, row by row."""
         words = CpuOps().random_words(key, PLACES)(batch)
-        return self.training[(words % np.uint64(len(self.training))).astype(np.int64)]
+        drawn: Array = self.training[(words % np.uint64(len(self.training))).astype(np.int64)]
+        return drawn
 
     def parts(self, most: int = ENOUGH) -> Iterator[tuple[Array, Array | None]]:
         """Codes and measurements of up to `most` signals for training, evenly spaced, in parts, as float64."""

@@ -317,7 +317,7 @@ class GivenSource(SignalSource):
 
     def __init__(self, problem: Problem, signals: SignalSet, recipe: Any) -> None:
         super().__init__(problem.standard, recipe)
-        self.signals, self.norms = signals, problem.norms
+        self.signals, self.norms = signals, np.asarray(problem.norms, np.float64)
         count, batch = len(signals.training), getattr(recipe, "batch", 1)
         if count < batch:
             raise InputError(
@@ -325,7 +325,7 @@ class GivenSource(SignalSource):
                 "of a batch. Give more signals, or use smaller batches",
                 option="batch",
             )
-        pnz = signals.law(problem.norms).pnz
+        pnz = signals.law(self.norms).pnz
         if not 2 / 3 <= pnz / problem.sparsity <= 3 / 2:
             warnings.warn(
                 f"{100 * pnz:.3g} % of the entries of {signals.name} are non-zero, and the model is made for "
@@ -346,7 +346,7 @@ class GivenSource(SignalSource):
         """
         signals = self.signals
         codes, measured = signals.held(batch) if validate else signals.read(signals.draw(key, batch))
-        x = ops.asarray((codes * np.asarray(self.norms, np.float64)).astype(dtype), dtype)
+        x = ops.asarray((codes * self.norms).astype(dtype), dtype)
         with ops.computing():
             y = self.problem.measure(x, key, ops) if measured is None else ops.asarray(measured, dtype)
         return x, y, None
