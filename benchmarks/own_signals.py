@@ -2,10 +2,9 @@
 
     pip install . && python benchmarks/own_signals.py [SEED …]
 
-The signals have other laws than normal non-zeros at independent places. ALISTA of 16 layers is trained by the fast
-recipe with all defaults: on new signals of the law in every step ("fresh"), on sets of 20,000 signals,
-of which a tenth is held out, and on new signals of the normal law that is fitted to them. The NMSE is measured on
-40,000 new signals of the law, the same for all.
+ALISTA of 16 layers is trained by the fast recipe with all defaults: on new signals of the law in every step ("fresh"),
+and on a set of 20,000 signals, of which a tenth is held out ("own"). Both networks have the support schedule of the
+law that is estimated from the set. The NMSE is measured on 40,000 new signals of the law, the same for both.
 """
 
 from __future__ import annotations
@@ -80,7 +79,6 @@ def runs_of(law: str, pnz: float, seed: int) -> dict[str, Any]:
     tasks: dict[str, Any] = {
         "fresh": Fresh(lambda rng, count: LAWS[law](rng, count, pnz)),
         "own": cuista.SparseCoding(cuista.SignalSet(x)),
-        "fitted_normal": cuista.SparseCoding(),
     }
     found: dict[str, Any] = {"law": law, "pnz": pnz, "seed": seed}
     y = problem.measure(tested, Key(seed, TEST))
@@ -97,8 +95,8 @@ def case(which: tuple[str, float, int]) -> dict[str, Any]:
 if __name__ == "__main__":
     import multiprocessing
 
-    seeds = [int(word) for word in sys.argv[1:]] or [301, 302]
-    cases = [(law, pnz, seed) for seed in seeds for law in LAWS for pnz in (0.05, 0.1, 0.15)]
+    seeds = [int(word) for word in sys.argv[1:]] or [301]
+    cases = [(law, pnz, seed) for seed in seeds for pnz in (0.1, 0.05, 0.15) for law in LAWS]
     with multiprocessing.Pool() as pool:
         runs = []
         for run in pool.imap(case, cases):

@@ -15,7 +15,7 @@ from cuista.cli.spellings import NOT_IN_TRAINING, Command
 
 from cuista.data.problem import Problem
 from cuista.data.signals import SignalSet
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training.task import Task
@@ -92,6 +92,9 @@ class DenseNetwork:
         if self.weight_file is not None:
             try:
                 weight = Weight.load(self.weight_file, problem.A)
+            except FileError as error:
+                error.options = ()  # --key is for signals
+                raise
             except InputError as error:
                 if not drawn:
                     raise

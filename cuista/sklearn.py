@@ -103,8 +103,8 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         components, features = atoms.shape
         if components < features:
             warnings.warn(
-                f"the dictionary has {components} atoms of {features} features, fewer atoms than features. Its rows are "
-                "atoms: if it is the measurement matrix A, give its transpose",
+                f"the dictionary has {components} atoms of {features} features, fewer atoms than features. Its rows "
+                "are atoms: if it is the measurement matrix A, give its transpose",
                 stacklevel=2,
             )
         if X is not None and codes is None:

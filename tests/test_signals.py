@@ -234,13 +234,11 @@ def test_training_on_signals_is_as_good_as_on_new_ones_of_their_law(small_proble
     y = small_problem.measure(tested, Key(0, 1))
     recipe = replace(QUICK, batch=64, max_steps=80)
     problem = small_problem.fitted(x[:3000])
-    errors = [
-        cuista.evaluate(train(cuista.Model.new(problem, small_weight, layers=4), recipe, data=data), tested, y)
-        for data in (x[:3000], x)
-    ]
-    few, many = (report.nmse_db[-1] for report in errors)
+    models = [train(cuista.Model.new(problem, small_weight, layers=4), recipe, data=data) for data in (x[:3000], x)]
+    few, many = (cuista.evaluate(model, tested, y).nmse_db[-1] for model in models)
     assert few < -12
     assert few < many + 0.5
+    assert not models[0].quality(y[:500], models[0].recover(y[:500])).too_many  # such signals are usual
 
 
 def test_what_is_held_out_is_never_trained_on_and_alone_validates(small_problem, codes):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike
 
 from cuista import storage
 from cuista.checks import Array, extreme, is_extreme
@@ -171,11 +171,6 @@ class SignalSet:
     def read(self, numbers: Array) -> tuple[Array, Array | None]:
         """The codes and the measurements (None if there are none) of the signals with these numbers, as stored."""
         return self._x.read(numbers), None if self._y is None else self._y.read(numbers)
-
-    def held(self, most: int, dtype: DTypeLike | None = None) -> tuple[Array, Array | None]:
-        """The codes and measurements that are held out, up to `most` of them, of this dtype or as stored."""
-        x, y = self.read(self.validation[:most])
-        return x.astype(dtype or x.dtype), None if y is None else y.astype(dtype or y.dtype)
 
     def draw(self, key: Key, batch: int) -> Array:
         """The numbers of random signals for training, which depend on the key only, row by row."""

@@ -261,8 +261,12 @@ class SparseCoding(Task[Model]):
         if self.signals is None:
             model.usual()
         else:
-            x, y = self.signals.held(SIGNALS, model.network.dtype)
-            model.judge_by(x, model.problem.measure(x, Key(model.problem.seed, JUDGING)) if y is None else y)
+            numbers, key = self.signals.validation[:SIGNALS], Key(model.problem.seed, JUDGING)
+            if not model.network.matrices:  # a few numbers fit signals for training no better than others
+                numbers = np.append(numbers, self.signals.draw(key, SIGNALS - len(numbers)))
+            codes, measured = self.signals.read(numbers)
+            x = codes.astype(model.network.dtype)
+            model.judge_by(x, model.problem.measure(x, key) if measured is None else measured.astype(x.dtype))
             model.training["trained_on"] = self.signals.about
 
     def prepare(self, model: Model, recipe: Any) -> None:
@@ -345,7 +349,7 @@ class GivenSource(SignalSource):
         Measurements that are not given are computed, with new noise for each key.
         """
         signals = self.signals
-        codes, measured = signals.held(batch) if validate else signals.read(signals.draw(key, batch))
+        codes, measured = signals.read(signals.validation[:batch] if validate else signals.draw(key, batch))
         x = ops.asarray((codes * self.norms).astype(dtype), dtype)
         with ops.computing():
             y = self.problem.measure(x, key, ops) if measured is None else ops.asarray(measured, dtype)
