@@ -160,8 +160,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, help="Seed of the random numbers.")
 white_option = click.option("--white", type=positive, metavar="V", help="The number that is white, such as 4095.")
 key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
+keys_option = click.option("--key", metavar="NAME[,NAME]", help="Which array to read from a file with several.")
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
 device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Device (auto prefers a GPU).")
+
+
+def keys_of(key: str | None, pairs: bool) -> tuple[str | None, str | None]:
+    """The names that --key gives to the arrays of codes and of measurements. Without the latter it is a single name."""
+    if key is None or not pairs:
+        return key, None
+    names = key.split(",")
+    if len(names) != 2 or not all(names):
+        raise click.UsageError(f"--key is {key!r}; expected two names, that of --x and that of --y, like codes,data")
+    return names[0], names[1]
 
 
 @dataclass

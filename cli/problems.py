@@ -13,6 +13,7 @@ from cuista.cli import common
 
 from cuista.checks import Array, check_matrix
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
+from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
 from cuista.ops import Bernoulli, Normal
 from cuista.original import read_problem
@@ -170,6 +171,21 @@ def note_norms(problem: Problem, path: Path) -> None:
         return
     norms = np.linalg.norm(problem.given, axis=0)
     common.say(f"Note: the columns of {path} have norms from {norms.min():.4g} to {norms.max():.4g}. {effect}")
+
+
+def note_law(problem: Problem, signals: SignalSet) -> Problem:
+    """The problem with the law of given signals. The user is told how they are split and what the law is."""
+    fitted = problem.fitted(signals)
+    law = fitted.magnitude
+    assert isinstance(law, Normal)
+    times = ", each times the norm of its column" if problem.rescaled else ""
+    noise = "" if signals.M is None else f" The SNR of their measurements is {fitted.snr_db:.4g} dB."
+    common.say(f"{signals.name}: {signals.summary}.")
+    common.say(
+        f"Their law is estimated: {100 * fitted.sparsity:.3g} % of the entries are non-zero, with mean {law.mean:.3g} "
+        f"and standard deviation {law.std:.3g}{times}.{noise}"
+    )
+    return fitted
 
 
 def load_problem(path: Path) -> Problem:

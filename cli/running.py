@@ -145,7 +145,7 @@ run_option_list = (
         type=common.not_negative,
         default=30.0,
         metavar="SECONDS",
-        help="Time between saves of the run in OUT.ckpt.",
+        help="Time between saves in OUT.ckpt.",
     ),
     resume_option,
     click.option("--force", is_flag=True, help="Start afresh and overwrite the output file."),

@@ -109,6 +109,7 @@ NOT_FOR_PICTURES = _by_spelling(
     {"not used for pictures": "--M -M --N -N --SNR -S --con_num -C --col_normalized --column_normalized -CN"}
 )
 NOT_IN_DICTIONARIES = {option: reason for option, reason in NOT_FOR_PICTURES.items() if option not in SWITCHES}
+NOT_IN_TRAINING = _by_spelling({"used by cuista test only": "-xt --xtest"})
 IN_PREPARATION = {"--sensing": "patches are measured when a network is trained"}
 IN_MODEL = _by_spelling(
     {

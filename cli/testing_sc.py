@@ -10,7 +10,7 @@ from cuista.cli.problems import law_options, note_other_law, with_law
 from cuista.cli.spellings import Command
 
 from cuista import metrics
-from cuista.checks import check_rows
+from cuista.checks import Array, check_rows
 from cuista.counter import TEST, Key
 from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
@@ -23,7 +23,8 @@ from cuista.tasks.sparse_coding import Model, evaluate
 @click.option("--samples", type=common.AT_LEAST_1, metavar="N", help="Number of new signals. [10000]")
 @law_options
 @click.option("--x", "signals", type=common.INPUT_FILE, help="Signals to measure, from a file. [new ones]")
-@common.key_option
+@click.option("--y", "measured", type=common.INPUT_FILE, help="Their measurements, from a file. [computed]")
+@common.keys_option
 @common.columns_option
 @click.option("--baselines", is_flag=True, help="Also test ISTA and FISTA, each with its best λ.")
 @common.seed_option
@@ -34,6 +35,7 @@ def command(
     snr: float | None,
     pnz: str | None,
     signals: Path | None,
+    measured: Path | None,
     key: str | None,
     columns: bool,
     baselines: bool,
@@ -46,6 +48,10 @@ def command(
     """
     if signals is None and (columns or key is not None):
         raise click.UsageError("--key and --columns are for the file of --x: give that file, or leave them out")
+    if signals is None and measured is not None:
+        raise click.UsageError("--y is for the measurements of the signals of --x: give those too")
+    if measured is not None and snr is not None:
+        raise click.UsageError("--snr is for measurements computed here, and --y gives some: leave one of them out")
     if signals is not None and (samples, pnz) != (None, None):
         raise click.UsageError(
             "--samples and --pnz are for new signals, and --x reads signals from a file: leave them out"
@@ -55,11 +61,21 @@ def command(
     problem = with_law(model.problem, snr, pnz)
     note_other_law(model, problem, model_file)
     if signals is None:
+        if "trained_on" in model.training:
+            common.say(
+                f"Note: the model was trained on the signals of {model.training['trained_on']['name']}, and is tested "
+                "on new ones of a law estimated from them. --x tests it on signals of yours."
+            )
         x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
     else:
-        x = load_array(signals, "x", key=key)
-        x = check_rows(x.T if columns else x, problem.N, f"{signals}").astype(model.network.dtype)
-        y = problem.measure(x, Key(seed, TEST))
+        keys = common.keys_of(key, measured is not None)
+        x = _load(signals, "x", keys[0], columns, problem.N).astype(model.network.dtype)
+        if measured is None:
+            y = problem.measure(x, Key(seed, TEST))
+        else:
+            y = _load(measured, "y", keys[1], columns, problem.M)
+            if len(x) == len(y):
+                problem.check_pairs(x, y, f"{signals} and {measured}")
     reports = {model.network.name: evaluate(model, x, y)}
     lambdas = {}
     for name in ("ista", "fista") if baselines else ():
@@ -74,6 +90,12 @@ def command(
         common.out(layer_table(reports))
         for name, lam in lambdas.items():
             common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
+
+
+def _load(path: Path, name: str, key: str | None, columns: bool, length: int) -> Array:
+    """The samples (samples, length) in a file."""
+    array = load_array(path, name, key=key)
+    return check_rows(array.T if columns else array, length, f"{path}")
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:

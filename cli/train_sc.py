@@ -8,17 +8,21 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import Asked, problem_argument
+from cuista.cli.problems import Asked, note_law, problem_argument
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import NOT_IN_TRAINING, Command
 
 from cuista.data.problem import Problem
-from cuista.errors import InputError
+from cuista.data.signals import SignalSet
+from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training.task import Task
 from cuista.weights import Weight
+
+# The options of a problem that define the law of its signals.
+LAW = ("pnz", "magnitude", "mean", "std", "q", "v0", "v1")
 
 
 @dataclass
@@ -67,10 +71,20 @@ class DenseNetwork:
             )
         return None
 
-    def model(self, problem: Problem, recipe: Any, begun: Model | None, run: Run, *, drawn: bool = False) -> Model:
+    def model(
+        self,
+        problem: Problem,
+        recipe: Any,
+        begun: Model | None,
+        run: Run,
+        *,
+        drawn: bool = False,
+        data: SignalSet | None = None,
+    ) -> Model:
         """The untrained model. Its weight is the given one, the interrupted run's, or one computed now.
 
-        `drawn` says that the problem's matrix was drawn because no file was given.
+        `drawn` says that the problem's matrix was drawn because no file was given. `data` are the signals on which the
+        network will be trained, if they are given.
         """
         net = self.net or "alista"
         options: dict[str, Any] = {"layers": self.layers or 16, "untied": self.untied, "ops": run.ops}
@@ -78,6 +92,9 @@ class DenseNetwork:
         if self.weight_file is not None:
             try:
                 weight = Weight.load(self.weight_file, problem.A)
+            except FileError as error:
+                error.options = ()  # --key is for signals
+                raise
             except InputError as error:
                 if not drawn:
                     raise
@@ -87,7 +104,7 @@ class DenseNetwork:
                 ) from None
         else:
             weight = analytic_weight(
-                problem, net, ridge=self.ridge, recipe=recipe, begun=begun, say=common.say, **options
+                problem, net, ridge=self.ridge, recipe=recipe, begun=begun, data=data, say=common.say, **options
             )
         return Model.new(
             problem, weight, net, per_coordinate=self.coord, unit=0.0 if self.fixed_units else None, **options
@@ -115,8 +132,49 @@ def network_options(task: str, default: str | None) -> common.Decorator:
     )
 
 
-@click.command("train", cls=Command)
+@dataclass
+class Given:
+    """The signals to train on, if the command line gives any."""
+
+    codes: Path | None
+    measured: Path | None
+    key: str | None
+    columns: bool
+    held_out: float | None
+
+    def check(self, asked: Asked) -> None:
+        """Raise UsageError if options contradict each other or those that define the problem."""
+        given = {"--y": self.measured, "--key": self.key, "--columns": self.columns or None}
+        for option, value in {**given, "--held-out": self.held_out}.items():
+            if self.codes is None and value is not None:
+                raise click.UsageError(f"{option} is for signals that are given with --signals: give them too")
+        for option in LAW if self.measured is None else (*LAW, "snr"):
+            if self.codes is not None and asked.options[option] is not None:
+                raise click.UsageError(f"--{option} is for new signals, and --signals gives some: leave it out")
+
+    def load(self) -> SignalSet | None:
+        """The signals, or None."""
+        if self.codes is None:
+            return None
+        keys = common.keys_of(self.key, self.measured is not None)
+        held_out = {} if self.held_out is None else {"held_out": self.held_out}
+        return SignalSet(self.codes, self.measured, keys=keys, columns=self.columns, **held_out)
+
+
+given_option = common.bundled(
+    "given",
+    Given,
+    click.option("--signals", "--x", "codes", type=common.INPUT_FILE, help="File of codes to train on. [new ones]"),
+    click.option("--y", "measured", type=common.INPUT_FILE, help="File of their measurements. [computed]"),
+    common.keys_option,
+    common.columns_option,
+    click.option("--held-out", type=float, metavar="SHARE", help="Share of them used for validation only. [0.1]"),
+)
+
+
+@click.command("train", cls=Command, ignored=NOT_IN_TRAINING)
 @problem_argument
+@given_option
 @network_options("sc", "alista")
 @network_recipe_options(
     SparseCoding,
@@ -127,14 +185,19 @@ def network_options(task: str, default: str | None) -> common.Decorator:
     validation="Validation signals. [fast: 4000; paper: 1000]",
 )
 @run_options
-def command(problem: Asked, network: DenseNetwork, recipe: Any, run: Run) -> None:
+def command(problem: Asked, given: Given, network: DenseNetwork, recipe: Any, run: Run) -> None:
     """Train a network to recover sparse signals from measurements.
 
-    PROBLEM is a file of gen-problem. Options of gen-problem, like --m and --n, can define it instead; given together,
-    they must agree. Unless --percent and --max-percent are given, the recipe decides them: fast from the
-    sparsity, paper as 1.2 and 13. Options marked fast or paper belong to that recipe.
+    PROBLEM is a file of gen-problem, or is defined by options of gen-problem, like --m and --n. Training draws new
+    signals of its law, or takes those of --signals. Unless --percent and --max-percent are given, the recipe decides
+    them: fast from the sparsity, paper as 1.2 and 13. Options marked fast or paper belong to that recipe.
     """
     network.check()
+    given.check(problem)
     recipe = network.suiting(recipe, SparseCoding)
     begun = run.begun(Model)
-    run.train(network.model(problem.load(run.seed), recipe, begun, run, drawn=problem.file is None), recipe)
+    loaded, signals = problem.load(run.seed), given.load()
+    if signals is not None:
+        loaded = note_law(loaded, signals)
+    model = network.model(loaded, recipe, begun, run, drawn=problem.file is None, data=signals)
+    run.train(model, recipe, SparseCoding(signals))

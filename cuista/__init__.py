@@ -9,6 +9,7 @@ from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.problem import Problem, normalize_columns, random_matrix
 from cuista.data.sensing import Sensing
+from cuista.data.signals import SignalSet
 from cuista.errors import CuistaError
 from cuista.evaluation.robustness import evaluate_robustness
 from cuista.metrics import Report
@@ -64,6 +65,7 @@ __all__ = [
     "RobustRecipe",
     "SearchRecipe",
     "Sensing",
+    "SignalSet",
     "SparseCoding",
     "Weight",
     "__version__",

@@ -208,6 +208,10 @@ def belongings(tmp_path, monkeypatch):
     Image.open("photos/0.png").save("in.png")
     np.save("Phi.npy", generator.standard_normal((5, 16)))
     np.save("measured.npy", generator.standard_normal((19200, 5)))
+    for name, measured, count in (("codes", "measurements", 1000), ("other-codes", "other-measurements", 50)):
+        codes = generator.standard_normal((count, 40)) * (generator.random((count, 40)) < 0.1)
+        np.save(f"{name}.npy", codes)
+        np.save(f"{measured}.npy", codes @ A.T)
     Path("quickstart").mkdir()
     problem = cuista.Problem(A)
     cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=2).save("quickstart/model.h5")
@@ -236,6 +240,7 @@ def test_the_python_of_a_page_runs(path, belongings, monkeypatch):
         "patches=16": "patches=4",
         "(16, 16), 64": "(4, 4), 5",
         ", 512)": ", 24, cuista.AtomRecipe(steps=2, batch=64))",
+        "random_state=0": "layers=1, recipe=cuista.FastRecipe(batch=16, layerwise=False, max_steps=3)",
     }
     for full, small in {**sizes, "least=96": "least=24", 'Denoising("images.h5"': 'Denoising("images.h5", 24'}.items():
         code = code.replace(full, small)

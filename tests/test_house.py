@@ -40,6 +40,7 @@ FLOORS = [
     "evaluation",
     "original",
     "datasets",
+    "sklearn",
 ]
 
 

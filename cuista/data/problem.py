@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import LARGEST, Array, check_matrix, extreme, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
+from cuista.data.signals import SignalSet
 from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
@@ -27,6 +29,8 @@ _HARDER = 1.4
 
 # Below this SNR in dB, numbers would overflow.
 LOWEST_SNR = -200.0
+# From this SNR in dB on, given measurements differ from A x by no more than the rounding of single precision.
+EXACT_SNR = 120.0
 _LAWS = {"normal": Normal, "bernoulli": Bernoulli}
 
 
@@ -339,6 +343,71 @@ class Problem(Described, storage.Portable):
         log_ratio = np.append(present - absent, absent.sum())
         return Signals(self.A, p, p_hard, log_ratio, self.magnitude, noise, hard, positive=self.positive)
 
+    def fitted(self, signals: Any) -> Problem:
+        """The same problem with the law of signals of the user's own, as it is estimated from those for training.
+
+        pnz becomes the share of non-zeros, and the magnitudes become normal with the mean and the standard deviation of
+        the non-zeros. If there are measurements too, the SNR becomes that of the measurements y of codes x, where noise
+        is what differs from A x.
+
+        Parameters
+        ----------
+        signals
+            A `SignalSet`, or what `SignalSet.of` makes one from.
+
+        Raises
+        ------
+        FileError, InputError
+            As `SignalSet` does, or if the signals do not fit the matrix.
+
+        Warns
+        -----
+        UserWarning
+            If most signals are not sparse, or most measurements differ from A x by more than half of their norm.
+        """
+        signals = SignalSet.of(signals)
+        signals.check_for(self.M, self.N)
+        law = signals.law(np.asarray(self.norms))
+        if law.dense > 0.5:
+            warnings.warn(
+                f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "
+                f"recover sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are "
+                "taken as the non-zeros. If small values stand for zero, set them to zero",
+                stacklevel=2,
+            )
+        snr_db = self.snr_db if signals.M is None else self._snr_of(signals)
+        return replace(self, pnz=law.pnz, magnitude=law.magnitude, snr_db=snr_db)
+
+    def check_pairs(self, x: Array, y: Array, name: str) -> tuple[Array, Array]:
+        """The energies (samples,) of A x and of y − A x for codes and measurements in the user's units.
+
+        The first is M·var(A x), to which SNRs refer. It warns if most y differ from A x by more than half of their norm
+        ‖y‖; `name` is what the warning calls the pairs.
+        """
+        clean, measured = x.astype(np.float64) @ self.given.T, y.astype(np.float64)
+        errors, energies = (np.square(array).sum(axis=1) for array in (measured - clean, measured))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = np.nan_to_num(np.sqrt(errors / energies), posinf=np.inf)
+        if np.median(ratios) > 0.5:
+            scale = np.sum(measured * clean) / max(np.sum(np.square(clean)), np.finfo(float).tiny)
+            is_scaled = np.sum(np.square(measured - scale * clean)) < 0.01 * errors.sum()
+            reason = "the matrix may not be the one that measured them, or they are in another order"
+            if is_scaled:
+                reason = f"y is about {scale:.4g} A x, so that codes and measurements seem to be in different units"
+            warnings.warn(
+                f"for {np.mean(ratios > 0.5):.0%} of the pairs in {name}, ‖y − A x‖ is more than half of ‖y‖ (the "
+                f"median is {np.median(ratios):.3g} ‖y‖): {reason}",
+                stacklevel=3,
+            )
+        return self.M * clean.var(axis=1), errors
+
+    def _snr_of(self, signals: SignalSet) -> float:
+        """The SNR of measurements in dB: 10·log10(Σ M·var(A x) / Σ‖y − A x‖²), or inf from 120 dB on."""
+        x, y = (np.concatenate(arrays) for arrays in zip(*signals.parts(10_000), strict=True))
+        power, noise = (float(energies.sum()) for energies in self.check_pairs(x, y, signals.name))
+        found = 10 * np.log10(power / noise) if power and noise else np.inf
+        return float(max(found, LOWEST_SNR)) if found < EXACT_SNR else float("inf")
+
     @cached_property
     def _probability(self) -> Array:
         return np.broadcast_to(np.asarray(self.pnz), (self.N,))
@@ -350,9 +419,12 @@ class Problem(Described, storage.Portable):
         x = ops.xp.abs(x, out=x) if self.positive else x
         return x, self._measure(x, key, ops, rows.start)
 
-    def measure(self, x: Array, key: Key) -> Array:
-        """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR."""
-        return self._measure(self.to_unit(x), key, CpuOps(), 0)
+    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
+        """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR.
+
+        The codes are an array of `ops` (NumPy's if None) if the problem is `standard`, and otherwise of NumPy.
+        """
+        return self._measure(self.to_unit(x), key, ops or CpuOps(), 0)
 
     def _measure(self, x: Array, key: Key, ops: ReferenceOps, first_row: int) -> Array:
         """The measurements A x + ε of codes of A.

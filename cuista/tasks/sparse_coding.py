@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -15,6 +16,7 @@ from cuista import storage
 from cuista.checks import Array, check_rows
 from cuista.counter import FITTING, JUDGING, Key
 from cuista.data.problem import Problem
+from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
 from cuista.messages import say, trying, warn
 from cuista.metrics import Report, nmse_db, report_on
@@ -29,6 +31,8 @@ from cuista.training.recipes import Recipe
 from cuista.training.task import Examples, Source, Task
 from cuista.weights.dense import Weight, WeightReport, solve_exact
 
+# With fewer signals held out than this, the validation is not precise.
+FEW = 100
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 # Below this SNR in dB, the noise is the reason if little is recovered.
 LOW_SNR = 6.0
@@ -237,12 +241,29 @@ def made_for(problem: Problem) -> dict[str, str]:
 
 
 class SparseCoding(Task[Model]):
-    """Training on new signals of the model's own problem."""
+    """Training on new signals of the model's own problem, or on given ones.
+
+    Parameters
+    ----------
+    signals
+        The signals of the user's own; None for new ones.
+    """
 
     name = "sc"
     models = (Model,)
     kinds = (FastRecipe, PaperRecipe, SearchRecipe)
     recipes: ClassVar[Any] = {"fast": FastRecipe, "paper": PaperRecipe}
+
+    def __init__(self, signals: SignalSet | None = None) -> None:
+        self.signals = signals
+
+    def on(self, data: Any) -> SparseCoding:
+        return SparseCoding(SignalSet.of(data))
+
+    def check(self, model: Model, recipe: Recipe) -> None:
+        super().check(model, recipe)
+        if self.signals is not None:
+            self.signals.check_for(model.problem.M, model.problem.N)
 
     def recipe(self, model: Model) -> Recipe:
         return FastRecipe() if model.network.has_gradients else SearchRecipe()
@@ -250,11 +271,25 @@ class SparseCoding(Task[Model]):
     def source(self, model: Model, recipe: Any) -> Source:
         if model.problem.twins.number:
             warn(str(model.problem.twins), stacklevel=3)
+        if self.signals is not None:
+            return GivenSource(model.problem, self.signals, recipe)
         return SignalSource(model.problem.standard, recipe)
+
+    def identity(self, model: Model, recipe: Any) -> dict[str, Any]:
+        return {} if self.signals is None else {"signals": self.signals.sha256}
 
     def finish(self, model: Model) -> None:
         model.reference = None
-        model.usual()
+        if self.signals is None:
+            model.usual()
+        else:
+            numbers, key = self.signals.validation[:SIGNALS], Key(model.problem.seed, JUDGING)
+            if not model.network.matrices:  # a few numbers fit signals for training no better than others
+                numbers = np.append(numbers, self.signals.draw(key, SIGNALS - len(numbers)))
+            codes, measured = self.signals.read(numbers)
+            x = codes.astype(model.network.dtype)
+            model.judge_by(x, model.problem.measure(x, key) if measured is None else measured.astype(x.dtype))
+            model.training["trained_on"] = self.signals.about
 
     def prepare(self, model: Model, recipe: Any) -> None:
         if recipe.by_gradients and not model.training:
@@ -312,6 +347,58 @@ class SignalSource(Source):
         return fused
 
 
+class GivenSource(SignalSource):
+    """Signals of the user's own, which are drawn from those for training, and validated on those held out.
+
+    None of them is hard: that needs a law from which denser signals can be drawn.
+    """
+
+    def __init__(self, problem: Problem, signals: SignalSet, recipe: Any) -> None:
+        super().__init__(problem.standard, recipe)
+        self.signals, self.norms = signals, np.asarray(problem.norms, np.float64)
+        count, batch = len(signals.training), getattr(recipe, "batch", 1)
+        if count < batch:
+            raise InputError(
+                f"{signals.name} has {len(signals)} signals, {count} of which are for training: fewer than the {batch} "
+                "of a batch. Give more signals, or use smaller batches",
+                option="batch",
+            )
+        pnz = signals.law(self.norms).pnz
+        if not 2 / 3 <= pnz / problem.sparsity <= 3 / 2:
+            warnings.warn(
+                f"{100 * pnz:.3g} % of the entries of {signals.name} are non-zero, and the model is made for "
+                f"{100 * problem.sparsity:.3g} %: make it for problem.fitted(signals), whose law is theirs",
+                stacklevel=3,
+            )
+        if len(signals.validation) < FEW:
+            warnings.warn(
+                f"only {len(signals.validation)} signals of {signals.name} are held out, so that the validation is not "
+                "precise: give more signals, or hold out a larger share",
+                stacklevel=3,
+            )
+
+    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+        """Signals (batch, N) and measurements (batch, M). For validation, they are all that are held out, or `batch`.
+
+        Measurements that are not given are computed, with new noise for each key.
+        """
+        signals = self.signals
+        codes, measured = signals.read(signals.validation[:batch] if validate else signals.draw(key, batch))
+        x = ops.asarray((codes * self.norms).astype(dtype), dtype)
+        with ops.computing():
+            y = self.problem.measure(x, key, ops) if measured is None else ops.asarray(measured, dtype)
+        return x, y, None
+
+    def blank(self) -> InputError:
+        return InputError(
+            f"too few of the signals in {self.signals.name} have non-zeros: the ones drawn or held out are all zero. "
+            "Leave signals that are zero out"
+        )
+
+    def fuse(self, network: Any) -> FusedStep | None:
+        return None
+
+
 def analytic_weight(
     problem: Problem,
     net: str = "alista",
@@ -363,6 +450,7 @@ def choose_ridge(
     max_percent: float | None = None,
     untied: bool = False,
     seed: int = 0,
+    data: Any = None,
     ops: ReferenceOps | None = None,
     say: Callable[[str], None] = say,
 ) -> Weight:
@@ -376,16 +464,19 @@ def choose_ridge(
     ----------
     problem, net, layers, percent, max_percent, untied, ops
         As in `Model.new`. A network without gradients gets the weight that is best for ALISTA.
+    data
+        The signals on which the ridges are compared, as in `train`; if None, they are drawn by the problem's law.
     say
         Called with the result of each λ, and with the best λ.
     """
     net = net if NETWORKS[net].has_gradients else "alista"
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
+    signals = None if data is None else SignalSet.of(data)
 
     def fit(ridge: float) -> tuple[float, Weight]:
         weight = solve_exact(problem.A, ridge=ridge)
         model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
-        return train(model, RIDGE_RECIPE, seed=seed).training["validation_nmse_db"], weight
+        return train(model, RIDGE_RECIPE, data=signals, seed=seed).training["validation_nmse_db"], weight
 
     found: Weight = best_ridge(RIDGES, fit, say)
     return found

@@ -67,8 +67,8 @@ def search(
     done, least = 0, np.inf
     history: list[tuple[float, ...]] = []
 
-    def sample(signals: int, stream: int) -> Any:
-        return source.sample(network.ops, network.dtype, signals, Key(seed, stream))
+    def sample(signals: int, stream: int, validate: bool = False) -> Any:
+        return source.sample(network.ops, network.dtype, signals, Key(seed, stream), validate)
 
     def set_parameters(point: Array) -> None:
         network.parameters = {name: np.array([value]) for name, value in zip(names, point, strict=True)}
@@ -95,7 +95,7 @@ def search(
 
     found = minimize(at_logarithms, simplex[0], method="Nelder-Mead", options=options)
     set_parameters(np.exp(found.x))
-    examples = sample(recipe.validation_batch, VALIDATION)
+    examples = sample(recipe.validation_batch, VALIDATION, validate=True)
     validation = source.error_db(network, examples, network.layers)
     name = f"{measure.lower()}_db"
     model.history = dict(zip((*names, name), np.array(history).T, strict=True))

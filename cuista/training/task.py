@@ -124,6 +124,16 @@ class Task(ABC, Generic[AnyModel]):
         """The recipe for a model unless one is given."""
         return self.recipes["fast"]()
 
+    def on(self, data: Any) -> Task[AnyModel]:
+        """The same task, on data of the user's own.
+
+        Raises
+        ------
+        InputError
+            If the task has another source of examples, or the data are not acceptable.
+        """
+        raise InputError(f"the task {self.name!r} does not train on given signals: leave them out", option="data")
+
     @abstractmethod
     def source(self, model: AnyModel, recipe: Any) -> Source:
         """The source of examples for training a model by a recipe."""

@@ -54,6 +54,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     task: Task[Any] | None = None,
+    data: Any = None,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -71,6 +72,10 @@ def train(
         How to train; the task's fast recipe if None.
     task
         The task to train for; the model's default if None. A denoiser has no default, because it needs pictures.
+    data
+        Signals of the user's own, to train on instead of new ones: sparse codes (samples, N), or a tuple of codes and
+        measurements (samples, M), as arrays or paths of files; or a `SignalSet`. The law of the model's problem should
+        be theirs: see `Problem.fitted`.
     seed
         The seed of all examples. The same seed gives the same bits on the same machine.
     out
@@ -94,9 +99,10 @@ def train(
     FileError
         If `out` cannot be written, or it or its checkpoint belongs to another run.
     InputError
-        If the recipe or the task is not one for this model.
+        If the recipe or the task is not one for this model, or the data are not acceptable.
     """
     task = task or model.task()
+    task = task if data is None else task.on(data)
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
     with storage.claimed(out), showing(progress, lambda at: (at.fraction, str(at))) as shown:
