@@ -95,6 +95,8 @@ class Codes:
 def describe(quality: Quality, N: int) -> None:
     """Tell the user how good codes of length N are, and whether their measurements are usual for the model."""
     found = quality.summary()
+    if not found["samples"]:
+        return
     residual, support = found["relative_residual"], found["support_size"]
     common.say(
         f"Relative residual ‖y − A x̂‖/‖y‖: median {residual['median']:.3g}, largest {residual['largest']:.3g}. "

@@ -107,7 +107,7 @@ class Watched:
 
 def report(solver: Solver, quality: Quality) -> None:
     """Say how well the solutions have converged, and warn if some have not."""
-    unfinished = int(np.count_nonzero(~quality.more["converged"]))
+    unfinished = int(np.count_nonzero(~quality.more.get("converged", np.ones(0, bool))))
     if unfinished:
         samples = counted(len(quality.statistics), "sample")
         common.warn(f"{unfinished} of {samples} ended with {solver.unfinished}")

@@ -233,7 +233,9 @@ class Quality:
 
     @classmethod
     def joined(cls, parts: Sequence[Quality]) -> Quality:
-        """The quality of several sets as one."""
+        """The quality of several sets as one, or of no samples at all."""
+        if not parts:
+            return cls(np.zeros((0, len(STATISTICS)), np.float32))
         own = [part.judged for part in parts if part.judged is not None]
         return cls(
             np.concatenate([part.statistics for part in parts]),
@@ -294,6 +296,8 @@ class Quality:
 
     def summary(self) -> dict[str, Any]:
         """The numbers that describe the whole set, for `--json`."""
+        if not len(self.statistics):
+            return {"samples": 0}
         residual, support = self.relative_residual, self.support_size
         found: dict[str, Any] = {
             "samples": len(self.statistics),

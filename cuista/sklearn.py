@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from cuista import ops
 from cuista.checks import Array, library
 from cuista.data.problem import Problem
 from cuista.data.signals import SignalSet
+from cuista.messages import warn
 from cuista.tasks.sparse_coding import Model, analytic_weight
 from cuista.training import train
 
@@ -102,7 +102,7 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         atoms = check_array(self.dictionary, dtype=[np.float64, np.float32], input_name="dictionary")
         components, features = atoms.shape
         if components < features:
-            warnings.warn(
+            warn(
                 f"the dictionary has {components} atoms of {features} features, fewer atoms than features. Its rows "
                 "are atoms: if it is the measurement matrix A, give its transpose",
                 stacklevel=2,
@@ -121,7 +121,7 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                     f"measurements of {features} features, or codes of {components}"
                 )
             if codes is None and components == features:
-                warnings.warn(
+                warn(
                     f"X has {features} columns, as many as measurements and as codes: it is taken as measurements, "
                     "from which nothing is learned. To train on codes, give them as fit(codes=X)",
                     stacklevel=2,

@@ -296,6 +296,14 @@ def test_debias_fits_the_answer_again(run, model, command):
     assert fitted < plain / 10
 
 
+@pytest.mark.parametrize("command", ["recover", "solve"])
+def test_no_samples_give_no_codes_and_nothing_to_say(run, model, command):
+    model.save("model.h5")
+    np.save("y.npy", np.zeros((0, 30)))
+    assert json.loads(run(command, "model.h5", "y.npy", "--json", "--report", "q.h5")) == {"samples": 0}
+    assert np.load("x.npy").shape == (0, 60)
+
+
 def test_refine_says_how_far_it_has_come(run, model):
     model.save("model.h5")
     x, y = drawn(model.problem, 50)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -18,6 +17,7 @@ from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.data.signals import SignalSet
 from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
+from cuista.messages import warn
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
 from cuista.summary import Described, size_of, span
 
@@ -369,7 +369,7 @@ class Problem(Described, storage.Portable):
         signals.check_for(self.M, self.N)
         law = signals.law(np.asarray(self.norms))
         if law.dense > 0.5:
-            warnings.warn(
+            warn(
                 f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "
                 f"recover sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are "
                 "taken as the non-zeros. If small values stand for zero, set them to zero",
@@ -394,7 +394,7 @@ class Problem(Described, storage.Portable):
             reason = "the matrix may not be the one that measured them, or they are in another order"
             if is_scaled:
                 reason = f"y is about {scale:.4g} A x, so that codes and measurements seem to be in different units"
-            warnings.warn(
+            warn(
                 f"for {np.mean(ratios > 0.5):.0%} of the pairs in {name}, ‖y − A x‖ is more than half of ‖y‖ (the "
                 f"median is {np.median(ratios):.3g} ‖y‖): {reason}",
                 stacklevel=3,

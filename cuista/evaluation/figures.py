@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from cuista.evaluation import drawing
 from cuista.evaluation.comparison import Comparison
 from cuista.evaluation.drawing import Curve, Say, Sheet
 from cuista.evaluation.robustness import Robustness
+from cuista.messages import warn
 from cuista.metrics import PictureReport, Report, estimate_nmse_db
 from cuista.model import Trained, load
 from cuista.networks import NETWORKS
@@ -76,7 +76,7 @@ class Given:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=3)
+    warn(text, stacklevel=3)
 
 
 def plot(

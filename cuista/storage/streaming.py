@@ -85,8 +85,6 @@ def recover_file(
     with storage.opened_array(measurements, "y", key=key) as stored:
         is_vector = len(stored.shape) == 1
         samples = check_layout(tuple(map(int, stored.shape)), M, f"{measurements}", columns=columns, signals=N)
-        if not samples:
-            raise InputError(f"{measurements} has shape {tuple(stored.shape)}: it holds no samples")
         shape = (N,) if is_vector else (N, samples) if columns else (samples, N)
         ending, names = Path(out).suffix.lower(), ("x", *more)
         with (

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import re
-import warnings
 from array import array
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from cuista.checks import COMPLEX, Array
 from cuista.errors import FileError
+from cuista.messages import warn
 from cuista.storage.files import open_input
 
 # A text file has no signature, so that its ending says what it is.
@@ -89,17 +89,17 @@ def read_text(path: str | os.PathLike[str]) -> Array:
     end = len(first) - int(len(first) > 1 and first[-1] == last[-1] == "")  # where each line ends with a separator
     found = _numbers(path, body, form, slice(begin, end))
     if names:
-        warnings.warn(f"{path}: line {lines[0][0]} is skipped as names: {_short(lines[0][1])}", stacklevel=2)
+        warn(f"{path}: line {lines[0][0]} is skipped as names: {_short(lines[0][1])}", stacklevel=2)
     if begin:
         left_out = _short(f"{first[0]}, …, {last[0]}")
-        warnings.warn(f"{path}: the first column is skipped, which has no name: {left_out}", stacklevel=2)
+        warn(f"{path}: the first column is skipped, which has no name: {left_out}", stacklevel=2)
     elif len(found) > 2 and found.shape[1] > 1 and _counts(found[:, 0]):
-        warnings.warn(f"{path}: {_doubt('first column', found[:, 0])}", stacklevel=2)
+        warn(f"{path}: {_doubt('first column', found[:, 0])}", stacklevel=2)
     if not names and found.shape[1] > 2 and len(found) > 1 and _counts(found[0]):
-        warnings.warn(f"{path}: {_doubt('first line', found[0])}", stacklevel=2)
+        warn(f"{path}: {_doubt('first line', found[0])}", stacklevel=2)
     if form.separator == "," and all(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", line) for _, line in body):
         text = f"{_short(body[0][1])} is read as two numbers; if that is a decimal comma, write a point"
-        warnings.warn(f"{path}, line {body[0][0]}: {text}", stacklevel=2)
+        warn(f"{path}, line {body[0][0]}: {text}", stacklevel=2)
     return found[:, 0] if found.shape[1] == 1 else found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
@@ -365,13 +364,13 @@ class GivenSource(SignalSource):
             )
         pnz = signals.law(self.norms).pnz
         if not 2 / 3 <= pnz / problem.sparsity <= 3 / 2:
-            warnings.warn(
+            warn(
                 f"{100 * pnz:.3g} % of the entries of {signals.name} are non-zero, and the model is made for "
                 f"{100 * problem.sparsity:.3g} %: make it for problem.fitted(signals), whose law is theirs",
                 stacklevel=3,
             )
         if len(signals.validation) < FEW:
-            warnings.warn(
+            warn(
                 f"only {len(signals.validation)} signals of {signals.name} are held out, so that the validation is not "
                 "precise: give more signals, or hold out a larger share",
                 stacklevel=3,
