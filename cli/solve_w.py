@@ -115,6 +115,8 @@ def print_report(report: dict[str, Any], as_json: bool) -> None:
         common.print_json(report)
         return
     names = {"coherence": "mutual coherence W", "matrix_coherence": "mutual coherence A"}
+    if "coherence" in report:  # of a matrix; that of filters sums over all pairs
+        names["objective"] = "objective (i ≠ j)"
     for field, value in report.items():
         name = names.get(field, field)
         if value != "":
