@@ -13,11 +13,13 @@ from cuista.cli import common
 from cuista.cli.problems import matrix_in, note_norms
 from cuista.cli.spellings import Command
 
-from cuista.checks import Array
+from cuista.checks import Array, check_layout
+from cuista.data.problem import Problem
 from cuista.model import load
 from cuista.ops import ReferenceOps
 from cuista.quality import FALSE_ALARMS, Quality
 from cuista.solvers.improve import Refined, Refitted
+from cuista.storage import opened_array
 from cuista.storage.streaming import recover_file
 from cuista.summary import counted
 from cuista.tasks.robust import RobustModel
@@ -44,12 +46,20 @@ class Codes:
     def __post_init__(self) -> None:
         common.claim(self.out, self.force)
         if self.report:
+            if self.report.resolve() == self.out.resolve():
+                raise click.UsageError("--report and --out name the same file: give two different names")
             common.claim(self.report, self.force)
 
     @cached_property
     def ops(self) -> ReferenceOps:
         """The engine."""
         return common.engine_on(self.device)
+
+    def check(self, problem: Problem) -> None:
+        """Raise InputError if the measurements do not have the shape that the problem needs, before any long work."""
+        with opened_array(self.measurements, "y", key=self.key) as stored:
+            shape = tuple(map(int, stored.shape))
+            check_layout(shape, problem.M, f"{self.measurements}", columns=self.columns, signals=problem.N)
 
     def write(self, recoverer: Any, level: float | None = None, steps: int | None = None) -> Quality:
         """Recover the codes, write them, show progress, and say how good they are.
@@ -79,7 +89,8 @@ class Codes:
                 "entries."
             )
         if "gap" in quality.more:
-            common.say(f"The largest relative duality gap is {quality.more['gap'].max():.2g}.")
+            of = " of the adaptive Lasso" if steps else ""
+            common.say(f"The largest relative duality gap{of} is {quality.more['gap'].max():.2g}.")
         if level is not None:
             promise = "for signals like those of the training"
             common.say(f"Intervals (lower, upper) contain {100 * level:g} % of the true entries {promise}.")
@@ -112,12 +123,12 @@ def describe(quality: Quality, N: int) -> None:
         compared += " The model computes on measurements as they are: convert them, if they are in other units."
     if quality.too_many:
         common.warn(
-            f"{unusual} of {samples} samples do not look like the signals that the model was trained for, of "
-            f"which {rate} would seem so.{compared} Judge the codes by their residuals, use cuista solve, or train on "
+            f"{unusual} of {samples} samples do not look like the signals that the model was trained for ({rate} of "
+            f"its own signals do not).{compared} Judge the codes by their residuals, use cuista solve, or train on "
             "such signals."
         )
     else:
-        common.say(f"{unusual} of {samples} samples look unusual for the model, as {rate} of its own signals do.")
+        common.say(f"{unusual} of {samples} samples look unusual for the model; {rate} is expected.")
         if compared:
             common.say(f"Note: as a set, the samples differ from the signals that the model was trained for.{compared}")
 

@@ -72,6 +72,7 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
                 f"Note: {problem_file} is a matrix alone, so that λ will be the best for signals with {law}. If yours "
                 "differ, give --noise-level or --lam."
             )
+        codes.check(problem)
         find_lam(solver)
     report(solver, codes.write(Watched(solver)))
 
@@ -110,4 +111,4 @@ def report(solver: Solver, quality: Quality) -> None:
     unfinished = int(np.count_nonzero(~quality.more.get("converged", np.ones(0, bool))))
     if unfinished:
         samples = counted(len(quality.statistics), "sample")
-        common.warn(f"{unfinished} of {samples} ended with {solver.unfinished}")
+        common.warn(f"{unfinished} of {samples} have not converged: they ended with {solver.unfinished}")

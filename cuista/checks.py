@@ -136,8 +136,10 @@ def check_layout(
     raise InputError(message, option="columns" if is_other else ())
 
 
-def check_rows(array: ArrayLike, length: int, name: str) -> Array:
+def check_rows(array: ArrayLike, length: int, name: str, largest: float = LARGEST_MEASUREMENT) -> Array:
     """Check that an array holds samples (samples, length), or one of shape (length,), with finite entries.
+
+    Measurements may not be larger than `largest` in magnitude, nor smaller than its inverse unless they are 0.
 
     Returns
     -------
@@ -147,15 +149,16 @@ def check_rows(array: ArrayLike, length: int, name: str) -> Array:
     Raises
     ------
     InputError
-        If it is anything else, or of extreme magnitude; the message says so if the array looks transposed.
+        If it is anything else, or of a magnitude beyond `largest` or its inverse; the message says so if the array
+        looks transposed.
     """
     array = as_real(array, name)
     check_layout(array.shape, length, name)
     check_finite(array, name)
     array = array.reshape(-1, length)
     peaks = np.abs(array).max(axis=1, initial=0)
-    for row in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
-        raise InputError(f"the largest entry of row {row} of {name} is {extreme(peaks[row], LARGEST_MEASUREMENT)}")
+    for row in np.flatnonzero(is_extreme(peaks, largest)):
+        raise InputError(f"the largest entry of row {row} of {name} is {extreme(peaks[row], largest)}")
     return array
 
 

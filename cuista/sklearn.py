@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,29 +159,3 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        if "model_" in state:
-            state = {**state, "model_": _as_bytes(state["model_"])}
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "model_" in state:
-            state = {**state, "model_": _from_bytes(state["model_"], state["device"])}
-        super().__setstate__(state)
-
-
-def _as_bytes(model: Model) -> bytes:
-    """A model as the bytes of its file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.h5")
-        model.save(path)
-        return path.read_bytes()
-
-
-def _from_bytes(data: bytes, device: str) -> Model:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.h5")
-        path.write_bytes(data)
-        return Model.load(path, ops=ops.engine(device))

@@ -387,9 +387,9 @@ def test_solve_says_what_it_does_with_lambda_and_how_well_it_converged(run, prob
         assert "Warning" not in run.errors
     np.testing.assert_allclose(np.load("fista.npy"), np.load("lasso.npy"), atol=0.02)
     run("solve", problem, "y.npy", "--iterations", 3, "--lam", "5%", "--force")
-    assert "Warning: 5 of 5 samples ended with a relative duality gap above 1e-07." in run.errors
+    assert "5 of 5 samples have not converged: they ended with a relative duality gap above 1e-07." in run.errors
     run("solve", problem, "y.npy", "--method", "omp", "--iterations", 1, "--force")
-    assert "ended with a residual above" in run.errors
+    assert "they ended with a residual above" in run.errors
     run("solve", problem, "y.npy", "--method", "lasso", "--noise-level", 0.01, "--lam", 0.1, "-o", "no.npy", fails=2)
     assert "leave one out" in run.errors
     for wrong in ("0%", "five", "-1"):

@@ -91,7 +91,9 @@ class Problem(Described, storage.Portable):
         else:
             norms = np.asarray(self.norms, np.float64)
             if norms.shape not in ((), A.shape[1:]) or not np.all(norms > 0) or is_extreme(norms).any():
-                raise InputError(f"norms has shape {norms.shape}; expected 1, or a positive number for each column")
+                raise InputError(
+                    f"norms are {norms}; expected 1, or a number from {1 / LARGEST:g} to {LARGEST:g} for each column"
+                )
         object.__setattr__(self, "A", A)
         object.__setattr__(self, "norms", norms if norms.ndim and np.any(norms != 1) else 1.0)
         probability = np.asarray(self.pnz, dtype=np.float64)
@@ -368,6 +370,11 @@ class Problem(Described, storage.Portable):
         signals = SignalSet.of(signals)
         signals.check_for(self.M, self.N)
         law = signals.law(np.asarray(self.norms))
+        if self.positive and law.negative:
+            raise InputError(
+                f"{signals.name} has negative entries, which the problem excludes: make one that is not positive",
+                option="positive",
+            )
         if law.dense > 0.5:
             warn(
                 f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "

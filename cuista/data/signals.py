@@ -39,6 +39,8 @@ class Law(NamedTuple):
         The share of non-zeros among all entries.
     magnitude
         The mean and the standard deviation of the non-zeros.
+    negative
+        Whether an entry is negative.
     dense
         The share of signals with more non-zeros than zeros. Of their entries only the largest count as non-zeros, those
         that hold 99 % of the energy.
@@ -46,6 +48,7 @@ class Law(NamedTuple):
 
     pnz: float
     magnitude: Normal
+    negative: bool
     dense: float
 
 
@@ -195,6 +198,7 @@ class SignalSet:
     def _law(self, norms: float | Array) -> Law:
         count, total, squares = 0, 0.0, 0.0
         signals = dense = 0
+        negative = False
         for x, _ in self.parts():
             x = x * norms
             present = x != 0
@@ -204,6 +208,7 @@ class SignalSet:
             left = np.cumsum(ordered, axis=1) <= (1 - MOST_ENERGY) * ordered.sum(axis=1, keepdims=True)
             least = np.take_along_axis(ordered, left.sum(axis=1, keepdims=True), axis=1)
             present[is_dense] &= np.square(x[is_dense]) >= least
+            negative = negative or bool((x < 0).any())
             found = x[present]
             count, total, squares = count + found.size, total + found.sum(), squares + np.square(found).sum()
             signals, dense = signals + len(x), dense + int(is_dense.sum())
@@ -211,7 +216,7 @@ class SignalSet:
             raise InputError(f"the signals of {self.name} that are for training are all zero: give more signals")
         mean = total / count
         law = Normal(float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0))))
-        return Law(count / (signals * self.N), law, dense / signals)
+        return Law(count / (signals * self.N), law, negative, dense / signals)
 
     def _hashed(self) -> tuple[Array, str, bool]:
         """64 bits of the hash of each code, the hash of all codes and measurements, and whether all codes are zero.

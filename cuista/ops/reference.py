@@ -193,7 +193,7 @@ class ReferenceOps:
 
         A slice has `batch` rows, or as many as suit the engine.
         """
-        batch = batch or shape[0]
+        batch = batch or max(shape[0], 1)
         return [work(slice(first, min(first + batch, shape[0]))) for first in range(0, shape[0], batch)]
 
     def apply(self, work: Callable[[Array], Array], rows: Array, length: int, dtype: DTypeLike) -> Array:

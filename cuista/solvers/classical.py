@@ -232,7 +232,7 @@ class Solver(ABC):
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
-        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x")
+        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf)
         return Quality(statistics(self.problem, y, x, self.ops))
 
     def candidates(self, y: Array) -> list[float]:
@@ -353,7 +353,7 @@ class LassoSolver(Solver):
 
         The errors are those of `solve`.
         """
-        codes, xp = check_rows(x, self.problem.N, "x").astype(np.float64) * self.given_norms, self.ops.xp
+        codes, xp = check_rows(x, self.problem.N, "x", np.inf).astype(np.float64) * self.given_norms, self.ops.xp
 
         def end(part: slice, scaled: Array, factors: Array) -> tuple[Array, Array, Array]:
             start = (self.ops.asarray(codes[part], np.float64) / factors).astype(self.dtype)
@@ -627,8 +627,9 @@ class Omp(Solver):
         yield self.end(y, factors)[0]
 
     def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
-        noise = 10 ** (-self.problem.snr_db / 20)
-        enough = np.full(len(y), max(noise / math.hypot(1, noise), RESIDUAL))
+        noise = 10 ** (-self.problem.snr_db / 20)  # relative to the standard deviation of A x, as the SNR is
+        spread = math.sqrt(self.problem.M) * y.astype(np.float64).std(axis=1)
+        enough = np.maximum(spread * noise / math.hypot(1, noise), RESIDUAL)
         if self.noise_level is not None:
             enough = self.noise_level * math.sqrt(self.problem.M) / factors[:, 0].astype(np.float64)
         x, converged = np.zeros((len(y), self.problem.N)), np.empty(len(y), dtype=bool)

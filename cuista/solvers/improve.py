@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from cuista.checks import Array, check_rows
 from cuista.data.problem import Problem, column_norms
 from cuista.ops import CpuOps
-from cuista.quality import Quality, statistics
+from cuista.quality import ROWS, Quality, statistics
 from cuista.solvers.classical import Fista
 
 
@@ -41,7 +41,7 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     from scipy.linalg import lstsq
     from scipy.optimize import nnls
 
-    y, x = check_rows(y, problem.M, "y"), check_rows(x, problem.N, "x")
+    y, x = check_rows(y, problem.M, "y"), check_rows(x, problem.N, "x", np.inf)
     norms = column_norms(problem.A)
     given = norms * problem.norms  # the norms of the user's columns
     A, found, done = problem.A / norms, x.copy(), np.ones(len(x), bool)
@@ -64,6 +64,7 @@ class Improved(ABC):
 
     def __init__(self, recoverer: Any) -> None:
         self.recoverer, self.problem = recoverer, recoverer.problem
+        self.rows = getattr(recoverer, "rows", ROWS)
         self._own: Array = np.zeros((0, self.problem.N))
         self._more: dict[str, Array] = {}
 
@@ -82,7 +83,8 @@ class Improved(ABC):
         own: Quality = self.recoverer.quality(y, self._own)
         judged = own.statistics if own.judged is None else own.judged
         found = statistics(self.problem, y, x, CpuOps())
-        return replace(own, statistics=found, judged=judged, more={**own.more, **self._more})
+        more = {name: values for name, values in own.more.items() if name != "gap"}  # that of the codes before
+        return replace(own, statistics=found, judged=judged, more={**more, **self._more})
 
 
 class Refitted(Improved):

@@ -32,6 +32,8 @@ from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 # With fewer signals held out than this, the validation is not precise.
 FEW = 100
+# With fewer answers than this, it is not known which are usual.
+FEWEST = 500
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 # Below this SNR in dB, the noise is the reason if little is recovered.
 LOW_SNR = 6.0
@@ -187,7 +189,7 @@ class Model(Trained):
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
-        y, x, usual = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x"), self.usual()
+        y, x, usual = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf), self.usual()
         return Quality(statistics(self.problem, y, x, self.network.ops, not self.network.unit), usual)
 
     def intervals(self, y: ArrayLike, x: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
@@ -195,7 +197,7 @@ class Model(Trained):
 
         Returns the lower and the upper bounds (samples, N). See `cuista.quality.intervals`.
         """
-        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x")
+        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf)
         return intervals(self.problem, self.weight.W, self.usual(), y, x, level, self.network.ops)
 
     def store(self, record: Record) -> None:
@@ -282,13 +284,20 @@ class SparseCoding(Task[Model]):
         if self.signals is None:
             model.usual()
         else:
+            model.training["trained_on"] = self.signals.about
             numbers, key = self.signals.validation[:SIGNALS], Key(model.problem.seed, JUDGING)
             if not model.network.matrices:  # a few numbers fit signals for training no better than others
                 numbers = np.append(numbers, self.signals.draw(key, SIGNALS - len(numbers)))
+            if len(numbers) < FEWEST:
+                warn(
+                    f"{len(numbers)} signals are held out, too few to tell what is usual: answers are judged by signals "
+                    "of the estimated law"
+                )
+                model.usual()
+                return
             codes, measured = self.signals.read(numbers)
             x = codes.astype(model.network.dtype)
             model.judge_by(x, model.problem.measure(x, key) if measured is None else measured.astype(x.dtype))
-            model.training["trained_on"] = self.signals.about
 
     def prepare(self, model: Model, recipe: Any) -> None:
         if recipe.by_gradients and not model.training:
