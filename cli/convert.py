@@ -245,8 +245,6 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
         return filters_of(record, target, convention)
     if record.kind == "cuista-problem":
         arrays = original.write_problem(Problem.from_record(record, source))
-        if "column_norms" in arrays:
-            common.say("Note: A has columns of unit norm; A · diag(column_norms) is the matrix as it was given.")
         return {"A": arrays["A"]} if bare else arrays
     if record.kind == "cuista-perturbed":
         return original.write_perturbed(PerturbedSet.load(source))
@@ -258,7 +256,10 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
     if "deblocking" in record.arrays:
         common.say("Note: the map against seams between blocks is not exported.")
     if "column_norms" in record.arrays:
-        common.say("Note: the network's codes are for columns of unit norm; divide them by column_norms.")
+        common.say(
+            "Note: the network computes with columns of unit norm, A / column_norms, and its codes have to be divided "
+            "by column_norms, too."
+        )
     unit = float(record.attributes.get("unit", 0))
     if unit:
         common.say(

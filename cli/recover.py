@@ -15,11 +15,12 @@ from cuista.cli.spellings import Command
 
 from cuista.checks import Array, check_layout
 from cuista.data.problem import Problem
+from cuista.errors import FileError
 from cuista.model import load
 from cuista.ops import ReferenceOps
 from cuista.quality import FALSE_ALARMS, Quality
 from cuista.solvers.improve import Refined, Refitted
-from cuista.storage import opened_array
+from cuista.storage import is_cuista, kind_of, opened_array
 from cuista.storage.streaming import recover_file
 from cuista.summary import counted
 from cuista.tasks.robust import RobustModel
@@ -92,7 +93,7 @@ class Codes:
             of = " of the adaptive Lasso" if steps else ""
             common.say(f"The largest relative duality gap{of} is {quality.more['gap'].max():.2g}.")
         if level is not None:
-            promise = "for signals like those of the training"
+            promise = "for signals like those of the training" + (", which these are not" if quality.too_many else "")
             common.say(f"Intervals (lower, upper) contain {100 * level:g} % of the true entries {promise}.")
         if self.report:
             about = {"measurements": str(self.measurements), "codes": str(self.out)}
@@ -186,6 +187,8 @@ def command(model_file: Path, matrix: Path | None, refine: int | None, interval:
         raise click.UsageError(
             f"--interval is about the network's own answer, which {changed} changes: give one of them"
         )
+    if not is_cuista(model_file) or kind_of(model_file) == "cuista-problem":
+        raise FileError(f"{model_file} holds no network: train one with cuista train, or use cuista solve")
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
     common.warn_untrained(model, model_file)
     if matrix is not None or isinstance(model, RobustModel):

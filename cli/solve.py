@@ -108,6 +108,10 @@ class Watched:
 
 def report(solver: Solver, quality: Quality) -> None:
     """Say how well the solutions have converged, and warn if some have not."""
+    zero = int(np.count_nonzero((quality.support_size == 0) & (quality.relative_residual > 0)))
+    if zero:
+        cause = "λ" if solver.noise_level is None else "the noise level"
+        common.warn(f"all codes of {counted(zero, 'sample')} are zero: {cause} is too large for anything else")
     unfinished = int(np.count_nonzero(~quality.more.get("converged", np.ones(0, bool))))
     if unfinished:
         samples = counted(len(quality.statistics), "sample")

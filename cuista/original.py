@@ -39,8 +39,8 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     """Make a problem from the arrays of a `prob.npz`.
 
     The arrays are A (or D, or a single array of any name), pnz (by default 0.1), SNR (by default no noise), and what
-    only `write_problem` adds: `positive`. A matrix with pnz or SNR is kept as it is, because the original computes so;
-    a matrix alone may have columns of any norm.
+    only `write_problem` adds: `positive` and `column_norms`. A matrix with pnz or SNR is kept as it is, because the
+    original computes so; a matrix alone, or with `column_norms`, may have columns of any norms.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
         raise FileError(f"{source} holds {', '.join(arrays) or 'nothing'}; expected a matrix A (or D)")
     pnz = as_real(arrays["pnz"], "pnz").ravel() if "pnz" in arrays else np.array([0.1])
     snr = float(as_real(arrays["SNR"], "SNR").ravel()[0]) if "SNR" in arrays else np.inf
-    norms = 1.0 if {"pnz", "SNR"} & set(arrays) else None
+    norms = 1.0 if {"pnz", "SNR"} & set(arrays) and "column_norms" not in arrays else None
     probability = float(pnz[0]) if pnz.size == 1 else pnz
     return Problem(matrices[0], probability, snr, norms=norms, positive="positive" in arrays)
 
@@ -60,15 +60,15 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
     """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples).
 
-    If the columns of the user's matrix had other norms than 1, these are `column_norms`, and x is for A. A problem
-    without negative entries also has `positive`, which the original ignores. The matrix is stored under the name `D`
-    too, which the original's `CalculateW.m` reads.
+    The matrix is as the user gave it; if its columns are scaled for networks, their norms are `column_norms`. A problem
+    without negative entries has `positive`. The original ignores both. The matrix is stored under the name `D` too,
+    which the original's `CalculateW.m` reads.
     """
-    x, y = problem.standard.sample(samples, stream=VALIDATION)
+    x, y = problem.sample(samples, stream=VALIDATION)
     numbers = {"M": problem.M, "N": problem.N, "L": samples, "con_num": problem.condition_number}
     return {
-        "A": problem.A,
-        "D": problem.A,
+        "A": problem.given,
+        "D": problem.given,
         **({"column_norms": np.asarray(problem.norms)} if problem.rescaled else {}),
         **{name: np.asarray(value) for name, value in numbers.items()},
         "pnz": np.asarray(problem.pnz),

@@ -12,7 +12,7 @@ from cuista.checks import Array, library
 from cuista.data.problem import Problem
 from cuista.data.signals import SignalSet
 from cuista.messages import warn
-from cuista.tasks.sparse_coding import Model, analytic_weight
+from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training import train
 
 library("sklearn", "sklearn", "cuista.sklearn needs scikit-learn")
@@ -33,6 +33,8 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         The probability that an entry of a code is non-zero, for training without codes.
     snr_db
         The signal-to-noise ratio of the measurements in dB; `inf` means no noise. Given pairs have their own.
+    positive_code
+        Whether no entry of a code is negative.
     net, layers
         The network's name and its number of layers: see `cuista.Model.new`.
     recipe
@@ -62,13 +64,14 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         *,
         pnz: float = 0.1,
         snr_db: float = float("inf"),
+        positive_code: bool = False,
         net: str = "alista",
         layers: int = 16,
         recipe: Any = None,
         device: str = "auto",
         random_state: Any = None,
     ) -> None:
-        self.dictionary, self.pnz, self.snr_db = dictionary, pnz, snr_db
+        self.dictionary, self.pnz, self.snr_db, self.positive_code = dictionary, pnz, snr_db, positive_code
         self.net, self.layers, self.recipe = net, layers, recipe
         self.device, self.random_state = device, random_state
 
@@ -105,6 +108,10 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
                 "are atoms: if it is the measurement matrix A, give its transpose",
                 stacklevel=2,
             )
+        if self.recipe is not None and not isinstance(self.recipe, SparseCoding.kinds):
+            raise ValueError(
+                f"recipe is {self.recipe!r}; expected one such as cuista.FastRecipe(max_steps=100), or None"
+            )
         if X is not None and codes is None:
             columns = tuple(X.shape if hasattr(X, "shape") else np.asarray(X).shape)[1:]
             if columns == (components,) != (features,):
@@ -127,7 +134,8 @@ class SparseRecovery(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        problem = Problem(atoms.T, pnz=self.pnz, snr_db=self.snr_db, seed=int(seed))
+        law: dict[str, Any] = {"pnz": self.pnz, "snr_db": self.snr_db, "positive": self.positive_code}
+        problem = Problem(atoms.T, seed=int(seed), **law)
         signals = None
         if codes is not None:
             codes = check_array(codes, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="codes")

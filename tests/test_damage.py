@@ -269,7 +269,7 @@ def test_damaged_files_are_refused_or_read_as_they_were(kinds, tmp_path, request
     assert not bad, "\n".join(bad)
 
 
-@pytest.mark.parametrize("name", ["cuista-weight", "cuista-images"])
+@pytest.mark.parametrize("name", ["cuista-weight", pytest.param("cuista-images", marks=pytest.mark.slow)])
 def test_a_process_that_has_met_damage_ends_as_others_do(kinds, tmp_path, name):
     """The HDF5 library must not find at its end that memory of its own was kept."""
     path, _, _ = kinds[name]

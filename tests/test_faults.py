@@ -387,7 +387,10 @@ def test_a_process_that_dies_leaves_the_old_file_or_the_new_one(folder, call, mo
     assert set(listing(folder)) == {"y.npy", "f.h5"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGHUP, signal.SIGUSR1))],
+)
 def test_a_recovery_that_is_terminated_cleans_up(run, start, number):
     run("gen-problem", "--m", 50, "--n", 100)
     run("train", "problem.h5", "-T", 2, "--max-steps", 5)

@@ -260,5 +260,5 @@ def test_a_matrix_is_kept_as_it_is_if_that_is_asked_for():
 
 
 def test_columns_of_extreme_norms_are_refused():
-    with pytest.raises(InputError, match="column 7 of the measurement matrix is 1e-20"):
+    with pytest.raises(InputError, match="column 7 of the measurement matrix has the norm 1e-20"):
         Problem(A * np.where(np.arange(100) == 7, 1e-20, 1))

@@ -742,6 +742,7 @@ def test_an_exact_weight_survives_perturbation_and_a_fixed_one_does_not(
         assert np.isfinite(result.seconds_per_matrix) == (name not in ("plain", "fista 4", "fista, to its end"))
 
 
+@pytest.mark.slow
 def test_fista_runs_on_over_plateaus_to_its_end(monkeypatch):
     monkeypatch.setattr("cuista.evaluation.robustness.RELATIVE_LAMBDAS", np.geomspace(1e-6, 1e-4, 3))
     A = cuista.normalize_columns(cuista.random_matrix(50, 100, seed=3))

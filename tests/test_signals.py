@@ -336,6 +336,7 @@ def test_a_run_resumes_to_the_same_bits_and_not_on_other_signals(small_problem, 
     }
 
 
+@pytest.mark.filterwarnings("ignore:300 signals are held out, too few")
 @pytest.mark.parametrize("net", ["hyperlista", "lamp"])
 def test_other_networks_and_recipes_train_on_signals_too(small_problem, codes, net):
     problem = small_problem.fitted(codes)

@@ -115,6 +115,11 @@ def test_without_codes_the_network_is_trained_by_its_law(dictionary):
     assert "trained_on" not in alone.model_.training
 
 
+def test_codes_without_negative_entries_are_recovered_as_such(dictionary):
+    recovery = SparseRecovery(dictionary, positive_code=True, layers=4, recipe=QUICK, random_state=1).fit()
+    assert recovery.transform(np.abs(np.random.default_rng(1).standard_normal((9, dictionary.shape[1])))).min() >= 0
+
+
 def test_a_square_dictionary_is_told_what_its_data_are_taken_for(dictionary):
     square = dictionary[:20]
     x = signals(1500, 0)[:, :20]

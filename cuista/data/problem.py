@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from cuista import storage
-from cuista.checks import LARGEST, Array, check_matrix, extreme, is_extreme
+from cuista.checks import LARGEST, Array, check_matrix, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.data.signals import SignalSet
 from cuista.data.twins import Twins, twins
@@ -542,7 +542,10 @@ def column_norms(A: Array) -> Array:
     peaks = np.abs(A).max(axis=0)  # divided out, so that no square overflows or vanishes
     norms = peaks * np.linalg.norm(A / peaks, axis=0)
     for column in np.flatnonzero(is_extreme(norms)):
-        raise InputError(f"the norm of column {column} of the measurement matrix is {extreme(norms[column])}")
+        raise InputError(
+            f"column {column} of the measurement matrix has the norm {norms[column]:.3g}; expected {1 / LARGEST:g} to "
+            f"{LARGEST:g}. Change its unit"
+        )
     return np.where(np.abs(norms - 1) < 1e-12, 1, norms)
 
 

@@ -76,7 +76,7 @@ class Solver(ABC):
     Parameters
     ----------
     problem
-        The problem. Its matrix defines the method, and λ is tuned on its signals.
+        The problem, or a matrix alone. Its matrix defines the method, and λ is tuned on its signals.
     iterations
         The number of iterations; for OMP, the largest number of entries that it chooses; for the Lasso, the largest
         number of changes of the support. If None, the method goes on until it has converged.
@@ -143,6 +143,7 @@ class Solver(ABC):
         self.lam = share(lam) if isinstance(lam, str) else lam
         if self.lam is not None and not 0 < self.lam < np.inf:
             raise InputError(f"λ is {lam}; expected a finite number more than 0", option="lam")
+        problem = problem if isinstance(problem, Problem) else Problem(problem)
         self.problem, self.iterations, self.noise_level = problem, iterations, noise_level
         self.positive = problem.positive if positive is None else positive
         self.ops = ops or CpuOps()
@@ -153,6 +154,9 @@ class Solver(ABC):
         self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * np.asarray(problem.norms))
         self.operator = Dense(problem.A / norms, ops=self.ops, dtype=self.dtype)
         self.solution: Solution | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} for {self.problem.M}×{self.problem.N}>"
 
     def iterates(self, y: Array) -> Iterator[Array]:
         """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine.

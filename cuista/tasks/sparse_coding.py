@@ -290,8 +290,8 @@ class SparseCoding(Task[Model]):
                 numbers = np.append(numbers, self.signals.draw(key, SIGNALS - len(numbers)))
             if len(numbers) < FEWEST:
                 warn(
-                    f"{len(numbers)} signals are held out, too few to tell what is usual: answers are judged by signals "
-                    "of the estimated law"
+                    f"{len(numbers)} signals are held out, too few to tell what is usual: answers are judged by those "
+                    "to signals of the estimated law"
                 )
                 model.usual()
                 return
