@@ -85,11 +85,10 @@ def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, device:
             )
         return choose_ridge(problem, ops=ops, say=common.say)
     A = storage.load_array(source, "A", "D", key=key) if problem is None else problem.A
+    weight = solve_exact(A, ridge=ridge) if method == "exact" else iterated(solve_pgd, A)
     if problem is None and not Problem(A, norms=1.0).normalized:
         common.say(f"Note: W is for the columns of {source} as they are; networks use columns of unit norm.")
-    if method == "exact":
-        return solve_exact(A, ridge=ridge)
-    return iterated(solve_pgd, A)
+    return weight
 
 
 def solve_filters(source: Path, method: str, ridge: Any, convention: Any, key: str | None) -> ConvWeight:

@@ -258,6 +258,7 @@ def test_a_problem_file_and_options_that_differ_from_it_are_refused(run, problem
     run("train", "vector.h5", "--pnz", "pnz.npy", "-T", 1, *FAST)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_threads(run, start, problem, monkeypatch):
     words = ("train", problem, "-T", 3, "--batch", 32, "--validation-batch", 200, "--max-steps", 400)
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")

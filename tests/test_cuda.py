@@ -198,6 +198,7 @@ def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small
     assert cuista.Model.load(out).training == resumed.training
 
 
+@pytest.mark.slow
 def test_going_over_from_dense_steps_to_fused_ones_survives_an_interruption(
     cuda, small_problem, small_weight, tmp_path, monkeypatch
 ):

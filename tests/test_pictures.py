@@ -863,6 +863,7 @@ def test_a_denoiser_is_tested_with_pictures_and_recovers_no_codes(prepared):
         assert "damaged" in run.errors
 
 
+@pytest.mark.slow
 def test_training_can_be_interrupted_and_resumed(prepared, interrupt):
     run = prepared
     words = ("train", "images.h5", "--net", "conv-lista-cp", "--dict", "dictionary.h5", *TRAIN)

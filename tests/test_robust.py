@@ -793,6 +793,7 @@ def files(run, decoder, trained_encoder, quick_recipe, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_from_an_encoder_to_a_figure(files, monkeypatch):
     monkeypatch.setattr("cuista.evaluation.robustness.MOST_ITERATIONS", 500)
     run = files
@@ -867,6 +868,7 @@ def test_an_interrupted_curriculum_is_continued_by_the_same_command(files, start
     assert "max_steps (then 4000, now 5)" in files.errors
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_while_its_decoder_trains_goes_on_there(files, interrupt, tmp_path):
     words = ("train", "problem.h5", "--task", "robust", "--net", "tilista", "-T", 4, *QUICK, "-o", "r.h5")
     interrupt(*words, when=lambda at, name: name == "decoder: " and at.stage_number == 2)

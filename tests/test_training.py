@@ -79,6 +79,7 @@ def test_the_paper_recipe_moves_only_what_a_stage_trains(small_model):
     assert (ends[5] != ends[4]).tolist() == [True, True, False, False]  # layer 2 and the layer before it
 
 
+@pytest.mark.slow
 def test_a_paper_stage_ends_when_its_best_validation_is_old(small_model):
     recipe = PaperRecipe(batch=16, validation_batch=50, better_wait=40, max_steps=350)
     last_step = {}
@@ -129,7 +130,7 @@ def test_a_seed_gives_the_same_bits_and_another_does_not(small_model, quick_reci
     assert not same(models[0], models[2])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("recipe", ["fast", "paper"])
 def test_an_interrupted_run_resumes_to_the_same_bits(small_model, tmp_path, recipe, number, quick_recipe):
     recipe = quick_recipe if recipe == "fast" else QUICK_PAPER
