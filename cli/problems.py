@@ -39,8 +39,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "v1": {"type": float, "metavar": "V", "help": "Their other value. [1]"},
     "positive": {"is_flag": True, "default": None, "help": "No negative entries: absolute values."},
 }
-_LAW = ("magnitude", "mean", "std", "q", "v0", "v1")
-PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", *_LAW, "positive")
+MAGNITUDE = ("magnitude", "mean", "std", "q", "v0", "v1")
+PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", *MAGNITUDE, "positive")
 problem_options = common.options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
 # The same for commands whose help they would crowd; the help of gen-problem shows them.
 hidden_problem_options = common.options(
@@ -208,7 +208,7 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
     problem = load_problem(path)
     if asked["pnz"] is not None:
         asked["pnz"] = probability(asked["pnz"])
-    law = magnitude_law(asked) if any(asked[name] is not None for name in _LAW) else None
+    law = magnitude_law(asked) if any(asked[name] is not None for name in MAGNITUDE) else None
     found = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db, "normalize": problem.normalized}
     found["positive"] = problem.positive
     pairs = [(name, asked[name], value) for name, value in found.items()]

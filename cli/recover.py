@@ -187,7 +187,7 @@ def command(model_file: Path, matrix: Path | None, refine: int | None, interval:
         raise click.UsageError(
             f"--interval is about the network's own answer, which {changed} changes: give one of them"
         )
-    if not is_cuista(model_file) or kind_of(model_file) == "cuista-problem":
+    if model_file.exists() and (not is_cuista(model_file) or kind_of(model_file) == "cuista-problem"):
         raise FileError(f"{model_file} holds no network: train one with cuista train, or use cuista solve")
     model: Any = load(model_file, Model, RobustModel, ops=codes.ops)
     common.warn_untrained(model, model_file)

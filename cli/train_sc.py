@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import Asked, note_law, problem_argument
+from cuista.cli.problems import MAGNITUDE, Asked, note_law, problem_argument
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import NOT_IN_TRAINING, Command
@@ -22,7 +22,7 @@ from cuista.training.task import Task
 from cuista.weights import Weight
 
 # The options of a problem that define the law of its signals.
-LAW = ("pnz", "magnitude", "mean", "std", "q", "v0", "v1")
+LAW = ("pnz", *MAGNITUDE)
 
 
 @dataclass

@@ -76,7 +76,7 @@ class Reference:
     statistics
         Their `statistics` (signals, 5), each column sorted.
     threshold
-        The rank below which a sample is called unusual (see `ranks`); of these signals, that is a share of 0.01.
+        The rank below which a sample is called unusual (see `_ranks`); of these signals, that is a share of 0.01.
     errors
         Quantiles (2, 1001) of |x̂_i + (Wᵀ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M, for the entries that
         are zero in x̂ and for the others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -110,6 +111,17 @@ def test_other_units_are_unusual_only_for_a_network_that_depends_on_them(model):
     assert not judged(model, 1000 * y).too_many
     fixed = cuista.Model.new(model.problem, model.weight, layers=8, unit=0, parameters=model.network.parameters)
     assert judged(fixed, 1000 * y).too_many
+
+
+def test_a_decoder_that_is_trained_further_is_judged_by_its_new_answers(model):
+    further = copy.deepcopy(model)
+    recipe = cuista.RobustRecipe(max_steps=3, psteps=2, batch=8, matrices=2, validation_batch=20, validation_matrices=2)
+    cuista.train(further, recipe, task=cuista.Robust())
+    again = cuista.Model.new(
+        model.problem, model.weight, layers=8, unit=further.network.unit, parameters=further.network.parameters
+    )
+    again.network.reschedule(further.network.percent, further.network.max_percent)
+    np.testing.assert_array_equal(further.reference.statistics, again.usual().statistics)
 
 
 def test_what_is_usual_is_kept_in_the_file_of_a_model(model, tmp_path):
@@ -339,6 +351,18 @@ def test_extreme_units_are_recovered_and_judged(run, model, scale):
     for command in ("recover", "solve"):
         found = json.loads(run(command, "model.h5", "y.npy", "--json", "--debias", "--force"))
         assert found["relative_residual"]["median"] < 1e-2
+
+
+def test_a_file_without_a_network_is_told_from_one_that_is_missing(run, model):
+    np.save("y.npy", np.ones((2, 30)))
+    model.problem.save("problem.h5")
+    for file, message in (
+        ("missing.h5", "missing.h5 does not exist"),
+        ("problem.h5", "holds no network"),
+        ("y.npy", "cuista solve"),
+    ):
+        run("recover", file, "y.npy", fails=1)
+        assert message in run.errors
 
 
 def test_options_of_quality_that_make_no_sense_are_refused(run, model):

@@ -297,14 +297,9 @@ class Pictures:
 
     def _with_right_profile(self, stored: Stored) -> Stored:
         """The picture without its colour profile if that is for another kind of colour than it was converted to."""
-        space = stored.form.profile[16:20]
-        if (
-            not space
-            or space == (b"RGB " if len(stored.numbers) >= 3 else b"GRAY")
-            or len(stored.numbers) not in (1, 3)
-        ):
-            return stored
-        if len(stored.numbers) == 1 and space == b"RGB ":
+        space, channels = stored.form.profile[16:20], len(stored.numbers)
+        # A profile for colours also gives greys their meaning.
+        if space in (b"", b"RGB ") or channels not in (1, 3) or (space == b"GRAY" and channels == 1):
             return stored
         kind = space.decode("ascii", "replace").strip()
         self._note(f"the colour profile of {self.path} is for {kind}, which its pixels are not any more, and left out")

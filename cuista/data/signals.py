@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cuista import storage
-from cuista.checks import Array, extreme, is_extreme
+from cuista.checks import Array, check_real, extreme, is_extreme
 from cuista.counter import PLACES, Key
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps, Normal
@@ -255,8 +255,7 @@ class _Rows:
         else:
             self._array = source.toarray() if hasattr(source, "toarray") else np.asarray(source)
             shape, self.name = self._array.shape, name
-            if self._array.dtype.kind not in "fiub":
-                raise InputError(f"{name} has dtype {self._array.dtype}; expected real numbers")
+            check_real(self._array.dtype, name)
         if len(shape) != 2 or 0 in shape:
             axes = "(length, samples)" if columns else "(samples, length)"
             raise InputError(f"{self.name} has shape {shape}; expected {axes}, with at least one sample")

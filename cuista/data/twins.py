@@ -69,7 +69,7 @@ def _suspects(projections: Array, reach: float) -> Array:
         if not near.any():
             break
         (left,) = np.nonzero(near)
-        if offset == NEIGHBOURS:  # columns are crowded: those with more neighbours are compared without further ado
+        if offset == NEIGHBOURS:  # columns are crowded: those with more neighbours are all compared
             suspect[left] = suspect[left + offset] = True
             break
         left = left[(np.abs(ordered[:, left + offset] - ordered[:, left]) <= reach).all(axis=0)]

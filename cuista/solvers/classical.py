@@ -297,10 +297,8 @@ class Solver(ABC):
     @property
     def tuned_for(self) -> dict[str, Any]:
         """Everything that a tuned λ depends on."""
-        problem, exact = (
-            self.problem,
-            isinstance(self, LassoSolver) and (self.iterations is None or not self.has_iterates),
-        )
+        problem = self.problem
+        exact = isinstance(self, LassoSolver) and (self.iterations is None or not self.has_iterates)
         return {
             "matrix": problem.sha256,
             "pnz": problem.pnz if isinstance(problem.pnz, float) else sha256(problem.pnz),

@@ -356,6 +356,10 @@ class Robust(Task[Any]):
     def source(self, model: Any, recipe: Any) -> Source:
         return (PairSource if isinstance(model, RobustModel) else AugmentedSource)(model.problem, recipe)
 
+    def finish(self, model: Any) -> None:
+        if isinstance(model, Model):
+            model.judge_afresh()
+
     def identity(self, model: Any, recipe: Any) -> dict[str, Any]:
         if isinstance(model, RobustModel):
             return {}

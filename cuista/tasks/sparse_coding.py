@@ -177,15 +177,18 @@ class Model(Trained):
 
     def usual(self) -> Reference:
         """The network's answers to usual signals, which are measured on signals of the problem if they are not yet."""
-        if self.reference is None:
-            self.judge_by(*self.problem.sample(SIGNALS, stream=JUDGING))
-        assert self.reference is not None
-        return self.reference
+        return self.reference or self.judge_afresh()
 
-    def judge_by(self, x: Array, y: Array) -> None:
+    def judge_afresh(self) -> Reference:
+        """Measure the answers to signals of the problem, as for a network that has just been trained."""
+        return self.judge_by(*self.problem.sample(SIGNALS, stream=JUDGING))
+
+    def judge_by(self, x: Array, y: Array) -> Reference:
         """Compare answers from now on with those to signals x (signals, N) with measurements y (signals, M)."""
         network, fixed = self.network, not self.network.unit
-        self.reference = Reference.measured(self.problem, self.weight.W, x, y, self.recover(y), network.ops, fixed)
+        found = Reference.measured(self.problem, self.weight.W, x, y, self.recover(y), network.ops, fixed)
+        self.reference = found
+        return found
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
@@ -280,9 +283,8 @@ class SparseCoding(Task[Model]):
         return {} if self.signals is None else {"signals": self.signals.sha256}
 
     def finish(self, model: Model) -> None:
-        model.reference = None
         if self.signals is None:
-            model.usual()
+            model.judge_afresh()
         else:
             model.training["trained_on"] = self.signals.about
             numbers, key = self.signals.validation[:SIGNALS], Key(model.problem.seed, JUDGING)
@@ -293,7 +295,7 @@ class SparseCoding(Task[Model]):
                     f"{len(numbers)} signals are held out, too few to tell what is usual: answers are judged by those "
                     "to signals of the estimated law"
                 )
-                model.usual()
+                model.judge_afresh()
                 return
             codes, measured = self.signals.read(numbers)
             x = codes.astype(model.network.dtype)
