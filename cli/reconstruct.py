@@ -9,7 +9,7 @@ import numpy as np
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.checks import check_layout, check_rows
+from cuista.checks import check_layout, check_rows, in_columns
 from cuista.data.form import Form
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
@@ -95,6 +95,7 @@ def _from_elsewhere(
 ) -> Measurements:
     """The measurements in a bare array, in units in which white is 1."""
     y = load_array(path, "y", key=key)
+    columns = in_columns(y.shape, sensing.M, columns)
     check_layout(y.shape, sensing.M, f"the array in {path}", columns=columns)
     y = check_rows(y.T if columns else y, sensing.M, f"the array in {path}")
     if shape is None:

@@ -13,7 +13,7 @@ from cuista.cli import common
 from cuista.cli.problems import matrix_in, note_norms
 from cuista.cli.spellings import Command
 
-from cuista.checks import Array, check_layout
+from cuista.checks import Array, check_layout, in_columns
 from cuista.data.problem import Problem
 from cuista.errors import FileError
 from cuista.model import load
@@ -60,7 +60,8 @@ class Codes:
         """Raise InputError if the measurements do not have the shape that the problem needs, before any long work."""
         with opened_array(self.measurements, "y", key=self.key) as stored:
             shape = tuple(map(int, stored.shape))
-            check_layout(shape, problem.M, f"{self.measurements}", columns=self.columns, signals=problem.N)
+            columns = in_columns(shape, problem.M, self.columns)
+            check_layout(shape, problem.M, f"{self.measurements}", columns=columns, signals=problem.N)
 
     def write(self, recoverer: Any, level: float | None = None, steps: int | None = None) -> Quality:
         """Recover the codes, write them, show progress, and say how good they are.

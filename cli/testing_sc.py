@@ -10,7 +10,7 @@ from cuista.cli.problems import law_options, note_other_law, with_law
 from cuista.cli.spellings import Command
 
 from cuista import metrics
-from cuista.checks import Array, check_rows
+from cuista.checks import Array, check_rows, in_columns
 from cuista.counter import TEST, Key
 from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
@@ -95,7 +95,7 @@ def command(
 def _load(path: Path, name: str, key: str | None, columns: bool, length: int) -> Array:
     """The samples (samples, length) in a file."""
     array = load_array(path, name, key=key)
-    return check_rows(array.T if columns else array, length, f"{path}")
+    return check_rows(array.T if in_columns(array.shape, length, columns) else array, length, f"{path}")
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:

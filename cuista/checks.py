@@ -12,7 +12,7 @@ from cuista.errors import InputError, MissingLibraryError
 
 Array = NDArray[Any]
 # The largest magnitude of numbers to compute with, and of measurements; the smallest ones are their inverses.
-LARGEST, LARGEST_MEASUREMENT = 1e15, 1e30
+LARGEST, LARGEST_MEASUREMENT = 1e15, 1e33
 # What is said of complex numbers.
 COMPLEX = (
     "complex numbers are not supported by this version; complex measurements are planned. Do not stack real and "
@@ -154,12 +154,24 @@ def check_rows(array: ArrayLike, length: int, name: str, largest: float = LARGES
     """
     array = as_real(array, name)
     check_layout(array.shape, length, name)
-    check_finite(array, name)
-    array = array.reshape(-1, length)
-    peaks = np.abs(array).max(axis=1, initial=0)
-    for row in np.flatnonzero(is_extreme(peaks, largest)):
-        raise InputError(f"the largest entry of row {row} of {name} is {extreme(peaks[row], largest)}")
-    return array
+    return check_samples(array.reshape(-1, length), name, largest)
+
+
+def check_samples(samples: Array, name: str, largest: float = LARGEST_MEASUREMENT, first: int = 0) -> Array:
+    """Return samples (samples, length) if `check_rows` accepts their numbers; `first` is the number of the first."""
+    for sample, entry in np.argwhere(~np.isfinite(samples))[:1]:
+        raise InputError(
+            f"{name}: entry {entry} of sample {first + sample} is {samples[sample, entry]}; expected finite numbers"
+        )
+    peaks = np.abs(samples).max(axis=1, initial=0)
+    for sample in np.flatnonzero(is_extreme(peaks, largest))[:1]:
+        raise InputError(f"{name}: the largest entry of sample {first + sample} is {extreme(peaks[sample], largest)}")
+    return samples
+
+
+def in_columns(shape: tuple[int, ...], length: int, columns: bool) -> bool:
+    """Whether the samples in a file are columns: as the user said, or because there is one column, as in MATLAB."""
+    return columns or shape == (length, 1)
 
 
 def check_filters(D: ArrayLike, name: str) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cuista
-from cuista import original
+from cuista import original, storage
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.metrics import nmse_db, report_on
 from cuista.solvers.classical import Amp, Fista, Ista, Lasso, Omp
@@ -59,7 +59,7 @@ def test_recovery_agrees_with_the_iterates_and_refuses_nan(small_model):
     *_, last = small_model.iterates(y)
     np.testing.assert_allclose(small_model.recover(y), last, atol=1e-5)
     y[5, 3] = np.nan
-    with pytest.raises(InputError, match=r"NaN.*\(5, 3\)"):
+    with pytest.raises(InputError, match="y: entry 3 of sample 5 is nan"):
         small_model.recover(y)
 
 
@@ -192,7 +192,7 @@ def test_one_measurement_may_be_a_vector_and_gives_a_vector(small_model, tmp_pat
 def test_measurements_of_another_layout_are_refused_with_advice(small_model, tmp_path):
     path = tmp_path / "y.npy"
     for shape, columns, advice in (
-        ((20, 1), False, r"expected \(samples, 20\), or \(20,\) for one sample; it looks transposed: .* be columns"),
+        ((20, 3), False, r"expected \(samples, 20\), or \(20,\) for one sample; it looks transposed: .* be columns"),
         ((1, 20), True, r"expected \(20, samples\), .* looks transposed: its samples seem to be rows"),
         ((60,), False, r"3 samples one after the other, reshape it to \(-1, 20\)"),
         ((30,), False, r"\(30,\); expected \(samples, 20\), or \(20,\) for one sample$"),
@@ -206,14 +206,21 @@ def test_measurements_of_another_layout_are_refused_with_advice(small_model, tmp
             recover_file(small_model, path, tmp_path / "x.npy", columns=columns)
         assert error.value.options == (("columns",) if "transposed: its" in str(error.value) else ())
         assert not (tmp_path / "x.npy").exists()
-    with pytest.raises(InputError, match="y has 1 NaN or infinite entries, the first at"):
+    with pytest.raises(InputError, match=r"y: entry . of sample . is nan"):
         small_model.recover(np.where(np.arange(20) == 3, np.nan, 1))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".h5", ".csv"])
+def test_one_column_is_one_sample_as_matlab_keeps_a_vector(small_model, tmp_path, suffix):
+    y = small_model.problem.sample(1)[1]
+    np.save(tmp_path / "y.npy", y.T)
+    assert recover_file(small_model, tmp_path / "y.npy", tmp_path / f"x{suffix}") == 1
+    codes = storage.load_array(tmp_path / f"x{suffix}")
+    np.testing.assert_array_equal(codes.reshape(40, 1).astype(np.float32), small_model.recover(y).T)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".h5"])
 def test_no_samples_give_no_codes(small_model, tmp_path, suffix):
-    from cuista import storage
-
     storage.save_arrays(tmp_path / f"y{suffix}", {"y": np.empty((0, 20))})
     assert recover_file(small_model, tmp_path / f"y{suffix}", tmp_path / f"x{suffix}") == 0
     assert storage.load_array(tmp_path / f"x{suffix}").shape == (0, 40)

@@ -58,7 +58,7 @@ def test_statistics_are_what_they_are_called(model):
     )
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e29])
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
 def test_statistics_do_not_depend_on_units(model, scale):
     problem, ops = model.problem, CpuOps()
     x, y = drawn(problem, 20)
@@ -342,7 +342,7 @@ def test_solve_reports_residuals_and_supports(run, model):
     assert {SOLVERS["omp"](model.problem).quality(y, np.zeros((20, 60))).relative_residual.max()} == {1.0}
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e29])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_extreme_units_are_recovered_and_judged(run, model, scale):
     model.save("model.h5")
     _, y = drawn(model.problem, 20)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cuista import storage
-from cuista.checks import Array, check_real, extreme, is_extreme
+from cuista.checks import LARGEST, Array, check_real, check_samples
 from cuista.counter import PLACES, Key
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps, Normal
@@ -289,17 +289,7 @@ class _Rows:
     def checked(self, part: slice) -> Array:
         """Consecutive rows as contiguous float64 in which no zero is negative, if all numbers are acceptable."""
         array = np.add(self.read(part), 0.0, dtype=np.float64, order="C")
-        for sample, entry in np.argwhere(~np.isfinite(array))[:1]:
-            raise InputError(
-                f"{self.name}: entry {entry} of sample {part.start + sample} is {array[sample, entry]}; expected "
-                "finite numbers"
-            )
-        peaks = np.abs(array).max(axis=1)
-        for sample in np.flatnonzero(is_extreme(peaks))[:1]:
-            raise InputError(
-                f"{self.name}: the largest entry of sample {part.start + sample} is {extreme(peaks[sample])}"
-            )
-        return array
+        return check_samples(array, self.name, LARGEST, part.start)
 
 
 def _split(words: Array, held_out: float, name: str) -> tuple[Array, Array, int]:

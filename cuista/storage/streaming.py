@@ -14,8 +14,8 @@ from typing import IO, Any, Protocol
 import numpy as np
 
 from cuista import storage
-from cuista.checks import LARGEST_MEASUREMENT, Array, check_layout, extreme, is_extreme
-from cuista.errors import FileError, InputError, NumericalError
+from cuista.checks import Array, check_layout, check_samples, in_columns
+from cuista.errors import FileError, NumericalError
 from cuista.storage.files import check_written, reserve
 from cuista.storage.records import new_hdf5
 from cuista.storage.text import as_csv
@@ -52,8 +52,8 @@ def recover_file(
     recoverer
         The model or solver that recovers the codes.
     measurements
-        A file of measurements (samples, M), or (M,) of one sample, in a format that `load_array` reads. Those in .npy
-        and .h5 files are read piece by piece.
+        A file of measurements (samples, M), or (M,) or (M, 1) of one sample, in a format that `load_array` reads. Those
+        in .npy and .h5 files are read piece by piece.
     out
         The .npy or .csv file to write, or the .h5 file, whose dataset is `x`. It is written piece by piece, and has a
         temporary name until it is complete. Its layout is that of the measurements: (N,) for one of shape (M,).
@@ -84,7 +84,9 @@ def recover_file(
     M, N = recoverer.problem.M, recoverer.problem.N
     with storage.opened_array(measurements, "y", key=key) as stored:
         is_vector = len(stored.shape) == 1
-        samples = check_layout(tuple(map(int, stored.shape)), M, f"{measurements}", columns=columns, signals=N)
+        stored_shape = tuple(map(int, stored.shape))
+        columns = in_columns(stored_shape, M, columns)
+        samples = check_layout(stored_shape, M, f"{measurements}", columns=columns, signals=N)
         shape = (N,) if is_vector else (N, samples) if columns else (samples, N)
         ending, names = Path(out).suffix.lower(), ("x", *more)
         with (
@@ -98,14 +100,7 @@ def recover_file(
                 with storage.complete(measurements):
                     y = np.asarray(stored[where])
                 y = y.reshape(1, M) if is_vector else y.T if columns else y
-                bad = np.argwhere(~np.isfinite(y))
-                if len(bad):
-                    sample, entry = bad[0] + (first, 0)
-                    raise InputError(f"{measurements}: entry {entry} of sample {sample} is {y[tuple(bad[0])]}")
-                peaks = np.abs(y).max(axis=1, initial=0)
-                for sample in np.flatnonzero(is_extreme(peaks, LARGEST_MEASUREMENT)):
-                    largest = extreme(peaks[sample], LARGEST_MEASUREMENT)
-                    raise InputError(f"{measurements}: the largest entry of sample {first + sample} is {largest}")
+                check_samples(y, f"{measurements}", first=first)
                 with np.errstate(all="ignore"):  # what overflows is refused below
                     codes = recoverer.recover(y).astype(np.float32, copy=False)
                 unknown = np.flatnonzero(~np.isfinite(codes).all(axis=1))
