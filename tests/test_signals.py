@@ -250,13 +250,38 @@ def test_what_is_held_out_is_never_trained_on_and_alone_validates(small_problem,
     held = {row.tobytes() for row in codes[signals.validation].astype(np.float32)}
     for stream in range(6):
         x, y, weights = source.sample(ops, np.float32, 500, Key(0, stream))
-        assert weights is None
+        assert weights.shape == (500,)
         assert not {row.tobytes() for row in x} & held
         np.testing.assert_allclose(y, x @ small_problem.A.T, atol=1e-5)
     x, y, _ = source.sample(ops, np.float32, 4000, Key(0, 0), validate=True)
     assert {row.tobytes() for row in x} == held
     assert len(x) == len(signals.validation)
     assert len(source.sample(ops, np.float32, 100, Key(0, 0), validate=True)[0]) == 100
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.3])
+def test_half_of_a_batch_is_denser_and_weights_compensate_for_it(spread):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4000, 40)) * (rng.random((4000, 40)) < rng.uniform(0.2 - spread, 0.2 + spread, (4000, 1)))
+    signals = SignalSet(x)
+    present = np.count_nonzero(x, axis=1)
+    mean = present[signals.training].mean()
+    numbers, weights = signals.draw_weighted(Key(0, TRAINING, 3), 40_000, 0.5)
+    assert set(numbers) <= set(signals.training)
+    assert (weights > 0).all()
+    assert weights.max() <= 2
+    assert weights.mean() == pytest.approx(1, abs=0.02)
+    assert (weights * present[numbers]).mean() == pytest.approx(mean, rel=0.02)
+    np.testing.assert_array_equal(numbers[::2], signals.draw(Key(0, TRAINING, 3), 40_000)[::2])
+    denser = min(1.4 * mean, (mean + present[signals.training].max()) / 2)
+    assert present[numbers[1::2]].mean() == pytest.approx(denser, rel=0.02)
+
+
+def test_signals_that_are_all_equally_dense_are_drawn_alike(codes):
+    signals = SignalSet(np.where(np.arange(40) < 3, 1 + codes, 0.0))
+    numbers, weights = signals.draw_weighted(Key(0, TRAINING), 100, 0.5)
+    np.testing.assert_allclose(weights, 1)
+    assert len(set(numbers)) > 90
 
 
 def test_measurements_are_noisy_anew_or_those_given(small_problem, codes):
@@ -355,8 +380,8 @@ def test_other_networks_and_recipes_train_on_signals_too(small_problem, codes, n
 def test_the_ridge_is_chosen_on_the_signals(small_problem, codes, monkeypatch):
     problem, used = replace(small_problem, snr_db=20.0).fitted(codes), []
     monkeypatch.setattr("cuista.tasks.sparse_coding.RIDGES", (0.0, 1.0))
-    draw = SignalSet.draw
-    monkeypatch.setattr(SignalSet, "draw", lambda self, *key: used.append(key) or draw(self, *key))
+    draw = SignalSet.draw_weighted
+    monkeypatch.setattr(SignalSet, "draw_weighted", lambda self, *key: used.append(key) or draw(self, *key))
     said = []
     cuista.analytic_weight(problem, data=codes, layers=2, say=said.append)
     assert said[-1].endswith("is best.")

@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike
 from cuista import storage
 from cuista.checks import LARGEST, Array, check_matrix, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
-from cuista.data.signals import SignalSet
+from cuista.data.signals import HARDER, SignalSet
 from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.messages import warn
@@ -23,9 +23,6 @@ from cuista.summary import Described, size_of, span
 
 # How far a norm may be from 1 in columns of unit norm, such as those that were rounded to single precision.
 UNIT = 1e-5
-
-# How much denser hard signals are than ordinary ones.
-_HARDER = 1.4
 
 # Below this SNR in dB, numbers would overflow.
 LOWEST_SNR = -200.0
@@ -337,7 +334,7 @@ class Problem(Described, storage.Portable):
     def signals(self, hard: float = 0.0) -> Signals:
         """The laws that `sample_weighted` draws from."""
         p = self._probability
-        p_hard = np.where(p < 1, np.minimum(p * _HARDER, (1 + p) / 2), p)
+        p_hard = np.where(p < 1, np.minimum(p * HARDER, (1 + p) / 2), p)
         with np.errstate(divide="ignore", invalid="ignore"):
             present = np.where(p > 0, np.log(p_hard / p), 0)
             absent = np.where(p < 1, np.log((1 - p_hard) / (1 - p)), 0)

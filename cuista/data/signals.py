@@ -24,6 +24,8 @@ Data = ArrayLike | str | os.PathLike[str]
 ROWS, ENOUGH = 4096, 100_000
 # The largest size in bytes of an array that is kept in memory instead of being read again for every batch.
 IN_MEMORY = 2**30
+# How much denser hard signals are than ordinary ones.
+HARDER = 1.4
 # The bytes of a signal's hash.
 HASH = 16
 # In signals that have more non-zeros than zeros, the entries that hold this share of the energy count as non-zeros.
@@ -116,10 +118,11 @@ class SignalSet:
                 f"{self._x.name} has {len(self._x)} samples, and {self._y.name} has {len(self._y)}; expected as many "
                 "measurements as codes"
             )
-        words, digest, blank = self._hashed()
-        if blank:
+        words, present, digest = self._hashed()
+        if not present.any():
             raise InputError(f"all signals of {self.name} are zero, so that nothing can be learned from them")
         self.training, self.validation, self.repeated = _split(words, held_out, self.name)
+        self._denser = _denser(present[self.training])
         self.sha256 = hashlib.sha256(f"{digest} {held_out!r}".encode()).hexdigest()
 
     @classmethod
@@ -181,6 +184,21 @@ class SignalSet:
         drawn: Array = self.training[(words % np.uint64(len(self.training))).astype(np.int64)]
         return drawn
 
+    def draw_weighted(self, key: Key, batch: int, hard: float) -> tuple[Array, Array]:
+        """The numbers of random signals for training, some of them denser, and the weights that compensate for it.
+
+        A share `hard` of the batch is drawn with probabilities that grow exponentially with the number of non-zeros, as
+        `Problem.sample_weighted` does for signals that are drawn by a law. Means with these weights (batch,) estimate
+        plain means over the set.
+        """
+        words, row, count = CpuOps().random_words(key, PLACES)(batch), np.arange(batch), len(self.training)
+        is_hard = np.floor(hard * (row + 1)) > np.floor(hard * row)
+        upto = np.cumsum(self._denser)
+        denser = np.searchsorted(upto, words.astype(np.float64) * (upto[-1] / 2.0**64))
+        place = np.where(is_hard, np.minimum(denser, count - 1), (words % np.uint64(count)).astype(np.int64))
+        share = is_hard.mean()
+        return self.training[place], 1 / (1 - share + share * count * self._denser[place])
+
     def parts(self, most: int = ENOUGH) -> Iterator[tuple[Array, Array | None]]:
         """Codes and measurements of up to `most` signals for training, evenly spaced, in parts, as float64."""
         spaced = self.training[:: -(-len(self.training) // most)]
@@ -218,13 +236,13 @@ class SignalSet:
         law = Normal(float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0))))
         return Law(count / (signals * self.N), law, negative, dense / signals)
 
-    def _hashed(self) -> tuple[Array, str, bool]:
-        """64 bits of the hash of each code, the hash of all codes and measurements, and whether all codes are zero.
+    def _hashed(self) -> tuple[Array, Array, str]:
+        """64 bits of the hash of each code, its number of non-zeros, and the hash of all codes and measurements.
 
         Everything is read and checked on the way. The hashes do not depend on how the numbers are stored.
         """
-        words = np.empty(len(self._x), "<u8")
-        digest, blank = hashlib.sha256(f"{self.N} {self.M}".encode()), True
+        words, present = np.empty(len(self._x), "<u8"), np.empty(len(self._x), np.int64)
+        digest = hashlib.sha256(f"{self.N} {self.M}".encode())
         for first in range(0, len(self._x), ROWS):
             part = slice(first, min(first + ROWS, len(self._x)))
             for rows in filter(None, (self._x, self._y)):
@@ -233,8 +251,8 @@ class SignalSet:
                 digest.update(hashes)
                 if rows is self._x:
                     words[part] = np.frombuffer(hashes, "<u8")[:: HASH // 8]
-                    blank = blank and not array.any()
-        return words, digest.hexdigest(), blank
+                    present[part] = np.count_nonzero(array, axis=1)
+        return words, present, digest.hexdigest()
 
 
 class _Rows:
@@ -290,6 +308,29 @@ class _Rows:
         """Consecutive rows as contiguous float64 in which no zero is negative, if all numbers are acceptable."""
         array = np.add(self.read(part), 0.0, dtype=np.float64, order="C")
         return check_samples(array, self.name, LARGEST, part.start)
+
+
+def _denser(present: Array) -> Array:
+    """The probabilities of denser signals, which are proportional to e^(θ·present) for numbers `present` of non-zeros.
+
+    Here θ makes the mean number larger by a factor of `HARDER`, which is what `Problem.sample_weighted` does to
+    independent non-zeros, or brings it half of the way to the largest number, if that is less: the same few signals are
+    not to be drawn all the time.
+    """
+    from scipy.optimize import brentq
+
+    above = present - present.mean()
+    spread = above.std()
+    if not spread:
+        return np.full(len(above), 1 / len(above))
+    target = min((HARDER - 1) * present.mean(), above.max() / 2)
+
+    def tilted(theta: float) -> Array:
+        powers = np.exp(theta * (above - above.max()))
+        return np.asarray(powers / powers.sum())
+
+    theta = brentq(lambda theta: tilted(theta) @ above - target, 0.0, 50 / spread, xtol=1e-12 / spread)
+    return tilted(theta)
 
 
 def _split(words: Array, held_out: float, name: str) -> tuple[Array, Array, int]:

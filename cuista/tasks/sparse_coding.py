@@ -358,10 +358,7 @@ class SignalSource(Source):
 
 
 class GivenSource(SignalSource):
-    """Signals of the user's own, which are drawn from those for training, and validated on those held out.
-
-    None of them is hard: that needs a law from which denser signals can be drawn.
-    """
+    """Signals of the user's own, which are drawn from those for training, and validated on those held out."""
 
     def __init__(self, problem: Problem, signals: SignalSet, recipe: Any) -> None:
         super().__init__(problem.standard, recipe)
@@ -388,16 +385,24 @@ class GivenSource(SignalSource):
             )
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Signals (batch, N) and measurements (batch, M). For validation, they are all that are held out, or `batch`.
+        """Signals (batch, N), measurements (batch, M), and weights (batch,) or None, as in `SignalSource`.
 
-        Measurements that are not given are computed, with new noise for each key.
+        For validation, they are all that are held out, or `batch` of them. Measurements that are not given are
+        computed, with new noise for each key.
         """
-        signals = self.signals
-        codes, measured = signals.read(signals.validation[:batch] if validate else signals.draw(key, batch))
+        signals, weights = self.signals, None
+        if validate:
+            numbers = signals.validation[:batch]
+        elif self.hard:
+            numbers, weights = signals.draw_weighted(key, batch, self.hard)
+            weights = ops.asarray(weights, np.float64)
+        else:
+            numbers = signals.draw(key, batch)
+        codes, measured = signals.read(numbers)
         x = ops.asarray((codes * self.norms).astype(dtype), dtype)
         with ops.computing():
             y = self.problem.measure(x, key, ops) if measured is None else ops.asarray(measured, dtype)
-        return x, y, None
+        return x, y, weights
 
     def blank(self) -> InputError:
         return InputError(
