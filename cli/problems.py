@@ -128,13 +128,9 @@ def warn_of_twins(problem: Problem) -> None:
         common.warn(str(problem.twins))
 
 
-def matrix_in(path: Path) -> Array:
-    """The matrix in a file without a problem, under a usual name (--key is for the measurements)."""
-    try:
-        return load_array(path, "A", "D")
-    except FileError as error:
-        error.options = ()
-        raise
+def matrix_in(path: Path, key: str | None = None) -> Array:
+    """The matrix in a file without a problem, under this name or a usual one."""
+    return load_array(path, "A", "D", key=key)
 
 
 def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:

@@ -51,6 +51,12 @@ class Codes:
                 raise click.UsageError("--report and --out name the same file: give two different names")
             common.claim(self.report, self.force)
 
+    def take_key_of_matrix(self) -> str | None:
+        """The name that --key gives to the array of the matrix, if it is two names; from then on `key` is the other."""
+        of_matrix, comma, last = (self.key or "").rpartition(",")
+        self.key = last if comma else self.key
+        return of_matrix or None
+
     @cached_property
     def ops(self) -> ReferenceOps:
         """The engine."""
@@ -150,7 +156,7 @@ codes_options = common.bundled(
     Codes,
     click.argument("measurements", metavar="Y", type=common.INPUT_FILE),
     click.option("-o", "--out", type=common.output_file(".npy", ".csv", ".h5"), default="x.npy", help=_OUT_HELP),
-    common.key_option,
+    click.option("--key", metavar="NAME[,NAME]", help="Array to read from Y, or from the matrix's file and from Y."),
     common.columns_option,
     click.option("--debias", is_flag=True, help="Fit the found non-zeros again by least squares."),
     click.option("--report", type=common.H5_FILE, help="Write residual, support and more of each sample."),
@@ -194,7 +200,8 @@ def command(model_file: Path, matrix: Path | None, refine: int | None, interval:
     common.warn_untrained(model, model_file)
     if matrix is not None or isinstance(model, RobustModel):
         robust = model if isinstance(model, RobustModel) else RobustModel.new(model, ops=codes.ops)
-        model = robust.model_for(robust.problem.given if matrix is None else matrix_in(matrix))
+        given = robust.problem.given if matrix is None else matrix_in(matrix, codes.take_key_of_matrix())
+        model = robust.model_for(given)
         if matrix is not None:
             note_norms(model.problem, matrix)
     codes.write(model, interval, refine)

@@ -59,7 +59,7 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
     if is_cuista(problem_file):
         problem = load_problem(problem_file)
     else:
-        problem = Problem(matrix_in(problem_file))
+        problem = Problem(matrix_in(problem_file, codes.take_key_of_matrix()))
         note_norms(problem, problem_file)
     if positive:
         problem = replace(problem, positive=True)

@@ -97,6 +97,24 @@ def test_gen_problem_loads_a_matrix(run, file, key, normalize):
     np.testing.assert_allclose(loaded, A / np.linalg.norm(A, axis=0) if normalize == "--normalize" else A)
 
 
+def test_matrix_and_measurements_may_have_any_names_in_one_file(run, model):
+    problem = cuista.load(model).problem
+    _, y = problem.sample(3)
+    storage.save_arrays("both.npz", {"Phi": problem.A, "taken": y})
+    for command in (("solve", "both.npz", "both.npz", "--method", "omp"), ("recover", model, "both.npz")):
+        matrix = ("--matrix", "both.npz") if command[0] == "recover" else ()
+        run(*command, *matrix, "--key", "Phi,taken", "--force")
+        together = np.load("x.npy")
+        np.save("A.npy", problem.A)
+        np.save("y.npy", y)
+        apart = [{"both.npz": "y.npy"}.get(word, word) for word in command]
+        apart[1] = "A.npy" if command[0] == "solve" else model
+        run(*apart, *(("--matrix", "A.npy") if matrix else ()), "--force")
+        np.testing.assert_array_equal(np.load("x.npy"), together)
+        run(*command, *matrix, "--key", "Phi,nope", "--force", fails=1)
+        assert "expected 'nope'" in run.errors
+
+
 # -- weights --------------------------------------------------------------------------------------------------------
 
 
