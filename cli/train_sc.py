@@ -199,5 +199,6 @@ def command(problem: Asked, given: Given, network: DenseNetwork, recipe: Any, ru
     loaded, signals = problem.load(run.seed), given.load()
     if signals is not None:
         loaded = note_law(loaded, signals)
+        signals.check_batch(recipe)  # before the weight is computed
     model = network.model(loaded, recipe, begun, run, drawn=problem.file is None, data=signals)
     run.train(model, recipe, SparseCoding(signals))

@@ -174,6 +174,16 @@ class SignalSet:
                 option=option or (),
             )
 
+    def check_batch(self, recipe: Any) -> None:
+        """Raise InputError unless there are enough signals for a batch of the recipe."""
+        count, batch = len(self.training), getattr(recipe, "batch", 1)
+        if count < batch:
+            raise InputError(
+                f"{self.name} has {len(self)} signals, {count} of which are for training: fewer than the {batch} of a "
+                "batch. Give more signals, or use smaller batches",
+                option="batch",
+            )
+
     def read(self, numbers: Array) -> tuple[Array, Array | None]:
         """The codes and the measurements (None if there are none) of the signals with these numbers, as stored."""
         return self._x.read(numbers), None if self._y is None else self._y.read(numbers)

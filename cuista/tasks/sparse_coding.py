@@ -363,13 +363,7 @@ class GivenSource(SignalSource):
     def __init__(self, problem: Problem, signals: SignalSet, recipe: Any) -> None:
         super().__init__(problem.standard, recipe)
         self.signals, self.norms = signals, np.asarray(problem.norms, np.float64)
-        count, batch = len(signals.training), getattr(recipe, "batch", 1)
-        if count < batch:
-            raise InputError(
-                f"{signals.name} has {len(signals)} signals, {count} of which are for training: fewer than the {batch} "
-                "of a batch. Give more signals, or use smaller batches",
-                option="batch",
-            )
+        signals.check_batch(recipe)
         pnz = signals.law(self.norms).pnz
         if not 2 / 3 <= pnz / problem.sparsity <= 3 / 2:
             warn(
