@@ -121,7 +121,10 @@ def describe(quality: Quality, N: int) -> None:
         f"Relative residual ‖y − A x̂‖/‖y‖: median {residual['median']:.3g}, largest {residual['largest']:.3g}. "
         f"Non-zeros: {support['smallest']} to {support['largest']}, median {support['median']:g} of {N}."
     )
-    if quality.reference is None:
+    zero = int(np.count_nonzero(quality.zero))
+    if zero:
+        common.say(f"Note: {zero} of {counted(found['samples'], 'sample')} are zero, and so are the codes.")
+    if quality.reference is None or zero == found["samples"]:
         return
     samples, unusual, rate = found["samples"], found["unusual"], f"{100 * FALSE_ALARMS:g} %"
     words = _WORDS | ({"energy": "norm ‖y‖"} if quality.reference.fixed else {})

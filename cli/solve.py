@@ -21,6 +21,8 @@ from cuista.solvers.tuning import keep, kept, kept_in
 from cuista.storage import is_cuista
 from cuista.summary import counted
 
+# Codes with at least this share of M non-zeros fit almost any measurements.
+FULL = 0.9
 _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
 
 
@@ -74,6 +76,11 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
             )
         codes.check(problem)
         find_lam(solver)
+    elif method == "omp" and how["noise_level"] is None and how["iterations"] is None and not is_cuista(problem_file):
+        common.say(
+            f"Note: {problem_file} is a matrix alone, so that omp goes on as if there were no noise. If there is, give "
+            "--noise-level, or --iterations for a number of non-zeros."
+        )
     report(solver, codes.write(Watched(solver)))
 
 
@@ -112,7 +119,16 @@ def report(solver: Solver, quality: Quality) -> None:
     if zero:
         cause = "λ" if solver.noise_level is None else "the noise level"
         common.warn(f"all codes of {counted(zero, 'sample')} are zero: {cause} is too large for anything else")
+    M, N, count = solver.problem.M, solver.problem.N, len(quality.statistics)
+    samples = counted(count, "sample")
+    full = int(np.count_nonzero(quality.support_size >= FULL * M))
+    if N > M and full > count / 2:
+        lam = " or a larger λ" if solver.has_lam else ""
+        layout = " If the samples are columns, give --columns." if count == M else ""
+        common.warn(
+            f"the codes of {full} of {samples} have about as many non-zeros as there are measurements, {M}: such codes "
+            f"fit any measurements, and determine nothing. If there is noise, give --noise-level{lam}.{layout}"
+        )
     unfinished = int(np.count_nonzero(~quality.more.get("converged", np.ones(0, bool))))
     if unfinished:
-        samples = counted(len(quality.statistics), "sample")
         common.warn(f"{unfinished} of {samples} have not converged: they ended with {solver.unfinished}")

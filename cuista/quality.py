@@ -19,6 +19,7 @@ from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.ops import ReferenceOps
 from cuista.storage import Record
+from cuista.summary import counted
 
 # What is measured of each sample, in the order of the columns of `statistics`.
 STATISTICS = ("relative_residual", "support_size", "energy", "spread", "peak")
@@ -210,7 +211,7 @@ def intervals(
     return lower, upper
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Quality:
     """What is known of the codes of a set of measurements without the truth.
 
@@ -244,9 +245,24 @@ class Quality:
             {name: np.concatenate([part.more[name] for part in parts]) for name in parts[0].more},
         )
 
+    def __repr__(self) -> str:
+        if not len(self.statistics):
+            return "<Quality of 0 samples>"
+        residual, support = np.median(self.relative_residual), np.median(self.support_size)
+        unusual = "" if self.reference is None else f", {self.unusual.sum()} unusual"
+        return (
+            f"<Quality of {counted(len(self.statistics), 'sample')}: relative residual {residual:.3g} and "
+            f"{support:g} non-zeros in the median{unusual}>"
+        )
+
     @property
     def _own(self) -> Array:
         return self.statistics if self.judged is None else self.judged
+
+    @property
+    def zero(self) -> Array:
+        """Whether the measurements of each sample (samples,) are zero, and so are its codes."""
+        return np.asarray(~self._own.any(axis=1))
 
     @property
     def relative_residual(self) -> Array:

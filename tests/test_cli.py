@@ -115,6 +115,20 @@ def test_matrix_and_measurements_may_have_any_names_in_one_file(run, model):
         assert "expected 'nope'" in run.errors
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.5 2 -30  # the first\n4 5 6 % another, 7\n",
+        "1.5,2,-30 # the first\n4,5,6\n",
+        "1,5;2;-30;# a\n4,0;5;6;# b\n",
+        " 1.5D+00 2.D0 -3d1\n 4 .5D1 6\n",
+    ],
+)
+def test_texts_of_other_programs_are_read(run, text):
+    Path("a.txt").write_text(text)
+    np.testing.assert_array_equal(storage.load_array("a.txt"), [[1.5, 2, -30], [4, 5, 6]])
+
+
 # -- weights --------------------------------------------------------------------------------------------------------
 
 
@@ -732,9 +746,8 @@ def test_an_error_names_the_options_of_its_command_only(run, model):
     np.savez("two.npz", B=np.ones((3, 20)), C=np.ones((3, 20)))
     run("recover", model, "two.npz", fails=1)
     assert "Choose one of them, or rename it (--key)" in run.errors
-    for words in (("train", "problem.h5", "-W", "two.npz"), ("solve", "two.npz", "two.npz")):
-        run(*words, "-o", "new.h5", fails=1)
-        assert run.errors.endswith("Choose one of them, or rename it\n")
+    run("train", "problem.h5", "-W", "two.npz", "-o", "new.h5", fails=1)
+    assert run.errors.endswith("Choose one of them, or rename it\n")
 
 
 def help_screens():

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import png
 import pytest
+import tifffile
 from PIL import Image
 from skimage.metrics import structural_similarity
 
@@ -23,6 +24,7 @@ from cuista.data.dictionary import Dictionary, random_dictionary, rotate
 from cuista.data.form import Form
 from cuista.data.images import ImageSet, prepare_images
 from cuista.data.pictures import Picture, read_picture, write_picture
+from cuista.data.tiff import upright
 from cuista.errors import FileError, InputError, MissingLibraryError
 from cuista.metrics import psnr_db, ssim
 from cuista.ops import CpuOps
@@ -106,6 +108,32 @@ def test_every_usual_kind_of_picture_is_read_right(tmp_path):
     np.testing.assert_array_equal(clear.alpha, np.asarray(indexed) != 0)
     assert set(np.unique(read_picture(tmp_path / "bits.png").channels)) == {0, 1}
     assert read_picture(tmp_path / "turned.png").channels.shape == (3, 9, 7)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_is_turned_upright_whatever_its_pixels_and_compression(tmp_path, orientation):
+    for channels, depth in ((1, np.uint8), (3, np.uint8), (1, np.uint16), (1, np.float32)):
+        pixels = np.arange(6 * 9 * channels).astype(depth).reshape(6, 9, channels).squeeze()
+        for compression in (None, "zlib"):
+            path = tmp_path / "turned.tif"
+            kind = "rgb" if channels == 3 else "minisblack"
+            tags = [(274, "H", 1, orientation, True)]
+            tifffile.imwrite(path, pixels, photometric=kind, compression=compression, extratags=tags)
+            found = read_picture(path, white=1.0 if depth == np.float32 else None).channels
+            expected = upright(np.moveaxis(np.atleast_3d(pixels), 2, 0), orientation)
+            scale = 1 if depth == np.float32 else np.iinfo(depth).max
+            np.testing.assert_allclose(found, expected / scale, rtol=1e-6)
+
+
+def test_orientations_are_those_of_tiff():
+    corner = {1: (0, 0), 2: (0, -1), 3: (-1, -1), 4: (-1, 0), 5: (0, 0), 6: (0, -1), 7: (-1, -1), 8: (-1, 0)}
+    for orientation, place in corner.items():  # where the first row and the first column of the file meet
+        marked = np.zeros((1, 2, 3))
+        marked[0, 0, 0], marked[0, 0, 1] = 1, 2
+        found = upright(marked, orientation)[0]
+        assert found[place] == 1
+        along_row = found[place[0], 1 if place[1] == 0 else -2]
+        assert (along_row == 2) == (orientation <= 4)
 
 
 @pytest.mark.parametrize("depth", [8, 16])

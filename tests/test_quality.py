@@ -73,6 +73,8 @@ def test_zero_measurements_are_recovered_as_zeros_and_are_not_unusual(model):
     quality = judged(model, np.zeros((3, 30)))
     assert not quality.statistics.any()
     assert not quality.unusual.any()
+    assert quality.zero.all()
+    assert repr(quality) == "<Quality of 3 samples: relative residual 0 and 0 non-zeros in the median, 0 unusual>"
 
 
 def test_one_percent_of_the_usual_signals_seem_unusual(model):
@@ -163,6 +165,8 @@ def test_intervals_have_the_units_of_the_codes(model):
     _, y = drawn(model.problem, 10)
     answer, columns = model.recover(y), np.geomspace(1e-3, 1e3, 60)
     lower, upper = model.intervals(y, answer)
+    for bound, single in zip((lower, upper), model.intervals(y[0], answer[0]), strict=True):
+        np.testing.assert_allclose(single, bound[0], atol=1e-5)
     for bound, scaled in zip((lower, upper), model.intervals(1e6 * y, 1e6 * answer), strict=True):
         np.testing.assert_allclose(scaled, 1e6 * bound, rtol=1e-3, atol=1)
     other = Problem(model.problem.given * columns, pnz=0.05, seed=1)
@@ -340,6 +344,26 @@ def test_solve_reports_residuals_and_supports(run, model):
     with h5py.File("quality.h5") as report:
         assert report["support_size"].shape == (20,)
     assert {SOLVERS["omp"](model.problem).quality(y, np.zeros((20, 60))).relative_residual.max()} == {1.0}
+
+
+def test_codes_that_fit_any_measurements_are_told(run, model):
+    A, rng = model.problem.given, np.random.default_rng(0)
+    _, y = drawn(model.problem, 30)
+    np.save("A.npy", A)
+    np.save("clean.npy", y)
+    np.save("noisy.npy", y + 0.05 * y.std() * rng.standard_normal(y.shape))
+    run("solve", "A.npy", "clean.npy", "--method", "omp")
+    assert "A.npy is a matrix alone, so that omp goes on as if there were no noise" in run.errors
+    assert "determine nothing" not in run.errors
+    for lam, how in (("", ("omp",)), (" or a larger λ", ("lasso", "--lam", 1e-6))):
+        run("solve", "A.npy", "noisy.npy", "--method", *how, "--force")
+        assert "the codes of 30 of 30 samples have about as many non-zeros as there are measurements, 30" in run.errors
+        assert f"give --noise-level{lam}. If the samples are columns, give --columns." in run.errors
+    run("solve", "A.npy", "noisy.npy", "--method", "omp", "--noise-level", 0.05 * y.std(), "--force")
+    assert "determine nothing" not in run.errors
+    np.save("zero.npy", 0 * y)
+    run("solve", "A.npy", "zero.npy", "--method", "omp", "--force")
+    assert "Note: 30 of 30 samples are zero, and so are the codes." in run.errors
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])

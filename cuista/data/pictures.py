@@ -272,7 +272,9 @@ class Pictures:
             for index in which:
                 with _without_size_limit(image_module), _quiet(self._is_tiff):
                     if image is None:
-                        image = stack.enter_context(image_module.open(self.path))
+                        # Not by its name: Pillow 13 maps some files then, and does not turn their pixels upright.
+                        file = stack.enter_context(open(self.path, "rb"))
+                        image = stack.enter_context(image_module.open(file))
                     if index:
                         image.seek(index)
                     if image.mode == "CMYK":

@@ -327,7 +327,8 @@ class LassoSolver(Solver):
     @property
     def unfinished(self) -> str:
         gap = f"a relative duality gap above {GAP:g}"
-        return gap if self.noise_level is None else f"a residual other than σ√M, or {gap}"
+        misfit = "a residual other than σ√M, as when even least squares leaves more, or "
+        return gap if self.noise_level is None else misfit + gap
 
     @abstractmethod
     def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:

@@ -20,6 +20,10 @@ from cuista.storage.files import open_input
 ENDINGS = (".csv", ".txt", ".tsv", ".dat")
 # How lines begin that are comments.
 COMMENTS = ("#", "%")
+# A line of numbers with a comment after them.
+_COMMENTED = re.compile(r"([-+0-9.,;eEdD\s]*\d[,;\s]*)[#%].*", re.DOTALL)
+# A number as Fortran writes it in double precision.
+_FORTRAN = re.compile(r"([-+]?(?:\d+[.,]?\d*|[.,]\d+))[dD]([-+]?\d+)")
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", None: "blanks"}
 
 
@@ -40,7 +44,14 @@ class _Form:
         """The number in a cell. Raises ValueError if it has none."""
         if "_" in cell or (self.mark == "," and "." in cell):
             raise ValueError
-        return float(cell.replace(",", ".") if self.mark == "," else cell)
+        cell = cell.replace(",", ".") if self.mark == "," else cell
+        try:
+            return float(cell)
+        except ValueError:
+            fortran = _FORTRAN.fullmatch(cell)
+            if not fortran:
+                raise
+            return float(fortran.expand(r"\1e\2"))
 
     def is_number(self, cell: str) -> bool:
         """Whether a cell has a number."""
@@ -50,9 +61,11 @@ class _Form:
             return False
         return True
 
-    def fits(self, line: str) -> bool:
-        """Whether a line has numbers of this form. Its first cell may be a name, and others may be empty."""
+    def fits(self, line: str, named: bool) -> bool:
+        """Whether a line has numbers of this form. Its first cell may be a name if `named`, and others may be empty."""
         first, *others = self.cells(line)
+        if not (named or first == "" or self.is_number(first)):
+            return False
         if not others:
             return self.separator is None and self.is_number(first)
         return all(cell == "" or self.is_number(cell) for cell in others)
@@ -65,16 +78,17 @@ _MARKS = _Form(None, "."), _Form(None, ",")
 def read_text(path: str | os.PathLike[str]) -> Array:
     """The numbers of a text file: a matrix (lines, columns), or a vector if each line has one number.
 
-    Columns are separated by commas, semicolons, tabs or blanks; all but the first allow decimal commas. Blank lines and
-    lines that begin with # or % are skipped. The first line may have names, and so may the first column if that line
-    has no name for it. A warning says what is skipped.
+    Columns are separated by commas, semicolons, tabs or blanks; all but the first allow decimal commas. Blank lines are
+    skipped, and so are comments: lines that begin with # or %, and what follows one of these after the numbers of a
+    line. The first line may have names, and so may the first column if that line has no name for it. A warning says
+    which names are skipped.
 
     Raises
     ------
     FileError
         If the file is not such a text; the message names the line and the column.
     """
-    lines = [(number, line.strip("\r\n ")) for number, line in enumerate(_decoded(path), 1) if _has_content(line)]
+    lines = [(number, _content(line)) for number, line in enumerate(_decoded(path), 1) if _has_content(line)]
     separators = tuple(SEPARATORS)
     if lines and (stated := re.fullmatch(r"sep=([,;\t])", lines[0][1])):  # as Excel writes
         separators = (stated[1],)
@@ -129,14 +143,21 @@ def _has_content(line: str) -> bool:
     return bool(line) and not line.startswith(COMMENTS)
 
 
+def _content(line: str) -> str:
+    """A line without its end, and without a comment after numbers."""
+    commented = _COMMENTED.fullmatch(line)
+    return commented[1].strip() if commented else line.strip("\r\n ")
+
+
 def _form_of(lines: list[str], separators: tuple[str | None, ...]) -> _Form:
     """The form of the numbers in these lines, the first ones of a file. The very first may have names instead."""
     lines = lines[1:] or lines
     forms = [_Form(separator, ".") for separator in separators]
     forms += [_Form(separator, ",") for separator in separators if separator != ","]
-    for form in forms:
-        if all(map(form.fits, lines)):
-            return form
+    for named in (False, True):
+        for form in forms:
+            if all(form.fits(line, named) for line in lines):
+                return form
     # There is something else than numbers. The error will say where.
     return next((form for form in forms if form.separator and all(form.separator in line for line in lines)), forms[-1])
 

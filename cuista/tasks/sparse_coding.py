@@ -198,10 +198,12 @@ class Model(Trained):
     def intervals(self, y: ArrayLike, x: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
         """Intervals that contain the true codes, given this network's codes x (samples, N) of y (samples, M).
 
-        Returns the lower and the upper bounds (samples, N). See `cuista.quality.intervals`.
+        Returns the lower and the upper bounds, in the shape of x. See `cuista.quality.intervals`.
         """
+        shape = np.shape(x)
         y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf)
-        return intervals(self.problem, self.weight.W, self.usual(), y, x, level, self.network.ops)
+        lower, upper = intervals(self.problem, self.weight.W, self.usual(), y, x, level, self.network.ops)
+        return lower.reshape(shape), upper.reshape(shape)
 
     def store(self, record: Record) -> None:
         self.problem.store(record)
