@@ -126,8 +126,8 @@ def report(solver: Solver, quality: Quality) -> None:
         lam = " or a larger λ" if solver.has_lam else ""
         layout = " If the samples are columns, give --columns." if count == M else ""
         common.warn(
-            f"the codes of {full} of {samples} have about as many non-zeros as there are measurements, {M}: such codes "
-            f"fit any measurements, and determine nothing. If there is noise, give --noise-level{lam}.{layout}"
+            f"{full} of {count} codes have about as many non-zeros as there are measurements, {M}: such codes fit any "
+            f"measurements, and determine nothing. If there is noise, give --noise-level{lam}.{layout}"
         )
     unfinished = int(np.count_nonzero(~quality.more.get("converged", np.ones(0, bool))))
     if unfinished:

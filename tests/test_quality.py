@@ -357,7 +357,7 @@ def test_codes_that_fit_any_measurements_are_told(run, model):
     assert "determine nothing" not in run.errors
     for lam, how in (("", ("omp",)), (" or a larger λ", ("lasso", "--lam", 1e-6))):
         run("solve", "A.npy", "noisy.npy", "--method", *how, "--force")
-        assert "the codes of 30 of 30 samples have about as many non-zeros as there are measurements, 30" in run.errors
+        assert "30 of 30 codes have about as many non-zeros as there are measurements, 30" in run.errors
         assert f"give --noise-level{lam}. If the samples are columns, give --columns." in run.errors
     run("solve", "A.npy", "noisy.npy", "--method", "omp", "--noise-level", 0.05 * y.std(), "--force")
     assert "determine nothing" not in run.errors
