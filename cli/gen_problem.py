@@ -141,7 +141,7 @@ def perturbed(
 @click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
 @click.option(
-    "--sensing", type=common.INPUT_FILE, help="Take Φ (M, P) from a file (.npy, .npz, .mat, .h5, .csv; key Phi)."
+    "--sensing", type=common.INPUT_FILE, help="Take Φ (M, P, key Phi) from a .npy, .npz, .mat, .h5, .csv or .txt file."
 )
 @click.option(
     "--principal", type=common.INPUT_FILE, metavar="PATCHES", help="Take principal components of these patches."

@@ -17,7 +17,7 @@ from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
 from cuista.ops import Bernoulli, Normal
 from cuista.original import read_problem
-from cuista.storage import load_array, load_arrays
+from cuista.storage import is_cuista, load_array, load_arrays
 from cuista.tasks.sparse_coding import Model
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -189,6 +189,8 @@ def load_problem(path: Path) -> Problem:
     if path.suffix.lower() == ".npz" and path.exists():
         common.say(f"Reading {path} as a problem of the original code.")
         return read_problem(load_arrays(path), str(path))
+    if path.exists() and not is_cuista(path):
+        raise FileError(f"{path} is not a problem: if it holds a matrix, make one with cuista gen-problem --load-a")
     return Problem.load(path)
 
 

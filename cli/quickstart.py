@@ -17,7 +17,7 @@ from cuista.errors import FileError
 @common.device_option
 @click.option("--force", is_flag=True, help="Overwrite the files of an earlier quickstart.")
 def command(folder: Path, device: str, force: bool) -> None:
-    """Run all steps of an example, in about a minute.
+    """Run all steps of an example, in one to two minutes.
 
     Make a problem, compute its weight, train ALISTA, and test it beside ISTA and FISTA. All files are written to FOLDER
     [quickstart]. Each command is shown before it runs, so that you can repeat and vary it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,13 @@ FULL = 0.9
 _SOLVERS = f"Solver: {', '.join(SOLVERS)}."
 
 
+share = common.number("a number greater than 0, or a percentage like 5%", lambda value: 0 < value < math.inf)
+
+
 def weight(value: str) -> float | str:
     """The option type of λ: a number greater than 0, or a percentage as text."""
-    if value.endswith("%"):
-        common.positive(value.removesuffix("%"))
-        return value
-    number: float = common.positive(value)
-    return number
+    number: float = share(value.removesuffix("%"))
+    return value if value.endswith("%") else number
 
 
 @click.command("solve", cls=Command)
@@ -124,10 +125,11 @@ def report(solver: Solver, quality: Quality) -> None:
     full = int(np.count_nonzero(quality.support_size >= FULL * M))
     if N > M and full > count / 2:
         lam = " or a larger λ" if solver.has_lam else ""
+        advice = f" If there is noise, give --noise-level{lam}." if solver.noise_level is None else ""
         layout = " If the samples are columns, give --columns." if count == M else ""
         common.warn(
             f"{full} of {count} codes have about as many non-zeros as there are measurements, {M}: such codes fit any "
-            f"measurements, and determine nothing. If there is noise, give --noise-level{lam}.{layout}"
+            f"measurements, and determine nothing.{advice}{layout}"
         )
     unfinished = int(np.count_nonzero(~quality.more.get("converged", np.ones(0, bool))))
     if unfinished:

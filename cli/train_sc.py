@@ -121,7 +121,10 @@ def network_options(task: str, default: str | None) -> common.Decorator:
             "-W", "--weight", "weight_file", type=common.INPUT_FILE, help="Weight file. [the weight is computed here]"
         ),
         click.option(
-            "--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of that weight. [0, or auto with noise]"
+            "--ridge",
+            type=common.ridge,
+            metavar="λ|auto",
+            help="Ridge of that weight. [auto, but 0 for sc without noise]",
         ),
         common.layers_option(None, " [16]"),
         common.percent_options(),

@@ -124,7 +124,8 @@ def check_layout(
     is_other = len(shape) == 2 and shape[1 if columns else 0] == length
     hint = ""
     if is_other:
-        hint = f"; it looks transposed: its samples seem to be {'rows' if columns else 'columns'}"
+        seem = "rows, so do not ask for columns" if columns else "columns"
+        hint = f"; it looks transposed: its samples seem to be {seem}"
     elif signals is not None and shape[0 if columns else -1 :][:1] == (signals,):
         hint = f"; {signals} is the length of the signals: if these are measurements, the matrix looks transposed"
     elif len(shape) == 1 and shape[0] and shape[0] % length == 0:
@@ -133,7 +134,7 @@ def check_layout(
         hint = f"; reshape it to (-1, {length})"
     axes = f"({length}, samples)" if columns else f"(samples, {length})"
     message = f"{name} has shape {shape}; expected {axes}, or ({length},) for one sample{hint}"
-    raise InputError(message, option="columns" if is_other else ())
+    raise InputError(message, option="columns" if is_other and not columns else ())
 
 
 def check_rows(array: ArrayLike, length: int, name: str, largest: float = LARGEST_MEASUREMENT) -> Array:

@@ -242,7 +242,11 @@ def test_the_python_of_a_page_runs(path, belongings, monkeypatch):
         ", 512)": ", 24, cuista.AtomRecipe(steps=2, batch=64))",
         "random_state=0": "layers=1, recipe=cuista.FastRecipe(batch=16, layerwise=False, max_steps=3)",
     }
-    for full, small in {**sizes, "least=96": "least=24", 'Denoising("images.h5"': 'Denoising("images.h5", 24'}.items():
+    for full, small in {
+        **sizes,
+        "least=96": "least=24",
+        'Denoising("pictures.h5"': 'Denoising("pictures.h5", 24',
+    }.items():
         code = code.replace(full, small)
     code = re.sub(r"cuista\.(Model\.new|choose_ridge|denoising_weight)\(([^)]*)\)", r"cuista.\1(\2, layers=2)", code)
     exec(code, {})
