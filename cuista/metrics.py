@@ -15,7 +15,7 @@ from cuista.checks import Array
 from cuista.data.images import ImageSet
 from cuista.errors import InputError
 from cuista.networks.base import Unrolled
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps, engine
 from cuista.summary import Described, counted
 
 # The side in pixels of the window in which the structural similarity is computed.
@@ -99,7 +99,7 @@ def report_on(
     InputError
         If there are no signals, if there are more or fewer measurements than signals, or if all signals are zero.
     """
-    ops = ops or CpuOps()
+    ops = ops or engine("cpu")
     if x.shape[0] != y.shape[0] or not len(x):
         raise InputError(f"there are {len(x)} signals and {len(y)} measurements; expected equal numbers of 1 or more")
     if not x.any():

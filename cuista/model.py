@@ -15,7 +15,7 @@ from cuista import storage
 from cuista.checks import Array
 from cuista.errors import DeviceError, FileError
 from cuista.messages import warn
-from cuista.ops import CpuOps, ReferenceOps, engine
+from cuista.ops import ReferenceOps, engine
 from cuista.storage import Record
 from cuista.storage.portable import BYTES
 from cuista.summary import Described, counted
@@ -201,7 +201,7 @@ class Trained(Described, storage.Portable, ABC):
                 "untied": bool(attributes.get("untied", False)),
                 "parameters": group(record, "parameters/"),
             }
-            model = cls.restore(record, path, options, {"ops": ops or CpuOps(), "dtype": dtype})
+            model = cls.restore(record, path, options, {"ops": ops or engine("cpu"), "dtype": dtype})
             for name, shape in model.network.shapes.items():
                 value = record.arrays[f"parameters/{name}"]
                 if value.shape != shape:
@@ -238,7 +238,7 @@ def unpickled(cls: type[AnyTrained], data: bytes, device: str, dtype: str) -> An
         ops = engine(device)
     except DeviceError as error:
         warn(f"a model of {device} will compute on the CPU here: {error}")
-        ops = CpuOps()
+        ops = engine("cpu")
     return cls.from_bytes(data, ops=ops, dtype=dtype)
 
 

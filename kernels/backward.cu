@@ -1,6 +1,6 @@
 // Kernel 2: the backward pass of kernel 1. Sums are added in a fixed order: each warp sums its rows, and then the
 // warps' sums are added.
-#include "select.cuh"
+#include "common.cuh"
 
 // Computes d_z and, for every warp, two sums over its rows: Σ d_z u and the contribution to ∂L/∂θ. There are `size`
 // entries in rows of N, the last of which may be shorter. They are read and written WIDTH at a time; if WIDTH is 4,

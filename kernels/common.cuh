@@ -1,9 +1,11 @@
-// What the kernels share: the floating-point type, and reductions over a warp and over a block.
+// What the kernels share: the floating-point type, and reductions over a warp and over a block. What the native code
+// for the CPU shares with them is in entry.cuh and select.cuh.
 //
 // Every file is compiled twice, with REAL = float and with REAL = double, and with the constants of constants.py. The
 // compiler does not contract a·b + c, so that z = x + α u has the bits of its definition in NumPy; where a fused
 // multiply-add is wanted, the code calls fma(). No kernel uses a floating-point atomic, so two runs give the same bits.
 #pragma once
+#include "select.cuh"
 
 typedef REAL real;
 
@@ -22,35 +24,9 @@ __device__ __forceinline__ int warp() { return threadIdx.x >> 5; }
 // WIDTH numbers that are read or written together, up to 16 bytes at a time.
 template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) * WIDTH : 16) Pack { T lanes[WIDTH]; };
 
-// -- order -----------------------------------------------------------------------------------------------------------
-
-// The bit pattern of |z| as an integer. Non-negative floating-point numbers are in the order of these integers, with
-// NaN above infinity, as NumPy sorts it.
-__device__ __forceinline__ unsigned key_of(float z) { return __float_as_uint(z) & 0x7fffffffu; }
-__device__ __forceinline__ unsigned long long key_of(double z)
-{
-    return (unsigned long long)__double_as_longlong(z) & 0x7fffffffffffffffull;
-}
-
-template <class Real> struct KeyOf;
-template <> struct KeyOf<float> { typedef unsigned type; };
-template <> struct KeyOf<double> { typedef unsigned long long type; };
 typedef KeyOf<real>::type Key;
 
 // -- reductions ------------------------------------------------------------------------------------------------------
-
-struct Sum {
-    static const bool repeatable = false;  // whether a value may be combined twice
-    template <class T> static __device__ __forceinline__ T combine(T a, T b) { return a + b; }
-};
-struct Most {
-    static const bool repeatable = true;
-    template <class T> static __device__ __forceinline__ T combine(T a, T b) { return a > b ? a : b; }
-};
-struct Least {
-    static const bool repeatable = true;
-    template <class T> static __device__ __forceinline__ T combine(T a, T b) { return a < b ? a : b; }
-};
 
 // Combines one value from every lane. All lanes get the result, with the same bits.
 template <class Operation, class T> __device__ __forceinline__ T over_warp(T value)

@@ -18,9 +18,16 @@ AT_ONCE = 8
 # How many bits of a key each launch of select_digit finds in long rows.
 DIGIT = 11
 
+# How many samples the native code takes through all layers together, so that each reads a part of the matrix that the
+# others have brought into the cache.
+SHARD = 32
+# The number of the native library's interface, which changes whenever the arguments of a function do.
+INTERFACE = 1
+
 _CODES = {"OFF": OFF, "PASSED": PASSED, "SHRUNK_UP": SHRUNK_UP, "SHRUNK_DOWN": SHRUNK_DOWN}
 _FLAGS = {"KIND": KIND, "NEAR": NEAR}
 _DRAWN = {"CODES": CODES, "NOISE": NOISE, "HARD_STREAM": HARD_STREAM}
 _STEPS = {"BETA1": BETA1, "BETA2": BETA2, "EPSILON": EPSILON, "AT_ONCE": AT_ONCE, "DIGIT": DIGIT}
+_NATIVE = {"SHARD": SHARD, "INTERFACE": INTERFACE}
 # All of them as compiler options.
-DEFINITIONS = tuple(f"-D{name}={value}" for name, value in {**_CODES, **_FLAGS, **_DRAWN, **_STEPS}.items())
+DEFINITIONS = tuple(f"-D{name}={value}" for name, value in {**_CODES, **_FLAGS, **_DRAWN, **_STEPS, **_NATIVE}.items())

@@ -1,6 +1,6 @@
 // Kernel 1 for rows that would take one block too long: each row is divided among `parts` blocks. See
 // ReferenceOps.shrink_select for what it computes.
-#include "select.cuh"
+#include "common.cuh"
 
 // Finds one more digit of the (k+1)-th largest |z| of every row, from the highest digit down: the `width` bits of its
 // key from bit `shift` on. Blocks count the digits of the keys that agree with the digits known so far. They add only

@@ -1,6 +1,6 @@
 // Kernel 1: z = x + α u, the exact selection of the k largest |z| of every row, and thresholding, in one pass over
 // device memory. See ReferenceOps.shrink_select for what it computes.
-#include "select.cuh"
+#include "share.cuh"
 
 // The threshold of entry j in row i is threshold[i · per_sample + j · per_coordinate].
 

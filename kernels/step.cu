@@ -7,7 +7,7 @@
 // for any density, and fast while the iterates are sparse or the batch is small.
 #include "list.cuh"
 #include "philox.cuh"
-#include "select.cuh"
+#include "share.cuh"
 
 KERNEL __launch_bounds__(512, 1) alista_step(
     // The problem: Aᵀ (N, M); W (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;

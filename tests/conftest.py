@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import shim
 from cuista.cli import main
-from cuista.kernels import Launcher
+from cuista.kernels import Launcher, native
 from cuista.kernels.constants import DEFINITIONS
 from hypothesis import HealthCheck, settings
 from shim.gpu import DeviceModule, launcher_on
@@ -23,7 +23,7 @@ from shim.gpu import DeviceModule, launcher_on
 import cuista
 from cuista import kernels
 from cuista.device import Device, why_no_cuda, why_not
-from cuista.ops import CudaOps
+from cuista.ops import CpuOps, CudaOps, NativeOps, ReferenceOps
 from cuista.training import Progress
 
 # A suite that was started in the background ignores SIGINT, and so would the runs that the tests interrupt.
@@ -133,6 +133,22 @@ def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+# -- the CPU's engines -------------------------------------------------------------------------------------------------
+
+
+def native_engines() -> dict[str, NativeOps]:
+    """The native engine for every vector width that this processor has; none if the library was not compiled."""
+    path = native.installed()
+    widths = () if path is None or native.why_not() else native.library().widths
+    return {f"native, {width}": NativeOps(native.Library(path, width)) for width in widths}
+
+
+# The engines that compute faster than the definition, on the CPU.
+FAST: dict[str, CpuOps] = {"cpu": CpuOps(), **native_engines()}
+on_fast_engines = pytest.mark.parametrize("fast", FAST.values(), ids=FAST)
+on_all_engines = pytest.mark.parametrize("ops", [ReferenceOps(), *FAST.values()], ids=["reference", *FAST])
 
 
 # -- the CUDA engine --------------------------------------------------------------------------------------------------

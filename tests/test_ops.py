@@ -6,13 +6,14 @@ import inspect
 
 import numpy as np
 import pytest
+from conftest import on_all_engines, on_fast_engines
 from cuista.kernels.constants import NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cuista.counter import Key
-from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps
+from cuista.ops import Bernoulli, CpuOps, NativeOps, Normal, ReferenceOps
 from cuista.ops.cpu import _Pool
 
 REFERENCE, CPU = ReferenceOps(), CpuOps()
@@ -75,25 +76,27 @@ def test_shrink_select_is_what_the_paper_says(step):
         assert passed <= k
 
 
-@given(steps())
+@on_fast_engines
+@given(step=steps())
 @settings(max_examples=300)
-def test_the_cpu_engine_shrinks_as_the_definition_does(step):
+def test_the_engines_shrink_as_the_definition_does(fast, step):
     expected, expected_code = REFERENCE.shrink_select(**step)
-    x_next, code = CPU.shrink_select(**step)
+    x_next, code = fast.shrink_select(**step)
     np.testing.assert_array_equal(x_next, expected)
     np.testing.assert_array_equal(code, expected_code)
     assert x_next.dtype == expected.dtype
     assert code.dtype == expected_code.dtype == np.int8
 
 
-@given(steps(), st.integers(0, 2**32))
+@on_fast_engines
+@given(step=steps(), seed=st.integers(0, 2**32))
 @settings(max_examples=300)
-def test_the_cpu_engine_goes_back_as_the_definition_does(step, seed):
+def test_the_engines_go_back_as_the_definition_does(fast, step, seed):
     _, code = REFERENCE.shrink_select(**step)
     delta = np.random.default_rng(seed).standard_normal(code.shape).astype(step["x"].dtype)
     arguments = {name: step[name] for name in ("x", "u", "step_size", "threshold", "window")}
     d_z, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
-    d_z_cpu, d_step_cpu, d_threshold_cpu = CPU.shrink_select_backward(delta, code, **arguments)
+    d_z_cpu, d_step_cpu, d_threshold_cpu = fast.shrink_select_backward(delta, code, **arguments)
     tolerance = 1e-5 if delta.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(d_z_cpu, d_z, rtol=tolerance, atol=tolerance)
     largest = float(np.abs(d_z * step["u"].astype(np.float64)).sum())
@@ -128,14 +131,14 @@ def test_a_negative_threshold_moves_unselected_entries_outwards_and_leaves_zeros
     np.testing.assert_array_equal(code, [[PASSED, SHRUNK_DOWN, OFF]])
 
 
-@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@on_all_engines
 def test_nan_is_passed_on_and_never_hidden(ops):
     x = np.full((1, 5), np.nan, np.float32)
     for one_sided in (False, True):
         assert np.isnan(ops.shrink_select(x, np.ones_like(x), 1.0, 0.1, 2, one_sided=one_sided)[0]).all()
 
 
-@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@on_all_engines
 @pytest.mark.parametrize("theta", [0.3, -0.2, np.linspace(0.1, 0.5, 12)])
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_the_step_gradient_matches_central_differences(ops, theta, one_sided, rng):
@@ -177,17 +180,68 @@ def test_the_window_gives_the_derivative_of_an_expected_loss_that_the_fixed_sele
     assert abs(gradient(0.0)) < 0.05 * abs(numeric)
 
 
-@pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
+@on_fast_engines
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("columns", [1, 3, 16, 41, 300])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sparse_products_are_products(density, dtype, rng):
+def test_sparse_products_are_products(fast, density, columns, dtype, rng):
     a = (rng.standard_normal((33, 70)) * (rng.random((33, 70)) < density)).astype(dtype)
-    b = rng.standard_normal((70, 41)).astype(dtype)
-    result = CPU.sparse_matmul(a, b)
+    b = rng.standard_normal((70, columns)).astype(dtype)
+    result = fast.sparse_matmul(a, b)
     np.testing.assert_allclose(result, a @ b, rtol=1e-4, atol=1e-4 if dtype == np.float32 else 1e-12)
     assert result.dtype == dtype
 
 
-@pytest.mark.parametrize("ops", [REFERENCE, CPU])
+@st.composite
+def layers(draw: st.DrawFn) -> dict[str, object]:
+    """The arguments of `analytic_layers`, but with the matrix in place of the packed one."""
+    batch, size, depth = draw(st.integers(1, 70)), draw(st.integers(1, 200)), draw(st.integers(1, 3))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    start = draw(st.sampled_from([None, 0.0, 0.2, 1.0]))  # None, or the share of non-zeros
+    shape = (depth, size) if draw(st.booleans()) else (depth,)
+    counts = st.sampled_from([0, size - 1, (size - 1) // 2, min(3, size - 1)])
+    x = rng.standard_normal((batch, size)) * (rng.random((batch, size)) < (start or 0))
+    return {
+        "x": None if start is None else x.astype(dtype),
+        "Wy": rng.standard_normal((batch, size)).astype(dtype),
+        "matrix": (rng.standard_normal((size, size)) / size).astype(dtype),
+        "step_size": rng.uniform(0.5, 1.5, depth),
+        "threshold": rng.uniform(-0.1, 1.5, shape),
+        "support": tuple(draw(st.lists(counts, min_size=depth, max_size=depth))),
+        "one_sided": draw(st.booleans()),
+    }
+
+
+@on_fast_engines
+@given(arguments=layers())
+@settings(max_examples=60)
+def test_several_layers_at_once_are_those_of_the_definition(fast, arguments):
+    # In float32, rounding can decide whether an entry passes, though seldom.
+    matrix, single = arguments.pop("matrix"), arguments["Wy"].dtype == np.float32
+    expected = REFERENCE.analytic_layers(packed=REFERENCE.pack(matrix), **arguments)
+    found = fast.analytic_layers(packed=fast.pack(matrix), **arguments)
+    assert found.dtype == expected.dtype
+    near = np.isclose(found, expected, rtol=1e-4 if single else 1e-10, atol=1e-4 if single else 1e-10)
+    assert np.count_nonzero(~near.all(axis=1)) <= (0.05 * len(near) if single else 0)
+
+
+@on_fast_engines
+def test_the_rows_of_several_layers_do_not_depend_on_each_other(fast, rng):
+    Wy, matrix = rng.standard_normal((70, 50)), rng.standard_normal((50, 50)) / 50
+    packed, parameters = fast.pack(matrix), (np.full(3, 0.9), np.full(3, 0.3), (2, 4, 6))
+    whole = fast.analytic_layers(None, Wy, packed, *parameters).copy()
+    if isinstance(fast, NativeOps):  # BLAS's products depend on the number of rows
+        for part in (slice(0, 1), slice(3, 40), slice(32, 70)):
+            np.testing.assert_array_equal(fast.analytic_layers(None, Wy[part], packed, *parameters), whole[part])
+    one_by_one = None
+    for t in range(3):
+        layer = ([0.9], [0.3], parameters[2][t : t + 1])
+        one_by_one = fast.analytic_layers(one_by_one, Wy, packed, *map(np.array, layer[:2]), layer[2])
+    np.testing.assert_array_equal(one_by_one, whole)
+
+
+@on_all_engines
 @pytest.mark.parametrize("density", [0.05, 1.0])
 def test_a_row_of_a_product_by_rows_does_not_depend_on_the_others(ops, density, rng):
     a = rng.standard_normal((33, 70)) * (rng.random((33, 70)) < density)
@@ -231,11 +285,12 @@ def test_weights_count_samples_in_the_loss(rng):
 
 
 def test_the_engines_have_the_same_names_and_signatures():
-    for name, function in inspect.getmembers(ReferenceOps, inspect.isfunction):
-        if not name.startswith("_"):
-            assert inspect.signature(getattr(CpuOps, name)) == inspect.signature(function), name
-    public = {name for name in dir(CpuOps) if not name.startswith("_")}
-    assert public == {name for name in dir(ReferenceOps) if not name.startswith("_")}
+    for engine in (CpuOps, NativeOps):
+        for name, function in inspect.getmembers(ReferenceOps, inspect.isfunction):
+            if not name.startswith("_"):
+                assert inspect.signature(getattr(engine, name)) == inspect.signature(function), name
+        public = {name for name in dir(engine) if not name.startswith("_")}
+        assert public == {name for name in dir(ReferenceOps) if not name.startswith("_")}
 
 
 def test_the_pool_never_hands_out_an_array_that_somebody_holds():

@@ -21,7 +21,7 @@ from cuista.evaluation.results import load_results, save_results
 from cuista.messages import say
 from cuista.metrics import report_on
 from cuista.networks import NETWORKS
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps, engine
 from cuista.parallel import blas_threads
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
@@ -228,7 +228,7 @@ def compare(
             say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
             results.append(_measured(method, solver, x, y, snr))
     about = measured_on(problem, recipe, samples=samples, seed=seed, layers=layers)
-    return Comparison(tuple(results), {**about, "device": (ops or CpuOps()).name})
+    return Comparison(tuple(results), {**about, "device": (ops or engine("cpu")).name})
 
 
 def measured_on(problem: Problem, recipe: Any, *, samples: int, seed: int, layers: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cuista.evaluation.results import load_results, save_results
 from cuista.messages import say
 from cuista.metrics import estimate_nmse_db
 from cuista.networks import Encoder
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps, engine
 from cuista.parallel import blas_threads
 from cuista.solvers.classical import Fista
 from cuista.solvers.tuning import lambdas, tune
@@ -199,7 +199,7 @@ def _on_each(
         progress(done / len(items))
         return found
 
-    return (ops or CpuOps()).in_batches((len(items), 1), work_on, 1)
+    return (ops or engine("cpu")).in_batches((len(items), 1), work_on, 1)
 
 
 def _recovered(model: Model | RobustModel, A: Array, y: Array) -> tuple[Array, int]:

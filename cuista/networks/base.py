@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
@@ -14,7 +13,7 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.ops import CpuOps, FusedStep, ReferenceOps, Scalar, Signals
+from cuista.ops import FusedStep, ReferenceOps, Scalar, Signals, engine
 
 # What one layer passes to the next: first the iterate x, then whatever else the network carries along.
 State = tuple[Any, ...]
@@ -171,7 +170,7 @@ class Unrolled(ABC):
             raise InputError(f"{self.title} has no matrix for each layer: leave that out", option="untied")
         if per_coordinate and not self.can_coordinate:
             raise InputError(f"{self.title} has no threshold per coordinate: leave that out", option="per_coordinate")
-        self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
+        self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self.layers, self.per_coordinate, self.untied = layers, per_coordinate, untied
         self.one: Scalar = self.ops.asarray(1.0, np.float64)
         self.reschedule(percent, max_percent)
@@ -248,6 +247,12 @@ class Unrolled(ABC):
         For `window`, see `ReferenceOps.shrink_select_backward`.
         """
 
+    def advance(self, state: State, layers: range) -> State:
+        """The state after these layers, for which there will be no backward pass."""
+        for t in layers:
+            state, _ = self.layer(t, state)
+        return state
+
     def propose(self, t: int, state: State) -> tuple[Proposal, float]:
         """Layer t's iterate as a function of its step size and threshold, and what a threshold of 1 is in units of x.
 
@@ -263,30 +268,24 @@ class Unrolled(ABC):
         scaled, factors = in_units(self.ops.xp, measured, self.unit)
         return ((*others, scaled) if others else scaled), factors
 
-    def _states(self, y: Any) -> tuple[Iterator[State], Array | None]:
-        """The states after layers 1, …, T for inputs y in the network's unit, and the factors of `in_units`."""
+    def _begin(self, y: Any) -> tuple[State, Array | None]:
+        """The state before the first layer for inputs y in the network's unit, and the factors of `in_units`."""
         inputs = [self.ops.asarray(array, self.dtype) for array in (y if isinstance(y, tuple) else (y,))]
         scaled, factors = self.in_units(tuple(inputs) if isinstance(y, tuple) else inputs[0])
-
-        def states() -> Iterator[State]:
-            state, _ = self.begin(scaled)
-            for t in range(self.layers):
-                state, _ = self.layer(t, state)
-                yield state
-
-        return states(), factors
+        return self.begin(scaled)[0], factors
 
     def iterates(self, y: Any) -> Iterator[Array]:
         """Yield x_1, …, x_T for inputs y, which are an array or a tuple of arrays that belong together."""
-        states, factors = self._states(y)
-        for x, *_ in states:
-            yield x if factors is None else x * factors
+        state, factors = self._begin(y)
+        for t in range(self.layers):
+            state = self.advance(state, range(t, t + 1))
+            yield state[0] if factors is None else state[0] * factors
 
     def output(self, y: Any, depth: int | None = None) -> Array:
         """What the network returns for inputs y, after all layers or after `depth`: see `read`."""
-        states, factors = self._states(y)
-        x, *_ = deque(islice(states, depth), maxlen=1).pop()
-        found = self.read(x, depth or self.layers)
+        depth = depth or self.layers
+        state, factors = self._begin(y)
+        found = self.read(self.advance(state, range(depth))[0], depth)
         return found if factors is None else found * factors
 
     def read(self, x: Array, depth: int) -> Array:

@@ -98,6 +98,11 @@ class Analytic(Coupling):
 
         return Step(x, u), (Wy,), back
 
+    @property
+    def packed(self) -> Array:
+        """The factor −AᵀW as `ops.analytic_layers` takes it, if it is formed."""
+        return self.ops.kept(self, "packed", lambda: self.ops.pack(self.factor))
+
     def forward(self, x: Array) -> Array:
         """−WᵀA x for the rows of x (batch, N)."""
         if self.formed:

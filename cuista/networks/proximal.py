@@ -15,7 +15,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.networks.base import Backprop, Gradients, OuterSum, Proposal, State, Unrolled, rms_of
-from cuista.networks.couplings import Coupling, Learned, Momentum, Sensed, Step
+from cuista.networks.couplings import Analytic, Coupling, Learned, Momentum, Sensed, Step
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
 from cuista.ops import Scalar
@@ -144,6 +144,24 @@ class Network(Proximal):
     def can_learn_sensing(cls) -> bool:
         """Whether the network can learn Φ: its layers must be steps x + α W (y − A x) with a learned W."""
         return cls.coupling is Learned and not cls.momentum
+
+    def advance(self, state: State, layers: range) -> State:
+        couple = self.couple
+        if not isinstance(couple, Analytic) or not couple.formed or type(self.shrink) is not Soft:
+            return super().advance(state, layers)
+        x, Wy = state
+        part, parameters = slice(layers.start, layers.stop), self.parameters
+        alpha = parameters["step_size"][part] if self.step_sizes else self.ops.xp.ones(len(layers))
+        x = self.ops.analytic_layers(
+            x if layers.start else None,  # x_0 = 0
+            Wy,
+            couple.packed,
+            alpha,
+            parameters["threshold"][part],
+            self.support[part],
+            self.positive,
+        )
+        return x, Wy
 
     # -- the output -------------------------------------------------------------------------------------------------
 

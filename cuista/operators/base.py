@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.errors import NumericalError
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps, engine
 
 # The number of columns that `gains` works on at a time.
 BLOCK = 256
@@ -29,7 +29,7 @@ class Operator(ABC):
     """
 
     def __init__(self, ops: ReferenceOps | None, dtype: DTypeLike) -> None:
-        self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
+        self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self._gains: dict[float, Array] = {}
 
     @property

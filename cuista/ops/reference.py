@@ -370,6 +370,52 @@ class ReferenceOps:
             d_threshold = d_theta if theta.shape == d_theta.shape else d_theta.sum(axis=1, keepdims=True)
         return d_z, xp.sum(d_z * u, dtype=np.float64), d_threshold
 
+    # -- layers with an analytic weight -----------------------------------------------------------------------------
+
+    def pack(self, matrix: Array) -> Array:
+        """The matrix (N, N) as `analytic_layers` takes it, which may be in another layout."""
+        return matrix
+
+    def analytic_layers(
+        self,
+        x: Array | None,
+        Wy: Array,
+        packed: Array,
+        step_size: Array,
+        threshold: Array,
+        support: tuple[int, ...],
+        one_sided: bool = False,
+    ) -> Array:
+        """Several layers with one analytic weight, x ← η(x + α_t (Wᵀy − WᵀA x); θ_t, k_t), without a backward pass.
+
+        Parameters
+        ----------
+        x
+            (batch, N), the iterate before these layers; None means 0.
+        Wy
+            (batch, N), Wᵀy.
+        packed
+            −AᵀW (N, N), from `pack`.
+        step_size, threshold, support
+            α, (layers,); θ, (layers,) or (layers, N); and k, one for each layer.
+        one_sided
+            As in `shrink_select`.
+
+        Returns
+        -------
+        x : (batch, N)
+            The iterate after these layers.
+        """
+        for t, k in enumerate(support):
+            u = Wy
+            if x is not None:
+                u = self.sparse_matmul(x, packed)
+                u += Wy
+            before = self.xp.zeros_like(Wy) if x is None else x
+            x, _ = self.shrink_select(before, u, step_size[t], threshold[t], k, 0.0, one_sided)
+        assert x is not None  # there is at least one layer
+        return x
+
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
     def conv_layer(

@@ -19,7 +19,7 @@ from cuista.errors import InputError, NumericalError
 from cuista.metrics import estimate_nmse_db
 from cuista.networks.base import in_units
 from cuista.operators import Dense
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps, engine
 from cuista.parallel import BATCH, blas_threads
 from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
@@ -146,7 +146,7 @@ class Solver(ABC):
         problem = problem if isinstance(problem, Problem) else Problem(problem)
         self.problem, self.iterations, self.noise_level = problem, iterations, noise_level
         self.positive = problem.positive if positive is None else positive
-        self.ops = ops or CpuOps()
+        self.ops = ops or engine("cpu")
         self.dtype = np.dtype(dtype or (np.float64 if iterations is None else np.float32))
         self.tunes = self.has_lam and lam is None and noise_level is None
         # The norms of the columns of `problem.A`, and those of the user's matrix.

@@ -12,7 +12,7 @@ from cuista.checks import Array
 from cuista.data.dictionary import Dictionary
 from cuista.errors import InputError
 from cuista.operators import Convolution
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import ReferenceOps, engine
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import tune_unimodal
 
@@ -54,7 +54,7 @@ class ConvFista:
     ) -> None:
         if iterations < 1 or not 0 < lam < np.inf:
             raise InputError(f"there are {iterations} iterations with λ = {lam}; expected 1 or more, and λ more than 0")
-        self.ops, self.dtype = ops or CpuOps(), np.dtype(dtype)
+        self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self.iterations, self.lam = iterations, lam
         self.operator = Convolution(dictionary.D, ops=self.ops, dtype=self.dtype)
 

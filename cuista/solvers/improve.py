@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from cuista.checks import Array, check_rows
 from cuista.data.problem import Problem, column_norms
-from cuista.ops import CpuOps
+from cuista.ops import engine
 from cuista.quality import ROWS, Quality, statistics
 from cuista.solvers.classical import Fista
 
@@ -82,7 +82,7 @@ class Improved(ABC):
         """How good the codes x are that `recover` has just returned. Its own answer tells whether a sample is usual."""
         own: Quality = self.recoverer.quality(y, self._own)
         judged = own.statistics if own.judged is None else own.judged
-        found = statistics(self.problem, y, x, CpuOps())
+        found = statistics(self.problem, y, x, engine("cpu"))
         more = {name: values for name, values in own.more.items() if name != "gap"}  # that of the codes before
         return replace(own, statistics=found, judged=judged, more={**more, **self._more})
 

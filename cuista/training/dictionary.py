@@ -28,7 +28,7 @@ from cuista.data.images import ImageSet, PatchSet
 from cuista.errors import FileError, InputError
 from cuista.messages import showing
 from cuista.operators import Dense
-from cuista.ops import CpuOps
+from cuista.ops import ReferenceOps, engine
 from cuista.parallel import blas_threads
 from cuista.solvers.conv import ConvFista
 from cuista.solvers.proximal import proximal_gradient
@@ -259,7 +259,7 @@ class _Filters(_Learner):
     """The filters D (s₁, s₂, F) of a convolutional dictionary."""
 
     def __init__(self, images: ImageSet, shape: tuple[int, int], filters: int, recipe: LearningRecipe) -> None:
-        self.images, self.shape, self.filters, self.recipe, self.ops = images, shape, filters, recipe, CpuOps()
+        self.images, self.shape, self.filters, self.recipe, self.ops = images, shape, filters, recipe, engine("cpu")
 
     def begin(self, seed: int) -> dict[str, Array]:
         return {"D": random_dictionary(self.shape, self.filters, seed=seed)}
@@ -285,7 +285,7 @@ class _Atoms(_Learner):
     AT_A_TIME = 64
 
     def __init__(self, patches: PatchSet, atoms: int, recipe: AtomRecipe) -> None:
-        self.patches, self.atoms, self.recipe, self.ops = patches, atoms, recipe, CpuOps()
+        self.patches, self.atoms, self.recipe, self.ops = patches, atoms, recipe, engine("cpu")
 
     def begin(self, seed: int) -> dict[str, Array]:
         """Random patches as atoms, and noise in place of patches of a single colour."""
@@ -333,7 +333,9 @@ class _Atoms(_Learner):
         return Dictionary.from_atoms(D, self.patches.shape)
 
 
-def _descent(dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: CpuOps) -> tuple[Array, float, float]:
+def _descent(
+    dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: ReferenceOps
+) -> tuple[Array, float, float]:
     """The gradient g (s₁, s₂, F) summed over the crops, its curvature ‖Σ g_m ⋆ x_m‖², and the objective per pixel."""
     solver = ConvFista(dictionary, recipe.iterations, recipe.lam, ops=ops)
 

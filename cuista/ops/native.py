@@ -1,0 +1,142 @@
+"""The native engine: the CPU engine with the primitives that the native library has.
+
+All others are those of `CpuOps`. A call into the library releases the interpreter's lock, so that threads compute side
+by side (`cuista.parallel`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista.checks import Array
+from cuista.kernels import native
+from cuista.kernels.constants import SHARD
+from cuista.ops.cpu import CpuOps
+from cuista.ops.reference import Scalar, Scalars
+
+# Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
+# and 64 × 500 × 500.
+SPARSE_DENSITY = 0.3
+# What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
+LINE = 64
+
+
+class NativeOps(CpuOps):
+    """The primitives on NumPy arrays, with the native library.
+
+    Parameters
+    ----------
+    library
+        The library; None for the one that was installed.
+    """
+
+    def __init__(self, library: native.Library | None = None) -> None:
+        super().__init__()
+        self._library = library or native.library()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from cuista.ops import engine
+
+        return engine, ("cpu",)  # it may be unpickled where there is no library
+
+    def sparse_matmul(self, a: Array, b: Array) -> Array:
+        if not _alike(a, b) or a.ndim != 2 or b.ndim != 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
+            return self.matmul(a, b)
+        if np.count_nonzero(a) > SPARSE_DENSITY * a.size:
+            return self.matmul(a, b)
+        (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
+        product = empty((rows, columns), a.dtype)
+        index, value = empty((SHARD, inner), np.uint32), empty((SHARD, inner), a.dtype)
+        run = self._library("sparse_matmul", a.dtype)
+        run(a, b, rows, inner, columns, index, value, product)
+        return product
+
+    def shrink_select(
+        self,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int | Array,
+        window: float = 0.0,
+        one_sided: bool = False,
+    ) -> tuple[Array, Array]:
+        if not _alike(x, u) or x.shape != u.shape:
+            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
+        x, u = self.asarray(x, x.dtype), self.asarray(u, u.dtype)
+        theta, support = self.asarray(threshold, x.dtype), self.asarray(k, np.int64)
+        x_next, code = self._pool.empty(x.shape, x.dtype), self._pool.empty(x.shape, np.int8)
+        run = self._library("shrink_select", x.dtype)
+        thresholding = (float(step_size), theta, *_strides(theta), support, support.ndim)
+        run(x, u, *thresholding, window, one_sided, *x.shape, x_next, code)
+        return x_next, code
+
+    def shrink_select_backward(
+        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+    ) -> tuple[Array, Scalar, Scalars]:
+        if not _alike(x, u, delta) or not x.shape == u.shape == delta.shape:
+            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window)
+        delta, x, u = (self.asarray(each, x.dtype) for each in (delta, x, u))
+        code, theta = self.asarray(code, np.int8), self.asarray(threshold, x.dtype)
+        d_z, d_step_size, d_threshold = self._pool.empty(x.shape, x.dtype), np.zeros(1), np.zeros(theta.shape)
+        run = self._library("shrink_select_backward", x.dtype)
+        step = (x, u, float(step_size), theta, *_strides(theta))
+        run(delta, code, *step, window, *x.shape, d_z, d_step_size, d_threshold)
+        return d_z, float(d_step_size[0]), d_threshold
+
+    def pack(self, matrix: Array) -> Array:
+        rows, columns = matrix.shape
+        packed = _aligned(rows * _padded(columns, matrix.dtype), matrix.dtype)
+        self._library("pack", matrix.dtype)(self.asarray(matrix, matrix.dtype), rows, columns, packed)
+        return packed
+
+    def analytic_layers(
+        self,
+        x: Array | None,
+        Wy: Array,
+        packed: Array,
+        step_size: Array,
+        threshold: Array,
+        support: tuple[int, ...],
+        one_sided: bool = False,
+    ) -> Array:
+        (rows, N), dtype, empty = Wy.shape, Wy.dtype, self._pool.empty
+        alpha, theta = self.asarray(step_size, dtype), self.asarray(threshold, dtype)
+        x_next = empty(Wy.shape, dtype)
+        x_next[...] = 0 if x is None else x
+        each = _padded(N, dtype)
+        room = [empty((SHARD, each), kind) for kind in (np.uint32, dtype, dtype)]
+        run = self._library("analytic_layers", dtype)
+        layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
+        run(self.asarray(Wy, dtype), packed, *layers, len(support), rows, N, each, *room, x_next)
+        return x_next
+
+
+def _alike(*arrays: Array) -> bool:
+    """Whether arrays are of the same type, and of one that the library has."""
+    dtype = arrays[0].dtype
+    return dtype in (np.float32, np.float64) and all(array.dtype == dtype for array in arrays)
+
+
+def _strides(theta: Array) -> tuple[int, int]:
+    """How far the thresholds of one sample are from those of the next, and of one coordinate from those of the next."""
+    if theta.ndim < 2:
+        return 0, theta.ndim
+    return theta.shape[1], int(theta.shape[1] > 1)
+
+
+def _padded(entries: int, dtype: np.dtype[Any]) -> int:
+    """The number of entries of a row that is padded to whole lines."""
+    line = LINE // dtype.itemsize
+    return -(-entries // line) * line
+
+
+def _aligned(entries: int, dtype: DTypeLike) -> Array:
+    """An uninitialised array that begins with a line."""
+    array = np.empty(entries + LINE // np.dtype(dtype).itemsize, dtype)
+    address: int = array.__array_interface__["data"][0]
+    first = -address % LINE // array.itemsize
+    return array[first : first + entries]

@@ -1,0 +1,65 @@
+// What thresholding and its backward pass do to one entry. The CUDA kernels and the native code for the CPU share this
+// file; cpu.h makes it C++ for the latter.
+#pragma once
+
+// -- order -----------------------------------------------------------------------------------------------------------
+
+// The bit pattern of |z| as an integer. Non-negative floating-point numbers are in the order of these integers, with
+// NaN above infinity, as NumPy sorts it.
+__device__ __forceinline__ unsigned key_of(float z) { return __float_as_uint(z) & 0x7fffffffu; }
+__device__ __forceinline__ unsigned long long key_of(double z)
+{
+    return (unsigned long long)__double_as_longlong(z) & 0x7fffffffffffffffull;
+}
+
+template <class Real> struct KeyOf;
+template <> struct KeyOf<float> { typedef unsigned type; };
+template <> struct KeyOf<double> { typedef unsigned long long type; };
+
+// -- thresholding ----------------------------------------------------------------------------------------------------
+
+// The number that is thresholded: z or, one-sided, max(z, 0). It passes on a NaN of z.
+template <class Real> __device__ __forceinline__ Real sided(Real z, int one_sided)
+{
+    return one_sided && z <= 0 ? Real(0) : z;
+}
+
+// With a single threshold θ, a cutoff below this key makes no difference, because nothing below it passes or is NEAR.
+template <class Real> __device__ __forceinline__ typename KeyOf<Real>::type lowest_cutoff(Real theta, Real window)
+{
+    // With a window it is a little lower than the window's edge, which is subject to rounding.
+    const Real floor = window > 0 ? theta * (1 - window) * Real(0.999) : theta;
+    return theta > 0 && floor > 0 ? key_of(floor) : 0;
+}
+
+// Thresholds one entry: returns x_next for z, and sets its code.
+template <class Real>
+__device__ __forceinline__ Real shrink(Real z, Real theta, typename KeyOf<Real>::type cut, Real window, int& code)
+{
+    // Selections instead of branches, because the lanes of a warp would take every side of a branch.
+    const Real magnitude = fabs(z), distance = magnitude - theta;
+    const bool among_largest = key_of(z) > cut;
+    const bool alive = (magnitude > theta) & (z != 0);
+    const bool passed = alive & among_largest;
+    const bool near = (window > 0) & among_largest & (fabs(distance) < window * theta);
+    const int kind = passed ? PASSED : z > 0 ? SHRUNK_UP : SHRUNK_DOWN;
+    code = (alive ? kind : OFF) | (near ? NEAR : 0);
+    const Real moved = passed ? z : copysign(distance, z);
+    return alive ? moved : distance != distance ? distance : Real(0);  // passes on a NaN of z or θ
+}
+
+// The backward pass of one entry, from δ: returns d_z and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.
+template <class Real>
+__device__ __forceinline__ Real shrink_backward(Real delta, int code, Real z, Real theta, Real window, double& d_theta)
+{
+    const int kind = code & KIND;
+    Real d_z = kind == OFF ? Real(0) : delta;
+    if (kind == SHRUNK_UP) d_theta -= delta;
+    if (kind == SHRUNK_DOWN) d_theta += delta;
+    if (code & NEAR) {  // the jump from 0 to z, replaced by a ramp of width 2 h θ
+        const Real slope = delta / (2 * window * theta);
+        d_z += slope * fabs(z);
+        d_theta -= double(slope) * double(z);
+    }
+    return d_z;
+}

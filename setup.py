@@ -1,0 +1,25 @@
+"""The part of the build that setup.cfg cannot express: the native library, which is compiled if it can be."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from setuptools import Extension, setup
+
+# The modules that say how to compile need nothing that may not be installed yet, unlike the packages that they are in.
+for name, folder in {"cuista": "cuista", "cuista.kernels": "kernels"}.items():
+    sys.modules[name] = ModuleType(name)
+    sys.modules[name].__path__ = [folder]
+
+from cuista.kernels.constants import DEFINITIONS  # noqa: E402
+from cuista.kernels.native import FLAGS, SOURCES  # noqa: E402
+
+library = Extension(
+    "cuista.kernels._native",
+    sources=[f"kernels/{source}.cpp" for source in SOURCES],
+    depends=[*map(str, Path("kernels").glob("*.h")), *map(str, Path("kernels").glob("*.cuh"))],
+    extra_compile_args=[*FLAGS, *DEFINITIONS],
+    py_limited_api=True,
+    optional=True,
+)
+setup(ext_modules=[library], options={"bdist_wheel": {"py_limited_api": "cp310"}})
