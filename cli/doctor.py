@@ -16,7 +16,7 @@ from cuista.version import __version__
 @click.command("doctor", cls=Command)
 @common.json_option
 def command(as_json: bool) -> None:
-    """Show which devices can be used, and why others cannot."""
+    """Show which devices and which CPU engine can be used, and why others cannot."""
     report = examine()
     if as_json:
         common.print_json(report)
@@ -24,6 +24,11 @@ def command(as_json: bool) -> None:
     versions, cpu, cuda = report["versions"], report["cpu"], report["cuda"]
     common.out(", ".join(f"{name} {version}" for name, version in versions.items()))
     common.out(f"cpu     can be used: {cpu['processors']} processors, {cpu['blas']}")
+    if cpu["engine"] == "native":
+        common.out(f"        computes with the native engine (vector width: {cpu['width']})")
+    else:
+        common.out(f"        computes with the NumPy engine, because {cpu['why_not_native']}.")
+        common.out("        The native engine recovers signals about three times as fast (see CUISTA_ENGINE).")
     if cuda["reason"]:
         common.out(f"cuda    cannot be used: {cuda['reason']}")
     for gpu in cuda["gpus"]:
@@ -42,9 +47,11 @@ def command(as_json: bool) -> None:
 def examine() -> dict[str, Any]:
     """Everything that the command reports."""
     import numpy  # noqa: F401  (loads the BLAS that threadpool_info reports)
+    from cuista.kernels import native
     from threadpoolctl import threadpool_info
 
     from cuista import device, parallel
+    from cuista.ops import why_not_native
 
     packages = ("numpy", "scipy", "h5py", "click")
     blas = [
@@ -52,13 +59,19 @@ def examine() -> dict[str, Any]:
         for item in threadpool_info()
         if item["user_api"] == "blas"
     ]
+    why_not = why_not_native()
+    engine = {
+        "engine": "numpy" if why_not else "native",
+        "why_not_native": why_not,
+        "width": None if why_not else native.library().width,
+    }
     return {
         "versions": {
             "cuista": __version__,
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         },
-        "cpu": {"processors": parallel.processors(), "blas": "; ".join(blas) or "unknown BLAS"},
+        "cpu": {"processors": parallel.processors(), "blas": "; ".join(blas) or "unknown BLAS", **engine},
         "cuda": device.describe_cuda(),
         "auto": str(device.parse_device("auto")),
     }

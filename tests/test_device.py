@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import kernels_on_the_cpu
+from cuista.kernels import native
 from shim.gpu import DeviceModule, launcher_on
 
 import cuista
 from cuista import PaperRecipe, device
-from cuista.errors import DeviceError
-from cuista.ops import CpuOps, CudaOps
+from cuista.errors import DeviceError, InputError
+from cuista.ops import CpuOps, CudaOps, NativeOps
 
 # The original, kept before the tests replace it.
 WHY_NO_CUDA = device.why_no_cuda
@@ -139,6 +141,58 @@ def test_the_doctor_tells(machine, run):
     out = run("doctor")
     assert "cuda    cannot be used: CuPy is not installed" in out
     assert "--device auto selects cpu" in out
+
+
+NO_LIBRARY = "the library was not compiled when cuista was installed"
+
+
+@pytest.fixture
+def without_the_library(monkeypatch):
+    """Make it look as if no native library was compiled."""
+    monkeypatch.setattr(native, "installed", lambda: None)
+    native.why_not.cache_clear()
+    yield
+    native.why_not.cache_clear()
+
+
+def test_the_cpu_computes_with_numpy_where_there_is_no_library_and_the_doctor_says_so(without_the_library, run):
+    assert type(cuista.engine("cpu")) is CpuOps
+    assert f"computes with the NumPy engine, because {NO_LIBRARY}" in run("doctor")
+    report = json.loads(run("doctor", "--json"))["cpu"]
+    assert report["engine"] == "numpy"
+    assert NO_LIBRARY in report["why_not_native"]
+
+
+def test_the_native_engine_is_not_replaced_silently_if_it_is_asked_for(without_the_library, run, monkeypatch):
+    monkeypatch.setenv("CUISTA_ENGINE", "native")
+    with pytest.raises(InputError, match=f"CUISTA_ENGINE is native, but {NO_LIBRARY}"):
+        cuista.engine("cpu")
+    run("doctor", fails=1)
+    assert "CUISTA_ENGINE is native, but" in run.errors
+
+
+def test_a_variable_chooses_the_engine_of_the_cpu(monkeypatch, run, small_problem, small_weight):
+    if native.why_not():
+        pytest.skip(native.why_not())
+    assert type(cuista.engine("cpu")) is NativeOps
+    assert f"computes with the native engine (vector width: {native.library().width})" in run("doctor")
+    copied = pickle.loads(pickle.dumps(cuista.engine("cpu")))
+    monkeypatch.setenv("CUISTA_ENGINE", "numpy")
+    assert type(copied) is NativeOps
+    assert type(pickle.loads(pickle.dumps(copied))) is CpuOps  # it goes by what is there when it is unpickled
+    assert type(cuista.Model.new(small_problem, small_weight).network.ops) is CpuOps
+    monkeypatch.setenv("CUISTA_ENGINE", "fast")
+    with pytest.raises(InputError, match="CUISTA_ENGINE is 'fast'; expected native or numpy"):
+        cuista.engine("cpu")
+
+
+def test_a_library_of_another_version_is_refused(monkeypatch):
+    if native.why_not():
+        pytest.skip(native.why_not())
+    monkeypatch.setattr("cuista.kernels.constants.INTERFACE", -1)
+    native.why_not.cache_clear()
+    assert "was compiled for another version of cuista" in native.why_not()
+    native.why_not.cache_clear()
 
 
 def test_auto_says_why_a_gpu_that_seems_to_be_there_is_not_used(machine, run, small_model):

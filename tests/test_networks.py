@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from conftest import on_fast_engines
 
 from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
@@ -368,17 +369,32 @@ def test_gradients_of_precursors_match_central_differences(name, untied):
     assert_gradients_match(precursor_of(name, untied)[1], *signals(), 4)
 
 
+@on_fast_engines
 @pytest.mark.parametrize("variant", variants(gradients=True))
-def test_engines_and_precisions_agree_on_loss_and_gradients(variant):
+def test_engines_and_precisions_agree_on_loss_and_gradients(fast, variant):
     x, y = signals()
     expected_loss, expected = any_network(variant, ReferenceOps()).loss_and_gradients(y, x, 5, window=0.3)
     for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 2e-4)):
-        net = any_network(variant, CpuOps(), dtype)
+        net = any_network(variant, fast, dtype)
         loss, gradients = net.loss_and_gradients(y.astype(dtype), x.astype(dtype), 5, window=0.3)
         assert loss == pytest.approx(expected_loss, rel=tolerance)
         for name in expected:
             scale = np.abs(expected[name]).max()
             np.testing.assert_allclose(gradients[name], expected[name], rtol=0, atol=tolerance * scale)
+
+
+@on_fast_engines
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("variant", variants())
+def test_engines_agree_on_iterates_and_the_output_is_the_last(fast, variant, positive):
+    _, y = signals(batch=40)
+    expected = any_network(variant, ReferenceOps(), positive=positive)
+    net = any_network(variant, fast, positive=positive)
+    iterates = list(net.iterates(y))
+    for x, expected_x in zip(iterates, expected.iterates(y), strict=True):
+        np.testing.assert_allclose(x, expected_x, atol=1e-10)
+    np.testing.assert_array_equal(net.output(y), iterates[-1])
+    np.testing.assert_array_equal(net.output(y, 2), iterates[1])
 
 
 @PRECURSORS

@@ -10,7 +10,7 @@ import os
 
 from cuista.device import Device, parse_device
 from cuista.errors import InputError
-from cuista.kernels import native
+from cuista.kernels.native import why_not
 from cuista.ops.cpu import CpuOps
 from cuista.ops.cuda import CudaOps
 from cuista.ops.native import NativeOps
@@ -58,7 +58,7 @@ def why_not_native() -> str | None:
         raise InputError(f"CUISTA_ENGINE is {chosen!r}; expected native or numpy, or leave it unset")
     if chosen == "numpy":
         return "CUISTA_ENGINE is numpy"
-    reason = native.why_not()
+    reason = why_not()
     if reason and chosen == "native":
         raise InputError(f"CUISTA_ENGINE is native, but {reason}. Unset it to compute with NumPy, more slowly")
     return reason
