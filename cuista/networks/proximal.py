@@ -146,9 +146,9 @@ class Network(Proximal):
         return cls.coupling is Learned and not cls.momentum
 
     def advance(self, state: State, layers: range) -> State:
-        couple = self.couple
-        if not isinstance(couple, Analytic) or not couple.formed or type(self.shrink) is not Soft:
-            return super().advance(state, layers)
+        couple, own_layer = self.couple, type(self).layer is not Proximal.layer
+        if own_layer or type(couple) is not Analytic or not couple.formed or type(self.shrink) is not Soft:
+            return super().advance(state, layers)  # only the layers of ALISTA are computed several at once
         x, Wy = state
         part, parameters = slice(layers.start, layers.stop), self.parameters
         alpha = parameters["step_size"][part] if self.step_sizes else self.ops.xp.ones(len(layers))
