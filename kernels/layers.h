@@ -3,6 +3,22 @@
 #include "rows.h"
 #include "sparse.h"
 
+// Thresholds a row in place, from z to x_next, and lists the entries that are not zero.
+template <class Real>
+__forceinline__ void shrink_and_list(Thresholds<Real> thresholds, unsigned k, Real* row, long N, List<Real>& list)
+{
+    const Real theta = *thresholds.theta, window = 0;
+    if (thresholds.per_coordinate || !(theta > 0)) {
+        shrink_row(thresholds, k, window, row, N, [](long, int) {});
+        return list.gather_from(row, N);
+    }
+    // With one positive threshold, no other entries than those above it matter, not even to the selection.
+    list.gather_from(row, N, lowest_cutoff(theta, window));
+    shrink_row({&theta, false}, k, window, list.value, list.length, [](long, int) {});
+    for (long j = 0; j < N; ++j) row[j] = 0;
+    for (long i = 0; i < list.length; ++i) row[list.index[i]] = list.value[i];
+}
+
 // Computes x (rows, N) in place from Wᵀy (rows, N) and −AᵀW, packed. The thresholds of layers are `per_layer` apart: N
 // if each coordinate has its own, else 1. SHARD samples at a time go through all layers, and each has `room` entries in
 // the arrays index, value and products: N, rounded up to whole vectors.
@@ -27,8 +43,7 @@ __forceinline__ void analytic_layers(
                 const Real *__restrict__ const product = products + i * room, *__restrict__ const seen = Wy + i * N;
                 for (long j = 0; j < N; ++j) row[j] = sided(row[j] + alpha * (product[j] + seen[j]), one_sided);
                 const Thresholds<Real> thresholds = {threshold + t * per_layer, per_layer > 1};
-                shrink_row(thresholds, support[t], Real(0), row, N, [](long, int) {});
-                if (t + 1 < depth) lists[i].gather_from(row, N);
+                shrink_and_list(thresholds, limited(support[t], N), row, N, lists[i]);
             }
         }
     }

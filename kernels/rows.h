@@ -24,15 +24,18 @@ template <class Real> struct Thresholds {
     bool per_coordinate;
 };
 
+// How many entries may pass: at most all but the smallest.
+__forceinline__ unsigned limited(long long k, long N) { return k < N ? k : N - 1; }
+
 // Thresholds a row in place, from z to x_next, and calls keep(j, code) for each entry.
 template <class Real, class Keep>
-__forceinline__ void shrink_row(Thresholds<Real> thresholds, long long k, Real window, Real* row, long N, Keep keep)
+__forceinline__ void shrink_row(Thresholds<Real> thresholds, unsigned k, Real window, Real* row, long N, Keep keep)
 {
     typedef typename KeyOf<Real>::type Key;
     const Real theta = *thresholds.theta;
     Alone team;
     const Key low = thresholds.per_coordinate ? Key(0) : lowest_cutoff(theta, window);
-    const Key cut = cutoff(team, Row<Real>{row, N}, k < N ? k : N - 1, low);
+    const Key cut = cutoff(team, Row<Real>{row, N}, k, low);
     if (thresholds.per_coordinate)
         for (long j = 0; j < N; ++j) {
             int code;
@@ -58,7 +61,8 @@ __forceinline__ void shrink_rows(
     for (long i = 0; i < rows; ++i, x += N, u += N, x_next += N, code += N) {
         for (long j = 0; j < N; ++j) x_next[j] = sided(x[j] + alpha * u[j], one_sided);
         auto keep = [=](long j, int what) { code[j] = what; };
-        shrink_row({threshold + i * per_sample, per_coordinate != 0}, support[i * support_per_sample], window, x_next, N, keep);
+        const unsigned k = limited(support[i * support_per_sample], N);
+        shrink_row({threshold + i * per_sample, per_coordinate != 0}, k, window, x_next, N, keep);
     }
 }
 

@@ -2,19 +2,26 @@
 #pragma once
 #include "entry.cuh"
 
-// The non-zero entries of a vector, in the order of their indices.
+// Entries of a vector, in the order of their indices.
 template <class Real> struct List {
     unsigned* index;
     Real* value;
     long length;
 
-    __forceinline__ void gather_from(const Real* vector, long N)
+    // Takes the entries whose key exceeds `low`: with 0, those that are not zero.
+    __forceinline__ void gather_from(const Real* vector, long N, typename KeyOf<Real>::type low = 0)
     {
+        long j = 0;
         length = 0;
-        for (long j = 0; j < N; ++j) {  // without a branch, which would often be predicted wrongly
+#ifdef SQUEEZED
+        if constexpr (sizeof(Real) == sizeof(float))
+            for (; j + SQUEEZED <= N; j += SQUEEZED)
+                length += squeeze(vector + j, low, j, value + length, index + length);
+#endif
+        for (; j < N; ++j) {  // without a branch, which would often be predicted wrongly
             index[length] = j;
             value[length] = vector[j];
-            length += key_of(vector[j]) != 0;
+            length += key_of(vector[j]) > low;
         }
     }
 };
