@@ -14,10 +14,10 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the threads are cuista's
 
 import numpy as np
 from common import ratio, save, side_by_side
+from cuista.kernels import native
 
 import cuista
 from cuista import parallel
-from cuista.kernels import native
 from cuista.ops import CpuOps, NativeOps
 
 SAMPLES = 4096

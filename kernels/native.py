@@ -19,7 +19,10 @@ FOLDER = Path(__file__).parent
 # The C++ files. Each but the first has all functions, for one vector width.
 SOURCES = ("native", "cpu_avx512", "cpu_avx2", "cpu_neon", "cpu_plain")
 # Nothing here changes a result: a·b + c is not contracted, and NaN, −0 and the order of sums are kept.
-FLAGS = ("-std=c++17", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    *("-std=c++17", "-O3", "-g0", "-fvisibility=hidden"),
+    *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+)
 
 # The arguments of the functions: pointers, numbers of the function's floating-point type, `long` and `int`.
 _FUNCTIONS = {

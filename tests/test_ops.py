@@ -6,7 +6,7 @@ import inspect
 
 import numpy as np
 import pytest
-from conftest import on_all_engines, on_fast_engines
+from conftest import FAST, on_all_engines, on_fast_engines
 from cuista.kernels.constants import NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,34 +76,34 @@ def test_shrink_select_is_what_the_paper_says(step):
         assert passed <= k
 
 
-@on_fast_engines
-@given(step=steps())
+@given(steps())
 @settings(max_examples=300)
-def test_the_engines_shrink_as_the_definition_does(fast, step):
+def test_the_engines_shrink_as_the_definition_does(step):
     expected, expected_code = REFERENCE.shrink_select(**step)
-    x_next, code = fast.shrink_select(**step)
-    np.testing.assert_array_equal(x_next, expected)
-    np.testing.assert_array_equal(code, expected_code)
-    assert x_next.dtype == expected.dtype
-    assert code.dtype == expected_code.dtype == np.int8
+    for name, fast in FAST.items():
+        x_next, code = fast.shrink_select(**step)
+        np.testing.assert_array_equal(x_next, expected, name)
+        np.testing.assert_array_equal(code, expected_code, name)
+        assert x_next.dtype == expected.dtype
+        assert code.dtype == expected_code.dtype == np.int8
 
 
-@on_fast_engines
-@given(step=steps(), seed=st.integers(0, 2**32))
+@given(steps(), st.integers(0, 2**32))
 @settings(max_examples=300)
-def test_the_engines_go_back_as_the_definition_does(fast, step, seed):
+def test_the_engines_go_back_as_the_definition_does(step, seed):
     _, code = REFERENCE.shrink_select(**step)
     delta = np.random.default_rng(seed).standard_normal(code.shape).astype(step["x"].dtype)
     arguments = {name: step[name] for name in ("x", "u", "step_size", "threshold", "window")}
     d_z, d_step, d_threshold = REFERENCE.shrink_select_backward(delta, code, **arguments)
-    d_z_cpu, d_step_cpu, d_threshold_cpu = fast.shrink_select_backward(delta, code, **arguments)
     tolerance = 1e-5 if delta.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(d_z_cpu, d_z, rtol=tolerance, atol=tolerance)
     largest = float(np.abs(d_z * step["u"].astype(np.float64)).sum())
-    np.testing.assert_allclose(d_step_cpu, d_step, atol=tolerance * (1 + largest))
     spread = float(np.abs(d_z * (1 + np.abs(step["x"].astype(np.float64)) + np.abs(step["u"]))).sum())
-    np.testing.assert_allclose(d_threshold_cpu, d_threshold, atol=tolerance * (1 + spread) * 1e2)
-    assert np.shape(d_threshold_cpu) == np.shape(step["threshold"])
+    for name, fast in FAST.items():
+        d_z_fast, d_step_fast, d_threshold_fast = fast.shrink_select_backward(delta, code, **arguments)
+        np.testing.assert_allclose(d_z_fast, d_z, tolerance, tolerance, err_msg=name)
+        np.testing.assert_allclose(d_step_fast, d_step, atol=tolerance * (1 + largest), err_msg=name)
+        np.testing.assert_allclose(d_threshold_fast, d_threshold, atol=tolerance * (1 + spread) * 1e2, err_msg=name)
+        assert np.shape(d_threshold_fast) == np.shape(step["threshold"])
 
 
 def test_ties_let_fewer_than_k_pass():
@@ -213,17 +213,18 @@ def layers(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
-@on_fast_engines
-@given(arguments=layers())
-@settings(max_examples=60)
-def test_several_layers_at_once_are_those_of_the_definition(fast, arguments):
+@given(layers())
+@settings(max_examples=100)
+def test_several_layers_at_once_are_those_of_the_definition(arguments):
     # In float32, rounding can decide whether an entry passes, though seldom.
     matrix, single = arguments.pop("matrix"), arguments["Wy"].dtype == np.float32
     expected = REFERENCE.analytic_layers(packed=REFERENCE.pack(matrix), **arguments)
-    found = fast.analytic_layers(packed=fast.pack(matrix), **arguments)
-    assert found.dtype == expected.dtype
-    near = np.isclose(found, expected, rtol=1e-4 if single else 1e-10, atol=1e-4 if single else 1e-10)
-    assert np.count_nonzero(~near.all(axis=1)) <= (0.05 * len(near) if single else 0)
+    tolerance = 1e-4 if single else 1e-10
+    for name, fast in FAST.items():
+        found = fast.analytic_layers(packed=fast.pack(matrix), **arguments)
+        assert found.dtype == expected.dtype
+        near = np.isclose(found, expected, rtol=tolerance, atol=tolerance)
+        assert np.count_nonzero(~near.all(axis=1)) <= (0.05 * len(near) if single else 0), name
 
 
 @on_fast_engines
