@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 
 # The modules that say how to compile need nothing that may not be installed yet, unlike the packages that they are in.
 for name, folder in {"cuista": "cuista", "cuista.kernels": "kernels"}.items():
@@ -22,4 +23,14 @@ library = Extension(
     py_limited_api=True,
     optional=True,
 )
-setup(ext_modules=[library], options={"bdist_wheel": {"py_limited_api": "cp310"}})
+
+
+class Wheel(bdist_wheel):
+    """A wheel that serves one platform only if there was a compiler."""
+
+    def get_tag(self):
+        compiled = any(Path(self.bdist_dir).rglob("_native*.so"))
+        return super().get_tag() if compiled else ("py3", "none", "any")
+
+
+setup(ext_modules=[library], cmdclass={"bdist_wheel": Wheel}, options={"bdist_wheel": {"py_limited_api": "cp310"}})

@@ -9,6 +9,13 @@
 #define __device__
 #define __forceinline__ inline __attribute__((always_inline))
 
+// Before a loop whose iterations do not depend on each other, whatever arrays the compiler thinks may overlap.
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 // -- CUDA's functions ------------------------------------------------------------------------------------------------
 
 __forceinline__ float fabs(float x) { return __builtin_fabsf(x); }

@@ -49,8 +49,8 @@ __device__ __forceinline__ Real shrink(Real z, Real theta, typename KeyOf<Real>:
 }
 
 // The backward pass of one entry, from δ: returns d_z and adds to ∂L/∂θ. See ReferenceOps.shrink_select_backward.
-template <class Real>
-__device__ __forceinline__ Real shrink_backward(Real delta, int code, Real z, Real theta, Real window, double& d_theta)
+template <class Real, class Sum>
+__device__ __forceinline__ Real shrink_backward(Real delta, int code, Real z, Real theta, Real window, Sum& d_theta)
 {
     const int kind = code & KIND;
     Real d_z = kind == OFF ? Real(0) : delta;
@@ -59,7 +59,7 @@ __device__ __forceinline__ Real shrink_backward(Real delta, int code, Real z, Re
     if (code & NEAR) {  // the jump from 0 to z, replaced by a ramp of width 2 h θ
         const Real slope = delta / (2 * window * theta);
         d_z += slope * fabs(z);
-        d_theta -= double(slope) * double(z);
+        d_theta -= Sum(slope) * Sum(z);
     }
     return d_z;
 }

@@ -9,12 +9,18 @@ __forceinline__ void shrink_and_list(Thresholds<Real> thresholds, unsigned k, Re
 {
     const Real theta = *thresholds.theta, window = 0;
     if (thresholds.per_coordinate || !(theta > 0)) {
-        shrink_row(thresholds, k, window, row, N, [](long, int) {});
+        shrink_row(thresholds, k, window, row, N, list, [](long, int) {});
         return list.gather_from(row, N);
     }
-    // With one positive threshold, no other entries than those above it matter, not even to the selection.
-    list.gather_from(row, N, lowest_cutoff(theta, window));
-    shrink_row({&theta, false}, k, window, list.value, list.length, [](long, int) {});
+    // With one positive threshold, no other entries than those above it matter.
+    Alone team;
+    const typename KeyOf<Real>::type low = lowest_cutoff(theta, window);
+    list.gather_from(row, N, low);
+    const auto cut = cutoff(team, Row<Real>{list.value, list.length}, k, low);
+    for (long i = 0; i < list.length; ++i) {
+        int code;
+        list.value[i] = shrink(list.value[i], theta, cut, window, code);
+    }
     for (long j = 0; j < N; ++j) row[j] = 0;
     for (long i = 0; i < list.length; ++i) row[list.index[i]] = list.value[i];
 }

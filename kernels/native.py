@@ -22,11 +22,12 @@ SOURCES = ("native", "cpu_avx512", "cpu_avx2", "cpu_neon", "cpu_plain")
 FLAGS = (
     *("-std=c++17", "-O3", "-g0", "-fvisibility=hidden"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    "-fno-thread-jumps",  # otherwise GCC turns selections into branches, which it does not vectorise
 )
 
 # The arguments of the functions: pointers, numbers of the function's floating-point type, `long` and `int`.
 _FUNCTIONS = {
-    "shrink_select": "ppr pllpl rill pp",
+    "shrink_select": "ppr pllpl rill pppp",
     "shrink_select_backward": "ppppr pll rll ppp",
     "sparse_matmul": "pplll ppp",
     "pack": "pllp",

@@ -10,11 +10,11 @@
     FUNCTION(shrink_select, real)(                                                                                    \
         const real* x, const real* u, real alpha, const real* threshold, long per_sample, long per_coordinate,        \
         const long long* support, long support_per_sample, real window, int one_sided, long rows, long N,             \
-        real* x_next, signed char* code)                                                                              \
+        unsigned* index, real* value, real* x_next, signed char* code)                                                \
     {                                                                                                                 \
         shrink_rows(                                                                                                  \
             x, u, alpha, threshold, per_sample, per_coordinate, support, support_per_sample, window, one_sided, rows, \
-            N, x_next, code);                                                                                         \
+            N, index, value, x_next, code);                                                                           \
     }                                                                                                                 \
     FUNCTION(shrink_select_backward, real)(                                                                           \
         const real* delta, const signed char* code, const real* x, const real* u, real alpha, const real* threshold,  \

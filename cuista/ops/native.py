@@ -19,7 +19,7 @@ from cuista.ops.reference import Scalar, Scalars
 
 # Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
 # and 64 × 500 × 500.
-SPARSE_DENSITY = 0.3
+SPARSE_DENSITY = 0.25
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 
@@ -71,7 +71,8 @@ class NativeOps(CpuOps):
         x_next, code = self._pool.empty(x.shape, x.dtype), self._pool.empty(x.shape, np.int8)
         run = self._library("shrink_select", x.dtype)
         thresholding = (float(step_size), theta, *_strides(theta), support, support.ndim)
-        run(x, u, *thresholding, window, one_sided, *x.shape, x_next, code)
+        room = (self._pool.empty(x.shape[1:], np.uint32), self._pool.empty(x.shape[1:], x.dtype))
+        run(x, u, *thresholding, window, one_sided, *x.shape, *room, x_next, code)
         return x_next, code
 
     def shrink_select_backward(
