@@ -1,4 +1,4 @@
-// What makes the headers that are shared with CUDA (entry.cuh, select.cuh) C++ for the CPU, and vectors of numbers.
+// What makes the headers that are shared with CUDA (entry.cuh, select.cuh, philox.cuh) C++ for the CPU, and vectors of numbers.
 //
 // Each file cpu_WIDTH.cpp includes the native code once, in a namespace of its own and for one vector width, so that one
 // library serves all processors. Loops over entries are vectorised by the compiler; products use `Vector`. As in CUDA,

@@ -13,6 +13,7 @@
 
 namespace avx2 {
 #include "cpu.h"
+#include "elementary.h"
 __forceinline__ __m256 multiply_add(__m256 a, __m256 b, __m256 c) { return _mm256_fmadd_ps(a, b, c); }
 __forceinline__ __m256d multiply_add(__m256d a, __m256d b, __m256d c) { return _mm256_fmadd_pd(a, b, c); }
 __forceinline__ float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }

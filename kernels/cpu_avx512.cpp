@@ -13,6 +13,7 @@
 
 namespace avx512 {
 #include "cpu.h"
+#include "elementary.h"
 __forceinline__ __m512 multiply_add(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(a, b, c); }
 __forceinline__ __m512d multiply_add(__m512d a, __m512d b, __m512d c) { return _mm512_fmadd_pd(a, b, c); }
 __forceinline__ float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }

@@ -8,6 +8,7 @@
 
 namespace neon {
 #include "cpu.h"
+#include "elementary.h"
 __forceinline__ Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c)
 {
     return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);

@@ -6,6 +6,7 @@
 
 namespace plain {
 #include "cpu.h"
+#include "elementary.h"
 template <class T> __forceinline__ T multiply_add(T a, T b, T c) { return a * b + c; }
 #include "width.h"
 }  // namespace plain

@@ -25,13 +25,15 @@ FLAGS = (
     "-fno-thread-jumps",  # otherwise GCC turns selections into branches, which it does not vectorise
 )
 
-# The arguments of the functions: pointers, numbers of the function's floating-point type, `long` and `int`.
+# The arguments of the functions: pointers, numbers of the function's floating-point type, `long`, `int`,
+# `double` and 64-bit words.
 _FUNCTIONS = {
     "shrink_select": "ppr pllpl rill pppp",
     "shrink_select_backward": "ppppr pll rll ppp",
     "sparse_matmul": "pplll ppp",
     "pack": "pllp",
     "analytic_layers": "pppplp illll pppp",
+    "alista_step": "pppp irrwirrl wwwddd ppppp rill ll ll pppp pp pppl pp",
 }
 
 
@@ -45,7 +47,7 @@ class _Pointer:
         return ctypes.c_void_p(array.__array_interface__["data"][0])
 
 
-_TYPES = {"p": _Pointer, "l": ctypes.c_long, "i": ctypes.c_int}
+_TYPES = {"p": _Pointer, "l": ctypes.c_long, "i": ctypes.c_int, "d": ctypes.c_double, "w": ctypes.c_uint64}
 _REALS = {"float32": ("float", ctypes.c_float), "float64": ("double", ctypes.c_double)}
 
 Function = Callable[..., None]

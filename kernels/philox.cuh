@@ -1,8 +1,8 @@
 // Counter-based random numbers: Philox4x64-10 (Salmon, Moraes, Dror, Shaw, SC 2011), numbered as in
 // ReferenceOps.random_words. The integers, and therefore the supports, equal those of the definition; the normal
-// numbers agree with it up to the rounding of log and cos.
+// numbers agree with it up to the rounding of log and cos. The CUDA kernels and the native code for the CPU share this
+// file.
 #pragma once
-#include "common.cuh"
 
 typedef unsigned long long Word;
 
@@ -31,38 +31,53 @@ __device__ __forceinline__ Words philox(const Source& source, Word i)
 
 // A standard normal number (Box and Muller 1958): √(−2 ln u)·cos 2πv, with the word's halves u in (0, 1] and v in
 // [0, 1).
-__device__ __forceinline__ real normal_of(Word word)
+template <class Real> __device__ __forceinline__ Real normal_of(Word word)
 {
-    const real scale = real(1) / real(4294967296.0);
-    const real u = (real(unsigned(word >> 32)) + 1) * scale;
-    const real v = real(unsigned(word)) * scale;
+    const Real scale = Real(1) / Real(4294967296.0);
+    const Real u = (Real(unsigned(word >> 32)) + 1) * scale;
+    const Real v = Real(unsigned(word)) * scale;
     return sqrt(-2 * log(u)) * cospi(2 * v);
 }
 
 // The law of magnitudes: N(a, b²) if `bernoulli` is 0; otherwise a with probability q_limit·2⁻⁵³, and else b.
-struct Law {
+template <class Real> struct Law {
     int bernoulli;
-    real a, b;
+    Real a, b;
     Word q_limit;
 
-    __device__ __forceinline__ real magnitude(Word word) const
+    __device__ __forceinline__ Real magnitude(Word word) const
     {
         if (bernoulli) return (word >> 11) < q_limit ? a : b;
-        return a + b * normal_of(word);
+        return a + b * normal_of<Real>(word);
     }
 };
 
-// Entry e of sparse codes: word 2e decides its support, and word 2e + 1 its magnitude. `words` are those of block e /
-// 2.
-__device__ __forceinline__ real sparse_entry(const Words& words, Word e, Word limit, const Law& law)
+// Whether an entry of sparse codes is non-zero. Word 2e decides the support of entry e, and word 2e + 1 its magnitude.
+__device__ __forceinline__ bool is_present(Word support, Word limit) { return (support >> 11) < limit; }
+
+// Entry e of sparse codes. `words` are those of block e / 2.
+template <class Real>
+__device__ __forceinline__ Real sparse_entry(const Words& words, Word e, Word limit, const Law<Real>& law)
 {
     const bool odd = e % 2;  // selected, not indexed: an array with a variable index leaves the registers
     const Word support = odd ? words.words[2] : words.words[0], size = odd ? words.words[3] : words.words[1];
-    return (support >> 11) < limit ? law.magnitude(size) : real(0);
+    return is_present(support, limit) ? law.magnitude(size) : Real(0);
 }
 
 // Entry e of normal numbers, from word e. `words` are those of block e / 4.
-__device__ __forceinline__ real normal_entry(const Words& words, Word e)
+template <class Real> __device__ __forceinline__ Real normal_entry(const Words& words, Word e)
 {
-    return normal_of(e % 4 < 2 ? (e % 2 ? words.words[1] : words.words[0]) : (e % 2 ? words.words[3] : words.words[2]));
+    return normal_of<Real>(e % 4 < 2 ? (e % 2 ? words.words[1] : words.words[0]) : (e % 2 ? words.words[3] : words.words[2]));
+}
+
+// Which signal a row of a batch is: hard or not, and its number among the signals of its stream. See Signals.
+struct Place {
+    bool is_hard;
+    Word number;
+};
+__device__ __forceinline__ Place place_of(long long row, double share)
+{
+    const long long hard_before = (long long)(share * row);
+    const bool is_hard = (long long)(share * (row + 1)) > hard_before;
+    return {is_hard, Word(is_hard ? hard_before : row - hard_before)};
 }

@@ -73,21 +73,20 @@ __forceinline__ void shrink_rows(
 }
 
 // The backward pass of a row. What it adds to ∂L/∂α and ∂L/∂θ has SUMS partial sums, which are added in a fixed order.
-// Without a window, no entry is NEAR; with EACH, each coordinate has a threshold.
-template <bool WINDOW, bool EACH, class Real>
+// Without a window, no entry is NEAR, and z(j) is not needed; with EACH, each coordinate has a threshold.
+template <bool WINDOW, bool EACH, class Real, class Z>
 __forceinline__ void shrink_row_backward(
-    const Real* __restrict__ delta, const signed char* __restrict__ code, const Real* __restrict__ x,
-    const Real* __restrict__ u, Real alpha, const Real* __restrict__ threshold, Real window, long N,
-    Real* __restrict__ d_z, double& d_step_size, double* __restrict__ d_threshold)
+    const Real* __restrict__ delta, const signed char* __restrict__ code, Z z, const Real* __restrict__ u,
+    const Real* __restrict__ threshold, Real window, long N, Real* __restrict__ d_z, double* __restrict__ d_step_size,
+    double* __restrict__ d_threshold)
 {
     const long SUMS = 16;
     const Real theta = *threshold;
     Real alpha_sums[SUMS] = {}, theta_sums[SUMS] = {};
     auto entry = [&](long j, long c) {
-        const Real z = WINDOW ? x[j] + alpha * u[j] : Real(0);
         const int what = WINDOW ? code[j] : code[j] & KIND;
         Real d_theta = 0;
-        const Real d = shrink_backward(delta[j], what, z, EACH ? threshold[j] : theta, window, d_theta);
+        const Real d = shrink_backward(delta[j], what, WINDOW ? z(j) : Real(0), EACH ? threshold[j] : theta, window, d_theta);
         d_z[j] = d;
         alpha_sums[c] += d * u[j];
         if (EACH)
@@ -102,7 +101,7 @@ __forceinline__ void shrink_row_backward(
     }
     for (long j = first; j < N; ++j) entry(j, j - first);
     for (long c = 0; c < SUMS; ++c) {
-        d_step_size += alpha_sums[c];
+        *d_step_size += alpha_sums[c];
         if (!EACH) *d_threshold += theta_sums[c];
     }
 }
@@ -115,15 +114,16 @@ __forceinline__ void shrink_rows_backward(
     double* d_threshold)
 {
     for (long i = 0; i < rows; ++i) {
+        const Real *const start = x + i * N, *const step = u + i * N;
         auto go_back = [&](auto run) {
-            run(delta + i * N, code + i * N, x + i * N, u + i * N, alpha, threshold + i * per_sample, window, N,
-                d_z + i * N, *d_step_size, d_threshold + i * per_sample);
+            run(delta + i * N, code + i * N, [=](long j) { return start[j] + alpha * step[j]; }, step,
+                threshold + i * per_sample, window, N, d_z + i * N, d_step_size, d_threshold + i * per_sample);
         };
         if (window > 0)
-            per_coordinate ? go_back(shrink_row_backward<true, true, Real>)
-                           : go_back(shrink_row_backward<true, false, Real>);
+            per_coordinate ? go_back([](auto... all) { shrink_row_backward<true, true>(all...); })
+                           : go_back([](auto... all) { shrink_row_backward<true, false>(all...); });
         else
-            per_coordinate ? go_back(shrink_row_backward<false, true, Real>)
-                           : go_back(shrink_row_backward<false, false, Real>);
+            per_coordinate ? go_back([](auto... all) { shrink_row_backward<false, true>(all...); })
+                           : go_back([](auto... all) { shrink_row_backward<false, false>(all...); });
     }
 }

@@ -45,14 +45,13 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     list.counts = reinterpret_cast<int*>(list.index + N + AT_ONCE);
 
     const int row = blockIdx.x;
-    const long long hard_before = (long long)(share * row);
-    const bool is_hard = (long long)(share * (row + 1)) > hard_before;
-    const Word number = is_hard ? hard_before : row - hard_before;  // among the signals of its stream
-    const Word own_stream = is_hard ? stream + HARD_STREAM : stream;
+    const Place place = place_of(row, share);
+    const bool is_hard = place.is_hard;
+    const Word number = place.number, own_stream = is_hard ? stream + HARD_STREAM : stream;
 
     // -- the signal, its weight and its measurements ------------------------------------------------------------------
 
-    const Law law = {bernoulli, a, b, q_limit};
+    const Law<real> law = {bernoulli, a, b, q_limit};
     double log_density = 0;
     for (int j = threadIdx.x; j < N; j += blockDim.x) {
         const Word e = number * N + j;
@@ -79,7 +78,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         const real deviation = real(sqrt(block.over<Sum>(squares) / M)) * noise;
         for (int m = threadIdx.x; m < M; m += blockDim.x) {
             const Word e = number * M + m;
-            y[m] += deviation * normal_entry(philox(Source{seed, own_stream, step, NOISE}, e / 4), e);
+            y[m] += deviation * normal_entry<real>(philox(Source{seed, own_stream, step, NOISE}, e / 4), e);
         }
     }
     if (unit > 0) {  // the network works on y / s, and ‖s x − x*‖² = s² ‖x − x*/s‖²
@@ -165,9 +164,9 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         const int t = column - 1 - (is_threshold ? layers : 0);
         double total = 0;
         if (t < depth) {
-            const int place = column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0);
+            const int of_column = column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0);
 #pragma unroll 8
-            for (int other = 0; other < gridDim.x; ++other) total += sums[(long long)other * columns + place];
+            for (int other = 0; other < gridDim.x; ++other) total += sums[(long long)other * columns + of_column];
         }
         *(column == 0 ? loss : is_threshold ? d_threshold + t : d_step_size + t) = total;
     }

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 import nvrtc
 import pytest
-from conftest import float32_tolerance, kernels_on_the_cpu
+from conftest import float32_tolerance, kernels_on_the_cpu, native_engines
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shim.gpu import DeviceModule, launcher_on
@@ -286,7 +286,7 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-# -- the whole step in one launch -------------------------------------------------------------------------------------
+# -- the whole step in one launch, or in the native library -------------------------------------------------------------------------------------
 
 
 @given(
@@ -301,10 +301,11 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
     dtype=st.sampled_from([np.float32, np.float64]),
     positive=st.booleans(),
     one_sided=st.booleans(),
+    unit=st.sampled_from([0.0, 2.0]),
 )
 @settings(many, max_examples=150)
 def test_the_fused_step_is_the_step(
-    cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype, positive, one_sided
+    cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype, positive, one_sided, unit
 ):
     assume(dtype == np.float64 or threshold != 0)  # a single bit of a z near 0 would decide between δ and 0
     rng = np.random.default_rng(7)
@@ -313,23 +314,27 @@ def test_the_fused_step_is_the_step(
     W, key, power = A + 0.1 * rng.standard_normal(A.shape), Key(3, 1, 9), 0.8
     parameters = {"step_size": 0.5 + rng.random(4), "threshold": threshold * (1 + rng.random(4))}
     options = {"layers": 4, "percent": 5.0, "max_percent": 15.0, "parameters": parameters, "positive": one_sided}
-    plain, network = (Alista(Dense(A, ops=ops, dtype=dtype), W, **options) for ops in (CpuOps(), cuda))
+    plain = Alista(Dense(A, ops=CpuOps(), dtype=dtype), W, **options)
+    plain.unit = unit
     x, y, weights = problem.sample_weighted(batch, hard, stream=1, step=9, seed=3, dtype=dtype)
     loss, gradients = plain.loss_and_gradients(y, x, depth, window, weights**power)
 
-    step = network.fuse(problem.signals(hard))
-    runs = []
-    for _ in range(2):
-        result, of_step = step(network.parameters, network.support, key, batch, depth, window, power)
-        runs.append((float(result), {name: cuda.to_numpy(value) for name, value in of_step.items()}))
-    tolerance = 1e-12 if dtype == np.float64 else float32_tolerance(cuda)
     scale = sum(np.abs(gradient).max() for gradient in gradients.values()) + float(np.sum(x * x)) + float(loss)
-    (loss_fused, of_fused), (loss_again, of_again) = runs
-    assert loss_fused == pytest.approx(float(loss), rel=tolerance, abs=tolerance * scale)
-    assert loss_fused == loss_again
-    for name, gradient in gradients.items():
-        np.testing.assert_allclose(of_fused[name], gradient, atol=tolerance * scale, rtol=tolerance)
-        np.testing.assert_array_equal(of_fused[name], of_again[name])  # two runs give the same bits
+    for engine in (cuda, *native_engines().values()):
+        network = Alista(Dense(A, ops=engine, dtype=dtype), W, **options)
+        network.unit = unit
+        step = network.fuse(problem.signals(hard))
+        runs = []
+        for _ in range(2):
+            result, of_step = step(network.parameters, network.support, key, batch, depth, window, power)
+            runs.append((float(result), {name: engine.to_numpy(value) for name, value in of_step.items()}))
+        tolerance = 1e-12 if dtype == np.float64 else float32_tolerance(engine)
+        (loss_fused, of_fused), (loss_again, of_again) = runs
+        assert loss_fused == pytest.approx(float(loss), rel=tolerance, abs=tolerance * scale)
+        assert loss_fused == loss_again
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(of_fused[name], gradient, atol=tolerance * scale, rtol=tolerance)
+            np.testing.assert_array_equal(of_fused[name], of_again[name])  # two runs give the same bits
 
 
 def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, small_weight):
@@ -339,7 +344,7 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
     assert step.suits(64, density=1.0)
     assert step.suits(1024, density=0.1)
     assert not step.suits(1024, density=1.0)
-    assert cuista.Model.new(small_problem, small_weight).network.fuse(signals) is None
+    assert cuista.Model.new(small_problem, small_weight, ops=CpuOps()).network.fuse(signals) is None
     assert cuista.Model.new(small_problem, small_weight, ops=cuda, per_coordinate=True).network.fuse(signals) is None
     for shape in ((4, 33), (2000, 4000)):  # WᵀA is not formed, or is too large for shared memory
         A = np.ones(shape)

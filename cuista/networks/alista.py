@@ -24,7 +24,7 @@ class Alista(Network):
         if type(self) is not Alista or not isinstance(couple, Analytic) or not couple.formed or self.per_coordinate:
             return None  # the kernel needs exactly this network, WᵀA, and one threshold per layer
         signals = signals._replace(unit=self.unit)
-        return self.ops.fuse_alista(signals, couple.W, couple.factor, couple.transposed, self.positive)
+        return self.ops.fuse_alista(signals, couple.W, couple.packed, couple.packed_transposed, self.positive)
 
 
 class UnitAlista(Alista):

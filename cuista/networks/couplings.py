@@ -103,6 +103,11 @@ class Analytic(Coupling):
         """The factor −AᵀW as `ops.analytic_layers` takes it, if it is formed."""
         return self.ops.kept(self, "packed", lambda: self.ops.pack(self.factor))
 
+    @property
+    def packed_transposed(self) -> Array:
+        """The factor's transpose −WᵀA in the same form."""
+        return self.ops.kept(self, "packed_transposed", lambda: self.ops.pack(self.transposed))
+
     def forward(self, x: Array) -> Array:
         """−WᵀA x for the rows of x (batch, N)."""
         if self.formed:

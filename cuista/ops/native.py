@@ -11,15 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cuista import parallel
 from cuista.checks import Array
+from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import SHARD
 from cuista.ops.cpu import CpuOps
-from cuista.ops.reference import Scalar, Scalars
+from cuista.ops.reference import FusedStep, Normal, Scalar, Scalars, Signals
 
 # Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
 # and 64 × 500 × 500.
 SPARSE_DENSITY = 0.25
+# Below this share of non-zeros in the iterates, the fused training step is faster than the layers one by one.
+FUSED_DENSITY = 0.5
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 
@@ -114,6 +118,75 @@ class NativeOps(CpuOps):
         layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
         run(self.asarray(Wy, dtype), packed, *layers, len(support), rows, N, each, *room, x_next)
         return x_next
+
+    def fuse_alista(
+        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
+    ) -> FusedStep | None:
+        return _Fused(self, signals, W, forward, backward, one_sided)
+
+
+class _Fused:
+    """The fused training step of kernels/step.h."""
+
+    def __init__(
+        self, ops: NativeOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool
+    ) -> None:
+        self.ops, self.signals, self.W, self.one_sided = ops, signals, W, one_sided
+        self.forward, self.backward = forward, backward
+        self.A_transposed = ops.asarray(signals.A.T, W.dtype)
+        probabilities = np.stack([signals.probability, signals.hard_probability])
+        self.limits = np.rint(probabilities * 2.0**53).astype(np.uint64)
+        self.log_ratio = ops.asarray(signals.log_ratio, np.float64)
+
+    def suits(self, batch: int, density: float) -> bool:
+        return density <= FUSED_DENSITY
+
+    def __call__(
+        self,
+        parameters: dict[str, Array],
+        support: tuple[int, ...],
+        key: Key,
+        batch: int,
+        depth: int,
+        window: float,
+        weight_power: float,
+    ) -> tuple[Scalar, dict[str, Array]]:
+        ops, signals, (M, N), dtype = self.ops, self.signals, self.W.shape, self.W.dtype
+        empty, magnitude = ops.empty, signals.magnitude
+        law = (0, *magnitude, 0) if isinstance(magnitude, Normal) else (1, *magnitude[1:], round(magnitude.q * 2.0**53))
+        shares = (signals.hard, signals.hard_before(batch) / batch, weight_power)
+        drawn = (*law, signals.positive, signals.noise, signals.unit, M, *key, *shares)
+        names = ("step_size", "threshold")
+        learned = (ops.asarray(parameters[name], dtype) for name in names)
+        layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
+        each, most = _padded(N, dtype), max(N, M)
+        kept = depth * each + 1
+
+        def work(rows: slice) -> Array:
+            words = (empty((2 * most + 7,), np.uint64), empty((N,), np.uint64))
+            lists = (empty((SHARD, _padded(most, dtype)), np.uint32), empty((SHARD, each), np.uint32))
+            arrays = (empty((5 * SHARD + 2, each), dtype), empty((SHARD, M), dtype))
+            record = (empty((SHARD, kept), np.uint32), empty((2, SHARD, kept), dtype))
+            codes, ends = empty((SHARD * kept + each,), np.int8), empty((SHARD, depth + 1), np.int_)
+            sums = np.zeros(1 + 2 * depth)
+            run = ops._library("alista_step", dtype)
+            sizes = (depth, N, rows.start, rows.stop - rows.start, each, _padded(most, dtype))
+            matrices = (self.A_transposed, self.W, self.limits, self.log_ratio)
+            run(*matrices, *drawn, *layers, *sizes, *words, *lists, *arrays, *record, codes, kept, ends, sums)
+            return sums
+
+        sums = _in_pairs(parallel.in_batches(batch, work, SHARD))
+        gradients = {name: np.zeros(len(support)) for name in names}
+        for gradient, part in zip(gradients.values(), np.split(sums[1:], 2), strict=True):
+            gradient[:depth] = part
+        return float(sums[0]), gradients
+
+
+def _in_pairs(parts: list[Array]) -> Array:
+    """The sum of arrays by a binary tree, whose bits depend on their order alone."""
+    while len(parts) > 1:
+        parts = [sum(parts[i + 1 : i + 2], parts[i]) for i in range(0, len(parts), 2)]
+    return parts[0]
 
 
 def _alike(*arrays: Array) -> bool:

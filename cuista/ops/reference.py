@@ -581,7 +581,7 @@ class ReferenceOps:
         W
             (M, N), an array of this engine.
         forward, backward
-            −AᵀW and its transpose, (N, N), arrays of this engine.
+            −AᵀW and its transpose, (N, N), from `pack`.
         one_sided
             As in `shrink_select`.
         """
