@@ -35,9 +35,7 @@ __forceinline__ void shrink_and_list(
         list.value[i] = shrink(z, theta, cut, window, code);
         keep(i, z, code);
     }
-    const Real others = theta == theta ? Real(0) : theta;  // passes on a NaN of θ
-    for (long j = 0; j < N; ++j) row[j] = others;
-    for (long i = 0; i < list.length; ++i) row[list.index[i]] = list.value[i];
+    list.spread_to(row, N, theta == theta ? Real(0) : theta);  // passes on a NaN of θ
 }
 
 // Takes the samples of a shard through the layers. `seen` is Wᵀy, and the lists are of the entries of x that are not
@@ -51,7 +49,7 @@ __forceinline__ void through_layers(
     for (long t = 0; t < layers.depth; ++t) {
         const Real alpha = layers.step_size[t];
         const Thresholds<Real> thresholds = {layers.threshold + t * layers.per_layer, layers.per_layer > 1};
-        multiply_packed(lists, shard, layers.packed, N, N, products, room);
+        multiply_packed(lists, x, stride, shard, layers.packed, N, N, products, room);
         for (long i = 0; i < shard; ++i) {
             Real *__restrict__ const row = x + i * stride, *__restrict__ const u = products + i * room;
             const Real* __restrict__ const Wy = seen + i * stride;

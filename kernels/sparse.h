@@ -24,6 +24,13 @@ template <class Real> struct List {
             length += key_of(vector[j]) > low;
         }
     }
+
+    // Writes the vector of N entries, of which those that are not in the list are `others`.
+    __forceinline__ void spread_to(Real* vector, long N, Real others = 0) const
+    {
+        for (long j = 0; j < N; ++j) vector[j] = others;
+        for (long i = 0; i < length; ++i) vector[index[i]] = value[i];
+    }
 };
 
 // Part of a row of the product: the sum of value[i] · (row index[i] of the matrix), over the columns of COUNT vectors,
@@ -118,16 +125,78 @@ template <class Real> __forceinline__ void pack(const Real* matrix, long rows, l
                 *packed++ = j < columns ? matrix[row * columns + j] : Real(0);
 }
 
-// The products of sparse vectors and a packed matrix, `stride` entries apart, with as many columns as fill whole vectors.
+// Rows that are not sparse: adds to COUNT sums of ROWS rows the products of `inner` entries with as many rows of the
+// matrix, which are read once for all. In the order of `sum_rows`, so that the bits are the same.
+template <int ROWS, int COUNT, class Real>
+__forceinline__ void sum_rows_together(
+    const Real* rows, long distance, const Real* matrix, long stride, long inner, bool begin, Real* sums, long room)
+{
+    Vector<Real> sum[ROWS][COUNT] = {};
+    if (!begin)
+        for (int row = 0; row < ROWS; ++row)
+            for (int c = 0; c < COUNT; ++c) sum[row][c] = read(sums + row * room + c * LANES<Real>);
+    for (long i = 0; i < inner; ++i) {
+        Vector<Real> entries[COUNT];
+        for (int c = 0; c < COUNT; ++c) entries[c] = read(matrix + i * stride + c * LANES<Real>);
+        for (int row = 0; row < ROWS; ++row) {
+            const Vector<Real> value = rows[row * distance + i] - Vector<Real>{};
+            for (int c = 0; c < COUNT; ++c) sum[row][c] = multiply_add(value, entries[c], sum[row][c]);
+        }
+    }
+    for (int row = 0; row < ROWS; ++row)
+        for (int c = 0; c < COUNT; ++c) write(sums + row * room + c * LANES<Real>, sum[row][c]);
+}
+
+// The same for a panel of `vectors` vectors, part by part: a part of the matrix stays in the first-level cache while all
+// rows use it.
+template <class Real>
+__forceinline__ void multiply_panel(
+    const Real* rows, long count, long distance, const Real* panel, long inner, long vectors, Real* products, long room)
+{
+    const long ROWS = 4, COUNT = REGISTERS / ROWS, INNER = 128;
+    const long width = vectors * LANES<Real>;
+    for (long first = 0; first < inner; first += INNER) {
+        const long some = inner - first < INNER ? inner - first : INNER;
+        for (long c = 0; c < vectors;) {
+            const long wide = vectors - c < COUNT ? 1 : COUNT;
+            for (long row = 0; row < count;) {
+                const long high = count - row < ROWS ? 1 : ROWS;
+                const Real* const of = rows + row * distance + first;
+                const Real* const matrix = panel + first * width + c * LANES<Real>;
+                Real* const sums = products + row * room + c * LANES<Real>;
+                auto sum = [&](auto run) { run(of, distance, matrix, width, some, first == 0, sums, room); };
+                if (high > 1)
+                    wide > 1 ? sum([](auto... all) { sum_rows_together<ROWS, COUNT>(all...); })
+                             : sum([](auto... all) { sum_rows_together<ROWS, 1>(all...); });
+                else
+                    wide > 1 ? sum([](auto... all) { sum_rows_together<1, COUNT>(all...); })
+                             : sum([](auto... all) { sum_rows_together<1, 1>(all...); });
+                row += high;
+            }
+            c += wide;
+        }
+    }
+}
+
+// The products of vectors and a packed matrix, `room` entries apart, with as many columns as fill whole vectors. The
+// vectors are given as lists, and as rows `distance` apart, which are used if too many entries are not zero.
 template <class Real>
 __forceinline__ void multiply_packed(
-    const List<Real>* lists, long rows, const Real* packed, long matrix_rows, long columns, Real* products, long stride)
+    const List<Real>* lists, const Real* rows, long distance, long count, const Real* packed, long inner, long columns,
+    Real* products, long room)
 {
     const Panels<Real> panels(columns);
+    long entries = 0;
+    for (long row = 0; row < count; ++row) entries += lists[row].length;
+    const bool dense = 100 * entries > DENSE * count * inner;
     for (long panel = 0; panel < panels.count; ++panel) {
         const long begin = panels.begin(panel) * LANES<Real>, width = panels.begin(panel + 1) * LANES<Real> - begin;
-        for (long row = 0; row < rows; ++row)
-            sum_rows_of<REGISTERS>(
-                width / LANES<Real>, lists[row], packed + begin * matrix_rows, width, 0, products + row * stride + begin);
+        const long vectors = width / LANES<Real>;
+        const Real* const matrix = packed + begin * inner;
+        if (dense)
+            multiply_panel(rows, count, distance, matrix, inner, vectors, products + begin, room);
+        else
+            for (long row = 0; row < count; ++row)
+                sum_rows_of<REGISTERS>(vectors, lists[row], matrix, width, 0, products + row * room + begin);
     }
 }

@@ -171,7 +171,8 @@ __forceinline__ void alista_step(
         }
         multiply(lists, shard, signals.W, N, work.seen);
     } else {  // y = A x*, so that Wᵀy is −(−WᵀA x*), a sparse product as well
-        multiply_packed(targets, shard, layers.packed, N, N, work.products, stride);
+        for (long i = 0; i < shard; ++i) targets[i].spread_to(work.x + i * N, N);
+        multiply_packed(targets, work.x, N, shard, layers.packed, N, N, work.products, stride);
         for (long i = 0; i < shard; ++i)
             for (long j = 0; j < N; ++j) work.seen[i * N + j] = -work.products[i * stride + j];
     }
@@ -216,15 +217,13 @@ __forceinline__ void alista_step(
                 go_back([](auto... all) { shrink_row_backward<false, false>(all...); });
         }
         if (t == 0) break;  // x_0 = 0 depends on nothing
-        multiply_packed(lists, shard, backward, N, N, work.products, stride);
+        for (long i = 0; i < shard; ++i) lists[i].spread_to(work.x + i * N, N);
+        multiply_packed(lists, work.x, N, shard, backward, N, N, work.products, stride);
         for (long i = 0; i < shard; ++i) {  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before needs it
-            Real* const delta = work.x + i * N;
-            for (long j = 0; j < N; ++j) delta[j] = 0;
-            for (long e = 0; e < lists[i].length; ++e) delta[lists[i].index[e]] = lists[i].value[e];
             const long* const end = record.ends + i * (record.depth + 1) + t;
             for (long e = end[-1]; e < end[0]; ++e) {
                 const unsigned j = record.index[i * record.room + e];
-                delta[j] += alpha * work.products[i * stride + j];
+                work.x[i * N + j] += alpha * work.products[i * stride + j];
             }
         }
     }

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import shim
-from conftest import on_fast_engines
+from conftest import native_engines, on_fast_engines
 from cuista.kernels import native
 from cuista.kernels.constants import DEFINITIONS
 
 import cuista
 from cuista import parallel
-from cuista.ops import ReferenceOps
+from cuista.messages import CuistaWarning
+from cuista.networks.alista import Alista
+from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import native as native_module
+
+on_native_engines = pytest.mark.parametrize("native_ops", native_engines().values(), ids=native_engines())
 
 
 @on_fast_engines
@@ -45,6 +51,71 @@ def test_recovery_has_the_same_bits_on_any_number_of_threads(fast, small_problem
     np.testing.assert_array_equal(found[2], found[0])
 
 
+QUICK = cuista.FastRecipe(batch=70, validation_batch=200, layer_steps=20, max_steps=100)
+
+
+@on_native_engines
+def test_training_has_the_same_bits_on_any_number_of_threads(native_ops, small_problem, small_weight, monkeypatch):
+    noisy, found = replace(small_problem, snr_db=30.0), []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(parallel, "processors", lambda threads=threads: threads)
+        model = cuista.Model.new(noisy, small_weight, layers=3, ops=native_ops)
+        cuista.train(model, replace(QUICK, max_steps=10))
+        found.append(model.network.parameters)
+    for name, expected in found[0].items():
+        np.testing.assert_array_equal(found[1][name], expected)
+        np.testing.assert_array_equal(found[2][name], expected)
+
+
+@on_native_engines
+def test_training_by_the_fused_step_ends_where_training_layer_by_layer_does(
+    native_ops, small_problem, small_weight, monkeypatch
+):
+    def trained():
+        model = cuista.Model.new(small_problem, small_weight, layers=4, ops=native_ops)
+        return cuista.train(model, QUICK).history["nmse_db"]
+
+    steps, call = [], native_module._Fused.__call__
+    monkeypatch.setattr(native_module._Fused, "__call__", lambda self, *rest: steps.append(1) or call(self, *rest))
+    fused, fused_steps = trained(), len(steps)
+    monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
+    np.testing.assert_allclose(trained(), fused, atol=0.05)
+    assert fused_steps == len(steps) > 100
+
+
+@pytest.mark.parametrize("batch", [1, 31, 32, 33, 97])
+def test_shards_are_added_in_pairs(batch):
+    parts = [np.array([10.0**-i]) for i in range(batch)]
+
+    def total(i, j):  # as MATH has it: the left part has the largest power of two that is less than all
+        if j - i == 1:
+            return parts[i]
+        k = i + 2 ** ((j - i - 1).bit_length() - 1)
+        return total(i, k) + total(k, j)
+
+    np.testing.assert_array_equal(native_module._in_pairs(parts), total(0, batch))
+
+
+def test_a_run_that_goes_on_with_another_engine_says_so(small_problem, small_weight, quick_recipe, tmp_path):
+    class StoppedError(Exception):
+        pass
+
+    def stop(progress):
+        if progress.stage_number == 2 and progress.step == 3:
+            raise StoppedError
+
+    out, engines = tmp_path / "model.h5", (CpuOps(), next(iter(native_engines().values()), None))
+    if engines[1] is None:
+        pytest.skip(native.why_not())
+    new, continuing = (cuista.Model.new(small_problem, small_weight, layers=3, ops=ops) for ops in engines)
+    with pytest.raises(StoppedError):
+        cuista.train(new, quick_recipe, out=out, checkpoint_seconds=0, progress=stop)
+    with pytest.warns(CuistaWarning, match="with the numpy engine, and the run goes on with the native engine"):
+        cuista.train(continuing, quick_recipe, out=out, resume=True)
+    expected = cuista.train(cuista.Model.new(small_problem, small_weight, layers=3, ops=engines[0]), quick_recipe)
+    np.testing.assert_allclose(continuing.history["nmse_db"], expected.history["nmse_db"], atol=0.05)
+
+
 def test_several_layers_may_not_pass_on_what_is_not_a_number(small_model):
     y = np.zeros((1, small_model.problem.M))
     y[0, 3] = np.nan
@@ -55,8 +126,12 @@ CHECK = """
 import sys
 from pathlib import Path
 import numpy as np
+import cuista
+from cuista.counter import Key
 from cuista.kernels.native import Library
-from cuista.ops import NativeOps, ReferenceOps
+from cuista.networks.alista import Alista
+from cuista.operators import Dense
+from cuista.ops import CpuOps, NativeOps, ReferenceOps
 
 path, reference, rng = Path(sys.argv[1]), ReferenceOps(), np.random.default_rng(0)
 for width in Library(path).widths:
@@ -77,6 +152,20 @@ for width in Library(path).widths:
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))
             found = ops.analytic_layers(x, u, ops.pack(matrix), *layers)
             assert np.allclose(found, reference.analytic_layers(x, u, matrix, *layers), atol=1e-4), (width, size, dtype)
+    for m, n in ((1, 1), (3, 7), (7, 33), (40, 64), (33, 200)):
+        A = cuista.normalize_columns(rng.standard_normal((m, n)))
+        for noise, dtype, start in ((np.inf, np.float32, 0.4), (20.0, np.float64, -0.05)):
+            problem = cuista.Problem(A, pnz=0.3, snr_db=noise)
+            parameters = {"step_size": np.full(3, 0.7), "threshold": np.full(3, start)}
+            options = {"layers": 3, "parameters": parameters}
+            plain, network = (Alista(Dense(A, ops=engine, dtype=dtype), A, **options) for engine in (CpuOps(), ops))
+            plain.unit = network.unit = 0.0 if noise == 20 else 2.0
+            x, y, weights = problem.sample_weighted(35, 0.5, stream=1, step=2, seed=3, dtype=dtype)
+            loss, gradients = plain.loss_and_gradients(y, x, 3, 0.2, weights)
+            step = network.fuse(problem.signals(0.5))
+            found, back = step(parameters, network.support, Key(3, 1, 2), 35, 3, 0.2, 1.0)
+            assert np.isclose(found, loss, rtol=1e-3), (width, m, n, dtype)
+            assert all(np.allclose(back[name], gradients[name], rtol=1e-2, atol=1e-2 * loss) for name in back)
     print(width)
 """
 

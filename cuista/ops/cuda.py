@@ -57,6 +57,7 @@ class CudaOps(ReferenceOps):
     """
 
     at_a_time = None
+    engine = "cuda"
 
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
         super().__init__()

@@ -22,8 +22,6 @@ from cuista.ops.reference import FusedStep, Normal, Scalar, Scalars, Signals
 # Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
 # and 64 × 500 × 500.
 SPARSE_DENSITY = 0.25
-# Below this share of non-zeros in the iterates, the fused training step is faster than the layers one by one.
-FUSED_DENSITY = 0.5
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 
@@ -36,6 +34,8 @@ class NativeOps(CpuOps):
     library
         The library; None for the one that was installed.
     """
+
+    engine = "native"
 
     def __init__(self, library: native.Library | None = None) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class _Fused:
         self.log_ratio = ops.asarray(signals.log_ratio, np.float64)
 
     def suits(self, batch: int, density: float) -> bool:
-        return density <= FUSED_DENSITY
+        return True  # where iterates are not sparse, it multiplies dense ones
 
     def __call__(
         self,

@@ -137,11 +137,14 @@ class ReferenceOps:
     ----------
     name
         The device's name.
+    engine
+        What computes on it: `numpy`, `native` or `cuda`.
     xp
         The engine's array module, with NumPy's functions.
     """
 
     name = "cpu"
+    engine = "numpy"
     xp: Any = np
     # How many perturbed matrices are processed at a time; None for as many as memory allows.
     at_a_time: int | None = 2

@@ -1,7 +1,8 @@
 """The state of a training run, in memory and on disk.
 
 A checkpoint is a model file plus the state of the optimizer and the stage. Training batches are a pure function of
-(seed, step), so no random generator has a state to save: a resumed run gives the same bits as an uninterrupted one.
+(seed, step), so no random generator has a state to save: a run that is resumed on the same engine gives the same bits
+as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array
 from cuista.errors import FileError
+from cuista.messages import warn
 from cuista.model import AnyTrained, Trained, group
 from cuista.networks.base import Unrolled
 from cuista.training.adam import Adam
@@ -185,7 +187,7 @@ def save_checkpoint(
             **{name: getattr(state, name) for name in _SCALARS},
         }
     )
-    record.attributes |= {"run": json.dumps(run), "replaces": json.dumps(replaces)}
+    record.attributes |= {"run": json.dumps(run), "replaces": json.dumps(replaces), "engine": learning.ops.engine}
     storage.write(path, record, overwrite=True)
 
 
@@ -198,10 +200,22 @@ def load_checkpoint(
     ------
     FileError
         If the checkpoint is damaged, or belongs to another run (the message names the differences).
+
+    Warns
+    -----
+    UserWarning
+        If the checkpoint was written with another engine of the same device.
     """
     record, ops = storage.read(path, CHECKPOINT), network.ops
     with storage.complete(path, "start afresh", "overwrite"):
         check_same_run(path, json.loads(record.attributes["run"]), run)
+        engine = record.attributes.get("engine", ops.engine)
+        if engine != ops.engine:
+            warn(
+                f"{path} was written with the {engine} engine, and the run goes on with the {ops.engine} engine. The "
+                "results agree up to rounding, but not to the bit (see CUISTA_ENGINE)",
+                stacklevel=4,
+            )
         numbers = json.loads(record.attributes["state"])
         parameters, precursor_parameters, mean, square, best = (
             {name: ops.asarray(value, value.dtype) for name, value in group(record, prefix).items()}
