@@ -16,11 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def side_by_side(
-    works: dict[str, Callable[[], Any]],
-    *,
-    runs: int,
-    warmup: int = 3,
-    clock: Callable[[], float] = time.perf_counter,
+    works: dict[str, Callable[[], Any]], *, runs: int, warmup: int = 3, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
     """Time pieces of work in seconds. They run in turn, so that a drift of the machine's speed affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in works}

@@ -1,4 +1,4 @@
-"""Time recovery by a trained ALISTA, and its training steps, with the native engine and NumPy's, on one and two threads.
+"""Time recovery by a trained ALISTA, and its training steps, with the native engine and with NumPy's.
 
     pip install . && python benchmarks/native.py
 

@@ -181,7 +181,7 @@ __forceinline__ void multiply_panel(
 // The products of vectors and a packed matrix, `room` entries apart, with as many columns as fill whole vectors. The
 // vectors are given as lists, and as rows `distance` apart, which are used if too many entries are not zero.
 template <class Real>
-__forceinline__ void multiply_packed(
+__attribute__((noinline)) void multiply_packed(
     const List<Real>* lists, const Real* rows, long distance, long count, const Real* packed, long inner, long columns,
     Real* products, long room)
 {

@@ -286,7 +286,7 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
-# -- the whole step in one launch, or in the native library -------------------------------------------------------------------------------------
+# -- the whole step in one launch, or in the native library -----------------------------------------------------------
 
 
 @given(
