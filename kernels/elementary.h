@@ -34,7 +34,7 @@ template <class Real> __forceinline__ Real log(Real x)
     typename F::Integer bits;
     __builtin_memcpy(&bits, &x, sizeof bits);
     const typename F::Integer k = (bits - F::ROOT_OF_HALF) >> F::MANTISSA;
-    bits -= k << F::MANTISSA;
+    bits -= k * (typename F::Integer(1) << F::MANTISSA);
     Real m;
     __builtin_memcpy(&m, &bits, sizeof m);
     const Real s = (m - 1) / (m + 1), square = s * s;
