@@ -28,8 +28,8 @@ def command(as_json: bool) -> None:
         common.out(f"        computes with the native engine (vector width: {cpu['width']})")
     else:
         common.out(f"        computes with the NumPy engine, because {cpu['why_not_native']}.")
-        common.out("        The native engine recovers signals about four times as fast and trains ALISTA")
-        common.out("        about three times as fast (see CUISTA_ENGINE).")
+        common.out("        The native engine recovers signals nearly four times as fast, and its training")
+        common.out("        steps of ALISTA are up to three times as fast (see CUISTA_ENGINE).")
     if cuda["reason"]:
         common.out(f"cuda    cannot be used: {cuda['reason']}")
     for gpu in cuda["gpus"]:

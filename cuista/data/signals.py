@@ -123,6 +123,7 @@ class SignalSet:
             raise InputError(f"all signals of {self.name} are zero, so that nothing can be learned from them")
         self.training, self.validation, self.repeated = _split(words, held_out, self.name)
         self._denser = _denser(present[self.training])
+        self._denser_upto = np.cumsum(self._denser)
         self.sha256 = hashlib.sha256(f"{digest} {held_out!r}".encode()).hexdigest()
 
     @classmethod
@@ -203,7 +204,7 @@ class SignalSet:
         """
         words, row, count = CpuOps().random_words(key, PLACES)(batch), np.arange(batch), len(self.training)
         is_hard = np.floor(hard * (row + 1)) > np.floor(hard * row)
-        upto = np.cumsum(self._denser)
+        upto = self._denser_upto
         denser = np.searchsorted(upto, words.astype(np.float64) * (upto[-1] / 2.0**64))
         place = np.where(is_hard, np.minimum(denser, count - 1), (words % np.uint64(count)).astype(np.int64))
         share = is_hard.mean()
