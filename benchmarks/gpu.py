@@ -61,7 +61,10 @@ def seconds(works: Works, *, runs: int, each: int = 1, warmup: int = 3) -> dict[
             start = time.perf_counter()
             for _ in range(each):
                 work()
-            wait()
+            try:
+                wait()
+            except Exception as error:
+                raise RuntimeError(f"the GPU failed at {name}") from error
             if run >= warmup:
                 times[name].append((time.perf_counter() - start) / each)
     return times
@@ -97,7 +100,7 @@ def rates() -> tuple[float, float]:
 def kernels(model: cuista.Model, copy_rate: float) -> dict[str, Any]:
     """Time kernels 1 and 2 on the data of a trained network's layers, and relate them to the rate of a copy."""
     network, (_, y) = model.network, model.problem.sample(RECOVERED, ops=ops)
-    state, _ = network.begin(y)
+    state, _ = network.begin(network.in_units(y)[0])
     figures: dict[str, Any] = {}
     for t in range(LAYERS):
         step, _, _ = network.couple(t, state, partial(network.parameter, t=t))
@@ -132,25 +135,30 @@ class TorchStep:
         self.parameters = [to_torch(network.parameters[name]).float() for name in LEARNED]
         for parameter in self.parameters:
             parameter.requires_grad_()
-        self.support, self.pnz = network.support, problem.sparsity
+        self.support, self.unit, self.pnz = network.support, network.unit, problem.sparsity
         self.shape = (batch, problem.N)
         self.adam = torch.optim.Adam(self.parameters, lr=0.0, capturable=DEVICE.type == "cuda")
 
-    def loss(self, x: torch.Tensor) -> torch.Tensor:
-        estimate = forward(x @ self.A.T, self.A, self.W, *self.parameters, self.support)
+    def loss(self, x: torch.Tensor, layers: int = LAYERS) -> torch.Tensor:
+        estimate = forward(x @ self.A.T, self.A, self.W, *self.parameters, self.support[:layers], self.unit)
         return 0.5 * (estimate - x).square().sum()
 
     def signals(self) -> torch.Tensor:
         return torch.randn(self.shape, device=DEVICE) * (torch.rand(self.shape, device=DEVICE) < self.pnz)
 
     def __call__(self, loss: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
-        self.adam.zero_grad(set_to_none=False)
+        self.adam.zero_grad()
         (loss or self.loss)(self.signals()).backward()
         self.adam.step()
 
     def compiled(self, mode: str) -> Callable[[], None]:
         loss = torch.compile(self.loss, mode=mode)
-        return lambda: self(loss)
+
+        def step() -> None:
+            torch.compiler.cudagraph_mark_step_begin()
+            self(loss)
+
+        return step
 
     def captured(self) -> Callable[[], None]:
         stream = torch.cuda.Stream()
@@ -162,7 +170,11 @@ class TorchStep:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self()
-        return graph.replay
+
+        def replay(arrays: TorchStep = self) -> None:  # the graph does not keep what it reads alive
+            graph.replay()
+
+        return replay
 
 
 class Step:
@@ -176,13 +188,13 @@ class Step:
         self.factors = ops.asarray(np.ones(LAYERS), np.float64)
         self.fused = network.fuse(model.problem.signals()) if fused else None
 
-    def gradients(self) -> tuple[Any, dict[str, Any]]:
+    def gradients(self, layers: int = LAYERS) -> tuple[Any, dict[str, Any]]:
         network, self.step = self.model.network, self.step + 1
         if self.fused:
             key = Key(0, TRAINING, self.step)
-            return self.fused(network.parameters, network.support, key, self.batch, LAYERS, 0.0, 1.0)
+            return self.fused(network.parameters, network.support, key, self.batch, layers, 0.0, 1.0)
         x, y = self.model.problem.sample(self.batch, stream=TRAINING, step=self.step, seed=0, ops=ops)
-        return network.loss_and_gradients(y, x, LAYERS)
+        return network.loss_and_gradients(y, x, layers)
 
     def __call__(self) -> None:
         loss, gradients = self.gradients()
@@ -191,18 +203,34 @@ class Step:
 
 
 def agree(model: cuista.Model) -> None:
-    """Check that PyTorch and cuista, fused and not fused, agree on the loss and the gradients of the same signals."""
-    x, _ = model.problem.sample(BATCH, stream=TRAINING, step=1, seed=0, ops=ops)
-    theirs = TorchStep(model, BATCH)
-    loss = theirs.loss(to_torch(x))
-    loss.backward()
-    for fused in (True, False):
-        ours, gradients = Step(model, BATCH, fused).gradients()
-        assert abs(float(ours) / loss.item() - 1) < 1e-2, (fused, float(ours), loss.item())
-        for name, parameter in zip(LEARNED, theirs.parameters, strict=True):
-            gradient = ops.to_numpy(gradients[name])
-            difference = np.abs(parameter.grad.cpu().numpy() - gradient).max()
-            assert difference < 1e-2 * np.abs(gradient).max(), (fused, name, difference)
+    """Check that PyTorch and cuista, fused and not fused, agree on the loss and the gradients of the same signals.
+
+    The medians over batches must agree: rounding decides whether some entry passes a threshold, which changes the
+    results of its batch. After all 16 layers of a trained network little more than rounding is left, so these are 8.
+    """
+    layers, theirs, steps = (
+        LAYERS // 2,
+        TorchStep(model, BATCH),
+        {fused: Step(model, BATCH, fused) for fused in (True, False)},
+    )
+    differences: dict[tuple[bool, str], list[float]] = {
+        (fused, name): [] for fused in steps for name in ("loss", *LEARNED)
+    }
+    for number in range(1, 10):
+        x, _ = model.problem.sample(BATCH, stream=TRAINING, step=number, seed=0, ops=ops)
+        theirs.adam.zero_grad()
+        loss = theirs.loss(to_torch(x), layers)
+        loss.backward()
+        of_torch = {"loss": loss, **{name: p.grad[:layers] for name, p in zip(LEARNED, theirs.parameters, strict=True)}}
+        for fused, step in steps.items():
+            ours, gradients = step.gradients(layers)
+            for name, value in {"loss": ours, **gradients}.items():
+                expected = of_torch[name].detach().cpu().numpy()
+                difference = np.abs(np.atleast_1d(ops.to_numpy(value))[: expected.size] - expected).max()
+                differences[fused, name].append(float(difference / np.abs(expected).max()))
+    for what, relative in differences.items():
+        assert statistics.median(relative) < 1e-3, (what, relative)
+    print({str(what): statistics.median(relative) for what, relative in differences.items()})
 
 
 def training(models: dict[str, cuista.Model], compute_rate: float) -> dict[str, Any]:
@@ -244,14 +272,14 @@ def recovery(model: cuista.Model, copy_rate: float, compute_rate: float) -> dict
 
     def eager() -> torch.Tensor:
         with torch.inference_mode():
-            return forward(y_torch, A, W, alpha, theta, model.network.support)
+            return forward(y_torch, A, W, alpha, theta, model.network.support, model.network.unit)
 
     def compiled(mode: str) -> Callable[[], torch.Tensor]:
         compiled_forward = torch.compile(forward, mode=mode)
 
         def recover() -> torch.Tensor:
             with torch.inference_mode():
-                return compiled_forward(y_torch, A, W, alpha, theta, model.network.support)
+                return compiled_forward(y_torch, A, W, alpha, theta, model.network.support, model.network.unit)
 
         return recover
 
@@ -343,10 +371,13 @@ if __name__ == "__main__":
         "torch": torch.__version__,
         "copy_bytes_per_second": copy_rate,
         "product_operations_per_second": compute_rate,
-        "kernels": kernels(models["trained"], copy_rate),
-        "training_step": training(models, compute_rate),
-        "recovery": recovery(models["trained"], copy_rate, compute_rate),
-        "whole_runs": whole_runs(options.paper),
     }
-    save("gpu", figures)
+    for name, part in {
+        "kernels": lambda: kernels(models["trained"], copy_rate),
+        "training_step": lambda: training(models, compute_rate),
+        "recovery": lambda: recovery(models["trained"], copy_rate, compute_rate),
+        "whole_runs": lambda: whole_runs(options.paper),
+    }.items():
+        figures[name] = part()
+        save("gpu", figures)  # each time, because a part takes minutes
     print(table(figures))

@@ -41,7 +41,10 @@ y_torch = torch.from_numpy(y)
 
 def torch_recover(batch: int) -> np.ndarray:
     with torch.inference_mode():
-        parts = [forward(part, A, W, alpha, theta, model.network.support) for part in y_torch.split(batch)]
+        parts = [
+            forward(part, A, W, alpha, theta, model.network.support, model.network.unit)
+            for part in y_torch.split(batch)
+        ]
         return torch.cat(parts).numpy()
 
 

@@ -12,14 +12,16 @@ def forward(
     alpha: torch.Tensor,
     theta: torch.Tensor,
     support: tuple[int, ...],
+    unit: float,
 ) -> torch.Tensor:
-    """The last iterate for measurements y (batch, M)."""
-    x = None
+    """The last iterate for measurements y (batch, M), which are scaled to the norm `unit` first."""
+    factor = y.norm(dim=1, keepdim=True).clamp_min(1e-30) / unit
+    y, x = y / factor, None
     for t, k in enumerate(support):
         z = alpha[t] * (y @ W) if x is None else x + alpha[t] * ((y - x @ A.T) @ W)
         x = threshold(z, theta[t], k)
     assert x is not None
-    return x
+    return factor * x
 
 
 def threshold(z: torch.Tensor, theta: torch.Tensor, k: int) -> torch.Tensor:

@@ -46,7 +46,7 @@ for state, parameters in (("trained", trained), ("untrained", untrained)):
 
     def torch_step(alpha: torch.Tensor = alpha, theta: torch.Tensor = theta) -> float:
         alpha.grad = theta.grad = None
-        loss = 0.5 * (forward(y_torch, A, W, alpha, theta, network.support) - x_torch).square().sum()
+        loss = 0.5 * (forward(y_torch, A, W, alpha, theta, network.support, network.unit) - x_torch).square().sum()
         loss.backward()
         return loss.item()
 

@@ -307,7 +307,8 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
 def test_the_fused_step_is_the_step(
     cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype, positive, one_sided, unit
 ):
-    assume(dtype == np.float64 or threshold != 0)  # a single bit of a z near 0 would decide between δ and 0
+    # Otherwise a single bit of a z near 0, and with one measurement often of an exact 0, decides what happens to it.
+    assume(threshold > 0 or (dtype == np.float64 and shape[0] > 1))
     rng = np.random.default_rng(7)
     A = cuista.normalize_columns(rng.standard_normal(shape))
     problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law, positive=positive)
