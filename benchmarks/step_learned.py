@@ -55,11 +55,12 @@ for state, parameters in (("trained", trained), ("untrained", published)):
     }
 
     def torch_loss(weights: list[torch.nn.Parameter] = weights, theta: torch.Tensor = theta) -> torch.Tensor:
-        estimate = torch.zeros_like(x_torch)
+        factor = y_torch.norm(dim=1, keepdim=True) / network.unit
+        scaled, estimate = y_torch / factor, torch.zeros_like(x_torch)
         for t, k in enumerate(network.support):
-            r = y_torch if t == 0 else y_torch - estimate @ A.T
+            r = scaled if t == 0 else scaled - estimate @ A.T
             estimate = threshold(estimate + r @ weights[t].T, theta[t], k)
-        return 0.5 * (estimate - x_torch).square().sum()
+        return 0.5 * (factor * estimate - x_torch).square().sum()
 
     def torch_step(optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
