@@ -24,7 +24,7 @@ SHARD = 32
 # Above this percentage of non-zero entries, the native code multiplies vectors as dense ones.
 DENSE = 40
 # The number of the native library's interface, which changes whenever the arguments of a function do.
-INTERFACE = 2
+INTERFACE = 3
 
 _CODES = {"OFF": OFF, "PASSED": PASSED, "SHRUNK_UP": SHRUNK_UP, "SHRUNK_DOWN": SHRUNK_DOWN}
 _FLAGS = {"KIND": KIND, "NEAR": NEAR}

@@ -31,6 +31,8 @@ _FUNCTIONS = {
     "shrink_select": "ppr pllpl rill pppp",
     "shrink_select_backward": "ppppr pll rll ppp",
     "sparse_matmul": "pplll ppp",
+    "adam": "pp ri lll ppp",
+    "adam_outer": "ppp ri llll l ppp ppp",
     "pack": "pllp",
     "analytic_layers": "pppplp illll pppp",
     "alista_step": "pppp irrwirrl wwwddd ppppp rill ll ll pppp pp pppl pp",

@@ -18,7 +18,8 @@ import cuista
 from cuista import parallel
 from cuista.messages import CuistaWarning
 from cuista.networks.alista import Alista
-from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops import CpuOps, OuterSum, ReferenceOps
+from cuista.ops.reference import Descent
 from cuista.ops import native as native_module
 
 on_native_engines = pytest.mark.parametrize("native_ops", native_engines().values(), ids=native_engines())
@@ -65,6 +66,22 @@ def test_training_has_the_same_bits_on_any_number_of_threads(native_ops, small_p
     for name, expected in found[0].items():
         np.testing.assert_array_equal(found[1][name], expected)
         np.testing.assert_array_equal(found[2][name], expected)
+
+
+@on_native_engines
+def test_descent_has_the_same_bits_on_any_number_of_threads(native_ops, monkeypatch, rng):
+    shape, found = (3, 300, 200), []
+    start, gradient = rng.uniform(0.5, 2, (3, *shape)).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+    a, b = (rng.standard_normal((20, size)).astype(np.float32) for size in shape[1:])
+    sums = [[OuterSum(a * (np.abs(a) > 1.5), b)]] * 3
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(parallel, "processors", lambda threads=threads: threads)
+        arrays = start.copy()
+        native_ops.adam(arrays[0], gradient, *arrays[1:], Descent(0.01, np.ones(3), 1.0, False))
+        native_ops.adam_outer(arrays[0], sums, *arrays[1:], Descent(0.01, np.ones(3), 1.0, False))
+        found.append(arrays)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 @on_native_engines

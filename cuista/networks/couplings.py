@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, OuterSum, State, constant_start
+from cuista.networks.base import Backprop, Gradients, State, constant_start
 from cuista.operators import Dense
+from cuista.ops import OuterSum
 
 Parameters = dict[str, Array]
 # Maps the name of a parameter to the layer's part of it.

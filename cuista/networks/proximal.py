@@ -14,11 +14,11 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, OuterSum, Proposal, State, Unrolled, rms_of
+from cuista.networks.base import Backprop, Gradients, Proposal, State, Unrolled, rms_of
 from cuista.networks.couplings import Analytic, Coupling, Learned, Momentum, Sensed, Step
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
-from cuista.ops import Scalar
+from cuista.ops import OuterSum, Scalar
 
 Kind = TypeVar("Kind", bound="Network")
 

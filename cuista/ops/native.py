@@ -6,6 +6,7 @@ by side (`cuista.parallel`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ from cuista import parallel
 from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
-from cuista.kernels.constants import SHARD
+from cuista.kernels.constants import DENSE, SHARD
 from cuista.ops.cpu import CpuOps
-from cuista.ops.reference import FusedStep, Normal, Scalar, Scalars, Signals
+from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
 
 # Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
 # and 64 × 500 × 500.
 SPARSE_DENSITY = 0.25
+# How many entries of a parameter a thread updates at a time.
+PART = 2**16
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 
@@ -49,7 +52,7 @@ class NativeOps(CpuOps):
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if not _alike(a, b) or a.ndim != 2 or b.ndim != 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return self.matmul(a, b)
-        if np.count_nonzero(a) > SPARSE_DENSITY * a.size:
+        if _density(a) > SPARSE_DENSITY:
             return self.matmul(a, b)
         (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
         product = empty((rows, columns), a.dtype)
@@ -118,6 +121,34 @@ class NativeOps(CpuOps):
         layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
         run(self.asarray(Wy, dtype), packed, *layers, len(support), rows, N, each, *room, x_next)
         return x_next
+
+    def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
+        if not _alike(gradient, parameter, mean, square):
+            return super().adam(parameter, gradient, mean, square, descent)
+        gradient, layers = self.asarray(gradient, parameter.dtype), len(parameter)
+        how = (*_scales(descent, layers, parameter.dtype), parameter.size // layers)
+        run = self._library("adam", parameter.dtype)
+
+        def work(part: slice) -> None:
+            run(gradient, *how, part.start, part.stop - part.start, parameter, mean, square)
+
+        _in_parts(parameter.size, work, PART)
+
+    def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
+        (layers, P, Q), dtype, empty = parameter.shape, parameter.dtype, self._pool.empty
+        terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
+        if not terms or not _alike(parameter, mean, square) or 100 * _density(*(a for a, _ in terms)) > DENSE:
+            return super().adam_outer(parameter, gradient, mean, square, descent)
+        starts = np.cumsum([0, *map(len, gradient)], dtype=np.int64)
+        words = np.array([(_address(a), _address(b), len(a)) for a, b in terms], np.uintp)
+        how, batch = (*_scales(descent, layers, dtype), P, Q), max(len(a) for a, _ in terms)
+        run = self._library("adam_outer", dtype)
+
+        def work(rows: slice) -> None:
+            room = (empty((SHARD, batch), np.uint32), empty((SHARD, batch), dtype), empty((SHARD, Q), dtype))
+            run(words, starts, *how, rows.start, rows.stop - rows.start, batch, *room, parameter, mean, square)
+
+        _in_parts(layers * P, work, max(PART // Q, SHARD))
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
@@ -189,10 +220,34 @@ def _in_pairs(parts: list[Array]) -> Array:
     return parts[0]
 
 
+def _in_parts(size: int, work: Callable[[slice], None], part: int) -> None:
+    """Do work on `size` numbers in parts, by several threads if there is more than one part."""
+    if size <= part:
+        work(slice(0, size))
+    else:
+        parallel.in_batches(size, work, part)
+
+
+def _scales(descent: Descent, layers: int, dtype: np.dtype[Any]) -> tuple[Array, float, bool]:
+    """How gradients are scaled, layer by layer, and the rate, and whether the descent is logarithmic."""
+    return (descent.scale * descent.factors[:layers]).astype(dtype), descent.rate, descent.logarithmic
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 def _alike(*arrays: Array) -> bool:
     """Whether arrays are of the same type, and of one that the library has."""
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(array.dtype == dtype for array in arrays)
+
+
+def _density(*arrays: Array) -> float:
+    """The share of entries that are not zero, where −0 counts as another number: as integers they are counted faster."""
+    present = sum(np.count_nonzero(array.view(f"i{array.itemsize}")) for array in arrays)
+    return present / max(sum(array.size for array in arrays), 1)
 
 
 def _strides(theta: Array) -> tuple[int, int]:
@@ -211,6 +266,5 @@ def _padded(entries: int, dtype: np.dtype[Any]) -> int:
 def _aligned(entries: int, dtype: DTypeLike) -> Array:
     """An uninitialised array that begins with a line."""
     array = np.empty(entries + LINE // np.dtype(dtype).itemsize, dtype)
-    address: int = array.__array_interface__["data"][0]
-    first = -address % LINE // array.itemsize
+    first = -_address(array) % LINE // array.itemsize
     return array[first : first + entries]
