@@ -21,11 +21,13 @@ from common import ratio, save, side_by_side
 from reference_torch import threshold
 
 import cuista
+from cuista import parallel
 from cuista.training.adam import Adam
 
 LAYERS, BATCH = 16, 64
 
 torch.set_num_threads(1)
+parallel.processors = lambda: 1
 problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500)))
 model = cuista.Model.new(problem, cuista.solve_exact(problem.A), "lista-cpss", untied=True)
 network = model.network
@@ -68,7 +70,7 @@ for state, parameters in (("trained", trained), ("untrained", published)):
         optimizer.step()
 
     def step(adam: Adam = Adam()) -> None:  # noqa: B008
-        _, gradients = network.loss_and_gradients(y, x, LAYERS)
+        _, gradients = network.loss_and_gradients(y, x, LAYERS, formed=False)
         rates = dict.fromkeys(network.shapes, 1e-30)
         adam.step(network.ops, network.parameters, gradients, rates, np.ones(LAYERS))
 

@@ -31,6 +31,7 @@ _FUNCTIONS = {
     "shrink_select": "ppr pllpl rill pppp",
     "shrink_select_backward": "ppppr pll rll ppp",
     "sparse_matmul": "pplll ppp",
+    "multiply_where": "ppplll pp",
     "adam": "pp ri lll ppp",
     "adam_outer": "ppp ri llll l ppp ppp",
     "pack": "pllp",

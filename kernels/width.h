@@ -1,6 +1,7 @@
 // The functions of the library for one vector width, with C names: cuista_FUNCTION_REAL_WIDTH. See kernels/native.py.
 #pragma once
 #include "adam.h"
+#include "dots.h"
 #include "step.h"
 
 #define JOINED(function, real, width) cuista_##function##_##real##_##width
@@ -31,6 +32,12 @@
         real* product)                                                                                                \
     {                                                                                                                 \
         multiply_rows(a, b, rows, inner, columns, index, value, product);                                             \
+    }                                                                                                                 \
+    FUNCTION(multiply_where, real)(                                                                                   \
+        const real* a, const real* b, const signed char* where, long rows, long inner, long columns, unsigned* index, \
+        real* product)                                                                                                \
+    {                                                                                                                 \
+        multiply_where(a, b, where, rows, inner, columns, index, product);                                            \
     }                                                                                                                 \
     FUNCTION(adam, real)(                                                                                             \
         const real* gradient, const real* scales, real rate, int logarithmic, long size, long first, long count,      \

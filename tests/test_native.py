@@ -148,7 +148,8 @@ from cuista.counter import Key
 from cuista.kernels.native import Library
 from cuista.networks.alista import Alista
 from cuista.operators import Dense
-from cuista.ops import CpuOps, NativeOps, ReferenceOps
+from cuista.ops import CpuOps, NativeOps, OuterSum, ReferenceOps
+from cuista.ops.reference import Descent
 
 path, reference, rng = Path(sys.argv[1]), ReferenceOps(), np.random.default_rng(0)
 for width in Library(path).widths:
@@ -164,6 +165,19 @@ for width in Library(path).widths:
                 arguments = (delta, found[1], x, u, 0.7, threshold, 0.2)
                 back, right = ops.shrink_select_backward(*arguments), reference.shrink_select_backward(*arguments)
                 assert all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(back, right)), (width, size, dtype)
+            wanted = (rng.random(x.shape) < 0.15).astype(np.int8)
+            for inner in (1, 13, 16, 35):
+                a, b = u[:, :inner].copy(), delta[: min(inner, size)]
+                found = ops.matmul_where(a, b, b.T.copy(), wanted) * wanted
+                assert np.allclose(found, (a @ b) * wanted, atol=1e-4), (width, size, dtype)
+            for logarithmic in (False, True):
+                sums = [[OuterSum(x, delta)], [], [OuterSum(x, u), OuterSum(x, delta)]]
+                starts = [rng.uniform(0.5, 1, (3, size, size)).astype(dtype) for _ in range(3)]
+                descent = Descent(0.01, np.array([1.0, 0.5, 0.0]), 2.0, logarithmic)
+                found, expected = ([array.copy() for array in starts] for _ in range(2))
+                ops.adam_outer(found[0], sums, *found[1:], descent)
+                reference.adam_outer(expected[0], sums, *expected[1:], descent)
+                assert all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, expected)), (width, size, dtype)
             matrix = (rng.standard_normal((size, size)) / size).astype(dtype)
             assert np.allclose(ops.sparse_matmul(x, matrix), x @ matrix, atol=1e-5), (width, size, dtype)
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))

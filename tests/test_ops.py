@@ -277,6 +277,24 @@ def test_one_sided_hard_thresholding_is_that_of_positive_entries_and_drops_the_o
     np.testing.assert_array_equal(code, np.where(z > 0, code_of_both, OFF))
 
 
+@given(
+    shape=st.sampled_from([(1, 1, 1), (3, 7, 5), (4, 16, 33), (5, 70, 40), (64, 250, 500), (2, 1030, 3), (2, 3, 10_000)]),
+    density=st.sampled_from([0.0, 0.1, 0.19, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@settings(max_examples=40)
+def test_the_engines_multiply_where_it_is_asked_for_as_the_definition_does(shape, density, dtype):
+    (rows, inner, columns), rng = shape, np.random.default_rng(0)
+    a, b = (rng.standard_normal(size).astype(dtype) for size in ((rows, inner), (inner, columns)))
+    where = (rng.random((rows, columns)) < density).astype(np.int8) * NEAR
+    expected = a.astype(np.float64) @ b
+    rounding = (1e-6 if dtype == np.float32 else 1e-14) * (1 + np.abs(a) @ np.abs(b))
+    for name, ops in {"reference": REFERENCE, **FAST}.items():
+        found = ops.matmul_where(a, b, np.ascontiguousarray(b.T), where)
+        right = np.abs(found - expected) <= rounding
+        assert (right | (where == 0) & (found == 0)).all(), name
+
+
 def moments_of(shape, dtype, rng):
     """A parameter, and moments of its gradient."""
     return [rng.uniform(*range_, shape).astype(dtype) for range_ in ((0.5, 2), (-1, 1), (0.1, 1))]

@@ -23,8 +23,10 @@ from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, 
 # Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
 # and 64 × 500 × 500.
 SPARSE_DENSITY = 0.25
+# Below this share of wanted entries, they are computed one by one. Measured on one thread at 64 × 250 × 500.
+WANTED_DENSITY = 0.2
 # How many entries of a parameter a thread updates at a time.
-PART = 2**16
+PART = 2**17
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 
@@ -52,13 +54,23 @@ class NativeOps(CpuOps):
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if not _alike(a, b) or a.ndim != 2 or b.ndim != 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return self.matmul(a, b)
-        if _density(a) > SPARSE_DENSITY:
+        if self._density(a) > SPARSE_DENSITY:
             return self.matmul(a, b)
         (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
         product = empty((rows, columns), a.dtype)
         index, value = empty((SHARD, inner), np.uint32), empty((SHARD, inner), a.dtype)
         run = self._library("sparse_matmul", a.dtype)
         run(a, b, rows, inner, columns, index, value, product)
+        return product
+
+    def matmul_where(self, a: Array, b: Array, transposed: Array, where: Array) -> Array:
+        dense = np.count_nonzero(where) > WANTED_DENSITY * where.size
+        if dense or not _alike(a, transposed) or not transposed.flags.c_contiguous or where.dtype != np.int8:
+            return self.matmul(a, b)
+        (rows, inner), columns = a.shape, len(transposed)
+        product, index = self._pool.empty((rows, columns), a.dtype), self._pool.empty((columns,), np.uint32)
+        run = self._library("multiply_where", a.dtype)
+        run(self.asarray(a, a.dtype), transposed, where, rows, inner, columns, index, product)
         return product
 
     def shrink_select(
@@ -94,6 +106,14 @@ class NativeOps(CpuOps):
         step = (x, u, float(step_size), theta, *_strides(theta))
         run(delta, code, *step, window, *x.shape, d_z, d_step_size, d_threshold)
         return d_z, float(d_step_size[0]), d_threshold
+
+    def _density(self, *arrays: Array) -> float:
+        """The share of entries that are not zero."""
+        present, size = 0, 0
+        for array in arrays:  # NumPy counts the True faster than the numbers that are not zero
+            nonzero = np.not_equal(array, 0, out=self._pool.empty(array.shape, np.bool_))
+            present, size = present + np.count_nonzero(nonzero), size + array.size
+        return present / max(size, 1)
 
     def pack(self, matrix: Array) -> Array:
         rows, columns = matrix.shape
@@ -137,7 +157,7 @@ class NativeOps(CpuOps):
     def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
         (layers, P, Q), dtype, empty = parameter.shape, parameter.dtype, self._pool.empty
         terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
-        if not terms or not _alike(parameter, mean, square) or 100 * _density(*(a for a, _ in terms)) > DENSE:
+        if not terms or not _alike(parameter, mean, square) or 100 * self._density(*(a for a, _ in terms)) > DENSE:
             return super().adam_outer(parameter, gradient, mean, square, descent)
         starts = np.cumsum([0, *map(len, gradient)], dtype=np.int64)
         words = np.array([(_address(a), _address(b), len(a)) for a, b in terms], np.uintp)
@@ -242,12 +262,6 @@ def _alike(*arrays: Array) -> bool:
     """Whether arrays are of the same type, and of one that the library has."""
     dtype = arrays[0].dtype
     return dtype in (np.float32, np.float64) and all(array.dtype == dtype for array in arrays)
-
-
-def _density(*arrays: Array) -> float:
-    """The share of entries that are not zero, where −0 counts as another number: as integers they are counted faster."""
-    present = sum(np.count_nonzero(array.view(f"i{array.itemsize}")) for array in arrays)
-    return present / max(sum(array.size for array in arrays), 1)
 
 
 def _strides(theta: Array) -> tuple[int, int]:

@@ -234,6 +234,13 @@ class ReferenceOps:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
         return self.matmul(a, b)
 
+    def matmul_where(self, a: Array, b: Array, transposed: Array, where: Array) -> Array:
+        """The product a b (P, R) in the entries where `where`, (P, R) int8, is not 0. The others are right, too, or 0.
+
+        An engine uses either b (Q, R) or its transpose (R, Q), whichever is faster. Both are contiguous.
+        """
+        return self.matmul(a, b)
+
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
         """The product a b, in which the bits of a row do not depend on the other rows of a.
 
