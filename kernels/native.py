@@ -85,7 +85,6 @@ class Library:
 
     def __init__(self, path: Path, width: str | None = None) -> None:
         import numpy as np
-
         from cuista.kernels.constants import INTERFACE
 
         library = ctypes.CDLL(str(path))

@@ -19,8 +19,8 @@ from cuista import parallel
 from cuista.messages import CuistaWarning
 from cuista.networks.alista import Alista
 from cuista.ops import CpuOps, OuterSum, ReferenceOps
-from cuista.ops.reference import Descent
 from cuista.ops import native as native_module
+from cuista.ops.reference import Descent
 
 on_native_engines = pytest.mark.parametrize("native_ops", native_engines().values(), ids=native_engines())
 
@@ -177,7 +177,8 @@ for width in Library(path).widths:
                 found, expected = ([array.copy() for array in starts] for _ in range(2))
                 ops.adam_outer(found[0], sums, *found[1:], descent)
                 reference.adam_outer(expected[0], sums, *expected[1:], descent)
-                assert all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, expected)), (width, size, dtype)
+                close = [np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, expected)]
+                assert all(close), (width, size, dtype)
             matrix = (rng.standard_normal((size, size)) / size).astype(dtype)
             assert np.allclose(ops.sparse_matmul(x, matrix), x @ matrix, atol=1e-5), (width, size, dtype)
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))

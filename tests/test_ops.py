@@ -278,7 +278,9 @@ def test_one_sided_hard_thresholding_is_that_of_positive_entries_and_drops_the_o
 
 
 @given(
-    shape=st.sampled_from([(1, 1, 1), (3, 7, 5), (4, 16, 33), (5, 70, 40), (64, 250, 500), (2, 1030, 3), (2, 3, 10_000)]),
+    shape=st.sampled_from(
+        [(1, 1, 1), (3, 7, 5), (4, 16, 33), (5, 70, 40), (64, 250, 500), (2, 1030, 3), (2, 3, 10_000)]
+    ),
     density=st.sampled_from([0.0, 0.1, 0.19, 1.0]),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
@@ -325,7 +327,9 @@ def test_the_engines_descend_as_the_definition_does(shape, dtype, logarithmic, s
 
 
 @given(
-    shape=st.sampled_from([(1, 1, 1), (2, 7, 3), (3, 33, 5), (4, 31, 40), (1, 500, 250), (2, 70, 1030), (2, 3, 10_000)]),
+    shape=st.sampled_from(
+        [(1, 1, 1), (2, 7, 3), (3, 33, 5), (4, 31, 40), (1, 500, 250), (2, 70, 1030), (2, 3, 10_000)]
+    ),
     terms=st.lists(st.integers(0, 3), min_size=4, max_size=4),
     batch=st.sampled_from([1, 5, 64, 130]),
     density=st.sampled_from([0.0, 0.1, 0.3, 1.0]),

@@ -355,7 +355,7 @@ class Unrolled(ABC):
                 for name, value in self.parameters.items()
                 if wanted is None or name in wanted
             }
-            sums = {name: [[] for _ in gradient] for name, gradient in gradients.items()}
+            sums: dict[str, OuterSums] = {name: [[] for _ in gradient] for name, gradient in gradients.items()}
             for gradient in gradients.values():
                 gradient[depth if len(gradient) > 1 else 0 :] = 0
             # `depth` stands for the output and −1 for `begin`, which depend on shared parameters only.

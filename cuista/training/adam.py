@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,10 +66,12 @@ class Adam:
             if name not in self.mean:
                 self.mean[name], self.square[name] = (ops.xp.zeros_like(parameters[name]) for _ in range(2))
             span, own = (slice(1), factors[layers][-1:]) if name in last else (layers, factors[layers])
-            arrays: list[Any] = [each[span] for each in (parameters[name], gradient, self.mean[name], self.square[name])]
+            arrays: list[Any] = [
+                each[span] for each in (parameters[name], gradient, self.mean[name], self.square[name])
+            ]
             if not len(arrays[0]):
                 continue
-            update = ops.adam_outer if isinstance(gradient, list) else ops.adam
+            update: Callable[..., None] = ops.adam_outer if isinstance(gradient, list) else ops.adam
             is_logarithmic = name in logarithmic
             if not isinstance(rate, tuple):
                 update(*arrays, Descent(float(rate * correction), own, scale, is_logarithmic))

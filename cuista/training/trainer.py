@@ -374,7 +374,8 @@ class _Run:
             weights **= self.source.weight_power
         wanted = [name for name, rate in self.rates.items() if rate]
         formed = not isinstance(self.ranks, Alone)  # only what is formed can be summed over ranks
-        return network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted, formed)
+        loss, gradients = network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted, formed)
+        return loss, gradients
 
     def _validate(self, stage: Stage) -> None:
         state = self.state
