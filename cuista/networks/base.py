@@ -59,19 +59,6 @@ def rms_of(matrix: Array) -> float:
     return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
 
 
-def in_units(xp: Any, y: Array, unit: float) -> tuple[Array, Array]:
-    """Measurements y (…, M) scaled to the norm `unit`, y / s, and the factors s = ‖y‖₂ / unit (…, 1); s = 1 for y = 0.
-
-    The largest entry is divided out first, so that no square overflows or vanishes.
-    """
-    peak = xp.abs(y).max(axis=-1, keepdims=True)
-    peak = xp.where(peak > 0, peak, xp.ones_like(peak))
-    y = y / peak
-    factor = xp.sqrt(xp.square(y).sum(axis=-1, keepdims=True)) / y.dtype.type(unit)
-    factor = xp.where(factor > 0, factor, xp.ones_like(factor))
-    return y / factor, factor * peak
-
-
 def constant_start(d_state: State) -> tuple[State, Gradients]:
     """The backward pass of a start that depends on no parameter."""
     return (), {}
@@ -265,7 +252,7 @@ class Unrolled(ABC):
         if not self.unit:
             return y, None
         *others, measured = y if isinstance(y, tuple) else (y,)
-        scaled, factors = in_units(self.ops.xp, measured, self.unit)
+        scaled, factors = self.ops.in_units(measured, self.unit)
         return ((*others, scaled) if others else scaled), factors
 
     def _begin(self, y: Any) -> tuple[State, Array | None]:

@@ -17,7 +17,6 @@ from cuista.counter import TUNING
 from cuista.data.problem import Problem, column_norms
 from cuista.errors import InputError, NumericalError
 from cuista.metrics import estimate_nmse_db
-from cuista.networks.base import in_units
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps, engine
 from cuista.parallel import BATCH, blas_threads
@@ -172,7 +171,7 @@ class Solver(ABC):
 
     def _scaled(self, y: Array) -> tuple[Array, Array]:
         """Measurements scaled to norm 1, and the factors (batch, 1) by which they were divided."""
-        return in_units(self.ops.xp, self.ops.asarray(y, self.dtype), 1.0)
+        return self.ops.in_units(self.ops.asarray(y, self.dtype), 1.0)
 
     def _rescaled(self, x: Array, factors: Array, norms: Array) -> Array:
         with np.errstate(over="ignore"):
@@ -397,7 +396,7 @@ class LassoSolver(Solver):
             return super()._tune(progress)
         # The exact solutions for falling λ, each from the one before it, as far as the NMSE does not rise again.
         x, y = self.problem.standard.sample(PATHS, stream=TUNING, dtype=np.float64)
-        scaled, factors = in_units(np, y, 1.0)
+        scaled, factors = ReferenceOps().in_units(y, 1.0)
         columns = np.ascontiguousarray(self.operator.A.T)
         paths = [ActiveSet(columns, row, self.positive) for row in scaled]
         best, least = 0.0, np.inf

@@ -217,7 +217,8 @@ class _Run:
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
         self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
-        if not (self._validation()[0].any() and (self.fitting is None or self.fitting[0].any())):
+        sets = (self._validation(), self.fitting or self._validation())
+        if not all(self.ops.to_numpy(x).any() for x, *_ in sets):
             raise self.source.blank()
 
     def _prepare(self) -> None:
