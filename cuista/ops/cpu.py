@@ -23,9 +23,12 @@ from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_D
 from cuista.ops.borders import gather, pad_zeros, spread, taps
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
-# Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
-# and 64 × 500 × 500.
-SPARSE_DENSITY = 0.15
+# Below this share of non-zeros, a sparse product is faster than a dense one: with AVX2, one thread and matrices of
+# 250 × 500 and 500 × 500, below 0.09 to 0.15, and with AVX-512 lower. This is a constant because BLAS adds in another
+# order. If it were measured in each process, runs with the same seed would differ in their last bits.
+SPARSE_DENSITY = 0.1
+# The same where rows are multiplied one by one. The measurements of problems depend on it in their last bits.
+SPARSE_ROWS = 0.15
 # How many rows or columns of a large product are computed at a time.
 PART = 128
 # How many bytes of a convolutional network's maps are computed at a time: they should stay in a core's cache.
@@ -72,7 +75,7 @@ class CpuOps(ReferenceOps):
         return _multiply(a, np.flatnonzero(nonzero), b)
 
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
-        if density > SPARSE_DENSITY:
+        if density > SPARSE_ROWS:
             return super().matmul_by_rows(a, b, density)
         return _multiply(a, np.flatnonzero(a), b)
 
