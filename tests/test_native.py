@@ -108,10 +108,10 @@ def test_whether_iterates_are_multiplied_as_dense_ones_decides_no_bit(native_ops
 
 @on_native_engines
 def test_from_which_share_on_iterates_are_dense_is_measured_once(native_ops, monkeypatch):
-    share = native_ops.dense_from(np.dtype(np.float32))
+    share = native_ops._dense_from(np.dtype(np.float32))
     assert 0 < share < 1
     monkeypatch.setattr(native_module, "SHARD", None)  # it could not be measured again
-    assert native_ops.dense_from(np.dtype(np.float32)) == share
+    assert native_ops._dense_from(np.dtype(np.float32)) == share
 
 
 @pytest.mark.parametrize("batch", [1, 31, 32, 33, 97])

@@ -24,7 +24,7 @@ from cuista.ops.borders import gather, pad_zeros, spread, taps
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
 # Below this share of non-zeros, a sparse product is faster than a dense one: with AVX2, one thread and matrices of
-# 250 × 500 and 500 × 500, below 0.09 to 0.15, and with AVX-512 lower. This is a constant because BLAS adds in another
+# 250 × 500 and 500 × 500, below 0.07 to 0.15, and with AVX-512 lower. This is a constant because BLAS adds in another
 # order. If it were measured in each process, runs with the same seed would differ in their last bits.
 SPARSE_DENSITY = 0.1
 # The same where rows are multiplied one by one. The measurements of problems depend on it in their last bits.

@@ -22,7 +22,7 @@ from cuista.ops.cpu import CpuOps
 from cuista.ops.reference import FusedStep, Normal, Scalar, Scalars, Signals
 
 # Below this share of non-zeros, a sparse product is faster than BLAS's dense one: with AVX2, one thread and matrices of
-# 250 × 500 and 500 × 500, below 0.26 to 0.34. This is a constant because BLAS adds in another order. If it were
+# 250 × 500 and 500 × 500, below 0.23 to 0.34. This is a constant because BLAS adds in another order. If it were
 # measured in each process, runs with the same seed would differ in their last bits.
 SPARSE_DENSITY = 0.25
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
@@ -40,7 +40,7 @@ class NativeOps(CpuOps):
         The library; None for the one that was installed.
     dense
         The share of non-zero entries above which whole layers of ALISTA multiply iterates as dense ones. It decides how
-        long they take, and not a bit of their results. None for the share that `dense_from` measures.
+        long they take, and not a bit of their results. None for the share that is measured.
     """
 
     engine = "native"
@@ -124,13 +124,13 @@ class NativeOps(CpuOps):
         room = [empty((SHARD, each), kind) for kind in (np.uint32, dtype, dtype)]
         run = self._library("analytic_layers", dtype)
         layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
-        layers = (*layers, self.dense_from(dtype))
+        layers = (*layers, self._dense_from(dtype))
         run(self.asarray(Wy, dtype), packed, *layers, len(support), rows, N, each, *room, x_next)
         return x_next
 
-    def dense_from(self, dtype: np.dtype[Any]) -> float:
+    def _dense_from(self, dtype: np.dtype[Any]) -> float:
         """The share of non-zero entries above which iterates are multiplied as dense ones."""
-        return _dense_from(self._library, dtype) if self._dense is None else self._dense
+        return _measured_dense(self._library, dtype) if self._dense is None else self._dense
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
@@ -172,7 +172,7 @@ class _Fused:
         names = ("step_size", "threshold")
         learned = (ops.asarray(parameters[name], dtype) for name in names)
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
-        layers = (*layers, ops.dense_from(dtype))
+        layers = (*layers, ops._dense_from(dtype))
         each, most = _padded(N, dtype), max(N, M)
         kept = depth * each + 1
 
@@ -197,7 +197,7 @@ class _Fused:
 
 
 @cache
-def _dense_from(library: native.Library, dtype: np.dtype[Any]) -> float:
+def _measured_dense(library: native.Library, dtype: np.dtype[Any]) -> float:
     """The share of non-zero entries from which dense products are faster than sparse ones on this machine.
 
     It is about 0.45 with AVX2, and 0.9 with vectors of 16 bytes. It is found by bisection, in about 10 ms, once in each
