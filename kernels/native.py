@@ -32,8 +32,8 @@ _FUNCTIONS = {
     "shrink_select_backward": "ppppr pll rll ppp",
     "sparse_matmul": "pplll ppp",
     "pack": "pllp",
-    "analytic_layers": "pppplp illll pppp",
-    "alista_step": "pppp irrwirrl wwwddd ppppp rill ll ll pppp pp pppl pp",
+    "analytic_layers": "pppplp idllll pppp",
+    "alista_step": "pppp irrwirrl wwwddd ppppp ridll ll ll pppp pp pppl pp",
 }
 
 

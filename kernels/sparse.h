@@ -179,21 +179,22 @@ __forceinline__ void multiply_panel(
 }
 
 // The products of vectors and a packed matrix, `room` entries apart, with as many columns as fill whole vectors. The
-// vectors are given as lists, and as rows `distance` apart, which are used if too many entries are not zero.
+// vectors are given as lists, and as rows `distance` apart, which are used if more than the share `dense` of the entries
+// are not zero. This decides how long it takes, and not a bit of the result.
 template <class Real>
 __attribute__((noinline)) void multiply_packed(
-    const List<Real>* lists, const Real* rows, long distance, long count, const Real* packed, long inner, long columns,
-    Real* products, long room)
+    const List<Real>* lists, const Real* rows, long distance, long count, double dense, const Real* packed, long inner,
+    long columns, Real* products, long room)
 {
     const Panels<Real> panels(columns);
     long entries = 0;
     for (long row = 0; row < count; ++row) entries += lists[row].length;
-    const bool dense = 100 * entries > DENSE * count * inner;
+    const bool are_dense = entries > dense * count * inner;
     for (long panel = 0; panel < panels.count; ++panel) {
         const long begin = panels.begin(panel) * LANES<Real>, width = panels.begin(panel + 1) * LANES<Real> - begin;
         const long vectors = width / LANES<Real>;
         const Real* const matrix = packed + begin * inner;
-        if (dense)
+        if (are_dense)
             multiply_panel(rows, count, distance, matrix, inner, vectors, products + begin, room);
         else
             for (long row = 0; row < count; ++row)

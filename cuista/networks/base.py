@@ -107,8 +107,6 @@ class Unrolled(ABC):
         The names of the parameters that are matrices. These have the precision of the iterates; all others are float64.
     last
         The names of shared parameters that belong to the last layer. All other shared parameters belong to the first.
-    product_operations
-        The number of operations per example in the largest matrix product of a training step.
     N
         The number of entries of a signal; 0 if it depends on the input.
     support
@@ -135,7 +133,6 @@ class Unrolled(ABC):
     matrices: tuple[str, ...] = ()
     last: tuple[str, ...] = ()
     logarithmic: tuple[str, ...] = ("threshold",)
-    product_operations: float = 0.0
     N: int = 0
     unit: float = 0.0
 

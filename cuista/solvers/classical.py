@@ -19,7 +19,7 @@ from cuista.errors import InputError, NumericalError
 from cuista.metrics import estimate_nmse_db
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps, engine
-from cuista.parallel import BATCH, blas_threads
+from cuista.parallel import one_blas_thread
 from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.proximal import proximal_gradient
@@ -221,7 +221,7 @@ class Solver(ABC):
                 codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
             residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
 
-        with blas_threads(2.0 * min(len(y), BATCH) * self.problem.A.size):
+        with one_blas_thread():
             ops.in_batches(found.x.shape, on)
         return found
 
@@ -259,7 +259,7 @@ class Solver(ABC):
             If the method diverges for every candidate.
         """
         self.lam, self.tunes, self.is_share = None, True, False
-        with blas_threads(2.0 * TUNING_SIGNALS * self.problem.A.size):
+        with one_blas_thread():
             best, least = self._tune(progress or (lambda done, total: None))
         if not least < 1:
             raise NumericalError(
