@@ -34,12 +34,15 @@ template <class Real> struct List {
 };
 
 // Part of a row of the product: the sum of value[i] · (row index[i] of the matrix), over the columns of COUNT vectors,
-// which stay in registers. Rows are `stride` entries apart. The last vector begins `back` columns earlier.
+// which stay in registers. Rows are `stride` entries apart. The last vector begins `back` columns earlier. With `more`,
+// the sums go on from what they were.
 template <int COUNT, class Real>
-__forceinline__ void sum_rows(const List<Real>& list, const Real* matrix, long stride, long back, Real* sums)
+__forceinline__ void sum_rows(const List<Real>& list, const Real* matrix, long stride, long back, Real* sums, bool more)
 {
     const Real* const last = matrix - back;
     Vector<Real> sum[COUNT] = {};
+    if (more)
+        for (int c = 0; c < COUNT; ++c) sum[c] = read(sums + c * LANES<Real> - (c + 1 < COUNT ? 0 : back));
     for (long i = 0; i < list.length; ++i) {
         const long row = list.index[i] * stride;
         const Vector<Real> value = list.value[i] - Vector<Real>{};  // in every lane
@@ -52,11 +55,11 @@ __forceinline__ void sum_rows(const List<Real>& list, const Real* matrix, long s
 // The same for `count` vectors, from 1 to COUNT.
 template <int COUNT, class Real>
 __forceinline__ void sum_rows_of(
-    long count, const List<Real>& list, const Real* matrix, long stride, long back, Real* sums)
+    long count, const List<Real>& list, const Real* matrix, long stride, long back, Real* sums, bool more = false)
 {
     if constexpr (COUNT > 1)
-        if (count < COUNT) return sum_rows_of<COUNT - 1>(count, list, matrix, stride, back, sums);
-    sum_rows<COUNT>(list, matrix, stride, back, sums);
+        if (count < COUNT) return sum_rows_of<COUNT - 1>(count, list, matrix, stride, back, sums, more);
+    sum_rows<COUNT>(list, matrix, stride, back, sums, more);
 }
 
 // How columns are divided: into panels of at most REGISTERS vectors, as equal as possible. The rows of a panel stay in
@@ -72,9 +75,10 @@ template <class Real> struct Panels {
     long begin(long panel) const { return panel * vectors / count; }  // in vectors
 };
 
-// The products (rows, columns) of sparse vectors and a matrix.
+// The products (rows, columns) of sparse vectors and a matrix. With `more`, they are added.
 template <class Real>
-__forceinline__ void multiply(const List<Real>* lists, long rows, const Real* matrix, long columns, Real* products)
+__forceinline__ void multiply(
+    const List<Real>* lists, long rows, const Real* matrix, long columns, Real* products, bool more = false)
 {
     const Panels<Real> panels(columns);
     const long beyond = panels.vectors * LANES<Real> - columns;  // the last vector begins earlier by this
@@ -84,10 +88,10 @@ __forceinline__ void multiply(const List<Real>* lists, long rows, const Real* ma
         for (long row = 0; row < rows; ++row) {
             Real* const sums = products + row * columns + j;
             if (columns >= LANES<Real>)
-                sum_rows_of<REGISTERS>(end - begin, lists[row], matrix + j, columns, back, sums);
+                sum_rows_of<REGISTERS>(end - begin, lists[row], matrix + j, columns, back, sums, more);
             else
                 for (long c = 0; c < columns; ++c) {
-                    Real sum = 0;
+                    Real sum = more ? sums[c] : 0;
                     for (long i = 0; i < lists[row].length; ++i)
                         sum = multiply_add(lists[row].value[i], matrix[lists[row].index[i] * columns + c], sum);
                     sums[c] = sum;
@@ -190,14 +194,28 @@ __attribute__((noinline)) void multiply_packed(
     long entries = 0;
     for (long row = 0; row < count; ++row) entries += lists[row].length;
     const bool are_dense = entries > dense * count * inner;
+    const long part = 128;
     for (long panel = 0; panel < panels.count; ++panel) {
         const long begin = panels.begin(panel) * LANES<Real>, width = panels.begin(panel + 1) * LANES<Real> - begin;
         const long vectors = width / LANES<Real>;
         const Real* const matrix = packed + begin * inner;
-        if (are_dense)
+        if (are_dense) {
             multiply_panel(rows, count, distance, matrix, inner, vectors, products + begin, room);
-        else
-            for (long row = 0; row < count; ++row)
-                sum_rows_of<REGISTERS>(vectors, lists[row], matrix, width, 0, products + row * room + begin);
+            continue;
+        }
+        // Part by part, as above.
+        long done[SHARD] = {};
+        for (long first = 0; first < inner; first += part) {
+            const unsigned end = first + part;
+            for (long row = 0; row < count; ++row) {
+                const List<Real>& list = lists[row];
+                long stop = done[row];
+                while (stop < list.length && list.index[stop] < end) ++stop;
+                const List<Real> those = {list.index + done[row], list.value + done[row], stop - done[row]};
+                if (first == 0 || those.length > 0)
+                    sum_rows_of<REGISTERS>(vectors, those, matrix, width, 0, products + row * room + begin, first > 0);
+                done[row] = stop;
+            }
+        }
     }
 }
