@@ -87,7 +87,7 @@ def workers(count: int | None = None) -> Iterator[None]:
             yield
     finally:
         if count is not None:
-            os.environ.pop(WORKERS)
+            os.environ.pop(WORKERS, None)
             os.environ.update({} if before is None else {WORKERS: before})
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "why_not_native",
 ]
 
+# Why NumPy computes if the user has chosen it.
 NUMPY_CHOSEN = "CUISTA_ENGINE is numpy"
 
 

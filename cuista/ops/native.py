@@ -124,8 +124,8 @@ class NativeOps(CpuOps):
         room = [empty((SHARD, each), kind) for kind in (np.uint32, dtype, dtype)]
         run = self._library("analytic_layers", dtype)
         layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
-        layers = (*layers, self._dense_from(dtype))
-        run(self.asarray(Wy, dtype), packed, *layers, len(support), rows, N, each, *room, x_next)
+        sizes = (len(support), rows, N, each)
+        run(self.asarray(Wy, dtype), packed, *layers, self._dense_from(dtype), *sizes, *room, x_next)
         return x_next
 
     def _dense_from(self, dtype: np.dtype[Any]) -> float:
