@@ -22,7 +22,7 @@ from common import save
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from cuista import Problem
-from cuista.parallel import blas_threads
+from cuista.parallel import one_blas_thread
 from cuista.solvers.classical import Fista, Lasso
 
 KINDS = ("gaussian", "badly scaled", "correlated", "bumps", "pairs")
@@ -82,7 +82,7 @@ def main() -> None:
             lam = float(np.abs(y @ A).max() * (0.1, 0.01, 0.001)[number % 3])
             for place, method in enumerate(METHODS.values()):
                 start = time.perf_counter()
-                with blas_threads(0):
+                with one_blas_thread():
                     solution = method(A, y, lam)
                 seconds[number, place] = time.perf_counter() - start
                 objectives[number, place] = 0.5 * np.sum((y - A @ solution) ** 2) + lam * np.abs(solution).sum()

@@ -87,7 +87,7 @@ forward = side_by_side({name: functools.partial(shrink, name, z) for name in eng
 backward = side_by_side({name: functools.partial(go_back, name, z, code) for name in engines}, runs=200)
 fused = {name: model.network.fuse(problem.signals(HARD)) for name, model in models.items()}
 steps = {}
-with engines["numpy"].computing(), parallel.blas_threads(0):
+with engines["numpy"].computing(), parallel.one_blas_thread():
     for state, parameters in (("trained", trained.network.parameters), ("untrained", untrained)):
         for model in models.values():
             model.network.parameters = parameters

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUISTA_WORKERS"):
     os.environ[variable] = "1"
 
 import numpy as np
@@ -21,13 +21,11 @@ from common import ratio, save, side_by_side
 from reference_torch import threshold
 
 import cuista
-from cuista import parallel
 from cuista.training.adam import Adam
 
 LAYERS, BATCH = 16, 64
 
 torch.set_num_threads(1)
-parallel.processors = lambda: 1
 problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500)))
 model = cuista.Model.new(problem, cuista.solve_exact(problem.A), "lista-cpss", untied=True)
 network = model.network

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from cuista import device as devices
-from cuista import messages
+from cuista import messages, parallel
 from cuista.data.dictionary import Convention, Dictionary, default_convention
 from cuista.data.form import Form
 from cuista.data.images import ImageSet
@@ -95,7 +95,7 @@ def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Deco
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(**given: Any) -> Any:
-            made = make(**{str(option): given.pop(str(option)) for option in names})
+            made = make(**{str(option): given.pop(str(option)) for option in names if option in given})
             return function(**{name: made}, **given)
 
         return options(*decorators)(command)
@@ -162,7 +162,24 @@ white_option = click.option("--white", type=positive, metavar="V", help="The num
 key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
 keys_option = click.option("--key", metavar="NAME[,NAME]", help="Which array to read from a file with several.")
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
-device_option = click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Device (auto prefers a GPU).")
+
+
+def workers_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The option for the number of workers, which holds while the command runs."""
+
+    @click.option("--workers", type=AT_LEAST_1, metavar="N", help="Threads on the CPU. [one for each allowed core]")
+    @wraps(function)
+    def command(workers: int | None = None, **given: Any) -> Any:
+        with parallel.workers(workers):
+            return function(**given)
+
+    return command
+
+
+device_option = options(
+    click.option("--device", default="auto", metavar="auto|cpu|cuda:N", help="Device (auto prefers a GPU)."),
+    workers_option,
+)
 
 
 def keys_of(key: str | None, pairs: bool) -> tuple[str | None, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
 from typing import Any
@@ -10,6 +11,7 @@ import click
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
+from cuista.summary import counted
 from cuista.version import __version__
 
 
@@ -23,7 +25,8 @@ def command(as_json: bool) -> None:
         return
     versions, cpu, cuda = report["versions"], report["cpu"], report["cuda"]
     common.out(", ".join(f"{name} {version}" for name, version in versions.items()))
-    common.out(f"cpu     can be used: {cpu['processors']} processors, {cpu['blas']}")
+    common.out(f"cpu     can be used: {counted(cpu['workers'], 'worker')}, because {cpu['why_workers']}")
+    common.out(f"        {cpu['blas']}, with one thread for each worker")
     if cpu["engine"] == "native":
         common.out(f"        computes with the native engine (vector width: {cpu['width']})")
     else:
@@ -55,12 +58,13 @@ def examine() -> dict[str, Any]:
     from cuista.ops import why_not_native
 
     packages = ("numpy", "scipy", "h5py", "click")
-    blas = [
-        f"{item['internal_api']} {item['version']} with {item['num_threads']} threads"
-        for item in threadpool_info()
-        if item["user_api"] == "blas"
-    ]
-    why_not = why_not_native()
+    blas = [f"{item['internal_api']} {item['version']}" for item in threadpool_info() if item["user_api"] == "blas"]
+    why_not, allowed = why_not_native(), parallel.allowance()
+    workers = {
+        "workers": parallel.processors(),
+        "why_workers": f"{parallel.WORKERS} says so" if os.environ.get(parallel.WORKERS) else str(allowed),
+        "processors": allowed.processors,
+    }
     engine = {
         "engine": "numpy" if why_not else "native",
         "why_not_native": why_not,
@@ -72,7 +76,7 @@ def examine() -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
         },
-        "cpu": {"processors": parallel.processors(), "blas": "; ".join(blas) or "unknown BLAS", **engine},
+        "cpu": {**workers, "blas": "; ".join(blas) or "unknown BLAS", **engine},
         "cuda": device.describe_cuda(),
         "auto": str(device.parse_device("auto")),
     }

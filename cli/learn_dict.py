@@ -36,6 +36,7 @@ ONLY = {"cuista-images": ("size", "filters", "crop"), "cuista-patches": ("atoms"
     click.option("--batch", type=common.AT_LEAST_1, metavar="N", help="Crops per step. [4; patches: 256]"),
 )
 @common.seed_option
+@common.workers_option
 @click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default="dictionary.h5", help="Dictionary file.")
 @resume_option
 @common.force_option

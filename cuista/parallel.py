@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from cuista.errors import InputError
+from cuista.summary import counted
 
 Result = TypeVar("Result")
 
@@ -18,6 +24,8 @@ Result = TypeVar("Result")
 BATCH = 256
 # A matrix product of fewer operations than this gains nothing from a second thread.
 SMALL_PRODUCT = 5e8
+# The environment variable with the number of workers.
+WORKERS = "CUISTA_WORKERS"
 # The least number of rows at a time where products are larger than that: fewer would read the matrix too often.
 LEAST_BATCH = 64
 
@@ -44,9 +52,127 @@ class Alone:
         return value
 
 
+# -- how many threads compute -----------------------------------------------------------------------------------------
+
+
 def processors() -> int:
-    """The number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The number of threads that compute: CUISTA_WORKERS, or the physical cores that this process may use.
+
+    Raises
+    ------
+    InputError
+        If CUISTA_WORKERS is not a whole number of 1 or more.
+    """
+    given = os.environ.get(WORKERS, "")
+    if not given:
+        return allowance().workers
+    if not given.isascii() or not given.isdigit() or int(given) < 1:
+        raise InputError(f"{WORKERS} is {given!r}; expected a whole number, 1 or greater, or leave it unset")
+    return int(given)
+
+
+@contextlib.contextmanager
+def workers(count: int | None = None) -> Iterator[None]:
+    """Compute with this many threads in the block, with one thread in BLAS; None leaves the number as it is.
+
+    The number holds for the whole process, as CUISTA_WORKERS does, which is set in the block. Results have the same
+    bits for any number.
+    """
+    before = os.environ.get(WORKERS)
+    if count is not None:
+        os.environ[WORKERS] = str(count)
+    try:
+        processors()  # reports a wrong number before any work is done
+        with one_blas_thread():
+            yield
+    finally:
+        if count is not None:
+            os.environ.pop(WORKERS, None)
+            os.environ.update({} if before is None else {WORKERS: before})
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What this process may use of the machine.
+
+    Attributes
+    ----------
+    processors
+        The number of processors that it may run on.
+    cores
+        The number of physical cores that these belong to.
+    quota
+        The number of processors whose time its control groups allow it to use; infinite without a limit.
+    """
+
+    processors: int
+    cores: int
+    quota: float = math.inf
+
+    @property
+    def workers(self) -> int:
+        """The number of threads that have a core each, and are not stopped because the quota is used up."""
+        return self.cores if self.quota >= self.cores else max(math.ceil(self.quota), 1)
+
+    def __str__(self) -> str:
+        """What decides the number of workers."""
+        text = f"the process may use {counted(self.processors, 'processor')}"
+        if self.cores < self.processors:
+            text += f" on {counted(self.cores, 'core')}"
+        return text if math.isinf(self.quota) else f"{text}, and the time of {self.quota:g} (cgroup)"
+
+
+def allowance() -> Allowance:
+    """What this process may use of the machine. Limits other than its affinity are looked up once."""
+    if not hasattr(os, "sched_getaffinity"):  # macOS and Windows do not tell which processors share a core
+        count: int = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+        return Allowance(count, count)
+    return _allowance(frozenset(os.sched_getaffinity(0)))
+
+
+@cache
+def _allowance(allowed: frozenset[int], system: Path = Path("/")) -> Allowance:
+    """What Linux allows to a process with this affinity. `system` is the root of its files."""
+    topology = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    cores = {_text(system / topology.format(number)) or number for number in allowed}
+    return Allowance(len(allowed), len(cores), min(_quotas(system), default=math.inf))
+
+
+def _quotas(system: Path) -> Iterator[float]:
+    """The limits of the control groups that this process belongs to, in processors.
+
+    A line of /proc/self/cgroup is NUMBER:CONTROLLERS:PATH; for version 2 of control groups, it is 0::PATH. The limits
+    of all groups around a group hold, too. In a container, the path may be one that only the host has; then the limits
+    of the container are at the top.
+    """
+    top = system / "sys/fs/cgroup"
+    for line in _text(system / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mounted in {"cpu", controllers} if controllers else ("",):
+            group = Path(os.path.normpath(f"{top / mounted}/{path}"))
+            for folder in (group, *group.parents):
+                if not folder.is_relative_to(top / mounted):
+                    break
+                quota, period = (
+                    (_text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+                    if controllers
+                    else (_text(folder / "cpu.max").split() or ("", ""))
+                )
+                if quota.isdigit() and period.isdigit():  # otherwise max, −1 or nothing: there is no limit
+                    yield int(quota) / int(period)
+
+
+def _text(path: Path) -> str:
+    """The text of a file of the system without the end of its line; empty if it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+# -- BLAS -------------------------------------------------------------------------------------------------------------
 
 
 class _Limit:
@@ -101,15 +227,12 @@ _limit = _Limit()
 
 
 @contextlib.contextmanager
-def blas_threads(operations: float) -> Iterator[None]:
-    """Let BLAS use one thread in the block if its products have few `operations`, and otherwise as many as it wants.
+def one_blas_thread() -> Iterator[None]:
+    """Let BLAS use one thread in the block, so that the bits of a result do not depend on the number of processors.
 
-    Threads that spin while they wait for work make small products slower, by several times on a busy machine. Moreover,
-    with one thread the bits of a result do not depend on the number of processors.
+    Moreover, threads that spin while they wait for work make small products slower, by several times on a busy machine.
+    Large products are shared out in parts (`cuista.ops.cpu.product`).
     """
-    if operations >= SMALL_PRODUCT:
-        yield
-        return
     _limit.hold()
     try:
         yield
@@ -129,6 +252,9 @@ def _blas_libraries(*loaded: bool) -> Any:
     return ThreadpoolController()
 
 
+# -- work that is shared out ------------------------------------------------------------------------------------------
+
+
 def batch_for(length: int) -> int:
     """The number of rows at a time for results of this length, from products with matrices up to length × length."""
     return max(LEAST_BATCH, min(BATCH, int(SMALL_PRODUCT / (2 * max(length, 1) ** 2))))
@@ -144,7 +270,7 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     if getattr(_worker, "busy", False):
         return [work(part) for part in slices]
-    with blas_threads(0):
+    with one_blas_thread():
         if min(processors(), len(slices)) < 2:
             return [work(part) for part in slices]
         contexts = [contextvars.copy_context() for _ in slices]

@@ -24,6 +24,8 @@ KERNELS = {
     "long_rows": ("select_digit", "shrink_parts"),
     "taps": ("taps", "sum_taps"),
     "backward": ("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),
+    "units": ("in_units",),
+    "loss": ("half_squared_error",),
     "sample": ("sparse_codes", "normal"),
     "product": ("matmul_by_rows",),
     "adam": ("track_loss", "adam"),

@@ -26,6 +26,10 @@ template <class T, int WIDTH> struct alignas(sizeof(T) * WIDTH < 16 ? sizeof(T) 
 
 typedef KeyOf<real>::type Key;
 
+// The number whose `key_of` this is.
+__device__ __forceinline__ float number_of(unsigned key) { return __uint_as_float(key); }
+__device__ __forceinline__ double number_of(unsigned long long key) { return __longlong_as_double((long long)key); }
+
 // -- reductions ------------------------------------------------------------------------------------------------------
 
 // Combines one value from every lane. All lanes get the result, with the same bits.

@@ -21,15 +21,13 @@ DIGIT = 11
 # How many samples the native code takes through all layers together, so that each reads a part of the matrix that the
 # others have brought into the cache.
 SHARD = 32
-# Above this percentage of non-zero entries, the native code multiplies vectors as dense ones.
-DENSE = 40
 # The number of the native library's interface, which changes whenever the arguments of a function do.
-INTERFACE = 3
+INTERFACE = 5
 
 _CODES = {"OFF": OFF, "PASSED": PASSED, "SHRUNK_UP": SHRUNK_UP, "SHRUNK_DOWN": SHRUNK_DOWN}
 _FLAGS = {"KIND": KIND, "NEAR": NEAR}
 _DRAWN = {"CODES": CODES, "NOISE": NOISE, "HARD_STREAM": HARD_STREAM}
 _STEPS = {"BETA1": BETA1, "BETA2": BETA2, "EPSILON": EPSILON, "AT_ONCE": AT_ONCE, "DIGIT": DIGIT}
-_NATIVE = {"SHARD": SHARD, "DENSE": DENSE, "INTERFACE": INTERFACE}
+_NATIVE = {"SHARD": SHARD, "INTERFACE": INTERFACE}
 # All of them as compiler options.
 DEFINITIONS = tuple(f"-D{name}={value}" for name, value in {**_CODES, **_FLAGS, **_DRAWN, **_STEPS, **_NATIVE}.items())

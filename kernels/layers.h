@@ -10,6 +10,7 @@ template <class Real> struct Layers {
     const long long* support;
     Real window;
     int one_sided;
+    double dense;  // see multiply_packed
     long depth, N;
 };
 
@@ -49,7 +50,7 @@ __forceinline__ void through_layers(
     for (long t = 0; t < layers.depth; ++t) {
         const Real alpha = layers.step_size[t];
         const Thresholds<Real> thresholds = {layers.threshold + t * layers.per_layer, layers.per_layer > 1};
-        multiply_packed(lists, x, stride, shard, layers.packed, N, N, products, room);
+        multiply_packed(lists, x, stride, shard, layers.dense, layers.packed, N, N, products, room);
         for (long i = 0; i < shard; ++i) {
             Real *__restrict__ const row = x + i * stride, *__restrict__ const u = products + i * room;
             const Real* __restrict__ const Wy = seen + i * stride;

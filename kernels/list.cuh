@@ -2,12 +2,24 @@
 #pragma once
 #include "common.cuh"
 
+// How a block shares out a product: teams of whole warps take AT_ONCE rows of the matrix in turn, and each thread of a
+// team sums WIDTH neighbouring columns. Several teams keep more reads in flight than one.
+template <int WIDTH> struct Teams {
+    int size, count;
+
+    __device__ __forceinline__ Teams(int columns, int threads)
+        : size((columns / WIDTH + 31) / 32 * 32), count(columns % WIDTH ? 0 : threads / size)
+    {
+    }
+};
+
 // The non-zero entries of a vector, in the order of their indices, in shared memory, padded with zeros to a multiple of
 // AT_ONCE. (The matrix has fewer than 2³² entries because shared memory limits the number of its rows.)
 struct List {
     unsigned* index;
     real* value;
-    int* counts;  // the non-zeros in each 32 entries of the vector
+    int* counts;     // the non-zeros in each 32 entries of the vector
+    real* of_teams;  // (count, columns), the sums of the teams; aligned as a Pack
     int length;
 
     // All threads of the block call this. Each reads only its own entries of `vector`, every blockDim.x-th.
@@ -41,12 +53,51 @@ struct List {
         __syncthreads();
     }
 
+    // Calls use(j, entry) with every entry of the product of the vector and a matrix with this many columns. All threads
+    // of the block call this after `gather_from`, and each gets every blockDim.x-th entry.
+    template <class Use>
+    __device__ __forceinline__ void multiply(const real* __restrict__ matrix, int columns, Use use) const
+    {
+        if (Teams<4>(columns, blockDim.x).count > 1)
+            in_teams<4>(matrix, columns, use);
+        else if (Teams<1>(columns, blockDim.x).count > 1)
+            in_teams<1>(matrix, columns, use);
+        else
+            for (int j = threadIdx.x; j < columns; j += blockDim.x) use(j, times(matrix, columns, j));
+    }
+
+    template <int WIDTH, class Use>
+    __device__ __forceinline__ void in_teams(const real* __restrict__ matrix, int columns, Use use) const
+    {
+        typedef Pack<real, WIDTH> Reals;
+        const Teams<WIDTH> teams(columns, blockDim.x);
+        const int team = threadIdx.x / teams.size, j = threadIdx.x % teams.size * WIDTH;
+        if (team < teams.count && j < columns) {
+            Reals sum = {};
+            for (int first = AT_ONCE * team; first < length; first += AT_ONCE * teams.count) {
+#pragma unroll
+                for (int i = first; i < first + AT_ONCE; ++i) {
+                    const Reals row = *reinterpret_cast<const Reals*>(matrix + (index[i] * unsigned(columns) + j));
+#pragma unroll
+                    for (int c = 0; c < WIDTH; ++c) sum.lanes[c] = fma(value[i], row.lanes[c], sum.lanes[c]);
+                }
+            }
+            *reinterpret_cast<Reals*>(of_teams + team * columns + j) = sum;
+        }
+        __syncthreads();
+        for (int own = threadIdx.x; own < columns; own += blockDim.x) {
+            real sum = of_teams[own];
+            for (int other = 1; other < teams.count; ++other) sum += of_teams[other * columns + own];
+            use(own, sum);
+        }
+    }
+
     // Entry j of the product of the vector and a matrix with this many columns.
     __device__ __forceinline__ real times(const real* __restrict__ matrix, unsigned columns, unsigned j) const
     {
         real sum = 0;
         for (int first = 0; first < length; first += AT_ONCE)
-#pragma unroll
+#pragma unroll 4
             for (int i = first; i < first + AT_ONCE; ++i) sum = fma(value[i], matrix[index[i] * columns + j], sum);
         return sum;
     }

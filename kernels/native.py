@@ -35,8 +35,8 @@ _FUNCTIONS = {
     "adam": "pp ri lll ppp",
     "adam_outer": "ppp ri llll l ppp ppp",
     "pack": "pllp",
-    "analytic_layers": "pppplp illll pppp",
-    "alista_step": "pppp irrwirrl wwwddd ppppp rill ll ll pppp pp pppl pp",
+    "analytic_layers": "pppplp idllll pppp",
+    "alista_step": "pppp irrwirrl wwwddd ppppp ridll ll ll pppp pp pppl pp",
 }
 
 

@@ -23,3 +23,15 @@ struct Strided {
         for (int j = threadIdx.x; j < size; j += blockDim.x) visit(key_of(z[j]));
     }
 };
+
+// In memory, for a warp.
+struct OfWarp {
+    const real* z;
+    int size;
+
+    template <class Visit> __device__ __forceinline__ void each(Visit visit) const
+    {
+#pragma unroll 4
+        for (int j = lane(); j < size; j += 32) visit(key_of(z[j]));
+    }
+};

@@ -2,15 +2,16 @@
 // device memory. See ReferenceOps.shrink_select for what it computes.
 #include "share.cuh"
 
-// The threshold of entry j in row i is threshold[i · per_sample + j · per_coordinate].
+// The threshold of entry j in row i is threshold[i · per_sample + j · per_coordinate]. In the kernels that take a warp per
+// row, u is the sum of two arrays if `more` is not null, x is 0 if it is null, and a null `code` is not written.
 
 // One warp per row, which it holds in registers: N ≤ 32 · ITEMS. Entries are read and written WIDTH at a time; if WIDTH
 // is 4, N must be a multiple of 4.
 template <int ITEMS, int WIDTH>
 __device__ __forceinline__ void shrink_rows(
-    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
-    const double* __restrict__ threshold, int per_coordinate, int per_sample, real window, int one_sided, int batch,
-    int N, int k, real* __restrict__ x_next, signed char* __restrict__ code)
+    const real* __restrict__ x, const real* __restrict__ u, const real* __restrict__ more,
+    const double* __restrict__ step_size, const double* __restrict__ threshold, int per_coordinate, int per_sample,
+    real window, int one_sided, int batch, int N, int k, real* __restrict__ x_next, signed char* __restrict__ code)
 {
     typedef Pack<real, WIDTH> Reals;
     typedef Pack<signed char, WIDTH> Codes;
@@ -25,14 +26,17 @@ __device__ __forceinline__ void shrink_rows(
 #pragma unroll
     for (int i = 0; i < ITEMS / WIDTH; ++i) {
         const int j = (32 * i + lane()) * WIDTH;
-        Reals x_read = {}, u_read = {};
+        Reals x_read = {}, u_read = {}, more_read = {};
         if (j < N) {
-            x_read = *reinterpret_cast<const Reals*>(x + offset + j);
+            if (x) x_read = *reinterpret_cast<const Reals*>(x + offset + j);
             u_read = *reinterpret_cast<const Reals*>(u + offset + j);
+            if (more) more_read = *reinterpret_cast<const Reals*>(more + offset + j);
         }
 #pragma unroll
-        for (int c = 0; c < WIDTH; ++c)
-            z[WIDTH * i + c] = sided(x_read.lanes[c] + alpha * u_read.lanes[c], one_sided);
+        for (int c = 0; c < WIDTH; ++c) {
+            const real step = more ? u_read.lanes[c] + more_read.lanes[c] : u_read.lanes[c];
+            z[WIDTH * i + c] = sided(x_read.lanes[c] + alpha * step, one_sided);
+        }
     }
     Warp team;
     const Key low = per_coordinate ? Key(0) : lowest_cutoff(theta, window);
@@ -51,17 +55,19 @@ __device__ __forceinline__ void shrink_rows(
             codes.lanes[c] = what;
         }
         *reinterpret_cast<Reals*>(x_next + offset + j) = result;
-        *reinterpret_cast<Codes*>(code + offset + j) = codes;
+        if (code) *reinterpret_cast<Codes*>(code + offset + j) = codes;
     }
 }
 
 #define SHRINK_ROWS(ITEMS, WIDTH)                                                                                     \
     KERNEL __launch_bounds__(128, 1) shrink_rows_##ITEMS##_##WIDTH(                                                      \
-        const real* x, const real* u, const double* step_size, const double* threshold, int per_coordinate,           \
-        int per_sample, real window, int one_sided, int batch, int N, int k, real* x_next, signed char* code)         \
+        const real* x, const real* u, const real* more, const double* step_size, const double* threshold,             \
+        int per_coordinate, int per_sample, real window, int one_sided, int batch, int N, int k, real* x_next,        \
+        signed char* code)                                                                                            \
     {                                                                                                                 \
         shrink_rows<ITEMS, WIDTH>(                                                                                    \
-            x, u, step_size, threshold, per_coordinate, per_sample, window, one_sided, batch, N, k, x_next, code);    \
+            x, u, more, step_size, threshold, per_coordinate, per_sample, window, one_sided, batch, N, k, x_next,     \
+            code);                                                                                                    \
     }
 
 SHRINK_ROWS(4, 1)

@@ -183,24 +183,39 @@ __forceinline__ void multiply_panel(
 }
 
 // The products of vectors and a packed matrix, `room` entries apart, with as many columns as fill whole vectors. The
-// vectors are given as lists, and as rows `distance` apart, which are used if too many entries are not zero.
+// vectors are given as lists, and as rows `distance` apart, which are used if more than the share `dense` of the entries
+// are not zero. This decides how long it takes, and not a bit of the result.
 template <class Real>
 __attribute__((noinline)) void multiply_packed(
-    const List<Real>* lists, const Real* rows, long distance, long count, const Real* packed, long inner, long columns,
-    Real* products, long room)
+    const List<Real>* lists, const Real* rows, long distance, long count, double dense, const Real* packed, long inner,
+    long columns, Real* products, long room)
 {
     const Panels<Real> panels(columns);
     long entries = 0;
     for (long row = 0; row < count; ++row) entries += lists[row].length;
-    const bool dense = 100 * entries > DENSE * count * inner;
+    const bool are_dense = entries > dense * count * inner;
+    const long part = 128;
     for (long panel = 0; panel < panels.count; ++panel) {
         const long begin = panels.begin(panel) * LANES<Real>, width = panels.begin(panel + 1) * LANES<Real> - begin;
         const long vectors = width / LANES<Real>;
         const Real* const matrix = packed + begin * inner;
-        if (dense)
+        if (are_dense) {
             multiply_panel(rows, count, distance, matrix, inner, vectors, products + begin, room);
-        else
-            for (long row = 0; row < count; ++row)
-                sum_rows_of<REGISTERS>(vectors, lists[row], matrix, width, 0, products + row * room + begin);
+            continue;
+        }
+        // Part by part, as above.
+        long done[SHARD] = {};
+        for (long first = 0; first < inner; first += part) {
+            const unsigned end = first + part;
+            for (long row = 0; row < count; ++row) {
+                const List<Real>& list = lists[row];
+                long stop = done[row];
+                while (stop < list.length && list.index[stop] < end) ++stop;
+                const List<Real> those = {list.index + done[row], list.value + done[row], stop - done[row]};
+                if (first == 0 || those.length > 0)
+                    sum_rows_of<REGISTERS>(vectors, those, matrix, width, 0, products + row * room + begin, first > 0);
+                done[row] = stop;
+            }
+        }
     }
 }

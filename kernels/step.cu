@@ -9,7 +9,7 @@
 #include "philox.cuh"
 #include "share.cuh"
 
-KERNEL __launch_bounds__(512, 1) alista_step(
+KERNEL __launch_bounds__(256, sizeof(real) == 4 ? 3 : 2) alista_step(
     // The problem: Aᵀ (N, M); W (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;
     // (N + 1) how much each non-zero entry adds to log(g / f), followed by log(g / f) of a signal without any; the law
     // of magnitudes, and whether entries are their absolute values; 10^(−SNR/20); and the norm to which measurements
@@ -17,6 +17,8 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     const real* __restrict__ A_transposed, const real* __restrict__ W, const Word* __restrict__ limits,
     const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, int positive, real noise, real unit,
     int M, int N,
+    // How many numbers the block's teams of list.cuh may have to sum.
+    int team_sums,
     // The network: −AᵀW and its transpose (N, N), the parameters, and how many entries may pass in each layer.
     const real* __restrict__ forward, const real* __restrict__ backward, const double* __restrict__ step_size,
     const double* __restrict__ threshold, const int* __restrict__ support,
@@ -32,17 +34,20 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     SHARED_MEMORY(shared);
     __shared__ unsigned long long slots[64];
     __shared__ unsigned earlier;
+    __shared__ Key cut;
     Block block(slots);
 
     // In the arrays of N entries, each thread reads and writes only its own entries.
-    real* const target = reinterpret_cast<real*>(shared);
+    real* const target = reinterpret_cast<real*>(shared) + team_sums;
     real* const seen = target + N;
     real* const x = seen + N;
     real* const y = x + N;
     List list;
+    const int longest = max(M, N);
     list.value = y + M;
-    list.index = reinterpret_cast<unsigned*>(list.value + N + AT_ONCE);
-    list.counts = reinterpret_cast<int*>(list.index + N + AT_ONCE);
+    list.index = reinterpret_cast<unsigned*>(list.value + longest + AT_ONCE);
+    list.counts = reinterpret_cast<int*>(list.index + longest + AT_ONCE);
+    list.of_teams = reinterpret_cast<real*>(shared);
 
     const int row = blockIdx.x;
     const Place place = place_of(row, share);
@@ -67,10 +72,10 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     }
     list.gather_from(target, N);
     double sum = 0;
-    for (int m = threadIdx.x; m < M; m += blockDim.x) {
-        y[m] = list.times(A_transposed, M, m);
-        sum += y[m];
-    }
+    list.multiply(A_transposed, M, [&](int m, real entry) {
+        y[m] = entry;
+        sum += entry;
+    });
     if (noise > 0) {
         const double mean = block.over<Sum>(sum) / M;
         double squares = 0;
@@ -91,14 +96,11 @@ KERNEL __launch_bounds__(512, 1) alista_step(
             weight *= factor * factor;
         }
     }
-    __syncthreads();
-    for (int j = threadIdx.x; j < N; j += blockDim.x) {
-        real product = 0;
-#pragma unroll 8
-        for (int m = 0; m < M; ++m) product = fma(y[m], W[(long long)m * N + j], product);
-        seen[j] = product;
+    list.gather_from(y, M);
+    list.multiply(W, N, [&](int j, real entry) {
+        seen[j] = entry;
         x[j] = 0;
-    }
+    });
 
     // -- forward pass -------------------------------------------------------------------------------------------------
 
@@ -106,14 +108,25 @@ KERNEL __launch_bounds__(512, 1) alista_step(
     for (int t = 0; t < depth; ++t) {
         const long long layer_start = work + (long long)t * N;
         const real alpha = real(step_size[t]), theta = real(threshold[t]);
-        if (t > 0) list.gather_from(x, N);
-        for (int j = threadIdx.x; j < N; j += blockDim.x) {
-            const real u = (t > 0 ? list.times(forward, N, j) : real(0)) + seen[j];
+        auto take = [&](int j, real product) {
+            const real u = product + seen[j];
             x[j] = sided(x[j] + alpha * u, one_sided);  // z
             u_kept[layer_start + j] = u;
             z_kept[layer_start + j] = x[j];
+        };
+        if (t > 0) {
+            list.gather_from(x, N);
+            list.multiply(forward, N, take);
+        } else {
+            for (int j = threadIdx.x; j < N; j += blockDim.x) take(j, 0);
         }
-        const Key cut = cutoff(block, Strided{x, N}, support[t], lowest_cutoff(theta, window));
+        __syncthreads();
+        if (warp() == 0) {  // alone, because the rounds of a bisection are short, and barriers between them are not
+            Warp team;
+            const Key found = cutoff(team, OfWarp{x, N}, support[t], lowest_cutoff(theta, window));
+            if (lane() == 0) cut = found;
+        }
+        __syncthreads();
         for (int j = threadIdx.x; j < N; j += blockDim.x) {
             int code;
             x[j] = shrink(x[j], theta, cut, window, code);
@@ -148,8 +161,7 @@ KERNEL __launch_bounds__(512, 1) alista_step(
         }
         if (t == 0) break;  // x_0 = 0 depends on nothing
         list.gather_from(x, N);
-        for (int j = threadIdx.x; j < N; j += blockDim.x)  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before needs it
-            if (code_kept[layer_start - N + j] != OFF) x[j] += alpha * list.times(backward, N, j);
+        list.multiply(backward, N, [&](int j, real entry) { x[j] += alpha * entry; });  // ∂L/∂x = d_z − α d_z WᵀA
     }
 
     // -- the last block to finish adds up, always in the same order ---------------------------------------------------

@@ -172,7 +172,7 @@ __forceinline__ void alista_step(
         multiply(lists, shard, signals.W, N, work.seen);
     } else {  // y = A x*, so that Wᵀy is −(−WᵀA x*), a sparse product as well
         for (long i = 0; i < shard; ++i) targets[i].spread_to(work.x + i * N, N);
-        multiply_packed(targets, work.x, N, shard, layers.packed, N, N, work.products, stride);
+        multiply_packed(targets, work.x, N, shard, layers.dense, layers.packed, N, N, work.products, stride);
         for (long i = 0; i < shard; ++i)
             for (long j = 0; j < N; ++j) work.seen[i * N + j] = -work.products[i * stride + j];
     }
@@ -218,7 +218,7 @@ __forceinline__ void alista_step(
         }
         if (t == 0) break;  // x_0 = 0 depends on nothing
         for (long i = 0; i < shard; ++i) lists[i].spread_to(work.x + i * N, N);
-        multiply_packed(lists, work.x, N, shard, backward, N, N, work.products, stride);
+        multiply_packed(lists, work.x, N, shard, layers.dense, backward, N, N, work.products, stride);
         for (long i = 0; i < shard; ++i) {  // ∂L/∂x = d_z − α d_z WᵀA, where the layer before needs it
             const long* const end = record.ends + i * (record.depth + 1) + t;
             for (long e = end[-1]; e < end[0]; ++e) {

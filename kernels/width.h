@@ -60,27 +60,28 @@
     }                                                                                                                 \
     FUNCTION(analytic_layers, real)(                                                                                  \
         const real* Wy, const real* packed, const real* step_size, const real* threshold, long per_layer,             \
-        const long long* support, int one_sided, long depth, long rows, long N, long room, unsigned* index,           \
-        real* value, real* products, real* x)                                                                         \
+        const long long* support, int one_sided, double dense, long depth, long rows, long N, long room,              \
+        unsigned* index, real* value, real* products, real* x)                                                        \
     {                                                                                                                 \
         analytic_layers<real>(                                                                                        \
-            {packed, step_size, threshold, per_layer, support, 0, one_sided, depth, N}, Wy, rows, room, index, value, \
-            products, x);                                                                                             \
+            {packed, step_size, threshold, per_layer, support, 0, one_sided, dense, depth, N}, Wy, rows, room, index, \
+            value, products, x);                                                                                      \
     }                                                                                                                 \
     FUNCTION(alista_step, real)(                                                                                      \
         const real* A_transposed, const real* W, const Word* limits, const double* log_ratio, int bernoulli, real a,  \
         real b, Word q_limit, int positive, real noise, real unit, long M, Word seed, Word stream, Word step,         \
         double share, double hard, double weight_power, const real* forward, const real* backward,                    \
         const real* step_size, const real* threshold, const long long* support, real window, int one_sided,           \
-        long depth, long N, long first_row, long shard, long stride, long stride_y, Word* words, Word* sizes,         \
-        unsigned* index, unsigned* target_index, real* rows, real* y, unsigned* kept_index, real* kept,               \
+        double dense, long depth, long N, long first_row, long shard, long stride, long stride_y, Word* words,        \
+        Word* sizes, unsigned* index, unsigned* target_index, real* rows, real* y, unsigned* kept_index, real* kept,  \
         signed char* kept_code, long kept_room, long* ends, double* sums)                                             \
     {                                                                                                                 \
         const long size = SHARD * stride;                                                                             \
         alista_step<real>(                                                                                            \
             {A_transposed, W, limits, log_ratio, {bernoulli, a, b, q_limit}, positive, noise, unit, M, seed, stream,  \
              step, share, hard, weight_power},                                                                        \
-            {forward, step_size, threshold, 1, support, window, one_sided, depth, N}, backward, first_row, shard,     \
+            {forward, step_size, threshold, 1, support, window, one_sided, dense, depth, N}, backward, first_row,     \
+            shard,                                                                                                    \
             {stride, stride_y, words, sizes, index, target_index, rows, rows + size, y, rows + 2 * size,              \
              rows + 3 * size, rows + 4 * size, rows + 5 * size},                                                      \
             {kept_index, kept, kept + SHARD * kept_room, kept_code, kept_room, depth, ends, rows + 5 * size + stride, \

@@ -14,8 +14,9 @@ from cuista.kernels import native
 from shim.gpu import DeviceModule, launcher_on
 
 import cuista
-from cuista import PaperRecipe, device
+from cuista import PaperRecipe, device, ops
 from cuista.errors import DeviceError, InputError
+from cuista.messages import CuistaWarning
 from cuista.ops import CpuOps, CudaOps, NativeOps
 
 # The original, kept before the tests replace it.
@@ -193,6 +194,37 @@ def test_a_library_of_another_version_is_refused(monkeypatch):
     native.why_not.cache_clear()
     assert "was compiled for another version of cuista" in native.why_not()
     native.why_not.cache_clear()
+
+
+@pytest.fixture
+def broken_library(tmp_path, monkeypatch):
+    """Make it look as if the native library that was compiled cannot be loaded."""
+    (tmp_path / "_native.so").write_text("no library")
+    monkeypatch.setattr(native, "installed", lambda: tmp_path / "_native.so")
+    for kept in (native.why_not, ops._warn_once):
+        kept.cache_clear()
+    yield
+    for kept in (native.why_not, ops._warn_once):
+        kept.cache_clear()
+
+
+def test_a_library_that_cannot_be_loaded_is_said_once(broken_library):
+    with pytest.warns(CuistaWarning, match="NumPy computes, more slowly .* the library cannot be loaded: .*_native.so"):
+        assert type(cuista.engine("cpu")) is CpuOps
+    assert type(cuista.engine("cpu")) is CpuOps  # a warning would be an error
+
+
+def test_whoever_chooses_numpy_is_not_warned_about_the_library(broken_library, monkeypatch):
+    monkeypatch.setenv("CUISTA_ENGINE", "numpy")
+    assert type(cuista.engine("cpu")) is CpuOps
+
+
+@pytest.mark.filterwarnings("default::cuista.messages.CuistaWarning")
+def test_commands_that_compute_say_that_the_library_cannot_be_loaded(small_model, small_problem, broken_library, run):
+    small_model.save("model.h5")
+    np.save("y.npy", small_problem.sample(3)[1])
+    run("recover", "model.h5", "y.npy", "--quiet")
+    assert run.errors.count("Warning: NumPy computes, more slowly than the native engine: the library cannot be") == 1
 
 
 def test_auto_says_why_a_gpu_that_seems_to_be_there_is_not_used(machine, run, small_model):

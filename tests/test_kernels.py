@@ -286,6 +286,69 @@ def test_the_kernels_descend_as_the_definition_does(cuda, shape, steps, logarith
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@given(
+    shape=st.sampled_from([(1, 1), (1, 3000), (3, 31), (5, 33), (7, 2048), (2, 2049), (1200, 3), (0, 5)]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    weighted=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(many)
+def test_the_kernels_compute_the_loss_as_the_definition_does(cuda, shape, dtype, weighted, seed):
+    rng = np.random.default_rng(seed)
+    x, target = rng.standard_normal((2, *shape)).astype(dtype)
+    weights = rng.random(shape[0]) if weighted else None
+    expected, expected_delta = REFERENCE.half_squared_error(x, target, weights)
+    on_device = [None if array is None else cuda.asarray(array, array.dtype) for array in (x, target, weights)]
+    loss, delta = cuda.half_squared_error(*on_device)
+    np.testing.assert_array_equal(cuda.to_numpy(delta), expected_delta)
+    np.testing.assert_allclose(float(loss), expected, rtol=1e-6 if dtype == np.float32 else 1e-13)
+
+
+@given(
+    shape=st.sampled_from([(1, 1), (3, 31), (5, 250), (9, 1000), (0, 5)]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    unit=st.sampled_from([1.0, 7.0]),
+    kind=st.sampled_from(["normal", "zero", "tiny", "huge", "one NaN"]),
+    seed=st.integers(0, 2**32),
+)
+@settings(many)
+def test_the_kernels_scale_measurements_as_the_definition_does(cuda, shape, dtype, unit, kind, seed):
+    y = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    limits = np.finfo(dtype)
+    y *= {"zero": 0, "tiny": limits.smallest_normal, "huge": limits.max / 1e3}.get(kind, 1)
+    if kind == "one NaN":
+        y[:1, :1] = np.nan
+    expected, expected_factors = REFERENCE.in_units(y, unit)
+    scaled, factors = (cuda.to_numpy(array) for array in cuda.in_units(cuda.asarray(y, dtype), unit))
+    tolerance = 1e-5 if dtype == np.float32 else 1e-13
+    np.testing.assert_allclose(scaled, expected, rtol=tolerance)
+    np.testing.assert_allclose(factors, expected_factors, rtol=tolerance)
+    assert factors.shape == expected_factors.shape
+
+
+@given(
+    N=st.sampled_from([1, 5, 32, 100, 129, 500, 1025]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    per_coordinate=st.booleans(),
+    from_zero=st.booleans(),
+    one_sided=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(many, max_examples=30)
+def test_the_kernels_take_layers_as_the_definition_does(cuda, N, dtype, per_coordinate, from_zero, one_sided, seed):
+    rng = np.random.default_rng(seed)
+    x, Wy = rng.standard_normal((2, 3, N)).astype(dtype)
+    packed = (0.3 * rng.standard_normal((N, N)) / np.sqrt(N)).astype(dtype)
+    step_size, threshold = 0.5 + rng.random(3), rng.random((3, N) if per_coordinate else 3)
+    layers = (step_size, threshold, (0, N // 3, N), one_sided)
+    expected = REFERENCE.analytic_layers(None if from_zero else x, Wy, packed, *layers)
+    on_device = [cuda.asarray(array, dtype) for array in (x, Wy, packed)]
+    found = cuda.analytic_layers(None if from_zero else on_device[0], *on_device[1:], *layers)
+    difference = np.abs(cuda.to_numpy(found) - expected)
+    # Rounding may decide whether an entry is among the largest, which moves it by its threshold.
+    assert np.mean(difference > (1e-4 if dtype == np.float32 else 1e-12)) < 0.02
+
+
 # -- the whole step in one launch, or in the native library -----------------------------------------------------------
 
 

@@ -16,9 +16,11 @@ from cuista.kernels.constants import DEFINITIONS
 
 import cuista
 from cuista import parallel
+from cuista.counter import Key
 from cuista.messages import CuistaWarning
 from cuista.networks.alista import Alista
-from cuista.ops import CpuOps, OuterSum, ReferenceOps
+from cuista.operators import Dense
+from cuista.ops import CpuOps, NativeOps, OuterSum, ReferenceOps
 from cuista.ops import native as native_module
 from cuista.ops.reference import Descent
 
@@ -98,6 +100,35 @@ def test_training_by_the_fused_step_ends_where_training_layer_by_layer_does(
     monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
     np.testing.assert_allclose(trained(), fused, atol=0.05)
     assert fused_steps == len(steps) > 100
+
+
+@on_native_engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("positive", [False, True])
+def test_whether_iterates_are_multiplied_as_dense_ones_decides_no_bit(native_ops, dtype, positive, rng):
+    A = cuista.normalize_columns(rng.standard_normal((33, 71)))
+    problem = cuista.Problem(A, pnz=0.3, snr_db=20.0, positive=positive)
+    parameters = {"step_size": np.full(5, 0.7), "threshold": np.full(5, 0.05)}
+    y = problem.sample(45, dtype=dtype)[1]
+    found = []
+    for dense in (0.0, 0.3, 1.0):
+        ops = NativeOps(native_ops._library, dense)
+        operator = Dense(A, ops=ops, dtype=dtype)
+        network = Alista(operator, A, layers=5, parameters=parameters, positive=positive)
+        loss, gradients = network.fuse(problem.signals(0.5))(parameters, network.support, Key(3, 1, 2), 45, 5, 0.2, 1.0)
+        found.append([network.output(y), loss, *gradients.values()])
+    assert 0.3 < np.count_nonzero(found[0][0]) / found[0][0].size < 1
+    for others in found[1:]:
+        for other, expected in zip(others, found[0], strict=True):
+            np.testing.assert_array_equal(other, expected)
+
+
+@on_native_engines
+def test_from_which_share_on_iterates_are_dense_is_measured_once(native_ops, monkeypatch):
+    share = native_ops._dense_from(np.dtype(np.float32))
+    assert 0 < share < 1
+    monkeypatch.setattr(native_module, "SHARD", None)  # it could not be measured again
+    assert native_ops._dense_from(np.dtype(np.float32)) == share
 
 
 @pytest.mark.parametrize("batch", [1, 31, 32, 33, 97])

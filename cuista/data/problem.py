@@ -322,9 +322,9 @@ class Problem(Described, storage.Portable):
                 self._draw(hard_rows, Key(seed, stream + HARD_STREAM, step), signals.hard_probability, dtype, ops),
             )
             # The place of each row among the easy ones followed by the hard ones, as `Signals.hard_before` has it.
-            before = xp.floor(hard * xp.arange(drawn.start, drawn.stop + 1)) - hard_rows.start
+            before = np.floor(hard * np.arange(drawn.start, drawn.stop + 1)) - hard_rows.start
             is_hard, before = before[1:] > before[:-1], before[:-1]
-            place = xp.where(is_hard, len(easy_rows) + before, xp.arange(len(drawn)) - before).astype(np.int64)
+            place = ops.asarray(np.where(is_hard, len(easy_rows) + before, np.arange(len(drawn)) - before), np.int64)
             x, y = (xp.take(xp.concatenate(arrays), place, axis=0) for arrays in zip(*parts, strict=True))
             per_entry, constant = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
             log_ratio = xp.where(x != 0, per_entry, 0.0).sum(axis=1) + constant

@@ -22,7 +22,7 @@ from cuista.messages import say
 from cuista.metrics import report_on
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps, engine
-from cuista.parallel import blas_threads
+from cuista.parallel import one_blas_thread
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training import FastRecipe, Progress, checkpoint_path, train
@@ -321,7 +321,7 @@ def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db
 
     def seconds_of(batch: Array) -> float:
         start = time.perf_counter()
-        with blas_threads(0):  # BLAS's threads get in each other's way on a few samples
+        with one_blas_thread():  # BLAS's threads get in each other's way on a few samples
             recoverer.recover(batch)
         return (time.perf_counter() - start) / len(batch)
 

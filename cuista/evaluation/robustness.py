@@ -22,7 +22,7 @@ from cuista.messages import say
 from cuista.metrics import estimate_nmse_db
 from cuista.networks import Encoder
 from cuista.ops import ReferenceOps, engine
-from cuista.parallel import blas_threads
+from cuista.parallel import one_blas_thread
 from cuista.solvers.classical import Fista
 from cuista.solvers.tuning import lambdas, tune
 from cuista.tasks.encoder import EncoderModel
@@ -231,7 +231,7 @@ def _seconds(encoder: RobustModel, perturbed: PerturbedSet) -> float:
     """The median time to make the weight of one matrix, with one BLAS thread."""
     matrices = perturbed.matrices.reshape(-1, *perturbed.matrices.shape[2:])
     encoder.weights(matrices[:1])  # the first call also compiles and allocates
-    with blas_threads(0):
+    with one_blas_thread():
         return float(np.median([_timed(encoder.weights, A[None])[1] for A in matrices[:TIMED_MATRICES]]))
 
 
@@ -314,7 +314,7 @@ def evaluate_encoder(
     solve_exact(model.problem.A)
     for number in range(count):
         A = perturb(model.problem.A, Key(seed, TEST, number), np.array([sigma]), ReferenceOps())
-        with blas_threads(0):
+        with one_blas_thread():
             found, seconds = _timed(model.weights, A)
             exact = solve_exact(A[0])
         W = found[0].astype(np.float64)

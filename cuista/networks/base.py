@@ -52,19 +52,6 @@ def rms_of(matrix: Array) -> float:
     return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
 
 
-def in_units(xp: Any, y: Array, unit: float) -> tuple[Array, Array]:
-    """Measurements y (…, M) scaled to the norm `unit`, y / s, and the factors s = ‖y‖₂ / unit (…, 1); s = 1 for y = 0.
-
-    The largest entry is divided out first, so that no square overflows or vanishes.
-    """
-    peak = xp.abs(y).max(axis=-1, keepdims=True)
-    peak = xp.where(peak > 0, peak, xp.ones_like(peak))
-    y = y / peak
-    factor = xp.sqrt(xp.square(y).sum(axis=-1, keepdims=True)) / y.dtype.type(unit)
-    factor = xp.where(factor > 0, factor, xp.ones_like(factor))
-    return y / factor, factor * peak
-
-
 def constant_start(d_state: State) -> tuple[State, Gradients]:
     """The backward pass of a start that depends on no parameter."""
     return (), {}
@@ -113,8 +100,6 @@ class Unrolled(ABC):
         The names of the parameters that are matrices. These have the precision of the iterates; all others are float64.
     last
         The names of shared parameters that belong to the last layer. All other shared parameters belong to the first.
-    product_operations
-        The number of operations per example in the largest matrix product of a training step.
     N
         The number of entries of a signal; 0 if it depends on the input.
     support
@@ -141,7 +126,6 @@ class Unrolled(ABC):
     matrices: tuple[str, ...] = ()
     last: tuple[str, ...] = ()
     logarithmic: tuple[str, ...] = ("threshold",)
-    product_operations: float = 0.0
     N: int = 0
     unit: float = 0.0
 
@@ -258,7 +242,7 @@ class Unrolled(ABC):
         if not self.unit:
             return y, None
         *others, measured = y if isinstance(y, tuple) else (y,)
-        scaled, factors = in_units(self.ops.xp, measured, self.unit)
+        scaled, factors = self.ops.in_units(measured, self.unit)
         return ((*others, scaled) if others else scaled), factors
 
     def _begin(self, y: Any) -> tuple[State, Array | None]:

@@ -18,6 +18,7 @@ from cuista.checks import Array
 from cuista.networks.base import Backprop, Gradients, State, constant_start
 from cuista.operators import Dense
 from cuista.ops import OuterSum
+from cuista.ops.cpu import product
 
 Parameters = dict[str, Array]
 # Maps the name of a parameter to the layer's part of it.
@@ -106,7 +107,7 @@ class Analytic(Coupling):
         ops, A = self.ops, operator.A
         self.formed = operator.N <= 8 * operator.M
         # The factor that turns x (or x Aᵀ, if WᵀA is not formed) into −x AᵀW, and its transpose.
-        factor = -(A.T @ W) if self.formed else -W
+        factor = -product(A.T, W) if self.formed else -W
         self.W, self.factor, self.transposed = (ops.asarray(each, self.dtype) for each in (W, factor, factor.T))
 
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:

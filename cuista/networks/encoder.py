@@ -126,7 +126,6 @@ class Encoder(Unrolled):
         self.kind = loss.replace("rel", "l")
         self.linear = linear
         self.q = float(self.N - 2) if loss == "rel2" else 0.0
-        self.product_operations = 2.0 * self.M * self.N * (self.M if self.linear else self.N)
         super().__init__(layers=layers, **options)
         if loss == "rel1":
             Q = np.ones((self.N, self.N))

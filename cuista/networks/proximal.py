@@ -130,7 +130,6 @@ class Network(Proximal):
             if self.matrices:
                 self.last = ("dictionary",)
                 self.matrices = (*self.matrices, *self.last)
-        self.product_operations = 2.0 * self.N**2
         coupling = self.coupling(operator, W)
         if sensing is not None and dictionary is not None:
             if not self.can_learn_sensing():

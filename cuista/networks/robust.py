@@ -100,7 +100,6 @@ class RobustAlista(Proximal):
         self.encoder, self.M, self.N = encoder, M, N
         # These are attributes of the network, not of its class, because they depend on the encoder.
         self.matrices, self.logarithmic = encoder.matrices, ("threshold", *encoder.logarithmic)
-        self.product_operations = 2.0 * M * N
         self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops, positive)
         super().__init__(parameters=parameters, **{"ops": encoder.ops, "dtype": encoder.dtype, **options})
         step_matrices = self.parameters["step_matrix"][0] if encoder.matrices else ()

@@ -7,10 +7,12 @@ faster, with the same names, signatures and results.
 from __future__ import annotations
 
 import os
+from functools import cache
 
 from cuista.device import Device, parse_device
 from cuista.errors import InputError
-from cuista.kernels.native import why_not
+from cuista.kernels import native as library
+from cuista.messages import warn
 from cuista.ops.cpu import CpuOps
 from cuista.ops.cuda import CudaOps
 from cuista.ops.native import NativeOps
@@ -32,6 +34,9 @@ __all__ = [
     "why_not_native",
 ]
 
+# Why NumPy computes if the user has chosen it.
+NUMPY_CHOSEN = "CUISTA_ENGINE is numpy"
+
 
 def engine(device: Device | str = "auto") -> ReferenceOps:
     """The engine that computes on a device: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -45,12 +50,32 @@ def engine(device: Device | str = "auto") -> ReferenceOps:
         If the device cannot be used; the message says why.
     InputError
         If CUISTA_ENGINE names no engine, or the native one, which cannot be used.
+
+    Warns
+    -----
+    UserWarning
+        Once, if the native library was compiled but cannot be used, and CUISTA_ENGINE does not choose NumPy.
     """
     if isinstance(device, str):
         device = parse_device(device)
     if device.index is not None:
         return CudaOps.on(device)
-    return CpuOps() if why_not_native() else NativeOps()
+    reason = why_not_native()
+    if reason is None:
+        return NativeOps()
+    if reason != NUMPY_CHOSEN and library.installed():
+        _warn_once(reason)
+    return CpuOps()
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    """Warn that NumPy computes although a native library was compiled."""
+    warn(
+        f"NumPy computes, more slowly than the native engine: {reason}. CUISTA_ENGINE=numpy chooses NumPy without this "
+        "warning",
+        stacklevel=3,
+    )
 
 
 def why_not_native() -> str | None:
@@ -59,8 +84,8 @@ def why_not_native() -> str | None:
     if chosen not in ("", "native", "numpy"):
         raise InputError(f"CUISTA_ENGINE is {chosen!r}; expected native or numpy, or leave it unset")
     if chosen == "numpy":
-        return "CUISTA_ENGINE is numpy"
-    reason = why_not()
+        return NUMPY_CHOSEN
+    reason = library.why_not()
     if reason and chosen == "native":
         raise InputError(f"CUISTA_ENGINE is native, but {reason}. Unset it to compute with NumPy, more slowly")
     return reason

@@ -23,9 +23,14 @@ from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_D
 from cuista.ops.borders import gather, pad_zeros, spread, taps
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
-# Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
-# and 64 × 500 × 500.
-SPARSE_DENSITY = 0.15
+# Below this share of non-zeros, a sparse product is faster than a dense one: with AVX2, one thread and matrices of
+# 250 × 500 and 500 × 500, below 0.07 to 0.15, and with AVX-512 lower. This is a constant because BLAS adds in another
+# order. If it were measured in each process, runs with the same seed would differ in their last bits.
+SPARSE_DENSITY = 0.1
+# The same where rows are multiplied one by one. The measurements of problems depend on it in their last bits.
+SPARSE_ROWS = 0.15
+# How many rows or columns of a large product are computed at a time.
+PART = 128
 # How many bytes of a convolutional network's maps are computed at a time: they should stay in a core's cache.
 BAND_BYTES = 2**20
 
@@ -49,7 +54,7 @@ class CpuOps(ReferenceOps):
         if out is None:
             stack = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
             out = self._pool.empty((*stack, a.shape[-2], b.shape[-1]), a.dtype)
-        return np.matmul(a, b, out=out)
+        return product(a, b, out)
 
     def solve_positive(self, G: Array, B: Array) -> Array:
         from scipy.linalg.lapack import dposv
@@ -70,7 +75,7 @@ class CpuOps(ReferenceOps):
         return _multiply(a, np.flatnonzero(nonzero), b)
 
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
-        if density > SPARSE_DENSITY:
+        if density > SPARSE_ROWS:
             return super().matmul_by_rows(a, b, density)
         return _multiply(a, np.flatnonzero(a), b)
 
@@ -284,6 +289,22 @@ class CpuOps(ReferenceOps):
                 change *= one * rate
                 p -= change
         return None
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """The product a b, written to `out` if it is given.
+
+    A large product of two matrices is cut into parts of fixed size along its longer side, and these are shared out to
+    the workers. Like this, its bits do not depend on their number, as they do if BLAS shares it out.
+    """
+    if a.ndim != 2 or b.ndim != 2 or 2.0 * a.size * b.shape[1] < parallel.SMALL_PRODUCT:
+        return np.matmul(a, b, out=out)
+    made = np.empty((a.shape[0], b.shape[1]), np.result_type(a, b)) if out is None else out
+    if a.shape[0] < b.shape[1]:
+        parallel.in_batches(b.shape[1], lambda part: np.matmul(a, b[:, part], out=made[:, part]), PART)
+    else:
+        parallel.in_batches(a.shape[0], lambda part: np.matmul(a[part], b, out=made[part]), PART)
+    return made
 
 
 def _multiply(a: Array, nonzero: Array, b: Array) -> Array:

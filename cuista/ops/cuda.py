@@ -33,14 +33,19 @@ SHARED_BYTES = 47 * 1024
 PART = 2**13
 # How many entries a warp takes at a time in the backward pass of rows longer than PART with a single threshold.
 LENGTH = 2**10
-# How many entries of the iterates are computed at a time when a network is applied.
-ENTRIES = 2**24
+# The longest row that a warp keeps in registers.
+IN_REGISTERS = 1024
+# How many entries of the iterates are computed at a time when a network is applied: enough for a whole GPU, and few
+# enough that the arrays between a product and the thresholding after it stay in the L2 cache.
+ENTRIES = 2**22
+# The most blocks that share a sum: enough for any GPU, with few partial sums to add.
+SUM_BLOCKS = 1024
 # The most warps that share the backward pass of a batch: enough for any GPU, with few partial sums to add.
 BACKWARD_WARPS = 4096
-# The fused step gathers a row of a matrix for every non-zero of every signal. It should be faster than the hundred and
-# more launches that the step takes otherwise, as long as the batch has at most this many non-zeros for each entry of a
-# sparse code (batch size × density).
-FUSED_DENSE_ROWS = 256
+# The fused step gathers a row of a matrix for every non-zero of every signal. It is faster than the hundred and more
+# launches that the step takes otherwise, as long as the batch has at most this many non-zeros for each entry of a code
+# (batch size × density). On an H100 with a slow host it was faster up to three times as many.
+FUSED_DENSE_ROWS = 512
 
 
 class CudaOps(ReferenceOps):
@@ -128,12 +133,8 @@ class CudaOps(ReferenceOps):
         per_sample = theta.shape[1] if theta.ndim > 1 else 0
         strides, side = (np.int32(per_coordinate), np.int32(per_sample)), np.int32(one_sided)
         inputs = (x, u, alpha, theta, *strides, x.dtype.type(window), side)
-        if N <= 1024:
-            items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
-            kernel = f"shrink_rows_{items}_{_width(N, x, u)}"
-            self._launch(
-                kernel, x.dtype, 32 * batch, 128, *inputs, np.int32(batch), np.int32(N), np.int32(k), x_next, code
-            )
+        if N <= IN_REGISTERS:
+            self._shrink_rows((x, u, None), alpha, theta, strides, int(k), window, side, x_next, code)
         elif k > 0 and N * x.itemsize <= SHARED_BYTES:
             results, shared = (np.int32(N), np.int32(k), x_next, code), N * x.itemsize
             self._launch("shrink_long_rows", x.dtype, 256 * batch, 256, *inputs, *results, shared=shared)
@@ -143,6 +144,54 @@ class CudaOps(ReferenceOps):
             cut = self._cutoff(x, u, alpha, side, sizes, threads) if k > 0 else None
             self._launch("shrink_parts", x.dtype, threads, 256, *inputs, *sizes, cut, x_next, code)
         return x_next, code
+
+    def _shrink_rows(
+        self,
+        step: tuple[Array | None, Array, Array | None],
+        alpha: Array,
+        theta: Array,
+        strides: tuple[np.int32, np.int32],
+        k: int,
+        window: float,
+        side: np.int32,
+        x_next: Array,
+        code: Array | None,
+    ) -> None:
+        """Threshold x + α (u + more), where `step` is x, u and more, one warp per row."""
+        batch, N = x_next.shape
+        items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
+        kernel = f"shrink_rows_{items}_{_width(N, *(array for array in step if array is not None))}"
+        sizes = (np.int32(batch), np.int32(N), np.int32(k))
+        thresholding = (alpha, theta, *strides, x_next.dtype.type(window), side)
+        self._launch(kernel, x_next.dtype, 32 * batch, 128, *step, *thresholding, *sizes, x_next, code)
+
+    def analytic_layers(
+        self,
+        x: Array | None,
+        Wy: Array,
+        packed: Array,
+        step_size: Array,
+        threshold: Array,
+        support: tuple[int, ...],
+        one_sided: bool = False,
+    ) -> Array:
+        N = Wy.shape[1]
+        if N > IN_REGISTERS:
+            return super().analytic_layers(x, Wy, packed, step_size, threshold, support, one_sided)
+        Wy, products = self.asarray(Wy, Wy.dtype), None
+        alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
+        strides = (np.int32(theta.ndim == 2 and theta.shape[1] > 1), np.int32(0))
+        for t, k in enumerate(support):
+            step: tuple[Array | None, Array, Array | None] = (None, Wy, None)
+            if x is not None:
+                products = self.matmul(x, packed, out=products)
+                step = (x, products, Wy)
+            after = self.xp.empty(Wy.shape, Wy.dtype)
+            limits = (min(k, N - 1), 0.0, np.int32(one_sided))
+            self._shrink_rows(step, alpha[t : t + 1], theta[t : t + 1], strides, *limits, after, None)
+            x = after
+        assert x is not None  # there is at least one layer
+        return x
 
     def _cutoff(self, x: Array, u: Array, alpha: Array, side: np.int32, sizes: tuple[Any, ...], threads: int) -> Array:
         """The (k+1)-th largest |z| of every row, as the integer of its bit pattern."""
@@ -214,6 +263,29 @@ class CudaOps(ReferenceOps):
         self._launch("sum_taps", copies.dtype, image.size, 256, copies, *sizes, image)
         return image
 
+    # -- measurements and loss --------------------------------------------------------------------------------------
+
+    def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
+        if y.ndim != 2:
+            return super().in_units(y, unit)
+        y, (rows, M) = self.asarray(y, y.dtype), y.shape
+        scaled, factors = self.xp.empty(y.shape, y.dtype), self.xp.empty((rows, 1), y.dtype)
+        sizes = (y.dtype.type(unit), np.int32(rows), np.int32(M))
+        self._launch("in_units", y.dtype, 32 * rows, 128, y, *sizes, scaled, factors)
+        return scaled, factors
+
+    def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
+        dtype, rows = x.dtype, 1 if weights is None else len(x)
+        x, target = self.asarray(x, dtype), self.asarray(target, dtype)
+        delta: Array = self.xp.empty(x.shape, dtype)
+        length = x.size // max(rows, 1)
+        blocks = max(min(rows * -(-length // 2048), SUM_BLOCKS), 1)
+        sums = self.xp.empty((blocks, 1), np.float64)
+        given = None if weights is None else self.asarray(weights, dtype)
+        sizes = (np.int64(rows), np.int64(length))
+        self._launch("half_squared_error", dtype, 256 * blocks, 256, x, target, given, *sizes, delta, sums)
+        return self._sum_rows(sums)[0], delta
+
     # -- random numbers -----------------------------------------------------------------------------------------
 
     def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
@@ -263,9 +335,8 @@ class CudaOps(ReferenceOps):
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
     ) -> FusedStep | None:
-        M, N = W.shape
-        shared = _Fused.shared_bytes(M, N, W.itemsize)
-        return _Fused(self, signals, W, forward, backward, one_sided, shared) if shared <= SHARED_BYTES else None
+        fused = _Fused(self, signals, W, forward, backward, one_sided)
+        return fused if fused.shared <= SHARED_BYTES else None
 
     def _launch(
         self, kernel: str, dtype: np.dtype[Any], threads: int, block: int, *arguments: Any, shared: int = 0
@@ -278,21 +349,22 @@ class _Fused:
     """The fused training step of kernels/step.cu, with its arrays on the device."""
 
     def __init__(
-        self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool, shared: int
+        self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool
     ) -> None:
-        self.ops, self.signals, self.one_sided, self.shared = ops, signals, one_sided, shared
+        self.ops, self.signals, self.one_sided = ops, signals, one_sided
         self.W, self.forward, self.backward = W, forward, backward
+        self.threads = min(256, 32 * -(-W.shape[1] // 32))
+        # A block's arrays: its teams' sums, the signal, Wᵀy, x, y, and the list of non-zeros with counts and padding.
+        (M, N), longest = W.shape, max(W.shape)
+        self.team_sums = max(_team_sums(columns, self.threads) for columns in (M, N))
+        reals = self.team_sums + 3 * N + M + longest + AT_ONCE
+        self.shared = reals * W.itemsize + 4 * (longest + AT_ONCE) + 4 * -(-longest // 32)
         self.A_transposed = ops.asarray(signals.A.T, W.dtype)
         probabilities = np.stack([signals.probability, signals.hard_probability])
         self.limits = ops.asarray(np.rint(probabilities * 2.0**53).astype(np.uint64), np.uint64)
         self.log_ratio = ops.asarray(signals.log_ratio, np.float64)
         self.arrived = ops.xp.zeros((), np.uint32)
         self._work: tuple[Any, tuple[Array, ...]] = (None, ())
-
-    @staticmethod
-    def shared_bytes(M: int, N: int, itemsize: int) -> int:
-        """The size of a block's arrays: the signal, Wᵀy, x, y, and the list of non-zeros with counts and padding."""
-        return (4 * N + M + AT_ONCE) * itemsize + 4 * (N + AT_ONCE) + 4 * (-(-N // 32))
 
     def suits(self, batch: int, density: float) -> bool:
         return batch * density <= FUSED_DENSE_ROWS
@@ -319,6 +391,7 @@ class _Fused:
             real(signals.unit),
             np.int32(M),
             np.int32(N),
+            np.int32(self.team_sums),
         )
         network = (self.forward, self.backward, parameters["step_size"], parameters["threshold"])
         layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth))
@@ -326,8 +399,7 @@ class _Fused:
         shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))
         arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, key), *shares)
         results = (self.arrived, loss, *gradients.values())
-        threads = min(512, 32 * -(-N // 32))
-        ops.launch("alista_step", _real(self.W.dtype), batch, threads, (*arguments, *results), self.shared)
+        ops.launch("alista_step", _real(self.W.dtype), batch, self.threads, (*arguments, *results), self.shared)
         return loss, gradients
 
     def _arrays(self, batch: int, depth: int, support: tuple[int, ...]) -> tuple[Array, ...]:
@@ -338,6 +410,15 @@ class _Fused:
             sums = xp.empty((batch, 1 + 2 * depth), np.float64)
             self._work = ((batch, depth, support), (self.ops.asarray(support, np.int32), z, u, code, sums))
         return self._work[1]
+
+
+def _team_sums(columns: int, threads: int) -> int:
+    """How many sums the teams of list.cuh make, into which a block of this many threads is divided for a product."""
+    for width in (4, 1):
+        teams = 0 if columns % width else threads // (-(-columns // (32 * width)) * 32)
+        if teams > 1:
+            return teams * columns
+    return 0
 
 
 def _real(dtype: np.dtype[Any]) -> str:

@@ -6,7 +6,9 @@ by side (`cuista.parallel`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,19 +18,24 @@ from cuista import parallel
 from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
-from cuista.kernels.constants import DENSE, SHARD
+from cuista.kernels.constants import SHARD
 from cuista.ops.cpu import CpuOps
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
 
-# Below this share of non-zeros, a sparse product is faster than a dense one. Measured on one thread at 64 × 500 × 250
-# and 64 × 500 × 500.
+# Below this share of non-zeros, a sparse product is faster than BLAS's dense one: with AVX2, one thread and matrices of
+# 250 × 500 and 500 × 500, below 0.23 to 0.34. This is a constant because BLAS adds in another order. If it were
+# measured in each process, runs with the same seed would differ in their last bits.
 SPARSE_DENSITY = 0.25
-# Below this share of wanted entries, they are computed one by one. Measured on one thread at 64 × 250 × 500.
+# Up to this share of wanted entries, they are computed one by one, and up to this share of non-zeros, a gradient is
+# formed a few rows at a time. Both are constants for the same reason, measured in the same way.
 WANTED_DENSITY = 0.2
+OUTER_DENSITY = 0.4
 # How many entries of a parameter a thread updates at a time.
 PART = 2**17
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
+# The length of the vectors by which products are timed.
+TRIAL = 250
 
 
 class NativeOps(CpuOps):
@@ -38,13 +45,16 @@ class NativeOps(CpuOps):
     ----------
     library
         The library; None for the one that was installed.
+    dense
+        The share of non-zero entries above which whole layers of ALISTA multiply iterates as dense ones. It decides how
+        long they take, and not a bit of their results. None for the share that is measured.
     """
 
     engine = "native"
 
-    def __init__(self, library: native.Library | None = None) -> None:
+    def __init__(self, library: native.Library | None = None, dense: float | None = None) -> None:
         super().__init__()
-        self._library = library or native.library()
+        self._library, self._dense = library or native.library(), dense
 
     def __reduce__(self) -> tuple[Any, ...]:
         from cuista.ops import engine
@@ -139,7 +149,8 @@ class NativeOps(CpuOps):
         room = [empty((SHARD, each), kind) for kind in (np.uint32, dtype, dtype)]
         run = self._library("analytic_layers", dtype)
         layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
-        run(self.asarray(Wy, dtype), packed, *layers, len(support), rows, N, each, *room, x_next)
+        sizes = (len(support), rows, N, each)
+        run(self.asarray(Wy, dtype), packed, *layers, self._dense_from(dtype), *sizes, *room, x_next)
         return x_next
 
     def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
@@ -157,7 +168,7 @@ class NativeOps(CpuOps):
     def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
         (layers, P, Q), dtype, empty = parameter.shape, parameter.dtype, self._pool.empty
         terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
-        if not terms or not _alike(parameter, mean, square) or 100 * self._density(*(a for a, _ in terms)) > DENSE:
+        if not terms or not _alike(parameter, mean, square) or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
             return super().adam_outer(parameter, gradient, mean, square, descent)
         starts = np.cumsum([0, *map(len, gradient)], dtype=np.int64)
         words = np.array([(_address(a), _address(b), len(a)) for a, b in terms], np.uintp)
@@ -169,6 +180,10 @@ class NativeOps(CpuOps):
             run(words, starts, *how, rows.start, rows.stop - rows.start, batch, *room, parameter, mean, square)
 
         _in_parts(layers * P, work, max(PART // Q, SHARD))
+
+    def _dense_from(self, dtype: np.dtype[Any]) -> float:
+        """The share of non-zero entries above which iterates are multiplied as dense ones."""
+        return _measured_dense(self._library, dtype) if self._dense is None else self._dense
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
@@ -210,6 +225,7 @@ class _Fused:
         names = ("step_size", "threshold")
         learned = (ops.asarray(parameters[name], dtype) for name in names)
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
+        layers = (*layers, ops._dense_from(dtype))
         each, most = _padded(N, dtype), max(N, M)
         kept = depth * each + 1
 
@@ -231,6 +247,33 @@ class _Fused:
         for gradient, part in zip(gradients.values(), np.split(sums[1:], 2), strict=True):
             gradient[:depth] = part
         return float(sums[0]), gradients
+
+
+@cache
+def _measured_dense(library: native.Library, dtype: np.dtype[Any]) -> float:
+    """The share of non-zero entries from which dense products are faster than sparse ones on this machine.
+
+    It is about 0.45 with AVX2, and 0.9 with vectors of 16 bytes. It is found by bisection, in about 10 ms, once in each
+    process. Both products add in the same order, so that the bits of results do not depend on it.
+    """
+    rng = np.random.default_rng(0)
+    x, place = rng.standard_normal((SHARD, TRIAL)).astype(dtype), rng.random((SHARD, TRIAL))
+    engines = NativeOps(library, 1.0), NativeOps(library, 0.0)  # which multiply sparse iterates, and dense ones
+    packed = engines[0].pack(rng.standard_normal((TRIAL, TRIAL)).astype(dtype))
+    layer = packed, np.ones(1), np.full(1, np.inf), (0,)
+
+    def seconds(ops: NativeOps, x: Array) -> float:
+        start = time.perf_counter()
+        ops.analytic_layers(x, x, *layer)
+        return time.perf_counter() - start
+
+    least, most = 0.0, 1.0
+    for _ in range(4):
+        share = (least + most) / 2
+        part = np.where(place < share, x, 0)
+        sparse, dense = (min(seconds(ops, part) for _ in range(3)) for ops in engines)
+        least, most = (share, most) if sparse < dense else (least, share)
+    return (least + most) / 2
 
 
 def _in_pairs(parts: list[Array]) -> Array:

@@ -557,7 +557,20 @@ class ReferenceOps:
         spread(copies, image, filter_shape)
         return image
 
-    # -- loss ---------------------------------------------------------------------------------------------------
+    # -- measurements and loss --------------------------------------------------------------------------------------
+
+    def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
+        """Measurements y (…, M) scaled to norm `unit`, y / s, and the factors s = ‖y‖₂ / unit (…, 1); s = 1 for y = 0.
+
+        The largest entry is divided out first, so that no square overflows or vanishes.
+        """
+        xp = self.xp
+        peak = xp.abs(y).max(axis=-1, keepdims=True)
+        peak = xp.where(peak > 0, peak, xp.ones_like(peak))
+        y = y / peak
+        factor = xp.sqrt(xp.square(y).sum(axis=-1, keepdims=True)) / y.dtype.type(unit)
+        factor = xp.where(factor > 0, factor, xp.ones_like(factor))
+        return y / factor, factor * peak
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         """The loss ½ Σ_i w_i ‖x_i − x*_i‖² over the batch, and its derivative w_i (x_i − x*_i).

@@ -17,10 +17,9 @@ from cuista.counter import TUNING
 from cuista.data.problem import Problem, column_norms
 from cuista.errors import InputError, NumericalError
 from cuista.metrics import estimate_nmse_db
-from cuista.networks.base import in_units
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps, engine
-from cuista.parallel import BATCH, blas_threads
+from cuista.parallel import one_blas_thread
 from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.proximal import proximal_gradient
@@ -172,7 +171,7 @@ class Solver(ABC):
 
     def _scaled(self, y: Array) -> tuple[Array, Array]:
         """Measurements scaled to norm 1, and the factors (batch, 1) by which they were divided."""
-        return in_units(self.ops.xp, self.ops.asarray(y, self.dtype), 1.0)
+        return self.ops.in_units(self.ops.asarray(y, self.dtype), 1.0)
 
     def _rescaled(self, x: Array, factors: Array, norms: Array) -> Array:
         with np.errstate(over="ignore"):
@@ -222,7 +221,7 @@ class Solver(ABC):
                 codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
             residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
 
-        with blas_threads(2.0 * min(len(y), BATCH) * self.problem.A.size):
+        with one_blas_thread():
             ops.in_batches(found.x.shape, on)
         return found
 
@@ -260,7 +259,7 @@ class Solver(ABC):
             If the method diverges for every candidate.
         """
         self.lam, self.tunes, self.is_share = None, True, False
-        with blas_threads(2.0 * TUNING_SIGNALS * self.problem.A.size):
+        with one_blas_thread():
             best, least = self._tune(progress or (lambda done, total: None))
         if not least < 1:
             raise NumericalError(
@@ -397,7 +396,7 @@ class LassoSolver(Solver):
             return super()._tune(progress)
         # The exact solutions for falling λ, each from the one before it, as far as the NMSE does not rise again.
         x, y = self.problem.standard.sample(PATHS, stream=TUNING, dtype=np.float64)
-        scaled, factors = in_units(np, y, 1.0)
+        scaled, factors = ReferenceOps().in_units(y, 1.0)
         columns = np.ascontiguousarray(self.operator.A.T)
         paths = [ActiveSet(columns, row, self.positive) for row in scaled]
         best, least = 0.0, np.inf

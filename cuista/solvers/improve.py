@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from cuista.checks import Array, check_rows
 from cuista.data.problem import Problem, column_norms
 from cuista.ops import engine
+from cuista.parallel import one_blas_thread
 from cuista.quality import ROWS, Quality, statistics
 from cuista.solvers.classical import Fista
 
@@ -45,17 +46,18 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     norms = column_norms(problem.A)
     given = norms * problem.norms  # the norms of the user's columns
     A, found, done = problem.A / norms, x.copy(), np.ones(len(x), bool)
-    for i, (target, row) in enumerate(zip(y.astype(np.float64), x, strict=True)):
-        support = np.flatnonzero(row)
-        scale = np.abs(target).max(initial=0)
-        if not support.size or not scale:
-            continue
-        entries, _, rank, _ = lstsq(A[:, support], target / scale, lapack_driver="gelsy", check_finite=False)
-        done[i] = rank == support.size
-        if problem.positive and done[i] and entries.min() < 0:
-            entries, _ = nnls(A[:, support], target / scale)
-        if done[i]:
-            found[i, support] = entries * (scale / given[support])
+    with one_blas_thread():
+        for i, (target, row) in enumerate(zip(y.astype(np.float64), x, strict=True)):
+            support = np.flatnonzero(row)
+            scale = np.abs(target).max(initial=0)
+            if not support.size or not scale:
+                continue
+            entries, _, rank, _ = lstsq(A[:, support], target / scale, lapack_driver="gelsy", check_finite=False)
+            done[i] = rank == support.size
+            if problem.positive and done[i] and entries.min() < 0:
+                entries, _ = nnls(A[:, support], target / scale)
+            if done[i]:
+                found[i, support] = entries * (scale / given[support])
     return found, done
 
 

@@ -29,7 +29,7 @@ from cuista.errors import FileError, InputError
 from cuista.messages import showing
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps, engine
-from cuista.parallel import blas_threads
+from cuista.parallel import one_blas_thread
 from cuista.solvers.conv import ConvFista
 from cuista.solvers.proximal import proximal_gradient
 from cuista.training.checkpoint import check_replaceable, check_same_run, checkpoint_path, continued, replaced_by
@@ -230,7 +230,7 @@ def _learn(
             storage.write(checkpoint, storage.Record(CHECKPOINT, state, {**attributes, **named}), overwrite=True)
 
         saved = time.monotonic()
-        with deferred_signals() as interrupted, blas_threads(0):
+        with deferred_signals() as interrupted, one_blas_thread():
             for step in range(first, steps):
                 value = learner.step(state, Key(seed, TRAINING, step))
                 objective = value if step == 0 else 0.95 * objective + 0.05 * value

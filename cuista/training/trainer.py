@@ -19,7 +19,7 @@ from cuista.errors import DivergedError, FileError
 from cuista.messages import LOG, showing, step_level, warn
 from cuista.model import NUMBERS, Trained
 from cuista.ops import Scalar
-from cuista.parallel import Alone, Ranks, blas_threads
+from cuista.parallel import Alone, Ranks, one_blas_thread
 from cuista.training.adam import Rate
 from cuista.training.checkpoint import (
     CHECKPOINT_ENDING,
@@ -217,7 +217,8 @@ class _Run:
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
         self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
-        if not (self._validation()[0].any() and (self.fitting is None or self.fitting[0].any())):
+        sets = (self._validation(), self.fitting or self._validation())
+        if not all(self.ops.to_numpy(x).any() for x, *_ in sets):
             raise self.source.blank()
 
     def _prepare(self) -> None:
@@ -262,8 +263,7 @@ class _Run:
         """Run all stages, and leave the best parameters in the model."""
         state, stages = self.state, self.stages
         work = np.array([stage.steps * stage.depth for stage in stages])
-        threads = blas_threads(self.recipe.batch * self.network.product_operations)
-        with deferred_signals() as interrupted, threads:
+        with deferred_signals() as interrupted, one_blas_thread():
             saved = time.monotonic()
             while True:
                 stage = stages[state.stage]

@@ -20,6 +20,7 @@ from cuista.checks import Array, check_filters
 from cuista.data.dictionary import Convention, Dictionary, default_convention, is_bare, rotate
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.operators.convolution import scaled
+from cuista.parallel import one_blas_thread
 from cuista.summary import Described, counted
 from cuista.weights.dense import TOLERANCE
 
@@ -203,7 +204,8 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
     with np.errstate(over="ignore"):
         H.flat[:: len(H) + 1] += np.ldexp(ridge, -2 * exponent)
     d = D.reshape(len(H), -1)
-    _, solution, failed = dposv(H, d)
+    with one_blas_thread():
+        _, solution, failed = dposv(H, d)
     if failed:
         raise NumericalError(
             "the filters do not determine an analytic weight: the matrix of their autocorrelations is singular. Give a "

@@ -18,6 +18,8 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array, as_real, check_finite, check_matrix
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.ops.cpu import product
+from cuista.parallel import SMALL_PRODUCT, in_batches, one_blas_thread
 from cuista.summary import Described, size_of
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
@@ -176,9 +178,10 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     import scipy.linalg  # noqa: F401  (imported here so that the time of the import is not counted)
 
     start = time.perf_counter()
-    W, note = _solve_cholesky(A, ridge) if ridge or A.shape[0] <= A.shape[1] else None, ""
-    if W is None:
-        W, note = _solve_svd(A, ridge)
+    with one_blas_thread():
+        W, note = _solve_cholesky(A, ridge) if ridge or A.shape[0] <= A.shape[1] else None, ""
+        if W is None:
+            W, note = _solve_svd(A, ridge)
     with np.errstate(divide="ignore", invalid="ignore"):
         W /= np.einsum("mn,mn->n", A, W)
     if not np.isfinite(W).all():
@@ -192,6 +195,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     return Weight(W, storage.sha256(A), report)
 
 
+@one_blas_thread()
 def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, float], None] | None = None) -> Weight:
     """Solve the weight of a matrix by the paper's iteration, projected gradient descent.
 
@@ -225,14 +229,14 @@ def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, 
             option="method",
         )
     start = time.perf_counter()
-    G, W = _product(A, A.T), A.copy()
-    GW = _product(G, W)
+    G, W = product(A, A.T), A.copy()
+    GW = product(G, W)
     objective = first = _off_diagonal(W, GW, A)
     note = f"stopped at its cap of {max_steps} steps without having converged: the exact method gives the limit"
     for step in range(1, max_steps + 1):
         W_next = W - 0.1 * (GW - A)
         W_next += A * (1 - np.einsum("mn,mn->n", A, W_next))
-        GW = _product(G, W_next)
+        GW = product(G, W_next)
         objective_next = _off_diagonal(W_next, GW, A)
         if not objective_next <= 10 * first + 1:
             largest = float(np.linalg.eigvalsh(G)[-1])
@@ -252,6 +256,7 @@ def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, 
     return Weight(W, storage.sha256(A), report)
 
 
+@one_blas_thread()
 def describe(W: Array, A: Array, *, method: str) -> WeightReport:
     """Describe a weight W (M, N) of A (M, N), block by block of columns. The ridge and the time are left at 0."""
     objective, coherence, matrix_coherence = 0.0, 0.0, 0.0
@@ -260,13 +265,13 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
     for first in range(0, N, BLOCK):
         block = slice(first, min(first + BLOCK, N))
         diagonal = (np.arange(block.start, block.stop), np.arange(block.stop - block.start))
-        product = _product(W.T, A[:, block])
-        product[diagonal] = 0
-        objective += float(np.einsum("mn,mn->", product, product))
-        coherence = max(coherence, _largest(product))
-        product = _product(unit.T[first:], unit[:, block])  # AᵀA is symmetric: the rows above need no second look
-        product[:, : product.shape[1]][np.diag_indices(product.shape[1])] = 0
-        matrix_coherence = max(matrix_coherence, _largest(product))
+        products = product(W.T, A[:, block])
+        products[diagonal] = 0
+        objective += float(np.einsum("mn,mn->", products, products))
+        coherence = max(coherence, _largest(products))
+        products = product(unit.T[first:], unit[:, block])  # AᵀA is symmetric: the rows above need no second look
+        products[:, : products.shape[1]][np.diag_indices(products.shape[1])] = 0
+        matrix_coherence = max(matrix_coherence, _largest(products))
     residual = float(np.abs(np.einsum("mn,mn->n", W, A) - 1).max())
     return WeightReport(method, 0.0, objective, coherence, matrix_coherence, residual, 0.0)
 
@@ -275,27 +280,20 @@ def _solve_cholesky(A: Array, ridge: float) -> Array | None:
     """Compute G⁻¹A by one Cholesky factorisation. Returns None if G is not safely positive definite."""
     from scipy.linalg.lapack import dpocon, dpotrf, dpotrs
 
-    G = _product(A, A.T)
+    G = product(A, A.T)
     G.flat[:: G.shape[0] + 1] += ridge
     norm = float(np.abs(G).sum(axis=0).max())
     factor, failed = dpotrf(G, lower=1)
     if failed or dpocon(factor, norm, uplo="L")[0] * MAX_GRAM_CONDITION < 1:
         return None
-    solution, _ = dpotrs(factor, A, lower=1)
-    return np.ascontiguousarray(solution)
+    solution = np.empty_like(A)
 
+    def solve(part: slice) -> None:
+        solution[:, part] = dpotrs(factor, A[:, part], lower=1)[0]
 
-def _product(a: Array, b: Array) -> Array:
-    """The product a b of float64 matrices, computed by SciPy's BLAS.
-
-    SciPy's LAPACK does the rest of the work here, and NumPy has a BLAS of its own. For a while after each product, the
-    threads of one library are in the way of the other's, which made the closed form ten times slower.
-    """
-    from scipy.linalg.blas import dgemm
-
-    # (a b)ᵀ = bᵀ aᵀ. The transpose of a matrix stored by rows is the same memory read by columns, as BLAS reads it.
-    (left, transpose_left), (right, transpose_right) = ((m.T, 0) if m.flags.c_contiguous else (m, 1) for m in (b, a))
-    return np.asarray(dgemm(1.0, left, right, trans_a=transpose_left, trans_b=transpose_right).T)
+    is_large = 2.0 * A.size * A.shape[0] >= SMALL_PRODUCT
+    in_batches(A.shape[1], solve, BLOCK if is_large else A.shape[1])
+    return solution
 
 
 def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
@@ -316,9 +314,9 @@ def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
     return W, f"{fault} (rank {rank}, {condition}), so the solution of least norm was taken"
 
 
-def _largest(product: Array) -> float:
+def _largest(products: Array) -> float:
     """The largest absolute value, found without an array of all absolute values."""
-    return float(max(product.max(), -product.min()))
+    return float(max(products.max(), -products.min()))
 
 
 def _off_diagonal(W: Array, GW: Array, A: Array) -> float:
