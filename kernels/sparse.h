@@ -77,7 +77,7 @@ template <class Real> struct Panels {
 
 // The products (rows, columns) of sparse vectors and a matrix. With `more`, they are added.
 template <class Real>
-__forceinline__ void multiply(
+__attribute__((noinline)) void multiply(
     const List<Real>* lists, long rows, const Real* matrix, long columns, Real* products, bool more = false)
 {
     const Panels<Real> panels(columns);
