@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUISTA_WORKERS"):
     os.environ[variable] = "1"
 
 import numpy as np
@@ -55,11 +55,12 @@ for state, parameters in (("trained", trained), ("untrained", published)):
     }
 
     def torch_loss(weights: list[torch.nn.Parameter] = weights, theta: torch.Tensor = theta) -> torch.Tensor:
-        estimate = torch.zeros_like(x_torch)
+        factor = y_torch.norm(dim=1, keepdim=True) / network.unit
+        scaled, estimate = y_torch / factor, torch.zeros_like(x_torch)
         for t, k in enumerate(network.support):
-            r = y_torch if t == 0 else y_torch - estimate @ A.T
+            r = scaled if t == 0 else scaled - estimate @ A.T
             estimate = threshold(estimate + r @ weights[t].T, theta[t], k)
-        return 0.5 * (estimate - x_torch).square().sum()
+        return 0.5 * (factor * estimate - x_torch).square().sum()
 
     def torch_step(optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
@@ -67,7 +68,7 @@ for state, parameters in (("trained", trained), ("untrained", published)):
         optimizer.step()
 
     def step(adam: Adam = Adam()) -> None:  # noqa: B008
-        _, gradients = network.loss_and_gradients(y, x, LAYERS)
+        _, gradients = network.loss_and_gradients(y, x, LAYERS, formed=False)
         rates = dict.fromkeys(network.shapes, 1e-30)
         adam.step(network.ops, network.parameters, gradients, rates, np.ones(LAYERS))
 

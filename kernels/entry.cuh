@@ -54,8 +54,7 @@ __device__ __forceinline__ Real shrink_backward(Real delta, int code, Real z, Re
 {
     const int kind = code & KIND;
     Real d_z = kind == OFF ? Real(0) : delta;
-    if (kind == SHRUNK_UP) d_theta -= delta;
-    if (kind == SHRUNK_DOWN) d_theta += delta;
+    d_theta += ((kind == SHRUNK_DOWN) - (kind == SHRUNK_UP)) * delta;  // without branches, as compilers vectorise it
     if (code & NEAR) {  // the jump from 0 to z, replaced by a ramp of width 2 h θ
         const Real slope = delta / (2 * window * theta);
         d_z += slope * fabs(z);

@@ -72,38 +72,63 @@ __forceinline__ void shrink_rows(
     }
 }
 
-// The backward pass of a row. What it adds to ∂L/∂α and ∂L/∂θ has SUMS partial sums, which are added in a fixed order.
-// Without a window, no entry is NEAR, and z(j) is not needed; with EACH, each coordinate has a threshold.
+// The sum of numbers a(j), or of products a(j) b(j), as SUMS partial sums: entry j adds to number j mod SUMS. Their bits do
+// not depend on the width of vectors.
+template <class Real> struct PartialSums {
+    static const long SUMS = 16;
+    Real sums[SUMS] = {};
+
+    // Adds `count` terms, given as arrays; earlier calls have added a multiple of SUMS.
+    template <class Term> __forceinline__ void add(long count, Term term)
+    {
+        const long VECTORS = SUMS / LANES<Real>;
+        Vector<Real> sum[VECTORS];
+        for (long c = 0; c < VECTORS; ++c) sum[c] = read(sums + c * LANES<Real>);
+        long j = 0;
+        for (; j + SUMS <= count; j += SUMS)
+            for (long c = 0; c < VECTORS; ++c) sum[c] += term([=](const Real* from) { return read(from + j + c * LANES<Real>); });
+        for (long c = 0; c < VECTORS; ++c) write(sums + c * LANES<Real>, sum[c]);
+        for (long c = 0; j < count; ++c, ++j) sums[c] += term([=](const Real* from) { return from[j]; });
+    }
+
+    __forceinline__ void add_to(double& total) const
+    {
+        for (long c = 0; c < SUMS; ++c) total += sums[c];
+    }
+};
+
+// The backward pass of a row. Without a window, no entry is NEAR, and z(j) is not needed; with EACH, each coordinate has
+// a threshold. It goes from block to block, so that each loop works on numbers of one size, which compilers vectorise.
 template <bool WINDOW, bool EACH, class Real, class Z>
 __forceinline__ void shrink_row_backward(
     const Real* __restrict__ delta, const signed char* __restrict__ code, Z z, const Real* __restrict__ u,
     const Real* __restrict__ threshold, Real window, long N, Real* __restrict__ d_z, double* __restrict__ d_step_size,
     double* __restrict__ d_threshold)
 {
-    const long SUMS = 16;
-    const Real theta = *threshold;
-    Real alpha_sums[SUMS] = {}, theta_sums[SUMS] = {};
-    auto entry = [&](long j, long c) {
-        const int what = WINDOW ? code[j] : code[j] & KIND;
-        Real d_theta = 0;
-        const Real d = shrink_backward(delta[j], what, WINDOW ? z(j) : Real(0), EACH ? threshold[j] : theta, window, d_theta);
-        d_z[j] = d;
-        alpha_sums[c] += d * u[j];
-        if (EACH)
-            d_threshold[j] += d_theta;
-        else
-            theta_sums[c] += d_theta;
-    };
-    long first = 0;
-    for (; first + SUMS <= N; first += SUMS) {
+    const long BLOCK = 256;
+    typename Format<Real>::Integer what[BLOCK];
+    Real d_theta[BLOCK];
+    PartialSums<Real> alpha_sums, theta_sums;
+    for (long first = 0; first < N; first += BLOCK) {
+        const long count = N - first < BLOCK ? N - first : BLOCK;
+        for (long j = 0; j < count; ++j) what[j] = code[first + j];
         INDEPENDENT
-        for (long c = 0; c < SUMS; ++c) entry(first + c, c);
+        for (long j = 0; j < count; ++j) {
+            const long at = first + j;
+            const int kind = WINDOW ? what[j] : what[j] & KIND;
+            Real more = 0;
+            d_z[at] = shrink_backward(
+                delta[at], kind, WINDOW ? z(at) : Real(0), threshold[EACH ? at : 0], window, more);
+            d_theta[j] = more;
+        }
+        alpha_sums.add(count, [=](auto at) { return at(d_z + first) * at(u + first); });
+        if (EACH)
+            for (long j = 0; j < count; ++j) d_threshold[first + j] += d_theta[j];
+        else
+            theta_sums.add(count, [&](auto at) { return at(d_theta); });
     }
-    for (long j = first; j < N; ++j) entry(j, j - first);
-    for (long c = 0; c < SUMS; ++c) {
-        *d_step_size += alpha_sums[c];
-        if (!EACH) *d_threshold += theta_sums[c];
-    }
+    alpha_sums.add_to(*d_step_size);
+    if (!EACH) theta_sums.add_to(*d_threshold);
 }
 
 // The backward pass of rows. d_threshold is laid out like the threshold, and is added to, as is d_step_size.

@@ -1,5 +1,7 @@
 // The functions of the library for one vector width, with C names: cuista_FUNCTION_REAL_WIDTH. See kernels/native.py.
 #pragma once
+#include "adam.h"
+#include "dots.h"
 #include "step.h"
 
 #define JOINED(function, real, width) cuista_##function##_##real##_##width
@@ -30,6 +32,27 @@
         real* product)                                                                                                \
     {                                                                                                                 \
         multiply_rows(a, b, rows, inner, columns, index, value, product);                                             \
+    }                                                                                                                 \
+    FUNCTION(multiply_where, real)(                                                                                   \
+        const real* a, const real* b, const signed char* where, long rows, long inner, long columns, unsigned* index, \
+        real* product)                                                                                                \
+    {                                                                                                                 \
+        multiply_where(a, b, where, rows, inner, columns, index, product);                                            \
+    }                                                                                                                 \
+    FUNCTION(adam, real)(                                                                                             \
+        const real* gradient, const real* scales, real rate, int logarithmic, long size, long first, long count,      \
+        real* parameter, real* mean, real* square)                                                                    \
+    {                                                                                                                 \
+        adam(gradient, scales, rate, logarithmic, size, first, count, parameter, mean, square);                       \
+    }                                                                                                                 \
+    FUNCTION(adam_outer, real)(                                                                                       \
+        const void* terms, const long long* starts, const real* scales, real rate, int logarithmic, long P, long Q,   \
+        long first, long count, long batch, unsigned* index, real* value, real* gradient, real* parameter, real* mean,\
+        real* square)                                                                                                 \
+    {                                                                                                                 \
+        adam_outer(                                                                                                   \
+            (const OuterSum<real>*)terms, starts, scales, rate, logarithmic, P, Q, first, count, batch, index, value, \
+            gradient, parameter, mean, square);                                                                       \
     }                                                                                                                 \
     FUNCTION(pack, real)(const real* matrix, long rows, long columns, real* packed)                                   \
     {                                                                                                                 \

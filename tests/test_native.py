@@ -20,8 +20,9 @@ from cuista.counter import Key
 from cuista.messages import CuistaWarning
 from cuista.networks.alista import Alista
 from cuista.operators import Dense
-from cuista.ops import CpuOps, NativeOps, ReferenceOps
+from cuista.ops import CpuOps, NativeOps, OuterSum, ReferenceOps
 from cuista.ops import native as native_module
+from cuista.ops.reference import Descent
 
 on_native_engines = pytest.mark.parametrize("native_ops", native_engines().values(), ids=native_engines())
 
@@ -67,6 +68,22 @@ def test_training_has_the_same_bits_on_any_number_of_threads(native_ops, small_p
     for name, expected in found[0].items():
         np.testing.assert_array_equal(found[1][name], expected)
         np.testing.assert_array_equal(found[2][name], expected)
+
+
+@on_native_engines
+def test_descent_has_the_same_bits_on_any_number_of_threads(native_ops, monkeypatch, rng):
+    shape, found = (3, 300, 200), []
+    start, gradient = rng.uniform(0.5, 2, (3, *shape)).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
+    a, b = (rng.standard_normal((20, size)).astype(np.float32) for size in shape[1:])
+    sums = [[OuterSum(a * (np.abs(a) > 1.5), b)]] * 3
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(parallel, "processors", lambda threads=threads: threads)
+        arrays = start.copy()
+        native_ops.adam(arrays[0], gradient, *arrays[1:], Descent(0.01, np.ones(3), 1.0, False))
+        native_ops.adam_outer(arrays[0], sums, *arrays[1:], Descent(0.01, np.ones(3), 1.0, False))
+        found.append(arrays)
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 @on_native_engines
@@ -162,7 +179,8 @@ from cuista.counter import Key
 from cuista.kernels.native import Library
 from cuista.networks.alista import Alista
 from cuista.operators import Dense
-from cuista.ops import CpuOps, NativeOps, ReferenceOps
+from cuista.ops import CpuOps, NativeOps, OuterSum, ReferenceOps
+from cuista.ops.reference import Descent
 
 path, reference, rng = Path(sys.argv[1]), ReferenceOps(), np.random.default_rng(0)
 for width in Library(path).widths:
@@ -178,6 +196,20 @@ for width in Library(path).widths:
                 arguments = (delta, found[1], x, u, 0.7, threshold, 0.2)
                 back, right = ops.shrink_select_backward(*arguments), reference.shrink_select_backward(*arguments)
                 assert all(np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(back, right)), (width, size, dtype)
+            wanted = (rng.random(x.shape) < 0.15).astype(np.int8)
+            for inner in (1, 13, 16, 35):
+                a, b = u[:, :inner].copy(), delta[: min(inner, size)]
+                found = ops.matmul_where(a, b, b.T.copy(), wanted) * wanted
+                assert np.allclose(found, (a @ b) * wanted, atol=1e-4), (width, size, dtype)
+            for logarithmic in (False, True):
+                sums = [[OuterSum(x, delta)], [], [OuterSum(x, u), OuterSum(x, delta)]]
+                starts = [rng.uniform(0.5, 1, (3, size, size)).astype(dtype) for _ in range(3)]
+                descent = Descent(0.01, np.array([1.0, 0.5, 0.0]), 2.0, logarithmic)
+                found, expected = ([array.copy() for array in starts] for _ in range(2))
+                ops.adam_outer(found[0], sums, *found[1:], descent)
+                reference.adam_outer(expected[0], sums, *expected[1:], descent)
+                close = [np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, expected)]
+                assert all(close), (width, size, dtype)
             matrix = (rng.standard_normal((size, size)) / size).astype(dtype)
             assert np.allclose(ops.sparse_matmul(x, matrix), x @ matrix, atol=1e-5), (width, size, dtype)
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cuista.counter import Key
-from cuista.ops import Bernoulli, CpuOps, NativeOps, Normal, ReferenceOps
+from cuista.ops import Bernoulli, CpuOps, NativeOps, Normal, OuterSum, ReferenceOps
 from cuista.ops.cpu import _Pool
+from cuista.ops.reference import Descent
 
 REFERENCE, CPU = ReferenceOps(), CpuOps()
 DENORMAL = 1e-40
@@ -274,6 +275,91 @@ def test_one_sided_hard_thresholding_is_that_of_positive_entries_and_drops_the_o
     both, code_of_both = CPU.hard_threshold(z, theta, window)
     np.testing.assert_array_equal(kept, np.where(z > 0, both, 0))
     np.testing.assert_array_equal(code, np.where(z > 0, code_of_both, OFF))
+
+
+@given(
+    shape=st.sampled_from(
+        [(1, 1, 1), (3, 7, 5), (4, 16, 33), (5, 70, 40), (64, 250, 500), (2, 1030, 3), (2, 3, 10_000)]
+    ),
+    density=st.sampled_from([0.0, 0.1, 0.19, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@settings(max_examples=40)
+def test_the_engines_multiply_where_it_is_asked_for_as_the_definition_does(shape, density, dtype):
+    (rows, inner, columns), rng = shape, np.random.default_rng(0)
+    a, b = (rng.standard_normal(size).astype(dtype) for size in ((rows, inner), (inner, columns)))
+    where = (rng.random((rows, columns)) < density).astype(np.int8) * NEAR
+    expected = a.astype(np.float64) @ b
+    rounding = (1e-6 if dtype == np.float32 else 1e-14) * (1 + np.abs(a) @ np.abs(b))
+    for name, ops in {"reference": REFERENCE, **FAST}.items():
+        found = ops.matmul_where(a, b, np.ascontiguousarray(b.T), where)
+        right = np.abs(found - expected) <= rounding
+        assert (right | (where == 0) & (found == 0)).all(), name
+
+
+def moments_of(shape, dtype, rng):
+    """A parameter, and moments of its gradient."""
+    return [rng.uniform(*range_, shape).astype(dtype) for range_ in ((0.5, 2), (-1, 1), (0.1, 1))]
+
+
+def descent_for(layers, logarithmic=False):
+    return Descent(0.01, 0.3 ** np.arange(layers), np.float64(1.7), logarithmic)
+
+
+@given(
+    shape=st.sampled_from([(1,), (16,), (5, 70), (3, 7, 33), (2, 1, 1), (1, 40, 3), (3, 300, 201), (1, 10_000)]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    logarithmic=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60)
+def test_the_engines_descend_as_the_definition_does(shape, dtype, logarithmic, seed):
+    rng = np.random.default_rng(seed)
+    gradient, start = rng.standard_normal(shape).astype(dtype), moments_of(shape, dtype, rng)
+    expected = [array.copy() for array in start]
+    REFERENCE.adam(expected[0], gradient, *expected[1:], descent_for(shape[0], logarithmic))
+    for name, fast in FAST.items():
+        found, unchanged = [array.copy() for array in start], gradient.copy()
+        fast.adam(found[0], gradient, *found[1:], descent_for(shape[0], logarithmic))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6 if dtype == np.float32 else 1e-13, err_msg=name)
+        np.testing.assert_array_equal(gradient, unchanged)
+
+
+@given(
+    shape=st.sampled_from(
+        [(1, 1, 1), (2, 7, 3), (3, 33, 5), (4, 31, 40), (1, 500, 250), (2, 70, 1030), (2, 3, 10_000)]
+    ),
+    terms=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    batch=st.sampled_from([1, 5, 64, 130]),
+    density=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    logarithmic=st.booleans(),
+)
+@settings(max_examples=60)
+def test_the_engines_descend_by_sums_of_outer_products_as_the_definition_does(
+    shape, terms, batch, density, dtype, logarithmic
+):
+    (layers, P, Q), rng = shape, np.random.default_rng(0)
+
+    def term():
+        a = rng.standard_normal((batch, P)) * (rng.random((batch, P)) < density)
+        return OuterSum(a.astype(dtype), rng.standard_normal((batch, Q)).astype(dtype))
+
+    sums, start = [[term() for _ in range(n)] for n in terms[:layers]], moments_of(shape, dtype, rng)
+    gradient, size = np.zeros(shape), np.zeros(shape)
+    for t, of_layer in enumerate(sums):
+        for a, b in of_layer:
+            gradient[t] += a.T.astype(np.float64) @ b
+            size[t] += np.abs(a.T).astype(np.float64) @ np.abs(b)
+    expected = [array.astype(np.float64) for array in start]
+    REFERENCE.adam(expected[0], gradient, *expected[1:], descent_for(layers, logarithmic))
+    for name, fast in {"reference": REFERENCE, **FAST}.items():
+        found = [array.copy() for array in start]
+        fast.adam_outer(found[0], sums, *found[1:], descent_for(layers, logarithmic))
+        rounding = (1e-6 if dtype == np.float32 else 1e-14) * (1 + size)
+        for a, b, error in zip(found, expected, (rounding, rounding, rounding * (1 + size)), strict=True):
+            assert (np.abs(a - b) <= error * (1 + np.abs(b))).all(), name
 
 
 def test_weights_count_samples_in_the_loss(rng):

@@ -13,17 +13,10 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.ops import FusedStep, ReferenceOps, Scalar, Signals, engine
+from cuista.ops import FusedStep, OuterSum, OuterSums, ReferenceOps, Scalar, Signals, engine
 
 # What one layer passes to the next: first the iterate x, then whatever else the network carries along.
 State = tuple[Any, ...]
-
-
-class OuterSum(NamedTuple):
-    """A matrix's gradient, not formed yet: Σ_i a_i ⊗ b_i = aᵀ b over a batch, with a (batch, P) and b (batch, Q)."""
-
-    a: Array
-    b: Array
 
 
 class Split(NamedTuple):
@@ -293,7 +286,8 @@ class Unrolled(ABC):
         window: float = 0.0,
         weights: Array | None = None,
         wanted: Collection[str] | None = None,
-    ) -> tuple[Scalar, dict[str, Array]]:
+        formed: bool = True,
+    ) -> tuple[Scalar, dict[str, Any]]:
         """The loss after `depth` layers, by default ½ Σ_i w_i ‖x_depth − x*_i‖² over the batch, and its gradients.
 
         Parameters
@@ -310,6 +304,9 @@ class Unrolled(ABC):
             The weights w, one for each example; all 1 if None.
         wanted
             The names of the parameters whose gradients are computed; all if None.
+        formed
+            Whether all gradients are formed. If not, those of learned matrices may be `OuterSums`, as
+            `ReferenceOps.adam_outer` takes them.
 
         Returns
         -------
@@ -324,7 +321,7 @@ class Unrolled(ABC):
         """
         self._check_names(wanted or ())
 
-        def on_part(y: Any, target: Array) -> tuple[Scalar, dict[str, Array]]:
+        def on_part(y: Any, target: Array, formed: bool = True) -> tuple[Scalar, dict[str, Any]]:
             y, factors = self.in_units(y)
             own_weights = weights
             if factors is not None:
@@ -337,11 +334,12 @@ class Unrolled(ABC):
                 state, backprop = self.layer(t, state, window)
                 backward.append(backprop)
             loss, d_state, d_output = self.loss(state, target, own_weights, depth)
-            gradients = {
+            gradients: dict[str, Any] = {
                 name: self.ops.empty(value.shape, value.dtype)
                 for name, value in self.parameters.items()
                 if wanted is None or name in wanted
             }
+            sums: dict[str, OuterSums] = {name: [[] for _ in gradient] for name, gradient in gradients.items()}
             for gradient in gradients.values():
                 gradient[depth if len(gradient) > 1 else 0 :] = 0
             # `depth` stands for the output and −1 for `begin`, which depend on shared parameters only.
@@ -355,17 +353,20 @@ class Unrolled(ABC):
                     if value is None:
                         if 0 <= t < depth and not shared:
                             gradient[t] = 0
-                    elif shared:  # the sum over the layers
-                        gradient[0] += self.ops.matmul(value.a.T, value.b) if isinstance(value, OuterSum) else value
                     elif isinstance(value, OuterSum):
-                        self.ops.matmul(value.a.T, value.b, out=gradient[t])
+                        sums[name][0 if shared else t].append(value)
+                    elif shared:  # the sum over the layers
+                        gradient[0] += value
                     else:
                         gradient[t] = value
+            for name, terms in sums.items():
+                if any(terms):  # then there is nothing else
+                    gradients[name] = self.ops.form_outer(terms, gradients[name]) if formed else terms
             return loss, gradients
 
         split = self.split(y, target)
         if split is None:
-            return on_part(y, target)
+            return on_part(y, target, formed)
         shape, at_a_time, part = split
         (loss, gradients), *others = self.ops.in_batches(shape, lambda rows: on_part(*part(rows)), at_a_time)
         for more, d_more in others:

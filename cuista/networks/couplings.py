@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cuista.checks import Array
-from cuista.networks.base import Backprop, Gradients, OuterSum, State, constant_start
+from cuista.networks.base import Backprop, Gradients, State, constant_start
 from cuista.operators import Dense
+from cuista.ops import OuterSum
 from cuista.ops.cpu import product
 
 Parameters = dict[str, Array]
@@ -36,6 +39,33 @@ class Step(NamedTuple):
 # Computes ∂L/∂state and the gradients of the parameters from the derivatives with respect to the step, and with respect
 # to what the layer passes on besides x.
 StepBackprop = Callable[[Step, State], tuple[State, Gradients]]
+
+
+@dataclass
+class Awaited:
+    """∂L/∂x = start + product, not formed yet.
+
+    Only the layer that x comes from knows which entries it needs: those that its thresholding did not turn off.
+
+    Attributes
+    ----------
+    start
+        (batch, N).
+    product
+        Returns a new array (batch, N), which is right where its argument, the thresholding's code, is not 0.
+    """
+
+    start: Array
+    product: Callable[[Array], Array]
+
+    def __add__(self, more: Array) -> Awaited:
+        return Awaited(self.start + more, self.product)
+
+    def where(self, code: Array) -> Array:
+        """The derivative where `code`, (batch, N) int8, is not 0; the other entries have no meaning."""
+        d_x = self.product(code)
+        d_x += self.start
+        return d_x
 
 
 class Coupling(ABC):
@@ -146,7 +176,8 @@ class Learned(Coupling):
         W = part("weight") if self.fixed is None else self.fixed
         r, kept = y, None
         if t > 0:  # x_0 = 0
-            r, kept = y - self.operator.apply(x), self.memory(x)
+            r, kept = self.operator.apply(x), self.memory(x)
+            r = ops.xp.subtract(y, r, out=r)
             if kept is not None:
                 r += kept * r_before
 
@@ -161,7 +192,8 @@ class Learned(Coupling):
             for more in (d.residual, d_carried[0]):
                 if more is not None:
                     d_r += more
-            return (d.start - self.operator.adjoint(d_r), None if kept is None else kept * d_r, None), gradients
+            d_x = Awaited(d.start, partial(self.operator.adjoint_where, -d_r))
+            return (d_x, None if kept is None else kept * d_r, None), gradients
 
         return Step(x, ops.matmul(r, W.T), r), (r, y), back
 
@@ -230,9 +262,9 @@ class Sensed(Coupling):
             d_r = ops.sparse_matmul(d.u, W)
             d_y, d_A = d_carried[0] or (None, None)
             d_y = d_r if d_y is None else d_y + d_r
-            d_x = d.start
+            d_x: Array | Awaited = d.start
             if t > 0:
-                d_x = d_x - ops.matmul(d_r, A)
+                d_x = Awaited(d.start, partial(ops.matmul_where, -d_r, A, transposed))
                 more = ops.matmul(d_r.T, x)
                 d_A = -more if d_A is None else d_A - more
             return (d_x, (d_y, d_A), None, None, None), {"weight": OuterSum(d.u, r)}

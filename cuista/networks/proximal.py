@@ -14,11 +14,11 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, OuterSum, Proposal, State, Unrolled, rms_of
-from cuista.networks.couplings import Analytic, Coupling, Learned, Momentum, Sensed, Step
+from cuista.networks.base import Backprop, Gradients, Proposal, State, Unrolled, rms_of
+from cuista.networks.couplings import Analytic, Awaited, Coupling, Learned, Momentum, Sensed, Step
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
-from cuista.ops import Scalar
+from cuista.ops import OuterSum, Scalar
 
 Kind = TypeVar("Kind", bound="Network")
 
@@ -46,7 +46,8 @@ class Proximal(Unrolled):
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
             # z = start + α u, so ∂L/∂start = dz and ∂L/∂u = α dz. Apart from what τ adds, they are sparse like x_next.
-            delta = d_state[0].reshape(step.u.shape)
+            d_x = d_state[0]
+            delta = d_x.where(code) if isinstance(d_x, Awaited) else d_x.reshape(step.u.shape)
             dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, alpha, tau, window)
             d_theta, more_d_x, more_d_u, d_residual = back_to_theta(d_tau)
             d_u = alpha.astype(dz.dtype) * dz if self.step_sizes else dz

@@ -63,6 +63,10 @@ class Dense(Operator):
     def adjoint(self, y: Array) -> Array:
         return self.ops.matmul(y, self._matrix)
 
+    def adjoint_where(self, y: Array, where: Array) -> Array:
+        """`adjoint` in the entries where `where`, (batch, N) int8, is not 0; the others are right, too, or 0."""
+        return self.ops.matmul_where(y, self._matrix, self._transposed, where)
+
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r, where G = A Aᵀ + λI, by a Cholesky factorisation in float64.
 

@@ -16,7 +16,7 @@ from cuista.messages import warn
 from cuista.ops.cpu import CpuOps
 from cuista.ops.cuda import CudaOps
 from cuista.ops.native import NativeOps
-from cuista.ops.reference import Bernoulli, FusedStep, Normal, ReferenceOps, Scalar, Signals
+from cuista.ops.reference import Bernoulli, FusedStep, Normal, OuterSum, OuterSums, ReferenceOps, Scalar, Signals
 
 __all__ = [
     "Bernoulli",
@@ -25,6 +25,8 @@ __all__ = [
     "FusedStep",
     "NativeOps",
     "Normal",
+    "OuterSum",
+    "OuterSums",
     "ReferenceOps",
     "Scalar",
     "Signals",

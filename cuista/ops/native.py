@@ -7,6 +7,7 @@ by side (`cuista.parallel`).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,12 +20,18 @@ from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import SHARD
 from cuista.ops.cpu import CpuOps
-from cuista.ops.reference import FusedStep, Normal, Scalar, Scalars, Signals
+from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
 
 # Below this share of non-zeros, a sparse product is faster than BLAS's dense one: with AVX2, one thread and matrices of
 # 250 × 500 and 500 × 500, below 0.23 to 0.34. This is a constant because BLAS adds in another order. If it were
 # measured in each process, runs with the same seed would differ in their last bits.
 SPARSE_DENSITY = 0.25
+# Up to this share of wanted entries, they are computed one by one, and up to this share of non-zeros, a gradient is
+# formed a few rows at a time. Both are constants for the same reason, measured in the same way.
+WANTED_DENSITY = 0.2
+OUTER_DENSITY = 0.4
+# How many entries of a parameter a thread updates at a time.
+PART = 2**17
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 # The length of the vectors by which products are timed.
@@ -57,13 +64,23 @@ class NativeOps(CpuOps):
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if not _alike(a, b) or a.ndim != 2 or b.ndim != 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return self.matmul(a, b)
-        if np.count_nonzero(a) > SPARSE_DENSITY * a.size:
+        if self._density(a) > SPARSE_DENSITY:
             return self.matmul(a, b)
         (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
         product = empty((rows, columns), a.dtype)
         index, value = empty((SHARD, inner), np.uint32), empty((SHARD, inner), a.dtype)
         run = self._library("sparse_matmul", a.dtype)
         run(a, b, rows, inner, columns, index, value, product)
+        return product
+
+    def matmul_where(self, a: Array, b: Array, transposed: Array, where: Array) -> Array:
+        dense = np.count_nonzero(where) > WANTED_DENSITY * where.size
+        if dense or not _alike(a, transposed) or not transposed.flags.c_contiguous or where.dtype != np.int8:
+            return self.matmul(a, b)
+        (rows, inner), columns = a.shape, len(transposed)
+        product, index = self._pool.empty((rows, columns), a.dtype), self._pool.empty((columns,), np.uint32)
+        run = self._library("multiply_where", a.dtype)
+        run(self.asarray(a, a.dtype), transposed, where, rows, inner, columns, index, product)
         return product
 
     def shrink_select(
@@ -100,6 +117,14 @@ class NativeOps(CpuOps):
         run(delta, code, *step, window, *x.shape, d_z, d_step_size, d_threshold)
         return d_z, float(d_step_size[0]), d_threshold
 
+    def _density(self, *arrays: Array) -> float:
+        """The share of entries that are not zero."""
+        present, size = 0, 0
+        for array in arrays:  # NumPy counts the True faster than the numbers that are not zero
+            nonzero = np.not_equal(array, 0, out=self._pool.empty(array.shape, np.bool_))
+            present, size = present + np.count_nonzero(nonzero), size + array.size
+        return present / max(size, 1)
+
     def pack(self, matrix: Array) -> Array:
         rows, columns = matrix.shape
         packed = _aligned(rows * _padded(columns, matrix.dtype), matrix.dtype)
@@ -127,6 +152,34 @@ class NativeOps(CpuOps):
         sizes = (len(support), rows, N, each)
         run(self.asarray(Wy, dtype), packed, *layers, self._dense_from(dtype), *sizes, *room, x_next)
         return x_next
+
+    def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
+        if not _alike(gradient, parameter, mean, square):
+            return super().adam(parameter, gradient, mean, square, descent)
+        gradient, layers = self.asarray(gradient, parameter.dtype), len(parameter)
+        how = (*_scales(descent, layers, parameter.dtype), parameter.size // layers)
+        run = self._library("adam", parameter.dtype)
+
+        def work(part: slice) -> None:
+            run(gradient, *how, part.start, part.stop - part.start, parameter, mean, square)
+
+        _in_parts(parameter.size, work, PART)
+
+    def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
+        (layers, P, Q), dtype, empty = parameter.shape, parameter.dtype, self._pool.empty
+        terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
+        if not terms or not _alike(parameter, mean, square) or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
+            return super().adam_outer(parameter, gradient, mean, square, descent)
+        starts = np.cumsum([0, *map(len, gradient)], dtype=np.int64)
+        words = np.array([(_address(a), _address(b), len(a)) for a, b in terms], np.uintp)
+        how, batch = (*_scales(descent, layers, dtype), P, Q), max(len(a) for a, _ in terms)
+        run = self._library("adam_outer", dtype)
+
+        def work(rows: slice) -> None:
+            room = (empty((SHARD, batch), np.uint32), empty((SHARD, batch), dtype), empty((SHARD, Q), dtype))
+            run(words, starts, *how, rows.start, rows.stop - rows.start, batch, *room, parameter, mean, square)
+
+        _in_parts(layers * P, work, max(PART // Q, SHARD))
 
     def _dense_from(self, dtype: np.dtype[Any]) -> float:
         """The share of non-zero entries above which iterates are multiplied as dense ones."""
@@ -230,6 +283,24 @@ def _in_pairs(parts: list[Array]) -> Array:
     return parts[0]
 
 
+def _in_parts(size: int, work: Callable[[slice], None], part: int) -> None:
+    """Do work on `size` numbers in parts, by several threads if there is more than one part."""
+    if size <= part:
+        work(slice(0, size))
+    else:
+        parallel.in_batches(size, work, part)
+
+
+def _scales(descent: Descent, layers: int, dtype: np.dtype[Any]) -> tuple[Array, float, bool]:
+    """How gradients are scaled, layer by layer, and the rate, and whether the descent is logarithmic."""
+    return (descent.scale * descent.factors[:layers]).astype(dtype), descent.rate, descent.logarithmic
+
+
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
 def _alike(*arrays: Array) -> bool:
     """Whether arrays are of the same type, and of one that the library has."""
     dtype = arrays[0].dtype
@@ -252,6 +323,5 @@ def _padded(entries: int, dtype: np.dtype[Any]) -> int:
 def _aligned(entries: int, dtype: DTypeLike) -> Array:
     """An uninitialised array that begins with a line."""
     array = np.empty(entries + LINE // np.dtype(dtype).itemsize, dtype)
-    address: int = array.__array_interface__["data"][0]
-    first = -address % LINE // array.itemsize
+    first = -_address(array) % LINE // array.itemsize
     return array[first : first + entries]

@@ -67,6 +67,17 @@ class Descent(NamedTuple):
     logarithmic: bool
 
 
+class OuterSum(NamedTuple):
+    """A matrix's gradient, not formed yet: Σ_i a_i ⊗ b_i = aᵀ b over a batch, with a (batch, P) and b (batch, Q)."""
+
+    a: Array
+    b: Array
+
+
+# The gradients of matrices (T, P, Q), not formed yet: for each matrix, the terms whose sum its gradient is.
+OuterSums = list[list[OuterSum]]
+
+
 class Signals(NamedTuple):
     """The distribution of training signals: see `Problem.sample_weighted`.
 
@@ -223,12 +234,31 @@ class ReferenceOps:
         """The product a b, where the rows of a are mostly zeros. An engine may make use of that."""
         return self.matmul(a, b)
 
+    def matmul_where(self, a: Array, b: Array, transposed: Array, where: Array) -> Array:
+        """The product a b (P, R) in the entries where `where`, (P, R) int8, is not 0. The others are right, too, or 0.
+
+        An engine uses either b (Q, R) or its transpose (R, Q), whichever is faster. Both are contiguous.
+        """
+        return self.matmul(a, b)
+
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
         """The product a b, in which the bits of a row do not depend on the other rows of a.
 
         `density` is the expected share of non-zeros in a; an engine may make use of it.
         """
         return self.matmul(a[:, None], b)[:, 0]
+
+    def form_outer(self, sums: OuterSums, out: Array) -> Array:
+        """Write matrices (T, P, Q) that are given as sums to `out`, and return it; where there are no terms, 0."""
+        for matrix, terms in zip(out, sums, strict=True):
+            if not terms:
+                matrix[...] = 0
+            for i, (a, b) in enumerate(terms):
+                if i == 0:
+                    self.matmul(a.T, b, out=matrix)
+                else:
+                    matrix += self.matmul(a.T, b)
+        return out
 
     def solve_positive(self, G: Array, B: Array) -> Array:
         """G⁻¹B for stacks of symmetric positive definite G (n, M, M) and of B (n, M, K), float64.
@@ -584,6 +614,11 @@ class ReferenceOps:
             parameter *= np.exp(-change)
         else:
             parameter -= change
+
+    def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
+        """`adam` for matrices (T, P, Q) whose gradient is not formed yet. An engine may do without forming it whole."""
+        formed = self.form_outer(gradient, self.empty(parameter.shape, parameter.dtype))
+        self.adam(parameter, formed, mean, square, descent)
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False

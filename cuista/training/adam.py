@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from cuista.checks import Array
 from cuista.kernels.constants import BETA1, BETA2
-from cuista.ops import ReferenceOps, Scalar
+from cuista.ops import OuterSums, ReferenceOps, Scalar
 from cuista.ops.reference import Descent
 
 # One learning rate for a whole parameter, or one for each of its matrices.
@@ -28,7 +29,7 @@ class Adam:
         self,
         ops: ReferenceOps,
         parameters: dict[str, Array],
-        gradients: dict[str, Array],
+        gradients: Mapping[str, Array | OuterSums],
         rates: Mapping[str, Rate],
         factors: Array,
         layers: slice = slice(None),
@@ -45,6 +46,8 @@ class Adam:
         ----------
         ops
             The engine to which all these arrays belong.
+        gradients
+            As `Unrolled.loss_and_gradients` returns them, formed or not.
         rates
             The learning rate of each parameter or of each of its matrices. With a rate of 0 or none it stays as it is.
         layers
@@ -61,20 +64,19 @@ class Adam:
                 continue
             gradient = gradients[name]
             if name not in self.mean:
-                self.mean[name], self.square[name] = ops.xp.zeros_like(gradient), ops.xp.zeros_like(gradient)
+                self.mean[name], self.square[name] = (ops.xp.zeros_like(parameters[name]) for _ in range(2))
             span, own = (slice(1), factors[layers][-1:]) if name in last else (layers, factors[layers])
-            parameter, gradient, mean, square = (
-                array[span] for array in (parameters[name], gradient, self.mean[name], self.square[name])
-            )
-            if not len(parameter):
+            arrays: list[Any] = [
+                each[span] for each in (parameters[name], gradient, self.mean[name], self.square[name])
+            ]
+            if not len(arrays[0]):
                 continue
+            update: Callable[..., None] = ops.adam_outer if isinstance(gradient, list) else ops.adam
             is_logarithmic = name in logarithmic
             if not isinstance(rate, tuple):
-                descent = Descent(float(rate * correction), own, scale, is_logarithmic)
-                ops.adam(parameter, gradient, mean, square, descent)
+                update(*arrays, Descent(float(rate * correction), own, scale, is_logarithmic))
                 continue
-            each = [array.reshape(-1, *array.shape[-2:]) for array in (parameter, gradient, mean, square)]
+            matrices = [each if isinstance(each, list) else each.reshape(-1, *each.shape[-2:]) for each in arrays]
             for i, matrix_rate in enumerate(rate):
-                one, d_one, m, v = (array[i : i + 1] for array in each)
                 descent = Descent(float(matrix_rate * correction), factors[:1], scale, is_logarithmic)
-                ops.adam(one, d_one, m, v, descent)
+                update(*(each[i : i + 1] for each in matrices), descent)

@@ -362,7 +362,7 @@ class _Run:
         if state.step % stage.validate_every == 0 or state.step == stage.steps:
             self._validate(stage)
 
-    def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, Parameters]:
+    def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, dict[str, Any]]:
         """The loss and gradients on new examples, by the engine's fused kernel if it has one and that is faster."""
         state, network = self.state, self.learning
         if self.fused and self.fused.suits(stage.batch, state.density):
@@ -373,7 +373,8 @@ class _Run:
         if weights is not None:
             weights **= self.source.weight_power
         wanted = [name for name, rate in self.rates.items() if rate]
-        loss, gradients = network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted)
+        formed = not isinstance(self.ranks, Alone)  # only what is formed can be summed over ranks
+        loss, gradients = network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted, formed)
         return loss, gradients
 
     def _validate(self, stage: Stage) -> None:
