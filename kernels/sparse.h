@@ -194,7 +194,10 @@ __attribute__((noinline)) void multiply_packed(
     long entries = 0;
     for (long row = 0; row < count; ++row) entries += lists[row].length;
     const bool are_dense = entries > dense * count * inner;
-    const long part = 128;
+    // So many rows of the matrix at a time that a vector has about 20 entries among them. Fewer rows stay in a nearer
+    // cache while all vectors use them, but then sums are read and written more often.
+    const long wanted = entries > 0 ? 20 * count * inner / entries : inner;
+    const long part = wanted < 64 ? 64 : wanted < 1024 ? wanted : 1024;
     for (long panel = 0; panel < panels.count; ++panel) {
         const long begin = panels.begin(panel) * LANES<Real>, width = panels.begin(panel + 1) * LANES<Real> - begin;
         const long vectors = width / LANES<Real>;
@@ -203,7 +206,6 @@ __attribute__((noinline)) void multiply_packed(
             multiply_panel(rows, count, distance, matrix, inner, vectors, products + begin, room);
             continue;
         }
-        // Part by part, as above.
         long done[SHARD] = {};
         for (long first = 0; first < inner; first += part) {
             const unsigned end = first + part;

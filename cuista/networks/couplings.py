@@ -108,7 +108,7 @@ class Analytic(Coupling):
         self.formed = operator.N <= 8 * operator.M
         # The factor that turns x (or x Aᵀ, if WᵀA is not formed) into −x AᵀW, and its transpose.
         factor = -product(A.T, W) if self.formed else -W
-        self.W, self.factor, self.transposed = (ops.asarray(each, self.dtype) for each in (W, factor, factor.T))
+        self.W, self.factor = (ops.asarray(each, self.dtype) for each in (W, factor))
 
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
         return (self.zeros(y), self.ops.matmul(y, self.W)), constant_start
@@ -128,6 +128,11 @@ class Analytic(Coupling):
             return (d_x, None), {}
 
         return Step(x, u), (Wy,), back
+
+    @property
+    def transposed(self) -> Array:
+        """The factor's transpose, for backward passes only."""
+        return self.ops.kept(self, "transposed", lambda: self.ops.asarray(self.factor.T, self.dtype))
 
     @property
     def packed(self) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cuista.checks import Array
@@ -45,14 +47,15 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
             float(network.parameter(name, t - 1).mean()) if name in network.shapes else 1.0 for name in FITTED
         )
         starts.append((alpha, np.log(max(theta, tiny))))
-    fits = []
-    for alpha, log_theta in starts:
+
+    def fit(number: slice) -> Any:
+        alpha, log_theta = starts[number.start]
         simplex = np.array([(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)])
         simplex = simplex if steps else simplex[::2, 1:]
-        fits.append(
-            minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
-        )
-    best = min(fits, key=lambda fit: float(fit.fun)).x
+        return minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
+
+    fits = ops.in_batches((len(starts), 1), fit, 1)
+    best = min(fits, key=lambda found: float(found.fun)).x
     if steps:
         network.parameters["step_size"][t] = best[0]
     network.parameters["threshold"][t] = np.exp(best[-1])
