@@ -1,5 +1,6 @@
 // The update of the parameters on the device, so that no number goes to the host between steps.
 #include "common.cuh"
+#include "descent.cuh"
 
 // Updates the running mean of the loss per sample (0 before the first), and computes the scale of relative descent,
 // 1/(B √(L·L̄)). Runs in one thread. See ReferenceOps.track_loss.
@@ -23,10 +24,6 @@ KERNEL __launch_bounds__(128, 1) adam(
     if (i >= size) return;
     real g = gradient[i] * real(*scale * factors[i / per_layer]);
     if (logarithmic) g *= parameter[i];
-    const real m = mean[i] + real(1 - BETA1) * (g - mean[i]);
-    const real v = square[i] + real(1 - BETA2) * (g * g - square[i]);
-    const real change = real(rate) * m / (sqrt(v) + real(EPSILON));
-    mean[i] = m;
-    square[i] = v;
+    const real change = adam_change(g, real(rate), mean[i], square[i]);
     parameter[i] = logarithmic ? parameter[i] * exp(-change) : parameter[i] - change;
 }

@@ -1,5 +1,6 @@
 // Adam, and Adam from gradients that are sums of outer products. See ReferenceOps.adam and ReferenceOps.adam_outer.
 #pragma once
+#include "descent.cuh"
 #include "sparse.h"
 
 // Updates `count` entries of a layer in place. The gradient is still to be multiplied by `scale`.
@@ -8,13 +9,7 @@ __forceinline__ void descend(
     const Real* __restrict__ gradient, Real scale, Real rate, int logarithmic, long count, Real* __restrict__ parameter,
     Real* __restrict__ mean, Real* __restrict__ square)
 {
-    auto change = [=](long j, Real g) {
-        const Real m = mean[j] + Real(1 - BETA1) * (g - mean[j]);
-        const Real v = square[j] + Real(1 - BETA2) * (g * g - square[j]);
-        mean[j] = m;
-        square[j] = v;
-        return rate * m / (sqrt(v) + Real(EPSILON));
-    };
+    auto change = [=](long j, Real g) { return adam_change(g, rate, mean[j], square[j]); };
     if (logarithmic) {
         for (long j = 0; j < count; ++j) parameter[j] *= Real(exp(-change(j, gradient[j] * scale * parameter[j])));
     } else {
