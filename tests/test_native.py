@@ -165,6 +165,16 @@ def test_a_run_that_goes_on_with_another_engine_says_so(small_problem, small_wei
     np.testing.assert_allclose(continuing.history["nmse_db"], expected.history["nmse_db"], atol=0.05)
 
 
+@on_native_engines
+@pytest.mark.parametrize("shape", [(1, 5), (7, 1), (4,), (1,), (3, 5, 1)])
+def test_thresholds_of_a_wrong_shape_are_refused(native_ops, shape):
+    x, code, theta = np.zeros((3, 5)), np.zeros((3, 5), np.int8), np.ones(shape)
+    with pytest.raises(ValueError, match="do not fit"):
+        native_ops.shrink_select(x, x, 1.0, theta, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        native_ops.shrink_select_backward(x, code, x, x, 1.0, theta)
+
+
 def test_several_layers_may_not_pass_on_what_is_not_a_number(small_model):
     y = np.zeros((1, small_model.problem.M))
     y[0, 3] = np.nan
