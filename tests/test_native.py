@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -245,10 +246,19 @@ for width in Library(path).widths:
 
 
 def compiled(folder, *options):
-    """The library, compiled with these options, too."""
-    library, sources = folder / "library.so", [str(native.FOLDER / f"{source}.cpp") for source in native.SOURCES]
-    flags = [*native.FLAGS, *DEFINITIONS, "-g1", "-shared", "-fPIC", *options]
-    subprocess.run([shim.compiler(), *flags, *sources, "-o", library], check=True)
+    """The library for the widths that this processor has, compiled with these options, too."""
+    flags = [*native.FLAGS, *DEFINITIONS, "-g1", "-fPIC", *options]
+
+    def compile_one(name):
+        command = [shim.compiler(), *flags, "-c", native.FOLDER / f"{name}.cpp", "-o", folder / f"{name}.o"]
+        subprocess.run(command, check=True)
+        return folder / f"{name}.o"
+
+    names = ["native", *(f"cpu_{width}" for width in native.library().widths)]
+    with ThreadPoolExecutor() as pool:  # optimised code with checks takes minutes to compile
+        objects = list(pool.map(compile_one, names))
+    library = folder / "library.so"
+    subprocess.run([shim.compiler(), *options, "-shared", *objects, "-o", library], check=True)
     return library
 
 

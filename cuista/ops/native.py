@@ -310,7 +310,7 @@ def _alike(*arrays: Array) -> bool:
 def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
     """How far the thresholds of one sample are from those of the next, and of one coordinate from those of the next."""
     if theta.shape not in ((), shape[1:], (shape[0], 1), shape):
-        raise ValueError(f"thresholds {theta.shape} do not fit an iterate {shape}")  # the library would read beyond them
+        raise ValueError(f"thresholds {theta.shape} do not fit an iterate {shape}")  # one would read beyond their end
     if theta.ndim < 2:
         return 0, theta.ndim
     return theta.shape[1], int(theta.shape[1] > 1)
