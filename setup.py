@@ -20,6 +20,8 @@ library = Extension(
     sources=[f"kernels/{source}.cpp" for source in SOURCES],
     depends=[*map(str, Path("kernels").glob("*.h")), *map(str, Path("kernels").glob("*.cuh"))],
     extra_compile_args=[*FLAGS, *DEFINITIONS],
+    language="c",  # how it is linked: nothing of the C++ library is used …
+    libraries=["m"],  # … but two of C's functions
     py_limited_api=True,
     optional=True,
 )

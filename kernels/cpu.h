@@ -16,6 +16,11 @@
 #define INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+// Otherwise GCC turns selections into branches, which it does not vectorise. Clang does not, and has no such option.
+#ifndef __clang__
+#pragma GCC optimize("no-thread-jumps")
+#endif
+
 // -- CUDA's functions ------------------------------------------------------------------------------------------------
 
 __forceinline__ float fabs(float x) { return __builtin_fabsf(x); }

@@ -22,7 +22,7 @@ SOURCES = ("native", "cpu_avx512", "cpu_avx2", "cpu_neon", "cpu_plain")
 FLAGS = (
     *("-std=c++17", "-O3", "-g0", "-fvisibility=hidden"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
-    "-fno-thread-jumps",  # otherwise GCC turns selections into branches, which it does not vectorise
+    "-Wno-unknown-pragmas",  # GCC does not know CUDA's #pragma unroll
 )
 
 # The arguments of the functions: pointers, numbers of the function's floating-point type, `long`, `int`,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -164,6 +166,16 @@ def test_a_run_that_goes_on_with_another_engine_says_so(small_problem, small_wei
     np.testing.assert_allclose(continuing.history["nmse_db"], expected.history["nmse_db"], atol=0.05)
 
 
+@on_native_engines
+@pytest.mark.parametrize("shape", [(1, 5), (7, 1), (4,), (1,), (3, 5, 1)])
+def test_thresholds_of_a_wrong_shape_are_refused(native_ops, shape):
+    x, code, theta = np.zeros((3, 5)), np.zeros((3, 5), np.int8), np.ones(shape)
+    with pytest.raises(ValueError, match="do not fit"):
+        native_ops.shrink_select(x, x, 1.0, theta, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        native_ops.shrink_select_backward(x, code, x, x, 1.0, theta)
+
+
 def test_several_layers_may_not_pass_on_what_is_not_a_number(small_model):
     y = np.zeros((1, small_model.problem.M))
     y[0, 3] = np.nan
@@ -233,17 +245,91 @@ for width in Library(path).widths:
 """
 
 
+def compiled(folder, *options):
+    """The library for the widths that this processor has, compiled with these options, too."""
+    flags = [*native.FLAGS, *DEFINITIONS, "-g1", "-fPIC", *options]
+
+    def compile_one(name):
+        command = [shim.compiler(), *flags, "-c", native.FOLDER / f"{name}.cpp", "-o", folder / f"{name}.o"]
+        subprocess.run(command, check=True)
+        return folder / f"{name}.o"
+
+    names = ["native", *(f"cpu_{width}" for width in native.library().widths)]
+    with ThreadPoolExecutor() as pool:  # optimised code with checks takes minutes to compile
+        objects = list(pool.map(compile_one, names))
+    library = folder / "library.so"
+    subprocess.run([shim.compiler(), *options, "-shared", *objects, "-o", library], check=True)
+    return library
+
+
+def under(sanitizer, code, *arguments, **options):
+    """Execute Python code in a process of its own, in which the sanitizer's runtime is loaded first."""
+    find = [shim.compiler(), f"-print-file-name=lib{sanitizer}.so"]
+    runtime = subprocess.run(find, capture_output=True, text=True, check=True).stdout.strip()
+    if not os.path.isabs(runtime):
+        pytest.skip(f"{shim.compiler()} has no lib{sanitizer}.so")
+    environment = {**os.environ, **options, "LD_PRELOAD": runtime}
+    command = [*shim._without_aslr(), sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
 @pytest.mark.slow
 def test_the_library_reads_and_writes_only_what_it_may(tmp_path):
     if reason := shim.why_not() or native.why_not():
         pytest.skip(reason)
-    compiler, library, flag = shim.compiler(), tmp_path / "library.so", "-fsanitize=address,undefined"
-    sources = [str(native.FOLDER / f"{source}.cpp") for source in native.SOURCES]
-    flags = [*native.FLAGS, *DEFINITIONS, "-g1", "-shared", "-fPIC", flag, "-fno-sanitize-recover=all"]
-    subprocess.run([compiler, *flags, *sources, "-o", library], check=True)
-    runtime = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
-    environment = {**os.environ, **shim.OPTIONS, "LD_PRELOAD": runtime.stdout.strip()}
-    command = [*shim._without_aslr(), sys.executable, "-c", CHECK, library]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    library = compiled(tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    done = under("asan", CHECK, library, **shim.OPTIONS)
     assert done.returncode == 0, done.stderr
     assert tuple(done.stdout.split()) == native.library().widths
+
+
+THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import numpy as np
+import cuista
+from cuista import parallel
+from cuista.kernels.native import Library
+from cuista.ops import NativeOps
+
+path, parallel.processors = Path(sys.argv[1]), lambda: 4
+problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1)), pnz=0.1, snr_db=30.0)
+weight, (_, y) = cuista.solve_exact(problem.A), problem.sample(2000)
+for width in Library(path).widths:
+    ops = NativeOps(Library(path, width))
+    for net in ("alista", "lista-cpss"):
+        model = cuista.Model.new(problem, weight, net, layers=4, ops=ops)
+        cuista.train(model, cuista.FastRecipe(batch=200, validation_batch=200, layer_steps=5, max_steps=20))
+        model.recover(y)
+    print(width, flush=True)
+if sys.argv[2:] == ["shared"]:
+    matrix, packed, pack = np.ones((100, 400)), np.empty((100, 400)), ops._library("pack", np.dtype(float))
+    list(ThreadPoolExecutor(4).map(lambda _: pack(matrix, 100, 400, packed), range(100)))
+"""
+
+
+@pytest.mark.slow
+def test_threads_share_nothing_that_one_of_them_writes(tmp_path):
+    if reason := shim.why_not("thread") or native.why_not():
+        pytest.skip(reason)
+    library = compiled(tmp_path, "-fsanitize=thread")
+    # Python, NumPy and BLAS are not compiled for the sanitizer. It knows their locks, but not what they read and write.
+    options = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0", "OPENBLAS_NUM_THREADS": "1"}
+    done = under("tsan", THREADS, library, **options)
+    assert done.returncode == 0, done.stderr
+    assert tuple(done.stdout.split()) == native.library().widths
+    done = under("tsan", THREADS, library, "shared", **options)  # it would have seen a race
+    assert done.returncode != 0
+    assert "data race" in done.stderr
+    assert tuple(done.stdout.split()) == native.library().widths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_compilers_find_nothing_to_warn_of(compiler, tmp_path):
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    flags = [*native.FLAGS, *DEFINITIONS, "-Wall", "-Wextra", "-Werror", "-c"]
+    for source in native.SOURCES:
+        subprocess.run([compiler, *flags, native.FOLDER / f"{source}.cpp", "-o", tmp_path / "object"], check=True)

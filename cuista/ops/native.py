@@ -99,7 +99,7 @@ class NativeOps(CpuOps):
         theta, support = self.asarray(threshold, x.dtype), self.asarray(k, np.int64)
         x_next, code = self._pool.empty(x.shape, x.dtype), self._pool.empty(x.shape, np.int8)
         run = self._library("shrink_select", x.dtype)
-        thresholding = (float(step_size), theta, *_strides(theta), support, support.ndim)
+        thresholding = (float(step_size), theta, *_strides(theta, x.shape), support, support.ndim)
         room = (self._pool.empty(x.shape[1:], np.uint32), self._pool.empty(x.shape[1:], x.dtype))
         run(x, u, *thresholding, window, one_sided, *x.shape, *room, x_next, code)
         return x_next, code
@@ -113,7 +113,7 @@ class NativeOps(CpuOps):
         code, theta = self.asarray(code, np.int8), self.asarray(threshold, x.dtype)
         d_z, d_step_size, d_threshold = self._pool.empty(x.shape, x.dtype), np.zeros(1), np.zeros(theta.shape)
         run = self._library("shrink_select_backward", x.dtype)
-        step = (x, u, float(step_size), theta, *_strides(theta))
+        step = (x, u, float(step_size), theta, *_strides(theta, x.shape))
         run(delta, code, *step, window, *x.shape, d_z, d_step_size, d_threshold)
         return d_z, float(d_step_size[0]), d_threshold
 
@@ -307,8 +307,10 @@ def _alike(*arrays: Array) -> bool:
     return dtype in (np.float32, np.float64) and all(array.dtype == dtype for array in arrays)
 
 
-def _strides(theta: Array) -> tuple[int, int]:
+def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
     """How far the thresholds of one sample are from those of the next, and of one coordinate from those of the next."""
+    if theta.shape not in ((), shape[1:], (shape[0], 1), shape):
+        raise ValueError(f"thresholds {theta.shape} do not fit an iterate {shape}")  # one would read beyond their end
     if theta.ndim < 2:
         return 0, theta.ndim
     return theta.shape[1], int(theta.shape[1] > 1)
