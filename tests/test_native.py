@@ -289,11 +289,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 import cuista
-from cuista import parallel
 from cuista.kernels.native import Library
 from cuista.ops import NativeOps
 
-path, parallel.processors = Path(sys.argv[1]), lambda: 4
+path = Path(sys.argv[1])
 problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1)), pnz=0.1, snr_db=30.0)
 weight, (_, y) = cuista.solve_exact(problem.A), problem.sample(2000)
 for width in Library(path).widths:
@@ -315,7 +314,7 @@ def test_threads_share_nothing_that_one_of_them_writes(tmp_path):
         pytest.skip(reason)
     library = compiled(tmp_path, "-fsanitize=thread")
     # Python, NumPy and BLAS are not compiled for the sanitizer. It knows their locks, but not what they read and write.
-    options = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0", "OPENBLAS_NUM_THREADS": "1"}
+    options = {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1:report_signal_unsafe=0", "CUISTA_WORKERS": "4"}
     done = under("tsan", THREADS, library, **options)
     assert done.returncode == 0, done.stderr
     assert tuple(done.stdout.split()) == native.library().widths
