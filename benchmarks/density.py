@@ -1,4 +1,4 @@
-"""Time products with sparse rows in every way that the CPU's engines have, to see from which density on dense ones win.
+"""Time products with sparse rows in every way that the CPU's engines have, to see above which density dense ones win.
 
     pip install . && python benchmarks/density.py
 

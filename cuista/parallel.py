@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,13 +56,15 @@ class Alone:
 
 
 def processors() -> int:
-    """The number of threads that compute: CUISTA_WORKERS, or the physical cores that this process may use.
+    """The number of threads that compute: that of the last block of `workers`, CUISTA_WORKERS, or what is allowed.
 
     Raises
     ------
     InputError
         If CUISTA_WORKERS is not a whole number of 1 or more.
     """
+    if _blocks:
+        return _blocks[-1][0]
     given = os.environ.get(WORKERS, "")
     if not given:
         return allowance().workers
@@ -71,24 +73,33 @@ def processors() -> int:
     return int(given)
 
 
+# The numbers of the blocks of `workers` that have not ended, the last to be entered at the end.
+_blocks: list[list[int]] = []
+
+
 @contextlib.contextmanager
 def workers(count: int | None = None) -> Iterator[None]:
     """Compute with this many threads in the block, with one thread in BLAS; None leaves the number as it is.
 
-    The number holds for the whole process, as CUISTA_WORKERS does, which is set in the block. Results have the same
-    bits for any number.
+    The number holds for the whole process. Among blocks of several threads, that which was entered last decides.
+    Results have the same bits for any number.
+
+    Raises
+    ------
+    InputError
+        If the number, or CUISTA_WORKERS where that decides, is not a whole number of 1 or more.
     """
-    before = os.environ.get(WORKERS)
+    if count is not None and (not hasattr(count, "__index__") or count < 1):
+        raise InputError(f"the number of workers is {count!r}; expected a whole number, 1 or greater", option="workers")
+    block = [processors() if count is None else int(count)]
     if count is not None:
-        os.environ[WORKERS] = str(count)
+        _blocks.append(block)
     try:
-        processors()  # reports a wrong number before any work is done
         with one_blas_thread():
             yield
     finally:
         if count is not None:
-            os.environ.pop(WORKERS, None)
-            os.environ.update({} if before is None else {WORKERS: before})
+            _blocks[:] = [other for other in _blocks if other is not block]
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Allowance:
 
     @property
     def workers(self) -> int:
-        """The number of threads that have a core each, and are not stopped because the quota is used up."""
+        """One thread for each core, or for each processor that the quota allows, rounded up, if these are fewer."""
         return self.cores if self.quota >= self.cores else max(math.ceil(self.quota), 1)
 
     def __str__(self) -> str:
@@ -190,12 +201,12 @@ class _Limit:
     def hold(self) -> None:
         """Limit the BLAS libraries that are loaded; those that were loaded since the first holder came, too."""
         with self.guard:
-            self.holders += 1
             libraries = _blas_libraries("scipy.linalg" in sys.modules, "scipy.sparse" in sys.modules)
             if not any(libraries is each for each in self.limited):
                 _take_control()
                 self.limited.append(libraries)
                 self.limiters.append(libraries.limit(limits=1, user_api="blas"))
+            self.holders += 1
 
     def release(self) -> None:
         """Lift the limit if nobody else wants it."""
@@ -273,8 +284,15 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
     with one_blas_thread():
         if min(processors(), len(slices)) < 2:
             return [work(part) for part in slices]
-        contexts = [contextvars.copy_context() for _ in slices]
-        return list(_workers(processors()).map(lambda context, part: context.run(work, part), contexts, slices))
+        pool = _workers(processors())
+        parts = [pool.submit(contextvars.copy_context().run, work, part) for part in slices]
+        try:
+            return [part.result() for part in parts]
+        except BaseException:  # nobody may change the arrays that are still read or written, or lift BLAS's limit
+            for part in parts:
+                part.cancel()
+            wait(parts)
+            raise
 
 
 _worker = threading.local()

@@ -3,7 +3,7 @@
 // to finish adds up the gradients of all.
 //
 // A product with a sparse vector gathers rows of a matrix that stays in the L2 cache. Because WᵀA is formed beforehand
-// (see networks/alista.py), all products are of this kind except the one with y, which is dense. The kernel is correct
+// (see networks/couplings.py), all products are of this kind, even the one with y, which is dense. The kernel is correct
 // for any density, and fast while the iterates are sparse or the batch is small.
 #include "list.cuh"
 #include "philox.cuh"
@@ -37,7 +37,7 @@ KERNEL __launch_bounds__(256, sizeof(real) == 4 ? 3 : 2) alista_step(
     __shared__ Key cut;
     Block block(slots);
 
-    // In the arrays of N entries, each thread reads and writes only its own entries.
+    // In the arrays of N entries, each thread reads and writes only its own entries, except where a warp selects.
     real* const target = reinterpret_cast<real*>(shared) + team_sums;
     real* const seen = target + N;
     real* const x = seen + N;

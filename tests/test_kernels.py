@@ -353,7 +353,7 @@ def test_the_kernels_take_layers_as_the_definition_does(cuda, N, dtype, per_coor
 
 
 @given(
-    shape=st.sampled_from([(1, 1), (1, 7), (5, 32), (20, 40), (33, 65), (33, 200), (100, 700)]),
+    shape=st.sampled_from([(1, 1), (1, 7), (5, 32), (20, 40), (40, 20), (33, 65), (40, 128), (33, 200), (100, 700)]),
     batch=st.integers(1, 12),
     depth=st.integers(1, 4),
     hard=st.sampled_from([0.0, 0.5]),
@@ -419,7 +419,7 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
 
 
 def work(ops):
-    """Run every kernel once: a warp, a block and many blocks per row, sums, taps and the fused step."""
+    """Run every kernel once: a warp, a block and many blocks per row, sums, taps and the fused step, with its teams."""
     rng = np.random.default_rng(0)
     results = []
     for N, theta in ((70, 0.3), (70, np.full(70, 0.3)), (1100, 0.3)):
@@ -433,10 +433,16 @@ def work(ops):
         results += [*ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3), *ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3, True)]
     copies = ops.taps(x, (2, 3))
     results += [copies, ops.spread(copies.reshape(6, 2, -1), (2, 3)), ops.gather(copies.reshape(6, 2, -1), (2, 3))]
-    problem = cuista.Problem(cuista.normalize_columns(rng.standard_normal((40, 150))), snr_db=20)
-    network = Alista(Dense(problem.A, ops=ops), problem.A, layers=3)
-    loss, gradients = network.fuse(problem.signals(0.5))(network.parameters, network.support, Key(0, 1), 3, 3, 0.3, 1.0)
-    results += [loss, *gradients.values(), *problem.sample_weighted(7, 0.3, stream=1, rows=slice(2, 7), ops=ops)]
+    scaled, factors = ops.in_units(delta, 2.0)
+    results += [scaled, factors, *ops.half_squared_error(x, delta, ops.asarray([0.5, 1, 2], np.float64))]
+    for shape, unit in (((40, 150), 0.0), ((33, 200), 3.0)):  # products of all threads for each column, and of teams
+        problem = cuista.Problem(cuista.normalize_columns(rng.standard_normal(shape)), snr_db=20)
+        network = Alista(Dense(problem.A, ops=ops), problem.A, layers=3)
+        network.unit = unit
+        step = network.fuse(problem.signals(0.5))
+        loss, gradients = step(network.parameters, network.support, Key(0, 1), 3, 3, 0.3, 1.0)
+        results += [loss, *gradients.values(), network.output(problem.sample(3, ops=ops)[1])]
+    results += problem.sample_weighted(7, 0.3, stream=1, rows=slice(2, 7), ops=ops)
     return list(map(ops.to_numpy, results))
 
 

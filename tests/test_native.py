@@ -126,7 +126,7 @@ def test_whether_iterates_are_multiplied_as_dense_ones_decides_no_bit(native_ops
 
 
 @on_native_engines
-def test_from_which_share_on_iterates_are_dense_is_measured_once(native_ops, monkeypatch):
+def test_the_share_above_which_iterates_count_as_dense_is_measured_once(native_ops, monkeypatch):
     share = native_ops._dense_from(np.dtype(np.float32))
     assert 0 < share < 1
     monkeypatch.setattr(native_module, "SHARD", None)  # it could not be measured again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import h5py
 import numpy as np
@@ -112,14 +113,37 @@ def test_a_variable_or_a_block_sets_the_number_of_workers(monkeypatch):
             assert parallel.processors() == 2
         assert blas() == {1}
     assert parallel.processors() == 3
-    monkeypatch.delenv("CUISTA_WORKERS")
-    with parallel.workers(1):
-        assert parallel.processors() == 1
-    assert "CUISTA_WORKERS" not in os.environ
+    first, second = parallel.workers(1), parallel.workers(2)  # as threads enter and leave them
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert parallel.processors() == 2
+    second.__exit__(None, None, None)
+    assert parallel.processors() == 3
+    for wrong in (0, -1, 1.5, "2"):
+        with pytest.raises(InputError, match="the number of workers is"), parallel.workers(wrong):
+            pass
     for wrong in ("0", "-1", "2.0", "two", "²"):
         monkeypatch.setenv("CUISTA_WORKERS", wrong)
         with pytest.raises(InputError, match=f"CUISTA_WORKERS is '{wrong}'; expected a whole number, 1 or greater"):
             parallel.processors()
+
+
+def test_work_that_fails_ends_before_the_error_is_raised():
+    running = []
+
+    def work(part):
+        if part.start == 0:
+            raise ValueError("the first part fails")
+        time.sleep(0.2)
+        running.append(part.start)
+
+    with parallel.workers(3), pytest.raises(ValueError, match="the first part fails"):
+        parallel.in_batches(3, work, 1)
+    ended = len(running)
+    time.sleep(0.3)
+    assert len(running) == ended
+    assert parallel._limit.holders == 0
 
 
 def test_the_option_is_checked_and_holds_for_its_command_only(run, small_model, monkeypatch):
@@ -131,7 +155,7 @@ def test_the_option_is_checked_and_holds_for_its_command_only(run, small_model, 
     monkeypatch.setattr(parallel, "processors", lambda: counts.append(count()) or counts[-1])
     run("test", "model.h5", "--samples", 10, "--workers", 3)
     assert set(counts) == {3}
-    assert count() != 3
+    assert not parallel._blocks
     monkeypatch.setenv("CUISTA_WORKERS", "many")
     run("test", "model.h5", "--samples", 10, fails=1)
     assert "Error: CUISTA_WORKERS is 'many'; expected a whole number, 1 or greater" in run.errors

@@ -339,6 +339,7 @@ class Unrolled(ABC):
                 for name, value in self.parameters.items()
                 if wanted is None or name in wanted
             }
+            plain: set[str] = set()
             sums: dict[str, OuterSums] = {name: [[] for _ in gradient] for name, gradient in gradients.items()}
             for gradient in gradients.values():
                 gradient[depth if len(gradient) > 1 else 0 :] = 0
@@ -356,11 +357,14 @@ class Unrolled(ABC):
                     elif isinstance(value, OuterSum):
                         sums[name][0 if shared else t].append(value)
                     elif shared:  # the sum over the layers
+                        plain.add(name)
                         gradient[0] += value
                     else:
+                        plain.add(name)
                         gradient[t] = value
             for name, terms in sums.items():
-                if any(terms):  # then there is nothing else
+                if any(terms):
+                    assert name not in plain, name  # no gradient consists of both
                     gradients[name] = self.ops.form_outer(terms, gradients[name]) if formed else terms
             return loss, gradients
 

@@ -179,6 +179,7 @@ class CudaOps(ReferenceOps):
         if N > IN_REGISTERS:
             return super().analytic_layers(x, Wy, packed, step_size, threshold, support, one_sided)
         Wy, products = self.asarray(Wy, Wy.dtype), None
+        x = None if x is None else self.asarray(x, Wy.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         strides = (np.int32(theta.ndim == 2 and theta.shape[1] > 1), np.int32(0))
         for t, k in enumerate(support):

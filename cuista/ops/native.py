@@ -177,6 +177,7 @@ class NativeOps(CpuOps):
 
         def work(rows: slice) -> None:
             room = (empty((SHARD, batch), np.uint32), empty((SHARD, batch), dtype), empty((SHARD, Q), dtype))
+            assert terms  # which the words point to, so that they exist as long as a thread may read them
             run(words, starts, *how, rows.start, rows.stop - rows.start, batch, *room, parameter, mean, square)
 
         _in_parts(layers * P, work, max(PART // Q, SHARD))

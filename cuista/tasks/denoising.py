@@ -28,7 +28,6 @@ from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
-from cuista.parallel import processors
 from cuista.solvers.conv import ConvFista, non_local_means
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
@@ -47,6 +46,8 @@ TUNED_ON, TUNED_SIZE = 4, 256
 # The memory in bytes for the maps of all tiles in progress, and how many sets of maps a tile needs: those before and
 # after a layer, and with support selection also the candidates, their magnitudes and those over the threshold.
 TILE_BYTES = 2**28
+# … for this many tiles. More workers than that take more memory.
+AT_A_TIME = 4
 MAPS, MAPS_SELECTING = 2, 5
 # The smallest side of a tile in pixels, whatever memory it takes: smaller tiles would be mostly overlap.
 LEAST_TILE = 64
@@ -163,10 +164,13 @@ class Denoiser(Trained):
         return list(product(rows, columns))
 
     def _side(self) -> int:
-        """The side of tiles of which one for each processor fits in TILE_BYTES, with all their maps."""
+        """The side of tiles of which AT_A_TIME fit in TILE_BYTES, with all their maps.
+
+        It does not depend on the number of workers, because what a tile selects depends on where it ends.
+        """
         network = self.network
         maps = MAPS_SELECTING if network.selects else MAPS
-        bytes_per_pixel: int = maps * network.filters * network.dtype.itemsize * processors()
+        bytes_per_pixel: int = maps * network.filters * network.dtype.itemsize * AT_A_TIME
         overlap = max(2 * reach + s - 1 for reach, s in zip(network.reach, network.filter_shape, strict=True))
         side: int = math.isqrt(TILE_BYTES // bytes_per_pixel) - overlap
         return max(side, LEAST_TILE)
