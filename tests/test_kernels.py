@@ -366,7 +366,7 @@ def test_the_kernels_take_layers_as_the_definition_does(cuda, N, dtype, per_coor
     one_sided=st.booleans(),
     unit=st.sampled_from([0.0, 2.0]),
 )
-@settings(many, max_examples=150)
+@settings(many, max_examples=100)
 def test_the_fused_step_is_the_step(
     cuda, shape, batch, depth, hard, snr, law, window, threshold, dtype, positive, one_sided, unit
 ):
