@@ -208,11 +208,8 @@ def agree(model: cuista.Model) -> None:
     The medians over batches must agree: rounding decides whether some entry passes a threshold, which changes the
     results of its batch. After all 16 layers of a trained network little more than rounding is left, so these are 8.
     """
-    layers, theirs, steps = (
-        LAYERS // 2,
-        TorchStep(model, BATCH),
-        {fused: Step(model, BATCH, fused) for fused in (True, False)},
-    )
+    layers, theirs = LAYERS // 2, TorchStep(model, BATCH)
+    steps = {fused: Step(model, BATCH, fused) for fused in (True, False)}
     differences: dict[tuple[bool, str], list[float]] = {
         (fused, name): [] for fused in steps for name in ("loss", *LEARNED)
     }

@@ -95,6 +95,7 @@ def bundled(name: str, make: Callable[..., Any], *decorators: Decorator) -> Deco
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def command(**given: Any) -> Any:
+            # An option that `workers_option` adds is not given: it has taken its value.
             made = make(**{str(option): given.pop(str(option)) for option in names if option in given})
             return function(**{name: made}, **given)
 

@@ -38,13 +38,15 @@ IN_REGISTERS = 1024
 # How many entries of the iterates are computed at a time when a network is applied: enough for a whole GPU, and few
 # enough that the arrays between a product and the thresholding after it stay in the L2 cache.
 ENTRIES = 2**22
-# The most blocks that share a sum: enough for any GPU, with few partial sums to add.
+# How many entries a block takes at a time in loss.cu, and the most blocks that share a sum: enough for any GPU, with
+# few partial sums to add.
+SUM_PART = 2**11
 SUM_BLOCKS = 1024
 # The most warps that share the backward pass of a batch: enough for any GPU, with few partial sums to add.
 BACKWARD_WARPS = 4096
 # The fused step gathers a row of a matrix for every non-zero of every signal. It is faster than the hundred and more
 # launches that the step takes otherwise, as long as the batch has at most this many non-zeros for each entry of a code
-# (batch size × density). On an H100 with a slow host it was faster up to three times as many.
+# (batch size × density). On an H100, in a machine that is slow to launch kernels, it was still faster at 860.
 FUSED_DENSE_ROWS = 512
 
 
@@ -280,7 +282,7 @@ class CudaOps(ReferenceOps):
         x, target = self.asarray(x, dtype), self.asarray(target, dtype)
         delta: Array = self.xp.empty(x.shape, dtype)
         length = x.size // max(rows, 1)
-        blocks = max(min(rows * -(-length // 2048), SUM_BLOCKS), 1)
+        blocks = max(min(rows * -(-length // SUM_PART), SUM_BLOCKS), 1)
         sums = self.xp.empty((blocks, 1), np.float64)
         given = None if weights is None else self.asarray(weights, dtype)
         sizes = (np.int64(rows), np.int64(length))
