@@ -166,14 +166,76 @@ def test_a_run_that_goes_on_with_another_engine_says_so(small_problem, small_wei
     np.testing.assert_allclose(continuing.history["nmse_db"], expected.history["nmse_db"], atol=0.05)
 
 
+def zeros(*shapes, dtype=float):
+    return [np.zeros(shape, dtype) for shape in shapes]
+
+
+# Three samples of five entries, and stacks of two matrices.
+X, MATRIX, TRANSPOSE, SQUARE, PACKED, STACK = zeros((3, 5), (5, 4), (4, 5), (5, 5), (40,), (2, 4, 5))
+CODE, WHERE = zeros((3, 5), (3, 4), dtype=np.int8)
+ONES, SUMS = np.ones(2), [[OuterSum(X[:, :4], X)], []]
+DESCENT, SHORT = (Descent(0.1, np.ones(layers), 1.0, False) for layers in (2, 1))
+
+
 @on_native_engines
-@pytest.mark.parametrize("shape", [(1, 5), (7, 1), (4,), (1,), (3, 5, 1)])
-def test_thresholds_of_a_wrong_shape_are_refused(native_ops, shape):
-    x, code, theta = np.zeros((3, 5)), np.zeros((3, 5), np.int8), np.ones(shape)
-    with pytest.raises(ValueError, match="do not fit"):
-        native_ops.shrink_select(x, x, 1.0, theta, 1)
-    with pytest.raises(ValueError, match="do not fit"):
-        native_ops.shrink_select_backward(x, code, x, x, 1.0, theta)
+@pytest.mark.parametrize(
+    ("name", "arguments", "wrong"),
+    [
+        (
+            "shrink_select",
+            (X, X, 1.0, 0.1, 1),
+            {3: zeros((1, 5), (7, 1), (4,), (1,), (3, 5, 1)), 4: zeros((2,), (1,), (3, 1))},
+        ),
+        (
+            "shrink_select_backward",
+            (X, CODE, X, X, 1.0, 0.1),
+            {1: zeros((3, 4), (2, 5), (15,)), 5: zeros((1, 5), (7, 1), (4,), (3, 5, 1))},
+        ),
+        ("sparse_matmul", (X, SQUARE), {1: zeros((4, 5), (6, 5))}),
+        (
+            "matmul_where",
+            (X, MATRIX, TRANSPOSE, WHERE),
+            {2: zeros((5, 4), (4, 4)), 3: zeros((3, 5), (2, 4), (12,), dtype=np.int8)},
+        ),
+        (
+            "analytic_layers",
+            (X, X, PACKED, ONES, ONES, (1, 2)),
+            {2: [*zeros((5, 5), (39,)), PACKED.astype(np.float32)], 3: zeros((1,), (2, 5)), 4: zeros((1,), (2, 4))},
+        ),
+        (
+            "adam",
+            (STACK, STACK, STACK, STACK, DESCENT),
+            {1: zeros((2, 4, 4), (1, 4, 5)), 2: zeros((2, 20)), 3: zeros((1, 4, 5)), 4: [SHORT]},
+        ),
+        (
+            "adam_outer",
+            (STACK, SUMS, STACK, STACK, DESCENT),
+            {1: [SUMS[:1], [[OuterSum(X, X)], []]], 2: zeros((1, 4, 5)), 3: zeros((2, 5, 4)), 4: [SHORT]},
+        ),
+    ],
+)
+def test_arrays_that_the_library_would_read_beyond_their_end_are_refused(native_ops, name, arguments, wrong):
+    function = getattr(native_ops, name)
+    function(*arguments)
+    for place, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=r"expected"):
+                function(*arguments[:place], value, *arguments[place + 1 :])
+
+
+@on_native_engines
+def test_the_fused_step_refuses_what_the_library_would_read_beyond_its_end(native_ops, small_problem, rng):
+    A, signals = small_problem.A, small_problem.signals()
+    packed, parameters = native_ops.pack(rng.standard_normal((40, 40))), {"step_size": ONES, "threshold": ONES}
+    arguments = (signals, A, packed, packed)
+    step = native_ops.fuse_alista(*arguments)
+    step(parameters, (1, 2), Key(0, 1, 1), 3, 2, 0.0, 1.0)
+    for place, value in enumerate((signals._replace(log_ratio=np.zeros(40)), A[:, :39], packed[:-1], packed[:-1])):
+        with pytest.raises(ValueError, match="expected"):
+            native_ops.fuse_alista(*arguments[:place], value, *arguments[place + 1 :])
+    for others in (({**parameters, "threshold": np.ones(1)}, (1, 2), 2), (parameters, (1, 2), 3)):
+        with pytest.raises(ValueError, match="expected"):
+            step(*others[:2], Key(0, 1, 1), 3, others[2], 0.0, 1.0)
 
 
 def test_several_layers_may_not_pass_on_what_is_not_a_number(small_model):

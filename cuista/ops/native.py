@@ -64,9 +64,10 @@ class NativeOps(CpuOps):
     def sparse_matmul(self, a: Array, b: Array) -> Array:
         if not _alike(a, b) or a.ndim != 2 or b.ndim != 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
             return self.matmul(a, b)
+        (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
+        _expect("the matrix", b, (inner, columns))
         if self._density(a) > SPARSE_DENSITY:
             return self.matmul(a, b)
-        (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
         product = empty((rows, columns), a.dtype)
         index, value = empty((SHARD, inner), np.uint32), empty((SHARD, inner), a.dtype)
         run = self._library("sparse_matmul", a.dtype)
@@ -78,6 +79,8 @@ class NativeOps(CpuOps):
         if dense or not _alike(a, transposed) or not transposed.flags.c_contiguous or where.dtype != np.int8:
             return self.matmul(a, b)
         (rows, inner), columns = a.shape, len(transposed)
+        _expect("the transpose", transposed, (columns, inner))
+        _expect("wanted entries", where, (rows, columns))
         product, index = self._pool.empty((rows, columns), a.dtype), self._pool.empty((columns,), np.uint32)
         run = self._library("multiply_where", a.dtype)
         run(self.asarray(a, a.dtype), transposed, where, rows, inner, columns, index, product)
@@ -97,6 +100,7 @@ class NativeOps(CpuOps):
             return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
         x, u = self.asarray(x, x.dtype), self.asarray(u, u.dtype)
         theta, support = self.asarray(threshold, x.dtype), self.asarray(k, np.int64)
+        _expect("k", support, (), x.shape[:1])
         x_next, code = self._pool.empty(x.shape, x.dtype), self._pool.empty(x.shape, np.int8)
         run = self._library("shrink_select", x.dtype)
         thresholding = (float(step_size), theta, *_strides(theta, x.shape), support, support.ndim)
@@ -111,6 +115,7 @@ class NativeOps(CpuOps):
             return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window)
         delta, x, u = (self.asarray(each, x.dtype) for each in (delta, x, u))
         code, theta = self.asarray(code, np.int8), self.asarray(threshold, x.dtype)
+        _expect("the codes", code, x.shape)
         d_z, d_step_size, d_threshold = self._pool.empty(x.shape, x.dtype), np.zeros(1), np.zeros(theta.shape)
         run = self._library("shrink_select_backward", x.dtype)
         step = (x, u, float(step_size), theta, *_strides(theta, x.shape))
@@ -141,15 +146,18 @@ class NativeOps(CpuOps):
         support: tuple[int, ...],
         one_sided: bool = False,
     ) -> Array:
-        (rows, N), dtype, empty = Wy.shape, Wy.dtype, self._pool.empty
+        (rows, N), depth, dtype, empty = Wy.shape, len(support), Wy.dtype, self._pool.empty
         alpha, theta = self.asarray(step_size, dtype), self.asarray(threshold, dtype)
+        _expect("the step sizes", alpha, (depth,))
+        _expect("the thresholds", theta, (depth,), (depth, N))
+        _expect_packed(packed, N, dtype)
         x_next = empty(Wy.shape, dtype)
         x_next[...] = 0 if x is None else x
         each = _padded(N, dtype)
         room = [empty((SHARD, each), kind) for kind in (np.uint32, dtype, dtype)]
         run = self._library("analytic_layers", dtype)
         layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
-        sizes = (len(support), rows, N, each)
+        sizes = (depth, rows, N, each)
         run(self.asarray(Wy, dtype), packed, *layers, self._dense_from(dtype), *sizes, *room, x_next)
         return x_next
 
@@ -157,6 +165,8 @@ class NativeOps(CpuOps):
         if not _alike(gradient, parameter, mean, square):
             return super().adam(parameter, gradient, mean, square, descent)
         gradient, layers = self.asarray(gradient, parameter.dtype), len(parameter)
+        for each in (gradient, mean, square):
+            _expect("a gradient or moment", each, parameter.shape)
         how = (*_scales(descent, layers, parameter.dtype), parameter.size // layers)
         run = self._library("adam", parameter.dtype)
 
@@ -170,6 +180,13 @@ class NativeOps(CpuOps):
         terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
         if not terms or not _alike(parameter, mean, square) or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
             return super().adam_outer(parameter, gradient, mean, square, descent)
+        for each in (mean, square):
+            _expect("a moment", each, parameter.shape)
+        for a, b in terms:
+            _expect("a term", a, (len(b), P))
+            _expect("a term", b, (len(a), Q))
+        if len(gradient) != layers:
+            raise ValueError(f"the gradient has sums for {len(gradient)} matrices; expected {layers}")
         starts = np.cumsum([0, *map(len, gradient)], dtype=np.int64)
         words = np.array([(_address(a), _address(b), len(a)) for a, b in terms], np.uintp)
         how, batch = (*_scales(descent, layers, dtype), P, Q), max(len(a) for a, _ in terms)
@@ -204,6 +221,12 @@ class _Fused:
         probabilities = np.stack([signals.probability, signals.hard_probability])
         self.limits = np.rint(probabilities * 2.0**53).astype(np.uint64)
         self.log_ratio = ops.asarray(signals.log_ratio, np.float64)
+        M, N = signals.A.shape
+        _expect("the weight", W, (M, N))
+        _expect("the probabilities", self.limits, (2, N))
+        _expect("the ratios of densities", self.log_ratio, (N + 1,))
+        for packed in (forward, backward):
+            _expect_packed(packed, N, W.dtype)
 
     def suits(self, batch: int, density: float) -> bool:
         return True  # where iterates are not sparse, it multiplies dense ones
@@ -224,7 +247,11 @@ class _Fused:
         shares = (signals.hard, signals.hard_before(batch) / batch, weight_power)
         drawn = (*law, signals.positive, signals.noise, signals.unit, M, *key, *shares)
         names = ("step_size", "threshold")
-        learned = (ops.asarray(parameters[name], dtype) for name in names)
+        learned = [ops.asarray(parameters[name], dtype) for name in names]
+        for each in learned:
+            _expect("a parameter", each, (len(support),))
+        if depth > len(support):
+            raise ValueError(f"the depth is {depth}; expected at most the network's {len(support)} layers")
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
         layers = (*layers, ops._dense_from(dtype))
         each, most = _padded(N, dtype), max(N, M)
@@ -294,7 +321,9 @@ def _in_parts(size: int, work: Callable[[slice], None], part: int) -> None:
 
 def _scales(descent: Descent, layers: int, dtype: np.dtype[Any]) -> tuple[Array, float, bool]:
     """How gradients are scaled, layer by layer, and the rate, and whether the descent is logarithmic."""
-    return (descent.scale * descent.factors[:layers]).astype(dtype), descent.rate, descent.logarithmic
+    scales = (descent.scale * descent.factors[:layers]).astype(dtype)
+    _expect("the factors", scales, (layers,))
+    return scales, descent.rate, descent.logarithmic
 
 
 def _address(array: Array) -> int:
@@ -308,10 +337,21 @@ def _alike(*arrays: Array) -> bool:
     return dtype in (np.float32, np.float64) and all(array.dtype == dtype for array in arrays)
 
 
+def _expect(name: str, array: Array, *shapes: tuple[int, ...]) -> None:
+    """Refuse an array that has none of these shapes: the library would read or write beyond its end."""
+    if array.shape not in shapes:
+        raise ValueError(f"the shape of {name} is {array.shape}; expected {' or '.join(map(str, shapes))}")
+
+
+def _expect_packed(packed: Array, N: int, dtype: np.dtype[Any]) -> None:
+    _expect("a packed matrix", packed, (N * _padded(N, dtype),))
+    if packed.dtype != dtype:
+        raise ValueError(f"a packed matrix has the type {packed.dtype}; expected {dtype}")
+
+
 def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
     """How far the thresholds of one sample are from those of the next, and of one coordinate from those of the next."""
-    if theta.shape not in ((), shape[1:], (shape[0], 1), shape):
-        raise ValueError(f"thresholds {theta.shape} do not fit an iterate {shape}")  # one would read beyond their end
+    _expect("the thresholds", theta, (), shape[1:], (shape[0], 1), shape)
     if theta.ndim < 2:
         return 0, theta.ndim
     return theta.shape[1], int(theta.shape[1] > 1)
