@@ -8,6 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -131,6 +132,23 @@ def test_the_share_above_which_iterates_count_as_dense_is_measured_once(native_o
     assert 0 < share < 1
     monkeypatch.setattr(native_module, "SHARD", None)  # it could not be measured again
     assert native_ops._dense_from(np.dtype(np.float32)) == share
+
+
+@on_native_engines
+def test_threads_that_ask_at_once_for_that_share_wait_for_one_measurement(native_ops, monkeypatch):
+    started, layers = Barrier(4), []
+    native_module._measured_dense.cache_clear()
+    monkeypatch.setattr(
+        NativeOps, "pack", lambda self, matrix, pack=NativeOps.pack: layers.append(0) or pack(self, matrix)
+    )
+
+    def ask(_):
+        started.wait()
+        return native_ops._dense_from(np.dtype(np.float32))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(ask, range(4)))) == 1
+    assert len(layers) == 1
 
 
 @pytest.mark.parametrize("batch", [1, 31, 32, 33, 97])

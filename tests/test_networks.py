@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -471,3 +472,18 @@ def test_wanted_gradients_are_those_of_all(variant):
         _, one = net.loss_and_gradients(y, x, 4, wanted=[name])
         assert list(one) == [name]
         np.testing.assert_array_equal(one[name], value)
+
+
+def test_gradients_that_stay_sums_are_never_formed(rng):
+    matrix = normalize_columns(rng.standard_normal((60, 120)))
+    operator = Dense(matrix, ops=ReferenceOps(), dtype=np.float64)
+    net, (x, y) = NETWORKS["lista-cpss"](operator, matrix, untied=True), signals(matrix, batch=1)
+
+    def peak(formed):
+        tracemalloc.start()
+        net.loss_and_gradients(y, x, 16, formed=formed)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(formed=True) > net.parameters["weight"].nbytes > 2 * peak(formed=False)

@@ -334,39 +334,36 @@ class Unrolled(ABC):
                 state, backprop = self.layer(t, state, window)
                 backward.append(backprop)
             loss, d_state, d_output = self.loss(state, target, own_weights, depth)
-            gradients: dict[str, Any] = {
-                name: self.ops.empty(value.shape, value.dtype)
-                for name, value in self.parameters.items()
-                if wanted is None or name in wanted
-            }
-            plain: set[str] = set()
-            sums: dict[str, OuterSums] = {name: [[] for _ in gradient] for name, gradient in gradients.items()}
-            for gradient in gradients.values():
-                gradient[depth if len(gradient) > 1 else 0 :] = 0
+            learned = {name: value for name, value in self.parameters.items() if wanted is None or name in wanted}
+            sums: dict[str, OuterSums] = {name: [[] for _ in range(len(value))] for name, value in learned.items()}
+            gradients: dict[str, Any] = {}  # formed; one that stays a sum has no array, which might be large
             # `depth` stands for the output and −1 for `begin`, which depend on shared parameters only.
             for t in reversed(range(-1, depth + 1)):
                 d_layer = d_output
                 if t < depth:
                     d_state, d_layer = backward.pop()(d_state)
                 self._check_names(d_layer)
-                for name, gradient in gradients.items():
-                    value, shared = d_layer.get(name), len(gradient) == 1
-                    if value is None:
-                        if 0 <= t < depth and not shared:
-                            gradient[t] = 0
-                    elif isinstance(value, OuterSum):
-                        sums[name][0 if shared else t].append(value)
-                    elif shared:  # the sum over the layers
-                        plain.add(name)
-                        gradient[0] += value
+                for name, terms in sums.items():
+                    value, shared = d_layer.get(name), len(terms) == 1
+                    if isinstance(value, OuterSum):
+                        terms[0 if shared else t].append(value)
+                    elif value is not None:
+                        if name not in gradients:
+                            gradients[name] = self.ops.xp.zeros_like(learned[name])
+                        if shared:  # the sum over the layers
+                            gradients[name][0] += value
+                        else:
+                            gradients[name][t] = value
+            for name, value in learned.items():
+                if any(terms := sums[name]):
+                    assert name not in gradients, name  # no gradient consists of both
+                    if formed:
+                        gradients[name] = self.ops.form_outer(terms, self.ops.empty(value.shape, value.dtype))
                     else:
-                        plain.add(name)
-                        gradient[t] = value
-            for name, terms in sums.items():
-                if any(terms):
-                    assert name not in plain, name  # no gradient consists of both
-                    gradients[name] = self.ops.form_outer(terms, gradients[name]) if formed else terms
-            return loss, gradients
+                        gradients[name] = terms
+                elif name not in gradients:
+                    gradients[name] = self.ops.xp.zeros_like(value)
+            return loss, {name: gradients[name] for name in learned}
 
         split = self.split(y, target)
         if split is None:

@@ -6,6 +6,7 @@ by side (`cuista.parallel`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -201,7 +202,10 @@ class NativeOps(CpuOps):
 
     def _dense_from(self, dtype: np.dtype[Any]) -> float:
         """The share of non-zero entries above which iterates are multiplied as dense ones."""
-        return _measured_dense(self._library, dtype) if self._dense is None else self._dense
+        if self._dense is not None:
+            return self._dense
+        with _measuring:  # the first thread measures; the cache would let others do so at the same time
+            return _measured_dense(self._library, dtype)
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
@@ -275,6 +279,9 @@ class _Fused:
         for gradient, part in zip(gradients.values(), np.split(sums[1:], 2), strict=True):
             gradient[:depth] = part
         return float(sums[0]), gradients
+
+
+_measuring = threading.Lock()
 
 
 @cache
