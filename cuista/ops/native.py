@@ -252,8 +252,8 @@ class _Fused:
         drawn = (*law, signals.positive, signals.noise, signals.unit, M, *key, *shares)
         names = ("step_size", "threshold")
         learned = [ops.asarray(parameters[name], dtype) for name in names]
-        for each in learned:
-            _expect("a parameter", each, (len(support),))
+        for parameter in learned:
+            _expect("a parameter", parameter, (len(support),))
         if depth > len(support):
             raise ValueError(f"the depth is {depth}; expected at most the network's {len(support)} layers")
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
