@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cuista.kernels import native
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,10 +35,17 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def save(name: str, figures: dict[str, Any]) -> None:
-    """Print the results and write them to results/NAME.json, together with the machine and the versions used."""
-    RESULTS.mkdir(exist_ok=True)
+def save(name: str, figures: dict[str, Any], *, by_width: bool = False) -> None:
+    """Print the results and write them to results/NAME.json, together with the machine and the versions used.
+
+    With `by_width`, the file has results for each vector width that was measured, by name (`avx2`, `avx512`, …), and
+    only those for this machine's width are replaced.
+    """
     machine = {"machine": platform.machine(), "python": platform.python_version(), "numpy": np.__version__}
-    text = json.dumps({**figures, **machine}, indent=2)
-    (RESULTS / f"{name}.json").write_text(text + "\n")
-    print(text)
+    print(json.dumps({**figures, **machine}, indent=2))
+    file, results = RESULTS / f"{name}.json", {**figures, **machine}
+    if by_width:
+        others = json.loads(file.read_text()) if file.exists() else {}
+        results = dict(sorted({**others, native.library().width: results}.items()))
+    RESULTS.mkdir(exist_ok=True)
+    file.write_text(json.dumps(results, indent=2) + "\n")

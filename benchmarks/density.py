@@ -60,4 +60,4 @@ for width, dtype in product(native.library().widths, (np.float32, np.float64)):
                 found.setdefault(way, []).append(round(1e6 * min(seconds)))
         figures[f"{width}, {dtype.__name__}, 64×{inner}×{columns}"] = found
 
-save("density", figures)
+save("density", figures, by_width=True)

@@ -17,7 +17,6 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # the threads are cuista's
 
 import numpy as np
 from common import ratio, save, side_by_side
-from cuista.kernels import native
 
 import cuista
 from cuista import parallel
@@ -98,7 +97,6 @@ save(
     "native",
     {
         "work": f"recovery of {SAMPLES} samples, 250x500, T = 16, float32",
-        "vector_width": native.library().width,
         "processors": available,
         "microseconds_per_sample_numpy": 1e6 * float(np.median(one["numpy"])) / SAMPLES,
         "microseconds_per_sample_native": 1e6 * float(np.median(one["native"])) / SAMPLES,
@@ -109,4 +107,5 @@ save(
         "shrink_select_64x500_times_faster": ratio(forward["numpy"], forward["native"]),
         "shrink_select_backward_64x500_times_faster": ratio(backward["numpy"], backward["native"]),
     },
+    by_width=True,
 )

@@ -77,6 +77,7 @@ save(
     "recover",
     {
         "work": "recovery of 100,000 samples, 250x500, T = 16, float32, all threads",
+        "engine": model.network.ops.engine,
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
         "torch_batch": best_batch,
@@ -91,4 +92,5 @@ save(
         "fista_lambda": lam,
         "times_faster_than_fista": ratio(beside["fista"], beside["cuista"]),
     },
+    by_width=True,
 )

@@ -86,4 +86,4 @@ for state, parameters in (("trained", trained), ("untrained", untrained)):
         "times_faster": ratio(seconds["torch"], seconds["cuista"]),
         "times_faster_on_given_signals": ratio(seconds["torch on given signals"], seconds["cuista on given signals"]),
     }
-save("step", figures)
+save("step", figures, by_width=True)

@@ -86,4 +86,4 @@ for state, parameters in (("trained", trained), ("untrained", published)):
     works = {name: (lambda o=optimizer: torch_step(o)) for name, optimizer in optimizers.items()}
     seconds = side_by_side({"cuista": step, **works}, runs=60)
     figures[state] = {f"times_faster_than_{name}": ratio(seconds[name], seconds["cuista"]) for name in works}
-save("step_learned", figures)
+save("step_learned", figures, by_width=True)
