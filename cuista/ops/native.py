@@ -28,8 +28,9 @@ from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, 
 # measured in each process, runs with the same seed would differ in their last bits.
 SPARSE_DENSITY = 0.25
 # Up to this share of wanted entries, they are computed one by one, and up to this share of non-zeros, a gradient is
-# formed a few rows at a time. Both are constants for the same reason, chosen on one machine with AVX2.
-WANTED_DENSITY = 0.2
+# formed a few rows at a time. Both are constants for the same reason. One machine with AVX2 had 0.2 and 0.4; another
+# has 0.12 and 0.36 with AVX2, and 0.13 and 0.33 with AVX-512 (benchmarks/density.py).
+WANTED_DENSITY = 0.15
 OUTER_DENSITY = 0.4
 # How many entries of a parameter a thread updates at a time.
 PART = 2**17
