@@ -62,13 +62,16 @@ def _names_task(flag: str) -> common.Decorator:
 def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -> None:
     """Make a problem: a measurement matrix, and the distribution of signals and noise.
 
-    The matrix has Gaussian entries N(0, 1/M), or is read from a file, where it is found under --key or as A or D.
+    The matrix has Gaussian entries N(0, 1/M), or CN(0, 1/M) with --complex, or is read from a file, where it is found
+    under --key or as A or D. If it is complex, signals and noise are complex, too.
     """
     if key is not None and load_a is None:
         raise click.UsageError("--key names an array in the file of --load-a: give that file, or leave --key out")
     problem = make_problem(asked, target.seed, load_a, key)
     warn_of_twins(problem)
-    shape = f"{problem.M}×{problem.N}, condition number {problem.condition_number:.4g}"
+    facts = problem.facts()
+    kind = "".join(f", {facts[name]}" for name in ("numbers", "snapshots", "groups") if facts[name])
+    shape = f"{problem.M}×{problem.N}{kind}, condition number {problem.condition_number:.4g}"
     target.write(problem, f"{shape}, SNR {problem.snr_db:g} dB")
 
 

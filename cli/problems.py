@@ -11,7 +11,7 @@ import click
 import numpy as np
 from cuista.cli import common
 
-from cuista.checks import Array, check_matrix
+from cuista.checks import Array, as_real, check_matrix
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
 from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
@@ -38,9 +38,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "v0": {"type": float, "metavar": "V", "help": "One value of bernoulli non-zeros. [1]"},
     "v1": {"type": float, "metavar": "V", "help": "Their other value. [1]"},
     "positive": {"is_flag": True, "default": None, "help": "No negative entries: absolute values."},
+    "complex": {"is_flag": True, "default": None, "help": "Complex matrix, signals and noise."},
+    "snapshots": {"type": common.AT_LEAST_1, "metavar": "L", "help": "Snapshots that share a support. [1]"},
+    "group": {"type": common.AT_LEAST_1, "metavar": "G", "help": "Neighbours that are non-zero together. [1]"},
 }
+JOINT = ("snapshots", "group")
 MAGNITUDE = ("magnitude", "mean", "std", "q", "v0", "v1")
-PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", *MAGNITUDE, "positive")
+PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", *MAGNITUDE, "positive", "complex", *JOINT)
 problem_options = common.options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
 # The same for commands whose help they would crowd; the help of gen-problem shows them.
 hidden_problem_options = common.options(
@@ -94,7 +98,7 @@ def probability(text: str | None) -> float | Array:
     except ValueError:
         if not Path(text).exists():
             raise FileError(f"--pnz {text} is neither a number nor a file that exists") from None
-        return load_array(text, "pnz", "support_probability").ravel()
+        return as_real(load_array(text, "pnz", "support_probability"), f"the array in {text}").ravel()
 
 
 law_options = common.options(
@@ -137,9 +141,12 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
     """The problem that the options define; the matrix comes from `load_a` if that is given."""
     m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
     if load_a is None:
-        A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed)
+        dtype = complex if options["complex"] else float
+        A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed, dtype=dtype)
     else:
         A = check_matrix(load_array(load_a, "A", "D", key=key), f"the matrix in {load_a}")
+        if options["complex"] and A.dtype.kind != "c":
+            A = A.astype(np.complex128)
         hint = "; it looks transposed" if (m, n) == A.shape[::-1] else ""
         for option, asked, found in (("--m", m, A.shape[0]), ("--n", n, A.shape[1])):
             if asked not in (None, found):
@@ -151,7 +158,8 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
     if load_a is None and not kept:
         A = normalize_columns(A)
     law = probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options)
-    problem = Problem(A, *law, seed, norms=1.0 if kept else None, positive=bool(options["positive"]))
+    joint = {name: options[name] for name in JOINT if options[name] is not None}
+    problem = Problem(A, *law, seed, norms=1.0 if kept else None, positive=bool(options["positive"]), **joint)
     if load_a is not None:
         note_norms(problem, load_a)
     return problem
@@ -208,7 +216,8 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
         asked["pnz"] = probability(asked["pnz"])
     law = magnitude_law(asked) if any(asked[name] is not None for name in MAGNITUDE) else None
     found = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db, "normalize": problem.normalized}
-    found["positive"] = problem.positive
+    found |= {"positive": problem.positive, "complex": problem.is_complex}
+    found |= {name: getattr(problem, name) for name in JOINT}
     pairs = [(name, asked[name], value) for name, value in found.items()]
     for name, value, actual in [*pairs, ("magnitude", law, problem.magnitude)]:
         if value is not None and not np.array_equal(value, actual):

@@ -9,7 +9,7 @@ import numpy as np
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.checks import check_layout, check_rows, in_columns
+from cuista.checks import as_real, check_layout, check_rows, in_columns
 from cuista.data.form import Form
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
@@ -94,7 +94,7 @@ def _from_elsewhere(
     path: Path, sensing: Sensing, shape: tuple[int, int] | None, white: float | None, key: str | None, columns: bool
 ) -> Measurements:
     """The measurements in a bare array, in units in which white is 1."""
-    y = load_array(path, "y", key=key)
+    y = as_real(load_array(path, "y", key=key), f"the array in {path}")
     columns = in_columns(y.shape, sensing.M, columns)
     check_layout(y.shape, sensing.M, f"the array in {path}", columns=columns)
     y = check_rows(y.T if columns else y, sensing.M, f"the array in {path}")

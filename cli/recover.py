@@ -67,7 +67,9 @@ class Codes:
         with opened_array(self.measurements, "y", key=self.key) as stored:
             shape = tuple(map(int, stored.shape))
             columns = in_columns(shape, problem.M, self.columns)
-            check_layout(shape, problem.M, f"{self.measurements}", columns=columns, signals=problem.N)
+            size: dict[str, Any] = {"signals": problem.N, "snapshots": problem.snapshots}
+            check_layout(shape, problem.M, f"{self.measurements}", columns=columns, **size)
+            problem.check_kind(stored.dtype, f"{self.measurements}")
 
     def write(self, recoverer: Any, level: float | None = None, steps: int | None = None) -> Quality:
         """Recover the codes, write them, show progress, and say how good they are.
@@ -89,7 +91,7 @@ class Codes:
             samples = recover_file(method, self.measurements, self.out, more=BOUNDS if level else (), **how)
         common.say(f"Wrote {self.out}: {counted(samples, 'sample')}.")
         quality = Quality.joined(parts)
-        describe(quality, recoverer.problem.N)
+        describe(quality, recoverer.problem.N // recoverer.problem.group)
         left = int(np.count_nonzero(~quality.more.get("refitted", np.ones(0, bool))))
         if left:
             common.say(
@@ -112,7 +114,7 @@ class Codes:
 
 
 def describe(quality: Quality, N: int) -> None:
-    """Tell the user how good codes of length N are, and whether their measurements are usual for the model."""
+    """Tell the user how good codes of N entries are, and whether their measurements are usual for the model."""
     found = quality.summary()
     if not found["samples"]:
         return

@@ -10,8 +10,9 @@ from cuista.cli.problems import law_options, note_other_law, with_law
 from cuista.cli.spellings import Command
 
 from cuista import metrics
-from cuista.checks import Array, check_rows, in_columns
+from cuista.checks import Array, in_columns
 from cuista.counter import TEST, Key
+from cuista.data.problem import Problem
 from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
 from cuista.storage import load_array
@@ -69,11 +70,11 @@ def command(
         x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
     else:
         keys = common.keys_of(key, measured is not None)
-        x = _load(signals, "x", keys[0], columns, problem.N).astype(model.network.dtype)
+        x = _load(signals, "x", keys[0], columns, problem, problem.N).astype(model.network.dtype)
         if measured is None:
             y = problem.measure(x, Key(seed, TEST))
         else:
-            y = _load(measured, "y", keys[1], columns, problem.M)
+            y = _load(measured, "y", keys[1], columns, problem, problem.M)
             if len(x) == len(y):
                 problem.check_pairs(x, y, f"{signals} and {measured}")
     reports = {model.network.name: evaluate(model, x, y)}
@@ -92,10 +93,10 @@ def command(
             common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
 
 
-def _load(path: Path, name: str, key: str | None, columns: bool, length: int) -> Array:
-    """The samples (samples, length) in a file."""
+def _load(path: Path, name: str, key: str | None, columns: bool, problem: Problem, length: int) -> Array:
+    """The samples of a problem in a file, (samples, length), or (samples, L, length) with several snapshots."""
     array = load_array(path, name, key=key)
-    return check_rows(array.T if in_columns(array.shape, length, columns) else array, length, f"{path}")
+    return problem.checked(array.T if in_columns(array.shape, length, columns) else array, length, f"{path}")
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.data.images import ImageSet
 from cuista.errors import InputError
 from cuista.networks.base import Unrolled
 from cuista.ops import ReferenceOps, engine
+from cuista.ops.joint import ALONE, Joint, squares
 from cuista.summary import Described, counted
 
 # The side in pixels of the window in which the structural similarity is computed.
@@ -43,9 +45,10 @@ class Report(Described):
     nmse_db
         The NMSE in dB (T + 1,), 10·log10(Σ‖x_t − x*‖² / Σ‖x*‖²), where both sums run over the whole set.
     squared_error
-        ‖x_t − x*‖² of each sample (T + 1, samples).
+        ‖x_t − x*‖² of each sample (T + 1, samples), over all of its snapshots.
     support_size
-        The number of non-zero entries of x_t (T + 1, samples).
+        The number of non-zero entries of x_t (T + 1, samples). An entry of several numbers, one for each snapshot and
+        neighbour, counts once here and below.
     false_positives
         The number of entries that are zero in x* but not in x_t (T + 1, samples).
     false_negatives
@@ -81,18 +84,20 @@ class Report(Described):
 
 
 def report_on(
-    iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array, ops: ReferenceOps | None = None
+    iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array, ops: ReferenceOps | None = None, group: int = 1
 ) -> Report:
-    """Measure a method on signals x (samples, N) with measurements y (samples, M).
+    """Measure a method on signals x (samples, N) with measurements y (samples, M), which may be complex.
 
     Parameters
     ----------
     iterates
         Maps measurements (batch, M) to the method's iterates x_1, x_2, … (batch, N), which are arrays of `ops`.
     x, y
-        The signals and their measurements.
+        The signals and their measurements. With L snapshots, they are (samples, L, N) and (samples, L, M).
     ops
         The engine; the CPU engine if None.
+    group
+        The number of neighbours that are one entry: see `Problem.group`.
 
     Raises
     ------
@@ -102,33 +107,35 @@ def report_on(
     ops = ops or engine("cpu")
     if x.shape[0] != y.shape[0] or not len(x):
         raise InputError(f"there are {len(x)} signals and {len(y)} measurements; expected equal numbers of 1 or more")
+    joint = Joint(math.prod(x.shape[1:-1]), group)
     if not x.any():
         raise InputError("all signals are zero, so that their NMSE has no meaning; expected a non-zero signal")
 
     def compare(part: slice) -> Array:
         truth = ops.asarray(x[part], x.dtype)
-        support = truth != 0
+        support = _present(truth, joint)
         estimates = chain([ops.xp.zeros_like(truth)], iterates(y[part]))
-        compared = [_compare(ops.xp, estimate, truth, support) for estimate in estimates]
+        compared = [_compare(ops.xp, estimate, truth, support, joint) for estimate in estimates]
         return ops.to_numpy(ops.xp.stack(compared, axis=1))
 
-    parts = ops.in_batches(x.shape, compare)
+    parts = ops.in_batches((len(x), math.prod(x.shape[1:])), compare)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
-    total = np.sum(np.square(x, dtype=np.float64))
+    total = squares(np, in_double(x)).sum()
     return Report(
         decibels(error.sum(axis=1), total), error, *(counts.astype(np.int64) for counts in (size, positives, negatives))
     )
 
 
 def estimate_nmse_db(estimate: Array, x: Array) -> float:
-    """The NMSE in dB of estimates of signals x, both NumPy arrays (samples, N)."""
-    return float(decibels(np.square(estimate - x, dtype=np.float64).sum(), np.square(x, dtype=np.float64).sum()))
+    """The NMSE in dB of estimates of signals x, both NumPy arrays of the same shape, real or complex."""
+    return float(decibels(*(squares(np, in_double(array)).sum() for array in (estimate - x, x))))
 
 
 def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | None = None) -> float:
     """The NMSE in dB after `depth` layers on signals x (samples, N) with measurements y (samples, M).
 
-    If `weights` (samples,) are given, they weight the samples in both sums of the ratio.
+    With L snapshots, they are (samples, L, N) and (samples, L, M). If `weights` (samples,) are given, they weight the
+    samples in both sums of the ratio.
     """
     ops = network.ops
 
@@ -138,17 +145,23 @@ def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | 
         error, _ = ops.half_squared_error(network.output(y[part], depth), truth, weight)
         return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
-    error, energy = map(sum, zip(*ops.in_batches(x.shape, sums), strict=True))
+    error, energy = map(sum, zip(*ops.in_batches((len(x), math.prod(x.shape[1:])), sums), strict=True))
     return float(decibels(error, energy))
 
 
-def _compare(xp: Any, estimate: Array, truth: Array, support: Array) -> Array:
-    """The squared error, support size, false positives and false negatives of each row: (4, batch), float64."""
-    found = estimate != 0
+def _compare(xp: Any, estimate: Array, truth: Array, support: Array, joint: Joint) -> Array:
+    """The squared error, support size, false positives and false negatives of each sample: (4, batch), float64."""
+    found = _present(estimate, joint)
     counts = (found, found & ~support, support & ~found)
-    error = xp.square(estimate - truth).sum(axis=1, dtype=np.float64)
+    error = squares(xp, estimate - truth).reshape(len(truth), -1).sum(axis=1, dtype=np.float64)
     stacked: Array = xp.stack([error, *(count.sum(axis=1).astype(np.float64) for count in counts)])
     return stacked
+
+
+def _present(x: Array, joint: Joint) -> Array:
+    """Whether the entries of signals (batch, N) or (batch, L, N) are not zero, (batch, N/G)."""
+    present: Array = x != 0
+    return present if joint == ALONE else joint.split(present.reshape(-1, x.shape[-1])).any(axis=(1, 3))
 
 
 def psnr_db(estimate: Array, clean: Array) -> float:

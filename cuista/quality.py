@@ -1,7 +1,12 @@
 """How good an answer is, as far as that can be known without the truth: residuals, supports, and usual signals.
 
 Codes x̂ of measurements y are judged by five numbers for each sample. A network's answer is compared with its answers to
-the signals that it was trained for, of which the truth is known; so each entry can be given an interval too.
+the signals that it was trained for, of which the truth is known; so each entry can be given an interval too, or a disc
+of the complex plane.
+
+Codes are (samples, N) and measurements (samples, M), or (samples, L, N) and (samples, L, M) with L snapshots. All
+snapshots of a sample are judged together, and entries of several numbers are counted and compared by their magnitudes
+(`cuista.ops.joint`).
 """
 
 from __future__ import annotations
@@ -14,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import Array, check_real, check_rows, in_double
 from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.ops import ReferenceOps
+from cuista.ops.joint import squares
 from cuista.storage import Record
 from cuista.summary import counted
 
@@ -33,6 +39,28 @@ ROWS = 4096
 _LEVELS = np.linspace(0, 1, 1001)
 
 
+def measurements_for(problem: Problem, y: Any) -> Array:
+    """Measurements y (samples, M), or (samples, L, M) with L snapshots, as `check_rows` accepts them for a problem.
+
+    Raises
+    ------
+    InputError
+        As `check_rows` does, or if they are complex and the problem's matrix is real.
+    """
+    return _of_problem(problem, check_rows(y, problem.M, "y", snapshots=problem.snapshots), "y")
+
+
+def codes_for(problem: Problem, x: Any) -> Array:
+    """Codes x (samples, N), or (samples, L, N) with L snapshots. The errors are those of `measurements_for`."""
+    return _of_problem(problem, check_rows(x, problem.N, "x", np.inf, snapshots=problem.snapshots), "x")
+
+
+def _of_problem(problem: Problem, samples: Array, name: str) -> Array:
+    if not problem.is_complex:
+        check_real(samples.dtype, f"the matrix is real, and {name}")
+    return samples
+
+
 def statistics(problem: Problem, y: Array, x: Array, ops: ReferenceOps, fixed: bool = False) -> Array:
     """What can be known of codes x (samples, N) without the truth, from measurements y (samples, M).
 
@@ -40,32 +68,38 @@ def statistics(problem: Problem, y: Array, x: Array, ops: ReferenceOps, fixed: b
     -------
     statistics : (samples, 5), float32
         The relative residual ‖y − A x‖₂ / ‖y‖₂, the number of non-zeros, the energy ‖z‖₂ / ‖y‖₂, the spread
-        ‖z‖₁ / ‖z‖₂, and the peak max|z| / ‖z‖₂, where z_i = x_i ‖a_i‖₂. With `fixed`, for networks that compute on
-        measurements as they are, the energy is ‖y‖₂. For y = 0 and x = 0, all are 0.
+        ‖z‖₁ / ‖z‖₂, and the peak max|z| / ‖z‖₂, where z_i = x_i ‖a_i‖₂, and |z_i| is the magnitude of an entry of
+        several numbers. With `fixed`, for networks that compute on measurements as they are, the energy is ‖y‖₂. For
+        y = 0 and x = 0, all are 0.
     """
     found = np.zeros((len(y), len(STATISTICS)), np.float32)
     for first in range(0, len(y), ROWS):
         part = slice(first, first + ROWS)
         scale, target, z, r = _residuals(problem, y[part], x[part], ops)
-        norm, size, total = (np.sqrt(np.square(each).sum(axis=1)) for each in (target, z, r))
+        axes = tuple(range(1, z.ndim))
+        norm, size, total = (np.sqrt(squares(np, each).sum(axis=axes)) for each in (target, z, r))
+        m = problem.joint.magnitudes(np, z.reshape(-1, problem.N))
         some, present = np.where(norm > 0, norm, 1), np.where(size > 0, size, 1)
-        energy = norm * scale[:, 0] if fixed else size / some
+        energy = norm * scale.reshape(-1) if fixed else size / some
         residual = np.where(norm > 0, total / some, np.where(total > 0, np.inf, 0))
-        columns = (residual, np.count_nonzero(z, axis=1), energy, np.abs(z).sum(axis=1) / present)
-        found[part] = np.stack([*columns, np.abs(z).max(axis=1) / present], axis=1)
+        columns = (residual, np.count_nonzero(m, axis=1), energy, m.sum(axis=1) / present)
+        found[part] = np.stack([*columns, m.max(axis=1) / present], axis=1)
     return found
 
 
 def _residuals(problem: Problem, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array, Array, Array]:
-    """The largest |y_m| of each sample (samples, 1), and y, z and y − A z divided by it, in float64 and host memory."""
-    y = y.astype(np.float64)
-    scale = np.abs(y).max(axis=1, keepdims=True)
+    """The largest |y_m| of each sample, and y, z and y − A z divided by it, in double precision and host memory.
+
+    The first is (samples, 1), or (samples, 1, 1) with several snapshots.
+    """
+    y, dtype = in_double(y), problem.A.dtype
+    scale = np.abs(y).max(axis=tuple(range(1, y.ndim)), keepdims=True)
     scale[scale == 0] = 1
-    z, y = problem.to_unit(x.astype(np.float64)) / scale, y / scale
+    z, y = problem.to_unit(in_double(x)) / scale, y / scale
     with ops.computing():
-        transposed = ops.kept(problem, np.dtype(np.float64), lambda: ops.asarray(problem.A.T, np.float64))
-        image = ops.to_numpy(ops.sparse_matmul(ops.asarray(z, np.float64), transposed))
-    return scale, y, z, y - image
+        transposed = ops.kept(problem, dtype, lambda: ops.asarray(problem.A.T, dtype))
+        image = ops.to_numpy(ops.sparse_matmul(ops.asarray(z, dtype).reshape(-1, problem.N), transposed))
+    return scale, y, z, y - image.reshape(y.shape)
 
 
 @dataclass(frozen=True)
@@ -79,8 +113,8 @@ class Reference:
     threshold
         The rank below which a sample is called unusual (see `_ranks`); of these signals, that is a share of 0.01.
     errors
-        Quantiles (2, 1001) of |x̂_i + (Wᵀ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M, for the entries that
-        are zero in x̂ and for the others.
+        Quantiles (2, 1001) of |x̂_i + (Wᴴ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M, for the entries that
+        are zero in x̂ and for the others. Each number of an entry of several is taken for itself.
     fixed
         Whether the network computes on measurements as they are, so that other units are unusual.
     """
@@ -101,7 +135,7 @@ class Reference:
         found = statistics(problem, y, answer, ops, fixed)
         sorted_ = np.sort(found, axis=0)
         centre, scale = _debiased(problem, W, y, answer, ops)
-        ratio = np.abs(centre - problem.to_unit(x.astype(np.float64))) / np.where(scale > 0, scale, 1)
+        ratio = np.abs(centre - problem.to_unit(in_double(x))) / np.where(scale > 0, scale, 1)
         present = answer != 0
         errors = [
             np.quantile(part, _LEVELS) if part.size else _LEVELS * 0 for part in (ratio[~present], ratio[present])
@@ -157,44 +191,60 @@ def _ranks(usual: Array, found: Array) -> Array:
 
 
 def _debiased(problem: Problem, W: Array, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array]:
-    """x̂ + Wᵀ(y − A x̂) for codes of `problem.A`, and the scale of its errors ‖y − A x̂‖₂ ‖w_i‖₂ / √M, (samples, N).
+    """x̂ + Wᴴ(y − A x̂) for codes of `problem.A`, and the scale of its errors ‖y − A x̂‖₂ ‖w_i‖₂ / √M, (samples, N).
 
-    Because w_iᵀa_i = 1, the error of an entry does not depend on the entry itself. Its noise has the variance
+    Because w_iᴴa_i = 1, the error of an entry does not depend on the entry itself. Its noise has the variance
     σ² ‖w_i‖², and the residual estimates σ together with what other entries add, as in approximate message passing. If
-    the problem has no negative entries, neither has the estimate, which brings it nearer to all of them.
+    the problem has no negative entries, neither has the estimate, which brings it nearer to all of them. With L
+    snapshots, both are (samples, L, N), and σ is that of all snapshots, ‖y − A x̂‖₂ / √(L M).
     Zhang, Zhang, J. R. Stat. Soc. B 2014; Javanmard, Montanari, JMLR 2014 (the debiased Lasso).
     """
     size, _, z, r = _residuals(problem, y, x, ops)
+    dtype = problem.A.dtype
     with ops.computing():
-        step = ops.to_numpy(ops.matmul(ops.asarray(r, np.float64), ops.asarray(W, np.float64)))
-    sigma = np.sqrt(np.square(r).mean(axis=1, keepdims=True))
+        rows = ops.asarray(r.reshape(-1, problem.M), dtype)
+        step = ops.to_numpy(ops.matmul(rows, ops.asarray(W.conj(), dtype))).reshape(z.shape)
+    sigma = np.sqrt(squares(np, r).mean(axis=tuple(range(1, r.ndim)), keepdims=True))
     estimate = np.maximum(z + step, 0) if problem.positive else z + step
-    return estimate * size, sigma * size * np.sqrt(np.square(W).sum(axis=0))
+    return estimate * size, np.broadcast_to(sigma * size * np.sqrt(squares(np, W).sum(axis=0)), z.shape)
+
+
+def names_of_intervals(problem: Problem) -> tuple[str, str]:
+    """What `intervals` returns for a problem: bounds for real numbers, discs for complex ones."""
+    return ("centre", "radius") if problem.is_complex else ("lower", "upper")
 
 
 def intervals(
     problem: Problem, W: Array, reference: Reference, y: Array, x: Array, level: float, ops: ReferenceOps
 ) -> tuple[Array, Array]:
-    """Intervals that contain the entries of the true codes with the probability `level`.
+    """Intervals that contain the entries of the true codes with the probability `level`; discs for complex entries.
 
-    They are centred at x̂ + Wᵀ(y − A x̂), or at its positive part if the problem has no negative entries. Their half
-    widths are multiples of ‖y − A x̂‖₂ ‖w_i‖₂ / √M; of the errors on the reference's signals, the share `level` is below
-    that, both among entries that are zero in x̂ and among the others (split conformal prediction: Lei et al., JASA
-    2018). So `level` is the coverage for signals like those, and for others there is no promise.
+    They are centred at x̂ + Wᴴ(y − A x̂), or at its positive part if the problem has no negative entries. Their half
+    widths, or radii, are multiples of ‖y − A x̂‖₂ ‖w_i‖₂ / √M; of the errors on the reference's signals, the share
+    `level` is below that, both among entries that are zero in x̂ and among the others (split conformal prediction: Lei
+    et al., JASA 2018). So `level` is the coverage for signals like those, and for others there is no promise.
+
+    For a complex number, it is the disc about the centre that contains the true number, so that it bounds the real and
+    the imaginary part together. If noise dominates the error e, this is circular normal with the variance s², |e|² is
+    exponential, and the radius is near s √(−ln(1 − level)). Of an entry of several numbers, each has an interval or a
+    disc of its own, which holds that number with the probability `level`; all of them hold together less often.
 
     Parameters
     ----------
     W
         The analytic weight (M, N) of `problem.A`.
     y, x
-        Measurements (samples, M), and the network's answer (samples, N).
+        Measurements (samples, M), and the network's answer (samples, N); (samples, L, M) and (samples, L, N) with L
+        snapshots.
     level
         The probability, more than 0 and less than 1.
 
     Returns
     -------
-    lower, upper : (samples, N), float32
+    lower, upper : shaped like x, float32
         In the user's units. Without negative entries, `lower` is at least 0.
+    centre, radius : shaped like x, complex64 and float32
+        In their place for a complex problem: see `names_of_intervals`.
 
     Raises
     ------
@@ -206,6 +256,8 @@ def intervals(
     centre, scale = _debiased(problem, W, y, x, ops)
     absent, present = (float(np.interp(level, _LEVELS, errors)) for errors in reference.errors)
     half = scale * np.where(x != 0, present, absent)
+    if problem.is_complex:
+        return problem.to_given(centre).astype(np.complex64), problem.to_given(half).astype(np.float32)
     least = np.maximum(centre - half, 0) if problem.positive else centre - half
     lower, upper = (problem.to_given(bound).astype(np.float32) for bound in (least, centre + half))
     return lower, upper
@@ -271,7 +323,7 @@ class Quality:
 
     @property
     def support_size(self) -> Array:
-        """The number of non-zero entries of each sample's codes (samples,)."""
+        """The number of non-zero entries of each sample's codes (samples,); one of several numbers counts once."""
         return self.statistics[:, 1].astype(np.int64)
 
     @property

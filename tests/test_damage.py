@@ -159,12 +159,31 @@ def add_foreign_arrays(folder, add, A):
         add(name, folder / name, read_all, UNPROTECTED)
     np.savetxt(folder / "text.csv", A, "%g", delimiter=",", header="a comment")
     add("text.csv", folder / "text.csv", read_all, UNPROTECTED)
+    add_complex_arrays(folder, add, A[:20] + 1j * A[20:])
     with h5py.File(folder / "groups.h5", "w") as file:
         write_sparse(file.create_group("matlab"), matrix, ("data", "ir", "jc"), MATLAB_sparse=np.uint64(len(A)))
         group = file.create_group("octave")
         group.attrs["OCTAVE_NEW_FORMAT"] = np.uint8(1)
         group["type"], group["value"] = np.bytes_("matrix"), A.T
     add("groups.h5", folder / "groups.h5", read_all, UNPROTECTED)
+
+
+def add_complex_arrays(folder, add, A):
+    """Add files of ours and of other software with a complex matrix."""
+    storage.write(folder / "complex record.h5", storage.Record("cuista-problem", {"A": A.astype(np.complex64)}))
+    add("complex record", folder / "complex record.h5", lambda path: read_ours(storage.read, path), ALLOWED)
+    for ending, allowed in ((".npy", UNPROTECTED), (".npz", ALLOWED), (".mat", UNPROTECTED)):
+        storage.save_arrays(folder / f"complex{ending}", {"A": A})
+        add(f"complex{ending}", folder / f"complex{ending}", read_all, allowed)
+    lines = "\n".join(",".join(map(str, row)) for row in A.tolist())
+    (folder / "complex.csv").write_text(lines)
+    add("complex.csv", folder / "complex.csv", read_all, UNPROTECTED)
+    parts = np.zeros(A.shape, [("real", "f8"), ("imag", "f8")])
+    parts["real"], parts["imag"] = A.real, A.imag
+    with h5py.File(folder / "parts.h5", "w") as file:
+        file["A"], matrix = parts, csc_array(A)
+        write_sparse(file.create_group("s"), matrix, ("data", "ir", "jc"), MATLAB_sparse=np.uint64(len(A)))
+    add("parts.h5", folder / "parts.h5", read_slices, UNPROTECTED)
 
 
 def write_sparse(group, matrix, names, **attributes):

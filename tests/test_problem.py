@@ -174,7 +174,7 @@ def test_hard_signals_of_certain_or_impossible_entries_have_finite_weights():
 def test_a_problem_survives_its_file(problem, tmp_path):
     problem.save(tmp_path / "p.h5")
     again = Problem.load(tmp_path / "p.h5")
-    for name in ("A", "pnz", "snr_db", "magnitude", "seed", "positive"):
+    for name in ("A", "pnz", "snr_db", "magnitude", "seed", "positive", "snapshots", "group"):
         np.testing.assert_array_equal(getattr(again, name), getattr(problem, name))
     with pytest.raises(FileError, match="exists already"):
         problem.save(tmp_path / "p.h5")
@@ -195,7 +195,12 @@ def test_a_problem_survives_its_file(problem, tmp_path):
         ({"seed": -1}, "seed"),
         ({"A": np.zeros((3, 4))}, "column 0"),
         ({"A": np.ones(4)}, "shape"),
-        ({"A": np.ones((2, 2), dtype=complex)}, "real"),
+        ({"A": np.ones((2, 2), dtype=complex), "positive": True}, "no sign"),
+        ({"snapshots": 0}, "snapshots"),
+        ({"group": 0}, "divides"),
+        ({"group": 7}, "divides"),
+        ({"group": 2, "pnz": np.linspace(0.1, 0.2, 100)}, "within groups"),
+        ({"snapshots": 2, "positive": True}, "no sign"),
         ({"A": np.array([["a"]])}, "real"),
     ],
 )

@@ -126,7 +126,7 @@ def test_other_files_are_named_as_what_they_are(file, tmp_path, monkeypatch):
     newer = tmp_path / "newer.h5"
     with monkeypatch.context() as later:
         later.setattr("cuista.storage.records.FORMAT_VERSION", 99)
-        storage.write(newer, storage.Record("cuista-problem"))
+        storage.write(newer, storage.Record("cuista-problem", {"A": ARRAY + 1j}))
     for path, message in (
         (foreign, "not one of cuista's"),
         (text, "not an HDF5 file"),
@@ -252,7 +252,7 @@ def test_text_and_other_things_are_refused(tmp_path):
     with pytest.raises(FileError, match="is not a"):
         storage.load_arrays(tmp_path / "a.npy")
     savemat(tmp_path / "s.mat", {"A": "words"})
-    with pytest.raises(InputError, match="real numbers"):
+    with pytest.raises(InputError, match="is text; expected an array of numbers"):
         storage.load_array(tmp_path / "s.mat")
     with pytest.raises(FileError, match="ending in"):
         storage.save_arrays(tmp_path / "a.txt", {"A": ARRAY})
@@ -341,8 +341,15 @@ def test_one_number_in_each_line_is_a_vector(tmp_path):
         ("", "holds no numbers"),
         ("# nothing\n\n", "holds no numbers"),
         ("1,2\n3,\0", "is not a text file: its byte 6 is zero"),
-        ("1+2i,3\n", "line 1, column 1 is '1\\+2i': complex numbers are not supported"),
-        (" (1.0e+00+-2.0e+00j) (1e0+1e0j)\n", "line 1, column 1 is .*: complex numbers are not supported"),
+        ("1+2i,3\n4,x\n", "line 2, column 2 is 'x'; expected a number"),
+        ("1+2k,3\n", "line 1, column 1 is '1\\+2k'"),
+        ("1/2,3\n", "line 1, column 1 is '1/2'"),
+        ("(1,2),3\n", "line 1, column 1 is '\\(1'"),
+        ("1+2i+3i,3\n", "line 1, column 1 is '1\\+2i\\+3i'"),
+        ("f,re,im\n1,2,3\n", "line 1 names real and imaginary parts: 'f,re,im'; expected nothing but pairs"),
+        ("re_1,re_2,im_1,im_2\n1,2,3,4\n", "expected .* pairs of neighbouring columns, the real part first"),
+        ("im,re\n1,2\n", "expected .* pairs of neighbouring columns, the real part first"),
+        ("re,im\n1,2i\n", "line 1 names real and imaginary parts, and columns hold complex numbers"),
     ],
 )
 def test_wrong_text_is_named_by_line_and_column(tmp_path, text, message):
@@ -451,23 +458,236 @@ def test_what_is_no_array_of_numbers_is_passed_over_and_described(tmp_path):
         storage.load_array(npz, "A")
 
 
-def test_complex_arrays_are_refused_with_a_reason_in_every_format(tmp_path):
+# -- complex numbers --------------------------------------------------------------------------------------------------
+
+COMPLEX = SMALL + 1j * SMALL[::-1]
+
+
+def with_parts(array, *names, kind="f8"):
+    """Complex numbers as other software stores them in HDF5: as two parts with names."""
+    parts = np.zeros(array.shape, [(name, kind) for name in names])
+    parts[names[0]], parts[names[1]] = array.real, array.imag
+    return parts
+
+
+def foreign_complex(path, name):
+    """Write COMPLEX as `A`, or as the only array, as other software does."""
     import h5py
 
-    np.save(tmp_path / "a.npy", SMALL + 1j)
-    np.savez(tmp_path / "a.npz", A=SMALL + 1j)
-    save_npz(tmp_path / "sparse.npz", csc_array(SMALL + 0j))
-    for version in "45":
-        savemat(tmp_path / f"{version}.mat", {"A": SMALL + 1j}, format=version)
-    parts = np.zeros((4, 5), [("real", "f8"), ("imag", "f8")])
+    sparse = csc_array(COMPLEX)
+    if name.endswith((".npy", ".npz")):
+        {"a.npy": np.save, "a.npz": lambda file, A: np.savez(file, A=A), "sparse.npz": save_npz}[name](
+            path / name, sparse if "sparse" in name else COMPLEX
+        )
+        return path / name
+    if name.startswith("version"):
+        savemat(path / "a.mat", {"A": sparse if "sparse" in name else COMPLEX, "s": "text"}, format=name[8])
+        return path / "a.mat"
+    stored = sparse.data if "sparse" in name else COMPLEX if name == "h5py" else COMPLEX.T
+    parts = with_parts(stored, *(("re", "im") if name == "julia" else ("real", "imag")))
+    with h5py.File(path / "a.h5", "w", userblock_size=512) as file:
+        if name == "h5py":
+            file["A"] = COMPLEX
+        elif name == "octave":
+            octave_variable(file, "A", "complex matrix", parts)
+        elif name == "octave sparse":
+            values = {"data": parts, "ridx": sparse.indices, "cidx": sparse.indptr, "nr": 4, "nc": 5}
+            octave_variable(file, "A", "sparse complex matrix", values)
+        elif name == "7.3 sparse":
+            file["A/data"], file["A/ir"], file["A/jc"] = parts, sparse.indices, sparse.indptr
+            file["A"].attrs.update({"MATLAB_class": np.bytes_("double"), "MATLAB_sparse": np.uint64(4)})
+        else:
+            file["A"] = parts
+            file["A"].attrs["MATLAB_class"] = np.bytes_("double")
+    with open(path / "a.h5", "r+b") as raw:
+        raw.write({"7": b"MATLAB 7.3 MAT-file", "j": b"HDF5-based Julia Data Format, version 0.2"}.get(name[0], b""))
+    return path / "a.h5"
+
+
+FOREIGN_COMPLEX = ["a.npy", "a.npz", "sparse.npz", "version 4", "version 4 sparse", "version 5", "version 5 sparse"]
+FOREIGN_COMPLEX += ["h5py", "7.3", "7.3 sparse", "octave", "octave sparse", "julia"]
+
+
+@pytest.mark.parametrize("name", FOREIGN_COMPLEX)
+def test_complex_arrays_are_read_from_every_format(tmp_path, name):
+    path = foreign_complex(tmp_path, name)
+    found = storage.load_array(path, "A")
+    assert found.dtype == np.complex128
+    np.testing.assert_array_equal(found, COMPLEX)
+    assert "(4, 5)" in storage.described(path, whole=True)
+    np.testing.assert_array_equal(next(iter(storage.load_arrays(path).values())), COMPLEX)
+    with storage.opened_array(path, "A") as array:
+        assert (array.shape, array.size, array.dtype) == ((4, 5), 20, np.complex128)
+        np.testing.assert_array_equal(array[1:3], COMPLEX[1:3])
+        np.testing.assert_array_equal(array[:, 2:4], COMPLEX[:, 2:4])
+        np.testing.assert_array_equal(array[...], COMPLEX)
+
+
+@pytest.mark.parametrize("names", [("real", "imag"), ("re", "im"), ("r", "i"), ("Re", "Im"), ("re_", "im_")])
+def test_the_parts_of_complex_numbers_have_many_names_and_kinds(tmp_path, names):
+    import h5py
+
+    special = np.array([complex(np.inf, 1), complex(1, -np.inf), complex(-0.0, 2), complex(3, -0.0)])
     with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["A"], file["parts"] = SMALL + 1j, parts
-    for path in (*tmp_path.iterdir(), tmp_path / "a.h5"):
-        key = "parts" if path.suffix == ".h5" else None
-        for read in (storage.load_array, lambda *a, **k: storage.opened_array(*a, **k).__enter__()):
-            with pytest.raises(InputError, match=r"complex numbers are not supported .* planned") as error:
-                read(path, "A", key=key)
-            assert path.name in str(error.value)
+        file["f8"], file["f4"] = with_parts(special, *names), with_parts(special, *names, kind="f4")
+        file["i2"] = with_parts(COMPLEX.round(), *names, kind="i2")
+        file["table"] = np.zeros(3, [(names[0], "f8"), ("other", "f8")])
+    for key, expected in (("f8", special), ("f4", special.astype("c8")), ("i2", COMPLEX.round() + 0)):
+        found = storage.load_array(tmp_path / "a.h5", key=key)
+        assert found.dtype == expected.dtype
+        assert key == "i2" or found.tobytes() == expected.tobytes()
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InputError, match="a table with the columns"):
+        storage.load_array(tmp_path / "a.h5", key="table")
+
+
+def test_numbers_of_other_precisions_become_double(tmp_path):
+    for kind, expected in ((">c8", "c16"), (np.clongdouble, "c16"), ("c8", "c8"), ("f2", "f8"), (np.longdouble, "f8")):
+        np.save(tmp_path / "a.npy", np.ones((2, 3), kind))
+        assert storage.load_array(tmp_path / "a.npy").dtype == np.dtype(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1+2j,-3j,2\n(0.5-1.5j),1.5e-3-2e-4j,-1j\n",
+        "1+2i;-3i;2\n0.5-1.5i;1.5E-3-2E-4i;-1i\n",
+        "1,0+2,0i;-3i;2\n0,5-1,5i;1,5e-3-2e-4i;-1i\n",
+        " (1e0+2e0j)  (-0e0+-3.0e+00j) (2+0j)\n (0.5+-1.5j) (1.5e-03+-2.0e-04j) (0-1j)\n",
+        "1.0 + 2.0im\t0.0 - 3.0im\t2.0 + 0.0im\n0.5 - 1.5im\t0.0015 - 0.0002im\t0.0 - 1.0im\n",
+        "1 + 2i   0 - 3i   2 + 0i  # a comment\n0.5 - 1.5i   1.5e-3 - 2e-4i   0 - 1i\n",
+        "1.0D+00+2.0D+00i,-3i,2\n5D-1-1.5i,1.5D-3-2D-4i,-1i\n",
+        '"1+2i","-3i","2"\n"0.5-1.5i","1.5e-3-2e-4i","-1i"\n',
+        "# a b c\n1+2I,-3J,2\n0.5 - 1.5i,1.5e-3 -2e-4i,- 1i\n",
+    ],
+)
+def test_complex_numbers_in_text_are_read_as_programs_write_them(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text)
+    found = storage.load_array(tmp_path / "a.csv")
+    assert found.dtype == np.complex128
+    np.testing.assert_array_equal(found, [[1 + 2j, -3j, 2], [0.5 - 1.5j, 1.5e-3 - 2e-4j, -1j]])
+
+
+PAIRS = np.array([[1 + 2j, 3 - 4j], [5 + 6.5j, 7 + 8j]])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "re,im,re,im",
+        "real,imag,real,imag",
+        "Re(a),Im(a),Re(b),Im(b)",
+        "a_re,a_im,b_re,b_im",
+        "re1,im1,re2,im2",
+        "a.real,a.imag,b.real,b.imag",
+        "Re(y1) [V],Im(y1) [V],Re(y2) [V],Im(y2) [V]",
+        "Real part of a,Imaginary part of a,real part of b,imaginary part of b",
+        "# re,im,re,im",
+        "% of a measurement\n#re im re im",
+    ],
+)
+def test_names_of_columns_say_which_are_real_and_imaginary_parts(tmp_path, names):
+    (tmp_path / "a.csv").write_text(f"{names}\n1,2,3,-4\n5,6.5,7,8\n")
+    line = 1 + names.count("\n")
+    with pytest.warns(UserWarning, match=f"pairs of columns are read as complex numbers, as line {line} says: '"):
+        np.testing.assert_array_equal(storage.load_array(tmp_path / "a.csv"), PAIRS)
+
+
+@pytest.mark.parametrize("text", ["re,im\n1,2\n3,-4\n", ";re;im\na;1;2\nb;3;-4\n"])
+def test_one_pair_of_columns_is_a_complex_vector(tmp_path, text, recwarn):
+    (tmp_path / "a.csv").write_text(text)
+    np.testing.assert_array_equal(storage.load_array(tmp_path / "a.csv"), [1 + 2j, 3 - 4j])
+    assert "pairs of columns are read as complex numbers" in str(recwarn[0].message)
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2\n3,-4\n", "real,fake\n1,2\n3,-4\n", "# real and imaginary parts\n1,2\n3,-4\n", "i,j\n1,2\n3,-4\n"]
+)
+def test_columns_without_names_of_parts_are_real(tmp_path, text, recwarn):
+    (tmp_path / "a.csv").write_text(text)
+    found = storage.load_array(tmp_path / "a.csv")
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, [[1, 2], [3, -4]])
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npy", ".mat", ".h5"])
+def test_pairs_of_columns_are_complex_if_that_is_asked_for(tmp_path, ending, recwarn):
+    path, parts = tmp_path / f"a{ending}", PAIRS.view(np.float64)
+    for columns in (4, 2, 3):
+        if ending == ".csv":
+            path.write_text("re,im,re,im\n" * (columns == 4) + words_of(parts[:, :columns], ","))
+        else:
+            storage.save_arrays(path, {"A": parts[:, :columns]}, overwrite=True)
+        if columns == 3:
+            with pytest.raises(InputError, match=r"has shape \(2, 3\); expected .* an even number of columns") as error:
+                storage.load_array(path, pairs=True)
+            assert error.value.options == ("complex_pairs",)
+            continue
+        expected = PAIRS if columns == 4 else PAIRS[:, 0]
+        np.testing.assert_array_equal(storage.load_array(path, pairs=True), expected)
+        with storage.opened_array(path, pairs=True) as array:
+            np.testing.assert_array_equal(array[:1], expected[:1])
+    np.save(tmp_path / "complex.npy", PAIRS)
+    with pytest.raises(InputError, match="is complex as it is"):
+        storage.load_array(tmp_path / "complex.npy", pairs=True)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.complex64, np.complex128])
+def test_a_csv_file_has_all_digits_of_its_numbers(tmp_path, kind):
+    from cuista.storage.text import as_csv
+
+    rng, real = np.random.default_rng(0), np.empty(0, kind).real.dtype
+    numbers = (10.0 ** rng.integers(-30, 30, (20, 6)) * rng.standard_normal((20, 6))).astype(real)
+    numbers[0] = [np.inf, -np.inf, 0.0, -0.0, 1, np.nan]
+    (tmp_path / "a.csv").write_bytes(as_csv(numbers.view(kind)))
+    found = storage.load_array(tmp_path / "a.csv").astype(kind)
+    assert found.tobytes() == numbers.tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".mat", ".h5"])
+@pytest.mark.parametrize("kind", ["c8", "c16"])
+def test_complex_arrays_go_out_and_come_back(tmp_path, suffix, kind):
+    storage.save_arrays(tmp_path / f"a{suffix}", {"A": COMPLEX.astype(kind)})
+    found = storage.load_array(tmp_path / f"a{suffix}", "A")
+    assert found.dtype == np.dtype(kind)
+    np.testing.assert_array_equal(found, COMPLEX.astype(kind))
+
+
+def test_a_record_keeps_complex_arrays_and_only_then_needs_a_new_cuista(tmp_path):
+    for name, array, version in (("real", SMALL, 1), ("complex", COMPLEX.astype("c8"), 2)):
+        record = storage.Record("cuista-problem", {"A": array})
+        storage.write(tmp_path / f"{name}.h5", record)
+        for found in (storage.read(tmp_path / f"{name}.h5"), storage.unpacked(storage.packed(record))):
+            assert found.arrays["A"].dtype == array.dtype
+            np.testing.assert_array_equal(found.arrays["A"], array)
+            assert found.attributes["format_version"] == version
+    assert storage.contents(tmp_path / "complex.h5")[1] == {"A": ((4, 5), "complex64")}
+
+
+@pytest.mark.parametrize("write", ["record", "arrays.h5", "arrays.npz"])
+def test_a_flipped_bit_in_an_imaginary_part_is_found(tmp_path, write):
+    path = tmp_path / f"a{'.h5' if write == 'record' else write[6:]}"
+    if write == "record":
+        storage.write(path, storage.Record("cuista-problem", {"A": COMPLEX}))
+    else:
+        storage.save_arrays(path, {"A": COMPLEX})
+    whole, row = path.read_bytes(), COMPLEX[1].tobytes()
+    for byte in (8, 15, 16 * 3 + 11):  # of imaginary parts
+        data = bytearray(whole)
+        data[whole.index(row) + byte] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(FileError, match=r"is not what was written|is damaged: Bad CRC"):
+            storage.read(path) if write == "record" else storage.load_array(path)
+
+
+def test_the_hash_of_an_array_covers_both_parts_of_its_numbers():
+    assert storage.sha256(SMALL) == "9c75defb894ef69381dc3c5387df235b2f71043df4886252a0605518b7d8cd84"  # as in 0.1.0
+    known = storage.sha256(COMPLEX)
+    single = COMPLEX.astype("c8")
+    assert known == storage.sha256(COMPLEX.astype(">c16")) == storage.sha256(np.asfortranarray(COMPLEX))
+    assert storage.sha256(single) == storage.sha256(single.astype("c16")) != known
+    others = (COMPLEX.real, COMPLEX.real + 0j, COMPLEX.conj(), COMPLEX[::-1], COMPLEX.view(np.float64), COMPLEX.ravel())
+    assert len({known, *map(storage.sha256, others)}) == 1 + len(others)
 
 
 def test_files_of_octave_in_its_own_formats_say_how_to_save_them(tmp_path):

@@ -10,16 +10,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cuista import storage
-from cuista.checks import LARGEST, Array
+from cuista.checks import LARGEST, Array, in_double
 from cuista.counter import ENTRIES, LEVELS, TEST, Key
 from cuista.data.problem import Problem
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops.joint import dtype_for, real_of, squares
 from cuista.summary import Described, counted, span
 
 
 def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
     """Perturbed matrices Ã_i = A + σ_i N_i (n, M, N), where N_i is standard normal, with columns scaled to unit norm.
+
+    If A is complex, then N_i is circular with E|N_i|² = 1.
 
     Liu, Chen, Wang, Yin, ICLR 2019, section 4.3. The result depends on the arguments only.
 
@@ -34,8 +37,8 @@ def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
     """
     (M, N), n = A.shape, len(levels)
     noise = ops.normal(key, ENTRIES, (n * M, N), A.dtype).reshape(n, M, N)
-    matrices = A + ops.asarray(levels, A.dtype)[:, None, None] * noise
-    norms: Any = ops.xp.sqrt(ops.xp.sum(ops.xp.square(matrices), axis=1, keepdims=True))
+    matrices = A + ops.asarray(levels, real_of(A.dtype))[:, None, None] * noise
+    norms: Any = ops.xp.sqrt(ops.xp.sum(squares(ops.xp, matrices), axis=1, keepdims=True))
     perturbed: Array = matrices / norms
     return perturbed
 
@@ -47,7 +50,13 @@ def random_levels(key: Key, sigma: float, count: int, ops: ReferenceOps) -> Arra
 
 
 def check_normalized(problem: Problem) -> None:
-    """Raise InputError unless the columns of the problem's matrix have unit norm, as in perturbed matrices."""
+    """Raise InputError unless the problem suits perturbed matrices: unit norm of columns, and a single snapshot."""
+    if problem.snapshots > 1:
+        raise InputError(
+            f"the problem has {problem.snapshots} snapshots, and perturbed matrices measure one: make a problem with "
+            "one",
+            option="snapshots",
+        )
     if not problem.normalized:
         raise InputError(
             "the columns of the measurement matrix do not have unit norm, which perturbed matrices always have: make a "
@@ -100,7 +109,7 @@ class PerturbedSet(Described, storage.Portable):
         if count < 1:
             raise InputError(f"the number of matrices for each σ is {count}; expected 1 or more", option="count")
         ops = CpuOps()
-        matrices = np.empty((len(sigmas), count, *problem.A.shape), np.float32)
+        matrices = np.empty((len(sigmas), count, *problem.A.shape), dtype_for(problem.A, np.float32))
         for i, sigma in enumerate(sigmas):
             for j in range(count):
                 matrices[i, j] = perturb(problem.A, Key(seed, TEST, i * count + j), np.array([sigma]), ops)[0]
@@ -116,9 +125,9 @@ class PerturbedSet(Described, storage.Portable):
         }
 
     def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
-        """Iterate over the levels, each with the list of its matrices (M, N) in float64."""
+        """Iterate over the levels, each with the list of its matrices (M, N) in double precision."""
         for sigma, matrices in zip(self.sigmas, self.matrices, strict=True):
-            yield float(sigma), list(matrices.astype(np.float64))
+            yield float(sigma), list(in_double(matrices))
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-perturbed` file."""

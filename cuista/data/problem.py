@@ -9,16 +9,17 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
-from cuista.checks import LARGEST, Array, check_matrix, is_extreme
+from cuista.checks import LARGEST, LARGEST_MEASUREMENT, Array, check_matrix, check_rows, in_double, is_extreme
 from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.data.signals import HARDER, SignalSet
 from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.messages import warn
-from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals
+from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals, joint
+from cuista.ops.joint import ALONE, Joint, dtype_for
 from cuista.summary import Described, size_of, span
 
 # How far a norm may be from 1 in columns of unit norm, such as those that were rounded to single precision.
@@ -38,16 +39,19 @@ class Problem(Described, storage.Portable):
     Parameters
     ----------
     A
-        The measurement matrix (M, N), whose columns may have any norms. It is kept as float64, with columns of unit
-        norm, unless `norms` is given.
+        The measurement matrix (M, N), whose columns may have any norms. It is kept in double precision, with columns of
+        unit norm, unless `norms` is given. If it is complex, signals and measurements are complex, too.
     pnz
-        The probability that an entry of x* is non-zero: one number, or (N,) with a probability for each entry.
+        The probability that an entry of x* is non-zero: one number, or (N,) with a probability for each entry, which is
+        the same in a group.
     snr_db
         The signal-to-noise ratio of the measurements in dB; `inf` means no noise. The noise of a sample is Gaussian
         with standard deviation std(A x*)·10^(−SNR/20), where std is the population standard deviation over the sample's
         M entries.
     magnitude
-        The law of the non-zero entries: `Normal(mean, std)` or `Bernoulli(q, v0, v1)`.
+        The law of the non-zero entries: `Normal(mean, std)` or `Bernoulli(q, v0, v1)`. Complex normal ones are circular
+        about their mean, with E|z − mean|² = std², and complex Bernoulli ones have random phases. Complex noise is
+        circular, with the same standard deviation.
     seed
         The seed of every random number that the problem draws.
     norms
@@ -56,6 +60,11 @@ class Problem(Described, storage.Portable):
     positive
         Whether no entry of x* is negative: the non-zero entries are then the absolute values of what `magnitude` gives.
         Networks for such a problem threshold one-sidedly, so that their entries are not negative either.
+    snapshots
+        The number L of snapshots of each signal. With L > 1, signals are (L, N) and measurements are (L, M). The
+        snapshots share a support, their values are independent, and the noise of a sample refers to all of them.
+    group
+        The number G of neighbouring entries that are zero or non-zero together; it divides N.
 
     Raises
     ------
@@ -78,9 +87,11 @@ class Problem(Described, storage.Portable):
     seed: int = 0
     norms: float | Array | None = None
     positive: bool = False
+    snapshots: int = 1
+    group: int = 1
 
     def __post_init__(self) -> None:
-        A = np.ascontiguousarray(check_matrix(self.A, "the measurement matrix"), dtype=np.float64)
+        A = np.ascontiguousarray(in_double(check_matrix(self.A, "the measurement matrix")))
         if self.norms is None:
             norms = column_norms(A)
             norms = norms if np.any(np.abs(norms - 1) > UNIT) else np.ones(())
@@ -101,6 +112,7 @@ class Problem(Described, storage.Portable):
         if not np.all((probability >= 0) & (probability <= 1)) or not probability.any():
             raise InputError(f"pnz is {self.pnz}; expected probabilities from 0 to 1, not all 0", option="pnz")
         object.__setattr__(self, "pnz", probability if probability.ndim else float(probability))
+        self._check_joint(probability)
         if not self.snr_db >= LOWEST_SNR:
             message = f"snr is {self.snr_db:g}; expected a number of dB from {LOWEST_SNR:g} on, or inf for no noise"
             raise InputError(message, option="snr")
@@ -121,6 +133,25 @@ class Problem(Described, storage.Portable):
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1", option="seed")
 
+    def _check_joint(self, probability: Array) -> None:
+        """Raise InputError unless the snapshots and groups are possible."""
+        if self.snapshots < 1:
+            message = f"the number of snapshots is {self.snapshots}; expected 1 or more"
+            raise InputError(message, option="snapshots")
+        if self.group < 1 or self.N % self.group:
+            raise InputError(
+                f"groups have {self.group} entries; expected a number that divides the {self.N} columns of the matrix",
+                option="group",
+            )
+        if probability.ndim and np.ptp(probability.reshape(-1, self.group), axis=1).any():
+            raise InputError(
+                f"pnz differs within groups of {self.group} entries; expected the same probability for all of a group",
+                option=("pnz", "group"),
+            )
+        if self.positive and (self.is_complex or self.joint != ALONE):
+            what = "complex numbers have no sign" if self.is_complex else "entries of several numbers have no sign"
+            raise InputError(f"{what}: leave positive out", option="positive")
+
     def facts(self) -> dict[str, str]:
         law, given = self.magnitude, np.linalg.norm(self.given, axis=0)
         if isinstance(law, Normal):
@@ -132,6 +163,9 @@ class Problem(Described, storage.Portable):
             columns = f"columns with norms {span(given)}{' that are 1 inside' if self.rescaled else ''}"
         return {
             "size": size_of(self.A),
+            "numbers": "complex" if self.is_complex else "",
+            "snapshots": f"{self.snapshots} snapshots of each signal" if self.snapshots > 1 else "",
+            "groups": f"groups of {self.group} entries" if self.group > 1 else "",
             "sparsity": f"pnz {span(self.pnz)}",
             "magnitudes": kind,
             "signs": "no negative entries" if self.positive else "",
@@ -149,6 +183,41 @@ class Problem(Described, storage.Portable):
         """The length of a sparse code."""
         return int(self.A.shape[1])
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether the matrix, the signals and the measurements are complex."""
+        return self.A.dtype.kind == "c"
+
+    @property
+    def joint(self) -> Joint:
+        """Which numbers of a signal are zero or non-zero together."""
+        return Joint(self.snapshots, self.group)
+
+    def checked(self, array: ArrayLike, length: int, name: str, largest: float = LARGEST_MEASUREMENT) -> Array:
+        """Samples (samples, length), or (samples, L, length) with several snapshots, after `check_rows` has seen them.
+
+        Raises
+        ------
+        InputError
+            As `check_rows` does; also if they are complex, and the problem is not.
+        """
+        rows = check_rows(array, length, name, largest, snapshots=self.snapshots)
+        self.check_kind(rows.dtype, name)
+        return rows
+
+    def check_kind(self, dtype: Any, name: str) -> None:
+        """Raise InputError if samples of this dtype are complex, and the problem is not."""
+        if np.dtype(dtype).kind == "c" and not self.is_complex:
+            raise InputError(
+                f"{name} is complex, and the measurement matrix is real, so that codes would be real: make a problem "
+                "with a complex matrix (cuista gen-problem --complex)"
+            )
+
+    @property
+    def shape_of_code(self) -> tuple[int, ...]:
+        """The shape of a code, (N,), or (L, N) with several snapshots."""
+        return (self.N,) if self.snapshots == 1 else (self.snapshots, self.N)
+
     @cached_property
     def sha256(self) -> str:
         """The hash of A, by which weights and models recognise the matrix that they are for."""
@@ -164,7 +233,7 @@ class Problem(Described, storage.Portable):
         """The ratio of A's largest singular value to its smallest; `inf` if A does not have full rank."""
         A = self.A if self.M <= self.N else self.A.T
         # Eigenvalues are many times faster to compute than singular values, and precise enough for most matrices.
-        squares = np.linalg.eigvalsh(A @ A.T)
+        squares = np.linalg.eigvalsh(A @ A.conj().T)
         if squares[0] > 1e-8 * squares[-1]:
             return float(np.sqrt(squares[-1] / squares[0]))
         s = np.linalg.svd(A, compute_uv=False)
@@ -172,22 +241,31 @@ class Problem(Described, storage.Portable):
 
     @cached_property
     def unit(self) -> float:
-        """√(E‖y‖²) without noise, if entries are independent.
+        """√(E‖y‖²) without noise, over all snapshots of a sample, if entries are independent.
 
-        E‖y‖² = Σ_i p_i E|x_i|² ‖a_i‖² + Σ_{i≠j} p_i p_j m² a_iᵀa_j, where m is the mean of the non-zero entries. The
-        second sum is m² (‖A p‖² − Σ_i p_i² ‖a_i‖²).
+        For one snapshot, E‖y‖² = Σ_i p_i E|x_i|² ‖a_i‖² + Σ_{i≠j} p_i p_j m² Re a_iᴴa_j, where m is the mean of the
+        non-zero entries. The second sum is m² (‖A p‖² − Σ_i p_i² ‖a_i‖²). In groups, whose entries are non-zero
+        together, p_i takes the place of p_i p_j: with b the sums of the columns of each group, the second sum is then
+        m² (‖A p‖² + Σ_g (p_g − p_g²) ‖b_g‖² − Σ_i p_i ‖a_i‖²).
         """
         mean, energy = self._moments
-        p, squares = self._probability, np.square(self.A).sum(axis=0)
+        p, squares = self._probability, joint.squares(np, self.A).sum(axis=0)
         alone = energy * (p * squares).sum()
-        together = mean**2 * (np.square(self.A @ p).sum() - (p**2 * squares).sum())
-        return float(np.sqrt(max(alone + together, 0)))
+        if self.group == 1:
+            apart = (p**2 * squares).sum()
+        else:
+            b = joint.squares(np, self.A.reshape(self.M, -1, self.group).sum(axis=2)).sum(axis=0)
+            apart = (p * squares).sum() - ((p - p**2)[:: self.group] * b).sum()
+        together = mean**2 * (joint.squares(np, self.A @ p).sum() - apart)
+        return float(np.sqrt(max(self.snapshots * (alone + together), 0)))
 
     @property
     def _moments(self) -> tuple[float, float]:
         """The mean of the non-zero entries, and that of their squares."""
         law = self.magnitude
         if isinstance(law, Bernoulli):
+            if self.is_complex:  # of random phases
+                return 0.0, law.q * law.v0**2 + (1 - law.q) * law.v1**2
             v0, v1 = (abs(law.v0), abs(law.v1)) if self.positive else (law.v0, law.v1)
             return law.q * v0 + (1 - law.q) * v1, law.q * law.v0**2 + (1 - law.q) * law.v1**2
         mean = law.mean
@@ -265,15 +343,15 @@ class Problem(Described, storage.Portable):
         stream, step, seed
             The key of the random numbers; `seed` is the problem's own if None.
         dtype
-            The precision of the signals.
+            The precision of the signals. They are complex if the matrix is.
         ops
             The engine whose arrays are returned; the CPU engine if None.
 
         Returns
         -------
-        x : (rows, N)
+        x : (rows, N), or (rows, L, N) with several snapshots
             The sparse codes, for the user's matrix.
-        y : (rows, M)
+        y : (rows, M), or (rows, L, M)
             Their measurements.
         """
         ops, key = ops or CpuOps(), Key(self.seed if seed is None else seed, stream, step)
@@ -305,9 +383,9 @@ class Problem(Described, storage.Portable):
 
         Returns
         -------
-        x : (rows, N)
+        x : (rows, N), or (rows, L, N) with several snapshots
             The sparse codes, for the user's matrix.
-        y : (rows, M)
+        y : (rows, M), or (rows, L, M)
             Their measurements.
         weights : (rows,), float64
             The weights of the signals.
@@ -327,20 +405,28 @@ class Problem(Described, storage.Portable):
             place = ops.asarray(np.where(is_hard, len(easy_rows) + before, np.arange(len(drawn)) - before), np.int64)
             x, y = (xp.take(xp.concatenate(arrays), place, axis=0) for arrays in zip(*parts, strict=True))
             per_entry, constant = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
-            log_ratio = xp.where(x != 0, per_entry, 0.0).sum(axis=1) + constant
+            log_ratio = xp.where(self._present(x), per_entry, 0.0).sum(axis=1) + constant
             share = signals.hard_before(batch) / batch
             return self.to_given(x, ops), y, 1 / (1 - share + share * xp.exp(log_ratio))
 
     def signals(self, hard: float = 0.0) -> Signals:
         """The laws that `sample_weighted` draws from."""
-        p = self._probability
+        p = self._probability[:: self.group]
         p_hard = np.where(p < 1, np.minimum(p * HARDER, (1 + p) / 2), p)
         with np.errstate(divide="ignore", invalid="ignore"):
             present = np.where(p > 0, np.log(p_hard / p), 0)
             absent = np.where(p < 1, np.log((1 - p_hard) / (1 - p)), 0)
         noise = 10 ** (-self.snr_db / 20)
         log_ratio = np.append(present - absent, absent.sum())
+        p, p_hard = (np.repeat(each, self.group) for each in (p, p_hard))
         return Signals(self.A, p, p_hard, log_ratio, self.magnitude, noise, hard, positive=self.positive)
+
+    def _present(self, x: Array) -> Array:
+        """Whether the entries of codes (rows, N) or (rows, L, N) are not zero, (rows, N/G)."""
+        if self.joint == ALONE:
+            return x != 0
+        present: Array = (self.joint.split(x.reshape(-1, self.N)) != 0).any(axis=(1, 3))
+        return present
 
     def fitted(self, signals: Any) -> Problem:
         """The same problem with the law of signals of the user's own, as it is estimated from those for training.
@@ -365,8 +451,8 @@ class Problem(Described, storage.Portable):
             If most signals are not sparse, or most measurements differ from A x by more than half of their norm.
         """
         signals = SignalSet.of(signals)
-        signals.check_for(self.M, self.N)
-        law = signals.law(np.asarray(self.norms))
+        signals.check_for(self.M, self.N, self.snapshots, self.is_complex)
+        law = signals.law(np.asarray(self.norms), self.joint)
         if self.positive and law.negative:
             raise InputError(
                 f"{signals.name} has negative entries, which the problem excludes: make one that is not positive",
@@ -388,13 +474,14 @@ class Problem(Described, storage.Portable):
         The first is M·var(A x), to which SNRs refer. It warns if most y differ from A x by more than half of their norm
         ‖y‖; `name` is what the warning calls the pairs.
         """
-        clean, measured = x.astype(np.float64) @ self.given.T, y.astype(np.float64)
-        errors, energies = (np.square(array).sum(axis=1) for array in (measured - clean, measured))
+        clean, measured = in_double(x) @ self.given.T, in_double(y)
+        clean, measured = (array.reshape(len(x), -1) for array in (clean, measured))
+        errors, energies = (joint.squares(np, array).sum(axis=1) for array in (measured - clean, measured))
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = np.nan_to_num(np.sqrt(errors / energies), posinf=np.inf)
         if np.median(ratios) > 0.5:
-            scale = np.sum(measured * clean) / max(np.sum(np.square(clean)), np.finfo(float).tiny)
-            is_scaled = np.sum(np.square(measured - scale * clean)) < 0.01 * errors.sum()
+            scale = np.vdot(clean, measured) / max(np.sum(joint.squares(np, clean)), np.finfo(float).tiny)
+            is_scaled = np.sum(joint.squares(np, measured - scale * clean)) < 0.01 * errors.sum()
             reason = "the matrix may not be the one that measured them, or they are in another order"
             if is_scaled:
                 reason = f"y is about {scale:.4g} A x, so that codes and measurements seem to be in different units"
@@ -403,7 +490,7 @@ class Problem(Described, storage.Portable):
                 f"median is {np.median(ratios):.3g} ‖y‖): {reason}",
                 stacklevel=3,
             )
-        return self.M * clean.var(axis=1), errors
+        return clean.shape[1] * clean.var(axis=1), errors
 
     def _snr_of(self, signals: SignalSet) -> float:
         """The SNR of measurements in dB: 10·log10(Σ M·var(A x) / Σ‖y − A x‖²), or inf from 120 dB on."""
@@ -419,19 +506,26 @@ class Problem(Described, storage.Portable):
     def _draw(
         self, rows: range, key: Key, probability: Array, dtype: DTypeLike, ops: ReferenceOps
     ) -> tuple[Array, Array]:
-        x = ops.sparse_codes(key, len(rows), probability, self.magnitude, dtype, rows.start)
+        form = (dtype_for(self.A, dtype), rows.start, self.joint)
+        x = ops.sparse_codes(key, len(rows), probability, self.magnitude, *form)
         x = ops.xp.abs(x, out=x) if self.positive else x
-        return x, self._measure(x, key, ops, rows.start)
+        return self._by_sample(x), self._by_sample(self._measure(x, key, ops, rows.start))
+
+    def _by_sample(self, rows: Array) -> Array:
+        """Rows (samples·L, P) as arrays of samples, (samples, L, P), if there are L > 1 snapshots."""
+        return rows if self.snapshots == 1 else rows.reshape(-1, self.snapshots, rows.shape[1])
 
     def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
         """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR.
 
+        With several snapshots, they are (rows, L, M) and (rows, L, N).
+
         The codes are an array of `ops` (NumPy's if None) if the problem is `standard`, and otherwise of NumPy.
         """
-        return self._measure(self.to_unit(x), key, ops or CpuOps(), 0)
+        return self._by_sample(self._measure(self.to_unit(x).reshape(-1, self.N), key, ops or CpuOps(), 0))
 
     def _measure(self, x: Array, key: Key, ops: ReferenceOps, first_row: int) -> Array:
-        """The measurements A x + ε of codes of A.
+        """The measurements A x + ε (rows·L, M) of codes of A, (rows·L, N).
 
         They are the rows from `first_row` on of a batch with this noise, and have the bits that they have in it.
         """
@@ -439,10 +533,13 @@ class Problem(Described, storage.Portable):
         return self.add_noise(ops.matmul_by_rows(x, transposed, self.sparsity), key, ops, first_row)
 
     def add_noise(self, y: Array, key: Key, ops: ReferenceOps, first_row: int = 0) -> Array:
-        """Add noise to measurements y (rows, M), which are those from `first_row` on, at the problem's SNR."""
+        """Add noise to measurements y (rows·L, M), those of the samples from `first_row` on, at the problem's SNR."""
         if self.snr_db < np.inf:
-            noise = ops.normal(key, NOISE, (y.shape[0], self.M), y.dtype, first_row)
-            noise *= y.std(axis=1, keepdims=True) * y.dtype.type(10 ** (-self.snr_db / 20))
+            L = self.snapshots
+            noise = ops.normal(key, NOISE, (y.shape[0], self.M), y.dtype, first_row * L)
+            levels = self.joint.samples(y).std(axis=1, keepdims=True)
+            levels = levels if L == 1 else ops.xp.repeat(levels, L, axis=0)
+            noise *= levels * levels.dtype.type(10 ** (-self.snr_db / 20))
             y = y + noise
         return y
 
@@ -473,6 +570,8 @@ class Problem(Described, storage.Portable):
             magnitude=type(self.magnitude).__name__.lower(),
             seed=self.seed,
             positive=self.positive,
+            snapshots=self.snapshots,
+            group=self.group,
             **{f"magnitude_{name}": value for name, value in self.magnitude._asdict().items()},
         )
 
@@ -490,8 +589,10 @@ class Problem(Described, storage.Portable):
             magnitude = law(**{name: attributes[f"magnitude_{name}"] for name in law._fields})
             pnz = arrays["support_probability"] if "support_probability" in arrays else attributes["pnz"]
             norms = arrays.get("column_norms", 1.0)
-            positive = bool(attributes.get("positive", False))  # absent in files of 0.1.0
-            return cls(arrays["A"], pnz, attributes["snr_db"], magnitude, attributes["seed"], norms, positive)
+            positive = bool(attributes.get("positive", False))  # absent in files of 0.1.0, as the next two are
+            joint = {name: int(attributes.get(name, 1)) for name in ("snapshots", "group")}
+            law = (pnz, attributes["snr_db"], magnitude, attributes["seed"])
+            return cls(arrays["A"], *law, norms, positive, **joint)
 
 
 def _rows(batch: int, rows: slice) -> range:
@@ -504,15 +605,17 @@ def _rows(batch: int, rows: slice) -> range:
     return drawn
 
 
-def random_matrix(M: int, N: int, *, con_num: float = 0.0, seed: int = 0) -> Array:
-    """Draw a Gaussian measurement matrix (M, N) with entries N(0, 1/M).
+def random_matrix(
+    M: int, N: int, *, con_num: float = 0.0, seed: int = 0, dtype: type[float] | type[complex] = float
+) -> Array:
+    """Draw a Gaussian measurement matrix (M, N) with entries N(0, 1/M), or complex ones CN(0, 1/M).
 
     A condition number `con_num` κ > 0 replaces the singular values by `logspace(0, log10(1/κ), min(M, N))`, scaled so
     that their squares sum to N. The columns are not normalised: see `normalize_columns`.
     """
     if M < 1 or N < 1:
         raise InputError(f"a matrix of {M}×{N} was asked for; expected 1 or more rows and columns", option=("m", "n"))
-    A = CpuOps().normal(Key(seed, MATRIX), CODES, (M, N), np.float64) / np.sqrt(M)
+    A = CpuOps().normal(Key(seed, MATRIX), CODES, (M, N), dtype) / np.sqrt(M)
     return with_condition_number(A, con_num) if con_num else A
 
 

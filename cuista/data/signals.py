@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cuista import storage
-from cuista.checks import LARGEST, Array, check_real, check_samples
+from cuista.checks import LARGEST, Array, check_numbers, check_samples, in_double
 from cuista.counter import PLACES, Key
 from cuista.errors import FileError, InputError
 from cuista.ops import CpuOps, Normal
+from cuista.ops.joint import ALONE, Joint
 
 # An array, or the path of a file that holds one.
 Data = ArrayLike | str | os.PathLike[str]
@@ -40,7 +42,7 @@ class Law(NamedTuple):
     pnz
         The share of non-zeros among all entries.
     magnitude
-        The mean and the standard deviation of the non-zeros.
+        The mean and the standard deviation of the non-zeros; of complex ones, the real part of the mean.
     negative
         Whether an entry is negative.
     dense
@@ -57,7 +59,8 @@ class Law(NamedTuple):
 class SignalSet:
     """Signals of the user's own, of which a share is held out for validation.
 
-    They are sparse codes, or pairs of codes and measurements. The split depends on the signals alone: it is by a hash
+    They are sparse codes, or pairs of codes and measurements, real or complex. With several snapshots L, they are
+    (samples, L, N) and (samples, L, M). The split depends on the signals alone: it is by a hash
     of each code, so that copies of a signal are never on both sides. Arrays in files of more than 1 GiB are read when
     they are needed if the format allows it (.npy, .h5).
 
@@ -70,7 +73,7 @@ class SignalSet:
     keys
         The names of the arrays in files that hold several; `x` and `y` if None.
     columns
-        Whether the samples are columns, in both arrays.
+        Whether the samples are columns, in both arrays: (N, samples), or (N, L, samples) with several snapshots.
     held_out
         The share of the signals that is held out.
 
@@ -80,6 +83,10 @@ class SignalSet:
         What messages call the codes.
     N, M
         The number of entries of a code, and of measurements of a signal; M is None without measurements.
+    snapshots
+        The number of snapshots of a signal.
+    is_complex
+        Whether an array is complex.
     training, validation
         The numbers of the signals on each side. Those for validation are in an order that is as good as random.
     repeated
@@ -92,8 +99,8 @@ class SignalSet:
     FileError
         If a file cannot be read, or has no such array.
     InputError
-        If an array has the wrong shape or contains anything but real, finite numbers, if x and y have different numbers
-        of samples, if all codes are zero or the same, or if `held_out` is not between 0 and 1.
+        If an array has the wrong shape or contains anything but finite numbers, if x and y have different numbers of
+        samples or snapshots, if all codes are zero or the same, or if `held_out` is not between 0 and 1.
     """
 
     def __init__(
@@ -113,10 +120,17 @@ class SignalSet:
         self._laws: dict[bytes, Law] = {}
         self.name, self.N, self.held_out = self._x.name, self._x.length, held_out
         self.M = None if self._y is None else self._y.length
+        self.snapshots = self._x.snapshots
+        self.is_complex = any(rows.is_complex for rows in (self._x, self._y) if rows is not None)
         if self._y is not None and len(self._y) != len(self._x):
             raise InputError(
                 f"{self._x.name} has {len(self._x)} samples, and {self._y.name} has {len(self._y)}; expected as many "
                 "measurements as codes"
+            )
+        if self._y is not None and self._y.snapshots != self._x.snapshots:
+            raise InputError(
+                f"{self._x.name} has {self._x.snapshots} snapshots, and {self._y.name} has {self._y.snapshots}; "
+                "expected as many measurements as codes"
             )
         words, present, digest = self._hashed()
         if not present.any():
@@ -159,8 +173,18 @@ class SignalSet:
         counts = {"training": len(self.training), "validation": len(self.validation), "copies": self.repeated}
         return {"name": self.name, "pairs": self._y is not None, **counts}
 
-    def check_for(self, M: int, N: int) -> None:
-        """Raise InputError unless the signals suit a matrix of this size."""
+    def check_for(self, M: int, N: int, snapshots: int = 1, is_complex: bool = False) -> None:
+        """Raise InputError unless the signals suit a matrix of this size, with this number of snapshots."""
+        if self.is_complex and not is_complex:
+            raise InputError(
+                f"the signals in {self.name} are complex, and the matrix is real: make a problem with a complex matrix"
+            )
+        if self.snapshots != snapshots:
+            raise InputError(
+                f"the signals in {self.name} have {self.snapshots} snapshots, and the problem has {snapshots}; "
+                "expected the same number",
+                option="snapshots",
+            )
         for rows, length, what in ((self._x, N, "entries"), (self._y, M, "measurements")):
             if rows is None or rows.length == length:
                 continue
@@ -211,41 +235,47 @@ class SignalSet:
         return self.training[place], 1 / (1 - share + share * count * self._denser[place])
 
     def parts(self, most: int = ENOUGH) -> Iterator[tuple[Array, Array | None]]:
-        """Codes and measurements of up to `most` signals for training, evenly spaced, in parts, as float64."""
+        """Codes and measurements of up to `most` signals for training, evenly spaced, in parts, in double precision."""
         spaced = self.training[:: -(-len(self.training) // most)]
         for first in range(0, len(spaced), ROWS):
             x, y = self.read(spaced[first : first + ROWS])
-            yield x.astype(np.float64), None if y is None else y.astype(np.float64)
+            yield in_double(x), None if y is None else in_double(y)
 
-    def law(self, norms: float | Array = 1.0) -> Law:
-        """The law of the signals for training, each entry multiplied by the norm of its column."""
-        key = np.asarray(norms, np.float64).tobytes()
+    def law(self, norms: float | Array = 1.0, joint: Joint = ALONE) -> Law:
+        """The law of the signals for training, each entry multiplied by the norm of its column.
+
+        `joint` says which numbers are one entry, which is non-zero if one of them is.
+        """
+        key = np.asarray([*joint, *np.ravel(norms)], np.float64).tobytes()
         if key not in self._laws:
-            self._laws[key] = self._law(norms)
+            self._laws[key] = self._law(norms, joint)
         return self._laws[key]
 
-    def _law(self, norms: float | Array) -> Law:
+    def _law(self, norms: float | Array, joint: Joint) -> Law:
         count, total, squares = 0, 0.0, 0.0
         signals = dense = 0
         negative = False
+        entries = self.N // joint.group
         for x, _ in self.parts():
-            x = x * norms
-            present = x != 0
-            is_dense = present.sum(axis=1) > self.N / 2
-            ordered = np.sort(np.square(x[is_dense]), axis=1)
+            x = (x * norms).reshape(-1, self.N)
+            energies = np.square(joint.magnitudes(np, x))
+            present = energies != 0
+            is_dense = present.sum(axis=1) > entries / 2
+            ordered = np.sort(energies[is_dense], axis=1)
             # An entry counts unless it and all smaller ones hold no more than the rest of the energy.
             left = np.cumsum(ordered, axis=1) <= (1 - MOST_ENERGY) * ordered.sum(axis=1, keepdims=True)
             least = np.take_along_axis(ordered, left.sum(axis=1, keepdims=True), axis=1)
-            present[is_dense] &= np.square(x[is_dense]) >= least
-            negative = negative or bool((x < 0).any())
-            found = x[present]
-            count, total, squares = count + found.size, total + found.sum(), squares + np.square(found).sum()
-            signals, dense = signals + len(x), dense + int(is_dense.sum())
+            present[is_dense] &= energies[is_dense] >= least
+            negative = negative or bool((x.real < 0).any() and not self.is_complex)
+            found = x[joint.spread(np, present, x)]
+            count, total = count + found.size, total + found.real.sum()
+            squares = squares + np.square(np.abs(found)).sum()
+            signals, dense = signals + len(present), dense + int(is_dense.sum())
         if not count:
             raise InputError(f"the signals of {self.name} that are for training are all zero: give more signals")
         mean = total / count
         law = Normal(float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0))))
-        return Law(count / (signals * self.N), law, negative, dense / signals)
+        return Law(count / (signals * self.N * joint.snapshots), law, negative, dense / signals)
 
     def _hashed(self) -> tuple[Array, Array, str]:
         """64 bits of the hash of each code, its number of non-zeros, and the hash of all codes and measurements.
@@ -262,7 +292,7 @@ class SignalSet:
                 digest.update(hashes)
                 if rows is self._x:
                     words[part] = np.frombuffer(hashes, "<u8")[:: HASH // 8]
-                    present[part] = np.count_nonzero(array, axis=1)
+                    present[part] = np.count_nonzero(array.reshape(len(array), -1), axis=1)
         return words, present, digest.hexdigest()
 
 
@@ -276,7 +306,7 @@ class _Rows:
             self._path, self._names, self.name = source, (name,), os.fspath(source)
             self._identity = storage.identity_of(source)
             with self._opened() as stored:
-                shape = tuple(stored.shape)
+                shape, dtype = tuple(stored.shape), stored.dtype
                 in_memory = isinstance(stored, np.ndarray) and not isinstance(stored, np.memmap)
                 if in_memory or stored.size * stored.dtype.itemsize <= IN_MEMORY:
                     with storage.complete(source):
@@ -284,11 +314,18 @@ class _Rows:
         else:
             self._array = source.toarray() if hasattr(source, "toarray") else np.asarray(source)
             shape, self.name = self._array.shape, name
-            check_real(self._array.dtype, name)
-        if len(shape) != 2 or 0 in shape:
+            check_numbers(self._array.dtype, name)
+            dtype = self._array.dtype
+        self.is_complex = dtype.kind == "c"
+        if len(shape) not in (2, 3) or 0 in shape:
             axes = "(length, samples)" if columns else "(samples, length)"
-            raise InputError(f"{self.name} has shape {shape}; expected {axes}, with at least one sample")
-        self._count, self.length = shape[::-1] if columns else shape
+            raise InputError(
+                f"{self.name} has shape {shape}; expected {axes}, with at least one sample, and with the snapshots as "
+                "an axis in between if there are several"
+            )
+        self._count, *snapshots, self.length = shape[::-1] if columns else shape
+        self.snapshots = math.prod(snapshots)
+        self._single = self.snapshots == 1 and bool(snapshots)  # an axis of snapshots that is left out
 
     def __len__(self) -> int:
         return int(self._count)
@@ -306,18 +343,25 @@ class _Rows:
             If they are in a file that has changed since it was opened, or that cannot be read.
         """
         if self._array is not None:
-            return self._array[:, rows].T if self.columns else self._array[rows]
+            return self._without_axis(self._array[..., rows].T if self.columns else self._array[rows])
         assert self._path is not None
         if storage.identity_of(self._path) != self._identity:
             raise FileError(f"{self.name} has changed since it was opened: start again")
         with self._opened() as stored, storage.complete(self._path):
             if isinstance(rows, slice):
-                return np.asarray(stored[:, rows]).T if self.columns else np.asarray(stored[rows])
-            return np.stack([np.asarray(stored[:, row] if self.columns else stored[row]) for row in rows])
+                found = np.asarray(stored[..., rows]).T if self.columns else np.asarray(stored[rows])
+            else:
+                found = np.stack([np.asarray(stored[..., row].T if self.columns else stored[row]) for row in rows])
+        return self._without_axis(found)
+
+    def _without_axis(self, found: Array) -> Array:
+        """Rows without the axis of a single snapshot."""
+        return found[:, 0] if self._single else found
 
     def checked(self, part: slice) -> Array:
-        """Consecutive rows as contiguous float64 in which no zero is negative, if all numbers are acceptable."""
-        array = np.add(self.read(part), 0.0, dtype=np.float64, order="C")
+        """Consecutive rows, contiguous in double precision, without negative zeros, if all numbers are acceptable."""
+        dtype = np.complex128 if self.is_complex else np.float64
+        array = np.add(self.read(part), 0.0, dtype=dtype, order="C")
         return check_samples(array, self.name, LARGEST, part.start)
 
 

@@ -35,7 +35,7 @@ class Twins(NamedTuple):
 
 
 def twins(A: Array) -> Twins:
-    """The pairs i < j of columns of a matrix (M, N) with |cos| > 1 − 10⁻⁶ for the angle between them.
+    """The pairs i < j of columns of a matrix (M, N) with |a_iᴴa_j| > 1 − 10⁻⁶ for their directions a_i and a_j.
 
     Directions that differ by a vector d have random Gaussian projections that differ by N(0, ‖d‖²), up to sign. So
     columns whose projections all are far from those of every other column have no twin, and only the rest are compared
@@ -50,7 +50,7 @@ def twins(A: Array) -> Twins:
     pairs: list[tuple[int, int]] = []
     count, own = 0, unit[:, suspects]
     for first in range(0, len(suspects), BLOCK):
-        products = own[:, first : first + BLOCK].T @ own[:, first:]
+        products = own[:, first : first + BLOCK].conj().T @ own[:, first:]
         i, j = np.nonzero(np.triu(np.abs(products) > 1 - ALIKE, 1))
         count += len(i)
         found = zip(suspects[first + i[:NAMED]].tolist(), suspects[first + j[:NAMED]].tolist(), strict=True)

@@ -186,7 +186,8 @@ def _opened(files: Sequence[Any], kind: Kind | None) -> list[Given]:
             given.append(Given(os.fspath(file), content, what))
         else:
             names = ("D", "d", "fs") if kind == "filters" else ("x",)
-            given.append(Given(os.fspath(file), storage.load_array(file, *names), "a file of arrays"))
+            array = as_real(storage.load_array(file, *names), os.fspath(file))
+            given.append(Given(os.fspath(file), array, "a file of arrays"))
     given = [replace(each, what=f"{each.name} is {each.what}") for each in given]
     stems = _short([each.name for each in given])
     return [replace(each, name=stem) for each, stem in zip(given, stems, strict=True)]

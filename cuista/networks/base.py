@@ -11,9 +11,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.errors import InputError
 from cuista.ops import FusedStep, OuterSum, OuterSums, ReferenceOps, Scalar, Signals, engine
+from cuista.ops.joint import ALONE, Joint, squares
 
 # What one layer passes to the next: first the iterate x, then whatever else the network carries along.
 State = tuple[Any, ...]
@@ -49,7 +50,7 @@ def support_schedule(N: int, layers: int, percent: float, max_percent: float) ->
 
 def rms_of(matrix: Array) -> float:
     """The root mean square of a matrix's entries."""
-    return float(np.sqrt(np.square(matrix, dtype=np.float64).mean()))
+    return float(np.sqrt(squares(np, in_double(matrix)).mean()))
 
 
 def constant_start(d_state: State) -> tuple[State, Gradients]:
@@ -101,7 +102,9 @@ class Unrolled(ABC):
     last
         The names of shared parameters that belong to the last layer. All other shared parameters belong to the first.
     N
-        The number of entries of a signal; 0 if it depends on the input.
+        The number of coordinates of a signal; 0 if it depends on the input.
+    joint
+        Which numbers of a signal are thresholded together: see `cuista.ops.joint`.
     support
         k_t for each layer; empty if it depends on the input.
     unit
@@ -128,6 +131,7 @@ class Unrolled(ABC):
     logarithmic: tuple[str, ...] = ("threshold",)
     N: int = 0
     unit: float = 0.0
+    joint: Joint = ALONE
 
     def __init__(
         self,
@@ -162,7 +166,13 @@ class Unrolled(ABC):
                 option=("percent", "max_percent"),
             )
         self.percent, self.max_percent = (percent, max_percent) if self.selects else (0.0, 0.0)
-        self.support = support_schedule(self.N, self.layers, self.percent, self.max_percent) if self.N else ()
+        schedule = (self.layers, self.percent, self.max_percent)
+        self.support = support_schedule(self.entries, *schedule) if self.N else ()
+
+    @property
+    def entries(self) -> int:
+        """The number of entries of a signal that are thresholded, N/G for groups of G coordinates."""
+        return self.N // self.joint.group
 
     # -- what is learned --------------------------------------------------------------------------------------------
 
@@ -238,12 +248,31 @@ class Unrolled(ABC):
         raise NotImplementedError
 
     def in_units(self, y: Any) -> tuple[Any, Array | None]:
-        """Inputs with measurements scaled to the network's unit, and the factors (…, 1), or None without a unit."""
+        """Inputs with measurements scaled to the network's unit, and the factors (…, 1), or None without a unit.
+
+        All snapshots of a sample are scaled by one factor.
+        """
         if not self.unit:
             return y, None
         *others, measured = y if isinstance(y, tuple) else (y,)
+        if self.joint.snapshots > 1:  # (batch, L, M)
+            scaled, factors = self.ops.in_units(measured.reshape(len(measured), -1), self.unit)
+            return scaled.reshape(measured.shape), factors[:, None]
         scaled, factors = self.ops.in_units(measured, self.unit)
         return ((*others, scaled) if others else scaled), factors
+
+    def targets_in_units(
+        self, target: Array, weights: Array | None, factors: Array | None
+    ) -> tuple[Array, Array | None]:
+        """Targets and weights for which the loss of results that are not scaled back is that of scaled ones.
+
+        The factors s of `in_units` depend on no parameter, and w ‖s x − x*‖² = w s² ‖x − x*/s‖².
+        """
+        if factors is None:
+            return target, weights
+        squares = self.ops.xp.square(factors[..., 0])
+        squares = squares[:, 0] if self.joint.snapshots > 1 else squares
+        return target / factors, squares if weights is None else weights * squares
 
     def _begin(self, y: Any) -> tuple[State, Array | None]:
         """The state before the first layer for inputs y in the network's unit, and the factors of `in_units`."""
@@ -256,14 +285,23 @@ class Unrolled(ABC):
         state, factors = self._begin(y)
         for t in range(self.layers):
             state = self.advance(state, range(t, t + 1))
-            yield state[0] if factors is None else state[0] * factors
+            x = self.by_sample(state[0])
+            yield x if factors is None else x * factors
 
     def output(self, y: Any, depth: int | None = None) -> Array:
         """What the network returns for inputs y, after all layers or after `depth`: see `read`."""
         depth = depth or self.layers
         state, factors = self._begin(y)
-        found = self.read(self.advance(state, range(depth))[0], depth)
+        found = self.by_sample(self.read(self.advance(state, range(depth))[0], depth))
         return found if factors is None else found * factors
+
+    def by_sample(self, x: Array) -> Array:
+        """The rows (batch·L, N) of a state as the iterates of samples, (batch, L, N), if there are L > 1 snapshots."""
+        return x if self.joint.snapshots == 1 else x.reshape(-1, self.joint.snapshots, x.shape[-1])
+
+    def by_row(self, target: Array, weights: Array | None) -> tuple[Array, Array | None]:
+        """Targets and weights for the rows of a state, which has several for a sample of several snapshots."""
+        return target, weights
 
     def read(self, x: Array, depth: int) -> Array:
         """What the network returns, given the iterate after `depth` layers: the iterate, unless it has a dictionary."""
@@ -323,11 +361,7 @@ class Unrolled(ABC):
 
         def on_part(y: Any, target: Array, formed: bool = True) -> tuple[Scalar, dict[str, Any]]:
             y, factors = self.in_units(y)
-            own_weights = weights
-            if factors is not None:
-                # The factors s depend on no parameter, and ‖s x − x*‖² = s² ‖x − x*/s‖².
-                target, squares = target / factors, self.ops.xp.square(factors[..., 0])
-                own_weights = squares if weights is None else weights * squares
+            target, own_weights = self.targets_in_units(target, weights, factors)
             state, backprop = self.begin(y)
             backward = [backprop]
             for t in range(depth):

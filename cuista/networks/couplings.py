@@ -1,7 +1,8 @@
 """Couplings, which compute a layer's z = start + α u, before it is thresholded, from the iterate and the measurements.
 
-Each computes start and u in its own way, usually u = Wᵀ(y − A x), and has a backward pass. Backward passes take
-∂L/∂start and ∂L/∂u, which includes the step size (`cuista.networks.proximal`).
+Each computes start and u in its own way, usually u = Wᴴ(y − A x), and has a backward pass. Backward passes take
+∂L/∂start and ∂L/∂u, which includes the step size (`cuista.networks.proximal`). The gradient of a real L with respect to
+a complex z is g = ∂L/∂Re z + i ∂L/∂Im z, so that dL = Re⟨g, dz⟩, and z = K x gives g_x = Kᴴ g_z.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.networks.base import Backprop, Gradients, State, constant_start
 from cuista.operators import Dense
 from cuista.ops import OuterSum
 from cuista.ops.cpu import product
+from cuista.ops.joint import real_of
 
 Parameters = dict[str, Array]
 # Maps the name of a parameter to the layer's part of it.
@@ -96,9 +98,9 @@ class Coupling(ABC):
 
 
 class Analytic(Coupling):
-    """u = Wᵀ(y − A x) with the analytic weight W, which is not trained.
+    """u = Wᴴ(y − A x) with the analytic weight W, which is not trained.
 
-    Therefore Wᵀy is computed only once for all layers. Unless N is far larger than M, WᵀA is formed too. A layer then
+    Therefore Wᴴy is computed only once for all layers. Unless N is far larger than M, WᴴA is formed too. A layer then
     takes a single product with a sparse array, and so does its backward pass.
     """
 
@@ -106,7 +108,8 @@ class Analytic(Coupling):
         super().__init__(operator, W)
         ops, A = self.ops, operator.A
         self.formed = operator.N <= 8 * operator.M
-        # The factor that turns x (or x Aᵀ, if WᵀA is not formed) into −x AᵀW, and its transpose.
+        # What turns y into the rows of Wᴴy, y W̄, and what turns x (or x Aᵀ, if WᴴA is not formed) into −x AᵀW̄.
+        W = W.conj()
         factor = -product(A.T, W) if self.formed else -W
         self.W, self.factor = (ops.asarray(each, self.dtype) for each in (W, factor))
 
@@ -121,7 +124,7 @@ class Analytic(Coupling):
             u += Wy
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # start = x and u = Wᵀy − WᵀA x, so ∂L/∂x = ∂L/∂start − AᵀW ∂L/∂u. x_0 is a constant.
+            # start = x and u = Wᴴy − WᴴA x, so ∂L/∂x = ∂L/∂start − AᴴW ∂L/∂u. x_0 is a constant.
             d_x = d.start
             if t > 0:
                 d_x += self.backward(d.u)
@@ -130,29 +133,29 @@ class Analytic(Coupling):
         return Step(x, u), (Wy,), back
 
     @property
-    def transposed(self) -> Array:
-        """The factor's transpose, for backward passes only."""
-        return self.ops.kept(self, "transposed", lambda: self.ops.asarray(self.factor.T, self.dtype))
+    def adjoint(self) -> Array:
+        """The factor's conjugate transpose, for backward passes only."""
+        return self.ops.kept(self, "adjoint", lambda: self.ops.asarray(self.factor.conj().T, self.dtype))
 
     @property
     def packed(self) -> Array:
-        """The factor −AᵀW as `ops.analytic_layers` takes it, if it is formed."""
+        """The factor −AᵀW̄ as `ops.analytic_layers` takes it, if it is formed."""
         return self.ops.kept(self, "packed", lambda: self.ops.pack(self.factor))
 
     @property
-    def packed_transposed(self) -> Array:
-        """The factor's transpose −WᵀA in the same form."""
-        return self.ops.kept(self, "packed_transposed", lambda: self.ops.pack(self.transposed))
+    def packed_adjoint(self) -> Array:
+        """The factor's conjugate transpose in the same form."""
+        return self.ops.kept(self, "packed_adjoint", lambda: self.ops.pack(self.adjoint))
 
     def forward(self, x: Array) -> Array:
-        """−WᵀA x for the rows of x (batch, N)."""
+        """−WᴴA x for the rows of x (batch, N)."""
         if self.formed:
             return self.ops.sparse_matmul(x, self.factor)
         return self.ops.matmul(self.operator.apply(x), self.factor)
 
     def backward(self, d_u: Array) -> Array:
-        """The adjoint of `forward`, −AᵀW d."""
-        back = self.ops.sparse_matmul(d_u, self.transposed)
+        """The adjoint of `forward`, −AᴴW d."""
+        back = self.ops.sparse_matmul(d_u, self.adjoint)
         return back if self.formed else self.operator.adjoint(back)
 
 
@@ -182,13 +185,13 @@ class Learned(Coupling):
                 r += kept * r_before
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # r = y − A x + κ r₋ and u = r Wᵀ, where κ is treated as a constant. So ∂L/∂W = Σ ∂L/∂u ⊗ r. The threshold
-            # and the next layer add their parts to ∂L/∂r = ∂L/∂u W. Then ∂L/∂x = ∂L/∂start − ∂L/∂r A and ∂L/∂r₋ = κ
+            # r = y − A x + κ r₋ and u = r Wᵀ, where κ is treated as a constant. So ∂L/∂W = Σ ∂L/∂u ⊗ r̄. The threshold
+            # and the next layer add their parts to ∂L/∂r = ∂L/∂u W̄. Then ∂L/∂x = ∂L/∂start − ∂L/∂r Ā and ∂L/∂r₋ = κ
             # ∂L/∂r.
-            gradients: Gradients = {"weight": OuterSum(d.u, r)} if self.fixed is None else {}
+            gradients: Gradients = {"weight": OuterSum(d.u, r.conj())} if self.fixed is None else {}
             if t == 0:
                 return (d.start, None, None), gradients
-            d_r = ops.sparse_matmul(d.u, W)
+            d_r = ops.sparse_matmul(d.u, W.conj())
             for more in (d.residual, d_carried[0]):
                 if more is not None:
                     d_r += more
@@ -205,17 +208,17 @@ class Onsager(Learned):
     """
 
     def memory(self, x: Array) -> Array:
-        present = self.ops.xp.count_nonzero(x, axis=1)[:, None].astype(x.dtype)
-        kept: Array = present / x.dtype.type(self.operator.M)
+        present = self.ops.xp.count_nonzero(x, axis=1)[:, None].astype(real_of(x.dtype))
+        kept: Array = present / present.dtype.type(self.operator.M)
         return kept
 
 
 class FixedOnsager(Onsager):
-    """The Onsager coupling with a fixed W, the transpose of the analytic weight."""
+    """The Onsager coupling with a fixed W, the conjugate transpose of the analytic weight."""
 
     def __init__(self, operator: Dense, W: Array) -> None:
         super().__init__(operator, W)
-        self.fixed = self.ops.asarray(W.T, self.dtype)
+        self.fixed = self.ops.asarray(W.conj().T, self.dtype)
 
 
 class Sensed(Coupling):
@@ -288,7 +291,7 @@ class Recurrent(Coupling):
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
         def backprop(d_state: State) -> tuple[State, Gradients]:
             # Every layer has added its ∂L/∂start to ∂L/∂(B y).
-            return (), {"input_weight": OuterSum(d_state[1], y)}
+            return (), {"input_weight": OuterSum(d_state[1], y.conj())}
 
         return (self.zeros(y), self.ops.matmul(y, parameters["input_weight"][0].T)), backprop
 
@@ -297,11 +300,11 @@ class Recurrent(Coupling):
         Wx = ops.matmul(x, W.T) if t > 0 else x  # x_0 = 0
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # start = B y and u = x Wᵀ, so ∂L/∂W = Σ ∂L/∂u ⊗ x and ∂L/∂x = ∂L/∂u W.
+            # start = B y and u = x Wᵀ, so ∂L/∂W = Σ ∂L/∂u ⊗ x̄ and ∂L/∂x = ∂L/∂u W̄.
             d_By = d.start if d_carried[0] is None else d_carried[0] + d.start
             if t == 0:  # x_0 is a constant
                 return (d.start, d_By), {}
-            return (ops.sparse_matmul(d.u, W), d_By), {"weight": OuterSum(d.u, x)}
+            return (ops.sparse_matmul(d.u, W.conj()), d_By), {"weight": OuterSum(d.u, x.conj())}
 
         return Step(By, Wx), (By,), back
 
@@ -322,12 +325,12 @@ class Momentum(Coupling):
     def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
         x, x_before = state[0], state[-1]
         step, carried, inner_back = self.inner(t, state[:-1], part)
-        beta, change = part("momentum").astype(x.dtype), x - x_before
+        beta, change = part("momentum").astype(real_of(x.dtype)), x - x_before
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
             # start = … + β (x − x₋); x is also the x₋ of the next layer.
             d_change = beta * d.start
-            d_beta = (d.start.astype(np.float64) * change).sum()
+            d_beta = self.inner.ops.inner(in_double(d.start), change)
             (d_x, *others), gradients = inner_back(d, d_carried[:-1])
             d_x = d_x + d_change
             if d_carried[-1] is not None:

@@ -20,6 +20,7 @@ from cuista.networks.base import Backprop, State, constant_start
 from cuista.networks.couplings import Analytic
 from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Soft
+from cuista.ops.joint import real_of
 
 
 class HyperLista(Network):
@@ -58,20 +59,22 @@ class HyperLista(Network):
         return self.published_start()
 
     def begin(self, y: Array) -> tuple[State, Backprop]:
+        y = y.reshape(-1, self.M)
         (x, Wy), _ = super().begin(y)
         return (x, Wy, x, self.ops.matmul(y, self._inverse[0])), constant_start  # x_0, Wᵀy, x_{−1}, A⁺y
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, xp, (x, Wy, x_before, inverse) = self.ops, self.ops.xp, state
-        c1, c2, c3 = (self.parameter(name, t).astype(x.dtype) for name in ("threshold", "momentum", "support"))
-        tiny = np.finfo(x.dtype).tiny
+        ops, xp, joint, (x, Wy, x_before, inverse) = self.ops, self.ops.xp, self.joint, state
+        real, tiny = real_of(x.dtype), np.finfo(x.dtype).tiny
+        c1, c2, c3 = (self.parameter(name, t).astype(real) for name in ("threshold", "momentum", "support"))
         error = inverse + ops.sparse_matmul(x, self._inverse[1])
-        error = xp.maximum(xp.sum(xp.abs(error), axis=1, keepdims=True), tiny)
-        beta = c2 * xp.count_nonzero(x, axis=1)[:, None].astype(x.dtype)
-        first = xp.maximum(xp.sum(xp.abs(inverse), axis=1), tiny)
-        share = xp.clip(c3 * xp.log(first / error[:, 0]), 0, 1)
-        k = xp.rint((self.N - 1) * share).astype(np.int32)
+        error, first = (xp.maximum(joint.magnitudes(xp, each).sum(axis=1), tiny) for each in (error, inverse))
+        present = xp.count_nonzero(joint.magnitudes(xp, x), axis=1).astype(real)
+        share = xp.clip(c3 * xp.log(first / error), 0, 1)
+        k = xp.rint((self.entries - 1) * share).astype(np.int32)
         step, _, _ = self.couple(t, (x, Wy), partial(self.parameter, t=t))
+        beta = xp.repeat(c2 * present, joint.snapshots)[:, None]
         start = x + beta * (x - x_before)
-        x_next, _ = ops.shrink_select(start, step.u, self.one, c1 * error, k, one_sided=self.positive)
+        theta = c1 * error[:, None]
+        x_next, _ = ops.shrink_select(start, step.u, self.one, theta, k, one_sided=self.positive, joint=joint)
         return (x_next, Wy, x, inverse), constant_start

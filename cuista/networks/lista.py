@@ -45,7 +45,8 @@ class Lista(Network):
         stays the same, because c_T = 1. One-sided thresholding is not odd, so that there, negative α_t become small.
         """
         A, W = self.operator.A, self.W
-        start = self.couple.start(W.T, self.stack)
+        Wh = W.conj().T
+        start = self.couple.start(Wh, self.stack)
         alista = {name: self.ops.to_numpy(value) for name, value in precursor.parameters.items()}
         theta = alista["threshold"]
         if self.untied:
@@ -54,8 +55,8 @@ class Lista(Network):
             alpha = np.where(size < 1e-3, 1e-3, alpha)  # keeps c from becoming huge, or negative where it must not
             c = alpha[-1] / alpha  # c_1, …, c_T
             ratio = np.append(1.0, c[1:] / c[:-1])  # W_0 does not matter, because x_0 = 0
-            start["input_weight"] = alpha[-1] * W.T[None]
-            start["weight"] = ratio[:, None, None] * (np.eye(self.N) - alpha[:, None, None] * (W.T @ A))
+            start["input_weight"] = alpha[-1] * Wh[None]
+            start["weight"] = ratio[:, None, None] * (np.eye(self.N) - alpha[:, None, None] * (Wh @ A))
             theta = theta * np.abs(c).reshape(-1, *[1] * (theta.ndim - 1))
         self.parameters = {**self.parameters, **start, "threshold": theta}
 

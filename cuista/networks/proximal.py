@@ -19,6 +19,7 @@ from cuista.networks.couplings import Analytic, Awaited, Coupling, Learned, Mome
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
 from cuista.ops import OuterSum, Scalar
+from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 
 Kind = TypeVar("Kind", bound="Network")
 
@@ -48,9 +49,10 @@ class Proximal(Unrolled):
             # z = start + α u, so ∂L/∂start = dz and ∂L/∂u = α dz. Apart from what τ adds, they are sparse like x_next.
             d_x = d_state[0]
             delta = d_x.where(code) if isinstance(d_x, Awaited) else d_x.reshape(step.u.shape)
-            dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, alpha, tau, window)
+            form = (alpha, tau, window, self.shrink.joint)
+            dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, *form)
             d_theta, more_d_x, more_d_u, d_residual = back_to_theta(d_tau)
-            d_u = alpha.astype(dz.dtype) * dz if self.step_sizes else dz
+            d_u = alpha.astype(real_of(dz.dtype)) * dz if self.step_sizes else dz
             if more_d_u is not None:
                 d_u = d_u + more_d_u
             (d_x, *others), gradients = back_to_state(Step(dz, d_u, d_residual), d_state[1:])
@@ -70,12 +72,12 @@ class Proximal(Unrolled):
         def proposal(alpha: float, theta: float) -> Array:
             return self.shrink(step, alpha, self.shrink.threshold(theta, x, step)[0], self.support[t])[0]
 
-        unit = self.ops.asarray(self.shrink.threshold(1.0, x, step)[0], x.dtype)
+        unit = self.ops.asarray(self.shrink.threshold(1.0, x, step)[0], np.float64)
         return proposal, float(self.ops.xp.mean(unit))
 
     @property
     def threshold_shape(self) -> tuple[int, ...]:
-        return (self.layers, self.N) if self.per_coordinate else (self.layers,)
+        return (self.layers, self.entries) if self.per_coordinate else (self.layers,)
 
 
 class Network(Proximal):
@@ -99,6 +101,9 @@ class Network(Proximal):
     sensing
         A matrix Φ (M, P). If it is given, with a dictionary, the matrix is A = Φ D, the network's inputs are f instead
         of y = Φ f, and Φ is learned too, as `sensing` (1, M, P). Only networks that `can_learn_sensing` accept it.
+    joint
+        Which numbers are thresholded together. With L > 1 snapshots, measurements are (batch, L, M) and signals are
+        (batch, L, N).
 
     Attributes
     ----------
@@ -120,6 +125,7 @@ class Network(Proximal):
         dictionary: Array | None = None,
         penalty: float = 0.0,
         sensing: Array | None = None,
+        joint: Joint = ALONE,
         **options: Any,
     ) -> None:
         self.operator, self.W, self.M, self.N = operator, W, operator.M, operator.N
@@ -137,7 +143,7 @@ class Network(Proximal):
             self.matrices = (*self.matrices, "sensing")
             coupling = Sensed(operator, W, sensing, dictionary)
         self.couple = Momentum(coupling) if self.momentum else coupling
-        self.shrink = self.shrinkage(operator.ops, positive)
+        self.joint, self.shrink = joint, self.shrinkage(operator.ops, positive, joint)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
     @classmethod
@@ -150,6 +156,8 @@ class Network(Proximal):
         if own_layer or type(couple) is not Analytic or not couple.formed or type(self.shrink) is not Soft:
             return super().advance(state, layers)  # only the layers of ALISTA are computed several at once
         x, Wy = state
+        if not is_plain(x, self.joint):
+            return super().advance(state, layers)
         part, parameters = slice(layers.start, layers.stop), self.parameters
         alpha = parameters["step_size"][part] if self.step_sizes else self.ops.xp.ones(len(layers))
         x = self.ops.analytic_layers(
@@ -162,6 +170,19 @@ class Network(Proximal):
             self.positive,
         )
         return x, Wy
+
+    # -- several snapshots ------------------------------------------------------------------------------------------
+
+    def begin(self, y: Any) -> tuple[State, Backprop]:
+        """The start for measurements (batch, M) or (batch, L, M), all snapshots of which are rows of the state."""
+        return super().begin(y.reshape(-1, y.shape[-1]))
+
+    def by_row(self, target: Array, weights: Array | None) -> tuple[Array, Array | None]:
+        """Targets (batch, L, N) and the weights of samples (batch,) for the rows of a state."""
+        if self.joint.snapshots == 1:
+            return target, weights
+        rows = target.reshape(-1, target.shape[-1])
+        return rows, None if weights is None else self.ops.xp.repeat(weights, self.joint.snapshots)
 
     # -- the output -------------------------------------------------------------------------------------------------
 
@@ -178,6 +199,7 @@ class Network(Proximal):
         return x if self.dictionary is None else self.ops.sparse_matmul(x, self._output_matrix(depth))
 
     def loss(self, state: State, target: Array, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
+        target, weights = self.by_row(target, weights)
         if self.dictionary is None:
             return super().loss(state, target, weights, depth)
         x, *others = state
@@ -206,32 +228,32 @@ class Network(Proximal):
         return start
 
     def published_start(self) -> dict[str, Array]:
-        """ISTA: B = Aᵀ/scale and, for soft thresholding, θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
-        return self._start(self.operator.A.T / (1.001 * self.operator.norm_squared))
+        """ISTA: B = Aᴴ/scale and, for soft thresholding, θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
+        return self._start(self.operator.A.conj().T / (1.001 * self.operator.norm_squared))
 
     def fast_start(self) -> dict[str, Array]:
-        """As in `published_start`, except that B = Wᵀ."""
-        return self._start(self.W.T)
+        """As in `published_start`, except that B = Wᴴ."""
+        return self._start(self.W.conj().T)
 
     def rate_of(self, name: str, nmse_db: float) -> float | tuple[float, ...]:
         """With a dictionary, a hundredth of the root mean square of the matrix's entries at the start."""
         if self.dictionary is None:
             return super().rate_of(name, nmse_db)
         if name not in self._rates:
-            self._rates = {each: 0.01 * rms_of(value) for each, value in self._start(self.W.T).items()}
+            self._rates = {each: 0.01 * rms_of(value) for each, value in self.fast_start().items()}
         return self._rates[name]
 
     def contained(self, kind: type[Kind]) -> Kind:
         """A network of another kind with this one's matrix, weight, dictionary, layers, schedule and thresholding."""
-        names = ("layers", "percent", "max_percent", "per_coordinate", "positive", "dictionary", "penalty")
+        names = ("layers", "percent", "max_percent", "per_coordinate", "positive", "dictionary", "penalty", "joint")
         form = {name: getattr(self, name) for name in names}
         network = kind(self.operator, self.W, **form)
         network.unit = self.unit
         return network
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Reproduce a network with the analytic weight: W_t = α_t Wᵀ if untied; otherwise Wᵀ, and its α_t are 1."""
-        weight = self.W.T[None]
+        """Reproduce a network with the analytic weight: W_t = α_t Wᴴ if untied; otherwise Wᴴ, and its α_t are 1."""
+        weight = self.W.conj().T[None]
         if self.untied:
             weight = self.ops.to_numpy(precursor.parameters["step_size"])[:, None, None] * weight
         self.parameters = {**self.parameters, "weight": weight, "threshold": precursor.parameters["threshold"]}

@@ -24,7 +24,7 @@ AnyEncoder = Encoder | ExactEncoder
 
 
 class Encoded(Coupling):
-    """u = Wᵀ(y − Ã x) for each matrix Ã of a stack and its measurements, where an encoder computes the weight W from Ã.
+    """u = Wᴴ(y − Ã x) for each matrix Ã of a stack and its measurements, where an encoder computes the weight W from Ã.
 
     Besides x, a layer passes on W, Ã and y. The backward pass collects the factors of ∂L/∂W in the second part of the
     state.
@@ -40,24 +40,25 @@ class Encoded(Coupling):
         x = self.ops.xp.zeros((*measured.shape[:2], A.shape[2]), self.dtype)
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            # ∂L/∂W is the sum over the layers of Σ r ⊗ ∂L/∂u. It is one product of the concatenated rows of all layers.
+            # u = r W̄, so ∂L/∂W is the sum over the layers of Σ r ⊗ ∂L/∂ū. It is one product of the concatenated rows of
+            # all layers.
             if d_state[1] is None or not self.encoder.shapes:
                 return (), {}
             r, d_u = (self.ops.xp.concatenate(rows, axis=1) for rows in zip(*d_state[1], strict=True))
-            return (), back(self.ops.matmul(transposed(self.ops.xp, r), d_u))
+            return (), back(self.ops.matmul(transposed(self.ops.xp, r), d_u.conj()))
 
         return (x, None, W, A, measured), backprop
 
     def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
         ops, xp, (x, _, W, A, y) = self.ops, self.ops.xp, state
         r = y - ops.matmul(x, transposed(xp, A)) if t > 0 else y  # x_0 = 0
-        u = ops.matmul(r, W)
+        u = ops.matmul(r, W.conj())
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
-            # u = r W and r = y − x Ãᵀ, so ∂L/∂W = Σ r ⊗ ∂L/∂u and ∂L/∂x = ∂L/∂start − ∂L/∂u Wᵀ Ã.
+            # u = r W̄ and r = y − x Ãᵀ, so ∂L/∂x = ∂L/∂start − ∂L/∂u Wᵀ (Ã's conjugate).
             d_x, d_u = d.start.reshape(x.shape), d.u.reshape(x.shape)
             if t > 0:
-                d_x = d_x - ops.matmul(ops.matmul(d_u, transposed(xp, W)), A)
+                d_x = d_x - ops.matmul(ops.matmul(d_u, transposed(xp, W)), A.conj())
             return (d_x, [(r, d_u), *(d_carried[0] or [])], None, None, None), {}
 
         rows = (-1, x.shape[2])

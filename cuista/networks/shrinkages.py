@@ -10,6 +10,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.networks.couplings import Step
 from cuista.ops import ReferenceOps, Scalar
+from cuista.ops.joint import ALONE, Joint, real_of, squares
 
 # The publications start from ISTA with this λ, or from AMP with this λ in units of σ.
 LAM = 0.4
@@ -21,11 +22,12 @@ ThresholdBackprop = Callable[[Any], tuple[Any, "Array | None", "Array | None", "
 class Soft:
     """Soft thresholding with τ = θ that lets the k largest entries pass unshrunk (support selection).
 
-    Chen, Liu, Wang, Yin, NeurIPS 2018. With `positive`, thresholding is one-sided: that of max(z, 0) in place of z.
+    Chen, Liu, Wang, Yin, NeurIPS 2018. With `positive`, thresholding is one-sided: that of max(z, 0) in place of z. The
+    numbers of a `joint` entry are thresholded together.
     """
 
-    def __init__(self, ops: ReferenceOps, positive: bool = False) -> None:
-        self.ops, self.positive = ops, positive
+    def __init__(self, ops: ReferenceOps, positive: bool = False, joint: Joint = ALONE) -> None:
+        self.ops, self.positive, self.joint = ops, positive, joint
 
     def start(self, scale: float) -> float:
         """The θ that the publications start from, where `scale` is the inverse of ISTA's step size."""
@@ -39,7 +41,7 @@ class Soft:
         self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
     ) -> tuple[Array, Array]:
         """The next iterate, and the codes that `shrink_select_backward` takes."""
-        return self.ops.shrink_select(step.start, step.u, alpha, tau, k, window, self.positive)
+        return self.ops.shrink_select(step.start, step.u, alpha, tau, k, window, self.positive, self.joint)
 
 
 class Clamped(Soft):
@@ -62,8 +64,8 @@ class Hard(Clamped):
     def __call__(
         self, step: Step, alpha: Scalar, tau: Scalar | Array, k: int, window: float = 0.0
     ) -> tuple[Array, Array]:
-        z = step.start + self.ops.asarray(alpha, step.u.dtype) * step.u
-        return self.ops.hard_threshold(z, tau, window, self.positive)
+        z = step.start + self.ops.asarray(alpha, real_of(step.u.dtype)) * step.u
+        return self.ops.hard_threshold(z, tau, window, self.positive, self.joint)
 
 
 class Adaptive(Soft):
@@ -73,14 +75,16 @@ class Adaptive(Soft):
     HALF = 0.1
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
-        xp, half = self.ops.xp, x.dtype.type(self.HALF)
-        share = 1 / (xp.abs(x) / half + 1)
-        tau = self.ops.asarray(theta, x.dtype) * share
+        xp, joint, real = self.ops.xp, self.joint, real_of(x.dtype)
+        half = real.type(self.HALF)
+        share = 1 / (joint.magnitudes(xp, x) / half + 1)
+        tau = self.ops.asarray(theta, real) * share
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
-            # τ = θ g(x) and g' = −g² sign(x) / 0.1, so ∂L/∂θ = Σ ∂L/∂τ g, summed over the batch or all entries.
+            # τ = θ g(|x|) and g' = −g² / 0.1, so ∂L/∂θ = Σ ∂L/∂τ g, summed over the batch or all entries. The gradient
+            # of |x| is x's direction.
             d_theta = (d_tau * share).sum(axis=0)
-            d_x = -(d_tau * tau * share).astype(x.dtype) * xp.sign(x) / half
+            d_x = joint.spread(xp, -(d_tau * tau * share).astype(real), x) * joint.directions(xp, x) / half
             return d_theta if getattr(theta, "ndim", 0) else d_theta.sum(), d_x, None, None
 
         return tau, backprop
@@ -94,19 +98,20 @@ class ErrorBased(Soft):
 
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
         xp, u = self.ops.xp, step.u
-        error = xp.sqrt(xp.sum(u * u, axis=1, keepdims=True)) / u.dtype.type(self.DIVISOR)
-        tau = self.ops.asarray(theta, x.dtype) * error
+        rows, real = self.joint.samples(u), real_of(u.dtype)
+        error = xp.sqrt(xp.sum(squares(xp, rows), axis=1, keepdims=True)) / real.type(self.DIVISOR)
+        tau = self.ops.asarray(theta, real) * error
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
             # τ = θ e and e = ‖u‖ / 50, so ∂L/∂θ = Σ ∂L/∂τ e and ∂e/∂u = u / (50² e), or 0 where u = 0.
             factor = theta * d_tau / xp.where(error > 0, self.DIVISOR**2 * error, xp.ones_like(error))
-            return (d_tau * error).sum(), None, factor.astype(u.dtype) * u, None
+            return (d_tau * error).sum(), None, (factor.astype(real) * rows).reshape(u.shape), None
 
         return tau, backprop
 
 
 class NoiseScaled(Soft):
-    """A threshold in units of each residual's standard deviation: τ = max(θ σ, 0), σ = ‖r‖₂ / √M.
+    """A threshold in units of the residual's standard deviation in each sample: τ = max(θ σ, 0), σ = ‖r‖₂ / √M.
 
     It is one for each sample, or one for each entry if there is a θ for each coordinate.
     """
@@ -117,8 +122,9 @@ class NoiseScaled(Soft):
     def threshold(self, theta: Scalar | Array, x: Array, step: Step) -> tuple[Scalar | Array, ThresholdBackprop]:
         xp, r = self.ops.xp, step.residual
         assert r is not None  # this shrinkage needs a coupling with a residual
-        M = r.shape[1]
-        sigma = xp.sqrt(xp.sum(r * r, axis=1, keepdims=True) / r.dtype.type(M))
+        rows, real = self.joint.samples(r), real_of(r.dtype)
+        M = rows.shape[1]
+        sigma = xp.sqrt(xp.sum(squares(xp, rows), axis=1, keepdims=True) / real.type(M))
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
             # ∂σ/∂r = r / (M σ), or 0 where r = 0.
@@ -126,6 +132,6 @@ class NoiseScaled(Soft):
             d_sigma = xp.sum(theta * d_tau, axis=1, keepdims=True)
             factor = d_sigma / xp.where(sigma > 0, M * sigma, xp.ones_like(sigma))
             d_theta = xp.sum(d_tau * sigma, axis=0 if getattr(theta, "ndim", 0) else None)
-            return d_theta, None, None, factor.astype(r.dtype) * r
+            return d_theta, None, None, (factor.astype(real) * rows).reshape(r.shape)
 
         return xp.maximum(theta * sigma, 0), backprop

@@ -25,5 +25,5 @@ class TiLista(Network):
         return contained_in(self)
 
     def adopt(self, precursor: Unrolled) -> None:
-        """Reproduce an ALISTA: its α_t and θ_t, and the transpose of its weight as W."""
-        self.parameters = {**self.parameters, "weight": self.W.T[None], **precursor.parameters}
+        """Reproduce an ALISTA: its α_t and θ_t, and the conjugate transpose of its weight as W."""
+        self.parameters = {**self.parameters, "weight": self.W.conj().T[None], **precursor.parameters}

@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.ops import ReferenceOps, engine
+from cuista.ops.joint import ALONE, Joint, real_of
 
 # The number of columns that `gains` works on at a time.
 BLOCK = 256
@@ -51,7 +52,13 @@ class Operator(ABC):
         """Aᴴ y for a batch of measurements."""
 
     def proximal_step(
-        self, x: Array | None, r: Array, step_size: float, threshold: float | Array, positive: bool = False
+        self,
+        x: Array | None,
+        r: Array,
+        step_size: float,
+        threshold: float | Array,
+        positive: bool = False,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
         """Soft-threshold x + α Aᴴ r, and apply A to the result. With r = y − A x, this is an iteration of ISTA.
 
@@ -62,21 +69,30 @@ class Operator(ABC):
         r
             The residual, a batch of measurements.
         step_size, threshold
-            The step size α, and the threshold θ ≥ 0: a number, or an array that broadcasts to the signals.
+            The step size α, and the threshold θ ≥ 0: a number, or an array that broadcasts to the signals, or to the
+            magnitudes of joint entries.
         positive
             Whether negative entries become 0, too.
+        joint
+            Which numbers are thresholded together, if signals are rows (batch·L, N): see `cuista.ops.joint`.
 
         Returns
         -------
         x_next, measurements
             The result, and A applied to it.
         """
-        real: Any = self.dtype.type
+        real: Any = real_of(self.dtype).type
         z = real(step_size) * self.adjoint(r)
         if x is not None:
             z += x
-        xp, theta = self.ops.xp, real(threshold) if isinstance(threshold, float) else threshold.astype(self.dtype)
-        x_next: Array = xp.maximum(z - theta, 0) if positive else z - xp.clip(z, -theta, theta)
+        xp, theta = self.ops.xp, real(threshold) if isinstance(threshold, float) else threshold.astype(real)
+        x_next: Array
+        if joint == ALONE and self.dtype.kind != "c":
+            x_next = xp.maximum(z - theta, 0) if positive else z - xp.clip(z, -theta, theta)
+        else:
+            magnitude = joint.magnitudes(xp, z)
+            factor = 1 - theta / xp.maximum(magnitude, xp.maximum(theta, np.finfo(real).tiny))  # 0 where m ≤ θ
+            x_next = joint.spread(xp, factor, z) * z
         return x_next, self.apply(x_next)
 
     # -- the analytic weight, without forming it --------------------------------------------------------------------
@@ -147,7 +163,12 @@ def dot_test(operator: Operator, samples: int = 3, seed: int = 0) -> float:
     If the adjoint is right, the difference is only a rounding error.
     """
     ops, rng = operator.ops, np.random.default_rng(seed)
-    y, x = (ops.asarray(rng.standard_normal((samples, *shape)), operator.dtype) for shape in operator.shape)
+
+    def random(shape: Shape) -> Array:
+        numbers = rng.standard_normal((2, samples, *shape))
+        return ops.asarray(numbers[0] + 1j * numbers[1] if operator.dtype.kind == "c" else numbers[0], operator.dtype)
+
+    y, x = map(random, operator.shape)
     forward, back, x, y = (ops.to_numpy(array) for array in (operator.apply(x), operator.adjoint(y), x, y))
     both: Any = np.vdot(forward, y), np.vdot(x, back)
     return float(abs(both[0] - both[1]) / (np.linalg.norm(forward) * np.linalg.norm(y)))

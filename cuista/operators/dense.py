@@ -7,9 +7,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.checks import Array, check_matrix
+from cuista.checks import Array, check_matrix, in_double
 from cuista.operators.base import Operator, Shape
 from cuista.ops import ReferenceOps
+from cuista.ops.joint import dtype_for
 
 
 class Dense(Operator):
@@ -18,9 +19,9 @@ class Dense(Operator):
     Parameters
     ----------
     A
-        The matrix, kept in float64.
+        The matrix, kept in float64 or complex128.
     ops, dtype
-        As in `Operator`.
+        As in `Operator`. If A is complex, then `dtype` is made complex, too, in the same precision.
 
     Raises
     ------
@@ -29,8 +30,8 @@ class Dense(Operator):
     """
 
     def __init__(self, A: ArrayLike, *, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float32) -> None:
-        super().__init__(ops, dtype)
-        self.A: Array = check_matrix(A, "the matrix").astype(np.float64, copy=False)
+        self.A: Array = in_double(check_matrix(A, "the matrix"))
+        super().__init__(ops, dtype_for(self.A, dtype))
         self.M, self.N = self.A.shape
 
     @property
@@ -39,36 +40,41 @@ class Dense(Operator):
 
     @cached_property
     def norm_squared(self) -> float:
-        gram = self.A @ self.A.T if self.M <= self.N else self.A.T @ self.A
+        adjoint = self.A.conj().T
+        gram = self.A @ adjoint if self.M <= self.N else adjoint @ self.A
         return float(np.linalg.eigvalsh(gram)[-1])
 
     # Copies for the engine. Each is contiguous, because that makes products with it faster.
 
     @cached_property
-    def _matrix(self) -> Array:
-        return self.ops.asarray(self.A, self.dtype)
+    def _conjugate(self) -> Array:
+        return self.ops.asarray(self.A.conj(), self.dtype)
 
     @cached_property
     def _transposed(self) -> Array:
         return self.ops.asarray(self.A.T, self.dtype)
 
     @cached_property
+    def _adjoint(self) -> Array:
+        return self.ops.asarray(self.A.conj().T, self.dtype) if self.dtype.kind == "c" else self._transposed
+
+    @cached_property
     def _gram(self) -> Array:
-        return self.ops.asarray(self.A @ self.A.T, np.float64)
+        return self.ops.asarray(self.A @ self.A.conj().T, self.A.dtype)
 
     def apply(self, x: Array) -> Array:
         """A x (batch, M). A sparse x makes the product faster."""
         return self.ops.sparse_matmul(x, self._transposed)
 
     def adjoint(self, y: Array) -> Array:
-        return self.ops.matmul(y, self._matrix)
+        return self.ops.matmul(y, self._conjugate)
 
     def adjoint_where(self, y: Array, where: Array) -> Array:
         """`adjoint` in the entries where `where`, (batch, N) int8, is not 0; the others are right, too, or 0."""
-        return self.ops.matmul_where(y, self._matrix, self._transposed, where)
+        return self.ops.matmul_where(y, self._conjugate, self._adjoint, where)
 
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
-        """G⁻¹ r, where G = A Aᵀ + λI, by a Cholesky factorisation in float64.
+        """G⁻¹ r, where G = A Aᴴ + λI, by a Cholesky factorisation in double precision.
 
         Raises
         ------
@@ -76,5 +82,5 @@ class Dense(Operator):
             If G is singular and the engine can tell.
         """
         G = self._gram + ridge * self.ops.xp.eye(self.M)
-        solution = self.ops.solve_positive(G[None], self.ops.asarray(r, np.float64).T[None])
+        solution = self.ops.solve_positive(G[None], self.ops.asarray(r, G.dtype).T[None])
         return self.ops.asarray(solution[0].T, self.dtype)

@@ -21,6 +21,7 @@ from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops.borders import gather, pad_zeros, spread, taps
+from cuista.ops.joint import ALONE, Joint, is_plain
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
 # Below this share of non-zeros, a sparse product is faster than a dense one: with AVX2, one thread and matrices of
@@ -57,11 +58,12 @@ class CpuOps(ReferenceOps):
         return product(a, b, out)
 
     def solve_positive(self, G: Array, B: Array) -> Array:
-        from scipy.linalg.lapack import dposv
+        from scipy.linalg import get_lapack_funcs
 
-        solutions = np.empty(B.shape, np.float64)
+        (posv,) = get_lapack_funcs(("posv",), (G, B))
+        solutions = np.empty(B.shape, B.dtype)
         for g, b, solution in zip(G, B, solutions, strict=True):
-            _, solution[...], failed = dposv(g, b)
+            _, solution[...], failed = posv(g, b)
             if failed:
                 raise NumericalError(NOT_POSITIVE)
         return solutions
@@ -88,9 +90,10 @@ class CpuOps(ReferenceOps):
         k: int | Array,
         window: float = 0.0,
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
-        if not isinstance(k, int):
-            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
+        if not isinstance(k, int) or not is_plain(x, joint):
+            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided, joint)
         empty = self._pool.empty
         theta = np.asarray(threshold, dtype=x.dtype)
         z = np.multiply(u, np.asarray(step_size, dtype=x.dtype), out=empty(x.shape, x.dtype))
@@ -135,8 +138,18 @@ class CpuOps(ReferenceOps):
         return x_next, code
 
     def shrink_select_backward(
-        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+        self,
+        delta: Array,
+        code: Array,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        window: float = 0.0,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Scalar, Scalars]:
+        if not is_plain(x, joint):
+            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window, joint)
         empty = self._pool.empty
         kind = np.bitwise_and(code, np.int8(KIND), out=empty(code.shape, np.int8))
         flags = np.not_equal(kind, 0, out=empty(code.shape, np.bool_))
@@ -260,6 +273,8 @@ class CpuOps(ReferenceOps):
         return d_z, d_padded, d_step_size, d_threshold, d_weight
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
+        if x.dtype.kind == "c" or x.ndim > 2:
+            return super().half_squared_error(x, target, weights)
         error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
         if weights is None:
             return 0.5 * float(np.vdot(error, error)), error

@@ -21,6 +21,7 @@ from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
 from cuista.ops.borders import Shape
+from cuista.ops.joint import ALONE, Joint, is_plain
 from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class CudaOps(ReferenceOps):
     # -- products -----------------------------------------------------------------------------------------------
 
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
+        if a.dtype.kind == "c":
+            return super().matmul_by_rows(a, b, density)
         a, (rows, N), M = self.asarray(a, a.dtype), a.shape, b.shape[1]
         product: Array = self.xp.empty((rows, M), a.dtype)
         self._launch("matmul_by_rows", a.dtype, 256 * rows, 256, a, b, np.int32(N), np.int32(M), product)
@@ -122,9 +125,10 @@ class CudaOps(ReferenceOps):
         k: int | Array,
         window: float = 0.0,
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
-        if not isinstance(k, int):  # one per sample, which no kernel supports
-            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
+        if not isinstance(k, int) or not is_plain(x, joint):  # one k per sample, which no kernel supports
+            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided, joint)
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
         batch, N = x.shape
@@ -210,10 +214,18 @@ class CudaOps(ReferenceOps):
         return cut
 
     def shrink_select_backward(
-        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+        self,
+        delta: Array,
+        code: Array,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        window: float = 0.0,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Scalar, Scalars]:
-        if getattr(threshold, "ndim", 0) > 1:
-            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window)
+        if getattr(threshold, "ndim", 0) > 1 or not is_plain(x, joint):
+            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window, joint)
         dtype = delta.dtype
         delta, x, u = (self.asarray(array, dtype) for array in (delta, x, u))
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
@@ -269,7 +281,7 @@ class CudaOps(ReferenceOps):
     # -- measurements and loss --------------------------------------------------------------------------------------
 
     def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
-        if y.ndim != 2:
+        if y.ndim != 2 or y.dtype.kind == "c":
             return super().in_units(y, unit)
         y, (rows, M) = self.asarray(y, y.dtype), y.shape
         scaled, factors = self.xp.empty(y.shape, y.dtype), self.xp.empty((rows, 1), y.dtype)
@@ -278,6 +290,8 @@ class CudaOps(ReferenceOps):
         return scaled, factors
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
+        if x.dtype.kind == "c":
+            return super().half_squared_error(x, target, weights)
         dtype, rows = x.dtype, 1 if weights is None else len(x)
         x, target = self.asarray(x, dtype), self.asarray(target, dtype)
         delta: Array = self.xp.empty(x.shape, dtype)
@@ -292,6 +306,8 @@ class CudaOps(ReferenceOps):
     # -- random numbers -----------------------------------------------------------------------------------------
 
     def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
+        if np.dtype(dtype).kind == "c":  # drawn on the host
+            return self.asarray(super().normal(key, purpose, shape, dtype, first_row), dtype)
         numbers: Array = self.xp.empty(shape, dtype)
         first, end = first_row * shape[1], (first_row + shape[0]) * shape[1]
         threads = -(-end // 4) - first // 4
@@ -300,10 +316,20 @@ class CudaOps(ReferenceOps):
         return numbers
 
     def sparse_codes(
-        self, key: Key, rows: int, probability: Array, magnitude: Law, dtype: DTypeLike, first_row: int = 0
+        self,
+        key: Key,
+        rows: int,
+        probability: Array,
+        magnitude: Law,
+        dtype: DTypeLike,
+        first_row: int = 0,
+        joint: Joint = ALONE,
     ) -> Array:
+        if joint != ALONE or np.dtype(dtype).kind == "c":  # drawn on the host
+            codes: Array = super().sparse_codes(key, rows, probability, magnitude, dtype, first_row, joint)
+            return self.asarray(codes, dtype)
         N = probability.shape[0]
-        codes: Array = self.xp.empty((rows, N), dtype)
+        codes = self.xp.empty((rows, N), dtype)
         first, end = first_row * N, (first_row + rows) * N
         threads, span = -(-end // 2) - first // 2, (np.uint64(first), np.uint64(end), np.int32(N))
         law = (self._limits_of(probability), *_law(magnitude, codes.dtype))

@@ -21,6 +21,7 @@ from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import SHARD
 from cuista.ops.cpu import CpuOps
+from cuista.ops.joint import ALONE, Joint
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
 
 # Below this share of non-zeros, a sparse product is faster than BLAS's dense one: with AVX2, one thread and matrices of
@@ -97,9 +98,10 @@ class NativeOps(CpuOps):
         k: int | Array,
         window: float = 0.0,
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
-        if not _alike(x, u) or x.shape != u.shape:
-            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided)
+        if not _alike(x, u) or x.shape != u.shape or joint != ALONE:
+            return super().shrink_select(x, u, step_size, threshold, k, window, one_sided, joint)
         x, u = self.asarray(x, x.dtype), self.asarray(u, u.dtype)
         theta, support = self.asarray(threshold, x.dtype), self.asarray(k, np.int64)
         _expect("k", support, (), x.shape[:1])
@@ -111,10 +113,18 @@ class NativeOps(CpuOps):
         return x_next, code
 
     def shrink_select_backward(
-        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+        self,
+        delta: Array,
+        code: Array,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        window: float = 0.0,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Scalar, Scalars]:
-        if not _alike(x, u, delta) or not x.shape == u.shape == delta.shape:
-            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window)
+        if not _alike(x, u, delta) or not x.shape == u.shape == delta.shape or joint != ALONE:
+            return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window, joint)
         delta, x, u = (self.asarray(each, x.dtype) for each in (delta, x, u))
         code, theta = self.asarray(code, np.int8), self.asarray(threshold, x.dtype)
         _expect("the codes", code, x.shape)

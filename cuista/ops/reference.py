@@ -19,7 +19,9 @@ from cuista.checks import Array
 from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
+from cuista.ops import joint as entries
 from cuista.ops.borders import Shape, gather, pad_zeros, spread, taps
+from cuista.ops.joint import ALONE, Joint, is_plain, real_of, squares
 
 Result = TypeVar("Result")
 # A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
@@ -210,12 +212,14 @@ class ReferenceOps:
         batch = batch or max(shape[0], 1)
         return [work(slice(first, min(first + batch, shape[0]))) for first in range(0, shape[0], batch)]
 
-    def apply(self, work: Callable[[Array], Array], rows: Array, length: int, dtype: DTypeLike) -> Array:
-        """Apply `work` to rows (samples, …) in batches, and return its results (samples, length).
+    def apply(
+        self, work: Callable[[Array], Array], rows: Array, shape: int | tuple[int, ...], dtype: DTypeLike
+    ) -> Array:
+        """Apply `work` to rows (samples, …) in batches, and return its results (samples, …), each of this shape.
 
         The rows and the results are in host memory.
         """
-        results = np.empty((len(rows), length), dtype)
+        results = np.empty((len(rows), *((shape,) if isinstance(shape, int) else shape)), dtype)
 
         def on(part: slice) -> None:
             results[part] = self.to_numpy(work(rows[part]))
@@ -261,7 +265,7 @@ class ReferenceOps:
         return out
 
     def solve_positive(self, G: Array, B: Array) -> Array:
-        """G⁻¹B for stacks of symmetric positive definite G (n, M, M) and of B (n, M, K), float64.
+        """G⁻¹B for stacks of Hermitian positive definite G (n, M, M) and of B (n, M, K), in double precision.
 
         Raises
         ------
@@ -285,12 +289,14 @@ class ReferenceOps:
         k: int | Array,
         window: float = 0.0,
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
         """One proximal step: soft thresholding of z = x + α u that lets the largest entries pass unshrunk.
 
         With τ the (k+1)-th largest |z| of a row, an entry passes unchanged if |z| > θ and |z| > τ (both strict, so
         that on ties fewer than k pass); every other entry becomes sign(z)·max(|z| − θ, 0), with sign(0) = 0. A
-        negative θ moves unselected entries outwards.
+        negative θ moves unselected entries outwards. Where entries are complex or `joint`, their magnitudes take the
+        place of |z|, and their directions that of sign(z): see `cuista.ops.joint`.
 
         Parameters
         ----------
@@ -300,6 +306,9 @@ class ReferenceOps:
             α.
         threshold
             θ: a number, (N,) with one per coordinate, (batch, 1) with one per sample, or (batch, N).
+        joint
+            Which numbers are thresholded together. With L snapshots in groups of G, x and u are (batch·L, N), and N/G
+            takes the place of N everywhere else.
         k
             How many entries may pass, 0 or more: a number, or (batch,) with one per sample. At most N − 1 pass, so the
             smallest never does.
@@ -307,23 +316,25 @@ class ReferenceOps:
             Mark as NEAR the entries among the k largest whose |z| is within `window`·θ of θ (none if 0).
         one_sided
             Threshold max(z, 0) in place of z. Every entry with z ≤ 0 is then OFF, whatever θ is, and is never among the
-            largest, so that the backward pass is the same function of the codes.
+            largest, so that the backward pass is the same function of the codes. Only for entries that are single real
+            numbers.
 
         Returns
         -------
         x_next : (batch, N)
         code : (batch, N) int8
-            OFF, PASSED, SHRUNK_UP (z > 0) or SHRUNK_DOWN (z < 0), plus NEAR.
+            OFF, PASSED, SHRUNK_UP (z > 0) or SHRUNK_DOWN (z < 0), plus NEAR. Where entries are complex or joint, all
+            shrunk ones are SHRUNK_UP.
 
         References
         ----------
         Chen, Liu, Wang, Yin, NeurIPS 2018: support selection.
         """
-        xp, theta = self.xp, self.asarray(threshold, x.dtype)
-        z = x + self.asarray(step_size, x.dtype) * u
+        xp, real = self.xp, real_of(x.dtype)
+        theta, z = self.asarray(threshold, real), x + self.asarray(step_size, real) * u
         z = xp.maximum(z, 0) if one_sided else z
-        magnitude = xp.abs(z)
-        last = z.shape[1] - 1
+        magnitude = joint.magnitudes(xp, z)
+        last = magnitude.shape[1] - 1
         cutoff: Any = np.inf  # if no entry may pass: no magnitude exceeds it
         if isinstance(k, int) and k > 0:
             rank = max(last - k, 0)
@@ -331,6 +342,8 @@ class ReferenceOps:
         elif not isinstance(k, int):
             rank = xp.maximum(last - k, 0)[:, None]
             cutoff = xp.take_along_axis(xp.sort(magnitude, axis=1), rank, axis=1)
+        if not is_plain(x, joint):
+            return entries.shrink(xp, z, theta, cutoff, window, joint)
         among_largest = magnitude > cutoff
         above = magnitude > theta
         passed = above & among_largest
@@ -342,24 +355,32 @@ class ReferenceOps:
         return x_next, code.astype(np.int8)
 
     def hard_threshold(
-        self, z: Array, threshold: Scalar | Array, window: float = 0.0, one_sided: bool = False
+        self, z: Array, threshold: Scalar | Array, window: float = 0.0, one_sided: bool = False, joint: Joint = ALONE
     ) -> tuple[Array, Array]:
         """Hard thresholding of z (batch, N): z where |z| > θ, else 0; and the codes for `shrink_select_backward`.
 
         See Blumensath, Davies, Appl. Comput. Harmon. Anal. 2009. The derivative with respect to θ is 0 almost
         everywhere, so θ gets a gradient only from a `window`. Everything else is as in `shrink_select`.
         """
-        xp, theta = self.xp, self.asarray(threshold, z.dtype)
-        magnitude = xp.abs(z)
+        xp, theta = self.xp, self.asarray(threshold, real_of(z.dtype))
+        magnitude = joint.magnitudes(xp, z)
         possible = z > 0 if one_sided else True
         passed = (magnitude > theta) & possible
         code = xp.where(passed, PASSED, OFF)
         if window:
             code |= xp.where((xp.abs(magnitude - theta) < window * theta) & possible, NEAR, 0)
-        return xp.where(passed, z, xp.zeros_like(z)), code.astype(np.int8)
+        return xp.where(joint.spread(xp, passed, z), z, xp.zeros_like(z)), code.astype(np.int8)
 
     def shrink_select_backward(
-        self, delta: Array, code: Array, x: Array, u: Array, step_size: Scalar, threshold: Scalars, window: float = 0.0
+        self,
+        delta: Array,
+        code: Array,
+        x: Array,
+        u: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        window: float = 0.0,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Scalar, Scalars]:
         """The backward pass of `shrink_select`, from δ = ∂L/∂x_next.
 
@@ -371,11 +392,13 @@ class ReferenceOps:
         though the expected loss, in which |z| has a density at θ, depends on it. A `window` h > 0 replaces the jump by
         a ramp: NEAR entries, whose |z| is within h θ of θ, add δ |z| / (2 h θ) to d_z and −δ z / (2 h θ) to ∂L/∂θ.
 
+        For complex and joint entries, see `cuista.ops.joint.shrink_backward`; ∂L/∂α = Re Σ d̄_z u.
+
         Parameters
         ----------
         delta
             (batch, N).
-        code, x, u, step_size, threshold, window
+        code, x, u, step_size, threshold, window, joint
             The arguments of `shrink_select`, and the code that it returned.
 
         Returns
@@ -385,23 +408,40 @@ class ReferenceOps:
         d_step_size : number, float64
         d_threshold : shaped like the threshold, float64
         """
-        xp, theta = self.xp, self.asarray(threshold, x.dtype)
-        kind = code & KIND
-        d_z = xp.where(kind != OFF, delta, xp.zeros_like(delta))
-        sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN).astype(delta.dtype)
-        d_theta = (-sign * delta).astype(np.float64)
-        if window:
-            # No entry is near a threshold of 0 or less.
-            width = xp.where(theta > 0, 2 * window * theta, xp.ones_like(theta))
-            slope = xp.where(code & NEAR, delta / width, xp.zeros_like(delta)).astype(x.dtype)
-            z = x + self.asarray(step_size, x.dtype) * u
-            d_z += slope * xp.abs(z)
-            d_theta -= slope * z
+        xp, real = self.xp, real_of(x.dtype)
+        alpha, theta = self.asarray(step_size, real), self.asarray(threshold, real)
+        if is_plain(x, joint):
+            d_z, d_theta = self._plain_backward(delta, code, x + alpha * u if window else None, theta, window)
+        else:
+            d_z, d_theta = entries.shrink_backward(xp, delta, code, x + alpha * u, theta, window, joint)
         if theta.ndim < 2:
             d_threshold = d_theta.sum(axis=0) if theta.ndim else d_theta.sum()
         else:
             d_threshold = d_theta if theta.shape == d_theta.shape else d_theta.sum(axis=1, keepdims=True)
-        return d_z, xp.sum(d_z * u, dtype=np.float64), d_threshold
+        return d_z, self.inner(d_z, u), d_threshold
+
+    def _plain_backward(
+        self, delta: Array, code: Array, z: Array | None, theta: Array, window: float
+    ) -> tuple[Array, Array]:
+        """∂L/∂z and each entry's ∂L/∂θ for real entries; z is needed only if there is a window."""
+        xp, kind = self.xp, code & KIND
+        d_z = xp.where(kind != OFF, delta, xp.zeros_like(delta))
+        sign = (kind == SHRUNK_UP).astype(delta.dtype) - (kind == SHRUNK_DOWN).astype(delta.dtype)
+        d_theta = (-sign * delta).astype(np.float64)
+        if z is not None:
+            # No entry is near a threshold of 0 or less.
+            width = xp.where(theta > 0, 2 * window * theta, xp.ones_like(theta))
+            slope = xp.where(code & NEAR, delta / width, xp.zeros_like(delta)).astype(z.dtype)
+            d_z += slope * xp.abs(z)
+            d_theta -= slope * z
+        return d_z, d_theta
+
+    def inner(self, a: Array, b: Array) -> Scalar:
+        """Re Σ ā b, in float64."""
+        xp = self.xp
+        if a.dtype.kind != "c":
+            return xp.sum(a * b, dtype=np.float64)
+        return xp.sum(a.real * b.real + a.imag * b.imag, dtype=np.float64)
 
     # -- layers with an analytic weight -----------------------------------------------------------------------------
 
@@ -420,6 +460,8 @@ class ReferenceOps:
         one_sided: bool = False,
     ) -> Array:
         """Several layers with one analytic weight, x ← η(x + α_t (Wᵀy − WᵀA x); θ_t, k_t), without a backward pass.
+
+        Entries are single real numbers.
 
         Parameters
         ----------
@@ -564,11 +606,11 @@ class ReferenceOps:
 
         The largest entry is divided out first, so that no square overflows or vanishes.
         """
-        xp = self.xp
+        xp, real = self.xp, real_of(y.dtype).type
         peak = xp.abs(y).max(axis=-1, keepdims=True)
         peak = xp.where(peak > 0, peak, xp.ones_like(peak))
         y = y / peak
-        factor = xp.sqrt(xp.square(y).sum(axis=-1, keepdims=True)) / y.dtype.type(unit)
+        factor = xp.sqrt(squares(xp, y).sum(axis=-1, keepdims=True)) / real(unit)
         factor = xp.where(factor > 0, factor, xp.ones_like(factor))
         return y / factor, factor * peak
 
@@ -578,8 +620,8 @@ class ReferenceOps:
         `weights` is (batch,); None means 1 for every sample.
         """
         error = x - target
-        delta: Array = error if weights is None else error * weights.astype(x.dtype)[:, None]
-        return 0.5 * self.xp.sum(error * delta, dtype=np.float64), delta
+        delta: Array = error if weights is None else error * _per_sample(weights.astype(real_of(x.dtype)), x)
+        return 0.5 * self.inner(error, delta), delta
 
     # -- descent ------------------------------------------------------------------------------------------------
 
@@ -598,7 +640,7 @@ class ReferenceOps:
         Parameters
         ----------
         parameter, gradient, mean, square
-            (T, …), or (1, …) if the layers share the parameter; all of one dtype.
+            (T, …), or (1, …) if the layers share the parameter; all of one real dtype.
         descent
             How to update the parameter.
         """
@@ -655,7 +697,10 @@ class ReferenceOps:
         return generator.random_raw
 
     def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
-        """Rows of standard normal numbers from row `first_row` on. Entry e, counted from row 0, comes from word e."""
+        """Rows of standard normal numbers from row `first_row` on. Entry e, counted from row 0, comes from word e.
+
+        Complex ones are circular, with E|z|² = 1.
+        """
         draw = self.random_words(key, purpose, first_row * shape[1])
         numbers = np.empty(shape, dtype)
         for part in _blocks_of_rows(*shape):
@@ -663,33 +708,72 @@ class ReferenceOps:
         return numbers
 
     def sparse_codes(
-        self, key: Key, rows: int, probability: Array, magnitude: Law, dtype: DTypeLike, first_row: int = 0
+        self,
+        key: Key,
+        rows: int,
+        probability: Array,
+        magnitude: Law,
+        dtype: DTypeLike,
+        first_row: int = 0,
+        joint: Joint = ALONE,
     ) -> Array:
         """Sparse codes x* (rows, N) from row `first_row` on, in which entry i is non-zero with probability p_i.
 
         Magnitudes follow the given law. Entry e = row · N + i uses word 2e for its support and word 2e + 1 for its
-        magnitude.
+        magnitude. The numbers of a `joint` entry share a support, which is that of the first of them. The rows are
+        then whole samples, (rows·L, N) in all, counted from row `first_row`·L on.
+
+        Complex normal magnitudes are circular about their mean, with E|z − mean|² = std². Complex Bernoulli ones have
+        random phases.
         """
-        size = probability.shape[0]
-        draw = self.random_words(key, CODES, 2 * first_row * size)
-        codes = np.zeros((rows, size), dtype=dtype)
+        N, L, dtype = probability.shape[0], joint.snapshots, np.dtype(dtype)
+        draw = self.random_words(key, CODES, 2 * first_row * L * N)
+        codes = np.zeros((rows * L, N), dtype=dtype)
         limit = np.rint(np.asarray(probability, dtype=np.float64) * 2.0**53).astype(np.uint64)
-        for part in _blocks_of_rows(rows, size):
-            words = draw(2 * codes[part].size).reshape(-1, size, 2)
+        for part in _blocks_of_rows(rows, L * N):
+            part = slice(part.start * L, part.stop * L)
+            words = draw(2 * codes[part].size).reshape(-1, N, 2)
             support = (words[..., 0] >> np.uint64(11)) < limit
+            support = joint.spread(np, joint.split(support)[:, 0, :, 0], support)
             drawn = words[..., 1][support]
             if isinstance(magnitude, Normal):
                 codes[part][support] = magnitude.mean + magnitude.std * self._box_muller(drawn, dtype)
+            elif dtype.kind == "c":
+                codes[part][support] = self._random_phases(drawn, magnitude, dtype)
             else:
                 first = (drawn >> np.uint64(11)) < np.uint64(round(magnitude.q * 2.0**53))
                 codes[part][support] = np.where(first, magnitude.v0, magnitude.v1)
         return codes
 
     def _box_muller(self, words: NDArray[np.uint64], dtype: DTypeLike) -> Array:
-        """A standard normal number from each word, √(−2 ln u)·cos 2πv, with its halves u in (0, 1] and v in [0, 1)."""
-        u = ((words >> np.uint64(32)).astype(dtype) + 1) * np.asarray(2.0**-32, dtype)
-        v = (words & np.uint64(0xFFFFFFFF)).astype(dtype) * np.asarray(2.0**-32, dtype)
-        return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(np.asarray(2 * np.pi, dtype) * v))
+        """A standard normal number from each word, √(−2 ln u)·cos 2πv, with its halves u in (0, 1] and v in [0, 1).
+
+        A complex one is √(−ln u)·e^{2πiv}.
+        """
+        real = real_of(dtype)
+        u = ((words >> np.uint64(32)).astype(real) + 1) * np.asarray(2.0**-32, real)
+        if np.dtype(dtype).kind == "c":
+            return np.asarray(np.sqrt(-np.log(u)) * self._phases(words, real))
+        v = (words & np.uint64(0xFFFFFFFF)).astype(real) * np.asarray(2.0**-32, real)
+        return np.asarray(np.sqrt(-2 * np.log(u)) * np.cos(np.asarray(2 * np.pi, real) * v))
+
+    def _random_phases(self, words: NDArray[np.uint64], law: Bernoulli, dtype: np.dtype[Any]) -> Array:
+        """Numbers v e^{2πiw}: the upper half of each word decides between v0 and v1, and w is its lower half."""
+        first = (words >> np.uint64(32)) < np.uint64(round(law.q * 2.0**32))
+        real = real_of(dtype)
+        return np.asarray(np.where(first, law.v0, law.v1).astype(real) * self._phases(words, real))
+
+    def _phases(self, words: NDArray[np.uint64], real: np.dtype[Any]) -> Array:
+        """e^{2πiv}, where v is the lower half of each word."""
+        angle = (words & np.uint64(0xFFFFFFFF)).astype(real) * np.asarray(2 * np.pi * 2.0**-32, real)
+        phases = np.empty(words.shape, np.result_type(real, np.complex64))
+        phases.real, phases.imag = np.cos(angle), np.sin(angle)
+        return phases
+
+
+def _per_sample(weights: Array, x: Array) -> Array:
+    """Weights (batch,) in a shape that broadcasts to x (batch, …)."""
+    return weights.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _blocks_of_rows(rows: int, size: int) -> Iterator[slice]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cuista.checks import Array
+from cuista.ops.joint import ALONE, Joint, squares
 
 # A column depends on others if what these leave of it is smaller than this share of its norm.
 DEPENDENT = 1e-10
@@ -25,20 +26,20 @@ class Support:
     Parameters
     ----------
     columns
-        The columns (N, M), of unit norm.
+        The columns (N, M), of unit norm, which may be complex.
     y
-        The measurements (M,).
+        The measurements (M,), or (M, L) of several snapshots.
     """
 
     def __init__(self, columns: Array, y: Array) -> None:
-        from scipy.linalg import qr_delete
-        from scipy.linalg.lapack import dtrtrs
+        from scipy.linalg import get_lapack_funcs, qr_delete
 
-        self._delete, self._solve_triangular = qr_delete, dtrtrs
-        most = min(columns.shape)
+        self._delete, self._solve_triangular = qr_delete, get_lapack_funcs("trtrs", (columns,))
+        most, dtype = min(columns.shape), columns.dtype
         self.columns, self.y, self.chosen = columns, y, list[int]()
-        self._Q, self._R = np.zeros((columns.shape[1], most), order="F"), np.zeros((most, most), order="F")
-        self._projections = np.zeros(most)
+        self._Q = np.zeros((columns.shape[1], most), dtype, order="F")
+        self._R = np.zeros((most, most), dtype, order="F")
+        self._projections = np.zeros((most, *y.shape[1:]), dtype)
 
     @property
     def Q(self) -> Array:
@@ -47,23 +48,23 @@ class Support:
 
     @property
     def projections(self) -> Array:
-        """Qᵀy (size,)."""
+        """Qᴴy (size,) or (size, L)."""
         return self._projections[: len(self.chosen)]
 
     def solve(self, b: Array, transposed: bool = False) -> Array:
-        """R⁻¹ b, or R⁻ᵀ b."""
+        """R⁻¹ b, or R⁻ᴴ b."""
         size = len(self.chosen)
         if not size:
-            return np.zeros(0)
-        solution: Array = self._solve_triangular(self._R[:size, :size], b, trans=int(transposed))[0]
+            return np.zeros_like(b)
+        solution: Array = self._solve_triangular(self._R[:size, :size], b, trans=2 * transposed)[0]
         return solution
 
     def add(self, column: int) -> bool:
         """Append a column unless it depends on the others; return whether it was appended."""
         size, Q, q = len(self.chosen), self.Q, self.columns[column]
-        coefficients = np.zeros(size)
+        coefficients = np.zeros(size, q.dtype)
         for _ in range(2):  # twice is enough to be orthogonal to rounding
-            change = Q.T @ q
+            change = Q.conj().T @ q
             q = q - Q @ change
             coefficients += change
         left = float(np.linalg.norm(q))
@@ -71,7 +72,7 @@ class Support:
             return False
         self._Q[:, size] = q / left
         self._R[:size, size], self._R[size, size] = coefficients, left
-        self._projections[size] = self._Q[:, size] @ (self.y - Q @ self.projections)
+        self._projections[size] = self._Q[:, size].conj() @ (self.y - Q @ self.projections)
         self.chosen.append(column)
         return True
 
@@ -81,16 +82,16 @@ class Support:
         Q, R = self._delete(self.Q, self._R[:size, :size], place, which="col", check_finite=False)
         del self.chosen[place]
         self._Q[:, : size - 1], self._R[: size - 1, : size - 1] = Q[:, : size - 1], R[: size - 1, : size - 1]
-        self._projections[: size - 1] = self.Q.T @ self.y
+        self._projections[: size - 1] = self.Q.conj().T @ self.y
 
     def combination(self, column: int) -> Array:
         """The coefficients (size,) with which the chosen columns come closest to another column."""
-        return self.solve(self.Q.T @ self.columns[column])
+        return self.solve(self.Q.conj().T @ self.columns[column])
 
     def residual(self) -> Array:
-        """What the chosen columns leave of y (M,)."""
+        """What the chosen columns leave of y, in its shape."""
         r = self.y - self.Q @ self.projections
-        return np.asarray(r - self.Q @ (self.Q.T @ r))
+        return np.asarray(r - self.Q @ (self.Q.conj().T @ r))
 
 
 class ActiveSet:
@@ -196,29 +197,34 @@ class ActiveSet:
         return bool(moved)
 
 
-def duality_gap(xp: Any, x: Array, r: Array, correlations: Array, lam: Array, positive: bool = False) -> Array:
+def duality_gap(
+    xp: Any, x: Array, r: Array, correlations: Array, lam: Array, positive: bool = False, joint: Joint = ALONE
+) -> Array:
     """The duality gap of min ½‖y − A x‖² + Σ λ_i |x_i| at each x, relative to the objective at x: 0 at the minimum.
 
     The objective exceeds the minimum by at most this share of itself. The dual point is s r, with the largest s ≤ 1 for
-    which s |a_iᵀr| ≤ λ_i, and the gap is ½(1 − s)²‖r‖² + Σ (λ_i |x_i| − s x_i a_iᵀr), a sum of terms that are not
-    negative, so that no digits cancel.
+    which s |a_iᴴr| ≤ λ_i, and the gap is ½(1 − s)²‖r‖² + Σ (λ_i |x_i| − s Re⟨x_i, a_iᴴr⟩), a sum of terms that are not
+    negative, so that no digits cancel. The magnitudes of joint entries take the place of |x_i| and |a_iᴴr|.
 
     Parameters
     ----------
     xp
         The array module.
     x, r, correlations
-        The codes (batch, N), the residuals y − A x (batch, M), and Aᵀr (batch, N).
+        The codes (batch, N), the residuals y − A x (batch, M), and Aᴴr (batch, N).
     lam
-        λ_i > 0, in a shape that broadcasts to (batch, N).
+        λ_i > 0, in a shape that broadcasts to the entries (batch, N).
     positive
         Whether x_i ≥ 0 is required, so that only a_iᵀr ≤ λ_i is.
+    joint
+        Which numbers are one entry. With L snapshots, there are batch·L rows, and the gaps are those of samples.
     """
-    x, r, correlations = (array.astype(np.float64) for array in (x, r, correlations))
-    ratio = (correlations if positive else xp.abs(correlations)) / lam
-    s = 1 / xp.maximum(ratio.max(axis=1), 1.0)
-    energy, penalty = xp.square(r).sum(axis=1), lam * xp.abs(x)
-    gap = 0.5 * (1 - s) ** 2 * energy + xp.maximum(penalty - s[:, None] * x * correlations, 0).sum(axis=1)
+    x, r, correlations = (array.astype(np.result_type(array.dtype, np.float64)) for array in (x, r, correlations))
+    ratio = (correlations if positive else joint.magnitudes(xp, correlations)) / lam
+    s = (1 / xp.maximum(ratio.max(axis=1), 1.0))[:, None]
+    energy, penalty = joint.samples(squares(xp, r)).sum(axis=1), lam * joint.magnitudes(xp, x)
+    missing = xp.maximum(penalty - joint.inner(joint.repeat(xp, s) * x, correlations), 0)
+    gap = 0.5 * (1 - s[:, 0]) ** 2 * energy + missing.sum(axis=1)
     objective = 0.5 * energy + penalty.sum(axis=1)
     relative: Array = xp.where(objective > 0, gap / xp.where(objective > 0, objective, 1.0), 0.0)
     return relative

@@ -1,4 +1,9 @@
-"""The classical solvers that networks are compared with, under one interface."""
+"""The classical solvers that networks are compared with, under one interface.
+
+Signals may be complex, have several snapshots, or consist of groups of neighbours. The magnitudes of their entries
+(`cuista.ops.joint`) then take the place of absolute values, and ‖x‖₁ is the sum of the magnitudes. Inside, an iterate
+has the rows (batch·L, N), with the L snapshots of a sample one after the other.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,16 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.checks import Array, check_rows
+from cuista.checks import Array, in_double
 from cuista.counter import TUNING
 from cuista.data.problem import Problem, column_norms
 from cuista.errors import InputError, NumericalError
 from cuista.metrics import estimate_nmse_db
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps, engine
+from cuista.ops.joint import ALONE, squares
 from cuista.parallel import one_blas_thread
-from cuista.quality import Quality, statistics
+from cuista.quality import Quality, codes_for, measurements_for, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import TRIED, lambdas, tune_unimodal
@@ -38,6 +44,8 @@ CHANGE = 1e-7
 CHECK_EVERY = 25
 # The number of signals on which λ is tuned: by a fixed number of iterations, and by solutions at the end.
 TUNING_SIGNALS, PATHS = 100, 30
+# After how many iterations FISTA gives up on entries that are no single real numbers, and while λ is tuned for those.
+MOST_ITERATIONS, MOST_WHILE_TUNING = 30_000, 1_000
 # The most values of 24 that `tune_unimodal` tries.
 TUNINGS = 10
 # λ of a sample whose norm is 1 is not larger than this, so that it is finite in single precision.
@@ -50,9 +58,9 @@ class Solution(NamedTuple):
     Attributes
     ----------
     x
-        The sparse codes (samples, N), for the user's matrix.
+        The sparse codes (samples, N), or (samples, L, N) with L snapshots, for the user's matrix.
     residual
-        ‖y − A x‖ / ‖y‖ of each sample (samples,), 0 where y = 0.
+        ‖y − A x‖ / ‖y‖ of each sample (samples,), over all of its snapshots; 0 where y = 0.
     gap
         The duality gap of each sample (samples,), relative to its objective, which is at most this share above its
         minimum. NaN for AMP and OMP, which minimise no such objective.
@@ -70,23 +78,25 @@ class Solver(ABC):
     """A method that recovers the signals of a problem without training.
 
     Whatever the norms of the columns of the user's matrix are, it computes with columns of unit norm, on measurements
-    that are scaled to norm 1, and its codes are for the user's matrix and measurements.
+    that are scaled to norm 1, and its codes are for the user's matrix and measurements. One factor scales all snapshots
+    of a sample.
 
     Parameters
     ----------
     problem
-        The problem, or a matrix alone. Its matrix defines the method, and λ is tuned on its signals.
+        The problem, or a matrix alone. Its matrix defines the method, and λ is tuned on its signals. Codes are complex
+        if the matrix is, and the problem says which of their numbers are one entry.
     iterations
         The number of iterations; for OMP, the largest number of entries that it chooses; for the Lasso, the largest
         number of changes of the support. If None, the method goes on until it has converged.
     lam
         The parameter λ, or the one that the method has in its place. A number is for the measurements and the matrix
         as the user gave them: the objective is ½‖y − A x‖² + λ‖x‖₁. A text such as "5%" is a share of each sample's
-        ‖Aᵀy‖_∞, from which on x = 0. If None, `tune` finds λ when it is first needed, for codes of `problem.A` and
-        measurements of the norm that the problem predicts, to which each sample is scaled.
+        largest magnitude in Aᴴy, from which on x = 0. If None, `tune` finds λ when it is first needed, for codes of
+        `problem.A` and measurements of the norm that the problem predicts, to which each sample is scaled.
     noise_level
-        The standard deviation σ of the noise in an entry of y. Then ‖x‖₁ is minimised subject to ‖y − A x‖₂ ≤ σ√M, and
-        OMP ends there.
+        The standard deviation σ of the noise in an entry of y, √(E|ε|²) if it is complex. Then ‖x‖₁ is minimised
+        subject to ‖y − A x‖₂ ≤ σ√M, or σ√(L M) with L snapshots, and OMP ends there.
     positive
         Whether x ≥ 0 is required; if None, the problem says.
     ops
@@ -103,7 +113,8 @@ class Solver(ABC):
     Raises
     ------
     InputError
-        If a value is out of range, or if λ and the noise level are both given.
+        If a value is out of range, if λ and the noise level are both given, or if x ≥ 0 is required of entries that are
+        no single real numbers.
     """
 
     name: ClassVar[str]
@@ -144,23 +155,36 @@ class Solver(ABC):
             raise InputError(f"λ is {lam}; expected a finite number more than 0", option="lam")
         problem = problem if isinstance(problem, Problem) else Problem(problem)
         self.problem, self.iterations, self.noise_level = problem, iterations, noise_level
-        self.positive = problem.positive if positive is None else positive
+        self.positive, self.joint = problem.positive if positive is None else positive, problem.joint
+        # Whether entries are single real numbers.
+        self.is_plain = self.joint == ALONE and not problem.is_complex
+        if self.positive and not self.is_plain:
+            raise InputError(
+                "only entries that are single real numbers have a sign: leave positive out", option="positive"
+            )
         self.ops = ops or engine("cpu")
         self.dtype = np.dtype(dtype or (np.float64 if iterations is None else np.float32))
         self.tunes = self.has_lam and lam is None and noise_level is None
-        # The norms of the columns of `problem.A`, and those of the user's matrix.
-        norms = 1.0 if problem.normalized else column_norms(problem.A)
-        self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * np.asarray(problem.norms))
-        self.operator = Dense(problem.A / norms, ops=self.ops, dtype=self.dtype)
+        self._scale_columns()
         self.solution: Solution | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} for {self.problem.M}×{self.problem.N}>"
 
+    def _scale_columns(self) -> None:
+        """Make the operator with which the method computes, and its dtype, which is complex if the matrix is."""
+        problem = self.problem
+        # What the columns of `problem.A`, and those of the user's matrix, are divided by: their norms.
+        norms = 1.0 if problem.normalized else column_norms(problem.A)
+        self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * np.asarray(problem.norms))
+        self.operator = Dense(problem.A / norms, ops=self.ops, dtype=self.dtype)
+        self.dtype = self.operator.dtype
+
     def iterates(self, y: Array) -> Iterator[Array]:
         """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine.
 
-        Without a number of iterations, the solution is the only one.
+        With L snapshots, they are (batch, L, N) and (batch, L, M). Without a number of iterations, the solution is the
+        only iterate.
         """
         return self._iterates(y, self.given_norms)
 
@@ -170,13 +194,18 @@ class Solver(ABC):
         return (self._rescaled(x, factors, norms) for x in self.steps(scaled, factors))
 
     def _scaled(self, y: Array) -> tuple[Array, Array]:
-        """Measurements scaled to norm 1, and the factors (batch, 1) by which they were divided."""
-        return self.ops.in_units(self.ops.asarray(y, self.dtype), 1.0)
+        """The rows (batch·L, M) of measurements scaled to norm 1, and the factors (batch, 1) they were divided by."""
+        M = self.problem.M
+        y = self.ops.asarray(y, self.dtype).reshape(-1, self.joint.snapshots * M)
+        scaled, factors = self.ops.in_units(y, 1.0)
+        return scaled.reshape(-1, M), factors
 
     def _rescaled(self, x: Array, factors: Array, norms: Array) -> Array:
+        """The inverse of `_scaled` for codes (batch·L, N), which become (batch, N) or (batch, L, N)."""
+        factors = self.joint.repeat(self.ops.xp, factors)
         with np.errstate(over="ignore"):
             rescaled: Array = (x * factors / self.ops.asarray(norms, np.float64)).astype(self.dtype)
-        return rescaled
+        return rescaled if self.joint.snapshots == 1 else rescaled.reshape(-1, self.joint.snapshots, self.problem.N)
 
     @property
     @abstractmethod
@@ -185,7 +214,7 @@ class Solver(ABC):
 
     @abstractmethod
     def steps(self, y: Array, factors: Array) -> Iterator[Array]:
-        """The iterates for measurements that were divided by factors (batch, 1) to give them norm 1."""
+        """The iterates for measurements (batch·L, M) that were divided by factors (batch, 1) to give them norm 1."""
 
     @abstractmethod
     def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
@@ -197,10 +226,12 @@ class Solver(ABC):
     def solve(self, y: ArrayLike) -> Solution:
         """Recover the sparse codes of measurements y (samples, M), in batches, and say how good they are.
 
+        With L snapshots, y is (samples, L, M).
+
         Raises
         ------
         InputError
-            If y has another shape, or a NaN or infinite entry.
+            If y has another shape, a NaN or infinite entry, or complex ones although the matrix is real.
         NumericalError
             If the method diverges.
         """
@@ -208,39 +239,56 @@ class Solver(ABC):
         return self._solution(y, lambda part, scaled, factors: self.end(scaled, factors))
 
     def _solution(self, y: ArrayLike, end: Callable[[slice, Array, Array], tuple[Array, Array, Array]]) -> Solution:
-        """What `end` finds for parts of measurements y (samples, M), scaled to norm 1; it is called as `Solver.end`."""
-        y, ops, xp = check_rows(y, self.problem.M, "y"), self.ops, self.ops.xp
-        codes, (residuals, gaps) = np.empty((len(y), self.problem.N), self.dtype), np.empty((2, len(y)))
+        """What `end` finds for parts of measurements y, scaled to norm 1; it is called as `Solver.end`."""
+        y, ops, xp = measurements_for(self.problem, y), self.ops, self.ops.xp
+        codes, (residuals, gaps) = np.empty((*y.shape[:-1], self.problem.N), self.dtype), np.empty((2, len(y)))
         found = Solution(codes, residuals, gaps, np.empty(len(y), bool))
 
         def on(part: slice) -> None:
             with ops.computing():
                 scaled, factors = self._scaled(y[part])
                 x, gap, converged = end(part, scaled, factors)
-                residual = xp.sqrt(xp.square(scaled - self.operator.apply(x)).sum(axis=1))
+                residual = xp.sqrt(self._energies(scaled - self.operator.apply(x)))
                 codes[part] = ops.to_numpy(self._rescaled(x, factors, self.given_norms))
             residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
 
         with one_blas_thread():
-            ops.in_batches(found.x.shape, on)
+            ops.in_batches((len(y), math.prod(codes.shape[1:])), on)
         return found
+
+    def _energies(self, r: Array) -> Array:
+        """‖r‖² of the samples (batch,) that rows (batch·L, P) belong to."""
+        energies: Array = self.joint.samples(squares(self.ops.xp, r)).sum(axis=1)
+        return energies
+
+    def _row_numbers(self, samples: Array) -> Array:
+        """The numbers of the rows of samples with these numbers."""
+        L = self.joint.snapshots
+        return np.asarray((samples[:, None] * L + np.arange(L)).reshape(-1))
+
+    def _rows_of(self, array: Array, samples: Array) -> Array:
+        """The rows of samples with these numbers, from the rows (batch·L, P) of all, an array of the engine."""
+        numbers = self.ops.asarray(self._row_numbers(samples), np.int64)
+        rows: Array = self.ops.xp.take(array, numbers, axis=0)
+        return rows
 
     def recover(self, y: ArrayLike) -> Array:
         """Recover the sparse codes (samples, N) of measurements y (samples, M) by `solve`, and keep its `solution`.
 
-        For one sample (M,), the result is (N,).
+        With L snapshots, they are (samples, L, N) and (samples, L, M). For one sample (M,) or (L, M), the result is
+        (N,) or (L, N).
         """
         self.solution = found = self.solve(y)
-        return found.x[0] if np.ndim(y) == 1 else found.x
+        return found.x[0] if np.ndim(y) < found.x.ndim else found.x
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
-        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf)
+        y, x = measurements_for(self.problem, y), codes_for(self.problem, x)
         return Quality(statistics(self.problem, y, x, self.ops))
 
     def candidates(self, y: Array) -> list[float]:
         """The values of λ to try on measurements y (samples, M)."""
-        return lambdas(self.problem.A, y)
+        return lambdas(self.problem.A, y, joint=self.joint)
 
     def tune(self, progress: Callable[[int, int], None] | None = None) -> float:
         """Set λ to the candidate whose last iterate has the least NMSE, and return it.
@@ -258,7 +306,10 @@ class Solver(ABC):
         NumericalError
             If the method diverges for every candidate.
         """
-        self.lam, self.tunes, self.is_share = None, True, False
+        self.lam, self.is_share = None, False
+        if not self.tunes:
+            self.tunes = True
+            self._scale_columns()
         with one_blas_thread():
             best, least = self._tune(progress or (lambda done, total: None))
         if not least < 1:
@@ -280,10 +331,11 @@ class Solver(ABC):
             trial.lam = lam
 
             def last(part: Array) -> Array:
-                return deque(trial._iterates(part, self.norms), maxlen=1).pop()
+                return deque(trial._iterates(part, self.norms), maxlen=1).pop().reshape(len(part), -1)
 
             try:
-                tried[lam] = estimate_nmse_db(self.ops.apply(last, y, x.shape[1], self.dtype), x)
+                found = self.ops.apply(last, y, math.prod(x.shape[1:]), self.dtype)
+                tried[lam] = estimate_nmse_db(found.reshape(x.shape), x)
             except NumericalError:
                 tried[lam] = np.inf
             progress(len(tried), TUNINGS)
@@ -307,6 +359,7 @@ class Solver(ABC):
             "positive": self.positive,
             "method": "lasso" if exact else self.name,
             "iterations": None if exact else self.iterations,
+            **({} if self.joint == ALONE else {"joint": list(self.joint)}),
         }
 
     def tuned(self) -> float | None:
@@ -318,7 +371,8 @@ class LassoSolver(Solver):
     """A method for the Lasso, min_x ½‖y − A x‖² + λ‖x‖₁, or for basis pursuit denoising.
 
     The latter is min ‖x‖₁ subject to ‖y − A x‖₂ ≤ σ√M. It has the solution of the Lasso for one λ, which is found by
-    the residual's norm: that rises with λ, and its square is linear in λ² as long as the support stays.
+    the residual's norm: that rises with λ, and for real numbers its square is linear in λ² as long as the support
+    stays. For groups of neighbours, the Lasso is the group Lasso: Yuan, Lin, J. R. Stat. Soc. B 2006.
     """
 
     has_gap = True
@@ -329,11 +383,24 @@ class LassoSolver(Solver):
         misfit = "a residual other than σ√M, as when even least squares leaves more, or "
         return gap if self.noise_level is None else misfit + gap
 
-    @abstractmethod
-    def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
-        """The codes (batch, N) for λ (batch, N or 1) in columns of unit norm, A x (batch, M), and the gaps (batch,).
+    def _scale_columns(self) -> None:
+        super()._scale_columns()
+        own = self.norms if self.tunes else self.given_norms  # of the matrix for whose codes λ is
+        if self.joint.group > 1 and own.ndim:
+            # The columns of a group are divided by one number, so that the magnitude of its entry keeps its meaning.
+            means = np.sqrt(np.square(own).reshape(-1, self.joint.group).mean(axis=1))
+            factors = np.repeat(means, self.joint.group) / own
+            self.norms, self.given_norms = self.norms * factors, self.given_norms * factors
+            self.operator = Dense(self.problem.A / self.norms, ops=self.ops, dtype=self.dtype)
 
-        The codes and A x are arrays of the engine, and the gaps are in host memory.
+    @abstractmethod
+    def minimize(
+        self, y: Array, lam: Array, start: Array | None = None, most: int | None = None
+    ) -> tuple[Array, Array, Array]:
+        """The codes (batch·L, N) for λ (batch, N/G or 1) in the operator's columns, A x (batch·L, M), and the gaps.
+
+        The codes and A x are arrays of the engine, and the gaps (batch,) are in host memory. A method that takes steps
+        until it has converged takes `most` at most, if that is given.
         """
 
     def steps(self, y: Array, factors: Array) -> Iterator[Array]:
@@ -349,38 +416,44 @@ class LassoSolver(Solver):
         """Improve codes x (samples, N) of measurements y (samples, M) by the adaptive Lasso, starting from them.
 
         With codes of unit columns, it is min_z ½‖y − A z‖² + Σ λ_i |z_i| with λ_i = λ (λ / (|x_i| + λ))², where λ is
-        ‖Aᵀ(y − A x)‖_∞, what the codes leave: if they are right, that is what the noise alone leaves. Entries that are
+        ‖Aᴴ(y − A x)‖_∞, what the codes leave: if they are right, that is what the noise alone leaves. Entries that are
         large in x are hardly shrunk, and the others can still enter or leave. Zou, J. Am. Stat. Assoc. 2006; Candès,
         Wakin, Boyd, J. Fourier Anal. Appl. 2008.
 
         The errors are those of `solve`.
         """
-        codes, xp = check_rows(x, self.problem.N, "x", np.inf).astype(np.float64) * self.given_norms, self.ops.xp
+        codes, ops, xp = in_double(codes_for(self.problem, x)) * self.given_norms, self.ops, self.ops.xp
+        joint, double = self.joint, np.result_type(self.dtype, np.float64)
 
         def end(part: slice, scaled: Array, factors: Array) -> tuple[Array, Array, Array]:
-            start = (self.ops.asarray(codes[part], np.float64) / factors).astype(self.dtype)
-            left = xp.abs(self.operator.adjoint(scaled - self.operator.apply(start))).max(axis=1, keepdims=True)
-            lam = xp.maximum(left, np.finfo(np.float32).eps)
-            found, _, gap = self.minimize(scaled, lam * xp.square(lam / (xp.abs(start) + lam)), start)
+            rows = ops.asarray(codes[part], double).reshape(-1, self.problem.N)
+            start = (rows / joint.repeat(xp, factors)).astype(self.dtype)
+            correlations = self.operator.adjoint(scaled - self.operator.apply(start))
+            lam = xp.maximum(joint.magnitudes(xp, correlations).max(axis=1, keepdims=True), np.finfo(np.float32).eps)
+            weights = xp.square(lam / (joint.magnitudes(xp, start) + lam))
+            found, _, gap = self.minimize(scaled, lam * weights, start)
             return found, gap, gap <= GAP
 
         return self._solution(y, end)
 
     @property
     def _weights(self) -> Array:
-        """What λ is multiplied by for each entry in columns of unit norm: a number, or (N,)."""
-        return self.ops.asarray(1 / (self.norms if self.tunes else self.given_norms), np.float64)
+        """What λ is multiplied by for each entry in the operator's columns: a number, or (N/G,)."""
+        return self.ops.asarray(1 / self._per_entry(self.norms if self.tunes else self.given_norms), np.float64)
+
+    def _per_entry(self, norms: Array) -> Array:
+        """Of numbers for columns, which are the same in a group, one for each entry (N/G,); a single one as it is."""
+        return norms[:: self.joint.group] if norms.ndim else norms
 
     def _least_for_zero(self, y: Array) -> Array:
         """The least λ (batch, 1) for which x = 0, for the user's matrix."""
-        correlations = self.operator.adjoint(y).astype(np.float64) / self._weights
-        xp = self.ops.xp
-        largest = (correlations if self.positive else xp.abs(correlations)).max(axis=1, keepdims=True)
-        least: Array = xp.maximum(largest, np.finfo(float).tiny)
+        xp, correlations = self.ops.xp, self.operator.adjoint(y).astype(np.result_type(self.dtype, np.float64))
+        magnitudes = correlations if self.positive else self.joint.magnitudes(xp, correlations)
+        least: Array = xp.maximum((magnitudes / self._weights).max(axis=1, keepdims=True), np.finfo(float).tiny)
         return least
 
     def _lams(self, y: Array, factors: Array) -> Array:
-        """λ for each sample and entry (batch, N or 1)."""
+        """λ for each sample and entry (batch, N/G or 1)."""
         lam: Any = self.tuned()
         if self.tunes:  # for samples of the problem's norm, not of norm 1
             lam = self.ops.xp.full(factors.shape, lam / self.problem.unit)
@@ -394,16 +467,12 @@ class LassoSolver(Solver):
     def _tune(self, progress: Callable[[int, int], None]) -> tuple[float, float]:
         if self.has_iterates and self.iterations is not None:
             return super()._tune(progress)
-        # The exact solutions for falling λ, each from the one before it, as far as the NMSE does not rise again.
+        # The solutions for falling λ, each from the one before it, as far as the NMSE does not rise again.
         x, y = self.problem.standard.sample(PATHS, stream=TUNING, dtype=np.float64)
-        scaled, factors = ReferenceOps().in_units(y, 1.0)
-        columns = np.ascontiguousarray(self.operator.A.T)
-        paths = [ActiveSet(columns, row, self.positive) for row in scaled]
+        path = self._exact_path(y) if self.is_plain else self._path(y)
         best, least = 0.0, np.inf
         for number, lam in enumerate(self.candidates(y)[::-1], 1):
-            lams = lam / self.problem.unit / self.norms
-            codes = np.array([path.solve(lams) for path in paths]) * factors / self.norms
-            nmse = estimate_nmse_db(codes, x)
+            nmse = estimate_nmse_db(path(lam / self.problem.unit / self._per_entry(self.norms)), x)
             progress(number, TRIED)
             if nmse < least:
                 best, least = lam, nmse
@@ -411,34 +480,55 @@ class LassoSolver(Solver):
                 break
         return best, least
 
+    def _exact_path(self, y: Array) -> Callable[[Array], Array]:
+        """A function from λ, a number or (N,), to the exact solutions for measurements y; λ must fall."""
+        scaled, factors = ReferenceOps().in_units(y, 1.0)
+        columns = np.ascontiguousarray(self.operator.A.T)
+        paths = [ActiveSet(columns, row, self.positive) for row in scaled]
+        return lambda lam: np.array([path.solve(lam) for path in paths]) * factors / self.norms
+
+    def _path(self, y: Array) -> Callable[[Array], Array]:
+        """The same with solutions by `minimize`, for λ that is a number or (N/G,)."""
+        ops, (scaled, factors), x = self.ops, self._scaled(y), None
+
+        def solutions(lam: Array) -> Array:
+            nonlocal x
+            lams = ops.asarray(np.broadcast_to(lam, (len(y), lam.size)), np.float64)
+            with ops.computing():
+                x = self.minimize(scaled, lams, x, MOST_WHILE_TUNING)[0]
+                return ops.to_numpy(self._rescaled(x, factors, self.norms))
+
+        return solutions
+
     def _unreachable(self, y: Array) -> Array:
         """The norms (batch,) of what any A x leaves of measurements, as far as a matrix with more rows than columns."""
         if self.problem.M <= self.problem.N:
-            return np.zeros(len(y))
+            return np.zeros(len(y) // self.joint.snapshots)
         Q = np.linalg.qr(self.operator.A)[0]
-        return np.asarray(np.linalg.norm(y - y @ Q @ Q.T, axis=1))
+        return np.asarray(np.linalg.norm(self.joint.samples(y - y @ Q.conj() @ Q.T), axis=1))
 
     def _denoise(self, y: Array, factors: Array, noise_level: float) -> tuple[Array, Array, Array]:
         """Basis pursuit denoising: λ² by false position, where the end that stays counts half (the Illinois rule)."""
-        ops, xp = self.ops, self.ops.xp
-        x, gap = np.zeros((len(y), self.problem.N), self.dtype), np.zeros(len(y))
-        target = noise_level * math.sqrt(self.problem.M) / ops.to_numpy(factors)[:, 0].astype(np.float64)
+        ops, xp, samples = self.ops, self.ops.xp, len(factors)
+        x, gap = np.zeros((len(y), self.problem.N), self.dtype), np.zeros(samples)
+        M = self.joint.snapshots * self.problem.M
+        target = noise_level * math.sqrt(M) / ops.to_numpy(factors)[:, 0].astype(np.float64)
         top = ops.to_numpy(self._least_for_zero(y))[:, 0] ** 2
-        energy = ops.to_numpy(xp.square(y).sum(axis=1)).astype(np.float64)  # 1, or 0
-        low, high, f_low, f_high = np.zeros(len(y)), top, -np.square(target), energy - np.square(target)
-        last = np.zeros(len(y))
+        energy = ops.to_numpy(self._energies(y)).astype(np.float64)  # 1, or 0
+        low, high, f_low, f_high = np.zeros(samples), top, -np.square(target), energy - np.square(target)
+        last = np.zeros(samples)
         found = f_high <= 0
         # Where there are more measurements than entries, their part outside the columns' span is always left.
-        beyond = ~found & (self._unreachable(ops.to_numpy(y).astype(np.float64)) > (1 + MISFIT) * target)
+        beyond = ~found & (self._unreachable(in_double(ops.to_numpy(y))) > (1 + MISFIT) * target)
         low, high = np.where(beyond, 1e-12 * top, low), np.where(beyond, 1e-12 * top, high)
         rows = np.flatnonzero(~found)
         while len(rows):
             square = (low * f_high - high * f_low)[rows] / (f_high - f_low)[rows]
             lam = xp.minimum(ops.asarray(np.sqrt(square)[:, None], np.float64) * self._weights, _LARGEST_LAM)
-            part = xp.take(y, ops.asarray(rows, np.int64), axis=0)
-            codes, image, gap[rows] = self.minimize(part, lam, ops.asarray(x[rows], self.dtype))
-            x[rows] = ops.to_numpy(codes)
-            error = ops.to_numpy(xp.square(part - image).sum(axis=1)).astype(np.float64)
+            part, places = self._rows_of(y, rows), self._row_numbers(rows)
+            codes, image, gap[rows] = self.minimize(part, lam, ops.asarray(x[places], self.dtype))
+            x[places] = ops.to_numpy(codes)
+            error = ops.to_numpy(self._energies(part - image)).astype(np.float64)
             f, side = error - np.square(target[rows]), np.sign(error - np.square(target[rows]))
             for ends, values, at in ((high, f_high, 1), (low, f_low, -1)):
                 here = rows[side == at]
@@ -457,7 +547,8 @@ class Ista(LassoSolver):
     """Iterative shrinkage-thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004.
 
     Without a number of iterations, it goes on until the gap is small. Samples that are not there after 1,000
-    iterations, as where columns are nearly alike, are completed by the method of `Lasso`.
+    iterations, as where columns are nearly alike, are completed by the method of `Lasso`. That is for single real
+    numbers only; for other entries, ISTA takes the steps of FISTA to the end, at most 30,000.
     """
 
     name = "ista"
@@ -472,16 +563,19 @@ class Ista(LassoSolver):
     def _iterations(
         self, y: Array, lam: Array, iterations: int, start: tuple[Array, Array] | None = None
     ) -> Iterator[tuple[Array, Array]]:
-        restart = self.momentum and self.iterations is None
-        how: dict[str, Any] = {"positive": self.positive, "restart": restart, "start": start}
-        return proximal_gradient(self.operator, y, lam, iterations, self.momentum, **how)
+        momentum = self.momentum or (self.iterations is None and not self.is_plain)
+        restart = momentum and self.iterations is None
+        how: dict[str, Any] = {"positive": self.positive, "restart": restart, "start": start, "joint": self.joint}
+        return proximal_gradient(self.operator, y, lam, iterations, momentum, **how)
 
     def _gap(self, x: Array, image: Array, y: Array, lam: Array) -> Array:
         r = y - image
-        gap = duality_gap(self.ops.xp, x, r, self.operator.adjoint(r), lam, self.positive)
+        gap = duality_gap(self.ops.xp, x, r, self.operator.adjoint(r), lam, self.positive, self.joint)
         return self.ops.to_numpy(gap)
 
-    def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
+    def minimize(
+        self, y: Array, lam: Array, start: Array | None = None, most: int | None = None
+    ) -> tuple[Array, Array, Array]:
         ops, xp = self.ops, self.ops.xp
         x = xp.zeros((len(y), self.problem.N), self.dtype) if start is None else start
         image = self.operator.apply(x)
@@ -490,7 +584,7 @@ class Ista(LassoSolver):
             for x, image in self._iterations(y, lam, self.iterations, begin):  # noqa: B007
                 pass
             return x, image, self._gap(x, image, y, lam)
-        rows, left = np.arange(len(y)), self.most
+        rows, left = np.arange(len(lam)), most or (self.most if self.is_plain else MOST_ITERATIONS)
         done: list[tuple[Array, ...]] = []
         while len(rows):
             # Samples that have converged leave when they are as many as the others, which lose their momentum by it.
@@ -499,22 +593,21 @@ class Ista(LassoSolver):
                 left -= 1
                 if left % CHECK_EVERY == 0:
                     gap = self._gap(x, image, y, lam)
-                    going = gap > GAP
+                    going = (gap > GAP) & bool(left or self.is_plain)
                     if 2 * np.count_nonzero(going) <= len(rows) or not left:
                         break
-            leave, stay = (ops.asarray(np.flatnonzero(which), np.int64) for which in (~going, going))
-            done.append((rows[~going], *(xp.take(array, leave, axis=0) for array in (x, image)), gap[~going]))
-            rows = rows[going]
-            y, lam, x, image = (xp.take(array, stay, axis=0) for array in (y, lam, x, image))
+            leave, stay = (np.flatnonzero(which) for which in (~going, going))
+            done.append((rows[leave], *(self._rows_of(array, leave) for array in (x, image)), gap[leave]))
+            rows, lam = rows[stay], xp.take(lam, ops.asarray(stay, np.int64), axis=0)
+            y, x, image = (self._rows_of(array, stay) for array in (y, x, image))
             if len(rows) and not left:
                 exact = Lasso(self.problem, positive=self.positive, lam=1.0)
                 x, image, gap = exact.minimize(*(ops.to_numpy(array).astype(np.float64) for array in (y, lam, x)))
                 done.append((rows, ops.asarray(x, self.dtype), ops.asarray(image, self.dtype), gap))
                 break
         place = np.argsort(np.concatenate([numbers for numbers, *_ in done]))
-        order = ops.asarray(place, np.int64)
         _, codes, images, gaps = zip(*done, strict=True)
-        x, image = (xp.take(xp.concatenate(parts), order, axis=0) for parts in (codes, images))
+        x, image = (self._rows_of(xp.concatenate(parts), place) for parts in (codes, images))
         return x, image, np.concatenate(gaps)[place]
 
 
@@ -529,7 +622,11 @@ class Fista(Ista):
 
 
 class Lasso(LassoSolver):
-    """The exact solution of the Lasso by an active-set method, on the CPU, one sample after the other."""
+    """The exact solution of the Lasso by an active-set method, on the CPU, one sample after the other.
+
+    Entries must be single real numbers: for others, solutions are not piecewise linear in λ. FISTA ends at the same
+    minimum.
+    """
 
     name = "lasso"
     has_iterates = False
@@ -537,9 +634,18 @@ class Lasso(LassoSolver):
 
     def __init__(self, problem: Problem, iterations: int | None = None, **options: Any) -> None:
         super().__init__(problem, iterations, **{"dtype": np.float64, **options, "ops": ReferenceOps()})
+        if not self.is_plain:
+            what = "the matrix is complex" if self.problem.is_complex else f"entries of {math.prod(self.joint)} numbers"
+            raise InputError(
+                f"lasso is for entries that are single real numbers, and here {what}: use fista, which converges to "
+                "the same minimum",
+                option="method",
+            )
         self.columns = np.ascontiguousarray(self.operator.A.T)
 
-    def minimize(self, y: Array, lam: Array, start: Array | None = None) -> tuple[Array, Array, Array]:
+    def minimize(
+        self, y: Array, lam: Array, start: Array | None = None, most: int | None = None
+    ) -> tuple[Array, Array, Array]:
         y, most = y.astype(np.float64), self.iterations or 50 * sum(self.problem.A.shape)
         lam = np.broadcast_to(lam, (len(y), lam.shape[1]))
         begin = [None] * len(y) if start is None else start.astype(np.float64)
@@ -553,8 +659,13 @@ class Lasso(LassoSolver):
 class Amp(Solver):
     """Approximate message passing with one λ, in units of the error's standard deviation.
 
-    Donoho, Maleki, Montanari, PNAS 2009. The method is meant for matrices that resemble Gaussian ones, and may diverge
-    for others.
+    v     ← y − A x + B v
+    x     ← η(x + Aᴴv; λ ‖v‖₂ / √M)
+
+    where B is the sum of the derivatives of η divided by M (`_onsager`), which for single real numbers is the number of
+    non-zeros divided by M. Donoho, Maleki, Montanari, PNAS 2009; for complex numbers Maleki, Anitori, Yang, Baraniuk,
+    IEEE Trans. Information Theory 2013. With L snapshots, ‖v‖₂ / √(L M) estimates the standard deviation. The method is
+    meant for matrices that resemble Gaussian ones, and may diverge for others.
     """
 
     name = "amp"
@@ -573,7 +684,8 @@ class Amp(Solver):
         return f"an iterate that still changed by more than {CHANGE:g} of its norm"
 
     def candidates(self, y: Array) -> list[float]:
-        values: list[float] = np.geomspace(0.3, 4, TRIED).tolist()
+        # The magnitude of an entry of d numbers, if it is noise alone, is about √d standard deviations.
+        values: list[float] = (math.sqrt(math.prod(self.joint)) * np.geomspace(0.3, 4, TRIED)).tolist()
         return values
 
     def steps(self, y: Array, factors: Array) -> Iterator[Array]:
@@ -584,23 +696,46 @@ class Amp(Solver):
     def _iterations(self, y: Array, iterations: int) -> Iterator[tuple[Array, Array]]:
         """The iterates, each with its relative change (batch,)."""
         lam: Any = self.tuned()
-        xp, M = self.ops.xp, self.problem.M
+        xp, joint, M = self.ops.xp, self.joint, self.problem.M
         x = xp.zeros((len(y), self.problem.N), self.dtype)
         v = y
         for _ in range(iterations):
-            before, noise = x, xp.sqrt(xp.square(v).sum(axis=1, keepdims=True) / M)
-            x, image = self.operator.proximal_step(before, v, 1.0, lam * noise, self.positive)
+            before, noise = x, xp.sqrt(self._energies(v)[:, None] / (joint.snapshots * M))
+            x, image = self.operator.proximal_step(before, v, 1.0, lam * noise, self.positive, joint)
             if not float(xp.abs(x).max()) <= 1e8:
                 raise NumericalError(f"amp diverges with λ = {lam:.4g}: give another λ, or choose another method")
-            v = y - image + (x != 0).sum(axis=1, keepdims=True).astype(self.dtype) / M * v
-            change = xp.square(x - before).sum(axis=1) / xp.maximum(xp.square(x).sum(axis=1), np.finfo(x.dtype).tiny)
+            v = y - image + self._onsager(x, v, lam * noise)
+            size = self._energies(x)
+            change = self._energies(x - before) / xp.maximum(size, np.finfo(size.dtype).tiny)
             yield x, np.sqrt(self.ops.to_numpy(change))
+
+    def _onsager(self, x: Array, v: Array, theta: Array) -> Array:
+        """The Onsager term B v (batch·L, M), where x (batch·L, N) is what thresholding by θ (batch, 1) has left.
+
+        B is (1/M) Σ_i ∂x_i/∂z_i over all columns of A: a number, or with L snapshots a matrix (L, L), because each
+        snapshot of x_i depends on all snapshots of z_i. An entry that is not zero is (1 − θ/m) z, of magnitude m − θ
+        and direction e. Since dm = Re⟨e, dz⟩, its derivative is (1 − θ/m) I + (θ/m) e eᵀ. If z is complex, only the
+        part of Re⟨e, dz⟩ that is linear in dz, ½ eᴴdz, counts, since the other, linear in its conjugate, has no mean
+        over the phases of A: so (1 − θ/m) I + (θ/2m) e eᴴ. The trace of either is the divergence of an entry of d real
+        numbers, d − (d − 1) θ/m, halved for complex ones.
+        """
+        xp, joint, M = self.ops.xp, self.joint, self.problem.M
+        if self.is_plain:
+            return (x != 0).sum(axis=1, keepdims=True).astype(self.dtype) / M * v  # type: ignore[no-any-return]
+        m = joint.magnitudes(xp, x) + theta
+        share = xp.where(m > theta, theta / xp.maximum(m, np.finfo(m.dtype).tiny), 1)  # θ/m, and 1 where x = 0
+        e = joint.split(joint.directions(xp, x))
+        along = (0.5 if self.problem.is_complex else 1.0) * share
+        B = xp.einsum("blig,bkig->blk", along[:, None, :, None] * e, e.conj())
+        B += joint.group * (1 - share).sum(axis=1)[:, None, None] * xp.eye(joint.snapshots, dtype=B.dtype)
+        corrected: Array = xp.matmul(B / M, v.reshape(-1, joint.snapshots, M)).reshape(v.shape)
+        return corrected.astype(self.dtype)
 
     def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
         for x, change in self._iterations(y, self.iterations or self.most):  # noqa: B007
             if self.iterations is None and np.all(change <= CHANGE):
                 break
-        return x, np.full(len(y), np.nan), change <= CHANGE
+        return x, np.full(len(factors), np.nan), change <= CHANGE
 
 
 class Omp(Solver):
@@ -610,6 +745,10 @@ class Omp(Solver):
     norm of the residual is down to that of the noise: σ√M if a noise level is given, otherwise as the problem's SNR
     says, or 10⁻⁶ of the norm of the measurements. With positive entries, only columns with a positive correlation are
     chosen, and the fit is by non-negative least squares.
+
+    With several snapshots it is simultaneous: Tropp, Gilbert, Strauss, Signal Processing 2006. An entry is chosen by
+    the magnitude of its correlations with all snapshots, where they take the sum of absolute values, and all columns of
+    a group are chosen together.
     """
 
     name = "omp"
@@ -620,6 +759,7 @@ class Omp(Solver):
     def __init__(self, problem: Problem, iterations: int | None = None, **options: Any) -> None:
         super().__init__(problem, iterations, **{"dtype": np.float64, **options, "ops": ReferenceOps()})
         self.columns = np.ascontiguousarray(self.operator.A.T)
+        self.conjugate = self.columns.conj()
 
     @property
     def unfinished(self) -> str:
@@ -629,31 +769,34 @@ class Omp(Solver):
         yield self.end(y, factors)[0]
 
     def end(self, y: Array, factors: Array) -> tuple[Array, Array, Array]:
+        rows = in_double(self.joint.samples(y))
         noise = 10 ** (-self.problem.snr_db / 20)  # relative to the standard deviation of A x, as the SNR is
-        spread = math.sqrt(self.problem.M) * y.astype(np.float64).std(axis=1)
+        spread = math.sqrt(rows.shape[1]) * rows.std(axis=1)
         enough = np.maximum(spread * noise / math.hypot(1, noise), RESIDUAL)
         if self.noise_level is not None:
-            enough = self.noise_level * math.sqrt(self.problem.M) / factors[:, 0].astype(np.float64)
-        x, converged = np.zeros((len(y), self.problem.N)), np.empty(len(y), dtype=bool)
-        for i, (row, least) in enumerate(zip(y.astype(np.float64), enough, strict=True)):
-            x[i], left = self._pursue(row, float(least))
-            converged[i] = left <= least
-        return x, np.full(len(y), np.nan), converged
+            enough = self.noise_level * math.sqrt(rows.shape[1]) / factors[:, 0].astype(np.float64)
+        L, M, N = self.joint.snapshots, self.problem.M, self.problem.N
+        x, converged = np.zeros((len(rows), L, N), self.columns.dtype), np.empty(len(rows), dtype=bool)
+        for i, (row, least) in enumerate(zip(rows, enough, strict=True)):
+            codes, left = self._pursue(row if L == 1 else row.reshape(L, M).T, float(least))
+            x[i], converged[i] = codes.T, left <= least
+        return x.reshape(-1, N), np.full(len(rows), np.nan), converged
 
     def _pursue(self, y: Array, enough: float) -> tuple[Array, float]:
-        """The codes for one vector of measurements, and the norm of their residual."""
-        support, r, x = Support(self.columns, y), y, np.zeros(self.problem.N)
-        tried: list[int] = []
-        while len(support.chosen) < (self.iterations or self.problem.M) and np.linalg.norm(r) > enough:
-            correlations = self.columns @ r
-            alike = correlations if self.positive else np.abs(correlations)
+        """The codes (N,) or (N, L) of one sample's measurements (M,) or (M, L), and the norm of their residual."""
+        support, r, x = Support(self.columns, y), y, np.zeros((self.problem.N, *y.shape[1:]), self.columns.dtype)
+        G, tried, entries = self.joint.group, list[int](), 0
+        while entries < (self.iterations or self.problem.M) and np.linalg.norm(r) > enough:
+            correlations = self.conjugate @ r
+            alike = correlations if self.positive else self._magnitudes(correlations)
             alike[tried] = 0
             best = int(np.argmax(alike))
             if not alike[best] > 4 * np.finfo(float).eps:
                 break
             tried.append(best)
-            if not support.add(best):  # it depends on the chosen ones, so that it would change nothing
-                continue
+            if not sum([support.add(column) for column in range(best * G, best * G + G)]):
+                continue  # it depends on the chosen ones, so that it would change nothing
+            entries += 1
             if self.positive:
                 part = self.columns[support.chosen]
                 x[support.chosen] = ActiveSet(part, y, True, x[support.chosen]).solve(0.0, 50 * len(part))
@@ -663,6 +806,12 @@ class Omp(Solver):
         if not self.positive:
             x[support.chosen] = support.solve(support.projections)
         return x, float(np.linalg.norm(r))
+
+    def _magnitudes(self, correlations: Array) -> Array:
+        """The magnitudes (N/G,) of entries of several numbers, (N,) or (N, L)."""
+        if self.joint == ALONE:
+            return np.abs(correlations)
+        return np.asarray(np.linalg.norm(correlations.reshape(self.problem.N // self.joint.group, -1), axis=1))
 
 
 SOLVERS: dict[str, type[Solver]] = {solver.name: solver for solver in (Ista, Fista, Amp, Omp, Lasso)}

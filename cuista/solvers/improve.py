@@ -9,31 +9,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuista.checks import Array, check_rows
+from cuista.checks import Array, in_double
 from cuista.data.problem import Problem, column_norms
 from cuista.ops import engine
 from cuista.parallel import one_blas_thread
-from cuista.quality import ROWS, Quality, statistics
+from cuista.quality import ROWS, Quality, codes_for, measurements_for, statistics
 from cuista.solvers.classical import Fista
 
 
 def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     """Fit the non-zero entries of codes to the measurements by least squares, min ‖y − A x‖₂ over the same support.
 
-    For a problem without negative entries it is min ‖y − A x‖₂ over x ≥ 0 (Lawson, Hanson 1974), which may set entries
-    to 0. It removes the bias of thresholding, which makes entries too small. Where a support is right, it is the best
-    estimate that there is; where entries are missing, the others are fitted to theirs.
+    The support consists of entries, all numbers of which are fitted if one of them is not 0. For a problem without
+    negative entries it is min ‖y − A x‖₂ over x ≥ 0 (Lawson, Hanson 1974), which may set entries to 0. It removes the
+    bias of thresholding, which makes entries too small. Where a support is right, it is the best estimate that there
+    is; where entries are missing, the others are fitted to theirs.
 
     Parameters
     ----------
     problem
         The problem, whose matrix is A.
     y, x
-        Measurements (samples, M), and codes (samples, N) of the user's matrix.
+        Measurements (samples, M), and codes (samples, N) of the user's matrix; (samples, L, M) and (samples, L, N) with
+        L snapshots.
 
     Returns
     -------
-    x : (samples, N)
+    x : (samples, N) or (samples, L, N)
         The codes, in the precision of those given.
     done : (samples,)
         Which of them were fitted. Those whose support does not determine its entries stay as they are: it has more than
@@ -42,22 +44,25 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     from scipy.linalg import lstsq
     from scipy.optimize import nnls
 
-    y, x = check_rows(y, problem.M, "y"), check_rows(x, problem.N, "x", np.inf)
+    y, x, G = measurements_for(problem, y), codes_for(problem, x), problem.group
     norms = column_norms(problem.A)
     given = norms * problem.norms  # the norms of the user's columns
-    A, found, done = problem.A / norms, x.copy(), np.ones(len(x), bool)
+    A, done = problem.A / norms, np.ones(len(x), bool)
+    found = x.astype(np.result_type(x.dtype, np.complex64) if problem.is_complex else x.dtype)
     with one_blas_thread():
-        for i, (target, row) in enumerate(zip(y.astype(np.float64), x, strict=True)):
-            support = np.flatnonzero(row)
+        for i, (target, row) in enumerate(zip(in_double(y), x, strict=True)):
+            present = row.reshape(-1, problem.N // G, G).any(axis=(0, 2))
+            support = np.flatnonzero(np.repeat(present, G))
             scale = np.abs(target).max(initial=0)
             if not support.size or not scale:
                 continue
-            entries, _, rank, _ = lstsq(A[:, support], target / scale, lapack_driver="gelsy", check_finite=False)
+            fitted = (target / scale).T  # (M,) or (M, L)
+            entries, _, rank, _ = lstsq(A[:, support], fitted, lapack_driver="gelsy", check_finite=False)
             done[i] = rank == support.size
             if problem.positive and done[i] and entries.min() < 0:
-                entries, _ = nnls(A[:, support], target / scale)
+                entries, _ = nnls(A[:, support], fitted)
             if done[i]:
-                found[i, support] = entries * (scale / given[support])
+                found[i][..., support] = entries.T * (scale / given[support])
     return found, done
 
 
@@ -72,10 +77,10 @@ class Improved(ABC):
 
     @abstractmethod
     def improve(self, y: Array, x: Array) -> tuple[Array, dict[str, Array]]:
-        """Better codes (samples, N) than x of measurements y (samples, M), and what else is known of each sample."""
+        """Better codes than x of measurements y, in the shape of x, and what else is known of each sample."""
 
     def recover(self, y: Array) -> Array:
-        """The improved codes (samples, N) of measurements y (samples, M)."""
+        """The improved codes (samples, N) of measurements y (samples, M); with L snapshots, (samples, L, …) each."""
         self._own = self.recoverer.recover(y)
         found, self._more = self.improve(y, self._own)
         return found

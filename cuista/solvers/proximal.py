@@ -1,4 +1,8 @@
-"""ISTA and FISTA for any operator: min_x ½‖y − A x‖² + λ‖x‖₁, starting from x = 0."""
+"""ISTA and FISTA for any operator: min_x ½‖y − A x‖² + λ‖x‖₁, starting from x = 0.
+
+‖x‖₁ is the sum of the magnitudes of x's entries, which may be complex or consist of several numbers
+(`cuista.ops.joint`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Any
 
 from cuista.checks import Array
 from cuista.operators import Operator
+from cuista.ops.joint import ALONE, Joint, real_of
 
 
 def proximal_gradient(
@@ -20,6 +25,7 @@ def proximal_gradient(
     positive: bool = False,
     restart: bool = False,
     start: tuple[Array, Array] | None = None,
+    joint: Joint = ALONE,
 ) -> Iterator[tuple[Array, Array]]:
     """Yield x_1, x_2, … for a batch of measurements y, each with its A x, by steps of size 1/(1.001‖A‖₂²).
 
@@ -28,7 +34,7 @@ def proximal_gradient(
     Parameters
     ----------
     lam
-        λ: a number, or an array that broadcasts to the signals.
+        λ: a number, or an array that broadcasts to the signals, or to the magnitudes of joint entries.
     positive
         Whether x ≥ 0 is required.
     restart
@@ -36,20 +42,24 @@ def proximal_gradient(
         Computational Mathematics 2015). Signals must be (batch, N).
     start
         Where to start, x and A x; 0 if None.
+    joint
+        Which numbers are one entry. With L snapshots, signals are (batch·L, N) and measurements (batch·L, M), and
+        restarts are those of all snapshots of a sample.
     """
-    step, xp = 1 / (1.001 * operator.norm_squared), operator.ops.xp
+    step, xp, real = 1 / (1.001 * operator.norm_squared), operator.ops.xp, real_of(operator.dtype)
     x, image = start or (None, xp.zeros_like(y))
     ahead, image_ahead = x, image
-    t: Any = xp.ones((len(y), 1)) if restart else 1.0
+    t: Any = xp.ones((len(y) // joint.snapshots, 1)) if restart else 1.0
     for _ in range(iterations):
-        x_next, image_next = operator.proximal_step(ahead, y - image_ahead, step, step * lam, positive)
+        x_next, image_next = operator.proximal_step(ahead, y - image_ahead, step, step * lam, positive, joint)
         if restart and ahead is not None:
-            t = xp.where(((ahead - x_next) * (x_next - x)).sum(axis=1, keepdims=True) > 0, 1.0, t)
+            against = joint.samples(((ahead - x_next).conj() * (x_next - x)).real).sum(axis=1, keepdims=True) > 0
+            t = xp.where(against, 1.0, t)
         t_next = (1 + (xp.sqrt if restart else math.sqrt)(1 + 4 * t * t)) / 2
         # Because A is linear, A of the point ahead follows from known products.
         ahead, image_ahead = x_next, image_next
         if momentum and x is not None:
-            beta = ((t - 1) / t_next).astype(operator.dtype) if restart else operator.dtype.type((t - 1) / t_next)
+            beta = joint.repeat(xp, ((t - 1) / t_next).astype(real)) if restart else real.type((t - 1) / t_next)
             ahead, image_ahead = x_next + beta * (x_next - x), image_next + beta * (image_next - image)
         x, image, t = x_next, image_next, t_next
         yield x, image

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cuista.checks import Array
+from cuista.ops.joint import ALONE, Joint
 from cuista.version import __version__
 
 # The number of values of λ if all are tried.
@@ -23,13 +24,15 @@ TRIED = 24
 Error = Callable[[float], float]
 
 
-def lambdas(A: Array, y: Array, relative: Array | None = None) -> list[float]:
-    """Values of λ for min ½‖y − A x‖² + λ‖x‖₁, as shares of the median of max_i |a_iᵀy| over measurements (batch, M).
+def lambdas(A: Array, y: Array, relative: Array | None = None, joint: Joint = ALONE) -> list[float]:
+    """Values of λ for min ½‖y − A x‖² + λ‖x‖₁, as shares of the median of max_i |a_iᴴy| over measurements (batch, M).
 
-    If λ exceeds max_i |a_iᵀy|, the solution is 0. If `relative` is None, there are 24 shares from 1e-4 to 1, equally
-    spaced on a logarithmic scale.
+    If λ exceeds max_i |a_iᴴy|, the solution is 0. If `relative` is None, there are 24 shares from 1e-4 to 1, equally
+    spaced on a logarithmic scale. With L snapshots, y is (batch, L, M), and the magnitudes of `joint` entries take the
+    place of |a_iᴴy|.
     """
-    most = np.median(np.abs(y @ A).max(axis=1))
+    magnitudes = joint.magnitudes(np, y.reshape(-1, y.shape[-1]) @ A.conj())
+    most = np.median(magnitudes.max(axis=1))
     values: list[float] = (most * (np.geomspace(1e-4, 1, TRIED) if relative is None else relative)).tolist()
     return values
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from cuista.checks import Array, as_real, check_real
+from cuista.checks import Array, as_numbers, check_numbers
 from cuista.errors import FileError
 from cuista.storage import foreign, matlab, text
 from cuista.storage.entries import UNNAMED, Entry, arrays_of, chosen, dense, kind_of, listed, named
@@ -26,8 +26,10 @@ from cuista.storage.trial import DEFLATED
 SPARSE = {"format", "shape", "data"}
 
 
-def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Array:
+def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None, pairs: bool = False) -> Array:
     """Load one array of numbers from a .npy, .npz, .mat, .h5, .csv or .txt file. Sparse matrices become dense.
+
+    It may be complex, and is returned as `as_numbers` does. Where it must be real, `as_real` comes next.
 
     Parameters
     ----------
@@ -37,36 +39,45 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
         The names to look for, in this order, in a file that holds several arrays. A single array may have any name.
     key
         The name that the array must have; `names` are then ignored.
+    pairs
+        Whether neighbouring columns of a real matrix are the real and the imaginary parts of complex numbers. A text
+        file whose columns have such names, and one with numbers like 1+2i, needs no asking.
 
     Raises
     ------
     FileError
         If the file is missing, damaged or of another format, or has no such array; the message lists what it has.
     InputError
-        If the array does not hold real numbers.
+        If the array does not hold numbers, or has no pairs of columns and is to have them.
     """
-    with _entries_in(path) as entries:
+    with _entries_in(path, pairs) as entries:
         name = chosen(path, entries, names, key)
         with complete(path):
             array = entries[name].read()
-    return as_real(array, named(path, name))
+    array = as_numbers(array, named(path, name))
+    return text.paired(array, named(path, name)) if pairs else array
 
 
 @contextlib.contextmanager
-def opened_array(path: str | os.PathLike[str], *names: str, key: str | None = None) -> Iterator[Any]:
+def opened_array(
+    path: str | os.PathLike[str], *names: str, key: str | None = None, pairs: bool = False
+) -> Iterator[Any]:
     """Open one array of a file like `load_array`, but for reading by slices if the format allows it (.npy, .h5).
+
+    An array with pairs of columns is read as a whole.
 
     Raises
     ------
     FileError, InputError
         As `load_array` does.
     """
-    with _entries_in(path) as entries:
+    with _entries_in(path, pairs) as entries:
         name = chosen(path, entries, names, key)
         with complete(path):
-            array = (entries[name].sliced or entries[name].read)()
-        check_real(array.dtype, named(path, name))
-        yield array
+            sliced = None if pairs else entries[name].sliced
+            array = (sliced or entries[name].read)()
+        check_numbers(array.dtype, named(path, name))
+        yield text.paired(as_numbers(array, named(path, name)), named(path, name)) if pairs else array
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
@@ -102,15 +113,15 @@ def described(path: str | os.PathLike[str], *, whole: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _entries_in(path: str | os.PathLike[str]) -> Iterator[Mapping[str, Entry]]:
+def _entries_in(path: str | os.PathLike[str], pairs: bool = False) -> Iterator[Mapping[str, Entry]]:
     """What a file holds, by name. In formats that allow it, each array is read when it is asked for."""
     with contextlib.ExitStack() as stack:
         with complete(path):
-            entries = _found(path, stack)
+            entries = _found(path, stack, pairs)
         yield entries
 
 
-def _found(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Mapping[str, Entry]:
+def _found(path: str | os.PathLike[str], stack: contextlib.ExitStack, pairs: bool) -> Mapping[str, Entry]:
     """What a file holds, by name. What must be closed after the entries were read is added to the stack."""
     head = _head(path)
     if is_hdf5(path):
@@ -128,7 +139,7 @@ def _found(path: str | os.PathLike[str], stack: contextlib.ExitStack) -> Mapping
     if head.startswith(b"\x1f\x8b"):
         raise FileError(f"{path} is compressed by gzip; decompress it first")
     if _is_text(path):
-        array = text.read_text(path)
+        array = text.read_text(path, pairs=pairs)
         return {UNNAMED: Entry(lambda: array, array.shape)}
     raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content, nor a .csv or .txt file by its name")
 

@@ -87,7 +87,7 @@ def chosen(path: str | os.PathLike[str], entries: Mapping[str, Entry], names: tu
     entry = entries[found]
     if entry.what:
         advice = entry.advice and f". {entry.advice}"
-        raise InputError(f"{named(path, found)} is {entry.what}; expected an array of real numbers{advice}")
+        raise InputError(f"{named(path, found)} is {entry.what}; expected an array of numbers{advice}")
     return found
 
 

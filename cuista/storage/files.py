@@ -397,9 +397,11 @@ def complete(path: str | os.PathLike[str], advice: str = "", option: str | tuple
 
 
 def sha256(array: Array) -> str:
-    """The hash by which an array is recognised. It covers the shape and the values as float64, row by row."""
-    values = np.ascontiguousarray(array, dtype="<f8")
-    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+    """The hash by which an array is recognised: of its shape and its values as float64 or complex128, row by row."""
+    is_complex = np.iscomplexobj(array)
+    values = np.ascontiguousarray(array, dtype="<c16" if is_complex else "<f8")
+    begin = f"{'complex ' if is_complex else ''}{values.shape!r}"
+    return hashlib.sha256(begin.encode() + values.tobytes()).hexdigest()
 
 
 def reason_of(error: Exception) -> str:

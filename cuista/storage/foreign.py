@@ -24,8 +24,8 @@ from cuista.storage.records import UNWRITTEN, check_stored
 
 # How files begin whose arrays are all stored column by column.
 BY_COLUMN = (b"MATLAB", b"HDF5-based Julia Data Format", b"Julia data file")
-# The names of the parts of complex numbers, as MATLAB, Octave, Julia and others write them.
-COMPLEX = {("real", "imag"), ("re", "im"), ("r", "i"), ("re_", "im_")}
+# The names of the parts of complex numbers, as MATLAB, Octave, Julia, h5py and others write them (in lower case).
+COMPLEX = {("real", "imag"), ("real", "imaginary"), ("re", "im"), ("r", "i")}
 # The parts of a sparse matrix, by what stores it: values, indices and pointers. The last set is of Julia.
 SPARSE = ({"data", "ir", "jc"}, {"data", "indices", "indptr"}, {"nzval", "rowval", "colptr"})
 # Groups in which MATLAB and Julia keep what no variable is.
@@ -38,12 +38,24 @@ class ByColumn:
     def __init__(self, node: Any) -> None:
         self.node = node
         self.shape: tuple[int, ...] = node.shape[::-1]
-        self.dtype = node.dtype
+        self.dtype, self.size = node.dtype, node.size
 
     def __getitem__(self, where: Any) -> Array:
         where = where if isinstance(where, tuple) else (where,)
         where += (slice(None),) * (len(self.shape) - len(where))
         return np.transpose(np.asarray(self.node[where[::-1]]))
+
+
+class Complex:
+    """An array of complex numbers that are stored as their two parts, for reading by slices."""
+
+    def __init__(self, stored: Any) -> None:
+        self.stored = stored
+        self.shape: tuple[int, ...] = stored.shape
+        self.dtype, self.size = _complex_dtype(stored.dtype), stored.size
+
+    def __getitem__(self, where: Any) -> Array:
+        return _complex(self.stored[where])
 
 
 def entries_in(file: Any, path: str | os.PathLike[str], head: bytes) -> dict[str, Entry]:
@@ -145,8 +157,7 @@ class _Visit:
         if self.unwritten > UNWRITTEN:
             raise FileError(f"{self.path} is damaged: {self.unwritten} bytes of its arrays were never written")
         shown = ByColumn(node) if by_column or kind in BYTES else node
-        if node.dtype.names is not None:
-            return Entry(lambda: _complex(shown[()]), shown.shape)
+        shown = shown if node.dtype.names is None else Complex(shown)
         return Entry(lambda: np.asarray(shown[()]), shown.shape, sliced=lambda: shown)
 
     def sparse(self, name: str, node: Any, parts: tuple[str, str, str], rows: int) -> Entry:
@@ -187,7 +198,7 @@ def _what(node: Any, kind: str) -> str:
         return "a list of references"
     if h5py.check_vlen_dtype(dtype) is not None:
         return "a list of arrays"
-    return "" if dtype.names in COMPLEX else kind_of(dtype)[0]
+    return "" if _has_parts(dtype) else kind_of(dtype)[0]
 
 
 def _advice(name: str, members: Iterable[str]) -> str:
@@ -202,10 +213,24 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _has_parts(dtype: Any) -> bool:
+    """Whether values of a dtype are complex numbers that are stored as their parts."""
+    names = dtype.names or ()
+    parts = [dtype[name] for name in names]
+    return tuple(name.lower().strip("_") for name in names) in COMPLEX and all(part.kind in "fiu" for part in parts)
+
+
+def _complex_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of complex numbers whose parts have those of this one."""
+    single = all(dtype[name].itemsize == 4 and dtype[name].kind == "f" for name in dtype.names)
+    return np.dtype(np.complex64 if single else np.complex128)
+
+
 def _complex(value: Any) -> Array:
     """Complex numbers that are stored as their parts."""
-    real, imaginary = value.dtype.names
-    return np.asarray(value[real] + 1j * value[imaginary])
+    found: Array = np.empty(value.shape, _complex_dtype(value.dtype))
+    found.real, found.imag = (value[name] for name in value.dtype.names)
+    return found
 
 
 def _refuse(error: FileError) -> None:

@@ -30,7 +30,9 @@ from cuista.storage.proof import HEAD, Proven, content_of, has_proof, seal
 from cuista.storage.trial import DEFLATED, try_reading
 from cuista.version import __version__
 
-FORMAT_VERSION = 1
+# The latest version of the format. Files with complex arrays have it, and all others have version 1, which every
+# version of cuista reads.
+FORMAT_VERSION = 2
 # Up to this many bytes, an array may be declared that was never written.
 UNWRITTEN = 64 << 20
 # The files without a proof that were mentioned already.
@@ -77,7 +79,8 @@ def _image(record: Record) -> bytes:
 
     name = f"record-{secrets.token_hex(8)}"  # the HDF5 library knows open files by their names
     with h5py.File(name, "w", driver="core", backing_store=False) as file:
-        file.attrs.update(_provenance(record.kind))
+        is_complex = any(np.iscomplexobj(array) for array in record.arrays.values())
+        file.attrs.update(_provenance(record.kind, FORMAT_VERSION if is_complex else 1))
         for name, value in record.attributes.items():
             file.attrs[name] = printable(value) if isinstance(value, str) else value
         for name, array in record.arrays.items():
@@ -91,6 +94,8 @@ def _image(record: Record) -> bytes:
 def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False) -> Iterator[Any]:
     """Open a new file of this kind, an `h5py.File`, to be filled; it gets its name when the block ends without error.
 
+    Its arrays are real.
+
     Raises
     ------
     FileError
@@ -101,11 +106,11 @@ def creating(path: str | os.PathLike[str], kind: str, *, overwrite: bool = False
         yield file
 
 
-def _provenance(kind: str) -> dict[str, Any]:
+def _provenance(kind: str, format_version: int = 1) -> dict[str, Any]:
     """The attributes that every file has."""
     return {
         "format": kind,
-        "format_version": FORMAT_VERSION,
+        "format_version": format_version,
         "cuista_version": __version__,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": printable(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
@@ -144,7 +149,7 @@ def _record_in(file: Any, path: str | os.PathLike[str]) -> Record:
     """The record in the open HDF5 file `path`."""
     attributes, nodes = _attributes(file), datasets(file, path)
     for name, node in nodes.items():
-        if not _is_plain(node.dtype):
+        if not (_is_plain(node.dtype) or node.dtype.kind == "c"):
             raise FileError(f"{path} is damaged: its array {name!r} has dtype {node.dtype}")
     return Record(attributes["format"], {name: node[()] for name, node in nodes.items()}, attributes)
 
@@ -377,7 +382,7 @@ def check_stored(path: str | os.PathLike[str], node: Any) -> int:
 
 
 def _is_plain(dtype: Any) -> bool:
-    """Whether values are numbers or text, which is all that cuista's files hold."""
+    """Whether values are real numbers or text, which is all that cuista's files hold beside complex arrays."""
     import h5py
 
     return dtype.kind in "fiub" or h5py.check_string_dtype(dtype) is not None

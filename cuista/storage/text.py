@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cuista.checks import COMPLEX, Array
-from cuista.errors import FileError
+from cuista.checks import Array
+from cuista.errors import FileError, InputError
 from cuista.messages import warn
 from cuista.storage.files import open_input
 
@@ -21,9 +21,15 @@ ENDINGS = (".csv", ".txt", ".tsv", ".dat")
 # How lines begin that are comments.
 COMMENTS = ("#", "%")
 # A line of numbers with a comment after them.
-_COMMENTED = re.compile(r"([-+0-9.,;eEdD\s]*\d[,;\s]*)[#%].*", re.DOTALL)
+_COMMENTED = re.compile(r"([-+0-9.,;eEdDijmIJ()\s]*\d(?:im|[ijIJ])?\)?[,;\s]*)[#%].*", re.DOTALL)
 # A number as Fortran writes it in double precision.
 _FORTRAN = re.compile(r"([-+]?(?:\d+[.,]?\d*|[.,]\d+))[dD]([-+]?\d+)")
+# The imaginary unit as Julia, MATLAB and Python write it, and what comes before it.
+UNITS, BEFORE_UNITS = ("im", "i", "j", "I", "J"), (*"0123456789.", "inf", "nan")
+# The sign before an imaginary part, with the blanks around it that do not separate columns.
+_SIGN = re.compile(r"\s*([-+])\s+(?=[\d.][\d.,eEdD+-]*(?:im|[ijIJ])(?![A-Za-z]))")
+# What says in the name of a column that it has the real or the imaginary parts of complex numbers.
+_PART = re.compile(r"(?<![A-Za-z])(?:(re|real)|im|imag|imaginary)(?![A-Za-z])", re.IGNORECASE)
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", None: "blanks"}
 
 
@@ -53,10 +59,26 @@ class _Form:
                 raise
             return float(fortran.expand(r"\1e\2"))
 
-    def is_number(self, cell: str) -> bool:
-        """Whether a cell has a number."""
+    def complex_number(self, cell: str) -> complex:
+        """The complex number in a cell, such as 1.5-2i or (1.5-2j), or the real one. Raises ValueError without one."""
+        bare = cell[1:-1] if cell.startswith("(") and cell.endswith(")") else cell
+        unit = next((unit for unit in UNITS if bare.endswith(unit)), "")
+        if not unit:
+            return complex(self.number(cell))
+        text = bare.removesuffix(unit).replace("+-", "-")  # NumPy writes +-
+        if "_" in cell or (self.mark == "," and "." in cell) or not text.lower().endswith(BEFORE_UNITS):
+            raise ValueError
+        text = text.replace(",", ".") if self.mark == "," else text
         try:
-            self.number(cell)
+            return complex(f"{text}j")
+        except ValueError:
+            text = re.sub(r"\s*([-+])\s*", r"\1", _FORTRAN.sub(r"\1e\2", text))
+            return complex(f"{text}j")
+
+    def is_number(self, cell: str) -> bool:
+        """Whether a cell has a number, real or complex."""
+        try:
+            self.complex_number(cell)
         except ValueError:
             return False
         return True
@@ -75,20 +97,30 @@ class _Form:
 _MARKS = _Form(None, "."), _Form(None, ",")
 
 
-def read_text(path: str | os.PathLike[str]) -> Array:
+def read_text(path: str | os.PathLike[str], *, pairs: bool = False) -> Array:
     """The numbers of a text file: a matrix (lines, columns), or a vector if each line has one number.
+
+    They are complex if any cell is, such as 1+2i, or if the names of the columns say that neighbouring ones are real
+    and imaginary parts, such as Re(y), Im(y), which are then one column. With `pairs`, the caller is going to make such
+    pairs by `paired`, and the result is a matrix in any case.
 
     Columns are separated by commas, semicolons, tabs or blanks; all but the first allow decimal commas. Blank lines are
     skipped, and so are comments: lines that begin with # or %, and what follows one of these after the numbers of a
     line. The first line may have names, and so may the first column if that line has no name for it. A warning says
-    which names are skipped.
+    which names are skipped. Names of real and imaginary parts may also be in the last comment before the numbers.
 
     Raises
     ------
     FileError
         If the file is not such a text; the message names the line and the column.
     """
-    lines = [(number, _content(line)) for number, line in enumerate(_decoded(path), 1) if _has_content(line)]
+    lines: list[tuple[int, str]] = []
+    comment = 0, ""
+    for number, line in enumerate(_decoded(path), 1):
+        if _has_content(line):
+            lines.append((number, _content(line)))
+        elif not lines and line.strip():
+            comment = number, line.strip().lstrip("#% ")
     separators = tuple(SEPARATORS)
     if lines and (stated := re.fullmatch(r"sep=([,;\t])", lines[0][1])):  # as Excel writes
         separators = (stated[1],)
@@ -102,26 +134,73 @@ def read_text(path: str | os.PathLike[str]) -> Array:
     begin = int(bool(names) and (names[0] == "" or len(names) + 1 == len(first)))
     end = len(first) - int(len(first) > 1 and first[-1] == last[-1] == "")  # where each line ends with a separator
     found = _numbers(path, body, form, slice(begin, end))
-    if names:
+    named = names[int(names[0] == "") :][: end - begin] if names else []
+    is_paired = not pairs and (_are_pairs(named) if names else _are_commented_pairs(comment[1], form, end - begin))
+    if is_paired is None:
+        raise FileError(
+            f"{path}, line {lines[0][0]} names real and imaginary parts: {_short(lines[0][1])}; expected nothing but "
+            "pairs of neighbouring columns, the real part first. Remove or rename the others"
+        )
+    if is_paired:
+        where, which = lines[0] if names else comment
+        if np.iscomplexobj(found):
+            raise FileError(f"{path}, line {where} names real and imaginary parts, and columns hold complex numbers")
+        found = found.view(np.complex128)
+        warn(
+            f"{path}: pairs of columns are read as complex numbers, as line {where} says: {_short(which)}", stacklevel=2
+        )
+    elif names:
         warn(f"{path}: line {lines[0][0]} is skipped as names: {_short(lines[0][1])}", stacklevel=2)
     if begin:
         left_out = _short(f"{first[0]}, …, {last[0]}")
         warn(f"{path}: the first column is skipped, which has no name: {left_out}", stacklevel=2)
-    elif len(found) > 2 and found.shape[1] > 1 and _counts(found[:, 0]):
+    elif len(found) > 2 and found.shape[1] > 1 and not is_paired and _counts(found[:, 0]):
         warn(f"{path}: {_doubt('first column', found[:, 0])}", stacklevel=2)
     if not names and found.shape[1] > 2 and len(found) > 1 and _counts(found[0]):
         warn(f"{path}: {_doubt('first line', found[0])}", stacklevel=2)
-    if form.separator == "," and all(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", line) for _, line in body):
+    if (
+        form.separator == ","
+        and not (is_paired or pairs)
+        and all(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", line) for _, line in body)
+    ):
         text = f"{_short(body[0][1])} is read as two numbers; if that is a decimal comma, write a point"
         warn(f"{path}, line {body[0][0]}: {text}", stacklevel=2)
+    return found[:, 0] if found.shape[1] == 1 and not pairs else found
+
+
+def paired(array: Array, name: str) -> Array:
+    """Complex numbers whose real and imaginary parts are neighbouring columns; a vector if there is one such pair.
+
+    Raises
+    ------
+    InputError
+        If the array is complex already, is no matrix, or has an odd number of columns.
+    """
+    if np.iscomplexobj(array):
+        raise InputError(f"{name} is complex as it is, so do not ask for pairs", option="complex_pairs")
+    if array.ndim != 2 or array.shape[1] % 2:
+        raise InputError(
+            f"{name} has shape {array.shape}; expected a matrix with an even number of columns, which are pairs of "
+            "real and imaginary parts",
+            option="complex_pairs",
+        )
+    kind = np.complex64 if array.dtype == np.float32 else np.complex128
+    found: Array = np.ascontiguousarray(array).view(kind)
     return found[:, 0] if found.shape[1] == 1 else found
 
 
 def as_csv(matrix: Array) -> bytes:
-    """The lines of a .csv file for a matrix, with as many digits as it takes to read the same numbers again."""
-    digits = {2: 5, 4: 9, 8: 17}[matrix.dtype.itemsize]
-    line = ",".join([f"%.{digits}g"] * matrix.shape[1]) + "\n"
-    return "".join(line % tuple(row) for row in matrix.tolist()).encode()
+    """The lines of a .csv file for a matrix, with as many digits as it takes to read the same numbers again.
+
+    Complex numbers are written like 1.5-2j.
+    """
+    digits = {2: 5, 4: 9, 8: 17}[matrix.real.dtype.itemsize]
+    number = f"%.{digits}g"
+    if np.iscomplexobj(matrix):
+        number += f"%+.{digits}gj"
+    line = ",".join([number] * matrix.shape[1]) + "\n"
+    rows = np.ascontiguousarray(matrix).view(matrix.real.dtype).tolist()
+    return "".join(line % tuple(row) for row in rows).encode()
 
 
 def _decoded(path: str | os.PathLike[str]) -> io.StringIO:
@@ -144,9 +223,10 @@ def _has_content(line: str) -> bool:
 
 
 def _content(line: str) -> str:
-    """A line without its end, and without a comment after numbers."""
-    commented = _COMMENTED.fullmatch(line)
-    return commented[1].strip() if commented else line.strip("\r\n ")
+    """A line without its end, without a comment after numbers, and without blanks around the signs within numbers."""
+    commented = _COMMENTED.fullmatch(line) if "#" in line or "%" in line else None
+    line = commented[1].strip() if commented else line.strip("\r\n ")
+    return _SIGN.sub(r"\1", line) if "+ " in line or "- " in line else line
 
 
 def _form_of(lines: list[str], separators: tuple[str | None, ...]) -> _Form:
@@ -165,15 +245,44 @@ def _form_of(lines: list[str], separators: tuple[str | None, ...]) -> _Form:
 def _has_names(form: _Form, line: str, following: str) -> bool:
     """Whether a line has names of columns, and not numbers. Some programs number columns that have no names."""
     cells = form.cells(line)
-    if not any(one.is_number(cell) or _is_complex(cell) for one in (form, *_MARKS) for cell in cells):
+    if not any(one.is_number(cell) for one in (form, *_MARKS) for cell in cells):
         return any(cells)
     named = cells[int(cells[0] == "") :]
     other = not any(cell.isdigit() for cell in form.cells(following)[-len(named) :])
     return len(named) > 1 and named == list(map(str, range(len(named)))) and (len(named) < len(cells) or other)
 
 
-def _numbers(path: str | os.PathLike[str], lines: list[tuple[int, str]], form: _Form, columns: slice) -> Array:
-    """The numbers in these columns of all lines, as a matrix. The cells of other columns are not looked at."""
+def _are_pairs(names: list[str]) -> bool | None:
+    """Whether these columns are pairs of real and imaginary parts by their names; None if only some of them are."""
+    parts = [_part(name) for name in names]
+    if {part[0] for part in parts if part} != {True, False}:
+        return False
+    pairs = zip(parts[::2], parts[1::2], strict=False)
+    whole = len(parts) % 2 == 0 and all(a and b and a[0] and not b[0] and a[1] == b[1] for a, b in pairs)
+    return whole or None
+
+
+def _are_commented_pairs(comment: str, form: _Form, columns: int) -> bool:
+    """Whether a comment has so many names, which are those of pairs. NumPy writes names of columns so."""
+    splits = form.cells(comment), re.split(r"[,;\s]+", comment)
+    return any(len(names) == columns and _are_pairs(names) for names in splits)
+
+
+def _part(name: str) -> tuple[bool, str] | None:
+    """Whether the name of a column is that of real parts (or of imaginary ones), and of what; None for another name."""
+    found = list(_PART.finditer(name))
+    if len(found) != 1:
+        return None
+    return found[0][1] is not None, (name[: found[0].start()] + name[found[0].end() :]).casefold()
+
+
+def _numbers(
+    path: str | os.PathLike[str], lines: list[tuple[int, str]], form: _Form, columns: slice, as_complex: bool = False
+) -> Array:
+    """The numbers in these columns of all lines, as a matrix. The cells of other columns are not looked at.
+
+    Where one of them is complex, all are read as complex numbers.
+    """
     numbers, length = array("d"), columns.stop
     for number, line in lines:
         cells = form.cells(line)
@@ -185,31 +294,27 @@ def _numbers(path: str | os.PathLike[str], lines: list[tuple[int, str]], form: _
                 f"{SEPARATORS[form.separator]}); expected as many in each line"
             )
         try:
-            numbers.extend(map(form.number, cells[columns]))
+            if as_complex:
+                for value in map(form.complex_number, cells[columns]):
+                    numbers.extend((value.real, value.imag))
+            else:
+                numbers.extend(map(form.number, cells[columns]))
         except ValueError:
-            column = next(at for at in range(columns.start, length) if not form.is_number(cells[at]))
-            raise FileError(f"{path}, line {number}, column {column + 1} {_fault(cells[column], form)}") from None
-    return np.asarray(numbers).reshape(len(lines), -1)
+            others = [at for at in range(columns.start, length) if not form.is_number(cells[at])]
+            if not others:  # but complex numbers
+                return _numbers(path, lines, form, columns, as_complex=True)
+            raise FileError(f"{path}, line {number}, column {others[0] + 1} {_fault(cells[others[0]], form)}") from None
+    found = np.asarray(numbers).reshape(len(lines), -1)
+    return found.view(np.complex128) if as_complex else found
 
 
 def _fault(cell: str, form: _Form) -> str:
     """What is wrong with a cell that has no number."""
     if not cell:
         return "is empty; expected a number"
-    if _is_complex(cell):
-        return f"is {_short(cell)}: {COMPLEX}"
     others = {",": "commas", ".": "points"}[form.mark]
     hint = f"; others have decimal {others}" if any(one.is_number(cell) for one in _MARKS) else ""
     return f"is {_short(cell)}; expected a number{hint}. One line of names may come first; begin others with #"
-
-
-def _is_complex(cell: str) -> bool:
-    """Whether a cell has a complex number, as Python, NumPy or MATLAB write it."""
-    cell = cell.strip("()").replace("+-", "-")
-    try:
-        return cell[-1:] in ("i", "j") and complex(cell[:-1] + "j") is not None
-    except ValueError:
-        return False
 
 
 def _counts(values: Array) -> bool:
@@ -218,9 +323,8 @@ def _counts(values: Array) -> bool:
 
 
 def _doubt(what: str, values: Array) -> str:
-    return (
-        f"the {what} counts {values[0]:g}, {values[1]:g}, {values[2]:g}, … and is read as data; if it is not, remove it"
-    )
+    first = ", ".join(f"{value:g}" for value in values[:3].real)
+    return f"the {what} counts {first}, … and is read as data; if it is not, remove it"
 
 
 def _short(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
-from cuista.checks import Array, check_rows
+from cuista.checks import Array, as_real, check_rows
 from cuista.counter import FITTING, TUNING, Key
 from cuista.data.images import ImageSet, PatchSet
 from cuista.data.sensing import Sensing
@@ -178,8 +178,8 @@ class Reconstructor(Trained):
         """
         if self.learns_sensing:
             raise InputError("Φ is still being learned: train the model first")
-        network = self.network
-        reduced, means = self.sensing.without_mean(check_rows(y, self.sensing.M, "the measurements"))
+        network, name = self.network, "the measurements"
+        reduced, means = self.sensing.without_mean(check_rows(as_real(y, name), self.sensing.M, name))
         found = network.ops.apply(network.output, reduced.astype(network.dtype), self.sensing.P, network.dtype)
         return np.asarray(found + means)
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
-from cuista.checks import Array, check_rows
+from cuista.checks import Array
 from cuista.counter import FITTING, JUDGING, Key
 from cuista.data.problem import Problem
 from cuista.data.signals import SignalSet
@@ -23,6 +23,7 @@ from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
 from cuista.operators import Dense
 from cuista.ops import FusedStep, ReferenceOps
+from cuista.ops.joint import ALONE
 from cuista.quality import SIGNALS, Quality, Reference, intervals, statistics
 from cuista.storage import Record
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
@@ -34,6 +35,8 @@ from cuista.weights.dense import Weight, WeightReport, solve_exact
 FEW = 100
 # With fewer answers than this, it is not known which are usual.
 FEWEST = 500
+# What the summary of a model says of its problem, besides its size.
+KEPT = ("numbers", "snapshots", "groups", "sparsity", "signs", "noise")
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
 # Below this SNR in dB, the noise is the reason if little is recovered.
 LOW_SNR = 6.0
@@ -123,6 +126,7 @@ class Model(Trained):
             per_coordinate=per_coordinate,
             untied=untied,
             positive=problem.positive,
+            joint=problem.joint,
             parameters=parameters,
         )
         network.unit = problem.unit if unit is None else unit
@@ -154,26 +158,29 @@ class Model(Trained):
             "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
             "snr_db": problem.snr_db,
             "magnitude": problem.law,
+            **({} if problem.joint == ALONE else problem.joint._asdict()),
         }
 
     def iterates(self, y: ArrayLike) -> Iterator[Array]:
         """The network's iterates x_1, …, x_T for measurements y (samples, M), one at a time, for the user's matrix."""
-        iterates = self.network.iterates(check_rows(y, self.problem.M, "y"))
+        iterates = self.network.iterates(self.problem.checked(y, self.problem.M, "y"))
         return (self.problem.to_given(x, self.network.ops) for x in iterates)
 
     def recover(self, y: ArrayLike) -> Array:
         """Recover the sparse codes (samples, N) of measurements y (samples, M), in batches, for the user's matrix.
 
-        For one sample (M,), the result is (N,).
+        With several snapshots, they are (samples, L, N) and (samples, L, M). For one sample, y has no axis of samples,
+        and neither has the result.
 
         Raises
         ------
         InputError
             If y has the wrong shape or contains a NaN or an infinity.
         """
-        network = self.network
-        x = network.ops.apply(network.output, check_rows(y, self.problem.M, "y"), network.N, network.dtype)
-        return self.problem.to_given(x[0] if np.ndim(y) == 1 else x)
+        network, problem = self.network, self.problem
+        rows = problem.checked(y, problem.M, "y")
+        x = problem.to_given(network.ops.apply(network.output, rows, problem.shape_of_code, network.dtype))
+        return x[0] if np.ndim(y) < rows.ndim else x
 
     def usual(self) -> Reference:
         """The network's answers to usual signals, which are measured on signals of the problem if they are not yet."""
@@ -192,8 +199,13 @@ class Model(Trained):
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
-        y, x, usual = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf), self.usual()
+        (y, x), usual = self._checked(y, x), self.usual()
         return Quality(statistics(self.problem, y, x, self.network.ops, not self.network.unit), usual)
+
+    def _checked(self, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
+        """Measurements and the codes that were recovered from them, after a check."""
+        problem = self.problem
+        return problem.checked(y, problem.M, "y"), problem.checked(x, problem.N, "x", np.inf)
 
     def intervals(self, y: ArrayLike, x: ArrayLike, level: float = 0.95) -> tuple[Array, Array]:
         """Intervals that contain the true codes, given this network's codes x (samples, N) of y (samples, M).
@@ -201,7 +213,7 @@ class Model(Trained):
         Returns the lower and the upper bounds, in the shape of x. See `cuista.quality.intervals`.
         """
         shape = np.shape(x)
-        y, x = check_rows(y, self.problem.M, "y"), check_rows(x, self.problem.N, "x", np.inf)
+        y, x = self._checked(y, x)
         lower, upper = intervals(self.problem, self.weight.W, self.usual(), y, x, level, self.network.ops)
         return lower.reshape(shape), upper.reshape(shape)
 
@@ -243,7 +255,7 @@ class Model(Trained):
 def made_for(problem: Problem) -> dict[str, str]:
     """What a problem is, as a part of what a model for it is."""
     facts = problem.facts()
-    return {"problem": f"for {facts['size']}", **{name: facts[name] for name in ("sparsity", "signs", "noise")}}
+    return {"problem": f"for {facts['size']}", **{name: facts[name] for name in KEPT}}
 
 
 class SparseCoding(Task[Model]):
@@ -269,7 +281,8 @@ class SparseCoding(Task[Model]):
     def check(self, model: Model, recipe: Recipe) -> None:
         super().check(model, recipe)
         if self.signals is not None:
-            self.signals.check_for(model.problem.M, model.problem.N)
+            problem = model.problem
+            self.signals.check_for(problem.M, problem.N, problem.snapshots, problem.is_complex)
 
     def recipe(self, model: Model) -> Recipe:
         return FastRecipe() if model.network.has_gradients else SearchRecipe()
@@ -366,7 +379,7 @@ class GivenSource(SignalSource):
         super().__init__(problem.standard, recipe)
         self.signals, self.norms = signals, np.asarray(problem.norms, np.float64)
         signals.check_batch(recipe)
-        pnz = signals.law(self.norms).pnz
+        pnz = signals.law(self.norms, problem.joint).pnz
         if not 2 / 3 <= pnz / problem.sparsity <= 3 / 2:
             warn(
                 f"{100 * pnz:.3g} % of the entries of {signals.name} are non-zero, and the model is made for "
@@ -518,7 +531,7 @@ def evaluate(model: Model, x: Array, y: Array) -> Report:
         If x and y do not fit the model or each other, or x is all zero.
     """
     problem = model.problem
-    x, y = check_rows(x, problem.N, "x"), check_rows(y, problem.M, "y")
+    x, y = problem.checked(x, problem.N, "x"), problem.checked(y, problem.M, "y")
     return report_on(model.network.iterates, problem.to_unit(x), y, model.network.ops)
 
 

@@ -40,7 +40,8 @@ class Adam:
         """Subtract lr·√(1 − β2^t)/(1 − β1^t) · m/(√v + ε) from each parameter, in place.
 
         ε is added to the uncorrected √v, and therefore dampens small gradients more than in the paper on Adam. A
-        parameter whose gradient has always been 0 does not move.
+        parameter whose gradient has always been 0 does not move. The real and the imaginary parts of complex parameters
+        are updated on their own.
 
         Parameters
         ----------
@@ -63,6 +64,8 @@ class Adam:
             if not rate:
                 continue
             gradient = gradients[name]
+            if isinstance(gradient, list) and parameters[name].dtype.kind == "c":
+                gradient = ops.form_outer(gradient, ops.empty(parameters[name].shape, parameters[name].dtype))
             if name not in self.mean:
                 self.mean[name], self.square[name] = (ops.xp.zeros_like(parameters[name]) for _ in range(2))
             span, own = (slice(1), factors[layers][-1:]) if name in last else (layers, factors[layers])
@@ -71,12 +74,20 @@ class Adam:
             ]
             if not len(arrays[0]):
                 continue
+            arrays = [each if isinstance(each, list) else _as_pairs(each) for each in arrays]
             update: Callable[..., None] = ops.adam_outer if isinstance(gradient, list) else ops.adam
             is_logarithmic = name in logarithmic
             if not isinstance(rate, tuple):
                 update(*arrays, Descent(float(rate * correction), own, scale, is_logarithmic))
                 continue
-            matrices = [each if isinstance(each, list) else each.reshape(-1, *each.shape[-2:]) for each in arrays]
+            shape = parameters[name].shape[-2:]
+            shape = (*shape, 2) if parameters[name].dtype.kind == "c" else shape
+            matrices = [each if isinstance(each, list) else each.reshape(-1, *shape) for each in arrays]
             for i, matrix_rate in enumerate(rate):
                 descent = Descent(float(matrix_rate * correction), factors[:1], scale, is_logarithmic)
                 update(*(each[i : i + 1] for each in matrices), descent)
+
+
+def _as_pairs(array: Array) -> Array:
+    """A view of complex numbers (T, …) as real ones (T, …, 2); real arrays as they are."""
+    return array.view(array.real.dtype).reshape(*array.shape, 2) if array.dtype.kind == "c" else array

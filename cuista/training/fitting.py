@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,7 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
 
     ops = network.ops
     y, factors = network.in_units(y)
-    weights = None
-    if factors is not None:
-        x, weights = x / factors, ops.xp.square(factors[:, 0])
+    x, weights = network.by_row(*network.targets_in_units(x, None, factors))
     state, _ = network.begin(y)
     for layer in range(t):
         state, _ = network.layer(layer, state)
@@ -40,7 +39,8 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
         return float(np.log(float(ops.half_squared_error(after, x, weights)[0]) / energy + tiny))
 
     before = network.read(state[0], t)
-    spread = 0.5 * np.log(max(2 * float(ops.half_squared_error(before, x)[0]) / x.size, tiny)) - np.log(unit)
+    mean_square = 2 * float(ops.half_squared_error(before, x)[0]) / x.size * math.prod(network.joint)
+    spread = 0.5 * np.log(max(mean_square, tiny)) - np.log(unit)
     starts = [(1.0, spread + np.log(0.6)), (1.0, spread + np.log(0.2))]
     if t > 0:
         alpha, theta = (

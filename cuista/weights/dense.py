@@ -1,4 +1,4 @@
-"""The analytic weight of a measurement matrix: min_W ‖WᵀA‖²_F subject to w_iᵀa_i = 1 for every column.
+"""The analytic weight of a measurement matrix: min_W ‖WᴴA‖²_F subject to w_iᴴa_i = 1 for every column.
 
 Liu, Chen, Wang, Yin, ICLR 2019, equation (16). The problem separates by column and has a closed form, which
 `solve_exact` computes. `solve_pgd` is the paper's own method, projected gradient descent. It converges to the same
@@ -16,17 +16,18 @@ from typing import ClassVar
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, as_real, check_finite, check_matrix
+from cuista.checks import Array, as_numbers, check_finite, check_matrix, in_double
 from cuista.errors import FileError, InputError, NumericalError
 from cuista.ops.cpu import product
+from cuista.ops.joint import squares
 from cuista.parallel import SMALL_PRODUCT, in_batches, one_blas_thread
 from cuista.summary import Described, size_of
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
 BLOCK = 256
-# How far w_iᵀa_i may be from 1 in a weight from elsewhere.
+# How far w_iᴴa_i may be from 1 in a weight from elsewhere.
 TOLERANCE = 0.01
-# With a larger condition number of G = A Aᵀ + λI, solving with G loses more than half of the digits.
+# With a larger condition number of G = A Aᴴ + λI, solving with G loses more than half of the digits.
 MAX_GRAM_CONDITION = 1e8
 
 
@@ -41,13 +42,13 @@ class WeightReport:
     ridge
         The λ of a noise-aware weight; 0 for the paper's weight.
     objective
-        Σ_{i≠j} (w_iᵀa_j)².
+        Σ_{i≠j} (w_iᴴa_j)².
     coherence
-        The mutual coherence of W and A, max_{i≠j} |w_iᵀa_j|.
+        The mutual coherence of W and A, max_{i≠j} |w_iᴴa_j|.
     matrix_coherence
         The mutual coherence of A with itself, its columns scaled to unit norm.
     constraint_residual
-        max_i |w_iᵀa_i − 1|.
+        max_i |w_iᴴa_i − 1|.
     seconds
         The time that the solution took, without the time for this report.
     note
@@ -93,9 +94,9 @@ class Weight(Described, storage.Portable):
         Raises
         ------
         InputError
-            If the shapes differ, or if a w_iᵀa_i differs from 1 by more than 0.01: then W belongs to another matrix.
+            If the shapes differ, or if a w_iᴴa_i differs from 1 by more than 0.01: then W belongs to another matrix.
         """
-        W = as_real(W, "the weight")
+        W = as_numbers(W, "the weight")
         if W.shape != A.shape:
             hint = "; it looks transposed" if W.shape == A.shape[::-1] else ""
             raise InputError(f"the weight has shape {W.shape}; expected {A.shape}, the shape of the matrix{hint}")
@@ -103,10 +104,10 @@ class Weight(Described, storage.Portable):
         report = describe(W, A, method=method)
         if not report.constraint_residual <= TOLERANCE:
             raise InputError(
-                f"the weight does not belong to this matrix: w_iᵀa_i differs from 1 by up to "
+                f"the weight does not belong to this matrix: w_iᴴa_i differs from 1 by up to "
                 f"{report.constraint_residual:.3g}, and {TOLERANCE} is allowed. Compute a weight for this matrix"
             )
-        return cls(W.astype(np.float64), storage.sha256(A), report)
+        return cls(in_double(W), storage.sha256(A), report)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-weight` file."""
@@ -145,16 +146,16 @@ class Weight(Described, storage.Portable):
     def stored(cls, record: storage.Record, A: Array, report: WeightReport, path: str | os.PathLike[str]) -> Weight:
         """The weight of A in a file's record, after a check; error messages name `path`."""
         W = record.arrays["W"]
-        if W.shape != A.shape or not (np.abs(np.einsum("mn,mn->n", W, A) - 1) <= TOLERANCE).all():
-            raise FileError(f"{path} is damaged: its weight is none of its matrix, of which each w_iᵀa_i must be 1")
+        if W.shape != A.shape or not (np.abs(_gains(W, A) - 1) <= TOLERANCE).all():
+            raise FileError(f"{path} is damaged: its weight is none of its matrix, of which each w_iᴴa_i must be 1")
         return cls(W, storage.sha256(A), report)
 
 
 def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
-    """Solve the weight of a matrix by the closed form w_i = G⁻¹a_i / (a_iᵀG⁻¹a_i), where G = A Aᵀ + λI.
+    """Solve the weight of a matrix by the closed form w_i = G⁻¹a_i / (a_iᴴG⁻¹a_i), where G = A Aᴴ + λI.
 
-    The Lagrangian of min w_iᵀG w_i subject to w_iᵀa_i = 1 gives G w_i ∝ a_i. λ = 0 gives the paper's weight. A ridge
-    λ > 0 minimises ‖WᵀA‖²_F + λ‖W‖²_F instead, because W multiplies the measurement noise too. If G is singular or
+    The Lagrangian of min w_iᴴG w_i subject to w_iᴴa_i = 1 gives G w_i ∝ a_i. λ = 0 gives the paper's weight. A ridge
+    λ > 0 minimises ‖WᴴA‖²_F + λ‖W‖²_F instead, because W multiplies the measurement noise too. If G is singular or
     badly conditioned (dependent rows, M > N), a singular value decomposition of A gives the solution of least norm, and
     the report's note says so. The memory needed is proportional to M·N + M².
 
@@ -172,7 +173,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
     NumericalError
         If a column is so small beside the others that no digit of its weight is certain.
     """
-    A = check_matrix(A, "the matrix").astype(np.float64)
+    A = in_double(check_matrix(A, "the matrix"))
     if not 0 <= ridge < np.inf:
         raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more", option="ridge")
     import scipy.linalg  # noqa: F401  (imported here so that the time of the import is not counted)
@@ -183,7 +184,7 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
         if W is None:
             W, note = _solve_svd(A, ridge)
     with np.errstate(divide="ignore", invalid="ignore"):
-        W /= np.einsum("mn,mn->n", A, W)
+        W /= _gains(A, W).real
     if not np.isfinite(W).all():
         raise NumericalError(
             "the matrix is too badly scaled for an analytic weight: some columns are so small that they are lost when "
@@ -199,10 +200,10 @@ def solve_exact(A: Array, *, ridge: float = 0.0) -> Weight:
 def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, float], None] | None = None) -> Weight:
     """Solve the weight of a matrix by the paper's iteration, projected gradient descent.
 
-    Each step computes W ← W − 0.1·A(AᵀW − I) and projects the result on the constraints, W ← W + A·diag(1 − diag(AᵀW)).
-    The iteration starts at W = A. It stops after `max_steps`, or when the objective Σ_{i≠j}(w_iᵀa_j)² changes by at
-    most 1e-12 of itself, and then returns the iterate before the last, as the original does. A(AᵀW − I) is computed as
-    (A Aᵀ)W − A, and the objective as ⟨W, (A Aᵀ)W⟩ − Σ_i (w_iᵀa_i)², so that no N×N matrix is formed.
+    Each step computes W ← W − 0.1·A(AᴴW − I) and projects the result on the constraints, W ← W + A·diag(1 − diag(AᴴW)).
+    The iteration starts at W = A. It stops after `max_steps`, or when the objective Σ_{i≠j}(w_iᴴa_j)² changes by at
+    most 1e-12 of itself, and then returns the iterate before the last, as the original does. A(AᴴW − I) is computed as
+    (A Aᴴ)W − A, and the objective as ⟨W, (A Aᴴ)W⟩ − Σ_i (w_iᴴa_i)², so that no N×N matrix is formed.
 
     Parameters
     ----------
@@ -218,9 +219,9 @@ def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, 
     InputError
         If A is not a finite matrix, or if a column does not have unit norm.
     NumericalError
-        If the iteration diverges, which happens when λmax(A Aᵀ) > 20.
+        If the iteration diverges, which happens when λmax(A Aᴴ) > 20.
     """
-    A = check_matrix(A, "the matrix").astype(np.float64)
+    A = in_double(check_matrix(A, "the matrix"))
     norms = np.linalg.norm(A, axis=0)
     if not np.allclose(norms, 1, rtol=1e-5):
         raise InputError(
@@ -229,13 +230,13 @@ def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, 
             option="method",
         )
     start = time.perf_counter()
-    G, W = product(A, A.T), A.copy()
+    G, W = product(A, A.conj().T), A.copy()
     GW = product(G, W)
     objective = first = _off_diagonal(W, GW, A)
     note = f"stopped at its cap of {max_steps} steps without having converged: the exact method gives the limit"
     for step in range(1, max_steps + 1):
         W_next = W - 0.1 * (GW - A)
-        W_next += A * (1 - np.einsum("mn,mn->n", A, W_next))
+        W_next += A * (1 - _gains(A, W_next))
         GW = product(G, W_next)
         objective_next = _off_diagonal(W_next, GW, A)
         if not objective_next <= 10 * first + 1:
@@ -265,31 +266,32 @@ def describe(W: Array, A: Array, *, method: str) -> WeightReport:
     for first in range(0, N, BLOCK):
         block = slice(first, min(first + BLOCK, N))
         diagonal = (np.arange(block.start, block.stop), np.arange(block.stop - block.start))
-        products = product(W.T, A[:, block])
+        products = product(W.conj().T, A[:, block])
         products[diagonal] = 0
-        objective += float(np.einsum("mn,mn->", products, products))
+        objective += _energy(products)
         coherence = max(coherence, _largest(products))
-        products = product(unit.T[first:], unit[:, block])  # AᵀA is symmetric: the rows above need no second look
+        products = product(unit.conj().T[first:], unit[:, block])  # AᴴA is Hermitian: no second look at rows above
         products[:, : products.shape[1]][np.diag_indices(products.shape[1])] = 0
         matrix_coherence = max(matrix_coherence, _largest(products))
-    residual = float(np.abs(np.einsum("mn,mn->n", W, A) - 1).max())
+    residual = float(np.abs(_gains(W, A) - 1).max())
     return WeightReport(method, 0.0, objective, coherence, matrix_coherence, residual, 0.0)
 
 
 def _solve_cholesky(A: Array, ridge: float) -> Array | None:
     """Compute G⁻¹A by one Cholesky factorisation. Returns None if G is not safely positive definite."""
-    from scipy.linalg.lapack import dpocon, dpotrf, dpotrs
+    from scipy.linalg import get_lapack_funcs
 
-    G = product(A, A.T)
+    pocon, potrf, potrs = get_lapack_funcs(("pocon", "potrf", "potrs"), (A,))
+    G = product(A, A.conj().T)
     G.flat[:: G.shape[0] + 1] += ridge
     norm = float(np.abs(G).sum(axis=0).max())
-    factor, failed = dpotrf(G, lower=1)
-    if failed or dpocon(factor, norm, uplo="L")[0] * MAX_GRAM_CONDITION < 1:
+    factor, failed = potrf(G, lower=1)
+    if failed or pocon(factor, norm, uplo="L")[0] * MAX_GRAM_CONDITION < 1:
         return None
     solution = np.empty_like(A)
 
     def solve(part: slice) -> None:
-        solution[:, part] = dpotrs(factor, A[:, part], lower=1)[0]
+        solution[:, part] = potrs(factor, A[:, part], lower=1)[0]
 
     is_large = 2.0 * A.size * A.shape[0] >= SMALL_PRODUCT
     in_batches(A.shape[1], solve, BLOCK if is_large else A.shape[1])
@@ -297,7 +299,7 @@ def _solve_cholesky(A: Array, ridge: float) -> Array | None:
 
 
 def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
-    """The solution of least norm, G⁺A = U diag(s / (s² + λ)) Vᵀ, and a note for the user."""
+    """The solution of least norm, G⁺A = U diag(s / (s² + λ)) Vᴴ, and a note for the user."""
     U, s, Vt = np.linalg.svd(A, full_matrices=False)
     kept = s > s[0] * max(A.shape) * np.finfo(np.float64).eps
     rank = int(kept.sum())
@@ -314,12 +316,24 @@ def _solve_svd(A: Array, ridge: float) -> tuple[Array, str]:
     return W, f"{fault} (rank {rank}, {condition}), so the solution of least norm was taken"
 
 
+def _gains(W: Array, A: Array) -> Array:
+    """w_iᴴa_i for every column."""
+    return np.asarray(np.einsum("mn,mn->n", W.conj(), A))
+
+
+def _energy(products: Array) -> float:
+    """Σ|p|²."""
+    return float(np.einsum("mn,mn->", products.conj(), products).real)
+
+
 def _largest(products: Array) -> float:
-    """The largest absolute value, found without an array of all absolute values."""
+    """The largest absolute value, found without an array of all absolute values of real numbers."""
+    if products.dtype.kind == "c":
+        return float(np.sqrt(squares(np, products).max()))
     return float(max(products.max(), -products.min()))
 
 
 def _off_diagonal(W: Array, GW: Array, A: Array) -> float:
-    """The objective Σ_{i≠j} (w_iᵀa_j)², from W and G W."""
-    diagonal = np.einsum("mn,mn->n", W, A)
-    return float(np.einsum("mn,mn->", W, GW) - np.einsum("n,n->", diagonal, diagonal))
+    """The objective Σ_{i≠j} |w_iᴴa_j|², from W and G W."""
+    diagonal = _gains(W, A)
+    return float(np.einsum("mn,mn->", W.conj(), GW).real - squares(np, diagonal).sum())

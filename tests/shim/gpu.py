@@ -79,11 +79,11 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __getattr__(self, name: str) -> Any:
         if name in ("shape", "dtype", "ndim", "size", "itemsize", "nbytes"):
             return getattr(self.host, name)
-        if name == "T":
-            return DeviceArray(_unwrapped(self).T)
+        if name in ("T", "real", "imag"):
+            return DeviceArray(getattr(_unwrapped(self), name))
         if name == "data":
             return SimpleNamespace(ptr=self.host.ctypes.data)
-        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any", "max"):
+        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any", "max", "conj", "view"):
             return _on_device(getattr(_unwrapped(self), name))
         raise AttributeError(f"a device's array has no {name} in this shim")
 
