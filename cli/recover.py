@@ -62,6 +62,11 @@ class Codes:
         """The engine."""
         return common.engine_on(self.device)
 
+    def is_complex(self) -> bool:
+        """Whether the measurements are complex."""
+        with opened_array(self.measurements, "y", key=self.key) as stored:
+            return bool(stored.dtype.kind == "c")
+
     def check(self, problem: Problem) -> None:
         """Raise InputError if the measurements do not have the shape that the problem needs, before any long work."""
         with opened_array(self.measurements, "y", key=self.key) as stored:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, check_real, check_rows, in_double
+from cuista.checks import Array, in_double
 from cuista.data.problem import Problem
 from cuista.errors import InputError
 from cuista.ops import ReferenceOps
@@ -37,28 +37,6 @@ SIGNALS = 2000
 ROWS = 4096
 # The probabilities whose quantiles of errors are kept.
 _LEVELS = np.linspace(0, 1, 1001)
-
-
-def measurements_for(problem: Problem, y: Any) -> Array:
-    """Measurements y (samples, M), or (samples, L, M) with L snapshots, as `check_rows` accepts them for a problem.
-
-    Raises
-    ------
-    InputError
-        As `check_rows` does, or if they are complex and the problem's matrix is real.
-    """
-    return _of_problem(problem, check_rows(y, problem.M, "y", snapshots=problem.snapshots), "y")
-
-
-def codes_for(problem: Problem, x: Any) -> Array:
-    """Codes x (samples, N), or (samples, L, N) with L snapshots. The errors are those of `measurements_for`."""
-    return _of_problem(problem, check_rows(x, problem.N, "x", np.inf, snapshots=problem.snapshots), "x")
-
-
-def _of_problem(problem: Problem, samples: Array, name: str) -> Array:
-    if not problem.is_complex:
-        check_real(samples.dtype, f"the matrix is real, and {name}")
-    return samples
 
 
 def statistics(problem: Problem, y: Array, x: Array, ops: ReferenceOps, fixed: bool = False) -> Array:

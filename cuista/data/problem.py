@@ -188,6 +188,16 @@ class Problem(Described, storage.Portable):
         """Whether the matrix, the signals and the measurements are complex."""
         return self.A.dtype.kind == "c"
 
+    def in_complex(self) -> Problem:
+        """The same problem for complex signals, for which a real matrix is a complex one.
+
+        Raises
+        ------
+        InputError
+            If the problem is positive, because complex numbers have no sign.
+        """
+        return self if self.is_complex else replace(self, A=self.A.astype(np.complex128))
+
     @property
     def joint(self) -> Joint:
         """Which numbers of a signal are zero or non-zero together."""

@@ -14,6 +14,7 @@ from cuista.errors import InputError
 from cuista.operators.base import Operator, Shape
 from cuista.ops import ReferenceOps
 from cuista.ops.borders import pad_zeros
+from cuista.ops.joint import ALONE, Joint
 
 
 class Convolution(Operator):
@@ -86,14 +87,20 @@ class Convolution(Operator):
         return self.proximal_step(None, y, 1.0, 0.0)[0]
 
     def proximal_step(
-        self, x: Array | None, r: Array, step_size: float, threshold: float | Array, positive: bool = False
+        self,
+        x: Array | None,
+        r: Array,
+        step_size: float,
+        threshold: float | Array,
+        positive: bool = False,
+        joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
         """The step of `Operator`, computed by the engine's `conv_layer` unless entries must be positive.
 
         On a CPU it is computed band by band, so that the maps stay in the cache.
         """
-        if positive:
-            return super().proximal_step(x, r, step_size, threshold, positive)
+        if positive or joint != ALONE:
+            return super().proximal_step(x, r, step_size, threshold, positive, joint)
 
         def step(maps: Array | None, picture: Array) -> tuple[Array, Array, Any]:
             padded = pad_zeros(self.ops.xp, picture, self.filter_shape)

@@ -26,7 +26,7 @@ from cuista.operators import Dense
 from cuista.ops import ReferenceOps, engine
 from cuista.ops.joint import ALONE, squares
 from cuista.parallel import one_blas_thread
-from cuista.quality import Quality, codes_for, measurements_for, statistics
+from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import TRIED, lambdas, tune_unimodal
@@ -240,7 +240,7 @@ class Solver(ABC):
 
     def _solution(self, y: ArrayLike, end: Callable[[slice, Array, Array], tuple[Array, Array, Array]]) -> Solution:
         """What `end` finds for parts of measurements y, scaled to norm 1; it is called as `Solver.end`."""
-        y, ops, xp = measurements_for(self.problem, y), self.ops, self.ops.xp
+        y, ops, xp = self.problem.checked(y, self.problem.M, "y"), self.ops, self.ops.xp
         codes, (residuals, gaps) = np.empty((*y.shape[:-1], self.problem.N), self.dtype), np.empty((2, len(y)))
         found = Solution(codes, residuals, gaps, np.empty(len(y), bool))
 
@@ -283,7 +283,7 @@ class Solver(ABC):
 
     def quality(self, y: ArrayLike, x: ArrayLike) -> Quality:
         """How good the codes x (samples, N) of measurements y (samples, M) are, without the truth."""
-        y, x = measurements_for(self.problem, y), codes_for(self.problem, x)
+        y, x = self.problem.checked(y, self.problem.M, "y"), self.problem.checked(x, self.problem.N, "x", np.inf)
         return Quality(statistics(self.problem, y, x, self.ops))
 
     def candidates(self, y: Array) -> list[float]:
@@ -422,7 +422,11 @@ class LassoSolver(Solver):
 
         The errors are those of `solve`.
         """
-        codes, ops, xp = in_double(codes_for(self.problem, x)) * self.given_norms, self.ops, self.ops.xp
+        codes, ops, xp = (
+            in_double(self.problem.checked(x, self.problem.N, "x", np.inf)) * self.given_norms,
+            self.ops,
+            self.ops.xp,
+        )
         joint, double = self.joint, np.result_type(self.dtype, np.float64)
 
         def end(part: slice, scaled: Array, factors: Array) -> tuple[Array, Array, Array]:

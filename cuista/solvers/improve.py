@@ -13,7 +13,7 @@ from cuista.checks import Array, in_double
 from cuista.data.problem import Problem, column_norms
 from cuista.ops import engine
 from cuista.parallel import one_blas_thread
-from cuista.quality import ROWS, Quality, codes_for, measurements_for, statistics
+from cuista.quality import ROWS, Quality, statistics
 from cuista.solvers.classical import Fista
 
 
@@ -44,7 +44,7 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     from scipy.linalg import lstsq
     from scipy.optimize import nnls
 
-    y, x, G = measurements_for(problem, y), codes_for(problem, x), problem.group
+    y, x, G = problem.checked(y, problem.M, "y"), problem.checked(x, problem.N, "x", np.inf), problem.group
     norms = column_norms(problem.A)
     given = norms * problem.norms  # the norms of the user's columns
     A, done = problem.A / norms, np.ones(len(x), bool)
