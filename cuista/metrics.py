@@ -17,7 +17,7 @@ from cuista.data.images import ImageSet
 from cuista.errors import InputError
 from cuista.networks.base import Unrolled
 from cuista.ops import ReferenceOps, engine
-from cuista.ops.joint import ALONE, Joint, squares
+from cuista.ops.joint import Joint, squares
 from cuista.summary import Described, counted
 
 # The side in pixels of the window in which the structural similarity is computed.
@@ -113,7 +113,7 @@ def report_on(
 
     def compare(part: slice) -> Array:
         truth = ops.asarray(x[part], x.dtype)
-        support = _present(truth, joint)
+        support = joint.present(truth)
         estimates = chain([ops.xp.zeros_like(truth)], iterates(y[part]))
         compared = [_compare(ops.xp, estimate, truth, support, joint) for estimate in estimates]
         return ops.to_numpy(ops.xp.stack(compared, axis=1))
@@ -151,17 +151,11 @@ def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | 
 
 def _compare(xp: Any, estimate: Array, truth: Array, support: Array, joint: Joint) -> Array:
     """The squared error, support size, false positives and false negatives of each sample: (4, batch), float64."""
-    found = _present(estimate, joint)
+    found = joint.present(estimate)
     counts = (found, found & ~support, support & ~found)
     error = squares(xp, estimate - truth).reshape(len(truth), -1).sum(axis=1, dtype=np.float64)
     stacked: Array = xp.stack([error, *(count.sum(axis=1).astype(np.float64) for count in counts)])
     return stacked
-
-
-def _present(x: Array, joint: Joint) -> Array:
-    """Whether the entries of signals (batch, N) or (batch, L, N) are not zero, (batch, N/G)."""
-    present: Array = x != 0
-    return present if joint == ALONE else joint.split(present.reshape(-1, x.shape[-1])).any(axis=(1, 3))
 
 
 def psnr_db(estimate: Array, clean: Array) -> float:

@@ -415,7 +415,7 @@ class Problem(Described, storage.Portable):
             place = ops.asarray(np.where(is_hard, len(easy_rows) + before, np.arange(len(drawn)) - before), np.int64)
             x, y = (xp.take(xp.concatenate(arrays), place, axis=0) for arrays in zip(*parts, strict=True))
             per_entry, constant = ops.asarray(signals.log_ratio[:-1], np.float64), float(signals.log_ratio[-1])
-            log_ratio = xp.where(self._present(x), per_entry, 0.0).sum(axis=1) + constant
+            log_ratio = xp.where(self.joint.present(x), per_entry, 0.0).sum(axis=1) + constant
             share = signals.hard_before(batch) / batch
             return self.to_given(x, ops), y, 1 / (1 - share + share * xp.exp(log_ratio))
 
@@ -430,13 +430,6 @@ class Problem(Described, storage.Portable):
         log_ratio = np.append(present - absent, absent.sum())
         p, p_hard = (np.repeat(each, self.group) for each in (p, p_hard))
         return Signals(self.A, p, p_hard, log_ratio, self.magnitude, noise, hard, positive=self.positive)
-
-    def _present(self, x: Array) -> Array:
-        """Whether the entries of codes (rows, N) or (rows, L, N) are not zero, (rows, N/G)."""
-        if self.joint == ALONE:
-            return x != 0
-        present: Array = (self.joint.split(x.reshape(-1, self.N)) != 0).any(axis=(1, 3))
-        return present
 
     def fitted(self, signals: Any) -> Problem:
         """The same problem with the law of signals of the user's own, as it is estimated from those for training.
@@ -601,8 +594,8 @@ class Problem(Described, storage.Portable):
             norms = arrays.get("column_norms", 1.0)
             positive = bool(attributes.get("positive", False))  # absent in files of 0.1.0, as the next two are
             joint = {name: int(attributes.get(name, 1)) for name in ("snapshots", "group")}
-            law = (pnz, attributes["snr_db"], magnitude, attributes["seed"])
-            return cls(arrays["A"], *law, norms, positive, **joint)
+            numbers = {"snr_db": attributes["snr_db"], "seed": attributes["seed"], "positive": positive, **joint}
+            return cls(arrays["A"], pnz, magnitude=magnitude, norms=norms, **numbers)
 
 
 def _rows(batch: int, rows: slice) -> range:

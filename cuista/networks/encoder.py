@@ -286,7 +286,7 @@ class Encoder(Unrolled):
         e = R * inverse
         h, slope = (Q, 0) if self.kind == "l1" else (xp.exp(magnitude) * Q,) * 2
         across = h * inverse
-        loss = magnitude * Q if self.kind == "l1" else h
+        loss: Array = magnitude * Q if self.kind == "l1" else xp.asarray(h)
         return loss, e * h, lambda d: across * d + (slope - across) * (e.conj() * d).real * e
 
     def losses(self, A: Array, W: Array) -> tuple[Array, Array]:
@@ -317,7 +317,8 @@ class Encoder(Unrolled):
 
 def adjoint(xp: Any, stack: Array) -> Array:
     """The conjugate transpose of each matrix in a stack (n, P, Q)."""
-    return transposed(xp, stack).conj()
+    each: Array = transposed(xp, stack).conj()
+    return each
 
 
 def transposed(xp: Any, stack: Array) -> Array:

@@ -60,7 +60,7 @@ class CpuOps(ReferenceOps):
     def solve_positive(self, G: Array, B: Array) -> Array:
         from scipy.linalg import get_lapack_funcs
 
-        (posv,) = get_lapack_funcs(("posv",), (G, B))
+        posv: Any = get_lapack_funcs("posv", (G, B))
         solutions = np.empty(B.shape, B.dtype)
         for g, b, solution in zip(G, B, solutions, strict=True):
             _, solution[...], failed = posv(g, b)

@@ -39,17 +39,28 @@ class Joint(NamedTuple):
         found: Array = xp.abs(x) if self == ALONE else xp.sqrt(squares(xp, self.split(x)).sum(axis=(1, 3)))
         return found
 
+    def present(self, x: Array) -> Array:
+        """Whether the entries of signals (batch, N) or (batch, L, N) are not zero, (batch, N/G)."""
+        if self == ALONE:
+            found: Array = x != 0
+            return found
+        present: Array = (self.split(x.reshape(-1, x.shape[-1])) != 0).any(axis=(1, 3))
+        return present
+
     def directions(self, xp: Any, x: Array) -> Array:
         """The directions e = z/‖z‖₂ of an iterate's entries, 0 where z is, (batch·L, N)."""
         if is_plain(x, self):
             return xp.sign(x)  # type: ignore[no-any-return]
         m = self.magnitudes(xp, x)
-        return x / self.spread(xp, xp.where(m > 0, m, xp.ones_like(m)), x)  # type: ignore[no-any-return]
+        directions: Array = x / self.spread(xp, xp.where(m > 0, m, xp.ones_like(m)), x)
+        return directions
 
     def inner(self, a: Array, b: Array) -> Array:
         """Re⟨a_i, b_i⟩ of each entry of two iterates, (batch, N/G)."""
         products: Array = (a.conj() * b).real
-        return products if self == ALONE else self.split(products).sum(axis=(1, 3))  # type: ignore[no-any-return]
+        if self != ALONE:
+            products = self.split(products).sum(axis=(1, 3))
+        return products
 
     def samples(self, x: Array) -> Array:
         """Rows (batch·L, P) as one row for each sample, (batch, L·P)."""
@@ -95,7 +106,8 @@ def dtype_for(array: Array, dtype: Any) -> np.dtype[Any]:
 
 def real_of(dtype: Any) -> np.dtype[Any]:
     """The dtype of the real part of numbers of this dtype."""
-    return np.finfo(dtype).dtype
+    real: np.dtype[Any] = np.finfo(dtype).dtype
+    return real
 
 
 def shrink(xp: Any, z: Array, theta: Array, cutoff: Array, window: float, joint: Joint) -> tuple[Array, Array]:

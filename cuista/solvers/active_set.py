@@ -34,7 +34,8 @@ class Support:
     def __init__(self, columns: Array, y: Array) -> None:
         from scipy.linalg import get_lapack_funcs, qr_delete
 
-        self._delete, self._solve_triangular = qr_delete, get_lapack_funcs("trtrs", (columns,))
+        self._delete = qr_delete
+        self._solve_triangular: Any = get_lapack_funcs("trtrs", (columns,))
         most, dtype = min(columns.shape), columns.dtype
         self.columns, self.y, self.chosen = columns, y, list[int]()
         self._Q = np.zeros((columns.shape[1], most), dtype, order="F")

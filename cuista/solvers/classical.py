@@ -606,7 +606,8 @@ class Ista(LassoSolver):
             y, x, image = (self._rows_of(array, stay) for array in (y, x, image))
             if len(rows) and not left:
                 exact = Lasso(self.problem, positive=self.positive, lam=1.0)
-                x, image, gap = exact.minimize(*(ops.to_numpy(array).astype(np.float64) for array in (y, lam, x)))
+                given: Any = [ops.to_numpy(array).astype(np.float64) for array in (y, lam, x)]
+                x, image, gap = exact.minimize(*given)
                 done.append((rows, ops.asarray(x, self.dtype), ops.asarray(image, self.dtype), gap))
                 break
         place = np.argsort(np.concatenate([numbers for numbers, *_ in done]))

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -281,7 +281,8 @@ def _solve_cholesky(A: Array, ridge: float) -> Array | None:
     """Compute G⁻¹A by one Cholesky factorisation. Returns None if G is not safely positive definite."""
     from scipy.linalg import get_lapack_funcs
 
-    pocon, potrf, potrs = get_lapack_funcs(("pocon", "potrf", "potrs"), (A,))
+    lapack: Any = get_lapack_funcs(["pocon", "potrf", "potrs"], (A,))
+    pocon, potrf, potrs = lapack
     G = product(A, A.conj().T)
     G.flat[:: G.shape[0] + 1] += ridge
     norm = float(np.abs(G).sum(axis=0).max())
