@@ -28,6 +28,7 @@ from cuista.ops.joint import ALONE, squares
 from cuista.parallel import one_blas_thread
 from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
+from cuista.solvers.newton import polish
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import TRIED, lambdas, tune_unimodal
 from cuista.storage import sha256
@@ -44,8 +45,10 @@ CHANGE = 1e-7
 CHECK_EVERY = 25
 # The number of signals on which λ is tuned: by a fixed number of iterations, and by solutions at the end.
 TUNING_SIGNALS, PATHS = 100, 30
-# After how many iterations FISTA gives up on entries that are no single real numbers, and while λ is tuned for those.
-MOST_ITERATIONS, MOST_WHILE_TUNING = 30_000, 1_000
+# For entries that are not single real numbers, after how many iterations of FISTA `polish` is tried first, and the most
+# iterations, also while λ is tuned.
+FIRST = 250
+MOST_ITERATIONS, MOST_WHILE_TUNING = 32_000, 1_000
 # The most values of 24 that `tune_unimodal` tries.
 TUNINGS = 10
 # λ of a sample whose norm is 1 is not larger than this, so that it is finite in single precision.
@@ -399,8 +402,8 @@ class LassoSolver(Solver):
     ) -> tuple[Array, Array, Array]:
         """The codes (batch·L, N) for λ (batch, N/G or 1) in the operator's columns, A x (batch·L, M), and the gaps.
 
-        The codes and A x are arrays of the engine, and the gaps (batch,) are in host memory. A method that takes steps
-        until it has converged takes `most` at most, if that is given.
+        The codes and A x are arrays of the engine, and the gaps (batch,) are in host memory. `most` is the largest
+        number of iterations for entries that are not single real numbers, MOST_ITERATIONS if None.
         """
 
     def steps(self, y: Array, factors: Array) -> Iterator[Array]:
@@ -551,8 +554,8 @@ class Ista(LassoSolver):
     """Iterative shrinkage-thresholding: Daubechies, Defrise, De Mol, Comm. Pure Appl. Math. 2004.
 
     Without a number of iterations, it goes on until the gap is small. Samples that are not there after 1,000
-    iterations, as where columns are nearly alike, are completed by the method of `Lasso`. That is for single real
-    numbers only; for other entries, ISTA takes the steps of FISTA to the end, at most 30,000.
+    iterations, as where columns are nearly alike, are completed by the method of `Lasso`. For entries that are not
+    single real numbers, it takes FISTA's steps, and after 250, 500, 1,000, … 32,000 of them those of `polish`.
     """
 
     name = "ista"
@@ -588,8 +591,18 @@ class Ista(LassoSolver):
             for x, image in self._iterations(y, lam, self.iterations, begin):  # noqa: B007
                 pass
             return x, image, self._gap(x, image, y, lam)
-        rows, left = np.arange(len(lam)), most or (self.most if self.is_plain else MOST_ITERATIONS)
+        rows, left = np.arange(len(lam)), self.most if self.is_plain else FIRST
+        total, limit = left, most or MOST_ITERATIONS
         done: list[tuple[Array, ...]] = []
+
+        def leave(going: Array) -> None:
+            """Let samples leave that do not go on."""
+            nonlocal rows, y, lam, x, image
+            ended, stay = np.flatnonzero(~going), np.flatnonzero(going)
+            done.append((rows[ended], *(self._rows_of(array, ended) for array in (x, image)), gap[ended]))
+            rows, lam = rows[stay], xp.take(lam, ops.asarray(stay, np.int64), axis=0)
+            y, x, image = (self._rows_of(array, stay) for array in (y, x, image))
+
         while len(rows):
             # Samples that have converged leave when they are as many as the others, which lose their momentum by it.
             begin = x, image
@@ -597,23 +610,37 @@ class Ista(LassoSolver):
                 left -= 1
                 if left % CHECK_EVERY == 0:
                     gap = self._gap(x, image, y, lam)
-                    going = (gap > GAP) & bool(left or self.is_plain)
-                    if 2 * np.count_nonzero(going) <= len(rows) or not left:
+                    if 2 * np.count_nonzero(gap > GAP) <= len(rows) or not left:
                         break
-            leave, stay = (np.flatnonzero(which) for which in (~going, going))
-            done.append((rows[leave], *(self._rows_of(array, leave) for array in (x, image)), gap[leave]))
-            rows, lam = rows[stay], xp.take(lam, ops.asarray(stay, np.int64), axis=0)
-            y, x, image = (self._rows_of(array, stay) for array in (y, x, image))
+            leave(gap > GAP)
             if len(rows) and not left:
-                exact = Lasso(self.problem, positive=self.positive, lam=1.0)
-                given: Any = [ops.to_numpy(array).astype(np.float64) for array in (y, lam, x)]
-                x, image, gap = exact.minimize(*given)
-                done.append((rows, ops.asarray(x, self.dtype), ops.asarray(image, self.dtype), gap))
-                break
+                x, image, gap = self._completed(y, lam, x)
+                left, total = total, 2 * total
+                leave((gap > GAP) & (total <= limit) & (not self.is_plain))
         place = np.argsort(np.concatenate([numbers for numbers, *_ in done]))
         _, codes, images, gaps = zip(*done, strict=True)
         x, image = (self._rows_of(xp.concatenate(parts), place) for parts in (codes, images))
         return x, image, np.concatenate(gaps)[place]
+
+    def _completed(self, y: Array, lam: Array, x: Array) -> tuple[Array, Array, Array]:
+        """Samples that have not converged, brought nearer to the minimum by another method, as `minimize` returns them.
+
+        For single real numbers, they are at the minimum.
+        """
+        ops, double = self.ops, np.result_type(self.dtype, np.float64)
+        targets, starts = (ops.to_numpy(array).astype(double) for array in (y, x))
+        lams = ops.to_numpy(lam)
+        if self.is_plain:
+            exact = Lasso(self.problem, positive=self.positive, lam=1.0)
+            found, image, gap = exact.minimize(targets, lams, starts)
+            return ops.asarray(found, self.dtype), ops.asarray(image, self.dtype), gap
+        lams = np.broadcast_to(lams, (len(lams), self.problem.N // self.joint.group))
+        columns, L = np.ascontiguousarray(self.operator.A.T), self.joint.snapshots
+        samples = zip(lams, *(array.reshape(len(lams), L, -1) for array in (targets, starts)), strict=True)
+        polished = [polish(columns, row, each, start, self.joint) for each, row, start in samples]
+        x = ops.asarray(np.concatenate(polished), self.dtype)
+        image = self.operator.apply(x)
+        return x, image, self._gap(x, image, y, lam)
 
 
 class Fista(Ista):
