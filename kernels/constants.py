@@ -22,7 +22,7 @@ DIGIT = 11
 # others have brought into the cache.
 SHARD = 32
 # The number of the native library's interface, which changes whenever the arguments of a function do.
-INTERFACE = 5
+INTERFACE = 6
 
 _CODES = {"OFF": OFF, "PASSED": PASSED, "SHRUNK_UP": SHRUNK_UP, "SHRUNK_DOWN": SHRUNK_DOWN}
 _FLAGS = {"KIND": KIND, "NEAR": NEAR}

@@ -12,18 +12,20 @@ __forceinline__ unsigned long long __umul64hi(unsigned long long a, unsigned lon
     return (unsigned __int128)a * b >> 64;
 }
 
-// What the format of a number says: its integer, how many bits the mantissa has, the integer of √½, and how many terms
-// of the series below add less than rounding.
+// What the format of a number says: its integer, how many bits the mantissa has, the integer of √½, how many terms of the
+// series below add less than rounding, the distance from 1 to the next number, and the ends of the range.
 template <class Real> struct Format;
 template <> struct Format<float> {
     typedef int Integer;
     static const int MANTISSA = 23, TERMS = 5;
     static const Integer ROOT_OF_HALF = 0x3f3504f3;
+    static constexpr float ROUNDING = __FLT_EPSILON__, SMALLEST = __FLT_MIN__, LARGEST = __FLT_MAX__;
 };
 template <> struct Format<double> {
     typedef long long Integer;
     static const int MANTISSA = 52, TERMS = 11;
     static const Integer ROOT_OF_HALF = 0x3fe6a09e667f3bcdll;
+    static constexpr double ROUNDING = __DBL_EPSILON__, SMALLEST = __DBL_MIN__, LARGEST = __DBL_MAX__;
 };
 
 // The logarithm of a positive number, not a denormal one: of x = 2ᵏm with m in [√½, √2), it is k log 2 + 2 artanh s, with
@@ -56,3 +58,6 @@ template <class Real> __forceinline__ Real cospi(Real x)
     const Real size = quarter % 2 ? angle * sine : cosine;
     return (quarter + 1) & 2 ? -size : size;
 }
+
+// sin πx for x in [0, 2].
+template <class Real> __forceinline__ Real sinpi(Real x) { return cospi(fabs(x - Real(0.5))); }

@@ -30,13 +30,15 @@ FLAGS = (
 _FUNCTIONS = {
     "shrink_select": "ppr pllpl rill pppp",
     "shrink_select_backward": "ppppr pll rll ppp",
-    "sparse_matmul": "pplll ppp",
+    "shrink_joint": "ppr pllpl r llll pppp pp",
+    "shrink_joint_backward": "ppppr pll r llll ppp",
+    "sparse_matmul": "ppilll ppp",
     "multiply_where": "ppplll pp",
     "adam": "pp ri lll ppp",
     "adam_outer": "ppp ri llll l ppp ppp",
-    "pack": "pllp",
-    "analytic_layers": "pppplp idllll pppp",
-    "alista_step": "pppp irrwirrl wwwddd ppppp ridll ll ll pppp pp pppl pp",
+    "pack": "pillp",
+    "analytic_layers": "ill pppplp idlllll ppp ppp p",
+    "alista_step": "ill pppp irrwirrl wwwddd ppppp ridll ll lll pppp ppp pppl p ppp p",
 }
 
 

@@ -3,6 +3,7 @@
 // numbers agree with it up to the rounding of log and cos. The CUDA kernels and the native code for the CPU share this
 // file.
 #pragma once
+#include "number.cuh"
 
 typedef unsigned long long Word;
 
@@ -29,17 +30,28 @@ __device__ __forceinline__ Words philox(const Source& source, Word i)
     return counter;
 }
 
-// A standard normal number (Box and Muller 1958): √(−2 ln u)·cos 2πv, with the word's halves u in (0, 1] and v in
-// [0, 1).
-template <class Real> __device__ __forceinline__ Real normal_of(Word word)
+// r e^{2πiv} for v in [0, 1).
+template <class Real> __device__ __forceinline__ Complex<Real> times_phase(Real r, Real v)
 {
+    return {r * cospi(2 * v), r * sinpi(2 * v)};
+}
+
+// A standard normal number (Box and Muller 1958): √(−2 ln u)·cos 2πv, with the word's halves u in (0, 1] and v in
+// [0, 1). A complex one is √(−ln u)·e^{2πiv}.
+template <class Number> __device__ __forceinline__ Number normal_of(Word word)
+{
+    typedef RealOf<Number> Real;
     const Real scale = Real(1) / Real(4294967296.0);
     const Real u = (Real(unsigned(word >> 32)) + 1) * scale;
     const Real v = Real(unsigned(word)) * scale;
-    return sqrt(-2 * log(u)) * cospi(2 * v);
+    if constexpr (PARTS<Number> == 1)
+        return sqrt(-2 * log(u)) * cospi(2 * v);
+    else
+        return times_phase(sqrt(-log(u)), v);
 }
 
-// The law of magnitudes: N(a, b²) if `bernoulli` is 0; otherwise a with probability q_limit·2⁻⁵³, and else b.
+// The law of magnitudes: N(a, b²) if `bernoulli` is 0; otherwise a with probability q_limit·2⁻⁵³, and else b. Complex
+// numbers are circular about a, or have random phases and a probability of q_limit·2⁻³².
 template <class Real> struct Law {
     int bernoulli;
     Real a, b;
@@ -49,6 +61,22 @@ template <class Real> struct Law {
     {
         if (bernoulli) return (word >> 11) < q_limit ? a : b;
         return a + b * normal_of<Real>(word);
+    }
+
+    template <class Number> __device__ __forceinline__ Number number(Word word) const
+    {
+        if constexpr (PARTS<Number> == 1)
+            return magnitude(word);
+        else
+            return complex(word);
+    }
+
+    __device__ __forceinline__ Complex<Real> complex(Word word) const
+    {
+        if (bernoulli)
+            return times_phase((word >> 32) < q_limit ? a : b, Real(unsigned(word)) / Real(4294967296.0));
+        const Complex<Real> normal = normal_of<Complex<Real>>(word);
+        return {a + b * normal.re, b * normal.im};
     }
 };
 

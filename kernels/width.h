@@ -8,6 +8,21 @@
 #define NAMED(function, real, width) JOINED(function, real, width)
 #define FUNCTION(function, real) extern "C" __attribute__((visibility("default"))) void NAMED(function, real, WIDTH)
 
+// Calls run(kind) with the kind of a network's entries: single real numbers, or joint ones of real or complex numbers.
+template <class Of, bool SINGLE> struct Kind {
+    typedef Of Number;
+    static const bool ALONE = SINGLE;
+};
+template <class Real, class Run> void of_kind(int parts, long snapshots, long group, Run run)
+{
+    if (parts == 2)
+        run(Kind<Complex<Real>, false>{});
+    else if (snapshots == 1 && group == 1)
+        run(Kind<Real, true>{});
+    else
+        run(Kind<Real, false>{});
+}
+
 #define FUNCTIONS(real)                                                                                               \
     FUNCTION(shrink_select, real)(                                                                                    \
         const real* x, const real* u, real alpha, const real* threshold, long per_sample, long per_coordinate,        \
@@ -27,11 +42,33 @@
             delta, code, x, u, alpha, threshold, per_sample, per_coordinate, window, rows, N, d_z, d_step_size,       \
             d_threshold);                                                                                             \
     }                                                                                                                 \
+    FUNCTION(shrink_joint, real)(                                                                                     \
+        const real* x, const real* u, real alpha, const real* threshold, long per_sample, long per_coordinate,        \
+        const long long* support, long support_per_sample, real window, long samples, long snapshots, long size,      \
+        long entries, unsigned* chosen, real* magnitude, signed char* chosen_code, real* factor, real* x_next,        \
+        signed char* code)                                                                                            \
+    {                                                                                                                 \
+        shrink_samples<real>(                                                                                         \
+            x, u, alpha, threshold, per_sample, per_coordinate, support, support_per_sample, window,                  \
+            {snapshots, size, entries}, samples, {chosen, magnitude, magnitude + entries, chosen_code, 0}, factor,    \
+            x_next, code);                                                                                            \
+    }                                                                                                                 \
+    FUNCTION(shrink_joint_backward, real)(                                                                            \
+        const real* delta, const signed char* code, const real* x, const real* u, real alpha, const real* threshold,  \
+        long per_sample, long per_coordinate, real window, long samples, long snapshots, long size, long entries,     \
+        real* d_z, double* d_step_size, double* d_threshold)                                                          \
+    {                                                                                                                 \
+        shrink_samples_backward(                                                                                      \
+            delta, code, x, u, alpha, threshold, per_sample, per_coordinate, window, {snapshots, size, entries},      \
+            samples, d_z, d_step_size, d_threshold);                                                                  \
+    }                                                                                                                 \
     FUNCTION(sparse_matmul, real)(                                                                                    \
-        const real* a, const real* b, long rows, long inner, long columns, unsigned* index, real* value,              \
+        const real* a, const real* b, int parts, long rows, long inner, long columns, unsigned* index, real* value,   \
         real* product)                                                                                                \
     {                                                                                                                 \
-        multiply_rows(a, b, rows, inner, columns, index, value, product);                                             \
+        if (parts == 1) return multiply_rows(a, b, rows, inner, columns, index, value, product);                      \
+        typedef Complex<real> Number;                                                                                 \
+        multiply_rows((const Number*)a, b, rows, inner, columns, index, (Number*)value, product);                     \
     }                                                                                                                 \
     FUNCTION(multiply_where, real)(                                                                                   \
         const real* a, const real* b, const signed char* where, long rows, long inner, long columns, unsigned* index, \
@@ -54,39 +91,54 @@
             (const OuterSum<real>*)terms, starts, scales, rate, logarithmic, P, Q, first, count, batch, index, value, \
             gradient, parameter, mean, square);                                                                       \
     }                                                                                                                 \
-    FUNCTION(pack, real)(const real* matrix, long rows, long columns, real* packed)                                   \
+    FUNCTION(pack, real)(const real* matrix, int parts, long rows, long columns, real* packed)                        \
     {                                                                                                                 \
-        pack(matrix, rows, columns, packed);                                                                          \
+        parts == 1 ? pack<real>(matrix, rows, columns, packed) : pack<Complex<real>>(matrix, rows, columns, packed);  \
     }                                                                                                                 \
     FUNCTION(analytic_layers, real)(                                                                                  \
-        const real* Wy, const real* packed, const real* step_size, const real* threshold, long per_layer,             \
-        const long long* support, int one_sided, double dense, long depth, long rows, long N, long room,              \
-        unsigned* index, real* value, real* products, real* x)                                                        \
+        int parts, long snapshots, long group, const real* Wy, const real* packed, const real* step_size,             \
+        const real* threshold, long per_layer, const long long* support, int one_sided, double dense, long depth,     \
+        long rows, long N, long stride, long room, unsigned* index, real* value, real* products,                      \
+        unsigned* chosen, real* magnitude, signed char* chosen_code, real* x)                                         \
     {                                                                                                                 \
-        analytic_layers<real>(                                                                                        \
-            {packed, step_size, threshold, per_layer, support, 0, one_sided, dense, depth, N}, Wy, rows, room, index, \
-            value, products, x);                                                                                      \
+        of_kind<real>(parts, snapshots, group, [=](auto kind) {                                                             \
+            typedef typename decltype(kind)::Number Number;                                                           \
+            const Layers<Number> layers = {packed, step_size, threshold, per_layer, support, 0, one_sided, dense,     \
+                                           depth, N, snapshots, group};                                               \
+            analytic_layers<decltype(kind)::ALONE>(                                                                   \
+                layers, (const Number*)Wy, rows, stride, room, index, (Number*)value, products,                       \
+                Choice<real>{chosen, magnitude, magnitude + N / group, chosen_code, 0}, (Number*)x);                  \
+        });                                                                                                           \
     }                                                                                                                 \
     FUNCTION(alista_step, real)(                                                                                      \
-        const real* A_transposed, const real* W, const Word* limits, const double* log_ratio, int bernoulli, real a,  \
-        real b, Word q_limit, int positive, real noise, real unit, long M, Word seed, Word stream, Word step,         \
-        double share, double hard, double weight_power, const real* forward, const real* backward,                    \
-        const real* step_size, const real* threshold, const long long* support, real window, int one_sided,           \
-        double dense, long depth, long N, long first_row, long shard, long stride, long stride_y, Word* words,        \
-        Word* sizes, unsigned* index, unsigned* target_index, real* rows, real* y, unsigned* kept_index, real* kept,  \
-        signed char* kept_code, long kept_room, long* ends, double* sums)                                             \
+        int parts, long snapshots, long group, const real* A_transposed, const real* W, const Word* limits,           \
+        const double* log_ratio, int bernoulli, real a, real b, Word q_limit, int positive, real noise, real unit,    \
+        long M, Word seed, Word stream, Word step, double share, double hard, double weight_power,                    \
+        const real* forward, const real* backward, const real* step_size, const real* threshold,                      \
+        const long long* support, real window, int one_sided, double dense, long depth, long N, long first_sample,    \
+        long samples, long stride, long stride_y, long room, Word* words, Word* sizes, unsigned* index,               \
+        unsigned* target_index, real* numbers, real* y, real* products, unsigned* kept_index, real* kept,             \
+        signed char* kept_code, long kept_room, long* ends, unsigned* chosen, real* magnitude,                        \
+        signed char* chosen_code, double* sums)                                                                       \
     {                                                                                                                 \
-        const long size = SHARD * stride;                                                                             \
-        alista_step<real>(                                                                                            \
-            {A_transposed, W, limits, log_ratio, {bernoulli, a, b, q_limit}, positive, noise, unit, M, seed, stream,  \
-             step, share, hard, weight_power},                                                                        \
-            {forward, step_size, threshold, 1, support, window, one_sided, dense, depth, N}, backward, first_row,     \
-            shard,                                                                                                    \
-            {stride, stride_y, words, sizes, index, target_index, rows, rows + size, y, rows + 2 * size,              \
-             rows + 3 * size, rows + 4 * size, rows + 5 * size},                                                      \
-            {kept_index, kept, kept + SHARD * kept_room, kept_code, kept_room, depth, ends, rows + 5 * size + stride, \
-             kept_code + SHARD * kept_room},                                                                          \
-            sums);                                                                                                    \
+        of_kind<real>(parts, snapshots, group, [=](auto kind) {                                                             \
+            typedef typename decltype(kind)::Number Number;                                                           \
+            const long most = rows_at_a_time(snapshots), size = most * stride;                                        \
+            Number *const rows = (Number*)numbers, *const record = (Number*)kept;                                     \
+            const Signals<Number> signals = {                                                                         \
+                A_transposed, W, limits, log_ratio, {bernoulli, a, b, q_limit}, positive, noise, unit, M, seed,       \
+                stream, step, share, hard, weight_power};                                                             \
+            const Layers<Number> layers = {                                                                           \
+                forward, step_size, threshold, 1, support, window, one_sided, dense, depth, N, snapshots, group};     \
+            alista_step<decltype(kind)::ALONE>(                                                                       \
+                signals, layers, backward, first_sample, samples,                                                     \
+                Work<Number>{stride, stride_y, room, words, sizes, index, target_index, rows, rows + size,            \
+                             (Number*)y, rows + 2 * size, products, rows + 3 * size, rows + 4 * size,                 \
+                             {chosen, magnitude, magnitude + N / group, chosen_code, 0}},                             \
+                Record<Number>{kept_index, record, record + most * kept_room, kept_code, kept_room, depth, ends,      \
+                               rows + 4 * size + snapshots * stride, kept_code + most * kept_room},                   \
+                sums);                                                                                                \
+        });                                                                                                           \
     }
 
 FUNCTIONS(float)

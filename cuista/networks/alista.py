@@ -9,7 +9,6 @@ from cuista.networks.couplings import Analytic
 from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Soft
 from cuista.ops import FusedStep, Signals
-from cuista.ops.joint import ALONE
 
 
 class Alista(Network):
@@ -24,10 +23,8 @@ class Alista(Network):
         couple = self.couple
         if type(self) is not Alista or not isinstance(couple, Analytic) or not couple.formed or self.per_coordinate:
             return None  # the kernel needs exactly this network, WᵀA, and one threshold per layer
-        if self.joint != ALONE or self.dtype.kind == "c":
-            return None  # and entries that are single real numbers
-        signals = signals._replace(unit=self.unit)
-        return self.ops.fuse_alista(signals, couple.W, couple.packed, couple.packed_adjoint, self.positive)
+        signals, packed = signals._replace(unit=self.unit), (couple.packed, couple.packed_adjoint)
+        return self.ops.fuse_alista(signals, couple.W, *packed, self.positive, self.joint)
 
 
 class UnitAlista(Alista):

@@ -19,7 +19,7 @@ from cuista.networks.couplings import Analytic, Awaited, Coupling, Learned, Mome
 from cuista.networks.shrinkages import Soft
 from cuista.operators import Dense
 from cuista.ops import OuterSum, Scalar
-from cuista.ops.joint import ALONE, Joint, is_plain, real_of
+from cuista.ops.joint import ALONE, Joint, real_of
 
 Kind = TypeVar("Kind", bound="Network")
 
@@ -48,8 +48,12 @@ class Proximal(Unrolled):
         def backprop(d_state: State) -> tuple[State, Gradients]:
             # z = start + α u, so ∂L/∂start = dz and ∂L/∂u = α dz. Apart from what τ adds, they are sparse like x_next.
             d_x = d_state[0]
-            delta = d_x.where(code) if isinstance(d_x, Awaited) else d_x.reshape(step.u.shape)
-            form = (alpha, tau, window, self.shrink.joint)
+            joint = self.shrink.joint
+            if isinstance(d_x, Awaited):
+                delta = d_x.where(joint.spread(ops.xp, code, step.u))
+            else:
+                delta = d_x.reshape(step.u.shape)
+            form = (alpha, tau, window, joint)
             dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, *form)
             d_theta, more_d_x, more_d_u, d_residual = back_to_theta(d_tau)
             d_u = alpha.astype(real_of(dz.dtype)) * dz if self.step_sizes else dz
@@ -156,8 +160,6 @@ class Network(Proximal):
         if own_layer or type(couple) is not Analytic or not couple.formed or type(self.shrink) is not Soft:
             return super().advance(state, layers)  # only the layers of ALISTA are computed several at once
         x, Wy = state
-        if not is_plain(x, self.joint):
-            return super().advance(state, layers)
         part, parameters = slice(layers.start, layers.stop), self.parameters
         alpha = parameters["step_size"][part] if self.step_sizes else self.ops.xp.ones(len(layers))
         x = self.ops.analytic_layers(
@@ -168,6 +170,7 @@ class Network(Proximal):
             parameters["threshold"][part],
             self.support[part],
             self.positive,
+            self.joint,
         )
         return x, Wy
 

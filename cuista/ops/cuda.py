@@ -180,10 +180,11 @@ class CudaOps(ReferenceOps):
         threshold: Array,
         support: tuple[int, ...],
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> Array:
         N = Wy.shape[1]
-        if N > IN_REGISTERS:
-            return super().analytic_layers(x, Wy, packed, step_size, threshold, support, one_sided)
+        if N > IN_REGISTERS or not is_plain(Wy, joint):
+            return super().analytic_layers(x, Wy, packed, step_size, threshold, support, one_sided, joint)
         Wy, products = self.asarray(Wy, Wy.dtype), None
         x = None if x is None else self.asarray(x, Wy.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
@@ -362,8 +363,10 @@ class CudaOps(ReferenceOps):
         self._launch("adam", parameter.dtype, size, 128, *arrays, *how, *sizes)
 
     def fuse_alista(
-        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
+        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False, joint: Joint = ALONE
     ) -> FusedStep | None:
+        if not is_plain(W, joint):
+            return None
         fused = _Fused(self, signals, W, forward, backward, one_sided)
         return fused if fused.shared <= SHARED_BYTES else None
 

@@ -21,7 +21,7 @@ from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import SHARD
 from cuista.ops.cpu import CpuOps
-from cuista.ops.joint import ALONE, Joint
+from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
 
 # Below this share of non-zeros, a sparse product is faster than BLAS's dense one: with AVX2, one thread and matrices of
@@ -65,7 +65,12 @@ class NativeOps(CpuOps):
         return engine, ("cpu",)  # it may be unpickled where there is no library
 
     def sparse_matmul(self, a: Array, b: Array) -> Array:
-        if not _alike(a, b) or a.ndim != 2 or b.ndim != 2 or not (a.flags.c_contiguous and b.flags.c_contiguous):
+        if (
+            not _numbers_alike(a, b)
+            or a.ndim != 2
+            or b.ndim != 2
+            or not (a.flags.c_contiguous and b.flags.c_contiguous)
+        ):
             return self.matmul(a, b)
         (rows, inner), columns, empty = a.shape, b.shape[1], self._pool.empty
         _expect("the matrix", b, (inner, columns))
@@ -73,8 +78,9 @@ class NativeOps(CpuOps):
             return self.matmul(a, b)
         product = empty((rows, columns), a.dtype)
         index, value = empty((SHARD, inner), np.uint32), empty((SHARD, inner), a.dtype)
-        run = self._library("sparse_matmul", a.dtype)
-        run(a, b, rows, inner, columns, index, value, product)
+        parts = _parts(a)
+        run = self._library("sparse_matmul", real_of(a.dtype))
+        run(a, b, parts, rows, inner, columns * parts, index, value, product)
         return product
 
     def matmul_where(self, a: Array, b: Array, transposed: Array, where: Array) -> Array:
@@ -100,9 +106,12 @@ class NativeOps(CpuOps):
         one_sided: bool = False,
         joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
-        if not _alike(x, u) or x.shape != u.shape or joint != ALONE:
+        plain = is_plain(x, joint)
+        if not _numbers_alike(x, u) or x.shape != u.shape or (one_sided and not plain):
             return super().shrink_select(x, u, step_size, threshold, k, window, one_sided, joint)
         x, u = self.asarray(x, x.dtype), self.asarray(u, u.dtype)
+        if not plain:
+            return self._shrink_joint(x, u, step_size, threshold, k, window, joint)
         theta, support = self.asarray(threshold, x.dtype), self.asarray(k, np.int64)
         _expect("k", support, (), x.shape[:1])
         x_next, code = self._pool.empty(x.shape, x.dtype), self._pool.empty(x.shape, np.int8)
@@ -123,16 +132,31 @@ class NativeOps(CpuOps):
         window: float = 0.0,
         joint: Joint = ALONE,
     ) -> tuple[Array, Scalar, Scalars]:
-        if not _alike(x, u, delta) or not x.shape == u.shape == delta.shape or joint != ALONE:
+        if not _numbers_alike(x, u, delta) or not x.shape == u.shape == delta.shape:
             return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window, joint)
         delta, x, u = (self.asarray(each, x.dtype) for each in (delta, x, u))
-        code, theta = self.asarray(code, np.int8), self.asarray(threshold, x.dtype)
-        _expect("the codes", code, x.shape)
+        code, theta, plain = self.asarray(code, np.int8), self.asarray(threshold, real_of(x.dtype)), is_plain(x, joint)
+        sizes = x.shape if plain else _entries(x, joint)
+        _expect("the codes", code, (sizes[0], sizes[-1]))
         d_z, d_step_size, d_threshold = self._pool.empty(x.shape, x.dtype), np.zeros(1), np.zeros(theta.shape)
-        run = self._library("shrink_select_backward", x.dtype)
-        step = (x, u, float(step_size), theta, *_strides(theta, x.shape))
-        run(delta, code, *step, window, *x.shape, d_z, d_step_size, d_threshold)
+        run = self._library("shrink_select_backward" if plain else "shrink_joint_backward", theta.dtype)
+        step = (x, u, float(step_size), theta, *_strides(theta, code.shape))
+        run(delta, code, *step, window, *sizes, d_z, d_step_size, d_threshold)
         return d_z, float(d_step_size[0]), d_threshold
+
+    def _shrink_joint(
+        self, x: Array, u: Array, step_size: Scalar, threshold: Scalars, k: int | Array, window: float, joint: Joint
+    ) -> tuple[Array, Array]:
+        """`shrink_select` for joint entries."""
+        sizes, real, empty = _entries(x, joint), real_of(x.dtype), self._pool.empty
+        samples, *_, entries = sizes
+        theta, support = self.asarray(threshold, real), self.asarray(k, np.int64)
+        _expect("k", support, (), (samples,))
+        x_next, code = empty(x.shape, x.dtype), empty((samples, entries), np.int8)
+        thresholding = (float(step_size), theta, *_strides(theta, code.shape), support, support.ndim)
+        room = (*self._room_to_choose(entries, real), empty((entries,), real))
+        self._library("shrink_joint", real)(x, u, *thresholding, window, *sizes, *room, x_next, code)
+        return x_next, code
 
     def _density(self, *arrays: Array) -> float:
         """The share of entries that are not zero."""
@@ -143,9 +167,9 @@ class NativeOps(CpuOps):
         return present / max(size, 1)
 
     def pack(self, matrix: Array) -> Array:
-        rows, columns = matrix.shape
-        packed = _aligned(rows * _padded(columns, matrix.dtype), matrix.dtype)
-        self._library("pack", matrix.dtype)(self.asarray(matrix, matrix.dtype), rows, columns, packed)
+        (rows, columns), real, parts = matrix.shape, real_of(matrix.dtype), _parts(matrix)
+        packed = _aligned(rows * _padded(columns * parts, real), real)
+        self._library("pack", real)(self.asarray(matrix, matrix.dtype), parts, rows, columns * parts, packed)
         return packed
 
     def analytic_layers(
@@ -157,21 +181,29 @@ class NativeOps(CpuOps):
         threshold: Array,
         support: tuple[int, ...],
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> Array:
-        (rows, N), depth, dtype, empty = Wy.shape, len(support), Wy.dtype, self._pool.empty
-        alpha, theta = self.asarray(step_size, dtype), self.asarray(threshold, dtype)
+        (rows, N), depth, dtype, real, empty = Wy.shape, len(support), Wy.dtype, real_of(Wy.dtype), self._pool.empty
+        alpha, theta, entries = self.asarray(step_size, real), self.asarray(threshold, real), N // joint.group
         _expect("the step sizes", alpha, (depth,))
-        _expect("the thresholds", theta, (depth,), (depth, N))
+        _expect("the thresholds", theta, (depth,), (depth, entries))
         _expect_packed(packed, N, dtype)
         x_next = empty(Wy.shape, dtype)
         x_next[...] = 0 if x is None else x
-        each = _padded(N, dtype)
-        room = [empty((SHARD, each), kind) for kind in (np.uint32, dtype, dtype)]
-        run = self._library("analytic_layers", dtype)
-        layers = (alpha, theta, N if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
-        sizes = (depth, rows, N, each)
-        run(self.asarray(Wy, dtype), packed, *layers, self._dense_from(dtype), *sizes, *room, x_next)
+        each, products, at_once = _padded(N, real), _room(N, dtype), _rows_at_a_time(joint)
+        lists = empty((at_once, each), np.uint32), empty((at_once, each), dtype), empty((at_once, products), real)
+        layers = (alpha, theta, entries if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
+        sizes = (depth, rows, N, each, products)
+        arrays = (self.asarray(Wy, dtype), packed)
+        run = self._library("analytic_layers", real)
+        kind, room = (_parts(Wy), *joint), self._room_to_choose(entries, real)
+        run(*kind, *arrays, *layers, self._dense_from(real), *sizes, *lists, *room, x_next)
         return x_next
+
+    def _room_to_choose(self, entries: int, real: np.dtype[Any]) -> tuple[Array, ...]:
+        """The arrays in which the library chooses among this many joint entries."""
+        empty = self._pool.empty
+        return empty((entries,), np.uint32), empty((2, entries), real), empty((entries,), np.int8)
 
     def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
         if not _alike(gradient, parameter, mean, square):
@@ -219,18 +251,18 @@ class NativeOps(CpuOps):
             return _measured_dense(self._library, dtype)
 
     def fuse_alista(
-        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
+        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False, joint: Joint = ALONE
     ) -> FusedStep | None:
-        return _Fused(self, signals, W, forward, backward, one_sided)
+        return _Fused(self, signals, W, forward, backward, one_sided, joint)
 
 
 class _Fused:
     """The fused training step of kernels/step.h."""
 
     def __init__(
-        self, ops: NativeOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool
+        self, ops: NativeOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool, joint: Joint
     ) -> None:
-        self.ops, self.signals, self.W, self.one_sided = ops, signals, W, one_sided
+        self.ops, self.signals, self.W, self.one_sided, self.joint = ops, signals, W, one_sided, joint
         self.forward, self.backward = forward, backward
         self.A_transposed = ops.asarray(signals.A.T, W.dtype)
         probabilities = np.stack([signals.probability, signals.hard_probability])
@@ -239,7 +271,7 @@ class _Fused:
         M, N = signals.A.shape
         _expect("the weight", W, (M, N))
         _expect("the probabilities", self.limits, (2, N))
-        _expect("the ratios of densities", self.log_ratio, (N + 1,))
+        _expect("the ratios of densities", self.log_ratio, (N // joint.group + 1,))
         for packed in (forward, backward):
             _expect_packed(packed, N, W.dtype)
 
@@ -257,35 +289,39 @@ class _Fused:
         weight_power: float,
     ) -> tuple[Scalar, dict[str, Array]]:
         ops, signals, (M, N), dtype = self.ops, self.signals, self.W.shape, self.W.dtype
-        empty, magnitude = ops.empty, signals.magnitude
-        law = (0, *magnitude, 0) if isinstance(magnitude, Normal) else (1, *magnitude[1:], round(magnitude.q * 2.0**53))
+        empty, magnitude, joint, real, parts = ops.empty, signals.magnitude, self.joint, real_of(dtype), _parts(self.W)
+        law: tuple[float, ...]
+        if isinstance(magnitude, Normal):
+            law = (0, *magnitude, 0)
+        else:  # the phase of a complex number takes the lower half of its word
+            law = (1, *magnitude[1:], round(magnitude.q * 2.0 ** (53 if parts == 1 else 32)))
         shares = (signals.hard, signals.hard_before(batch) / batch, weight_power)
         drawn = (*law, signals.positive, signals.noise, signals.unit, M, *key, *shares)
         names = ("step_size", "threshold")
-        learned = [ops.asarray(parameters[name], dtype) for name in names]
+        learned = [ops.asarray(parameters[name], real) for name in names]
         for parameter in learned:
             _expect("a parameter", parameter, (len(support),))
         if depth > len(support):
             raise ValueError(f"the depth is {depth}; expected at most the network's {len(support)} layers")
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
-        layers = (*layers, ops._dense_from(dtype))
-        each, most = _padded(N, dtype), max(N, M)
+        layers = (*layers, ops._dense_from(real))
+        each, most, products, at_once = _padded(N, real), max(N, M), _room(N, dtype), _rows_at_a_time(joint)
         kept = depth * each + 1
 
-        def work(rows: slice) -> Array:
+        def work(samples: slice) -> Array:
             words = (empty((2 * most + 7,), np.uint64), empty((N,), np.uint64))
-            lists = (empty((SHARD, _padded(most, dtype)), np.uint32), empty((SHARD, each), np.uint32))
-            arrays = (empty((5 * SHARD + 2, each), dtype), empty((SHARD, M), dtype))
-            record = (empty((SHARD, kept), np.uint32), empty((2, SHARD, kept), dtype))
-            codes, ends = empty((SHARD * kept + each,), np.int8), empty((SHARD, depth + 1), np.int_)
-            sums = np.zeros(1 + 2 * depth)
-            run = ops._library("alista_step", dtype)
-            sizes = (depth, N, rows.start, rows.stop - rows.start, each, _padded(most, dtype))
+            lists = (empty((at_once, _padded(most, real)), np.uint32), empty((at_once, each), np.uint32))
+            rows = (empty((4 * at_once + joint.snapshots + 1, each), dtype), empty((at_once, M), dtype))
+            record = (empty((at_once, kept), np.uint32), empty((2, at_once, kept), dtype))
+            codes, ends = empty((at_once * kept + each,), np.int8), empty((at_once, depth + 1), np.int_)
+            sums, kind, room = np.zeros(1 + 2 * depth), (parts, *joint), ops._room_to_choose(N // joint.group, real)
+            sizes = (depth, N, samples.start, samples.stop - samples.start, each, _padded(most, real), products)
             matrices = (self.A_transposed, self.W, self.limits, self.log_ratio)
-            run(*matrices, *drawn, *layers, *sizes, *words, *lists, *arrays, *record, codes, kept, ends, sums)
+            arrays = (*words, *lists, *rows, empty((at_once, products), real), *record, codes, kept, ends, *room)
+            ops._library("alista_step", real)(*kind, *matrices, *drawn, *layers, *sizes, *arrays, sums)
             return sums
 
-        sums = _in_pairs(parallel.in_batches(batch, work, SHARD))
+        sums = _in_pairs(parallel.in_batches(batch, work, at_once // joint.snapshots))
         gradients = {name: np.zeros(len(support)) for name in names}
         for gradient, part in zip(gradients.values(), np.split(sums[1:], 2), strict=True):
             gradient[:depth] = part
@@ -362,9 +398,33 @@ def _expect(name: str, array: Array, *shapes: tuple[int, ...]) -> None:
 
 
 def _expect_packed(packed: Array, N: int, dtype: np.dtype[Any]) -> None:
-    _expect("a packed matrix", packed, (N * _padded(N, dtype),))
-    if packed.dtype != dtype:
-        raise ValueError(f"a packed matrix has the type {packed.dtype}; expected {dtype}")
+    """Refuse what is not a packed matrix (N, N) of this dtype. It is real, with two columns for a complex one."""
+    real = real_of(dtype)
+    _expect("a packed matrix", packed, (N * _padded(N if dtype == real else 2 * N, real),))
+    if packed.dtype != real:
+        raise ValueError(f"a packed matrix has the type {packed.dtype}; expected {real}")
+
+
+def _numbers_alike(*arrays: Array) -> bool:
+    """Whether arrays are of the same type, real or complex, and of one that the library has."""
+    dtype = arrays[0].dtype
+    kinds = (np.float32, np.float64, np.complex64, np.complex128)
+    return dtype in kinds and all(array.dtype == dtype for array in arrays)
+
+
+def _parts(array: Array) -> int:
+    """How many real numbers each number of an array consists of."""
+    return 2 if array.dtype.kind == "c" else 1
+
+
+def _entries(x: Array, joint: Joint) -> tuple[int, int, int, int]:
+    """The numbers of samples and of snapshots, and how many real numbers an entry has in a row, and entries a row has."""
+    return len(x) // joint.snapshots, joint.snapshots, joint.group * _parts(x), x.shape[1] // joint.group
+
+
+def _rows_at_a_time(joint: Joint) -> int:
+    """How many rows the library takes through all layers together: about SHARD, but whole samples."""
+    return max(SHARD // joint.snapshots, 1) * joint.snapshots
 
 
 def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -379,6 +439,12 @@ def _padded(entries: int, dtype: np.dtype[Any]) -> int:
     """The number of entries of a row that is padded to whole lines."""
     line = LINE // dtype.itemsize
     return -(-entries // line) * line
+
+
+def _room(N: int, dtype: np.dtype[Any]) -> int:
+    """How many real numbers the library needs for each of a packed matrix's products: see kernels/sparse.h."""
+    real = real_of(dtype)
+    return _padded(N, real) if dtype.kind != "c" else 2 * _padded(2 * N, real)
 
 
 def _aligned(entries: int, dtype: DTypeLike) -> Array:

@@ -91,8 +91,8 @@ class Signals(NamedTuple):
         (N,) each: the probability that an entry is non-zero in ordinary and in hard signals. The random stream of hard
         signals is the ordinary stream plus `HARD_STREAM`.
     log_ratio
-        (N + 1,): if ordinary signals have the density f and hard signals the density g, then log(g / f) of a signal is
-        the sum of these values over its non-zero entries, plus the last value.
+        (N/G + 1,) for groups of G entries: if ordinary signals have the density f and hard signals the density g, then log(g / f) of a signal is
+        the sum of these values over its non-zero groups, plus the last value.
     magnitude
         The law of the non-zero entries.
     noise
@@ -458,23 +458,23 @@ class ReferenceOps:
         threshold: Array,
         support: tuple[int, ...],
         one_sided: bool = False,
+        joint: Joint = ALONE,
     ) -> Array:
-        """Several layers with one analytic weight, x ← η(x + α_t (Wᵀy − WᵀA x); θ_t, k_t), without a backward pass.
-
-        Entries are single real numbers.
+        """Several layers with one analytic weight, x ← η(x + α_t (Wᴴy − WᴴA x); θ_t, k_t), without a backward pass.
 
         Parameters
         ----------
         x
             (batch, N), the iterate before these layers; None means 0.
         Wy
-            (batch, N), Wᵀy.
+            (batch, N), Wᴴy.
         packed
-            −AᵀW (N, N), from `pack`.
+            −AᵀW̄ (N, N), from `pack`.
         step_size, threshold, support
             α, (layers,); θ, (layers,) or (layers, N); and k, one for each layer.
-        one_sided
-            As in `shrink_select`.
+        one_sided, joint
+            As in `shrink_select`: with L snapshots in groups of G, x and Wy are (batch·L, N), and N/G takes the place of
+            the N of θ.
 
         Returns
         -------
@@ -487,7 +487,7 @@ class ReferenceOps:
                 u = self.sparse_matmul(x, packed)
                 u += Wy
             before = self.xp.zeros_like(Wy) if x is None else x
-            x, _ = self.shrink_select(before, u, step_size[t], threshold[t], k, 0.0, one_sided)
+            x, _ = self.shrink_select(before, u, step_size[t], threshold[t], k, 0.0, one_sided, joint)
         assert x is not None  # there is at least one layer
         return x
 
@@ -663,7 +663,7 @@ class ReferenceOps:
         self.adam(parameter, formed, mean, square, descent)
 
     def fuse_alista(
-        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False
+        self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False, joint: Joint = ALONE
     ) -> FusedStep | None:
         """The engine's kernel for a training step of ALISTA, if it has one that can be used.
 
@@ -672,10 +672,10 @@ class ReferenceOps:
         signals
             The distribution of the signals.
         W
-            (M, N), an array of this engine.
+            W̄ (M, N), an array of this engine.
         forward, backward
-            −AᵀW and its transpose, (N, N), from `pack`.
-        one_sided
+            −AᵀW̄ and its conjugate transpose, (N, N), from `pack`.
+        one_sided, joint
             As in `shrink_select`.
         """
         return None
