@@ -27,7 +27,7 @@ SMALL_PRODUCT = 5e8
 # The environment variable with the number of workers.
 WORKERS = "CUISTA_WORKERS"
 # The least number of rows at a time where products are larger than that: fewer would read the matrix too often.
-LEAST_BATCH = 64
+LEAST_BATCH = 128
 
 
 class Ranks(Protocol):

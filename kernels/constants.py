@@ -21,6 +21,8 @@ DIGIT = 11
 # How many samples the native code takes through all layers together, so that each reads a part of the matrix that the
 # others have brought into the cache.
 SHARD = 32
+# The same where no sum over samples depends on it. A large matrix is read from memory once for so many samples.
+LARGE_SHARD = 128
 # The number of the native library's interface, which changes whenever the arguments of a function do.
 INTERFACE = 6
 
@@ -28,6 +30,6 @@ _CODES = {"OFF": OFF, "PASSED": PASSED, "SHRUNK_UP": SHRUNK_UP, "SHRUNK_DOWN": S
 _FLAGS = {"KIND": KIND, "NEAR": NEAR}
 _DRAWN = {"CODES": CODES, "NOISE": NOISE, "HARD_STREAM": HARD_STREAM}
 _STEPS = {"BETA1": BETA1, "BETA2": BETA2, "EPSILON": EPSILON, "AT_ONCE": AT_ONCE, "DIGIT": DIGIT}
-_NATIVE = {"SHARD": SHARD, "INTERFACE": INTERFACE}
+_NATIVE = {"SHARD": SHARD, "LARGE_SHARD": LARGE_SHARD, "INTERFACE": INTERFACE}
 # All of them as compiler options.
 DEFINITIONS = tuple(f"-D{name}={value}" for name, value in {**_CODES, **_FLAGS, **_DRAWN, **_STEPS, **_NATIVE}.items())

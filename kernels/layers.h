@@ -132,8 +132,11 @@ struct Forgotten {
     template <class... All> __forceinline__ void layer(const All&...) {}
 };
 
-// So many rows are about SHARD, but whole samples.
-__forceinline__ long rows_at_a_time(long snapshots) { return snapshots < SHARD ? SHARD / snapshots * snapshots : snapshots; }
+// So many rows are about `shard`, but whole samples.
+__forceinline__ long rows_at_a_time(long snapshots, long shard)
+{
+    return snapshots < shard ? shard / snapshots * snapshots : snapshots;
+}
 
 // Computes x (rows, N) in place from Wᴴy (rows, N). Some rows at a time go through all layers. Each has `stride` places in the arrays index and
 // value, N rounded up to whole lines, and `room` in `products`.
@@ -142,7 +145,7 @@ __forceinline__ void analytic_layers(
     const Layers<Number>& layers, const Number* Wy, long rows, long stride, long room, unsigned* index, Number* value,
     Real* products, Choice<Real> choice, Number* x)
 {
-    const long N = layers.N, most = rows_at_a_time(layers.snapshots);
+    const long N = layers.N, most = rows_at_a_time(layers.snapshots, LARGE_SHARD);
     List<Number>* const lists = (List<Number>*)__builtin_alloca(most * sizeof *lists);
     Forgotten forgotten;
     for (; rows > 0; rows -= most, Wy += most * N, x += most * N) {

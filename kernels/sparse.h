@@ -204,6 +204,25 @@ __forceinline__ void pack(const Real* matrix, long rows, long columns, Real* pac
                 *packed++ = j < columns ? matrix[row * columns + j] : Real(0);
 }
 
+// The part of a matrix that will be read next. It is brought into the second-level cache while the one before is used.
+struct Ahead {
+    const char *next, *end;
+    long lines;  // at a time
+
+    // `count` entries from `begin` on, but none from `last` on, in as many `steps`.
+    template <class Real>
+    __forceinline__ Ahead(const Real* begin, const Real* last, long count, long steps)
+        : next((const char*)begin), end((const char*)(last - begin < count ? last : begin + count)),
+          lines(count * long(sizeof(Real)) / (64 * steps) + 1)
+    {
+    }
+
+    __forceinline__ void step()
+    {
+        for (long i = 0; i < lines && next < end; ++i, next += 64) __builtin_prefetch(next, 0, 2);
+    }
+};
+
 // Rows that are not sparse: adds to COUNT sums of ROWS rows the products of `inner` entries with as many rows of the
 // matrix, which are read once for all. In the order of `sum_rows`, so that the bits are the same.
 template <int ROWS, int COUNT, class Number, class Real = RealOf<Number>>
@@ -233,16 +252,18 @@ __forceinline__ void sum_rows_together(
         for (int c = 0; c < COUNT; ++c) write(place(set, c), sum[set][c]);
 }
 
-// The same for a panel of `vectors` vectors, part by part: a part of the matrix stays in the first-level cache while all
-// rows use it.
+// The same for a panel of `vectors` vectors, part by part: a part of the matrix stays near while all rows use it. What
+// follows it, up to `last`, is fetched meanwhile.
 template <class Number, class Real = RealOf<Number>>
 __forceinline__ void multiply_panel(
-    const Number* rows, long count, long distance, const Real* panel, long inner, long vectors, Real* products, long room)
+    const Number* rows, long count, long distance, const Real* panel, long inner, long vectors, const Real* last,
+    Real* products, long room)
 {
     const long ROWS = 4 / PARTS<Number>, COUNT = REGISTERS / 4, INNER = 128;
     const long width = vectors * LANES<Real>;
     for (long first = 0; first < inner; first += INNER) {
         const long some = inner - first < INNER ? inner - first : INNER;
+        Ahead ahead(panel + (first + some) * width, last, INNER * width, vectors * count / (ROWS * COUNT) + 1);
         for (long c = 0; c < vectors;) {
             const long wide = vectors - c < COUNT ? 1 : COUNT;
             for (long row = 0; row < count;) {
@@ -250,6 +271,7 @@ __forceinline__ void multiply_panel(
                 const Number* const of = rows + row * distance + first;
                 const Real* const matrix = panel + first * width + c * LANES<Real>;
                 Real* const sums = products + row * room + c * LANES<Real>;
+                ahead.step();
                 auto sum = [&](auto run) { run(of, distance, matrix, width, some, first == 0, sums, room); };
                 if (high > 1)
                     wide > 1 ? sum([](auto... all) { sum_rows_together<ROWS, COUNT>(all...); })
@@ -273,28 +295,35 @@ __attribute__((noinline)) void multiply_packed(
     const List<Number>* lists, const Number* rows, long distance, long count, double dense, const Real* packed,
     long inner, long columns, Real* products, long room)
 {
-    for (; count > SHARD; count -= SHARD, lists += SHARD, rows += SHARD * distance, products += SHARD * room)
-        multiply_packed(lists, rows, distance, long(SHARD), dense, packed, inner, columns, products, room);
+    const long MOST = LARGE_SHARD;
+    for (; count > MOST; count -= MOST, lists += MOST, rows += MOST * distance, products += MOST * room)
+        multiply_packed(lists, rows, distance, MOST, dense, packed, inner, columns, products, room);
     const Panels<Number> panels(columns);
     long entries = 0;
     for (long row = 0; row < count; ++row) entries += lists[row].length;
     const bool are_dense = entries > dense * count * inner;
+    // A large matrix is in no near cache. It is fetched part by part if most of its rows are needed.
+    const long all = inner * panels.vectors * LANES<Real>;
+    const bool far = all * long(sizeof(Real)) > 1l << 22 && entries > inner;
+    const Real* const last = far ? packed + all : packed;
     // So many rows of the matrix at a time that a vector has about 20 entries among them. Fewer rows stay in a nearer
     // cache while all vectors use them, but then sums are read and written more often.
-    const long wanted = entries > 0 ? 20 * count * inner / entries : inner;
-    const long part = wanted < 64 ? 64 : wanted < 1024 ? wanted : 1024;
+    const long wanted = entries > 0 ? 20 * count * inner / entries : inner, most = far ? 512 : 1024;
+    const long part = wanted < 64 ? 64 : wanted < most ? wanted : most;
     for (long panel = 0; panel < panels.count; ++panel) {
         const long begin = panels.begin(panel) * LANES<Real>, width = panels.begin(panel + 1) * LANES<Real> - begin;
         const long vectors = width / LANES<Real>;
         const Real* const matrix = packed + begin * inner;
         if (are_dense) {
-            multiply_panel(rows, count, distance, matrix, inner, vectors, products + begin, room);
+            multiply_panel(rows, count, distance, matrix, inner, vectors, last, products + begin, room);
             continue;
         }
-        long done[SHARD] = {};
+        long done[LARGE_SHARD] = {};
         for (long first = 0; first < inner; first += part) {
-            const unsigned end = first + part;
+            const unsigned end = first + part < inner ? first + part : inner;
+            Ahead ahead(matrix + end * width, last, part * width, count);
             for (long row = 0; row < count; ++row) {
+                ahead.step();
                 const List<Number>& list = lists[row];
                 long stop = done[row];
                 while (stop < list.length && list.index[stop] < end) ++stop;

@@ -123,7 +123,7 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
     {                                                                                                                 \
         of_kind<real>(parts, snapshots, group, [=](auto kind) {                                                             \
             typedef typename decltype(kind)::Number Number;                                                           \
-            const long most = rows_at_a_time(snapshots), size = most * stride;                                        \
+            const long most = rows_at_a_time(snapshots, SHARD), size = most * stride;                                        \
             Number *const rows = (Number*)numbers, *const record = (Number*)kept;                                     \
             const Signals<Number> signals = {                                                                         \
                 A_transposed, W, limits, log_ratio, {bernoulli, a, b, q_limit}, positive, noise, unit, M, seed,       \

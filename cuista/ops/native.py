@@ -19,7 +19,7 @@ from cuista import parallel
 from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
-from cuista.kernels.constants import SHARD
+from cuista.kernels.constants import LARGE_SHARD, SHARD
 from cuista.ops.cpu import CpuOps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
@@ -190,7 +190,8 @@ class NativeOps(CpuOps):
         _expect_packed(packed, N, dtype)
         x_next = empty(Wy.shape, dtype)
         x_next[...] = 0 if x is None else x
-        each, products, at_once = _padded(N, real), _room(N, dtype), _rows_at_a_time(joint)
+        each, products = _padded(N, real), _room(N, dtype)
+        at_once = min(_rows_at_a_time(joint, LARGE_SHARD), rows)
         lists = empty((at_once, each), np.uint32), empty((at_once, each), dtype), empty((at_once, products), real)
         layers = (alpha, theta, entries if theta.ndim == 2 else 1, self.asarray(support, np.int64), one_sided)
         sizes = (depth, rows, N, each, products)
@@ -305,7 +306,7 @@ class _Fused:
             raise ValueError(f"the depth is {depth}; expected at most the network's {len(support)} layers")
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
         layers = (*layers, ops._dense_from(real))
-        each, most, products, at_once = _padded(N, real), max(N, M), _room(N, dtype), _rows_at_a_time(joint)
+        each, most, products, at_once = _padded(N, real), max(N, M), _room(N, dtype), _rows_at_a_time(joint, SHARD)
         kept = depth * each + 1
 
         def work(samples: slice) -> Array:
@@ -422,9 +423,9 @@ def _entries(x: Array, joint: Joint) -> tuple[int, int, int, int]:
     return len(x) // joint.snapshots, joint.snapshots, joint.group * _parts(x), x.shape[1] // joint.group
 
 
-def _rows_at_a_time(joint: Joint) -> int:
-    """How many rows the library takes through all layers together: about SHARD, but whole samples."""
-    return max(SHARD // joint.snapshots, 1) * joint.snapshots
+def _rows_at_a_time(joint: Joint, shard: int) -> int:
+    """How many rows the library takes through all layers together: about a shard of them, but whole samples."""
+    return max(shard // joint.snapshots, 1) * joint.snapshots
 
 
 def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
