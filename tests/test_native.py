@@ -256,6 +256,38 @@ def test_the_fused_step_refuses_what_the_library_would_read_beyond_its_end(nativ
             step(*others[:2], Key(0, 1, 1), 3, others[2], 0.0, 1.0)
 
 
+@on_native_engines
+@pytest.mark.parametrize("density", [0.0005, 0.1, 0.6])
+def test_layers_of_a_large_matrix_are_those_of_the_definition(native_ops, density, rng):
+    size = 1100  # a matrix that is fetched part by part, and more samples than are computed together
+    matrix = rng.standard_normal((size, size), np.float32) / size
+    x, Wy = rng.standard_normal((2, 150, size)).astype(np.float32)
+    x *= rng.random(x.shape) < density
+    layer = (np.ones(1), np.full(1, -1.0), (5,))  # the threshold lets all entries live
+    expected = ReferenceOps().analytic_layers(x, Wy, matrix, *layer)
+    packed, found = native_ops.pack(matrix), []
+    for dense in (0.0, 1.0):
+        ops = NativeOps(native_ops._library, dense)
+        found.append(ops.analytic_layers(x, Wy, packed, *layer).copy())
+        np.testing.assert_array_equal(ops.analytic_layers(x[100:], Wy[100:], packed, *layer), found[-1][100:])
+    np.testing.assert_array_equal(found[1], found[0])
+    assert np.mean(~np.isclose(found[0], expected, atol=1e-5)) < 1e-4  # rounding can decide an entry's sign
+
+
+@on_native_engines
+def test_a_packed_matrix_replaces_the_one_it_was_packed_from(native_ops, small_problem, small_weight, rng):
+    couple = cuista.Model.new(small_problem, small_weight, ops=native_ops).network.couple
+    expected, x = couple.factor.copy(), rng.standard_normal((3, 40)).astype(np.float32)
+    forward, backward = couple.forward(x).copy(), couple.backward(x).copy()
+    assert couple.packed is couple.packed
+    assert couple.packed_adjoint is couple.packed_adjoint
+    assert couple._factor is None
+    assert couple._adjoint is None
+    np.testing.assert_array_equal(couple.factor, expected)  # formed again
+    np.testing.assert_array_equal(couple.forward(x), forward)
+    np.testing.assert_array_equal(couple.backward(x), backward)
+
+
 def test_several_layers_may_not_pass_on_what_is_not_a_number(small_model):
     y = np.zeros((1, small_model.problem.M))
     y[0, 3] = np.nan

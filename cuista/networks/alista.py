@@ -23,8 +23,9 @@ class Alista(Network):
         couple = self.couple
         if type(self) is not Alista or not isinstance(couple, Analytic) or not couple.formed or self.per_coordinate:
             return None  # the kernel needs exactly this network, WᵀA, and one threshold per layer
-        signals, packed = signals._replace(unit=self.unit), (couple.packed, couple.packed_adjoint)
-        return self.ops.fuse_alista(signals, couple.W, *packed, self.positive, self.joint)
+        signals = signals._replace(unit=self.unit)
+        backward = couple.packed_adjoint  # first, as the factor is there until it is packed itself
+        return self.ops.fuse_alista(signals, couple.W, couple.packed, backward, self.positive, self.joint)
 
 
 class UnitAlista(Alista):

@@ -7,6 +7,7 @@ a complex z is g = ∂L/∂Re z + i ∂L/∂Im z, so that dL = Re⟨g, dz⟩, an
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,6 +98,10 @@ class Coupling(ABC):
         return x
 
 
+# Only one thread at a time packs a factor.
+_packing = threading.Lock()
+
+
 class Analytic(Coupling):
     """u = Wᴴ(y − A x) with the analytic weight W, which is not trained.
 
@@ -106,12 +111,12 @@ class Analytic(Coupling):
 
     def __init__(self, operator: Dense, W: Array) -> None:
         super().__init__(operator, W)
-        ops, A = self.ops, operator.A
         self.formed = operator.N <= 8 * operator.M
-        # What turns y into the rows of Wᴴy, y W̄, and what turns x (or x Aᵀ, if WᴴA is not formed) into −x AᵀW̄.
-        W = W.conj()
-        factor = -product(A.T, W) if self.formed else -W
-        self.W, self.factor = (ops.asarray(each, self.dtype) for each in (W, factor))
+        self._conjugate = W.conj()
+        # What turns y into the rows of Wᴴy, y W̄.
+        self.W = self.ops.asarray(self._conjugate, self.dtype)
+        self._factor: Array | None = self._form()
+        self._adjoint: Array | None = None
 
     def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
         return (self.zeros(y), self.ops.matmul(y, self.W)), constant_start
@@ -132,20 +137,55 @@ class Analytic(Coupling):
 
         return Step(x, u), (Wy,), back
 
+    def _form(self) -> Array:
+        if not self.formed:
+            return self.ops.asarray(-self._conjugate, self.dtype)
+        A, factor = self.operator.A, np.empty((self.operator.N, self.operator.N), self.dtype)
+        product(A.T, self._conjugate, out=factor)  # computed in double precision, part by part
+        return self.ops.asarray(np.negative(factor, out=factor), self.dtype)
+
+    @property
+    def factor(self) -> Array:
+        """What turns x (or x Aᵀ, if WᴴA is not formed) into −x AᵀW̄."""
+        if self._factor is None:
+            self._factor = self._form()
+        return self._factor
+
     @property
     def adjoint(self) -> Array:
         """The factor's conjugate transpose, for backward passes only."""
-        return self.ops.kept(self, "adjoint", lambda: self.ops.asarray(self.factor.conj().T, self.dtype))
+        if self._adjoint is None:
+            self._adjoint = self.ops.asarray(self.factor.conj().T, self.dtype)
+        return self._adjoint
 
     @property
     def packed(self) -> Array:
-        """The factor −AᵀW̄ as `ops.analytic_layers` takes it, if it is formed."""
-        return self.ops.kept(self, "packed", lambda: self.ops.pack(self.factor))
+        """The factor −AᵀW̄ as `ops.analytic_layers` takes it, if it is formed.
+
+        Where this is another array, it replaces the factor, which is formed again if layers are computed one by one.
+        """
+
+        def pack() -> Array:
+            factor = self.factor
+            packed = self.ops.pack(factor)
+            self._factor = factor if packed is factor else None
+            return packed
+
+        with _packing:
+            return self.ops.kept(self, "packed", pack)
 
     @property
     def packed_adjoint(self) -> Array:
-        """The factor's conjugate transpose in the same form."""
-        return self.ops.kept(self, "packed_adjoint", lambda: self.ops.pack(self.adjoint))
+        """The factor's conjugate transpose in the same form, which replaces it in the same way."""
+
+        def pack() -> Array:
+            factor, adjoint = self._factor, self.adjoint
+            packed = self.ops.pack(adjoint)
+            if packed is not adjoint:
+                self._factor, self._adjoint = factor, None
+            return packed
+
+        return self.ops.kept(self, "packed_adjoint", pack)
 
     def forward(self, x: Array) -> Array:
         """−WᴴA x for the rows of x (batch, N)."""

@@ -38,7 +38,7 @@ PART = 2**17
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
 # The length of the vectors by which products are timed.
-TRIAL = 250
+TRIAL = 500
 
 
 class NativeOps(CpuOps):
