@@ -18,16 +18,13 @@ from cuista.data.problem import Problem
 from cuista.errors import FileError
 from cuista.model import load
 from cuista.ops import ReferenceOps
-from cuista.quality import FALSE_ALARMS, Quality
+from cuista.quality import FALSE_ALARMS, Quality, names_of_intervals
 from cuista.solvers.improve import Refined, Refitted
 from cuista.storage import is_cuista, kind_of, opened_array
 from cuista.storage.streaming import recover_file
 from cuista.summary import counted
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sparse_coding import Model
-
-# The bounds of intervals, by the names of their arrays.
-BOUNDS = ("lower", "upper")
 
 
 @dataclass
@@ -85,15 +82,16 @@ class Codes:
         method = recoverer if steps is None else Refined(recoverer, steps)
         method = Refitted(method) if self.debias else method
         parts: list[Quality] = []
+        names = () if level is None else names_of_intervals(recoverer.problem)
 
         def inspect(y: Array, x: Array) -> dict[str, Array]:
             parts.append(method.quality(y, x))
-            return {} if level is None else dict(zip(BOUNDS, recoverer.intervals(y, x, level), strict=True))
+            return {} if level is None else dict(zip(names, recoverer.intervals(y, x, level), strict=True))
 
         how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force, "inspect": inspect}
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
-            samples = recover_file(method, self.measurements, self.out, more=BOUNDS if level else (), **how)
+            samples = recover_file(method, self.measurements, self.out, more=names, **how)
         common.say(f"Wrote {self.out}: {counted(samples, 'sample')}.")
         quality = Quality.joined(parts)
         describe(quality, recoverer.problem.N // recoverer.problem.group)
@@ -108,7 +106,8 @@ class Codes:
             common.say(f"The largest relative duality gap{of} is {quality.more['gap'].max():.2g}.")
         if level is not None:
             promise = "for signals like those of the training" + (", which these are not" if quality.too_many else "")
-            common.say(f"Intervals (lower, upper) contain {100 * level:g} % of the true entries {promise}.")
+            what = "Discs" if recoverer.problem.is_complex else "Intervals"
+            common.say(f"{what} ({', '.join(names)}) contain {100 * level:g} % of the true entries {promise}.")
         if self.report:
             about = {"measurements": str(self.measurements), "codes": str(self.out)}
             quality.save(self.report, about, overwrite=self.force)

@@ -82,7 +82,7 @@ def command(
     for name in ("ista", "fista") if baselines else ():
         solver = SOLVERS[name](problem.standard, model.network.layers)
         lambdas[name] = solver.tune()
-        reports[name] = report_on(solver.iterates, problem.to_unit(x), y)
+        reports[name] = report_on(solver.iterates, problem.to_unit(x), y, group=problem.group)
     report.write(reports[model.network.name].save, model=str(model_file), samples=len(x), seed=seed)
     if report.as_json:
         nets = {name: found.rows() for name, found in reports.items()}

@@ -317,7 +317,7 @@ def _measured(method: str, recoverer: Model | Solver, x: Array, y: Array, snr_db
     else:
         ops, iterates, has_iterates = recoverer.ops, recoverer.iterates, recoverer.has_iterates
         count, steps, seconds = int(recoverer.has_lam), 0, float("nan")
-    nmse = report_on(iterates, x, y, ops).nmse_db
+    nmse = report_on(iterates, x, y, ops, recoverer.problem.group).nmse_db
 
     def seconds_of(batch: Array) -> float:
         start = time.perf_counter()

@@ -275,7 +275,7 @@ def _tune_fista(
     def nmse(lam: float) -> float:
         return estimate_nmse_db(_fista(problem, x, lam, iterations, ops, A, y)[0], x)
 
-    candidates = lambdas(A, y, RELATIVE_LAMBDAS if iterations is None else None)
+    candidates = lambdas(A, y, RELATIVE_LAMBDAS if iterations is None else None, problem.joint)
     return tune(nmse, candidates, lambda error, values: _on_each(values, error, ops, progress))[0]
 
 

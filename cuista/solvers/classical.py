@@ -425,15 +425,12 @@ class LassoSolver(Solver):
 
         The errors are those of `solve`.
         """
-        codes, ops, xp = (
-            in_double(self.problem.checked(x, self.problem.N, "x", np.inf)) * self.given_norms,
-            self.ops,
-            self.ops.xp,
-        )
-        joint, double = self.joint, np.result_type(self.dtype, np.float64)
+        problem, joint, ops, xp = self.problem, self.joint, self.ops, self.ops.xp
+        codes = in_double(problem.checked(x, problem.N, "x", np.inf)) * self.given_norms
+        double = np.result_type(self.dtype, np.float64)
 
         def end(part: slice, scaled: Array, factors: Array) -> tuple[Array, Array, Array]:
-            rows = ops.asarray(codes[part], double).reshape(-1, self.problem.N)
+            rows = ops.asarray(codes[part], double).reshape(-1, problem.N)
             start = (rows / joint.repeat(xp, factors)).astype(self.dtype)
             correlations = self.operator.adjoint(scaled - self.operator.apply(start))
             lam = xp.maximum(joint.magnitudes(xp, correlations).max(axis=1, keepdims=True), np.finfo(np.float32).eps)

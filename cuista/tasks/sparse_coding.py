@@ -532,7 +532,7 @@ def evaluate(model: Model, x: Array, y: Array) -> Report:
     """
     problem = model.problem
     x, y = problem.checked(x, problem.N, "x"), problem.checked(y, problem.M, "y")
-    return report_on(model.network.iterates, problem.to_unit(x), y, model.network.ops)
+    return report_on(model.network.iterates, problem.to_unit(x), y, model.network.ops, problem.group)
 
 
 def _decided(asked: tuple[float | None, float | None], recipe: Any, problem: Problem) -> dict[str, float]:
