@@ -38,6 +38,7 @@ _FUNCTIONS = {
     "adam_outer": "ppp ri llll l ppp ppp",
     "pack": "pillp",
     "analytic_layers": "ill pppplp idlllll ppp ppp p",
+    "proximal_iterations": "pprpll iiidllll pppp ppp",
     "alista_step": "ill pppp irrwirrl wwwddd ppppp ridll ll lll pppp ppp pppl p ppp p",
 }
 

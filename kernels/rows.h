@@ -72,6 +72,19 @@ __forceinline__ void shrink_rows(
     }
 }
 
+// The sum of term(0) … term(count − 1) in float64, in the same order for all vector widths.
+template <class Term> __forceinline__ double total(long count, Term term)
+{
+    const long SUMS = 16;
+    double sums[SUMS] = {}, sum = 0;
+    long first = 0;
+    for (; first + SUMS <= count; first += SUMS)
+        for (long c = 0; c < SUMS; ++c) sums[c] += term(first + c);
+    for (long j = first; j < count; ++j) sums[j - first] += term(j);
+    for (long c = 0; c < SUMS; ++c) sum += sums[c];
+    return sum;
+}
+
 // The sum of numbers a(j), or of products a(j) b(j), as SUMS partial sums: entry j adds to number j mod SUMS. Their bits do
 // not depend on the width of vectors.
 template <class Real> struct PartialSums {

@@ -31,19 +31,6 @@ __forceinline__ const Word* draw(const Source& source, Word first, long count, W
     return room + first % 4;
 }
 
-// The sum of term(0) … term(count − 1) in float64, in the same order for all vector widths.
-template <class Term> __forceinline__ double total(long count, Term term)
-{
-    const long SUMS = 16;
-    double sums[SUMS] = {}, sum = 0;
-    long first = 0;
-    for (; first + SUMS <= count; first += SUMS)
-        for (long c = 0; c < SUMS; ++c) sums[c] += term(first + c);
-    for (long j = first; j < count; ++j) sums[j - first] += term(j);
-    for (long c = 0; c < SUMS; ++c) sum += sums[c];
-    return sum;
-}
-
 // Draws a signal of the batch, as lists of the entries of its rows, and returns its weight. There is room for 2N + 7 words,
 // for the N that decide magnitudes, and for the entries that are present, if they are joint.
 template <bool ALONE, class Number, class Real = RealOf<Number>>

@@ -2,6 +2,7 @@
 #pragma once
 #include "adam.h"
 #include "dots.h"
+#include "fista.h"
 #include "step.h"
 
 #define JOINED(function, real, width) cuista_##function##_##real##_##width
@@ -109,6 +110,15 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
                 layers, (const Number*)Wy, rows, stride, room, index, (Number*)value, products,                       \
                 Choice<real>{chosen, magnitude, magnitude + N / group, chosen_code, 0}, (Number*)x);                  \
         });                                                                                                           \
+    }                                                                                                                 \
+    FUNCTION(proximal_iterations, real)(                                                                              \
+        const real* Ay, const real* packed, real step_size, const real* threshold, long per_sample,                   \
+        long per_coordinate, int momentum, int restart, int one_sided, double dense, long count, long rows, long N,   \
+        long room, unsigned* index, real* value, real* products, real* change, real* x, real* ahead, double* t)       \
+    {                                                                                                                 \
+        proximal_iterations<real>(                                                                                    \
+            {packed, step_size, threshold, per_sample, per_coordinate, momentum, restart, one_sided, dense, count, N},\
+            Ay, rows, room, index, value, products, change, x, ahead, t);                                             \
     }                                                                                                                 \
     FUNCTION(alista_step, real)(                                                                                      \
         int parts, long snapshots, long group, const real* A_transposed, const real* W, const Word* limits,           \

@@ -26,6 +26,7 @@ from cuista.operators import Dense
 from cuista.ops import CpuOps, NativeOps, OuterSum, ReferenceOps
 from cuista.ops import native as native_module
 from cuista.ops.reference import Descent
+from cuista.solvers.classical import Fista, Ista
 
 on_native_engines = pytest.mark.parametrize("native_ops", native_engines().values(), ids=native_engines())
 
@@ -221,6 +222,17 @@ DESCENT, SHORT = (Descent(0.1, np.ones(layers), 1.0, False) for layers in (2, 1)
             {2: [*zeros((5, 5), (39,)), PACKED.astype(np.float32)], 3: zeros((1,), (2, 5)), 4: zeros((1,), (2, 4))},
         ),
         (
+            "proximal_iterations",
+            (X, X, np.ones((3, 1)), X, PACKED, 0.5, 0.1, 2, True),
+            {
+                1: zeros((3, 4), (2, 5)),
+                2: zeros((3,), (2, 1)),
+                3: zeros((2, 5), (15,)),
+                4: zeros((39,), (5, 5)),
+                6: zeros((1, 5), (7, 1), (4,), (3, 5, 1)),
+            },
+        ),
+        (
             "adam",
             (STACK, STACK, STACK, STACK, DESCENT),
             {1: zeros((2, 4, 4), (1, 4, 5)), 2: zeros((2, 20)), 3: zeros((1, 4, 5)), 4: [SHORT]},
@@ -272,6 +284,35 @@ def test_layers_of_a_large_matrix_are_those_of_the_definition(native_ops, densit
         np.testing.assert_array_equal(ops.analytic_layers(x[100:], Wy[100:], packed, *layer), found[-1][100:])
     np.testing.assert_array_equal(found[1], found[0])
     assert np.mean(~np.isclose(found[0], expected, atol=1e-5)) < 1e-4  # rounding can decide an entry's sign
+
+
+@on_native_engines
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("solver", [Ista, Fista])
+def test_iterations_by_the_gram_matrix_are_those_by_the_matrix(native_ops, solver, positive, small_problem, rng):
+    y, options = small_problem.sample(70)[1], {"positive": positive, "dtype": np.float64}
+    by_matrix, by_gram = (solver(small_problem, 60, lam=0.01, ops=ops, **options) for ops in (CpuOps(), native_ops))
+    for found, expected in zip(by_gram.iterates(y), by_matrix.iterates(y), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_array_equal(by_gram.recover(y), found)  # several iterations at a time
+    ended = [solver(small_problem, lam="5%", ops=ops, positive=positive).solve(y) for ops in (CpuOps(), native_ops)]
+    assert all(each.converged.all() for each in ended)
+    np.testing.assert_allclose(ended[1].x, ended[0].x, atol=1e-4 * np.abs(ended[0].x).max())
+
+
+@on_native_engines
+def test_iterations_have_the_same_bits_for_any_rows_and_whatever_counts_as_dense(native_ops, rng):
+    x, Ay, theta = rng.standard_normal((3, 150, 40)).astype(np.float32)
+    x, theta, t = np.where(np.abs(x) > 1, x, 0), np.abs(theta), np.ones((150, 1))
+    packed, found = native_ops.pack(-np.eye(40, dtype=np.float32)), []
+    for dense in (0.0, 1.0):
+        ops = NativeOps(native_ops._library, dense)
+        for part in (slice(0, 150), slice(100, 150)):
+            rows = (each[part] for each in (x, x, t, Ay))
+            state = ops.proximal_iterations(*rows, packed, 0.3, theta[part], 5, True, True)
+            found.append(state[0][-50:].copy())
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
 
 
 @on_native_engines
@@ -336,6 +377,10 @@ for width in Library(path).widths:
                 assert all(close), (width, size, dtype)
             matrix = (rng.standard_normal((size, size)) / size).astype(dtype)
             assert np.allclose(ops.sparse_matmul(x, matrix), x @ matrix, atol=1e-5), (width, size, dtype)
+            steps = (x, x, np.ones((35, 1)), u, ops.pack(-matrix), 0.7, threshold, 3, True, True)
+            expected = reference.proximal_iterations(*steps[:4], -matrix, *steps[5:])
+            found = ops.proximal_iterations(*steps)
+            assert all(map(np.allclose, found, expected)), (width, size, dtype)
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))
             found = ops.analytic_layers(x, u, ops.pack(matrix), *layers)
             assert np.allclose(found, reference.analytic_layers(x, u, matrix, *layers), atol=1e-4), (width, size, dtype)

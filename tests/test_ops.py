@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -241,6 +242,38 @@ def test_the_rows_of_several_layers_do_not_depend_on_each_other(fast, rng):
         layer = ([0.9], [0.3], parameters[2][t : t + 1])
         one_by_one = fast.analytic_layers(one_by_one, Wy, packed, *map(np.array, layer[:2]), layer[2])
     np.testing.assert_array_equal(one_by_one, whole)
+
+
+@on_fast_engines
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 7, 70])
+@pytest.mark.parametrize("momentum", [False, True])
+@pytest.mark.parametrize("restart", [False, True])
+def test_proximal_iterations_are_those_of_the_definition(fast, dtype, size, momentum, restart, rng):
+    batch = 3 if size < 70 else 140
+    A = rng.standard_normal((size, size)) / np.sqrt(size)
+    gram, (x, Ay) = (-(A.T @ A)).astype(dtype), rng.standard_normal((2, batch, size)).astype(dtype)
+    x *= rng.random(x.shape) < 0.3
+    ahead, t = x + dtype(0.1) * np.sign(x), rng.uniform(1, 4, (batch, 1))
+    tolerance = 1e-4 if dtype == np.float32 else 1e-10
+    thresholds = (0.05, *map(rng.random, (size, (batch, 1), (batch, size))))
+    for one_sided, theta in itertools.product((False, True), thresholds):
+        state, how = (x.copy(), ahead.copy(), t.copy()), (0.2, theta, 4, momentum, restart, one_sided)
+        expected = REFERENCE.proximal_iterations(*state, Ay, REFERENCE.pack(gram), *how)
+        found = fast.proximal_iterations(*state, Ay, fast.pack(gram), *how)
+        for one, other, now, before in zip(found, expected, state, (x, ahead, t), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+            np.testing.assert_array_equal(now, before)
+
+
+@on_fast_engines
+def test_an_iteration_passes_on_what_is_not_a_number(fast):
+    x, Ay, t = np.zeros((2, 5)), np.zeros((2, 5)), np.ones((2, 1))
+    Ay[0, 3] = np.nan
+    for one_sided in (False, True):
+        found = fast.proximal_iterations(x, x, t, Ay, fast.pack(-np.eye(5)), 0.5, 0.1, 1, True, True, one_sided)
+        assert np.isnan(found[0]).tolist() == np.isnan(Ay).tolist()
 
 
 @on_all_engines

@@ -62,6 +62,11 @@ class Dense(Operator):
     def _gram(self) -> Array:
         return self.ops.asarray(self.A @ self.A.conj().T, self.A.dtype)
 
+    @cached_property
+    def packed_gram(self) -> Array:
+        """−AᵀA of a real matrix, as `ReferenceOps.proximal_iterations` takes it."""
+        return self.ops.pack(self.ops.asarray(-(self.A.T @ self.A), self.dtype))
+
     def apply(self, x: Array) -> Array:
         """A x (batch, M). A sparse x makes the product faster."""
         return self.ops.sparse_matmul(x, self._transposed)

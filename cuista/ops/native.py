@@ -54,6 +54,7 @@ class NativeOps(CpuOps):
     """
 
     engine = "native"
+    iterates_by_gram = True
 
     def __init__(self, library: native.Library | None = None, dense: float | None = None) -> None:
         super().__init__()
@@ -200,6 +201,36 @@ class NativeOps(CpuOps):
         kind, room = (_parts(Wy), *joint), self._room_to_choose(entries, real)
         run(*kind, *arrays, *layers, self._dense_from(real), *sizes, *lists, *room, x_next)
         return x_next
+
+    def proximal_iterations(
+        self,
+        x: Array,
+        ahead: Array,
+        t: Array,
+        Ay: Array,
+        packed: Array,
+        step_size: float,
+        threshold: Scalars,
+        count: int,
+        momentum: bool,
+        restart: bool = False,
+        one_sided: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        (rows, N), dtype, empty = x.shape, x.dtype, self._pool.empty
+        given, theta = (self.asarray(each, dtype) for each in (Ay, threshold))
+        for each in (ahead, given):
+            _expect("a or Aᵀy", each, x.shape)
+        _expect("t", t, (rows, 1))
+        _expect_packed(packed, N, dtype)
+        x_next, ahead_next, t_next = empty(x.shape, dtype), empty(x.shape, dtype), t.astype(np.float64)
+        x_next[...], ahead_next[...] = x, ahead
+        padded = _padded(N, dtype)
+        room = [empty((min(rows, LARGE_SHARD), padded), kind) for kind in (np.uint32, dtype, dtype)]
+        run = self._library("proximal_iterations", dtype)
+        how = (momentum, restart, one_sided, self._dense_from(dtype), count, rows, N, padded)
+        step = (given, packed, float(step_size), theta, *_strides(theta, x.shape))
+        run(*step, *how, *room, empty((N,), dtype), x_next, ahead_next, t_next)
+        return x_next, ahead_next, t_next
 
     def _room_to_choose(self, entries: int, real: np.dtype[Any]) -> tuple[Array, ...]:
         """The arrays in which the library chooses among this many joint entries."""
@@ -419,7 +450,7 @@ def _parts(array: Array) -> int:
 
 
 def _entries(x: Array, joint: Joint) -> tuple[int, int, int, int]:
-    """The numbers of samples and of snapshots, and how many real numbers an entry has in a row, and entries a row has."""
+    """The numbers of samples and snapshots, of real numbers that an entry has in a row, and of entries in a row."""
     return len(x) // joint.snapshots, joint.snapshots, joint.group * _parts(x), x.shape[1] // joint.group
 
 

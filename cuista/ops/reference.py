@@ -91,8 +91,8 @@ class Signals(NamedTuple):
         (N,) each: the probability that an entry is non-zero in ordinary and in hard signals. The random stream of hard
         signals is the ordinary stream plus `HARD_STREAM`.
     log_ratio
-        (N/G + 1,) for groups of G entries: if ordinary signals have the density f and hard signals the density g, then log(g / f) of a signal is
-        the sum of these values over its non-zero groups, plus the last value.
+        (N/G + 1,) for groups of G entries: if ordinary signals have the density f and hard signals the density g, then
+        log(g / f) of a signal is the sum of these values over its non-zero groups, plus the last value.
     magnitude
         The law of the non-zero entries.
     noise
@@ -161,6 +161,8 @@ class ReferenceOps:
     xp: Any = np
     # How many perturbed matrices are processed at a time; None for as many as memory allows.
     at_a_time: int | None = 2
+    # Whether `proximal_iterations` is faster than iterations with products with A and Aᵀ, if N ≤ 2M.
+    iterates_by_gram = False
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Any, dict[Any, Array]] = WeakKeyDictionary()
@@ -473,8 +475,8 @@ class ReferenceOps:
         step_size, threshold, support
             α, (layers,); θ, (layers,) or (layers, N); and k, one for each layer.
         one_sided, joint
-            As in `shrink_select`: with L snapshots in groups of G, x and Wy are (batch·L, N), and N/G takes the place of
-            the N of θ.
+            As in `shrink_select`: with L snapshots in groups of G, x and Wy are (batch·L, N), and N/G takes the place
+            of the N of θ.
 
         Returns
         -------
@@ -490,6 +492,66 @@ class ReferenceOps:
             x, _ = self.shrink_select(before, u, step_size[t], threshold[t], k, 0.0, one_sided, joint)
         assert x is not None  # there is at least one layer
         return x
+
+    # -- iterations with a Gram matrix ------------------------------------------------------------------------------
+
+    def proximal_iterations(
+        self,
+        x: Array,
+        ahead: Array,
+        t: Array,
+        Ay: Array,
+        packed: Array,
+        step_size: float,
+        threshold: Scalars,
+        count: int,
+        momentum: bool,
+        restart: bool = False,
+        one_sided: bool = False,
+    ) -> tuple[Array, Array, Array]:
+        """Iterations of ISTA or FISTA for a real matrix, x ← η(a + α (Aᵀy − AᵀA a); θ) and a ← x + β (x − x₋).
+
+        β = (t₋ − 1) / t, where t = (1 + √(1 + 4 t₋²)) / 2 begins with 1: Beck, Teboulle, SIAM J. Imaging Sciences 2009.
+
+        Parameters
+        ----------
+        x, ahead
+            x and a, (batch, N).
+        t
+            (batch, 1), float64.
+        Ay
+            Aᵀy, (batch, N).
+        packed
+            −AᵀA (N, N), from `pack`.
+        step_size, threshold
+            The step size α, and the threshold θ ≥ 0: a number, (N,), (batch, 1) or (batch, N).
+        count
+            The number of iterations.
+        momentum
+            Whether there is momentum; if not, β = 0.
+        restart
+            Whether t becomes 1 before it is used where ⟨a − x, x − x₋⟩ > 0.
+        one_sided
+            Whether negative entries become 0, too.
+
+        Returns
+        -------
+        x, ahead, t
+            The three after these iterations. Those given stay as they are.
+        """
+        xp, dtype = self.xp, x.dtype
+        theta, alpha = self.asarray(threshold, dtype), self.asarray(step_size, dtype)
+        for _ in range(count):
+            z = ahead + alpha * (self.sparse_matmul(ahead, packed) + Ay)
+            x_next = xp.maximum(z - theta, 0) if one_sided else z - xp.clip(z, -theta, theta)
+            change = x_next - x
+            if restart:
+                against = xp.sum((ahead - x_next) * change, axis=1, keepdims=True, dtype=np.float64) > 0
+                t = xp.where(against, 1.0, t)
+            t_next = (1 + xp.sqrt(1 + 4 * t * t)) / 2
+            beta = (t - 1) / t_next if momentum else xp.zeros_like(t)
+            x, ahead, t = x_next, x_next + beta.astype(dtype) * change, t_next
+        return x, ahead, t
 
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 

@@ -565,12 +565,12 @@ class Ista(LassoSolver):
         return (x for x, _ in self._iterations(y, self._lams(y, factors), self.iterations))
 
     def _iterations(
-        self, y: Array, lam: Array, iterations: int, start: tuple[Array, Array] | None = None
+        self, y: Array, lam: Array, iterations: int, start: tuple[Array, Array] | None = None, every: int = 1
     ) -> Iterator[tuple[Array, Array]]:
         momentum = self.momentum or (self.iterations is None and not self.is_plain)
         restart = momentum and self.iterations is None
         how: dict[str, Any] = {"positive": self.positive, "restart": restart, "start": start, "joint": self.joint}
-        return proximal_gradient(self.operator, y, lam, iterations, momentum, **how)
+        return proximal_gradient(self.operator, y, lam, iterations, momentum, **how, every=every)
 
     def _gap(self, x: Array, image: Array, y: Array, lam: Array) -> Array:
         r = y - image
@@ -585,7 +585,7 @@ class Ista(LassoSolver):
         image = self.operator.apply(x)
         if self.iterations is not None:
             begin = None if start is None else (x, image)
-            for x, image in self._iterations(y, lam, self.iterations, begin):  # noqa: B007
+            for x, image in self._iterations(y, lam, self.iterations, begin, CHECK_EVERY):  # noqa: B007
                 pass
             return x, image, self._gap(x, image, y, lam)
         rows, left = np.arange(len(lam)), self.most if self.is_plain else FIRST
@@ -603,12 +603,11 @@ class Ista(LassoSolver):
         while len(rows):
             # Samples that have converged leave when they are as many as the others, which lose their momentum by it.
             begin = x, image
-            for x, image in self._iterations(y, lam, left, begin):
-                left -= 1
-                if left % CHECK_EVERY == 0:
-                    gap = self._gap(x, image, y, lam)
-                    if 2 * np.count_nonzero(gap > GAP) <= len(rows) or not left:
-                        break
+            for x, image in self._iterations(y, lam, left, begin, CHECK_EVERY):
+                left = max(left - CHECK_EVERY, 0)
+                gap = self._gap(x, image, y, lam)
+                if 2 * np.count_nonzero(gap > GAP) <= len(rows) or not left:
+                    break
             leave(gap > GAP)
             if len(rows) and not left:
                 x, image, gap = self._completed(y, lam, x)

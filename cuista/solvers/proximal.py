@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from cuista.checks import Array
-from cuista.operators import Operator
+from cuista.operators import Dense, Operator
 from cuista.ops.joint import ALONE, Joint, real_of
+
+# The largest N for which AᵀA is formed, because it is N×N and takes N²M operations.
+LARGEST_GRAM = 2048
 
 
 def proximal_gradient(
@@ -26,6 +29,7 @@ def proximal_gradient(
     restart: bool = False,
     start: tuple[Array, Array] | None = None,
     joint: Joint = ALONE,
+    every: int = 1,
 ) -> Iterator[tuple[Array, Array]]:
     """Yield x_1, x_2, … for a batch of measurements y, each with its A x, by steps of size 1/(1.001‖A‖₂²).
 
@@ -45,12 +49,18 @@ def proximal_gradient(
     joint
         Which numbers are one entry. With L snapshots, signals are (batch·L, N) and measurements (batch·L, M), and
         restarts are those of all snapshots of a sample.
+    every
+        Yield only each iterate whose number is a multiple of this, and the last.
     """
     step, xp, real = 1 / (1.001 * operator.norm_squared), operator.ops.xp, real_of(operator.dtype)
+    if isinstance(operator, Dense) and joint == ALONE and _has_gram(operator):
+        how = (iterations, momentum, restart, positive)
+        yield from _by_gram(operator, y, step, step * lam, start and start[0], every, *how)
+        return
     x, image = start or (None, xp.zeros_like(y))
     ahead, image_ahead = x, image
     t: Any = xp.ones((len(y) // joint.snapshots, 1)) if restart else 1.0
-    for _ in range(iterations):
+    for number in range(1, iterations + 1):
         x_next, image_next = operator.proximal_step(ahead, y - image_ahead, step, step * lam, positive, joint)
         if restart and ahead is not None:
             against = joint.samples(((ahead - x_next).conj() * (x_next - x)).real).sum(axis=1, keepdims=True) > 0
@@ -62,4 +72,33 @@ def proximal_gradient(
             beta = joint.repeat(xp, ((t - 1) / t_next).astype(real)) if restart else real.type((t - 1) / t_next)
             ahead, image_ahead = x_next + beta * (x_next - x), image_next + beta * (image_next - image)
         x, image, t = x_next, image_next, t_next
-        yield x, image
+        if number % every == 0 or number == iterations:
+            yield x, image
+
+
+def _by_gram(
+    operator: Dense,
+    y: Array,
+    step: float,
+    theta: float | Array,
+    start: Array | None,
+    every: int,
+    iterations: int,
+    momentum: bool,
+    restart: bool,
+    positive: bool,
+) -> Iterator[tuple[Array, Array]]:
+    """The same by AᵀA, for a real matrix."""
+    ops, Ay = operator.ops, operator.adjoint(y)
+    x = ops.xp.zeros_like(Ay) if start is None else start
+    ahead, t = x, ops.xp.ones((len(y), 1))
+    for first in range(0, iterations, every):
+        given = (Ay, operator.packed_gram, step, theta, min(every, iterations - first))
+        x, ahead, t = ops.proximal_iterations(x, ahead, t, *given, momentum, restart, positive)
+        yield x, operator.apply(x)
+
+
+def _has_gram(operator: Dense) -> bool:
+    """Whether iterations by the Gram matrix are faster, for iterates of any density."""
+    fits = min(2 * operator.M, LARGEST_GRAM) >= operator.N
+    return operator.ops.iterates_by_gram and operator.dtype.kind != "c" and fits
