@@ -3,8 +3,6 @@
 // All numbers are real here: a complex number is two neighbours. An entry is `size` neighbours in each of the `snapshots`
 // rows of a sample.
 //
-// A magnitude is the root of a sum of squares in the precision of the numbers. Therefore entries below 1e-22 (1e-162 in
-// double precision) count as 0, and those above 1e19 (1e154) as infinitely large. Where squares are exact, ties are ties.
 #pragma once
 #include "rows.h"
 

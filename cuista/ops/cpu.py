@@ -21,7 +21,7 @@ from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops.borders import gather, pad_zeros, spread, taps
-from cuista.ops.joint import ALONE, Joint, is_plain
+from cuista.ops.joint import ALONE, Joint, as_real, is_plain
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
 # Below this share of non-zeros, a sparse product is faster than a dense one: with AVX2, one thread and matrices of
@@ -273,8 +273,11 @@ class CpuOps(ReferenceOps):
         return d_z, d_padded, d_step_size, d_threshold, d_weight
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
-        if x.dtype.kind == "c" or x.ndim > 2:
+        if x.ndim > 2:
             return super().half_squared_error(x, target, weights)
+        if x.dtype.kind == "c":
+            loss, parts = self.half_squared_error(as_real(x), as_real(target.astype(x.dtype, copy=False)), weights)
+            return loss, parts.view(x.dtype)
         error = np.subtract(x, target, out=self._pool.empty(x.shape, x.dtype))
         if weights is None:
             return 0.5 * float(np.vdot(error, error)), error

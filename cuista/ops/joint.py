@@ -35,9 +35,16 @@ class Joint(NamedTuple):
         return view
 
     def magnitudes(self, xp: Any, x: Array) -> Array:
-        """The magnitudes ‖z‖₂ of an iterate's entries, (batch, N/G), in its precision."""
-        found: Array = xp.abs(x) if self == ALONE else xp.sqrt(squares(xp, self.split(x)).sum(axis=(1, 3)))
-        return found
+        """The magnitudes ‖z‖₂ of an iterate's entries, (batch, N/G), in its precision.
+
+        Unless entries are single real numbers, they are roots of sums of squares, which are exact where squares are, so
+        that ties are ties. Squares have a range: in single precision, entries below 1e-22 count as 0, and those above
+        1e19 as infinitely large; in double precision, those below 1e-162 and above 1e154.
+        """
+        if is_plain(x, self):
+            return xp.abs(x)  # type: ignore[no-any-return]
+        sums = squares(xp, x) if self == ALONE else squares(xp, self.split(x)).sum(axis=(1, 3))
+        return xp.sqrt(sums)  # type: ignore[no-any-return]
 
     def present(self, x: Array) -> Array:
         """Whether the entries of signals (batch, N) or (batch, L, N) are not zero, (batch, N/G)."""
@@ -99,6 +106,11 @@ def squares(xp: Any, x: Array) -> Array:
     return found
 
 
+def as_real(x: Array) -> Array:
+    """A view of numbers (…, N) as real ones: complex ones become pairs, (…, 2N). A copy if they are not contiguous."""
+    return np.ascontiguousarray(x).view(real_of(x.dtype))
+
+
 def dtype_for(array: Array, dtype: Any) -> np.dtype[Any]:
     """The dtype in which to compute with an array: the given one, made complex in its precision if the array is."""
     return np.result_type(dtype, np.complex64) if array.dtype.kind == "c" else np.dtype(dtype)
@@ -114,7 +126,7 @@ def shrink(xp: Any, z: Array, theta: Array, cutoff: Array, window: float, joint:
     """Shrink the entries of z whose magnitude is no more than the cutoff, by θ.
 
     An entry passes if m > θ and m > cutoff. Every other one becomes (1 − θ/m) z if m > θ, for θ < 0 too, and 0 if not,
-    or if m = 0.
+    or if m = 0. A NaN of z or θ is passed on.
 
     Parameters
     ----------
@@ -135,7 +147,8 @@ def shrink(xp: Any, z: Array, theta: Array, cutoff: Array, window: float, joint:
     among_largest, above = m > cutoff, m > theta
     passed = above & among_largest
     shrunk = above & ~passed & (m > 0)
-    factor = xp.where(shrunk, 1 - theta / xp.where(m > 0, m, 1), passed.astype(m.dtype)).astype(m.dtype)
+    factor = xp.where(shrunk, 1 - theta / xp.where(m > 0, m, 1), passed.astype(m.dtype))
+    factor = xp.where(theta == theta, factor, theta).astype(m.dtype)
     x_next = (factor[:, None, :, None] * joint.split(z)).reshape(z.shape)
     code = xp.where(passed, PASSED, xp.where(shrunk, SHRUNK_UP, OFF))
     if window:

@@ -450,7 +450,7 @@ def _parts(array: Array) -> int:
 
 
 def _entries(x: Array, joint: Joint) -> tuple[int, int, int, int]:
-    """The numbers of samples and snapshots, of real numbers that an entry has in a row, and of entries in a row."""
+    """The numbers of samples, of snapshots, of real numbers that an entry has in a row, and of entries."""
     return len(x) // joint.snapshots, joint.snapshots, joint.group * _parts(x), x.shape[1] // joint.group
 
 

@@ -475,8 +475,8 @@ class ReferenceOps:
         step_size, threshold, support
             α, (layers,); θ, (layers,) or (layers, N); and k, one for each layer.
         one_sided, joint
-            As in `shrink_select`: with L snapshots in groups of G, x and Wy are (batch·L, N), and N/G takes the place
-            of the N of θ.
+            As in `shrink_select`: with L snapshots in groups of G, x and Wy are (batch·L, N), and θ has N/G entries
+            in place of N.
 
         Returns
         -------
