@@ -28,5 +28,7 @@ HARD_STREAM = 64
 CODES, NOISE, ENTRIES, LEVELS, MORE_NOISE = range(5)
 # The purpose of an encoder's random start, in the stream MATRIX.
 START = 1
+# The purposes of a sampling mask, and of the random signals that probe an operator, in the stream MATRIX.
+MASK, PROBES = 2, 3
 # The purpose of choosing pictures and places in them.
 PLACES = 0

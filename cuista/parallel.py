@@ -295,6 +295,11 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
             raise
 
 
+def spare() -> int:
+    """How many threads a library may use that is called here: one within work that is already shared out."""
+    return 1 if getattr(_worker, "busy", False) else processors()
+
+
 _worker = threading.local()
 
 

@@ -38,6 +38,8 @@ class Convolution(Operator):
         If D is not an array of finite numbers with this shape, or if a filter is zero.
     """
 
+    kind = "convolution"
+
     def __init__(
         self,
         D: ArrayLike,
@@ -48,9 +50,14 @@ class Convolution(Operator):
     ) -> None:
         super().__init__(ops, dtype)
         self.D: Array = check_filters(D, "the dictionary").astype(np.float64, copy=False)
-        self.picture, (rows, columns, _) = picture, self.D.shape
+        self.picture = None if picture is None else (picture[0], picture[1])
+        rows, columns, _ = self.D.shape
         self.filter_shape = rows, columns
         self.filters, self._rotated = (self.ops.asarray(each, self.dtype) for each in (self.D, self.D[::-1, ::-1]))
+
+    @property
+    def form(self) -> dict[str, Any]:
+        return {"D": self.D, "picture": None if self.picture is None else list(self.picture)}
 
     @property
     def shape(self) -> tuple[Shape, Shape]:
@@ -95,7 +102,7 @@ class Convolution(Operator):
         positive: bool = False,
         joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
-        """The step of `Operator`, computed by the engine's `conv_layer` unless entries must be positive.
+        """The step of `Operator`, computed by the engine's `conv_layer` unless entries must be positive, or are joint.
 
         On a CPU it is computed band by band, so that the maps stay in the cache.
         """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from cuista.checks import Array, check_matrix, in_double
+from cuista.errors import NumericalError
 from cuista.operators.base import Operator, Shape
 from cuista.ops import ReferenceOps
 from cuista.ops.joint import dtype_for
+from cuista.ops.reference import NOT_POSITIVE
 
 
 class Dense(Operator):
@@ -29,14 +32,20 @@ class Dense(Operator):
         If A is not a finite matrix, or has a zero column.
     """
 
+    kind = "dense"
+
     def __init__(self, A: ArrayLike, *, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float32) -> None:
         self.A: Array = in_double(check_matrix(A, "the matrix"))
         super().__init__(ops, dtype_for(self.A, dtype))
-        self.M, self.N = self.A.shape
+        self._inverses: dict[float, Array] = {}
+
+    @property
+    def form(self) -> dict[str, Any]:
+        return {"A": self.A}
 
     @property
     def shape(self) -> tuple[Shape, Shape]:
-        return (self.M,), (self.N,)
+        return self.A.shape[:1], self.A.shape[1:]
 
     @cached_property
     def norm_squared(self) -> float:
@@ -59,10 +68,6 @@ class Dense(Operator):
         return self.ops.asarray(self.A.conj().T, self.dtype) if self.dtype.kind == "c" else self._transposed
 
     @cached_property
-    def _gram(self) -> Array:
-        return self.ops.asarray(self.A @ self.A.conj().T, self.A.dtype)
-
-    @cached_property
     def packed_gram(self) -> Array:
         """−AᵀA of a real matrix, as `ReferenceOps.proximal_iterations` takes it."""
         return self.ops.pack(self.ops.asarray(-(self.A.T @ self.A), self.dtype))
@@ -79,13 +84,35 @@ class Dense(Operator):
         return self.ops.matmul_where(y, self._conjugate, self._adjoint, where)
 
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
-        """G⁻¹ r, where G = A Aᴴ + λI, by a Cholesky factorisation in double precision.
+        """G⁻¹ r, where G = A Aᴴ + λI, in double precision. G⁻¹ is kept for each λ, from a Cholesky factorisation.
 
         Raises
         ------
         NumericalError
-            If G is singular and the engine can tell.
+            If G is singular.
         """
-        G = self._gram + ridge * self.ops.xp.eye(self.M)
-        solution = self.ops.solve_positive(G[None], self.ops.asarray(r, G.dtype).T[None])
-        return self.ops.asarray(solution[0].T, self.dtype)
+        if ridge not in self._inverses:
+            self._inverses[ridge] = self.ops.asarray(inverse_of(self.A @ self.A.conj().T, ridge).T, self.A.dtype)
+        solution = self.ops.matmul(self.ops.asarray(r, self.A.dtype), self._inverses[ridge])
+        return self.ops.asarray(solution, self.dtype)
+
+    def gains(self, ridge: float = 0.0) -> Array:
+        """The gain h_i = a_iᴴG⁻¹a_i of each entry, exactly."""
+        if ridge not in self._gains:
+            self._gains[ridge] = self._gains_of(np.arange(self.N), ridge)
+        return self._gains[ridge]
+
+    def gains_error(self, ridge: float = 0.0) -> float:
+        return 0.0
+
+
+def inverse_of(gram: Array, ridge: float) -> Array:
+    """(A Aᴴ + λI)⁻¹. Raises NumericalError if that is singular."""
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+    unit = np.eye(len(gram))
+    try:
+        inverse: Array = cho_solve(cho_factor(gram + ridge * unit), unit)
+    except LinAlgError as error:
+        raise NumericalError(NOT_POSITIVE) from error
+    return inverse

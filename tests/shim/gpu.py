@@ -58,11 +58,12 @@ class DeviceArray(NDArrayOperatorsMixin):
         return DeviceArray(result) if out is None else out[0]
 
     def __getitem__(self, key: Any) -> DeviceArray:
-        key = key if isinstance(key, tuple) else (key,)
-        return DeviceArray(_unwrapped(self)[key if Ellipsis in key else (*key, ...)])  # a view, even with no dimensions
+        key = _unwrapped(key if isinstance(key, tuple) else (key,))
+        whole = key if any(part is Ellipsis for part in key) else (*key, ...)
+        return DeviceArray(_unwrapped(self)[whole])  # a view, even with no dimensions
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        _unwrapped(self)[key] = _unwrapped(value)
+        _unwrapped(self)[_unwrapped(key)] = _unwrapped(value)
 
     def __iter__(self) -> Iterator[DeviceArray]:
         return (self[i] for i in range(len(self)))
@@ -105,6 +106,12 @@ class DeviceModule:
         """An array filled with bytes that no result should contain."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return DeviceArray(np.full(size, 0xA5, np.uint8).view(dtype).reshape(shape))
+
+    @property
+    def fft(self) -> SimpleNamespace:
+        """The part of NumPy's Fourier transforms that is needed."""
+        names = ("fft", "ifft", "fftn", "ifftn", "rfftn", "irfftn")
+        return SimpleNamespace(**{name: _on_device(getattr(np.fft, name)) for name in names})
 
     @property
     def linalg(self) -> SimpleNamespace:

@@ -1,0 +1,191 @@
+"""What an operator is made of, as text that a file keeps in place of a matrix.
+
+A description is a dictionary that JSON can hold: the `kind` of the operator, the arguments of its class by name, and
+whether `signals` are real or complex. It may also be written by hand, for example
+
+    {"kind": "composition",
+     "outer": {"kind": "fourier", "shape": [256, 256], "mask": {"kind": "radial", "rate": 0.2, "seed": 1}},
+     "inner": {"kind": "wavelet", "shape": [256, 256], "wavelet": "db4", "level": 4}}
+
+A mask is described by how it was made, or is an array. Arrays are not part of a description, which has their hash, as
+{"array": SHA-256}. In one that is written by hand, the name of a file may stand in place of an array.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista import storage
+from cuista.checks import Array
+from cuista.errors import FileError, InputError
+from cuista.operators.base import Operator
+from cuista.operators.composition import Composition, Scaled, Stack
+from cuista.operators.convolution import Convolution
+from cuista.operators.dense import Dense
+from cuista.operators.external import External
+from cuista.operators.masks import MASKS, Mask
+from cuista.operators.sampled import Cosine, Hadamard
+from cuista.operators.spectral import Circular, Fourier
+from cuista.operators.wavelets import Wavelet
+from cuista.ops import ReferenceOps
+
+KINDS: dict[str, type[Operator]] = {
+    each.kind: each
+    for each in (Circular, Composition, Convolution, Cosine, Dense, Fourier, Hadamard, Scaled, Stack, Wavelet)
+}
+# The arguments that are arrays.
+ARRAYS = ("A", "D", "kernel", "mask")
+
+
+def describe(operator: Operator, arrays: MutableMapping[str, Array] | None = None) -> dict[str, Any]:
+    """What an operator is made of, as a dictionary that JSON can hold.
+
+    Parameters
+    ----------
+    operator
+        The operator. One of SciPy or PyLops is described by what it does to a few random signals, by which it can be
+        recognised, but not made.
+    arrays
+        If it is given, the arrays that the description names are put into it, each under its hash.
+    """
+    signals = "complex" if operator.dtype.kind == "c" else "real"
+    return {"signals": signals, **_encoded(operator, {} if arrays is None else arrays)}
+
+
+def description_sha256(description: Mapping[str, Any]) -> str:
+    """The hash of a description, which identifies an operator."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_description(
+    description: Mapping[str, Any],
+    source: str | os.PathLike[str] | Mapping[str, Array] | None = None,
+    *,
+    external: Operator | None = None,
+    ops: ReferenceOps | None = None,
+    dtype: DTypeLike = np.float32,
+) -> Operator:
+    """The operator that a description describes.
+
+    Parameters
+    ----------
+    description
+        The description. Without `signals`, they are complex if there is a Fourier transform, and real otherwise. The
+        shape of a mask may be left out.
+    source
+        Where the arrays are: a folder, or a dictionary in which they are under their hashes.
+    external
+        The operator itself, where the description is of one that can only be recognised.
+    ops
+        The engine; that of the CPU if None.
+    dtype
+        The precision, float32 or float64.
+
+    Raises
+    ------
+    InputError
+        If the description is not one, or is not that of the `external` operator, or of one that must be given.
+    FileError
+        If an array is missing or is another one.
+    """
+    signals = description.get("signals") or ("complex" if '"fourier"' in json.dumps(description) else "real")
+    if signals not in ("real", "complex"):
+        raise InputError(f"the signals of an operator are {signals!r}; expected real or complex")
+    place = {"ops": ops, "dtype": np.result_type(dtype, np.complex64) if signals == "complex" else np.dtype(dtype)}
+    return _operator({name: value for name, value in description.items() if name != "signals"}, source, external, place)
+
+
+def _encoded(value: Any, arrays: MutableMapping[str, Array]) -> Any:
+    """An argument of an operator, in a description."""
+    if isinstance(value, Operator):
+        return {"kind": value.kind, **{name: _encoded(part, arrays) for name, part in value.form.items()}}
+    if isinstance(value, Mask):
+        return _encoded(value.sampled, arrays) if value.made is None else dict(value.made)
+    if isinstance(value, np.ndarray):
+        name = storage.sha256(value)
+        arrays[name] = value
+        return {"array": name}
+    return [_encoded(part, arrays) for part in value] if isinstance(value, list) else value
+
+
+def _operator(description: Any, source: Any, external: Operator | None, place: dict[str, Any]) -> Operator:
+    """The operator with a description, or a part of one."""
+    kind = description.get("kind") if isinstance(description, Mapping) else None
+    if kind == External.kind:
+        if not isinstance(external, External):
+            raise InputError(
+                "the operator is one of SciPy or PyLops, of which files have no description: give the operator itself"
+            )
+        if description.get("shape") != [external.M, external.N] or not external.does(description.get("action", [])):
+            raise InputError(
+                "the operator that is given is another one: it does something else to the signals by which it is "
+                "recognised"
+            )
+        return external
+    if kind not in KINDS:
+        raise InputError(f"{kind!r} is not a kind of operator; expected one of {', '.join(KINDS)}", option="operator")
+    given = {name: value for name, value in description.items() if name != "kind"}
+    made_of = inspect.signature(KINDS[kind]).parameters
+    names = [name for name in made_of if name not in place]
+    needed = [name for name in names if made_of[name].default is inspect.Parameter.empty]
+    if set(given) - set(names) or set(needed) - set(given):
+        raise InputError(
+            f"the description of the operator {kind} has {', '.join(given) or 'nothing'}; expected "
+            f"{', '.join(needed)} and possibly {', '.join(set(names) - set(needed)) or 'nothing else'}",
+            option="operator",
+        )
+    arguments = {name: _decoded(name, value, given, source, external, place) for name, value in given.items()}
+    return KINDS[kind](**arguments, **{name: value for name, value in place.items() if name in made_of})
+
+
+def _decoded(
+    name: str, value: Any, given: Mapping[str, Any], source: Any, external: Operator | None, place: dict[str, Any]
+) -> Any:
+    """An argument of an operator, from its description."""
+    if name == "operators" and isinstance(value, list):
+        return [_operator(part, source, external, place) for part in value]
+    if name in ("operator", "outer", "inner"):
+        return _operator(value, source, external, place)
+    if name == "factor" and isinstance(value, list):
+        return complex(*value)
+    if name in ARRAYS and isinstance(value, str):
+        return storage.load_array(Path(source or ".") / value)
+    if name in ARRAYS and isinstance(value, Mapping):
+        return _mask(value, given) if "kind" in value else _array(str(value.get("array")), source)
+    return value
+
+
+def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
+    """The mask that is made like this, by default in the shape of the operator."""
+    kind = made["kind"]
+    if kind not in MASKS:
+        raise InputError(f"{kind!r} is not a kind of mask; expected one of {', '.join(MASKS)}", option="operator")
+    arguments = {"shape": given.get("shape"), **{name: value for name, value in made.items() if name != "kind"}}
+    try:
+        inspect.signature(MASKS[kind]).bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"the description of a {kind} mask is not one: {error}", option="operator") from None
+    return MASKS[kind](**arguments)
+
+
+def _array(name: str, source: Any) -> Array:
+    """The array with this hash."""
+    if isinstance(source, Mapping):
+        if name not in source:
+            raise FileError(f"the array {name[:12]}… of the operator is missing")
+        array: Array = source[name]
+    else:
+        array = storage.load_array(Path(source or ".") / f"{name}.npy")
+    if storage.sha256(array) != name:
+        raise FileError(f"the array {name[:12]}… of the operator is another one: its hash differs")
+    return array
