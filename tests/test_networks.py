@@ -12,12 +12,15 @@ from conftest import on_fast_engines
 from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
 from cuista.networks import NETWORKS
+from cuista.networks.alista import Alista
 from cuista.networks.base import support_schedule
 from cuista.networks.couplings import Analytic, FixedOnsager, Learned, Onsager, Recurrent, without_means
+from cuista.networks.groups import Groups
 from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Adaptive, Clamped, ErrorBased, Hard, NoiseScaled, Soft
-from cuista.operators import Dense
+from cuista.operators import Composition, Cosine, Dense, External, Fourier, Operator, Wavelet, random_mask
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops.joint import Joint
 from cuista.weights import solve_exact
 
 A = normalize_columns(random_matrix(15, 30, seed=3))
@@ -487,3 +490,217 @@ def test_gradients_that_stay_sums_are_never_formed(rng):
         return most
 
     assert peak(formed=True) > net.parameters["weight"].nbytes > 2 * peak(formed=False)
+
+
+# -- without a matrix -------------------------------------------------------------------------------------------------
+
+
+def plane(dtype=np.float64, ops=None):
+    """A sampled Fourier transform of wavelets, for complex signals if the dtype is complex."""
+    place = {"dtype": dtype, "ops": ops}
+    return Composition(Fourier((8, 8), random_mask((8, 8), 0.4, seed=2), **place), Wavelet((8, 8), "db2", 2, **place))
+
+
+def line(dtype=np.float64, ops=None):
+    place = {"dtype": dtype, "ops": ops}
+    return Composition(Cosine(32, random_mask((32,), 0.5, seed=2), **place), Wavelet(32, "haar", 2, **place))
+
+
+class Solved(Operator):
+    """An operator of which nothing is known but how it is applied, so that everything is solved for."""
+
+    shape = None
+
+    def __init__(self, operator):
+        super().__init__(operator.ops, operator.dtype)
+        self.operator, self.shape = operator, operator.shape
+
+    def apply(self, x):
+        return self.operator.apply(x)
+
+    def adjoint(self, y):
+        return self.operator.adjoint(y)
+
+
+OPERATORS = {
+    "complex fourier": lambda precision=np.float64: plane(np.result_type(precision, np.complex64)),
+    "real fourier": plane,
+    "cosine": line,
+    "dense": lambda precision=np.float64: Dense(A, dtype=precision),
+    "complex dense": lambda precision=np.float64: Dense(A + 1j * A[:, ::-1], dtype=precision),
+    "solved": lambda precision=np.float64: Solved(line(precision)),
+}
+MATRIX_FREE = ("alista", "alista-at", "alista-momentum", "alista-ebt", "hyperlista")
+
+
+def measured(operator, batch=7):
+    """Sparse signals (batch, N) and their measurements (batch, M)."""
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((batch, operator.N)) * (rng.random((batch, operator.N)) < 0.2)
+    x = (x * np.exp(1j * rng.uniform(0, 6, x.shape)) if operator.dtype.kind == "c" else x).astype(operator.dtype)
+    return x, operator.apply(x.reshape(-1, *operator.shape[1])).reshape(batch, -1)
+
+
+def matrix_free(name, operator, **options):
+    """Five layers without a matrix, with parameters that differ from layer to layer."""
+    net = NETWORKS[name](operator, layers=5, **{"percent": 6, "max_percent": 20, **options})
+    rng, ranges = np.random.default_rng(5), {"step_size": (0.7, 1.3), "momentum": (-0.3, 0.3)}
+    ranges["threshold"] = (1.5, 6) if name == "alista-ebt" else (0.05, 0.2)
+    if name != "hyperlista":
+        net.parameters = {key: rng.uniform(*ranges[key], shape) for key, shape in net.shapes.items()}
+    return net
+
+
+def as_dense(operator, ridge=0.0):
+    """The matrix of an operator in double precision, and its analytic weight."""
+    units = np.eye(operator.N, dtype=operator.dtype).reshape(-1, *operator.shape[1])
+    matrix = operator.apply(units).reshape(operator.N, -1).T
+    if operator.measured_dtype != operator.dtype:  # the real and the imaginary parts, of which some are redundant
+        matrix = np.vstack([matrix.real, matrix.imag])
+    solved = np.linalg.pinv(matrix @ matrix.conj().T + ridge * np.eye(len(matrix)), rcond=1e-9) @ matrix
+    return matrix, solved / (matrix.conj() * solved).sum(axis=0).real
+
+
+@pytest.mark.parametrize("name", MATRIX_FREE)
+@pytest.mark.parametrize("which", list(OPERATORS))
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_a_network_without_a_matrix_is_the_one_with_a_matrix(name, which, ridge):
+    matrix, W = as_dense(OPERATORS[which](), ridge)
+    for precision, tolerance in ((np.float64, 1e-9 if which == "solved" else 1e-10), (np.float32, 1e-5)):
+        operator = OPERATORS[which](precision)
+        free = matrix_free(name, operator, ridge=ridge)
+        dense = NETWORKS[name](Dense(matrix, dtype=precision), W, layers=5, percent=6, max_percent=20)
+        dense.parameters = free.parameters
+        x, y = measured(operator)
+        rows = y if operator.measured_dtype == operator.dtype else np.hstack([y.real, y.imag])
+        for found, expected in zip(free.iterates(y), dense.iterates(rows), strict=True):
+            assert found.dtype == operator.dtype
+            np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(np.abs(expected).max(), 1))
+        np.testing.assert_array_equal(free.output(y), found)
+        if not free.has_gradients:
+            continue
+        loss, gradients = free.loss_and_gradients(y, x, 5)
+        expected_loss, expected = dense.loss_and_gradients(rows, x, 5)
+        assert loss == pytest.approx(expected_loss, rel=10 * tolerance)
+        for key, gradient in expected.items():
+            np.testing.assert_allclose(gradients[key], gradient, rtol=0, atol=30 * tolerance * np.abs(gradient).max())
+
+
+@pytest.mark.parametrize("name", [name for name in MATRIX_FREE if NETWORKS[name].has_gradients])
+@pytest.mark.parametrize("which", ["complex fourier", "real fourier", "cosine"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["one", "groups"])
+@pytest.mark.parametrize("unit", [0.0, 0.7])
+def test_gradients_without_a_matrix_match_central_differences(name, which, grouped, unit):
+    operator = OPERATORS[which]()
+    net = matrix_free(name, operator, ridge=0.1, groups=operator.groups if grouped else None)
+    net.unit = unit
+    x, y = measured(operator)
+    assert_gradients_match(net, x, y, 5)
+
+
+def test_gradients_of_joint_entries_without_a_matrix_match_central_differences():
+    operator = OPERATORS["complex fourier"]()
+    net = matrix_free("alista", operator, joint=Joint(2, 4), groups=np.arange(64) // 4 % 3)
+    x, y = measured(operator, 8)
+    assert_gradients_match(net, x.reshape(4, 2, -1), y.reshape(4, 2, -1), 5)
+
+
+def test_a_network_that_needs_a_matrix_says_so():
+    for name in set(NETWORKS) - set(MATRIX_FREE):
+        with pytest.raises(InputError, match="name another network"):
+            NETWORKS[name](line())
+    with pytest.raises(InputError, match="a weight belongs to a measurement matrix"):
+        Alista(line(), np.ones((16, 32)))
+
+
+def test_any_linear_operator_has_networks():
+    from scipy.sparse.linalg import aslinearoperator
+
+    net = Alista(External(aslinearoperator(A), dtype=np.float64), layers=3)
+    expected = Alista(Dense(A, dtype=np.float64), W, layers=3)
+    expected.parameters = net.parameters
+    _, y = signals()
+    np.testing.assert_allclose(net.output(y), expected.output(y), atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MATRIX_FREE)
+def test_a_few_samples_at_a_time_are_as_good_as_all(name, monkeypatch):
+    operator = OPERATORS["complex fourier"]()
+    net = matrix_free(name, operator)
+    net.unit = 1.3
+    (x, y), weights = measured(operator, 11), np.linspace(0.5, 2, 11)
+    found = net.output(y)
+    whole = net.loss_and_gradients(y, x, 5, weights=weights) if net.has_gradients else (0, {})
+    monkeypatch.setattr("cuista.networks.proximal.AT_A_TIME", 64 * 4)
+    assert net.at_a_time == 4
+    np.testing.assert_allclose(net.output(y), found, atol=1e-12)
+    if net.has_gradients:
+        loss, gradients = net.loss_and_gradients(y, x, 5, weights=weights)
+        assert loss == pytest.approx(whole[0], rel=1e-12)
+        for key, gradient in whole[1].items():
+            np.testing.assert_allclose(gradients[key], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_million_coordinates_take_memory_in_proportion():
+    N = 2**20
+    operator = Composition(Cosine(N, random_mask((N,), 0.3)), Wavelet(N, "haar", 6))
+    operator._gains[0.0] = np.full(N, np.float32(0.3))  # it would take a minute to estimate them
+    net = Alista(operator, layers=2, groups=operator.groups)
+    x, y = measured(operator, 1)
+    tracemalloc.start()
+    net.loss_and_gradients(y, x, 2)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 30 * N * 4
+
+
+# -- groups -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in MATRIX_FREE if NETWORKS[name].can_group])
+@pytest.mark.parametrize("weight", [None, W], ids=["without a matrix", "with a matrix"])
+def test_each_group_has_a_step_size_and_a_threshold(name, weight):
+    operator, groups = Dense(A, dtype=np.float64), np.arange(30) % 3
+    form = {"layers": 5, "percent": 6, "max_percent": 20}
+    net, plain = NETWORKS[name](operator, weight, groups=groups, **form), NETWORKS[name](operator, weight, **form)
+    assert {key: value.shape for key, value in net.fast_start().items()} == net.shapes
+    assert net.shapes["threshold"] == net.shapes["step_size"] == (5, 3)
+    # With the same numbers for all groups, it is the network without groups.
+    x, y = signals()
+    for key, value in matrix_free(name, operator).parameters.items():
+        plain.parameters[key] = value
+        net.parameters[key] = np.repeat(value[:, None], 3, axis=1) if net.shapes[key] == (5, 3) else value
+    np.testing.assert_allclose(list(net.iterates(y)), list(plain.iterates(y)), atol=1e-12)
+    _, whole = plain.loss_and_gradients(y, x, 5)
+    _, parts = net.loss_and_gradients(y, x, 5)
+    for key in ("threshold", "step_size"):
+        np.testing.assert_allclose(parts[key].sum(axis=1), whole[key], rtol=1e-9, atol=1e-12)
+    # A group's step size is that of its coordinates.
+    net.parameters["step_size"][0, 1] = 0
+    first = next(net.iterates(y))
+    assert not first[:, groups == 1].any()
+    assert first[:, groups == 2].any()
+
+
+def test_sums_of_groups_are_the_same_on_the_cuda_engine(cuda, rng):
+    numbers, values = rng.integers(0, 5, 300), rng.standard_normal(300)
+    expected = [values[numbers == group].sum() for group in range(5)]
+    for ops in (CpuOps(), cuda):
+        groups = Groups(numbers, ops)
+        np.testing.assert_allclose(ops.to_numpy(groups.sum(ops.asarray(values, np.float64))), expected)
+        spread = groups.spread(ops.asarray(np.arange(5.0), np.float64))
+        np.testing.assert_array_equal(ops.to_numpy(spread), numbers)
+
+
+def test_groups_that_are_not_such_are_refused():
+    operator, zeros = Dense(A), np.zeros(30, int)
+    for groups in (np.arange(29), np.zeros(30), zeros + 1, zeros - 1, zeros[:, None]):
+        with pytest.raises(InputError, match="groups"):
+            Alista(operator, W, groups=groups)
+    for name in ("hyperlista", "tilista"):
+        with pytest.raises(InputError, match="no threshold for each group"):
+            make(name, groups=zeros)
+    with pytest.raises(InputError, match="leave out one"):
+        make("alista", groups=zeros, per_coordinate=True)
+    with pytest.raises(InputError, match="thresholded together"):
+        make("alista", groups=np.arange(30) % 2, joint=Joint(1, 2))

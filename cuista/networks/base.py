@@ -21,14 +21,14 @@ State = tuple[Any, ...]
 
 
 class Split(NamedTuple):
-    """How a batch is split: its shape, the number of rows at a time, and a function from rows to inputs and targets.
+    """How a batch is split: its shape, the number of rows at a time, and their inputs, targets and weights.
 
     If `at_a_time` is None, the engine chooses the number.
     """
 
     shape: tuple[int, ...]
     at_a_time: int | None
-    part: Callable[[slice], tuple[Any, Array]]
+    part: Callable[[slice], tuple[Any, Array, Array | None]]
 
 
 Gradients = dict[str, "Scalar | Array | OuterSum"]
@@ -87,8 +87,8 @@ class Unrolled(ABC):
         Whether the network has support selection.
     step_sizes
         Whether step sizes are learned, as `step_size`; if not, they are 1.
-    can_untie, can_coordinate
-        Whether the network has the variants `untied` and `per_coordinate`.
+    can_untie, can_coordinate, can_group
+        Whether the network has the variants `untied` and `per_coordinate`, and those with `groups`.
     starts_relative
         Whether the published start depends on the measurements (see `calibrate`).
     has_gradients
@@ -123,6 +123,7 @@ class Unrolled(ABC):
     step_sizes: ClassVar[bool] = True
     can_untie: ClassVar[bool] = False
     can_coordinate: ClassVar[bool] = True
+    can_group: ClassVar[bool] = True
     starts_relative: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = True
     grid: ClassVar[Mapping[str, Array]] = {}
@@ -221,6 +222,11 @@ class Unrolled(ABC):
         """The length of the first axis of a matrix that each layer may have for itself: T if untied, otherwise 1."""
         return self.layers if self.untied else 1
 
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        """The dtype of inputs, which may be complex where iterates are real."""
+        return self.dtype
+
     # -- forward ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -276,7 +282,7 @@ class Unrolled(ABC):
 
     def _begin(self, y: Any) -> tuple[State, Array | None]:
         """The state before the first layer for inputs y in the network's unit, and the factors of `in_units`."""
-        inputs = [self.ops.asarray(array, self.dtype) for array in (y if isinstance(y, tuple) else (y,))]
+        inputs = [self.ops.asarray(array, self.input_dtype) for array in (y if isinstance(y, tuple) else (y,))]
         scaled, factors = self.in_units(tuple(inputs) if isinstance(y, tuple) else inputs[0])
         return self.begin(scaled)[0], factors
 
@@ -359,7 +365,7 @@ class Unrolled(ABC):
         """
         self._check_names(wanted or ())
 
-        def on_part(y: Any, target: Array, formed: bool = True) -> tuple[Scalar, dict[str, Any]]:
+        def on_part(y: Any, target: Array, weights: Array | None, formed: bool = True) -> tuple[Scalar, dict[str, Any]]:
             y, factors = self.in_units(y)
             target, own_weights = self.targets_in_units(target, weights, factors)
             state, backprop = self.begin(y)
@@ -399,9 +405,9 @@ class Unrolled(ABC):
                     gradients[name] = self.ops.xp.zeros_like(value)
             return loss, {name: gradients[name] for name in learned}
 
-        split = self.split(y, target)
+        split = self.split(y, target, weights)
         if split is None:
-            return on_part(y, target, formed)
+            return on_part(y, target, weights, formed)
         shape, at_a_time, part = split
         (loss, gradients), *others = self.ops.in_batches(shape, lambda rows: on_part(*part(rows)), at_a_time)
         for more, d_more in others:
@@ -415,7 +421,7 @@ class Unrolled(ABC):
             if name not in self.parameters:
                 raise ValueError(f"{self.title} has no parameter {name!r}; it has: {', '.join(self.parameters)}")
 
-    def split(self, y: Any, target: Array) -> Split | None:
+    def split(self, y: Any, target: Array, weights: Array | None) -> Split | None:
         """How a batch is split whose layers would take too much memory at once; None if it is not split."""
         return None
 

@@ -112,6 +112,6 @@ class ConvNetwork(Unrolled):
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 
-    def split(self, y: Array, target: Array) -> Split:
+    def split(self, y: Array, target: Array, weights: Array | None) -> Split:
         """The batch is split into single pictures, so that memory holds only the maps of those being processed."""
-        return Split(y.shape, 1, lambda rows: (y[rows], target[rows]))
+        return Split(y.shape, 1, lambda rows: (y[rows], target[rows], weights))

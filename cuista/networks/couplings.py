@@ -11,14 +11,14 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cuista.checks import Array, in_double
 from cuista.networks.base import Backprop, Gradients, State, constant_start
-from cuista.operators import Dense
+from cuista.operators import Dense, Operator
 from cuista.ops import OuterSum
 from cuista.ops.cpu import product
 from cuista.ops.joint import real_of
@@ -197,6 +197,80 @@ class Analytic(Coupling):
         """The adjoint of `forward`, −AᴴW d."""
         back = self.ops.sparse_matmul(d_u, self.adjoint)
         return back if self.formed else self.operator.adjoint(back)
+
+
+class MatrixFree(Coupling):
+    """u = Wᴴ(y − A x) with the analytic weight W of any operator A, without a matrix: u = h⁻¹ ⊙ Aᴴ G⁻¹(y − A x).
+
+    Here, G = A Aᴴ + λI, and h are the gains of the operator. Iterates are rows (batch, N) and measurements are (batch,
+    M), whatever shapes the operator has. A layer applies A and Aᴴ once, and so does its backward pass.
+
+    Parameters
+    ----------
+    operator
+        The operator.
+    ridge
+        The ridge λ.
+    """
+
+    def __init__(self, operator: Operator, ridge: float = 0.0) -> None:
+        self.map, self.ridge, self.ops, self.dtype = operator, ridge, operator.ops, operator.dtype
+
+    @cached_property
+    def gains(self) -> Array:
+        """h, (N,)."""
+        return self.ops.asarray(self.map.gains(self.ridge).reshape(-1), real_of(self.dtype))
+
+    @cached_property
+    def inverse_gains(self) -> Array:
+        """h⁻¹, (N,)."""
+        inverse: Array = 1 / self.gains
+        return inverse
+
+    def measure(self, x: Array) -> Array:
+        """A x, (batch, M), for x (batch, N)."""
+        return self.map.apply(x.reshape(-1, *self.map.shape[1])).reshape(len(x), -1)
+
+    def solve(self, r: Array, ridge: float) -> Array:
+        """G⁻¹ r for r (batch, M)."""
+        return self.map.solve_gram(r.reshape(-1, *self.map.shape[0]), ridge).reshape(len(r), -1)
+
+    def back(self, r: Array) -> Array:
+        """Aᴴ r, (batch, N), for r (batch, M)."""
+        return self.map.adjoint(r.reshape(-1, *self.map.shape[0])).reshape(len(r), -1)
+
+    def error(self, step: Step) -> Array:
+        """A⁺(y − A x) (batch, N), as far as A Aᴴ can be inverted: AᴴG⁻¹(y − A x) without a ridge, which is h ⊙ u."""
+        if self.ridge == 0:
+            return self.gains * step.u
+        assert step.residual is not None
+        return self.back(self.solve(step.residual, 0.0))
+
+    def zeros(self, y: Array) -> Array:
+        x: Array = self.ops.xp.zeros((y.shape[0], self.map.N), self.dtype)
+        return x
+
+    def begin(self, y: Array, parameters: Parameters) -> tuple[State, Backprop]:
+        return (self.zeros(y), y), constant_start
+
+    def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
+        x, y = state
+        r = y - self.measure(x) if t > 0 else y  # x_0 = 0
+        u = self.back(self.solve(r, self.ridge))
+        u *= self.inverse_gains
+
+        def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
+            # r = y − A x and u = h⁻¹ ⊙ AᴴG⁻¹r. h is real and G⁻¹ is its own adjoint, so ∂L/∂r = G⁻¹A(h⁻¹ ⊙ ∂L/∂u), to
+            # which the threshold may add, and ∂L/∂x = ∂L/∂start − Aᴴ ∂L/∂r. x_0 is a constant.
+            d_x = d.start
+            if t > 0:
+                d_r = self.solve(self.measure(self.inverse_gains * d.u), self.ridge)
+                if d.residual is not None:
+                    d_r = d_r + d.residual
+                d_x -= self.back(d_r)
+            return (d_x, None), {}
+
+        return Step(x, u, r), (y,), back
 
 
 class Learned(Coupling):

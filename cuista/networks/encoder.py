@@ -310,9 +310,9 @@ class Encoder(Unrolled):
         losses, d_W = self.losses(A, W)
         return losses.sum(), (d_W, None), {}
 
-    def split(self, y: Array, target: Array) -> Split:
+    def split(self, y: Array, target: Array, weights: Array | None) -> Split:
         """A CPU takes a few matrices at a time, so that memory holds only the layers of those being processed."""
-        return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows]))
+        return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows], weights))
 
 
 def adjoint(xp: Any, stack: Array) -> Array:

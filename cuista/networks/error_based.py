@@ -23,6 +23,6 @@ class ErrorBasedAlista(Network):
 
     def calibrate(self, y: Array) -> None:
         """Scale the thresholds so that their mean in the first layer is the threshold of ALISTA."""
-        y, _ = self.in_units(self.ops.asarray(y, self.dtype))
+        y, _ = self.in_units(self.ops.asarray(y, self.input_dtype))
         state, _ = self.begin(y)
         self.parameters["threshold"] /= self.propose(0, state)[1]

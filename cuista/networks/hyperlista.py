@@ -17,7 +17,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.base import Backprop, State, constant_start
-from cuista.networks.couplings import Analytic
+from cuista.networks.couplings import Analytic, MatrixFree
 from cuista.networks.proximal import Network
 from cuista.networks.shrinkages import Soft
 from cuista.ops.joint import real_of
@@ -37,6 +37,7 @@ class HyperLista(Network):
     step_sizes = False
     has_gradients = False
     can_coordinate = False
+    can_group = False
     # Where the search begins, log-spaced and wider than the authors' grid (0.001 … 0.01, 0.001 … 0.01, 0.1 … 1).
     grid: ClassVar = {
         "threshold": np.geomspace(1e-3, 3e-2, 8),
@@ -47,9 +48,8 @@ class HyperLista(Network):
     @cached_property
     def _inverse(self) -> tuple[Array, Array]:
         """(A⁺)ᵀ and −(A⁺A)ᵀ."""
-        A = self.operator.A
-        inverse = np.linalg.pinv(A)
-        return self.ops.asarray(inverse.T, self.dtype), self.ops.asarray((-inverse @ A).T, self.dtype)
+        inverse = np.linalg.pinv(self.A)
+        return self.ops.asarray(inverse.T, self.dtype), self.ops.asarray((-inverse @ self.A).T, self.dtype)
 
     def published_start(self) -> dict[str, Array]:
         """The middle of the authors' grid."""
@@ -61,20 +61,25 @@ class HyperLista(Network):
     def begin(self, y: Array) -> tuple[State, Backprop]:
         y = y.reshape(-1, self.M)
         (x, Wy), _ = super().begin(y)
-        return (x, Wy, x, self.ops.matmul(y, self._inverse[0])), constant_start  # x_0, Wᵀy, x_{−1}, A⁺y
+        inverse = None if isinstance(self.couple, MatrixFree) else self.ops.matmul(y, self._inverse[0])
+        return (x, Wy, x, inverse), constant_start  # x_0, Wᵀy (or y), x_{−1}, A⁺y (or what layer 0 finds)
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
         ops, xp, joint, (x, Wy, x_before, inverse) = self.ops, self.ops.xp, self.joint, state
         real, tiny = real_of(x.dtype), np.finfo(x.dtype).tiny
         c1, c2, c3 = (self.parameter(name, t).astype(real) for name in ("threshold", "momentum", "support"))
-        error = inverse + ops.sparse_matmul(x, self._inverse[1])
-        error, first = (xp.maximum(joint.magnitudes(xp, each).sum(axis=1), tiny) for each in (error, inverse))
-        present = xp.count_nonzero(joint.magnitudes(xp, x), axis=1).astype(real)
-        share = xp.clip(c3 * xp.log(first / error), 0, 1)
-        k = xp.rint((self.entries - 1) * share).astype(np.int32)
         step, _, _ = self.couple(t, (x, Wy), partial(self.parameter, t=t))
+        if isinstance(self.couple, MatrixFree):
+            error = self.couple.error(step)
+            inverse = error if inverse is None else inverse  # x_0 = 0
+        else:
+            error = inverse + ops.sparse_matmul(x, self._inverse[1])
+        now, first = (xp.maximum(joint.magnitudes(xp, each).sum(axis=1), tiny) for each in (error, inverse))
+        present = xp.count_nonzero(joint.magnitudes(xp, x), axis=1).astype(real)
+        share = xp.clip(c3 * xp.log(first / now), 0, 1)
+        k = xp.rint((self.entries - 1) * share).astype(np.int32)
         beta = xp.repeat(c2 * present, joint.snapshots)[:, None]
         start = x + beta * (x - x_before)
-        theta = c1 * error[:, None]
+        theta = c1 * now[:, None]
         x_next, _ = ops.shrink_select(start, step.u, self.one, theta, k, one_sided=self.positive, joint=joint)
         return (x_next, Wy, x, inverse), constant_start

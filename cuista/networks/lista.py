@@ -44,7 +44,7 @@ class Lista(Network):
         t. Then B = α_{T−1} Wᵀ, W_t = c_{t+1}/c_t (I − α_t WᵀA), and the thresholds are θ_t |c_{t+1}|. The last iterate
         stays the same, because c_T = 1. One-sided thresholding is not odd, so that there, negative α_t become small.
         """
-        A, W = self.operator.A, self.W
+        A, W = self.A, self.W
         Wh = W.conj().T
         start = self.couple.start(Wh, self.stack)
         alista = {name: self.ops.to_numpy(value) for name, value in precursor.parameters.items()}

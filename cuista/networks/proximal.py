@@ -11,17 +11,22 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Proposal, State, Unrolled, rms_of
-from cuista.networks.couplings import Analytic, Awaited, Coupling, Learned, Momentum, Sensed, Step
+from cuista.networks.base import Backprop, Gradients, Proposal, Split, State, Unrolled, rms_of
+from cuista.networks.couplings import Analytic, Awaited, Coupling, Learned, MatrixFree, Momentum, Sensed, Step
+from cuista.networks.groups import Groups
 from cuista.networks.shrinkages import Soft
-from cuista.operators import Dense
+from cuista.operators import Dense, Operator
 from cuista.ops import OuterSum, Scalar
 from cuista.ops.joint import ALONE, Joint, real_of
 
 Kind = TypeVar("Kind", bound="Network")
+# How many numbers of an iterate are computed at a time without a matrix: so few that they stay in a CPU's cache, or
+# enough for a GPU.
+AT_A_TIME, ENTRIES = 2**16, 2**22
 
 
 class Proximal(Unrolled):
@@ -29,6 +34,8 @@ class Proximal(Unrolled):
 
     couple: Coupling
     shrink: Soft
+    # The groups that share a step size (of coordinates) and a threshold (of entries); None for one of each in a layer.
+    shared: tuple[Groups, Groups] | None = None
 
     @property
     def positive(self) -> bool:
@@ -42,7 +49,14 @@ class Proximal(Unrolled):
         ops, x, part = self.ops, state[0], partial(self.parameter, t=t)
         alpha, theta = self.step_size(t), self.parameter("threshold", t)
         step, carried, back_to_state = self.couple(t, state, part)
+        u, steps = step.u, None
+        if self.shared is not None:
+            theta = self.shared[1].spread(theta)
+            if self.step_sizes:
+                steps, alpha = self.shared[0].spread(alpha).astype(real_of(u.dtype)), self.one
         tau, back_to_theta = self.shrink.threshold(theta, x, step)
+        if steps is not None:
+            step = step._replace(u=steps * u)
         x_next, code = self.shrink(step, alpha, tau, self.support[t], window)
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
@@ -57,6 +71,12 @@ class Proximal(Unrolled):
             dz, d_alpha, d_tau = ops.shrink_select_backward(delta, code, step.start, step.u, *form)
             d_theta, more_d_x, more_d_u, d_residual = back_to_theta(d_tau)
             d_u = alpha.astype(real_of(dz.dtype)) * dz if self.step_sizes else dz
+            if self.shared is not None:
+                # Each coordinate and each entry had a value of its own, which is that of its group.
+                d_theta = self.shared[1].sum(d_theta)
+            if self.shared is not None and steps is not None:
+                d_alpha = self.shared[0].sum((dz.conj() * u).real.sum(axis=0, dtype=np.float64))
+                d_u = steps * dz
             if more_d_u is not None:
                 d_u = d_u + more_d_u
             (d_x, *others), gradients = back_to_state(Step(dz, d_u, d_residual), d_state[1:])
@@ -81,18 +101,27 @@ class Proximal(Unrolled):
 
     @property
     def threshold_shape(self) -> tuple[int, ...]:
+        if self.shared is not None:
+            return self.layers, self.shared[1].count
         return (self.layers, self.entries) if self.per_coordinate else (self.layers,)
+
+    @property
+    def step_shape(self) -> tuple[int, ...]:
+        """The shape of the step sizes."""
+        return (self.layers,) if self.shared is None else (self.layers, self.shared[0].count)
 
 
 class Network(Proximal):
-    """An unrolled network for a measurement matrix.
+    """An unrolled network for a measurement matrix, or for any other operator.
 
     Parameters
     ----------
     operator
-        The operator of the measurement matrix (M, N). Its engine and precision are those of the network.
+        The operator of the measurement matrix (M, N), or any operator. Its engine and precision are those of the
+        network. Measurements are (batch, M) and signals (batch, N), also where the operator has more axes.
     W
-        The analytic weight (M, N) of the matrix.
+        The analytic weight (M, N) of the matrix. If None, the network uses the operator alone, and not a matrix: see
+        `MatrixFree`. Only networks without learned matrices can do so.
     layers, options
         As in `Unrolled`.
     positive
@@ -108,6 +137,17 @@ class Network(Proximal):
     joint
         Which numbers are thresholded together. With L > 1 snapshots, measurements are (batch, L, M) and signals are
         (batch, L, N).
+    ridge
+        The ridge λ of the analytic weight, without a matrix.
+    groups
+        The number of each coordinate's group, (N,), from 0. Each group has a threshold and a step size of its own, so
+        that both are (T, K) with K groups. Coordinates that are thresholded together are in one group. None for one of
+        each in a layer.
+
+    Raises
+    ------
+    InputError
+        If the network does not have the variant, or cannot do without a matrix, or the groups are not as described.
 
     Attributes
     ----------
@@ -121,8 +161,8 @@ class Network(Proximal):
 
     def __init__(
         self,
-        operator: Dense,
-        W: Array,
+        operator: Operator,
+        W: Array | None = None,
         *,
         layers: int = 16,
         positive: bool = False,
@@ -130,9 +170,12 @@ class Network(Proximal):
         penalty: float = 0.0,
         sensing: Array | None = None,
         joint: Joint = ALONE,
+        ridge: float = 0.0,
+        groups: ArrayLike | None = None,
         **options: Any,
     ) -> None:
-        self.operator, self.W, self.M, self.N = operator, W, operator.M, operator.N
+        self.operator, self.M, self.N, self.ridge = operator, operator.M, operator.N, ridge
+        self.W: Any = W
         self.dictionary, self.penalty = dictionary, penalty
         if dictionary is not None:
             self._rates: dict[str, float] = {}
@@ -140,15 +183,60 @@ class Network(Proximal):
             if self.matrices:
                 self.last = ("dictionary",)
                 self.matrices = (*self.matrices, *self.last)
-        coupling = self.coupling(operator, W)
-        if sensing is not None and dictionary is not None:
-            if not self.can_learn_sensing():
-                raise InputError(f"{self.title} cannot learn Φ: name another network", option="net")
+        if sensing is not None and dictionary is not None and not self.can_learn_sensing():
+            raise InputError(f"{self.title} cannot learn Φ: name another network", option="net")
+        coupling: Coupling
+        if W is None:
+            if self.coupling is not Analytic:
+                raise InputError(
+                    f"{self.title} learns matrices, which is not possible without one: name another network",
+                    option="net",
+                )
+            coupling = MatrixFree(operator, ridge)
+        elif sensing is not None and dictionary is not None:
             self.matrices = (*self.matrices, "sensing")
-            coupling = Sensed(operator, W, sensing, dictionary)
+            coupling = Sensed(self._matrix, W, sensing, dictionary)
+        else:
+            coupling = self.coupling(self._matrix, W)
         self.couple = Momentum(coupling) if self.momentum else coupling
         self.joint, self.shrink = joint, self.shrinkage(operator.ops, positive, joint)
+        self.groups = None if groups is None else np.asarray(groups)
+        if groups is not None:
+            self.shared = self._shared(Groups(groups, operator.ops), options)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
+
+    def _shared(self, groups: Groups, options: dict[str, Any]) -> tuple[Groups, Groups]:
+        """The groups of coordinates and of entries, after a check of the variant."""
+        if not self.can_group or self.matrices:
+            raise InputError(f"{self.title} has no threshold for each group: leave the groups out", option="groups")
+        if options.get("per_coordinate"):
+            raise InputError(
+                "there are thresholds for each coordinate, and for each group: leave out one", option="per_coordinate"
+            )
+        entries = groups.numbers.reshape(-1, self.joint.group)
+        if groups.numbers.shape != (self.N,) or (entries != entries[:, :1]).any():
+            raise InputError(
+                f"the groups have shape {groups.numbers.shape}; expected one number for each of {self.N} coordinates, "
+                "the same for coordinates that are thresholded together",
+                option="groups",
+            )
+        return groups, groups if self.joint.group == 1 else Groups(entries[:, 0], groups.ops)
+
+    @property
+    def _matrix(self) -> Dense:
+        """The operator of a network that has a matrix."""
+        if not isinstance(self.operator, Dense):
+            raise InputError("a weight belongs to a measurement matrix: leave it out for an operator that is no matrix")
+        return self.operator
+
+    @property
+    def A(self) -> Array:
+        """The matrix (M, N) of a network that has one."""
+        return self._matrix.A
+
+    @property
+    def input_dtype(self) -> np.dtype[Any]:
+        return self.operator.measured_dtype
 
     @classmethod
     def can_learn_sensing(cls) -> bool:
@@ -156,9 +244,16 @@ class Network(Proximal):
         return cls.coupling is Learned and not cls.momentum
 
     def advance(self, state: State, layers: range) -> State:
-        couple, own_layer = self.couple, type(self).layer is not Proximal.layer
-        if own_layer or type(couple) is not Analytic or not couple.formed or type(self.shrink) is not Soft:
+        couple, own_layer, rows = self.couple, type(self).layer is not Proximal.layer, self.at_a_time
+        if rows is not None and len(state[0]) > rows:
+            # The layers of a few samples at a time stay in the cache, and take little memory.
+            work = partial(self._advance_rows, state, layers)
+            parts = self.ops.in_batches(state[0].shape, work, rows)
+            return tuple(self.ops.xp.concatenate(each) for each in zip(*parts, strict=True))
+        plain = type(couple) is Analytic and couple.formed and type(self.shrink) is Soft and self.shared is None
+        if own_layer or not plain:
             return super().advance(state, layers)  # only the layers of ALISTA are computed several at once
+        assert isinstance(couple, Analytic)
         x, Wy = state
         part, parameters = slice(layers.start, layers.stop), self.parameters
         alpha = parameters["step_size"][part] if self.step_sizes else self.ops.xp.ones(len(layers))
@@ -173,6 +268,28 @@ class Network(Proximal):
             self.joint,
         )
         return x, Wy
+
+    def _advance_rows(self, state: State, layers: range, rows: slice) -> State:
+        """The state of some rows after these layers."""
+        return self.advance(tuple(None if part is None else part[rows] for part in state), layers)
+
+    # -- without a matrix -------------------------------------------------------------------------------------------
+
+    @property
+    def at_a_time(self) -> int | None:
+        """How many rows of a state are computed at a time; None for all. With a matrix, the caller decides."""
+        if self.W is not None:
+            return None
+        numbers = AT_A_TIME if self.ops.xp is np else ENTRIES
+        return max(numbers // (self.N * self.joint.snapshots), 1) * self.joint.snapshots
+
+    def split(self, y: Any, target: Array, weights: Array | None) -> Split | None:
+        """Without a matrix, a few samples are computed at a time, because layers keep their iterates for each."""
+        size = None if self.at_a_time is None else self.at_a_time // self.joint.snapshots
+        if size is None or len(y) <= size:
+            return None
+        shape = (len(y), self.N * self.joint.snapshots)
+        return Split(shape, size, lambda rows: (y[rows], target[rows], None if weights is None else weights[rows]))
 
     # -- several snapshots ------------------------------------------------------------------------------------------
 
@@ -218,12 +335,12 @@ class Network(Proximal):
 
     # -- what is learned --------------------------------------------------------------------------------------------
 
-    def _start(self, B: Array) -> dict[str, Array]:
+    def _start(self, B: Any) -> dict[str, Array]:
         """The parameters with which learned matrices make each layer the step x + B (y − A x), with step sizes of 1."""
         theta = np.full(self.threshold_shape, self.shrink.start(1.001 * self.operator.norm_squared))
         start = {**self.couple.start(B, self.stack), "threshold": theta}
         if self.step_sizes:
-            start["step_size"] = np.ones(self.layers)
+            start["step_size"] = np.ones(self.step_shape)
         if self.momentum:
             start["momentum"] = np.zeros(self.layers)
         if self.dictionary is not None and self.last:
@@ -232,11 +349,11 @@ class Network(Proximal):
 
     def published_start(self) -> dict[str, Array]:
         """ISTA: B = Aᴴ/scale and, for soft thresholding, θ = λ/scale, with scale = 1.001‖A‖₂² and λ = 0.4."""
-        return self._start(self.operator.A.conj().T / (1.001 * self.operator.norm_squared))
+        return self._start(None if self.W is None else self.A.conj().T / (1.001 * self.operator.norm_squared))
 
     def fast_start(self) -> dict[str, Array]:
         """As in `published_start`, except that B = Wᴴ."""
-        return self._start(self.W.conj().T)
+        return self._start(None if self.W is None else self.W.conj().T)
 
     def rate_of(self, name: str, nmse_db: float) -> float | tuple[float, ...]:
         """With a dictionary, a hundredth of the root mean square of the matrix's entries at the start."""
@@ -249,7 +366,7 @@ class Network(Proximal):
     def contained(self, kind: type[Kind]) -> Kind:
         """A network of another kind with this one's matrix, weight, dictionary, layers, schedule and thresholding."""
         names = ("layers", "percent", "max_percent", "per_coordinate", "positive", "dictionary", "penalty", "joint")
-        form = {name: getattr(self, name) for name in names}
+        form = {name: getattr(self, name) for name in (*names, "ridge", "groups")}
         network = kind(self.operator, self.W, **form)
         network.unit = self.unit
         return network

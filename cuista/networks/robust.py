@@ -127,7 +127,7 @@ class RobustAlista(Proximal):
         loss, delta = self.ops.half_squared_error(x.reshape(rows), every, repeated)
         return loss, (delta.reshape(x.shape), *[None] * len(others)), {}
 
-    def split(self, y: Any, target: Array) -> Split:
+    def split(self, y: Any, target: Array, weights: Array | None) -> Split:
         """A CPU takes a few matrices at a time, each with all signals."""
         A, measured = y
-        return Split(A.shape, self.ops.at_a_time, lambda rows: ((A[rows], measured[rows]), target))
+        return Split(A.shape, self.ops.at_a_time, lambda rows: ((A[rows], measured[rows]), target, weights))

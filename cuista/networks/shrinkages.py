@@ -91,7 +91,10 @@ class Adaptive(Soft):
 
 
 class ErrorBased(Soft):
-    """A threshold for each sample, which falls with the sample's error: τ = θ ‖u‖₂ / 50."""
+    """A threshold for each sample, which falls with the sample's error: τ = θ ‖u‖₂ / 50.
+
+    It is one for each sample, or one for each entry if there is a θ for each coordinate.
+    """
 
     # A scale that makes θ about 1.
     DIVISOR = 50.0
@@ -104,8 +107,10 @@ class ErrorBased(Soft):
 
         def backprop(d_tau: Array) -> tuple[Any, Array | None, Array | None, Array | None]:
             # τ = θ e and e = ‖u‖ / 50, so ∂L/∂θ = Σ ∂L/∂τ e and ∂e/∂u = u / (50² e), or 0 where u = 0.
-            factor = theta * d_tau / xp.where(error > 0, self.DIVISOR**2 * error, xp.ones_like(error))
-            return (d_tau * error).sum(), None, (factor.astype(real) * rows).reshape(u.shape), None
+            d_error = xp.sum(theta * d_tau, axis=1, keepdims=True)
+            factor = d_error / xp.where(error > 0, self.DIVISOR**2 * error, xp.ones_like(error))
+            d_theta = xp.sum(d_tau * error, axis=0 if getattr(theta, "ndim", 0) else None)
+            return d_theta, None, (factor.astype(real) * rows).reshape(u.shape), None
 
         return tau, backprop
 
