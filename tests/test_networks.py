@@ -605,6 +605,25 @@ def test_gradients_of_joint_entries_without_a_matrix_match_central_differences()
     assert_gradients_match(net, x.reshape(4, 2, -1), y.reshape(4, 2, -1), 5)
 
 
+@pytest.mark.parametrize("name", ["alista", "alista-momentum"])
+def test_a_network_without_a_matrix_is_the_same_on_the_cuda_engine(name, cuda):
+    nets = []
+    for ops in (None, cuda):
+        place = {"ops": ops, "dtype": np.float64}
+        mask = random_mask((8, 8), 0.4, seed=2)
+        operator = Composition(Fourier((8, 8), mask, **place), Wavelet((8, 8), "haar", 2, **place))
+        nets.append(matrix_free(name, operator, groups=operator.groups))
+    x, y = measured(nets[0].operator)
+    expected_loss, expected = nets[0].loss_and_gradients(y, x, 5)
+    with cuda.computing():
+        on_device = cuda.asarray(y, np.complex128), cuda.asarray(x, np.float64)
+        np.testing.assert_allclose(cuda.to_numpy(nets[1].output(y)), nets[0].output(y), atol=1e-12)
+        loss, gradients = nets[1].loss_and_gradients(*on_device, 5)
+        assert float(loss) == pytest.approx(expected_loss, rel=1e-10)
+        for key, gradient in expected.items():
+            np.testing.assert_allclose(cuda.to_numpy(gradients[key]), gradient, atol=1e-10)
+
+
 def test_a_network_that_needs_a_matrix_says_so():
     for name in set(NETWORKS) - set(MATRIX_FREE):
         with pytest.raises(InputError, match="name another network"):

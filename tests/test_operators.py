@@ -103,6 +103,9 @@ MAKE = {
     "dense of a circular": lambda **options: Composition(
         Scaled(Cosine(9, np.arange(9) % 2, **options), 3), Circular([1, 0.5], 9, **options)
     ),
+    "circular of a fourier": lambda **options: Composition(
+        Circular([1, 0.4j], 16, **options), fourier(16, None, **options)
+    ),
     "stacked": lambda dtype=np.float32, **options: stacked(dtype=in_both(dtype), **options),
     "scaled": lambda dtype=np.float32, **options: Scaled(fourier(16, LINE, dtype=dtype, **options), 2 - 1j),
     "scipy": linear_operator,

@@ -222,29 +222,33 @@ class MatrixFree(Coupling):
         return self.ops.asarray(self.map.gains(self.ridge).reshape(-1), real_of(self.dtype))
 
     @cached_property
-    def inverse_gains(self) -> Array:
-        """h⁻¹, (N,)."""
-        inverse: Array = 1 / self.gains
-        return inverse
+    def weights(self) -> Array:
+        """What Aᴴ G⁻¹ r is multiplied by, h⁻¹ (N,). If G is the multiple of the identity, it is divided out here."""
+        c = self.map.rows_norm_squared
+        weights: Array = 1 / (self.gains if c is None else self.gains * self.gains.dtype.type(c + self.ridge))
+        return weights
 
     def measure(self, x: Array) -> Array:
         """A x, (batch, M), for x (batch, N)."""
         return self.map.apply(x.reshape(-1, *self.map.shape[1])).reshape(len(x), -1)
 
-    def solve(self, r: Array, ridge: float) -> Array:
-        """G⁻¹ r for r (batch, M)."""
-        return self.map.solve_gram(r.reshape(-1, *self.map.shape[0]), ridge).reshape(len(r), -1)
+    def solve(self, r: Array) -> Array:
+        """G⁻¹ r for r (batch, M), or r itself if `weights` do it."""
+        if self.map.rows_norm_squared is not None:
+            return r
+        return self.map.solve_gram(r.reshape(-1, *self.map.shape[0]), self.ridge).reshape(len(r), -1)
 
     def back(self, r: Array) -> Array:
         """Aᴴ r, (batch, N), for r (batch, M)."""
         return self.map.adjoint(r.reshape(-1, *self.map.shape[0])).reshape(len(r), -1)
 
     def error(self, step: Step) -> Array:
-        """A⁺(y − A x) (batch, N), as far as A Aᴴ can be inverted: AᴴG⁻¹(y − A x) without a ridge, which is h ⊙ u."""
+        """A⁺(y − A x) (batch, N), which is AᴴG⁻¹(y − A x) without a ridge, or h ⊙ u."""
         if self.ridge == 0:
             return self.gains * step.u
         assert step.residual is not None
-        return self.back(self.solve(step.residual, 0.0))
+        r = step.residual.reshape(-1, *self.map.shape[0])
+        return self.map.adjoint(self.map.solve_gram(r)).reshape(step.u.shape)
 
     def zeros(self, y: Array) -> Array:
         x: Array = self.ops.xp.zeros((y.shape[0], self.map.N), self.dtype)
@@ -255,16 +259,19 @@ class MatrixFree(Coupling):
 
     def __call__(self, t: int, state: State, part: Part) -> tuple[Step, State, StepBackprop]:
         x, y = state
-        r = y - self.measure(x) if t > 0 else y  # x_0 = 0
-        u = self.back(self.solve(r, self.ridge))
-        u *= self.inverse_gains
+        r = y
+        if t > 0:  # x_0 = 0
+            r = self.measure(x)
+            self.ops.xp.subtract(y, r, out=r)
+        u = self.back(self.solve(r))
+        u *= self.weights
 
         def back(d: Step, d_carried: State) -> tuple[State, Gradients]:
             # r = y − A x and u = h⁻¹ ⊙ AᴴG⁻¹r. h is real and G⁻¹ is its own adjoint, so ∂L/∂r = G⁻¹A(h⁻¹ ⊙ ∂L/∂u), to
             # which the threshold may add, and ∂L/∂x = ∂L/∂start − Aᴴ ∂L/∂r. x_0 is a constant.
             d_x = d.start
             if t > 0:
-                d_r = self.solve(self.measure(self.inverse_gains * d.u), self.ridge)
+                d_r = self.solve(self.measure(self.weights * d.u))
                 if d.residual is not None:
                     d_r = d_r + d.residual
                 d_x -= self.back(d_r)

@@ -75,7 +75,8 @@ class Proximal(Unrolled):
                 # Each coordinate and each entry had a value of its own, which is that of its group.
                 d_theta = self.shared[1].sum(d_theta)
             if self.shared is not None and steps is not None:
-                d_alpha = self.shared[0].sum((dz.conj() * u).real.sum(axis=0, dtype=np.float64))
+                products = dz * u if dz.dtype.kind != "c" else dz.real * u.real + dz.imag * u.imag
+                d_alpha = self.shared[0].sum(products.sum(axis=0, dtype=np.float64))
                 d_u = steps * dz
             if more_d_u is not None:
                 d_u = d_u + more_d_u

@@ -89,7 +89,7 @@ class Operator(ABC):
 
     @property
     def shift_invariant(self) -> bool:
-        """Whether signals shifted circularly have measurements with the same ‖A x‖ and the same xᴴAᴴG⁻¹A x."""
+        """Whether measurements of a circularly shifted signal differ from those of the signal by a unitary map only."""
         return False
 
     @property
@@ -189,7 +189,7 @@ class Operator(ABC):
             If ten iterations per measurement of a sample are not enough, as may happen if G is singular.
         """
         if self.rows_norm_squared is not None:
-            return r / real_of(r.dtype).type(self.rows_norm_squared + ridge)  # type: ignore[no-any-return]
+            return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
         xp, axes = self.ops.xp, tuple(range(1, r.ndim))
 
         def inner(a: Array, b: Array) -> Array:

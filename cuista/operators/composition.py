@@ -10,7 +10,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.operators.base import Operator, Shape
-from cuista.operators.spectral import Spectral
+from cuista.operators.spectral import Circular, Spectral
 from cuista.operators.wavelets import Wavelet
 from cuista.ops.joint import real_of
 
@@ -64,7 +64,7 @@ class Composition(Operator):
 
     @property
     def shift_invariant(self) -> bool:
-        return self.outer.shift_invariant and isinstance(self.inner, Spectral)
+        return self.outer.shift_invariant and isinstance(self.inner, Circular)
 
     @property
     def groups(self) -> Array | None:
@@ -144,7 +144,7 @@ class Stack(Operator):
 
     @property
     def shift_invariant(self) -> bool:
-        return all(isinstance(operator, Spectral) for operator in self.operators)
+        return all(operator.shift_invariant for operator in self.operators)
 
     @property
     def groups(self) -> Array | None:

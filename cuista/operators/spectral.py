@@ -109,7 +109,7 @@ class Fourier(Spectral):
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r, or, where signals are real, what it has in common with the measurements of a signal."""
         real = real_of(r.dtype).type
-        return r / (self._eigenvalues + real(ridge))  # type: ignore[no-any-return]
+        return r * (real(1) / (self._eigenvalues + real(ridge)))  # type: ignore[no-any-return]
 
     @cached_property
     def _eigenvalues(self) -> Any:
@@ -204,6 +204,7 @@ class Circular(Spectral):
             raise InputError("the kernel is zero; a zero kernel measures nothing")
         fft = np.fft.fftn if self.dtype.kind == "c" else np.fft.rfftn
         kernel, axes = in_double(self.kernel), tuple(range(self.kernel.ndim))
+        self._inverses: dict[float, Array] = {}
         self._response = fft(kernel, self.signal_shape, axes)
 
     @property
@@ -238,11 +239,13 @@ class Circular(Spectral):
         NumericalError
             If G is singular: without a ridge, no frequency may be lost.
         """
-        G = np.square(np.abs(self._response)) + ridge
-        if G.min() <= np.finfo(np.float64).eps * G.max():
-            raise NumericalError(NOT_POSITIVE)
-        divided = transforms.dft(self.ops, r) / self.ops.asarray(G, real_of(self.dtype))
-        return transforms.inverse_dft(self.ops, divided, self.signal_shape, self.dtype.kind != "c")
+        if ridge not in self._inverses:
+            G = np.square(np.abs(self._response)) + ridge
+            if G.min() <= np.finfo(np.float64).eps * G.max():
+                raise NumericalError(NOT_POSITIVE)
+            self._inverses[ridge] = self.ops.asarray(1 / G, real_of(self.dtype))
+        solved = self._inverses[ridge] * transforms.dft(self.ops, r)
+        return transforms.inverse_dft(self.ops, solved, self.signal_shape, self.dtype.kind != "c")
 
 
 def _opposite(shape: tuple[int, ...]) -> Array:

@@ -181,50 +181,52 @@ class Wavelet(Operator):
 
         The spectra of the bands have the period n/2.
         """
-        H, G = self._responses[level][axis]
         xp, n, at = self.ops.xp, self.signal_shape[axis] >> level, axis + 1
+        H, G = self._responses[level][axis]
+        size = n // 2 + 1 if self._halved(axis) else n
+        merged: Array = xp.empty((*low.shape[:at], size, *low.shape[at + 1 :]), low.dtype)
+        kept = slice(low.shape[at])
+        for part in [kept] if self._halved(axis) else [kept, slice(n // 2, n)]:
+            here = merged[_along(at, part)]
+            xp.multiply(H[_along(at, part)], low, out=here)
+            here += G[_along(at, part)] * high
         if self._halved(axis):
-            low, high = (self._extended(band, n // 2) for band in (low, high))
-            merged = H * low
-            merged += G * high
-            return merged
-        merged = xp.empty((*low.shape[:at], n, *low.shape[at + 1 :]), low.dtype)
-        for half in (slice(n // 2), slice(n // 2, n)):
-            part = merged[_along(at, half)]
-            H_part, G_part = (each[_along(at, half)] for each in (H, G))
-            xp.multiply(H_part, low, out=part)
-            part += G_part * high
-        return merged  # type: ignore[no-any-return]
+            # X_low(n/2 − k) is the conjugate of X_low(k) at the opposite frequencies along the other axes.
+            rest = slice(size - low.shape[at])
+            opposite = H[..., ::-1][..., rest].conj() * low[..., rest]
+            opposite += G[..., ::-1][..., rest].conj() * high[..., rest]
+            for to, of in _mirror(merged.ndim - 2):
+                xp.conjugate(opposite[of], out=merged[..., ::-1][..., rest][to])
+        return merged
 
     def _split(self, spectrum: Array, level: int, axis: int) -> list[Array]:
         """The adjoint of `_merge`: X_low(k) = H̄(k) X(k) + H̄(k + n/2) X(k + n/2), and the same with G for X_high."""
         n, at, bands = self.signal_shape[axis] >> level, axis + 1, []
         for response in self._responses[level][axis]:
-            product = response.conj() * spectrum
+            kept = _along(at, slice(n // 4 + 1 if self._halved(axis) else n // 2))
+            band = response[kept].conj() * spectrum[kept]
             if self._halved(axis):
-                # The spectrum at k + n/2 is the conjugate of that at n/2 − k, with opposite frequencies along the other
-                # axes.
-                band = product[..., : n // 4 + 1]
-                band += _mirrored(self.ops.xp, product[..., n // 2 - n // 4 :][..., ::-1]).conj()
+                rest = _along(at, slice(n // 2 - n // 4, None))
+                opposite = (response[rest].conj() * spectrum[rest])[..., ::-1].conj()
+                for to, of in _mirror(band.ndim - 2):
+                    band[to] += opposite[of]
             else:
-                band = product[_along(at, slice(n // 2))]
-                band += product[_along(at, slice(n // 2, n))]
+                rest = _along(at, slice(n // 2, n))
+                band += response[rest].conj() * spectrum[rest]
             bands.append(band)
         return bands
 
-    def _extended(self, band: Array, period: int) -> Array:
-        """Half a spectrum with this period, at the frequencies from 0 to the period: X(p − k) is X̄(k) mirrored."""
-        rest = band[..., : period - period // 2]
-        extended: Array = self.ops.xp.concatenate([band, _mirrored(self.ops.xp, rest[..., ::-1]).conj()], axis=-1)
-        return extended
 
+def _mirror(axes: int) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Pairs of indices, to and of: what a spectrum is at the opposite frequencies of these axes after the first.
 
-def _mirrored(xp: Any, spectrum: Array) -> Array:
-    """The spectrum at the opposite frequencies of all axes but the first, which is the batch, and the last."""
-    for axis in range(1, spectrum.ndim - 1):
-        parts = [spectrum[_along(axis, part)] for part in (slice(1), slice(None, 0, -1))]
-        spectrum = xp.concatenate(parts, axis=axis)
-    return spectrum
+    The frequency 0 is its own opposite. All others are in the reverse order.
+    """
+    pairs = [((slice(None),), (slice(None),))]
+    for _ in range(axes):
+        halves = (slice(1), slice(1)), (slice(1, None), slice(None, 0, -1))
+        pairs = [((*to, to_half), (*of, of_half)) for to, of in pairs for to_half, of_half in halves]
+    return pairs
 
 
 def _of_all(part: tuple[slice, ...]) -> tuple[slice, ...]:
