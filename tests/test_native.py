@@ -380,7 +380,8 @@ for width in Library(path).widths:
             steps = (x, x, np.ones((35, 1)), u, ops.pack(-matrix), 0.7, threshold, 3, True, True)
             expected = reference.proximal_iterations(*steps[:4], -matrix, *steps[5:])
             found = ops.proximal_iterations(*steps)
-            assert all(map(np.allclose, found, expected)), (width, size, dtype)
+            close = [np.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(found, expected)]
+            assert all(close), (width, size, dtype)
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))
             found = ops.analytic_layers(x, u, ops.pack(matrix), *layers)
             assert np.allclose(found, reference.analytic_layers(x, u, matrix, *layers), atol=1e-4), (width, size, dtype)
