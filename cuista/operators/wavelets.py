@@ -23,6 +23,7 @@ from cuista.operators.base import Operator, Shape
 from cuista.operators.sampled import checked_shape
 from cuista.ops import ReferenceOps
 
+Index = tuple[slice, ...]
 # How far the taps of a wavelet may be from orthonormal.
 TOLERANCE = 1e-7
 
@@ -132,15 +133,15 @@ class Wavelet(Operator):
         self._write(x, self._low(self.level), spectrum, self.level - 1)
         return x  # type: ignore[no-any-return]
 
-    def _write(self, x: Array, part: tuple[slice, ...], band: Array, level: int) -> None:
+    def _write(self, x: Array, part: Index, band: Array, level: int) -> None:
         shape = tuple(n >> (level + 1) for n in self.signal_shape)
         x[_of_all(part)] = transforms.inverse_dft(self.ops, band, shape, self._real)
 
-    def _low(self, level: int) -> tuple[slice, ...]:
+    def _low(self, level: int) -> Index:
         """Where the low-pass part is after this many levels."""
         return tuple(slice(n >> level) for n in self.signal_shape)
 
-    def _details(self, level: int) -> list[tuple[slice, ...]]:
+    def _details(self, level: int) -> list[Index]:
         """Where the details of a level are, 0 being the finest: first those that are details along the last axis."""
         sizes, axes = [n >> (level + 1) for n in self.signal_shape], len(self.signal_shape)
         highs = [[number >> (axes - 1 - axis) & 1 for axis in range(axes)] for number in range(1, 2**axes)]
@@ -217,24 +218,24 @@ class Wavelet(Operator):
         return bands
 
 
-def _mirror(axes: int) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+def _mirror(axes: int) -> list[tuple[Index, Index]]:
     """Pairs of indices, to and of: what a spectrum is at the opposite frequencies of these axes after the first.
 
     The frequency 0 is its own opposite. All others are in the reverse order.
     """
-    pairs = [((slice(None),), (slice(None),))]
+    pairs: list[tuple[Index, Index]] = [((slice(None),), (slice(None),))]
     for _ in range(axes):
         halves = (slice(1), slice(1)), (slice(1, None), slice(None, 0, -1))
         pairs = [((*to, to_half), (*of, of_half)) for to, of in pairs for to_half, of_half in halves]
     return pairs
 
 
-def _of_all(part: tuple[slice, ...]) -> tuple[slice, ...]:
+def _of_all(part: Index) -> Index:
     """The index of this part of each signal of a batch."""
     return (slice(None), *part)
 
 
-def _along(axis: int, part: slice) -> tuple[slice, ...]:
+def _along(axis: int, part: slice) -> Index:
     """The index of this part along an axis."""
     return (*[slice(None)] * axis, part)
 
