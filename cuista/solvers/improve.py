@@ -57,7 +57,8 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
             if not support.size or not scale:
                 continue
             fitted = (target / scale).T  # (M,) or (M, L)
-            entries, _, rank, _ = lstsq(A[:, support], fitted, lapack_driver="gelsy", check_finite=False)
+            how: dict[str, Any] = {"cond": max(problem.M, support.size) * np.finfo(float).eps, "check_finite": False}
+            entries, _, rank, _ = lstsq(A[:, support], fitted, lapack_driver="gelsy", **how)
             done[i] = rank == support.size
             if problem.positive and done[i] and entries.min() < 0:
                 entries, _ = nnls(A[:, support], fitted)
