@@ -99,7 +99,7 @@ class Operator(ABC):
 
     @property
     def alike(self) -> Array | None:
-        """A number from 0 for each coordinate, (N,): coordinates with the same number have the same gain.
+        """A number from 0 for each coordinate, (N,); coordinates with the same number have the same gain.
 
         None if all columns must be looked at.
         """

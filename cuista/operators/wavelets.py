@@ -95,7 +95,7 @@ class Wavelet(Operator):
 
     @cached_property
     def groups(self) -> Array:
-        """The subband of each coefficient, (N,): 0 for the coarsest, and then from coarse to fine."""
+        """The subband of each coefficient, (N,); 0 is the coarsest, and numbers rise towards finer ones."""
         groups, number = np.zeros(self.signal_shape, np.intp), 0
         for level in reversed(range(self.level)):
             for part in self._details(level):
