@@ -63,7 +63,8 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
     """Make a problem: a measurement matrix, and the distribution of signals and noise.
 
     The matrix has Gaussian entries N(0, 1/M), or CN(0, 1/M) with --complex, or is read from a file, where it is found
-    under --key or as A or D. If it is complex, signals and noise are complex, too.
+    under --key or as A or D. If it is complex, signals and noise are complex, too. With --operator, there is no matrix:
+    transforms measure signals of up to millions of entries.
     """
     if key is not None and load_a is None:
         raise click.UsageError("--key names an array in the file of --load-a: give that file, or leave --key out")
@@ -71,7 +72,8 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
     warn_of_twins(problem)
     facts = problem.facts()
     kind = "".join(f", {facts[name]}" for name in ("numbers", "snapshots", "groups") if facts[name])
-    shape = f"{problem.M}×{problem.N}{kind}, condition number {problem.condition_number:.4g}"
+    how = f"condition number {problem.condition_number:.4g}" if problem.has_matrix else facts["columns"]
+    shape = f"{problem.M}×{problem.N}{kind}, {how}"
     target.write(problem, f"{shape}, SNR {problem.snr_db:g} dB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from cuista.checks import Array, as_real, check_matrix
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
 from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
+from cuista.operators import Operator, from_description
 from cuista.ops import Bernoulli, Normal
 from cuista.original import read_problem
 from cuista.storage import is_cuista, load_array, load_arrays
@@ -41,10 +43,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "complex": {"is_flag": True, "default": None, "help": "Complex matrix, signals and noise."},
     "snapshots": {"type": common.AT_LEAST_1, "metavar": "L", "help": "Snapshots that share a support. [1]"},
     "group": {"type": common.AT_LEAST_1, "metavar": "G", "help": "Neighbours that are non-zero together. [1]"},
+    "operator": {"type": common.INPUT_FILE, "help": "Measure by the operator that a .json file describes."},
 }
 JOINT = ("snapshots", "group")
 MAGNITUDE = ("magnitude", "mean", "std", "q", "v0", "v1")
-PROBLEM_OPTIONS = ("m", "n", "pnz", "snr", "con_num", "normalize", *MAGNITUDE, "positive", "complex", *JOINT)
+# The options that define a matrix, and so have no meaning for an operator.
+OF_A_MATRIX = ("m", "n", "con_num", "normalize", "complex")
+PROBLEM_OPTIONS = (*OF_A_MATRIX, "pnz", "snr", *MAGNITUDE, "positive", *JOINT, "operator")
 problem_options = common.options(*(click.option(f"--{name}", **how) for name, how in _OPTIONS.items()))
 # The same for commands whose help they would crowd; the help of gen-problem shows them.
 hidden_problem_options = common.options(
@@ -140,6 +145,16 @@ def matrix_in(path: Path, key: str | None = None) -> Array:
 def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
     """The problem that the options define; the matrix comes from `load_a` if that is given."""
     m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
+    law = probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options)
+    joint = {name: options[name] for name in JOINT if options[name] is not None}
+    positive = bool(options["positive"])
+    if options["operator"] is not None:
+        for name in OF_A_MATRIX:
+            if options[name] is not None:
+                raise click.UsageError(f"{common.spelled(name)} is about a matrix: leave it out, or --operator")
+        if load_a is not None:
+            raise click.UsageError("--load-a gives a matrix, and --operator an operator: give one of them")
+        return Problem(read_operator(options["operator"]), *law, seed, positive=positive, **joint)
     if load_a is None:
         dtype = complex if options["complex"] else float
         A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed, dtype=dtype)
@@ -157,12 +172,21 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
     kept = options["normalize"] is False
     if load_a is None and not kept:
         A = normalize_columns(A)
-    law = probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options)
-    joint = {name: options[name] for name in JOINT if options[name] is not None}
-    problem = Problem(A, *law, seed, norms=1.0 if kept else None, positive=bool(options["positive"]), **joint)
+    problem = Problem(A, *law, seed, norms=1.0 if kept else None, positive=positive, **joint)
     if load_a is not None:
         note_norms(problem, load_a)
     return problem
+
+
+def read_operator(path: Path) -> Operator:
+    """The operator that a JSON file describes. Files of arrays that it names are beside it."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{path} is no description of an operator, as JSON: {error}", option="operator") from None
+    if not isinstance(description, dict):
+        raise FileError(f'{path} holds no JSON object; expected one like {{"kind": …}}', option="operator")
+    return from_description(description, path.parent, dtype=np.float64)
 
 
 def note_norms(problem: Problem, path: Path) -> None:
@@ -215,7 +239,10 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
     if asked["pnz"] is not None:
         asked["pnz"] = probability(asked["pnz"])
     law = magnitude_law(asked) if any(asked[name] is not None for name in MAGNITUDE) else None
-    found = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db, "normalize": problem.normalized}
+    found: dict[str, Any] = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db}
+    if asked["operator"] is not None:
+        asked["operator"] = Problem(read_operator(asked["operator"])).sha256
+    found |= {"normalize": problem.normalized, "operator": problem.sha256}
     found |= {"positive": problem.positive, "complex": problem.is_complex}
     found |= {name: getattr(problem, name) for name in JOINT}
     pairs = [(name, asked[name], value) for name, value in found.items()]

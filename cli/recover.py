@@ -83,16 +83,25 @@ class Codes:
         method = Refitted(method) if self.debias else method
         parts: list[Quality] = []
         names = () if level is None else names_of_intervals(recoverer.problem)
+        basis, in_hdf5 = recoverer.problem.basis, self.out.suffix.lower() == ".h5"
 
         def inspect(y: Array, x: Array) -> dict[str, Array]:
             parts.append(method.quality(y, x))
-            return {} if level is None else dict(zip(names, recoverer.intervals(y, x, level), strict=True))
+            more = {} if level is None else dict(zip(names, recoverer.intervals(y, x, level), strict=True))
+            if basis is not None and in_hdf5:
+                shape, codes = basis.shape[1], x.astype(basis.dtype)
+                more["signal"] = basis.apply(codes.reshape(-1, *shape)).reshape(*codes.shape[:-1], *basis.shape[0])
+            return more
 
         how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force, "inspect": inspect}
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
-            samples = recover_file(method, self.measurements, self.out, more=names, **how)
+            more = (*names, "signal") if basis is not None and in_hdf5 else names
+            samples = recover_file(method, self.measurements, self.out, more=more, **how)
         common.say(f"Wrote {self.out}: {counted(samples, 'sample')}.")
+        if basis is not None:
+            where = "The signals are beside them (signal)." if in_hdf5 else "Name an .h5 file for the signals."
+            common.say(f"The codes (x) are coefficients in the basis of the operator. {where}")
         quality = Quality.joined(parts)
         describe(quality, recoverer.problem.N // recoverer.problem.group)
         left = int(np.count_nonzero(~quality.more.get("refitted", np.ones(0, bool))))

@@ -66,7 +66,7 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
         note_norms(problem, problem_file)
     if positive:
         problem = replace(problem, positive=True)
-    if codes.is_complex() and not problem.is_complex:
+    if codes.is_complex() and not problem.measures_complex:
         common.say(f"Note: {codes.measurements} is complex, and so are the codes, although the matrix is real.")
         problem = problem.in_complex()
     warn_of_twins(problem)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cuista.cli import train_cs, train_denoise, train_encoder, train_robust, train_sc
 from cuista.cli.routing import Routed, task_of_net
 from cuista.cli.running import run_option_list
@@ -12,7 +14,7 @@ from cuista.storage import is_cuista, kind_of
 def _natural(words: list[str]) -> str | None:
     """The task of a file of patches or of the network that --net names; sparse coding for any other argument."""
     files = [word for word in words if not word.startswith("-")]
-    if any(is_cuista(word) and kind_of(word) == "cuista-patches" for word in files):
+    if any(is_cuista(word) and kind_of(word) == "cuista-patches" for word in files if not Path(word).is_dir()):
         return "cs"
     return task_of_net(words) or ("sc" if files else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import NOT_IN_TRAINING, Command
 
+from cuista.data.coefficients import coefficients, holds_pictures
 from cuista.data.problem import Problem
 from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS
+from cuista.storage import opened_array
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
+from cuista.training import FastRecipe
 from cuista.training.task import Task
 from cuista.weights import Weight
 
@@ -155,24 +159,59 @@ class Given:
             if self.codes is not None and asked.options[option] is not None:
                 raise click.UsageError(f"--{option} is for new signals, and --signals gives some: leave it out")
 
-    def load(self) -> SignalSet | None:
-        """The signals, or None."""
+    def load(self, problem: Problem) -> SignalSet | None:
+        """The signals, or None. Pictures are converted to their coefficients in the basis of the problem's operator."""
         if self.codes is None:
             return None
         keys = common.keys_of(self.key, self.measured is not None)
         held_out = {} if self.held_out is None else {"held_out": self.held_out}
-        return SignalSet(self.codes, self.measured, keys=keys, columns=self.columns, **held_out)
+        codes: Any = self.codes
+        if problem.basis is not None and self._are_signals(problem.basis.shape[0], keys[0]):
+            codes = coefficients(self.codes, problem.basis, key=keys[0])
+            what = f"{len(codes)} signals of {self.codes}"
+            common.say(f"{what} are converted to their coefficients in the basis of the operator.")
+        elif holds_pictures(self.codes):
+            raise FileError(
+                f"{self.codes} holds pictures, and codes are needed: describe an operator with a basis of wavelets in "
+                "which pictures are sparse",
+                option="signals",
+            )
+        return SignalSet(codes, self.measured, keys=keys, columns=self.columns, **held_out)
+
+    def _are_signals(self, shape: tuple[int, ...], key: str | None) -> bool:
+        """Whether they are pictures, or arrays of this shape, and not codes."""
+        assert self.codes is not None
+        if holds_pictures(self.codes):
+            return True
+        with opened_array(self.codes, "x", key=key) as stored:
+            return len(shape) > 1 and tuple(stored.shape[1:]) == shape
 
 
 given_option = common.bundled(
     "given",
     Given,
-    click.option("--signals", "--x", "codes", type=common.INPUT_FILE, help="File of codes to train on. [new ones]"),
+    click.option(
+        "--signals",
+        "--x",
+        "codes",
+        type=common.INPUT_FILE,
+        help="File of codes, or of pictures for an operator with a basis. [new ones]",
+    ),
     click.option("--y", "measured", type=common.INPUT_FILE, help="File of their measurements. [computed]"),
     common.keys_option,
     common.columns_option,
     click.option("--held-out", type=float, metavar="SHARE", help="Share of them used for validation only. [0.1]"),
 )
+
+
+def note_size(recipe: FastRecipe, problem: Problem) -> FastRecipe:
+    """The recipe with numbers that suit the size of an operator's signals, of which the user is told."""
+    sized = recipe.sized(math.prod(problem.shape_of_code))
+    numbers = {name: getattr(sized, name) for name in ("batch", "validation_batch", "max_steps")}
+    changed = [f"{common.spelled(name)} {value}" for name, value in numbers.items() if value != getattr(recipe, name)]
+    if changed:
+        common.say(f"For signals of {problem.N} entries, the defaults are {', '.join(changed)}.")
+    return sized
 
 
 @click.command("train", cls=Command, ignored=NOT_IN_TRAINING)
@@ -199,7 +238,10 @@ def command(problem: Asked, given: Given, network: DenseNetwork, recipe: Any, ru
     given.check(problem)
     recipe = network.suiting(recipe, SparseCoding)
     begun = run.begun(Model)
-    loaded, signals = problem.load(run.seed), given.load()
+    loaded = problem.load(run.seed)
+    signals = given.load(loaded)
+    if isinstance(recipe, FastRecipe) and not loaded.has_matrix:
+        recipe = note_size(recipe, loaded)
     if signals is not None:
         loaded = note_law(loaded, signals)
         signals.check_batch(recipe)  # before the weight is computed

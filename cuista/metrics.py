@@ -84,7 +84,12 @@ class Report(Described):
 
 
 def report_on(
-    iterates: Callable[[Array], Iterator[Array]], x: Array, y: Array, ops: ReferenceOps | None = None, group: int = 1
+    iterates: Callable[[Array], Iterator[Array]],
+    x: Array,
+    y: Array,
+    ops: ReferenceOps | None = None,
+    group: int = 1,
+    batch: int | None = None,
 ) -> Report:
     """Measure a method on signals x (samples, N) with measurements y (samples, M), which may be complex.
 
@@ -98,6 +103,8 @@ def report_on(
         The engine; the CPU engine if None.
     group
         The number of neighbours that are one entry: see `Problem.group`.
+    batch
+        The number of samples at a time; None for as many as suit the engine.
 
     Raises
     ------
@@ -118,7 +125,7 @@ def report_on(
         compared = [_compare(ops.xp, estimate, truth, support, joint) for estimate in estimates]
         return ops.to_numpy(ops.xp.stack(compared, axis=1))
 
-    parts = ops.in_batches((len(x), math.prod(x.shape[1:])), compare)
+    parts = ops.in_batches((len(x), math.prod(x.shape[1:])), compare, batch)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
     total = squares(np, in_double(x)).sum()
     return Report(
@@ -145,7 +152,8 @@ def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | 
         error, _ = ops.half_squared_error(network.output(y[part], depth), truth, weight)
         return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
-    error, energy = map(sum, zip(*ops.in_batches((len(x), math.prod(x.shape[1:])), sums), strict=True))
+    parts = ops.in_batches((len(x), math.prod(x.shape[1:])), sums, network.samples_at_a_time)
+    error, energy = map(sum, zip(*parts, strict=True))
     return float(decibels(error, energy))
 
 

@@ -127,8 +127,14 @@ class Trained(Described, storage.Portable, ABC):
         options
             The arguments that every network has: layers, percent, max_percent, untied and parameters.
         place
-            The arguments that say where to compute: ops and dtype.
+            The arguments that say where to compute: ops and dtype. With an operator of SciPy or PyLops, which the file
+            does not hold, also `operator`.
         """
+
+    @property
+    def external(self) -> Any:
+        """The operator of SciPy or PyLops for which the network is, of which a file has a description only, or None."""
+        return None
 
     # -- its file -----------------------------------------------------------------------------------------------
 
@@ -167,6 +173,7 @@ class Trained(Described, storage.Portable, ABC):
         kind: str | None = None,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
+        operator: Any = None,
     ) -> AnyTrained:
         """Read a model from its file, or from a file of another `kind` that contains one (a `cuista-checkpoint`).
 
@@ -174,13 +181,15 @@ class Trained(Described, storage.Portable, ABC):
         ----------
         ops, dtype
             The engine (the CPU's if None), and the precision in which it computes.
+        operator
+            The operator of SciPy or PyLops for which the model was made, if it was made for one.
 
         Raises
         ------
         FileError
             If the file is not of this kind, or damaged.
         """
-        return cls.from_record(storage.read(path, kind or cls.kind), path, ops=ops, dtype=dtype)
+        return cls.from_record(storage.read(path, kind or cls.kind), path, ops=ops, dtype=dtype, operator=operator)
 
     @classmethod
     def from_record(
@@ -190,8 +199,10 @@ class Trained(Described, storage.Portable, ABC):
         *,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
+        operator: Any = None,
     ) -> AnyTrained:
         """Make a model from the record of a file; `path` is for error messages."""
+        external = {} if operator is None else {"operator": operator}
         attributes = record.attributes
         with storage.complete(path):
             options = {
@@ -201,7 +212,7 @@ class Trained(Described, storage.Portable, ABC):
                 "untied": bool(attributes.get("untied", False)),
                 "parameters": group(record, "parameters/"),
             }
-            model = cls.restore(record, path, options, {"ops": ops or engine("cpu"), "dtype": dtype})
+            model = cls.restore(record, path, options, {"ops": ops or engine("cpu"), "dtype": dtype, **external})
             for name, shape in model.network.shapes.items():
                 value = record.arrays[f"parameters/{name}"]
                 if value.shape != shape:
@@ -217,10 +228,16 @@ class Trained(Described, storage.Portable, ABC):
 
     @classmethod
     def from_bytes(
-        cls: type[AnyTrained], data: bytes, *, ops: ReferenceOps | None = None, dtype: Any = np.float32
+        cls: type[AnyTrained],
+        data: bytes,
+        *,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+        operator: Any = None,
     ) -> AnyTrained:
-        """Make a model from the bytes of its file; `ops` and `dtype` are as in `load`, and errors as well."""
-        return cls.from_record(storage.unpacked(data, cls.kind, name=BYTES), BYTES, ops=ops, dtype=dtype)
+        """Make a model from the bytes of its file; the other parameters are as in `load`, and errors as well."""
+        record = storage.unpacked(data, cls.kind, name=BYTES)
+        return cls.from_record(record, BYTES, ops=ops, dtype=dtype, operator=operator)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A pickle also says where the model computes: see `unpickled`.
@@ -229,7 +246,8 @@ class Trained(Described, storage.Portable, ABC):
     def __deepcopy__(self: AnyTrained, memo: dict[int, Any]) -> AnyTrained:
         """A copy that shares nothing with this model but its engine."""
         network = self.network
-        return type(self).from_bytes(self.to_bytes(), ops=network.ops, dtype=network.dtype)
+        how = {"ops": network.ops, "dtype": network.dtype, "operator": self.external}
+        return type(self).from_bytes(self.to_bytes(), **how)
 
 
 def unpickled(cls: type[AnyTrained], data: bytes, device: str, dtype: str) -> AnyTrained:

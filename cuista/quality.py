@@ -26,6 +26,7 @@ from cuista.ops import ReferenceOps
 from cuista.ops.joint import squares
 from cuista.storage import Record
 from cuista.summary import counted
+from cuista.weights.dense import Weight
 
 # What is measured of each sample, in the order of the columns of `statistics`.
 STATISTICS = ("relative_residual", "support_size", "energy", "spread", "peak")
@@ -35,6 +36,8 @@ FALSE_ALARMS = 0.01
 SIGNALS = 2000
 # The number of samples that are judged at a time.
 ROWS = 4096
+# The most entries of which errors are kept while their quantiles are found.
+MOST_ERRORS = 2**26
 # The probabilities whose quantiles of errors are kept.
 _LEVELS = np.linspace(0, 1, 1001)
 
@@ -51,8 +54,9 @@ def statistics(problem: Problem, y: Array, x: Array, ops: ReferenceOps, fixed: b
         y = 0 and x = 0, all are 0.
     """
     found = np.zeros((len(y), len(STATISTICS)), np.float32)
-    for first in range(0, len(y), ROWS):
-        part = slice(first, first + ROWS)
+    rows = min(ROWS, problem.few(len(y)))
+    for first in range(0, len(y), rows):
+        part = slice(first, first + rows)
         scale, target, z, r = _residuals(problem, y[part], x[part], ops)
         axes = tuple(range(1, z.ndim))
         norm, size, total = (np.sqrt(squares(np, each).sum(axis=axes)) for each in (target, z, r))
@@ -75,8 +79,12 @@ def _residuals(problem: Problem, y: Array, x: Array, ops: ReferenceOps) -> tuple
     scale[scale == 0] = 1
     z, y = problem.to_unit(in_double(x)) / scale, y / scale
     with ops.computing():
-        transposed = ops.kept(problem, dtype, lambda: ops.asarray(problem.A.T, dtype))
-        image = ops.to_numpy(ops.sparse_matmul(ops.asarray(z, dtype).reshape(-1, problem.N), transposed))
+        codes = ops.asarray(z, dtype).reshape(-1, problem.N)
+        if problem.has_matrix:
+            transposed = ops.kept(problem, dtype, lambda: ops.asarray(problem.A.T, dtype))
+            image = ops.to_numpy(ops.sparse_matmul(codes, transposed))
+        else:
+            image = ops.to_numpy(problem.operator(ops).apply(codes))
     return scale, y, z, y - image.reshape(y.shape)
 
 
@@ -91,8 +99,8 @@ class Reference:
     threshold
         The rank below which a sample is called unusual (see `_ranks`); of these signals, that is a share of 0.01.
     errors
-        Quantiles (2, 1001) of |x̂_i + (Wᴴ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M, for the entries that
-        are zero in x̂ and for the others. Each number of an entry of several is taken for itself.
+        Quantiles (2, 1001) of |x̂_i + (Wᴴ(y − A x̂))_i − x_i| in units of ‖y − A x̂‖₂ ‖w_i‖₂ / √M (see `_debiased`), for
+        the entries that are zero in x̂ and for the others. Each number of an entry of several is taken for itself.
     fixed
         Whether the network computes on measurements as they are, so that other units are unusual.
     """
@@ -104,20 +112,26 @@ class Reference:
 
     @classmethod
     def measured(
-        cls, problem: Problem, W: Array, x: Array, y: Array, answer: Array, ops: ReferenceOps, fixed: bool = False
+        cls, problem: Problem, weight: Weight, x: Array, y: Array, answer: Array, ops: ReferenceOps, fixed: bool = False
     ) -> Reference:
         """Compare answers (signals, N) to measurements y (signals, M) with the true codes x (signals, N).
 
-        W (M, N) is the analytic weight of `problem.A`. For `fixed`, see `statistics`.
+        `weight` is the analytic weight of `problem.A`. For `fixed`, see `statistics`.
         """
         found = statistics(problem, y, answer, ops, fixed)
         sorted_ = np.sort(found, axis=0)
-        centre, scale = _debiased(problem, W, y, answer, ops)
-        ratio = np.abs(centre - problem.to_unit(in_double(x))) / np.where(scale > 0, scale, 1)
-        present = answer != 0
-        errors = [
-            np.quantile(part, _LEVELS) if part.size else _LEVELS * 0 for part in (ratio[~present], ratio[present])
-        ]
+        parts: tuple[list[Array], list[Array]] = ([], [])
+        size = problem.few(len(y))
+        # Of more entries than can be held, quantiles are those of evenly spaced ones.
+        spaced = slice(None, None, max(x.size // MOST_ERRORS, 1))
+        for first in range(0, len(y), size):
+            rows = slice(first, first + size)
+            centre, scale = _debiased(problem, weight, y[rows], answer[rows], ops)
+            ratio = np.abs(centre - problem.to_unit(in_double(x[rows]))) / np.where(scale > 0, scale, 1)
+            ratio, present = (array.reshape(-1)[spaced] for array in (ratio, answer[rows] != 0))
+            parts[0].append(ratio[~present])
+            parts[1].append(ratio[present])
+        errors = [np.quantile(part, _LEVELS) if part.size else _LEVELS * 0 for part in map(np.concatenate, parts)]
         threshold = float(np.quantile(_ranks(sorted_, found), FALSE_ALARMS, method="lower"))
         return cls(sorted_, threshold, np.stack(errors), fixed)
 
@@ -168,7 +182,7 @@ def _ranks(usual: Array, found: Array) -> Array:
     return np.asarray(np.min(tails, axis=0))
 
 
-def _debiased(problem: Problem, W: Array, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array]:
+def _debiased(problem: Problem, weight: Weight, y: Array, x: Array, ops: ReferenceOps) -> tuple[Array, Array]:
     """x̂ + Wᴴ(y − A x̂) for codes of `problem.A`, and the scale of its errors ‖y − A x̂‖₂ ‖w_i‖₂ / √M, (samples, N).
 
     Because w_iᴴa_i = 1, the error of an entry does not depend on the entry itself. Its noise has the variance
@@ -176,15 +190,25 @@ def _debiased(problem: Problem, W: Array, y: Array, x: Array, ops: ReferenceOps)
     the problem has no negative entries, neither has the estimate, which brings it nearer to all of them. With L
     snapshots, both are (samples, L, N), and σ is that of all snapshots, ‖y − A x̂‖₂ / √(L M).
     Zhang, Zhang, J. R. Stat. Soc. B 2014; Javanmard, Montanari, JMLR 2014 (the debiased Lasso).
+
+    With an operator, h_i^−½ takes the place of ‖w_i‖₂, to which it is proportional if A Aᴴ is a multiple of I.
     """
     size, _, z, r = _residuals(problem, y, x, ops)
-    dtype = problem.A.dtype
+    dtype, W = problem.A.dtype, weight.W
     with ops.computing():
-        rows = ops.asarray(r.reshape(-1, problem.M), dtype)
-        step = ops.to_numpy(ops.matmul(rows, ops.asarray(W.conj(), dtype))).reshape(z.shape)
+        if W is not None:
+            rows = ops.asarray(r.reshape(-1, problem.M), dtype)
+            step = ops.to_numpy(ops.matmul(rows, ops.asarray(W.conj(), dtype)))
+            norms = np.sqrt(squares(np, W).sum(axis=0))
+        else:
+            operator, ridge = problem.operator(ops), weight.report.ridge
+            rows = ops.asarray(r.reshape(-1, problem.M), operator.measured_dtype)
+            step = ops.to_numpy(operator.correction(rows, ridge))
+            norms = 1 / np.sqrt(ops.to_numpy(operator.gains(ridge)))
+    step = step.reshape(z.shape)
     sigma = np.sqrt(squares(np, r).mean(axis=tuple(range(1, r.ndim)), keepdims=True))
     estimate = np.maximum(z + step, 0) if problem.positive else z + step
-    return estimate * size, np.broadcast_to(sigma * size * np.sqrt(squares(np, W).sum(axis=0)), z.shape)
+    return estimate * size, np.broadcast_to(sigma * size * norms, z.shape)
 
 
 def names_of_intervals(problem: Problem) -> tuple[str, str]:
@@ -193,7 +217,7 @@ def names_of_intervals(problem: Problem) -> tuple[str, str]:
 
 
 def intervals(
-    problem: Problem, W: Array, reference: Reference, y: Array, x: Array, level: float, ops: ReferenceOps
+    problem: Problem, weight: Weight, reference: Reference, y: Array, x: Array, level: float, ops: ReferenceOps
 ) -> tuple[Array, Array]:
     """Intervals that contain the entries of the true codes with the probability `level`; discs for complex entries.
 
@@ -209,8 +233,8 @@ def intervals(
 
     Parameters
     ----------
-    W
-        The analytic weight (M, N) of `problem.A`.
+    weight
+        The analytic weight of `problem.A`.
     y, x
         Measurements (samples, M), and the network's answer (samples, N); (samples, L, M) and (samples, L, N) with L
         snapshots.
@@ -231,7 +255,7 @@ def intervals(
     """
     if not 0 < level < 1:
         raise InputError(f"the level of intervals is {level}; expected more than 0 and less than 1", option="interval")
-    centre, scale = _debiased(problem, W, y, x, ops)
+    centre, scale = _debiased(problem, weight, y, x, ops)
     absent, present = (float(np.interp(level, _LEVELS, errors)) for errors in reference.errors)
     half = scale * np.where(x != 0, present, absent)
     if problem.is_complex:

@@ -109,7 +109,7 @@ def prepare_images(
             f"{per_image} patches of side {patches} were asked for; expected 1 or more, of side 2 or more",
             option=("patches", "per_image"),
         )
-    files = _files_in(Path(folder))
+    files = files_in(Path(folder))
     order = np.argsort(CpuOps().random_words(Key(seed, PREPARING), PLACES)(len(files)), kind="stable")
     wanted = None if split is None else sum(split)
     most = len(files) if wanted is None else min(wanted, len(files))
@@ -136,7 +136,7 @@ def prepare_images(
                 for one in pictures.notes:
                     note(*one)
                 for page, picture in enumerate(pictures):
-                    brightness, number = _grey(picture, path), int(index) + page * len(files)
+                    brightness, number = grey_of(picture, path), int(index) + page * len(files)
                     if brightness.min() < -ROUNDING or brightness.max() > 1 + ROUNDING:
                         note(f"parts of {path} are darker than black or brighter than white, and are clipped", "white")
                     grey = to_integers(brightness, 8 if picture.depth <= 8 else 16)
@@ -328,7 +328,7 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _grey(picture: Picture, path: Path) -> Array:
+def grey_of(picture: Picture, path: Path) -> Array:
     try:
         return picture.grey()
     except FileError as error:
@@ -345,7 +345,7 @@ def _largest(node: Any) -> float:
     return float(np.iinfo(node.dtype).max)
 
 
-def _files_in(folder: Path) -> list[Path]:
+def files_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder; expected a folder of pictures")
     # A broken link counts as a file, so that it is reported like a file that cannot be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import dataclass, field, replace
@@ -13,11 +14,14 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
 from cuista.checks import LARGEST, LARGEST_MEASUREMENT, Array, check_matrix, check_rows, in_double, is_extreme
-from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, TEST, Key
+from cuista.counter import CODES, FITTING, HARD_STREAM, MATRIX, NOISE, TEST, Key
 from cuista.data.signals import HARDER, SignalSet
 from cuista.data.twins import Twins, twins
 from cuista.errors import InputError
 from cuista.messages import warn
+from cuista.operators import Composition, Dense, Operator, from_description
+from cuista.operators.base import NUMBERS
+from cuista.operators.unformed import Unformed, external_of
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals, joint
 from cuista.ops.joint import ALONE, Joint, dtype_for
 from cuista.summary import Described, size_of, span
@@ -41,6 +45,10 @@ class Problem(Described, storage.Portable):
     A
         The measurement matrix (M, N), whose columns may have any norms. It is kept in double precision, with columns of
         unit norm, unless `norms` is given. If it is complex, signals and measurements are complex, too.
+
+        It may also be an operator of `cuista.operators`, or a `scipy.sparse.linalg.LinearOperator`, of which no matrix
+        is formed. Measurements are then (batch, M) and signals (batch, N), also where the operator has more axes, and
+        its columns keep the norms that they have.
     pnz
         The probability that an entry of x* is non-zero: one number, or (N,) with a probability for each entry, which is
         the same in a group.
@@ -80,7 +88,7 @@ class Problem(Described, storage.Portable):
 
     kind: ClassVar[str] = "cuista-problem"
 
-    A: Array
+    A: Any
     pnz: float | Array = 0.1
     snr_db: float = float("inf")
     magnitude: Normal | Bernoulli = field(default_factory=Normal)
@@ -91,17 +99,7 @@ class Problem(Described, storage.Portable):
     group: int = 1
 
     def __post_init__(self) -> None:
-        A = np.ascontiguousarray(in_double(check_matrix(self.A, "the measurement matrix")))
-        if self.norms is None:
-            norms = column_norms(A)
-            norms = norms if np.any(np.abs(norms - 1) > UNIT) else np.ones(())
-            A = A / norms
-        else:
-            norms = np.asarray(self.norms, np.float64)
-            if norms.shape not in ((), A.shape[1:]) or not np.all(norms > 0) or is_extreme(norms).any():
-                raise InputError(
-                    f"norms are {norms}; expected 1, or a number from {1 / LARGEST:g} to {LARGEST:g} for each column"
-                )
+        A, norms = self._checked_matrix()
         object.__setattr__(self, "A", A)
         object.__setattr__(self, "norms", norms if norms.ndim and np.any(norms != 1) else 1.0)
         probability = np.asarray(self.pnz, dtype=np.float64)
@@ -133,6 +131,25 @@ class Problem(Described, storage.Portable):
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 2^63 − 1", option="seed")
 
+    def _checked_matrix(self) -> tuple[Any, Array]:
+        """The matrix with which to compute, or what stands for it, and the norms by which its columns were divided."""
+        A = self.A.A if isinstance(self.A, Dense) else self.A
+        if isinstance(A, Operator | Unformed) or hasattr(A, "matvec"):
+            if self.norms not in (None, 1):
+                raise InputError("the columns of an operator keep the norms that they have: leave norms out")
+            return A if isinstance(A, Unformed) else Unformed(A), np.ones(())
+        A = np.ascontiguousarray(in_double(check_matrix(A, "the measurement matrix")))
+        if self.norms is None:
+            norms = column_norms(A)
+            norms = norms if np.any(np.abs(norms - 1) > UNIT) else np.ones(())
+            return A / norms, norms
+        norms = np.asarray(self.norms, np.float64)
+        if norms.shape not in ((), A.shape[1:]) or not np.all(norms > 0) or is_extreme(norms).any():
+            raise InputError(
+                f"norms are {norms}; expected 1, or a number from {1 / LARGEST:g} to {LARGEST:g} for each column"
+            )
+        return A, norms
+
     def _check_joint(self, probability: Array) -> None:
         """Raise InputError unless the snapshots and groups are possible."""
         if self.snapshots < 1:
@@ -153,13 +170,16 @@ class Problem(Described, storage.Portable):
             raise InputError(f"{what}: leave positive out", option="positive")
 
     def facts(self) -> dict[str, str]:
-        law, given = self.magnitude, np.linalg.norm(self.given, axis=0)
+        law = self.magnitude
         if isinstance(law, Normal):
             kind = f"normal magnitudes (mean {law.mean:g}, std {law.std:g})"
         else:
             kind = f"magnitudes {law.v0:g} (with probability {law.q:g}) and {law.v1:g}"
         columns = "columns of unit norm"
-        if self.rescaled or not self.normalized:
+        if not self.has_matrix:
+            columns = f"operator {self.A.title}"
+        elif self.rescaled or not self.normalized:
+            given = np.linalg.norm(self.given, axis=0)
             columns = f"columns with norms {span(given)}{' that are 1 inside' if self.rescaled else ''}"
         return {
             "size": size_of(self.A),
@@ -184,9 +204,37 @@ class Problem(Described, storage.Portable):
         return int(self.A.shape[1])
 
     @property
+    def has_matrix(self) -> bool:
+        """Whether there is a matrix, and not an operator."""
+        return not isinstance(self.A, Unformed)
+
+    def operator(self, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float64) -> Operator:
+        """The operator with matrix A on an engine (NumPy's if None), in the precision of `dtype`.
+
+        It maps signals (batch, N) to measurements (batch, M).
+        """
+        if self.has_matrix:
+            return Dense(self.A, ops=ops or CpuOps(), dtype=dtype)
+        made: Operator = self.A.on(ops, dtype)
+        return made
+
+    @property
+    def basis(self) -> Operator | None:
+        """The orthonormal basis in whose coefficients signals are given, or None: that of an operator after it."""
+        operator = None if self.has_matrix else self.A.operator
+        if not isinstance(operator, Composition) or not operator.inner.is_unitary:
+            return None
+        return operator.inner if operator.inner.rows_norm_squared == 1 else None
+
+    @property
     def is_complex(self) -> bool:
-        """Whether the matrix, the signals and the measurements are complex."""
-        return self.A.dtype.kind == "c"
+        """Whether signals are complex, and so the matrix."""
+        return bool(self.A.dtype.kind == "c")
+
+    @property
+    def measures_complex(self) -> bool:
+        """Whether measurements are complex. With an operator, they may be so although signals are real."""
+        return self.is_complex or (not self.has_matrix and self.A.measured_dtype.kind == "c")
 
     def in_complex(self) -> Problem:
         """The same problem for complex signals, for which a real matrix is a complex one.
@@ -194,7 +242,7 @@ class Problem(Described, storage.Portable):
         Raises
         ------
         InputError
-            If the problem is positive, because complex numbers have no sign.
+            If the problem is positive, because complex numbers have no sign, or has an operator for real signals.
         """
         return self if self.is_complex else replace(self, A=self.A.astype(np.complex128))
 
@@ -212,12 +260,12 @@ class Problem(Described, storage.Portable):
             As `check_rows` does; also if they are complex, and the problem is not.
         """
         rows = check_rows(array, length, name, largest, snapshots=self.snapshots)
-        self.check_kind(rows.dtype, name)
+        self.check_kind(rows.dtype, name, codes=name == "x")
         return rows
 
-    def check_kind(self, dtype: Any, name: str) -> None:
-        """Raise InputError if samples of this dtype are complex, and the problem is not."""
-        if np.dtype(dtype).kind == "c" and not self.is_complex:
+    def check_kind(self, dtype: Any, name: str, codes: bool = False) -> None:
+        """Raise InputError if measurements, or codes, of this dtype are complex, and those of the problem are not."""
+        if np.dtype(dtype).kind == "c" and not (self.is_complex if codes else self.measures_complex):
             raise InputError(
                 f"{name} is complex, and the measurement matrix is real, so that codes would be real: make a problem "
                 "with a complex matrix (cuista gen-problem --complex)"
@@ -230,13 +278,13 @@ class Problem(Described, storage.Portable):
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of A, by which weights and models recognise the matrix that they are for."""
-        return storage.sha256(self.A)
+        """The hash of A, or of an operator's description, by which weights and models recognise what they are for."""
+        return storage.sha256(self.A) if self.has_matrix else self.A.sha256
 
     @cached_property
     def twins(self) -> Twins:
-        """The pairs of columns that cannot be told apart."""
-        return twins(self.A)
+        """The pairs of columns that cannot be told apart; none for an operator, whose columns are not looked at."""
+        return twins(self.A) if self.has_matrix else Twins([], 0)
 
     @cached_property
     def condition_number(self) -> float:
@@ -256,8 +304,11 @@ class Problem(Described, storage.Portable):
         For one snapshot, E‖y‖² = Σ_i p_i E|x_i|² ‖a_i‖² + Σ_{i≠j} p_i p_j m² Re a_iᴴa_j, where m is the mean of the
         non-zero entries. The second sum is m² (‖A p‖² − Σ_i p_i² ‖a_i‖²). In groups, whose entries are non-zero
         together, p_i takes the place of p_i p_j: with b the sums of the columns of each group, the second sum is then
-        m² (‖A p‖² + Σ_g (p_g − p_g²) ‖b_g‖² − Σ_i p_i ‖a_i‖²).
+        m² (‖A p‖² + Σ_g (p_g − p_g²) ‖b_g‖² − Σ_i p_i ‖a_i‖²). With an operator, it is estimated from signals.
         """
+        if not self.has_matrix:
+            _, y = replace(self, snr_db=np.inf).sample(self.few(64), stream=FITTING, dtype=np.float64)
+            return float(np.sqrt(joint.squares(np, y).sum() / len(y)))
         mean, energy = self._moments
         p, squares = self._probability, joint.squares(np, self.A).sum(axis=0)
         alone = energy * (p * squares).sum()
@@ -291,8 +342,8 @@ class Problem(Described, storage.Portable):
 
     @property
     def normalized(self) -> bool:
-        """Whether the columns of A have unit ℓ2 norm."""
-        return bool(np.all(np.abs(np.linalg.norm(self.A, axis=0) - 1) <= UNIT))
+        """Whether the columns of A have unit ℓ2 norm; False for an operator, whose columns are not looked at."""
+        return self.has_matrix and bool(np.all(np.abs(np.linalg.norm(self.A, axis=0) - 1) <= UNIT))
 
     @property
     def rescaled(self) -> bool:
@@ -454,14 +505,14 @@ class Problem(Described, storage.Portable):
             If most signals are not sparse, or most measurements differ from A x by more than half of their norm.
         """
         signals = SignalSet.of(signals)
-        signals.check_for(self.M, self.N, self.snapshots, self.is_complex)
+        signals.check_for(self.M, self.N, self.snapshots, self.is_complex, self.measures_complex)
         law = signals.law(np.asarray(self.norms), self.joint)
         if self.positive and law.negative:
             raise InputError(
                 f"{signals.name} has negative entries, which the problem excludes: make one that is not positive",
                 option="positive",
             )
-        if law.dense > 0.5:
+        if law.dense > 0.5 and self.basis is None:  # coefficients in a basis are small, but hardly ever zero
             warn(
                 f"{law.dense:.0%} of the signals in {signals.name} have more non-zeros than zeros, and networks "
                 f"recover sparse codes. The {100 * law.pnz:.3g} % of the entries that hold 99 % of their energy are "
@@ -477,7 +528,7 @@ class Problem(Described, storage.Portable):
         The first is M·var(A x), to which SNRs refer. It warns if most y differ from A x by more than half of their norm
         ‖y‖; `name` is what the warning calls the pairs.
         """
-        clean, measured = in_double(x) @ self.given.T, in_double(y)
+        clean, measured = self._images(self.to_unit(in_double(x)).reshape(-1, self.N), CpuOps()), in_double(y)
         clean, measured = (array.reshape(len(x), -1) for array in (clean, measured))
         errors, energies = (joint.squares(np, array).sum(axis=1) for array in (measured - clean, measured))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -532,8 +583,21 @@ class Problem(Described, storage.Portable):
 
         They are the rows from `first_row` on of a batch with this noise, and have the bits that they have in it.
         """
-        transposed = ops.kept(self, x.dtype, lambda: ops.asarray(self.A.T, x.dtype))
-        return self.add_noise(ops.matmul_by_rows(x, transposed, self.sparsity), key, ops, first_row)
+        return self.add_noise(self._images(x, ops), key, ops, first_row)
+
+    def _images(self, x: Array, ops: ReferenceOps) -> Array:
+        """A x (rows, M) for codes of A (rows, N), in the precision of x. Each row has the same bits in every batch."""
+        if self.has_matrix:
+            transposed = ops.kept(self, x.dtype, lambda: ops.asarray(self.A.T, x.dtype))
+            return ops.matmul_by_rows(x, transposed, self.sparsity)
+        operator, size = self.operator(ops, x.dtype), self.few(len(x), NUMBERS)
+        parts = [operator.apply(x[first : first + size]) for first in range(0, len(x), size)]
+        images: Array = ops.xp.concatenate(parts)
+        return images
+
+    def few(self, number: int, numbers: int = NUMBERS) -> int:
+        """A number of samples, or fewer if their codes by an operator had more than so many numbers, but at least 1."""
+        return number if self.has_matrix else max(min(number, numbers // math.prod(self.shape_of_code)), 1)
 
     def add_noise(self, y: Array, key: Key, ops: ReferenceOps, first_row: int = 0) -> Array:
         """Add noise to measurements y (rows·L, M), those of the samples from `first_row` on, at the problem's SNR."""
@@ -549,7 +613,8 @@ class Problem(Described, storage.Portable):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-problem` file."""
         record = self.to_record()
-        record.attributes["con_num"] = self.condition_number
+        if self.has_matrix:
+            record.attributes["con_num"] = self.condition_number
         storage.write(path, record, overwrite=overwrite)
 
     def to_record(self) -> storage.Record:
@@ -559,7 +624,11 @@ class Problem(Described, storage.Portable):
 
     def store(self, record: storage.Record) -> None:
         """Add the whole problem to a file's record."""
-        record.arrays["A"] = self.A
+        if self.has_matrix:
+            record.arrays["A"] = self.A
+        else:
+            record.attributes["operator"] = json.dumps(self.A.description)
+            record.arrays |= {f"operator/{name}": array for name, array in self.A.arrays.items()}
         if self.rescaled:
             record.arrays["column_norms"] = np.asarray(self.norms)
             record.attributes["columns"] = "A has columns of unit norm; codes are for A · diag(column_norms), as given"
@@ -579,13 +648,16 @@ class Problem(Described, storage.Portable):
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Problem:
-        """Read a problem from a `cuista-problem` file, or from a `cuista-model` file, which carries its problem."""
-        return cls.from_record(storage.read(path, "cuista-problem", "cuista-model"), path)
+    def load(cls, path: str | os.PathLike[str], *, operator: Any = None) -> Problem:
+        """Read a problem from a `cuista-problem` file, or from a `cuista-model` file, which carries its problem.
+
+        Files have no more than a description of an operator of SciPy or PyLops, which must be given as `operator`.
+        """
+        return cls.from_record(storage.read(path, "cuista-problem", "cuista-model"), path, operator)
 
     @classmethod
-    def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Problem:
-        """The problem in a file's record; error messages name `path`."""
+    def from_record(cls, record: storage.Record, path: str | os.PathLike[str], operator: Any = None) -> Problem:
+        """The problem in a file's record; error messages name `path`. For `operator`, see `load`."""
         arrays, attributes = record.arrays, record.attributes
         with storage.complete(path):
             law: Any = _LAWS[attributes["magnitude"]]
@@ -595,7 +667,11 @@ class Problem(Described, storage.Portable):
             positive = bool(attributes.get("positive", False))  # absent in files of 0.1.0, as the next two are
             joint = {name: int(attributes.get(name, 1)) for name in ("snapshots", "group")}
             numbers = {"snr_db": attributes["snr_db"], "seed": attributes["seed"], "positive": positive, **joint}
-            return cls(arrays["A"], pnz, magnitude=magnitude, norms=norms, **numbers)
+            if "operator" not in attributes:
+                return cls(arrays["A"], pnz, magnitude=magnitude, norms=norms, **numbers)
+            parts = {name.removeprefix("operator/"): array for name, array in arrays.items()}
+            made = from_description(json.loads(attributes["operator"]), parts, external=external_of(operator))
+            return cls(made, pnz, magnitude=magnitude, **numbers)
 
 
 def _rows(batch: int, rows: slice) -> range:

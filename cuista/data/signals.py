@@ -173,9 +173,12 @@ class SignalSet:
         counts = {"training": len(self.training), "validation": len(self.validation), "copies": self.repeated}
         return {"name": self.name, "pairs": self._y is not None, **counts}
 
-    def check_for(self, M: int, N: int, snapshots: int = 1, is_complex: bool = False) -> None:
+    def check_for(
+        self, M: int, N: int, snapshots: int = 1, is_complex: bool = False, measures_complex: bool = False
+    ) -> None:
         """Raise InputError unless the signals suit a matrix of this size, with this number of snapshots."""
-        if self.is_complex and not is_complex:
+        measured = self._y is not None and self._y.is_complex and not (is_complex or measures_complex)
+        if measured or (self._x.is_complex and not is_complex):
             raise InputError(
                 f"the signals in {self.name} are complex, and the matrix is real: make a problem with a complex matrix"
             )

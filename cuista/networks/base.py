@@ -227,6 +227,11 @@ class Unrolled(ABC):
         """The dtype of inputs, which may be complex where iterates are real."""
         return self.dtype
 
+    @property
+    def samples_at_a_time(self) -> int | None:
+        """How many samples are computed at a time; None for as many as suit the engine."""
+        return None
+
     # -- forward ----------------------------------------------------------------------------------------------------
 
     @abstractmethod

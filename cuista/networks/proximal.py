@@ -284,9 +284,13 @@ class Network(Proximal):
         numbers = AT_A_TIME if self.ops.xp is np else ENTRIES
         return max(numbers // (self.N * self.joint.snapshots), 1) * self.joint.snapshots
 
+    @property
+    def samples_at_a_time(self) -> int | None:
+        return None if self.at_a_time is None else self.at_a_time // self.joint.snapshots
+
     def split(self, y: Any, target: Array, weights: Array | None) -> Split | None:
         """Without a matrix, a few samples are computed at a time, because layers keep their iterates for each."""
-        size = None if self.at_a_time is None else self.at_a_time // self.joint.snapshots
+        size = self.samples_at_a_time
         if size is None or len(y) <= size:
             return None
         shape = (len(y), self.N * self.joint.snapshots)

@@ -103,10 +103,10 @@ class Operator(ABC):
 
         None if all columns must be looked at.
         """
-        return np.zeros(self.N, np.intp) if self.shift_invariant or self._is_unitary else None
+        return np.zeros(self.N, np.intp) if self.shift_invariant or self.is_unitary else None
 
     @property
-    def _is_unitary(self) -> bool:
+    def is_unitary(self) -> bool:
         """Whether A is the multiple of a unitary matrix."""
         return self.rows_norm_squared is not None and self.M == self.N and self.measured_dtype == self.dtype
 

@@ -94,9 +94,9 @@ def from_description(
     Raises
     ------
     InputError
-        If the description is not one, or is not that of the `external` operator, or of one that must be given.
+        If the description is not one.
     FileError
-        If an array is missing or is another one.
+        If an array is missing or is another one, or the `external` operator is.
     """
     signals = description.get("signals") or ("complex" if '"fourier"' in json.dumps(description) else "real")
     if signals not in ("real", "complex"):
@@ -123,15 +123,15 @@ def _operator(description: Any, source: Any, external: Operator | None, place: d
     kind = description.get("kind") if isinstance(description, Mapping) else None
     if kind == External.kind:
         if not isinstance(external, External):
-            raise InputError(
+            raise FileError(
                 "the operator is one of SciPy or PyLops, of which files have no description: give the operator itself"
             )
         if description.get("shape") != [external.M, external.N] or not external.does(description.get("action", [])):
-            raise InputError(
+            raise FileError(
                 "the operator that is given is another one: it does something else to the signals by which it is "
                 "recognised"
             )
-        return external
+        return External(external.operator, **place)
     if kind not in KINDS:
         raise InputError(f"{kind!r} is not a kind of operator; expected one of {', '.join(KINDS)}", option="operator")
     given = {name: value for name, value in description.items() if name != "kind"}
@@ -170,7 +170,11 @@ def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
     kind = made["kind"]
     if kind not in MASKS:
         raise InputError(f"{kind!r} is not a kind of mask; expected one of {', '.join(MASKS)}", option="operator")
-    arguments = {"shape": given.get("shape"), **{name: value for name, value in made.items() if name != "kind"}}
+    shape = given.get("shape")
+    arguments = {
+        "shape": [shape] if isinstance(shape, int) else shape,
+        **{name: value for name, value in made.items() if name != "kind"},
+    }
     try:
         inspect.signature(MASKS[kind]).bind(**arguments)
     except TypeError as error:

@@ -215,18 +215,23 @@ class ReferenceOps:
         return [work(slice(first, min(first + batch, shape[0]))) for first in range(0, shape[0], batch)]
 
     def apply(
-        self, work: Callable[[Array], Array], rows: Array, shape: int | tuple[int, ...], dtype: DTypeLike
+        self,
+        work: Callable[[Array], Array],
+        rows: Array,
+        shape: int | tuple[int, ...],
+        dtype: DTypeLike,
+        batch: int | None = None,
     ) -> Array:
         """Apply `work` to rows (samples, …) in batches, and return its results (samples, …), each of this shape.
 
-        The rows and the results are in host memory.
+        The rows and the results are in host memory. A batch has `batch` rows, or as many as suit the engine.
         """
         results = np.empty((len(rows), *((shape,) if isinstance(shape, int) else shape)), dtype)
 
         def on(part: slice) -> None:
             results[part] = self.to_numpy(work(rows[part]))
 
-        self.in_batches(results.shape, on)
+        self.in_batches(results.shape, on, batch)
         return results
 
     # -- products -----------------------------------------------------------------------------------------------

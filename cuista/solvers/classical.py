@@ -22,7 +22,7 @@ from cuista.counter import TUNING
 from cuista.data.problem import Problem, column_norms
 from cuista.errors import InputError, NumericalError
 from cuista.metrics import estimate_nmse_db
-from cuista.operators import Dense
+from cuista.operators import Dense, Operator
 from cuista.ops import ReferenceOps, engine
 from cuista.ops.joint import ALONE, squares
 from cuista.parallel import one_blas_thread
@@ -30,7 +30,7 @@ from cuista.quality import Quality, statistics
 from cuista.solvers.active_set import ActiveSet, Support, duality_gap
 from cuista.solvers.newton import polish
 from cuista.solvers.proximal import proximal_gradient
-from cuista.solvers.tuning import TRIED, lambdas, tune_unimodal
+from cuista.solvers.tuning import TRIED, lambdas, lambdas_of, tune_unimodal
 from cuista.storage import sha256
 
 # The relative duality gap at which the Lasso counts as solved: the objective is at most this share above its minimum.
@@ -127,6 +127,8 @@ class Solver(ABC):
     rows: ClassVar[int] = 256
     # Whether solutions have a duality gap.
     has_gap: ClassVar[bool] = False
+    # Whether it needs the entries of a matrix, so that it does not work with an operator.
+    needs_matrix: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -157,10 +159,18 @@ class Solver(ABC):
         if self.lam is not None and not 0 < self.lam < np.inf:
             raise InputError(f"λ is {lam}; expected a finite number more than 0", option="lam")
         problem = problem if isinstance(problem, Problem) else Problem(problem)
+        if self.needs_matrix and not problem.has_matrix:
+            raise InputError(
+                f"{self.name} needs a measurement matrix, and the problem has an operator, of which none is formed: "
+                "use fista, ista or amp",
+                option="method",
+            )
         self.problem, self.iterations, self.noise_level = problem, iterations, noise_level
         self.positive, self.joint = problem.positive if positive is None else positive, problem.joint
         # Whether entries are single real numbers.
         self.is_plain = self.joint == ALONE and not problem.is_complex
+        # Whether the method of `Lasso` finds exact solutions.
+        self.is_exact = self.is_plain and problem.has_matrix
         if self.positive and not self.is_plain:
             raise InputError(
                 "only entries that are single real numbers have a sign: leave positive out", option="positive"
@@ -177,11 +187,21 @@ class Solver(ABC):
     def _scale_columns(self) -> None:
         """Make the operator with which the method computes, and its dtype, which is complex if the matrix is."""
         problem = self.problem
+        if not problem.has_matrix:  # the columns keep their norms
+            self.norms = self.given_norms = np.ones(())
+            self.operator: Operator = problem.operator(self.ops, self.dtype)
+            self.dtype = self.operator.dtype
+            return
         # What the columns of `problem.A`, and those of the user's matrix, are divided by: their norms.
         norms = 1.0 if problem.normalized else column_norms(problem.A)
         self.norms, self.given_norms = np.asarray(norms), np.asarray(norms * np.asarray(problem.norms))
         self.operator = Dense(problem.A / norms, ops=self.ops, dtype=self.dtype)
         self.dtype = self.operator.dtype
+
+    def _columns(self) -> Array:
+        """The columns of the operator's matrix, (N, M)."""
+        assert isinstance(self.operator, Dense)
+        return np.ascontiguousarray(self.operator.A.T)
 
     def iterates(self, y: Array) -> Iterator[Array]:
         """The iterates x_1, x_2, … (batch, N) for measurements y (batch, M), as arrays of the engine.
@@ -199,7 +219,7 @@ class Solver(ABC):
     def _scaled(self, y: Array) -> tuple[Array, Array]:
         """The rows (batch·L, M) of measurements scaled to norm 1, and the factors (batch, 1) they were divided by."""
         M = self.problem.M
-        y = self.ops.asarray(y, self.dtype).reshape(-1, self.joint.snapshots * M)
+        y = self.ops.asarray(y, self.operator.measured_dtype).reshape(-1, self.joint.snapshots * M)
         scaled, factors = self.ops.in_units(y, 1.0)
         return scaled.reshape(-1, M), factors
 
@@ -256,8 +276,13 @@ class Solver(ABC):
             residuals[part], gaps[part], found.converged[part] = ops.to_numpy(residual), gap, converged
 
         with one_blas_thread():
-            ops.in_batches((len(y), math.prod(codes.shape[1:])), on)
+            ops.in_batches((len(y), math.prod(codes.shape[1:])), on, self._batch)
         return found
+
+    @property
+    def _batch(self) -> int | None:
+        """The number of samples at a time; None for as many as suit the engine."""
+        return None if self.problem.has_matrix else self.problem.few(64)
 
     def _energies(self, r: Array) -> Array:
         """‖r‖² of the samples (batch,) that rows (batch·L, P) belong to."""
@@ -291,7 +316,10 @@ class Solver(ABC):
 
     def candidates(self, y: Array) -> list[float]:
         """The values of λ to try on measurements y (samples, M)."""
-        return lambdas(self.problem.A, y, joint=self.joint)
+        if self.problem.has_matrix:
+            return lambdas(self.problem.A, y, joint=self.joint)
+        rows = self.ops.asarray(y.reshape(-1, self.problem.M), self.operator.measured_dtype)
+        return lambdas_of(self.ops.to_numpy(self.operator.adjoint(rows)), self.joint)
 
     def tune(self, progress: Callable[[int, int], None] | None = None) -> float:
         """Set λ to the candidate whose last iterate has the least NMSE, and return it.
@@ -325,7 +353,7 @@ class Solver(ABC):
 
     def _tune(self, progress: Callable[[int, int], None]) -> tuple[float, float]:
         """The best λ, and its NMSE in dB."""
-        samples = TUNING_SIGNALS if self.iterations else PATHS
+        samples = self.problem.few(TUNING_SIGNALS if self.iterations else PATHS)
         x, y = self.problem.standard.sample(samples, stream=TUNING, dtype=self.dtype)
         tried: dict[float, float] = {}
 
@@ -337,7 +365,7 @@ class Solver(ABC):
                 return deque(trial._iterates(part, self.norms), maxlen=1).pop().reshape(len(part), -1)
 
             try:
-                found = self.ops.apply(last, y, math.prod(x.shape[1:]), self.dtype)
+                found = self.ops.apply(last, y, math.prod(x.shape[1:]), self.dtype, self._batch)
                 tried[lam] = estimate_nmse_db(found.reshape(x.shape), x)
             except NumericalError:
                 tried[lam] = np.inf
@@ -472,8 +500,8 @@ class LassoSolver(Solver):
         if self.has_iterates and self.iterations is not None:
             return super()._tune(progress)
         # The solutions for falling λ, each from the one before it, as far as the NMSE does not rise again.
-        x, y = self.problem.standard.sample(PATHS, stream=TUNING, dtype=np.float64)
-        path = self._exact_path(y) if self.is_plain else self._path(y)
+        x, y = self.problem.standard.sample(self.problem.few(PATHS), stream=TUNING, dtype=np.float64)
+        path = self._exact_path(y) if self.is_exact else self._path(y)
         best, least = 0.0, np.inf
         for number, lam in enumerate(self.candidates(y)[::-1], 1):
             nmse = estimate_nmse_db(path(lam / self.problem.unit / self._per_entry(self.norms)), x)
@@ -487,7 +515,7 @@ class LassoSolver(Solver):
     def _exact_path(self, y: Array) -> Callable[[Array], Array]:
         """A function from λ, a number or (N,), to the exact solutions for measurements y; λ must fall."""
         scaled, factors = ReferenceOps().in_units(y, 1.0)
-        columns = np.ascontiguousarray(self.operator.A.T)
+        columns = self._columns()
         paths = [ActiveSet(columns, row, self.positive) for row in scaled]
         return lambda lam: np.array([path.solve(lam) for path in paths]) * factors / self.norms
 
@@ -506,9 +534,9 @@ class LassoSolver(Solver):
 
     def _unreachable(self, y: Array) -> Array:
         """The norms (batch,) of what any A x leaves of measurements, as far as a matrix with more rows than columns."""
-        if self.problem.M <= self.problem.N:
+        if self.problem.M <= self.problem.N or not self.problem.has_matrix:
             return np.zeros(len(y) // self.joint.snapshots)
-        Q = np.linalg.qr(self.operator.A)[0]
+        Q = np.linalg.qr(self._columns().T)[0]
         return np.asarray(np.linalg.norm(self.joint.samples(y - y @ Q.conj() @ Q.T), axis=1))
 
     def _denoise(self, y: Array, factors: Array, noise_level: float) -> tuple[Array, Array, Array]:
@@ -552,7 +580,8 @@ class Ista(LassoSolver):
 
     Without a number of iterations, it goes on until the gap is small. Samples that are not there after 1,000
     iterations, as where columns are nearly alike, are completed by the method of `Lasso`. For entries that are not
-    single real numbers, it takes FISTA's steps, and after 250, 500, 1,000, … 32,000 of them those of `polish`.
+    single real numbers, it takes FISTA's steps, and after 250, 500, 1,000, … 32,000 of them those of `polish`. With an
+    operator, it takes FISTA's steps alone.
     """
 
     name = "ista"
@@ -567,7 +596,7 @@ class Ista(LassoSolver):
     def _iterations(
         self, y: Array, lam: Array, iterations: int, start: tuple[Array, Array] | None = None, every: int = 1
     ) -> Iterator[tuple[Array, Array]]:
-        momentum = self.momentum or (self.iterations is None and not self.is_plain)
+        momentum = self.momentum or (self.iterations is None and not self.is_exact)
         restart = momentum and self.iterations is None
         how: dict[str, Any] = {"positive": self.positive, "restart": restart, "start": start, "joint": self.joint}
         return proximal_gradient(self.operator, y, lam, iterations, momentum, **how, every=every)
@@ -588,7 +617,7 @@ class Ista(LassoSolver):
             for x, image in self._iterations(y, lam, self.iterations, begin, CHECK_EVERY):  # noqa: B007
                 pass
             return x, image, self._gap(x, image, y, lam)
-        rows, left = np.arange(len(lam)), self.most if self.is_plain else FIRST
+        rows, left = np.arange(len(lam)), self.most if self.is_exact else FIRST
         total, limit = left, most or MOST_ITERATIONS
         done: list[tuple[Array, ...]] = []
 
@@ -610,9 +639,10 @@ class Ista(LassoSolver):
                     break
             leave(gap > GAP)
             if len(rows) and not left:
-                x, image, gap = self._completed(y, lam, x)
+                if self.problem.has_matrix:
+                    x, image, gap = self._completed(y, lam, x)
                 left, total = total, 2 * total
-                leave((gap > GAP) & (total <= limit) & (not self.is_plain))
+                leave((gap > GAP) & (total <= limit) & (not self.is_exact))
         place = np.argsort(np.concatenate([numbers for numbers, *_ in done]))
         _, codes, images, gaps = zip(*done, strict=True)
         x, image = (self._rows_of(xp.concatenate(parts), place) for parts in (codes, images))
@@ -626,12 +656,12 @@ class Ista(LassoSolver):
         ops, double = self.ops, np.result_type(self.dtype, np.float64)
         targets, starts = (ops.to_numpy(array).astype(double) for array in (y, x))
         lams = ops.to_numpy(lam)
-        if self.is_plain:
+        if self.is_exact:
             exact = Lasso(self.problem, positive=self.positive, lam=1.0)
             found, image, gap = exact.minimize(targets, lams, starts)
             return ops.asarray(found, self.dtype), ops.asarray(image, self.dtype), gap
         lams = np.broadcast_to(lams, (len(lams), self.problem.N // self.joint.group))
-        columns, L = np.ascontiguousarray(self.operator.A.T), self.joint.snapshots
+        columns, L = self._columns(), self.joint.snapshots
         samples = zip(lams, *(array.reshape(len(lams), L, -1) for array in (targets, starts)), strict=True)
         polished = [polish(columns, row, each, start, self.joint) for each, row, start in samples]
         x = ops.asarray(np.concatenate(polished), self.dtype)
@@ -657,6 +687,7 @@ class Lasso(LassoSolver):
     """
 
     name = "lasso"
+    needs_matrix = True
     has_iterates = False
     rows = 32
 
@@ -669,7 +700,7 @@ class Lasso(LassoSolver):
                 "the same minimum",
                 option="method",
             )
-        self.columns = np.ascontiguousarray(self.operator.A.T)
+        self.columns = self._columns()
 
     def minimize(
         self, y: Array, lam: Array, start: Array | None = None, most: int | None = None
@@ -780,13 +811,14 @@ class Omp(Solver):
     """
 
     name = "omp"
+    needs_matrix = True
     has_lam = False
     has_iterates = False
     rows = 32
 
     def __init__(self, problem: Problem, iterations: int | None = None, **options: Any) -> None:
         super().__init__(problem, iterations, **{"dtype": np.float64, **options, "ops": ReferenceOps()})
-        self.columns = np.ascontiguousarray(self.operator.A.T)
+        self.columns = self._columns()
         self.conjugate = self.columns.conj()
 
     @property

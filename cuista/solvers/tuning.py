@@ -31,8 +31,12 @@ def lambdas(A: Array, y: Array, relative: Array | None = None, joint: Joint = AL
     spaced on a logarithmic scale. With L snapshots, y is (batch, L, M), and the magnitudes of `joint` entries take the
     place of |a_iᴴy|.
     """
-    magnitudes = joint.magnitudes(np, y.reshape(-1, y.shape[-1]) @ A.conj())
-    most = np.median(magnitudes.max(axis=1))
+    return lambdas_of(y.reshape(-1, y.shape[-1]) @ A.conj(), joint, relative)
+
+
+def lambdas_of(correlations: Array, joint: Joint = ALONE, relative: Array | None = None) -> list[float]:
+    """`lambdas` for measurements of which Aᴴy, (batch·L, N), is known."""
+    most = np.median(joint.magnitudes(np, correlations).max(axis=1))
     values: list[float] = (most * (np.geomspace(1e-4, 1, TRIED) if relative is None else relative)).tolist()
     return values
 

@@ -76,8 +76,8 @@ def recover_file(
     progress
         Called with the number of samples done and the number of all samples.
     inspect, more
-        Called with measurements and their codes, batch by batch. It returns the arrays, of the shape of the codes, that
-        are named in `more`, which an .h5 file is to hold beside the codes.
+        Called with measurements and their codes, batch by batch. It returns the arrays, one for each sample, that are
+        named in `more`, which an .h5 file is to hold beside the codes.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def recover_file(
             )
         with storage.replacing(out, overwrite=overwrite) as file, ExitStack() as stack:
             append = None
-            rows = min(ROWS, getattr(recoverer, "rows", ROWS))
+            rows = recoverer.problem.few(min(ROWS, getattr(recoverer, "rows", ROWS)))
             for first in range(0, samples, rows):
                 part = slice(first, min(first + rows, samples))
                 with storage.complete(measurements):
@@ -127,13 +127,13 @@ def recover_file(
                 found = {"x": codes, **inspect(y, codes)}
                 found = {name: _single(found[name][0] if is_single else found[name]) for name in names}
                 if append is None:
-                    dtypes = {name: array.dtype for name, array in found.items()}
-                    append = stack.enter_context(_appending(file, ending, dtypes, shape, columns, is_single))
+                    append = stack.enter_context(_appending(file, ending, found, shape, columns, is_single))
                 append(found)
                 if progress:
                     progress(part.stop, samples)
             if append is None:  # there are no samples
-                stack.enter_context(_appending(file, ending, dict.fromkeys(names, SINGLE), shape, columns, is_single))
+                like = dict.fromkeys(names, np.zeros(shape, SINGLE))
+                stack.enter_context(_appending(file, ending, like, shape, columns, is_single))
     return samples
 
 
@@ -155,20 +155,16 @@ def _single(array: Array) -> Array:
 
 @contextmanager
 def _appending(
-    file: IO[bytes],
-    ending: str,
-    dtypes: Mapping[str, np.dtype[Any]],
-    shape: tuple[int, ...],
-    columns: bool,
-    is_single: bool,
+    file: IO[bytes], ending: str, like: Mapping[str, Array], shape: tuple[int, ...], columns: bool, is_single: bool
 ) -> Iterator[Callable[[Mapping[str, Array]], object]]:
-    """Create arrays of this shape in a new file, and give a function that appends samples to them.
+    """Create arrays in a new file, and give a function that appends samples to them, which are like the given ones.
 
-    Their first axis is that of the samples, unless there is a single one. With `columns`, the file has their axes
-    reversed. Only an .h5 file holds more than x.
+    The codes x have this shape. The first axis of all is that of the samples, unless there is a single one. With
+    `columns`, the file has their axes reversed. Only an .h5 file holds more than x.
     """
     digest = hashlib.sha256()
     stored_shape = shape[::-1] if columns else shape
+    shapes = {name: array.shape if is_single else (shape[0], *array.shape[1:]) for name, array in like.items()}
 
     def write(data: Any) -> None:
         digest.update(data)
@@ -176,8 +172,11 @@ def _appending(
 
     if ending == ".h5":
         with new_hdf5(file) as hdf5:
-            reserve(file, math.prod(shape) * sum(dtype.itemsize for dtype in dtypes.values()))
-            datasets, done = {n: hdf5.create_dataset(n, stored_shape, dtype=dtype) for n, dtype in dtypes.items()}, 0
+            reserve(file, sum(math.prod(shapes[name]) * array.itemsize for name, array in like.items()))
+            datasets, done = {}, 0
+            for name, array in like.items():
+                stored = shapes[name][::-1] if columns else shapes[name]
+                datasets[name] = hdf5.create_dataset(name, stored, dtype=array.dtype)
 
             def append(arrays: Mapping[str, Array]) -> None:
                 nonlocal done
@@ -197,7 +196,7 @@ def _appending(
             write(as_csv(np.concatenate(kept).T))
     else:
         # Samples that are columns lie one after the other in Fortran's order, so that both layouts are written in turn.
-        dtype = dtypes["x"].newbyteorder("<")
+        dtype = like["x"].dtype.newbyteorder("<")
         reserve(file, math.prod(shape) * dtype.itemsize)
         begin = io.BytesIO()
         header = {"descr": dtype.str, "fortran_order": columns, "shape": stored_shape}

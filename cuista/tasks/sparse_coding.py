@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,8 +22,7 @@ from cuista.messages import say, trying, warn
 from cuista.metrics import Report, nmse_db, report_on
 from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
-from cuista.operators import Dense
-from cuista.ops import FusedStep, ReferenceOps
+from cuista.ops import FusedStep, ReferenceOps, engine
 from cuista.ops.joint import ALONE
 from cuista.quality import SIGNALS, Quality, Reference, intervals, statistics
 from cuista.storage import Record
@@ -35,6 +35,8 @@ from cuista.weights.dense import Weight, WeightReport, solve_exact
 FEW = 100
 # With fewer answers than this, it is not known which are usual.
 FEWEST = 500
+# The most numbers in the codes to which answers of an operator's network are compared.
+MOST_JUDGED = 2**26
 # What the summary of a model says of its problem, besides its size.
 KEPT = ("numbers", "snapshots", "groups", "sparsity", "signs", "noise")
 RIDGES = (0.0, 0.1, 0.4, 1.0, 3.0, 10.0)
@@ -118,8 +120,11 @@ class Model(Trained):
             )
         schedule = percent, max_percent
         decided: dict[str, Any] = _decided(schedule, FastRecipe(), problem)
-        network = NETWORKS[net](
-            Dense(problem.A, ops=ops, dtype=dtype),
+        operator, kind = problem.operator(ops or engine("cpu"), dtype), NETWORKS[net]
+        # Subbands differ in how large and how sparse they are, so that each has thresholds and step sizes of its own.
+        grouped = not problem.has_matrix and kind.can_group and not per_coordinate
+        network = kind(
+            operator,
             weight.W,
             layers=layers,
             **decided,
@@ -127,6 +132,8 @@ class Model(Trained):
             untied=untied,
             positive=problem.positive,
             joint=problem.joint,
+            ridge=0.0 if problem.has_matrix else weight.report.ridge,
+            groups=operator.groups if grouped else None,
             parameters=parameters,
         )
         network.unit = problem.unit if unit is None else unit
@@ -139,13 +146,17 @@ class Model(Trained):
         """Adjust the published start of an untrained network to the problem, if it depends on it."""
         if self.network.starts_relative:
             with self.network.ops.computing():
-                self.network.calibrate(self.problem.sample(256, stream=FITTING)[1])
+                self.network.calibrate(self.problem.sample(self.problem.few(256), stream=FITTING)[1])
 
     def made_for(self) -> dict[str, str]:
         return made_for(self.problem)
 
     def task(self) -> Task[Model]:
         return SparseCoding()
+
+    @property
+    def external(self) -> Any:
+        return None if self.problem.has_matrix else self.problem.A.external
 
     def identity(self) -> dict[str, Any]:
         problem = self.problem
@@ -154,7 +165,7 @@ class Model(Trained):
             "unit": self.network.unit,
             "matrix": problem.sha256,
             **({"norms": storage.sha256(np.asarray(problem.norms))} if problem.rescaled else {}),
-            "weight": storage.sha256(self.weight.W),
+            "weight": storage.sha256(self.weight.W) if problem.has_matrix else self.weight.report.ridge,
             "pnz": problem.pnz if isinstance(problem.pnz, float) else storage.sha256(problem.pnz),
             "snr_db": problem.snr_db,
             "magnitude": problem.law,
@@ -179,7 +190,8 @@ class Model(Trained):
         """
         network, problem = self.network, self.problem
         rows = problem.checked(y, problem.M, "y")
-        x = problem.to_given(network.ops.apply(network.output, rows, problem.shape_of_code, network.dtype))
+        x = network.ops.apply(network.output, rows, problem.shape_of_code, network.dtype, network.samples_at_a_time)
+        x = problem.to_given(x)
         return x[0] if np.ndim(y) < rows.ndim else x
 
     def usual(self) -> Reference:
@@ -188,12 +200,12 @@ class Model(Trained):
 
     def judge_afresh(self) -> Reference:
         """Measure the answers to signals of the problem, as for a network that has just been trained."""
-        return self.judge_by(*self.problem.sample(SIGNALS, stream=JUDGING))
+        return self.judge_by(*self.problem.sample(self.problem.few(SIGNALS, MOST_JUDGED), stream=JUDGING))
 
     def judge_by(self, x: Array, y: Array) -> Reference:
         """Compare answers from now on with those to signals x (signals, N) with measurements y (signals, M)."""
         network, fixed = self.network, not self.network.unit
-        found = Reference.measured(self.problem, self.weight.W, x, y, self.recover(y), network.ops, fixed)
+        found = Reference.measured(self.problem, self.weight, x, y, self.recover(y), network.ops, fixed)
         self.reference = found
         return found
 
@@ -214,12 +226,14 @@ class Model(Trained):
         """
         shape = np.shape(x)
         y, x = self._checked(y, x)
-        lower, upper = intervals(self.problem, self.weight.W, self.usual(), y, x, level, self.network.ops)
+        lower, upper = intervals(self.problem, self.weight, self.usual(), y, x, level, self.network.ops)
         return lower.reshape(shape), upper.reshape(shape)
 
     def store(self, record: Record) -> None:
         self.problem.store(record)
-        record.arrays["W"] = self.weight.W
+        if self.weight.W is not None:
+            record.arrays["W"] = self.weight.W
+            record.attributes["weight_sha256"] = storage.sha256(self.weight.W)
         if self.reference is not None:
             self.reference.store(record)
         record.attributes |= {
@@ -227,7 +241,6 @@ class Model(Trained):
             "unit": self.network.unit,
             "asked_schedule": json.dumps(self.schedule),
             "matrix_sha256": self.problem.sha256,
-            "weight_sha256": storage.sha256(self.weight.W),
             "weight": json.dumps(asdict(self.weight.report)),
         }
 
@@ -236,13 +249,18 @@ class Model(Trained):
         cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
     ) -> Model:
         attributes = record.attributes
-        problem = Problem.from_record(record, path)
+        problem = Problem.from_record(record, path, place.pop("operator", None))
         if attributes["net"] not in NETWORKS:
             raise FileError(f"{path} holds the net {attributes['net']!r}, which this version of cuista does not have")
-        weight = Weight.stored(record, problem.A, WeightReport(**json.loads(attributes["weight"])), path)
-        if attributes["weight_sha256"] != storage.sha256(weight.W):
-            raise FileError(f"{path} is damaged: its weight is not the one with which it was made")
-        options["per_coordinate"] = record.arrays["parameters/threshold"].ndim == 2
+        report = WeightReport(**json.loads(attributes["weight"]))
+        if problem.has_matrix:
+            weight = Weight.stored(record, problem.A, report, path)
+            if attributes["weight_sha256"] != storage.sha256(weight.W):
+                raise FileError(f"{path} is damaged: its weight is not the one with which it was made")
+        else:
+            weight = Weight(None, problem.sha256, report)
+        shape = record.arrays["parameters/threshold"].shape
+        options["per_coordinate"] = len(shape) == 2 and shape[1] == problem.N // problem.group
         unit = float(attributes.get("unit", 0))  # 0.1.0 has none
         model = cls.new(problem, weight, attributes["net"], unit=unit, **options, **place)
         model.reference = Reference.stored(record)
@@ -282,10 +300,14 @@ class SparseCoding(Task[Model]):
         super().check(model, recipe)
         if self.signals is not None:
             problem = model.problem
-            self.signals.check_for(problem.M, problem.N, problem.snapshots, problem.is_complex)
+            kinds = problem.is_complex, problem.measures_complex
+            self.signals.check_for(problem.M, problem.N, problem.snapshots, *kinds)
 
     def recipe(self, model: Model) -> Recipe:
-        return FastRecipe() if model.network.has_gradients else SearchRecipe()
+        if not model.network.has_gradients:
+            return SearchRecipe()
+        problem = model.problem
+        return FastRecipe() if problem.has_matrix else FastRecipe().sized(math.prod(problem.shape_of_code))
 
     def source(self, model: Model, recipe: Any) -> Source:
         if model.problem.twins.number:
@@ -302,10 +324,11 @@ class SparseCoding(Task[Model]):
             model.judge_afresh()
         else:
             model.training["trained_on"] = self.signals.about
-            numbers, key = self.signals.validation[:SIGNALS], Key(model.problem.seed, JUDGING)
+            most, key = model.problem.few(SIGNALS, MOST_JUDGED), Key(model.problem.seed, JUDGING)
+            numbers = self.signals.validation[:most]
             if not model.network.matrices:  # a few numbers fit signals for training no better than others
-                numbers = np.append(numbers, self.signals.draw(key, SIGNALS - len(numbers)))
-            if len(numbers) < FEWEST:
+                numbers = np.append(numbers, self.signals.draw(key, most - len(numbers)))
+            if model.problem.has_matrix and len(numbers) < FEWEST:
                 warn(
                     f"{len(numbers)} signals are held out, too few to tell what is usual: answers are judged by those "
                     "to signals of the estimated law"
@@ -461,6 +484,8 @@ def analytic_weight(
     if ridge == "auto":
         say(f"Computing a noise-aware weight for an SNR of {problem.snr_db:g} dB (ridge 0 gives the paper's weight).")
         return choose_ridge(problem, net, say=say, **options)
+    if not problem.has_matrix:
+        return Weight.of_operator(problem.sha256, ridge)
     say(f"Computing the analytic weight (ridge {ridge:g}).")
     return solve_exact(problem.A, ridge=ridge)
 
@@ -498,7 +523,8 @@ def choose_ridge(
     signals = None if data is None else SignalSet.of(data)
 
     def fit(ridge: float) -> tuple[float, Weight]:
-        weight = solve_exact(problem.A, ridge=ridge)
+        is_formed = problem.has_matrix
+        weight = solve_exact(problem.A, ridge=ridge) if is_formed else Weight.of_operator(problem.sha256, ridge)
         model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
         return train(model, RIDGE_RECIPE, data=signals, seed=seed).training["validation_nmse_db"], weight
 
@@ -532,7 +558,9 @@ def evaluate(model: Model, x: Array, y: Array) -> Report:
     """
     problem = model.problem
     x, y = problem.checked(x, problem.N, "x"), problem.checked(y, problem.M, "y")
-    return report_on(model.network.iterates, problem.to_unit(x), y, model.network.ops, problem.group)
+    network = model.network
+    how = network.ops, problem.group, network.samples_at_a_time
+    return report_on(network.iterates, problem.to_unit(x), y, *how)
 
 
 def _decided(asked: tuple[float | None, float | None], recipe: Any, problem: Problem) -> dict[str, float]:

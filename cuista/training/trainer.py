@@ -162,7 +162,8 @@ def identity(
 
 def _finished(model: AnyModel, path: Path, run: dict[str, Any]) -> AnyModel:
     """The model, with all that its finished run has found; `run` identifies the run."""
-    done = type(model).load(path, ops=model.network.ops, dtype=model.network.dtype)
+    where = {"ops": model.network.ops, "dtype": model.network.dtype, "operator": model.external}
+    done = type(model).load(path, **where)
     check_same_run(path, {name: done.training.get(name) for name in run}, run)
     vars(model).update(vars(done))
     return model
@@ -216,7 +217,8 @@ class _Run:
             check_state(checkpoint, self.state, learning, self.stages)
         self._prepare()
         self.last_good = self.state.best or _copy(self.learning.parameters)
-        self.fitting = self._sample(FITTING_BATCH, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
+        fitting = min(FITTING_BATCH, self.recipe.validation_batch)
+        self.fitting = self._sample(fitting, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
         sets = (self._validation(), self.fitting or self._validation())
         if not all(self.ops.to_numpy(x).any() for x, *_ in sets):
             raise self.source.blank()

@@ -38,7 +38,7 @@ class WeightReport:
     Attributes
     ----------
     method
-        How the weight was obtained: `exact`, `pgd` or `imported`.
+        How the weight was obtained: `exact`, `pgd` or `imported`; `operator` if it is not formed.
     ridge
         The λ of a noise-aware weight; 0 for the paper's weight.
     objective
@@ -68,16 +68,22 @@ class WeightReport:
 
 @dataclass(frozen=True, repr=False)
 class Weight(Described, storage.Portable):
-    """An analytic weight W (M, N) of the matrix whose hash is `matrix_sha256`."""
+    """An analytic weight W (M, N) of the matrix whose hash is `matrix_sha256`.
+
+    That of an operator is not formed, and W is None: WᴴA and the like are applied by the operator, with the ridge of
+    the report.
+    """
 
     kind: ClassVar[str] = "cuista-weight"
 
-    W: Array
+    W: Any
     matrix_sha256: str
     report: WeightReport
 
     def facts(self) -> dict[str, str]:
         report = self.report
+        if self.W is None:
+            return {"method": "not formed", "ridge": f"ridge {report.ridge:g}"}
         return {
             "size": size_of(self.W),
             "method": report.method,
@@ -86,6 +92,12 @@ class Weight(Described, storage.Portable):
             "coherence of the matrix": f"of the matrix with itself {report.matrix_coherence:.3f}",
             "matrix": f"for the matrix {self.matrix_sha256[:12]}…",
         }
+
+    @classmethod
+    def of_operator(cls, sha256: str, ridge: float = 0.0) -> Weight:
+        """The weight of the operator with this hash, which is not formed."""
+        unknown = float("nan")
+        return cls(None, sha256, WeightReport("operator", ridge, unknown, unknown, unknown, 0.0, 0.0))
 
     @classmethod
     def from_array(cls, W: Array, A: Array, method: str = "imported") -> Weight:
