@@ -89,8 +89,7 @@ class Codes:
             parts.append(method.quality(y, x))
             more = {} if level is None else dict(zip(names, recoverer.intervals(y, x, level), strict=True))
             if basis is not None and in_hdf5:
-                shape, codes = basis.shape[1], x.astype(basis.dtype)
-                more["signal"] = basis.apply(codes.reshape(-1, *shape)).reshape(*codes.shape[:-1], *basis.shape[0])
+                more["signal"] = recoverer.problem.signals_of(x)
             return more
 
         how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force, "inspect": inspect}

@@ -164,7 +164,7 @@ class Given:
         if self.codes is None:
             return None
         keys = common.keys_of(self.key, self.measured is not None)
-        held_out = {} if self.held_out is None else {"held_out": self.held_out}
+        held_out: dict[str, Any] = {} if self.held_out is None else {"held_out": self.held_out}
         codes: Any = self.codes
         if problem.basis is not None and self._are_signals(problem.basis.shape[0], keys[0]):
             codes = coefficients(self.codes, problem.basis, key=keys[0])
@@ -176,7 +176,8 @@ class Given:
                 "which pictures are sparse",
                 option="signals",
             )
-        return SignalSet(codes, self.measured, keys=keys, columns=self.columns, **held_out)
+        about = {"keys": keys, "columns": self.columns, "name": f"{self.codes}", **held_out}
+        return SignalSet(codes, self.measured, **about)
 
     def _are_signals(self, shape: tuple[int, ...], key: str | None) -> bool:
         """Whether they are pictures, or arrays of this shape, and not codes."""

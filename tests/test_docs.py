@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -212,6 +213,10 @@ def belongings(tmp_path, monkeypatch):
         codes = generator.standard_normal((count, 40)) * (generator.random((count, 40)) < 0.1)
         np.save(f"{name}.npy", codes)
         np.save(f"{measured}.npy", codes @ A.T)
+    mask = {"kind": "fourier", "shape": [48, 40], "mask": {"kind": "random", "rate": 0.5}}
+    basis = {"kind": "wavelet", "shape": [48, 40], "wavelet": "haar", "level": 2}
+    description = {"kind": "composition", "signals": "real", "outer": mask, "inner": basis}
+    Path("mri.json").write_text(json.dumps(description))
     Path("quickstart").mkdir()
     problem = cuista.Problem(A)
     cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=2).save("quickstart/model.h5")

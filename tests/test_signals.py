@@ -312,7 +312,7 @@ def test_too_few_signals_are_refused_or_told(small_problem, codes):
     problem = small_problem.fitted(codes)
     with pytest.raises(InputError, match="20 signals, 18 of which are for training: fewer than the 32 of a batch"):
         train(new(problem), QUICK, data=codes[:20])
-    with pytest.warns(UserWarning, match="only 5 signals of x are held out"):
+    with pytest.warns(UserWarning, match="few signals of x are held out, 5"):
         train(new(small_problem.fitted(codes[:50])), replace(QUICK, max_steps=1), data=codes[:50])
 
 

@@ -226,6 +226,23 @@ class Problem(Described, storage.Portable):
             return None
         return operator.inner if operator.inner.rows_norm_squared == 1 else None
 
+    def signals_of(self, codes: ArrayLike) -> Array:
+        """The signals (samples, …) with these codes (samples, N), which are their coefficients in the `basis`.
+
+        With several snapshots, they are (samples, L, …) and (samples, L, N). The precision is that of the codes.
+
+        Raises
+        ------
+        InputError
+            If there is no basis.
+        """
+        codes, basis = np.asarray(codes), self.basis
+        if basis is None:
+            raise InputError("the operator of the problem has no orthonormal basis, so that codes are the signals")
+        rows = codes.astype(basis.dtype).reshape(-1, *basis.shape[1])
+        signals = np.concatenate([basis.apply(row[None]) for row in rows])
+        return signals.reshape(*codes.shape[:-1], *basis.shape[0]).astype(codes.dtype)
+
     @property
     def is_complex(self) -> bool:
         """Whether signals are complex, and so the matrix."""

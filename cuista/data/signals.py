@@ -76,11 +76,13 @@ class SignalSet:
         Whether the samples are columns, in both arrays: (N, samples), or (N, L, samples) with several snapshots.
     held_out
         The share of the signals that is held out.
+    name
+        What messages call codes that come in an array.
 
     Attributes
     ----------
     name
-        What messages call the codes.
+        What messages call the codes: the path of their file, or this name.
     N, M
         The number of entries of a code, and of measurements of a signal; M is None without measurements.
     snapshots
@@ -111,11 +113,12 @@ class SignalSet:
         keys: tuple[str | None, str | None] = (None, None),
         columns: bool = False,
         held_out: float = 0.1,
+        name: str = "x",
     ) -> None:
         if not 0 < held_out < 1:
             message = f"the share held out is {held_out:g}; expected a number between 0 and 1, like 0.1"
             raise InputError(message, option="held_out")
-        self._x = _Rows(x, "x", keys[0], columns)
+        self._x = _Rows(x, "x", keys[0], columns, name)
         self._y = None if y is None else _Rows(y, "y", keys[1], columns)
         self._laws: dict[bytes, Law] = {}
         self.name, self.N, self.held_out = self._x.name, self._x.length, held_out
@@ -302,7 +305,7 @@ class SignalSet:
 class _Rows:
     """The rows of an array, which is in memory, or in a file from which rows are read when they are needed."""
 
-    def __init__(self, source: Any, name: str, key: str | None, columns: bool) -> None:
+    def __init__(self, source: Any, name: str, key: str | None, columns: bool, called: str = "") -> None:
         self.columns, self._key, self._array = columns, key, None
         self._path: str | os.PathLike[str] | None = None
         if isinstance(source, str | os.PathLike):
@@ -316,8 +319,8 @@ class _Rows:
                         self._array = np.array(stored[()])
         else:
             self._array = source.toarray() if hasattr(source, "toarray") else np.asarray(source)
-            shape, self.name = self._array.shape, name
-            check_numbers(self._array.dtype, name)
+            shape, self.name = self._array.shape, called or name
+            check_numbers(self._array.dtype, self.name)
             dtype = self._array.dtype
         self.is_complex = dtype.kind == "c"
         if len(shape) not in (2, 3) or 0 in shape:

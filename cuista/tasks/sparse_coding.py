@@ -409,9 +409,10 @@ class GivenSource(SignalSource):
                 f"{100 * problem.sparsity:.3g} %: make it for problem.fitted(signals), whose law is theirs",
                 stacklevel=3,
             )
-        if len(signals.validation) < FEW:
+        # Entries of a picture are many signals in one.
+        if len(signals.validation) * (1 if problem.has_matrix else problem.N // 10) < FEW:
             warn(
-                f"only {len(signals.validation)} signals of {signals.name} are held out, so that the validation is not "
+                f"few signals of {signals.name} are held out, {len(signals.validation)}, so that the validation is not "
                 "precise: give more signals, or hold out a larger share",
                 stacklevel=3,
             )
