@@ -92,7 +92,9 @@ def main() -> None:
     given = parser.parse_args()
     how = (given.layers, given.steps, given.batch, given.wavelet, given.net)
     results = [measured(given.folder, rate, *how) for rate in given.rate]
-    common.save("mri", {"slices": "tested 4, trained 16", "steps": given.steps, "wavelet": given.wavelet, "rates": results})
+    common.save(
+        "mri", {"slices": "tested 4, trained 16", "steps": given.steps, "wavelet": given.wavelet, "rates": results}
+    )
 
 
 if __name__ == "__main__":

@@ -162,6 +162,9 @@ seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, he
 white_option = click.option("--white", type=positive, metavar="V", help="The number that is white, such as 4095.")
 key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
 keys_option = click.option("--key", metavar="NAME[,NAME]", help="Which array to read from a file with several.")
+pairs_option = click.option(
+    "--complex-pairs", "pairs", is_flag=True, help="Neighbouring columns are real and imaginary parts."
+)
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
 
 

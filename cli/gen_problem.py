@@ -58,8 +58,9 @@ def _names_task(flag: str) -> common.Decorator:
     "--load-a", type=common.INPUT_FILE, help="Take the matrix from a .npy, .npz, .mat, .h5, .csv or .txt file."
 )
 @common.key_option
+@common.pairs_option
 @_target("problem.h5")
-def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -> None:
+def matrix(load_a: Path | None, key: str | None, pairs: bool, target: Target, **asked: Any) -> None:
     """Make a problem: a measurement matrix, and the distribution of signals and noise.
 
     The matrix has Gaussian entries N(0, 1/M), or CN(0, 1/M) with --complex, or is read from a file, where it is found
@@ -68,7 +69,9 @@ def matrix(load_a: Path | None, key: str | None, target: Target, **asked: Any) -
     """
     if key is not None and load_a is None:
         raise click.UsageError("--key names an array in the file of --load-a: give that file, or leave --key out")
-    problem = make_problem(asked, target.seed, load_a, key)
+    if pairs and load_a is None:
+        raise click.UsageError("--complex-pairs is for the file of --load-a: give that file, or leave the option out")
+    problem = make_problem(asked, target.seed, load_a, key, pairs)
     warn_of_twins(problem)
     facts = problem.facts()
     kind = "".join(f", {facts[name]}" for name in ("numbers", "snapshots", "groups") if facts[name])

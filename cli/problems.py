@@ -142,7 +142,9 @@ def matrix_in(path: Path, key: str | None = None) -> Array:
     return load_array(path, "A", "D", key=key)
 
 
-def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None) -> Problem:
+def make_problem(
+    options: dict[str, Any], seed: int, load_a: Path | None = None, key: str | None = None, pairs: bool = False
+) -> Problem:
     """The problem that the options define; the matrix comes from `load_a` if that is given."""
     m, n, snr, con_num = (options[name] for name in ("m", "n", "snr", "con_num"))
     law = probability(options["pnz"]), math.inf if snr is None else snr, magnitude_law(options)
@@ -159,7 +161,7 @@ def make_problem(options: dict[str, Any], seed: int, load_a: Path | None = None,
         dtype = complex if options["complex"] else float
         A = random_matrix(250 if m is None else m, 500 if n is None else n, seed=seed, dtype=dtype)
     else:
-        A = check_matrix(load_array(load_a, "A", "D", key=key), f"the matrix in {load_a}")
+        A = check_matrix(load_array(load_a, "A", "D", key=key, pairs=pairs), f"the matrix in {load_a}")
         if options["complex"] and A.dtype.kind != "c":
             A = A.astype(np.complex128)
         hint = "; it looks transposed" if (m, n) == A.shape[::-1] else ""

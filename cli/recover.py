@@ -35,6 +35,7 @@ class Codes:
     out: Path
     key: str | None
     columns: bool
+    pairs: bool
     debias: bool
     report: Path | None
     as_json: bool
@@ -61,12 +62,12 @@ class Codes:
 
     def is_complex(self) -> bool:
         """Whether the measurements are complex."""
-        with opened_array(self.measurements, "y", key=self.key) as stored:
+        with opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
             return bool(stored.dtype.kind == "c")
 
     def check(self, problem: Problem) -> None:
         """Raise InputError if the measurements do not have the shape that the problem needs, before any long work."""
-        with opened_array(self.measurements, "y", key=self.key) as stored:
+        with opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
             shape = tuple(map(int, stored.shape))
             columns = in_columns(shape, problem.M, self.columns)
             size: dict[str, Any] = {"signals": problem.N, "snapshots": problem.snapshots}
@@ -92,7 +93,8 @@ class Codes:
                 more["signal"] = recoverer.problem.signals_of(x)
             return more
 
-        how: dict[str, Any] = {"key": self.key, "columns": self.columns, "overwrite": self.force, "inspect": inspect}
+        how: dict[str, Any] = {"key": self.key, "columns": self.columns, "pairs": self.pairs}
+        how |= {"overwrite": self.force, "inspect": inspect}
         with common.ProgressLine() as line:
             how["progress"] = lambda done, total: line.show(done / total, f"{done} of {total} samples")
             more = (*names, "signal") if basis is not None and in_hdf5 else names
@@ -175,6 +177,7 @@ codes_options = common.bundled(
     click.option("-o", "--out", type=common.output_file(".npy", ".csv", ".h5"), default="x.npy", help=_OUT_HELP),
     click.option("--key", metavar="NAME[,NAME]", help="Array to read from Y, or from the matrix's file and from Y."),
     common.columns_option,
+    common.pairs_option,
     click.option("--debias", is_flag=True, help="Fit the found non-zeros again by least squares."),
     click.option("--report", type=common.H5_FILE, help="Write residual, support and more of each sample."),
     common.json_option,

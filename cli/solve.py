@@ -68,6 +68,11 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
         problem = replace(problem, positive=True)
     if codes.is_complex() and not problem.measures_complex:
         common.say(f"Note: {codes.measurements} is complex, and so are the codes, although the matrix is real.")
+        if codes.pairs and not is_cuista(problem_file):
+            common.say(
+                f"Note: --complex-pairs is about {codes.measurements}. If {problem_file} has pairs of columns, too, "
+                "make a problem of it with cuista gen-problem --load-a and --complex-pairs."
+            )
         problem = problem.in_complex()
     warn_of_twins(problem)
     solver = kind(problem, ops=codes.ops, **how)

@@ -29,6 +29,7 @@ Found = TypeVar("Found")
 @click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary.")
 @common.convention_option
 @common.key_option
+@common.pairs_option
 @common.device_option
 @click.option("-o", "--out", type=common.CONVERTIBLE_FILE, default="weight.h5", help="Weight file.")
 @common.json_option
@@ -40,6 +41,7 @@ def command(
     conv: bool,
     convention: Any,
     key: str | None,
+    pairs: bool,
     device: str,
     out: Path,
     as_json: bool,
@@ -59,18 +61,20 @@ def command(
         raise click.UsageError(
             "--ridge needs --method exact, because the paper's iteration (pgd) has no ridge: leave one of them out"
         )
+    if pairs and (conv or storage.is_cuista(source)):
+        raise click.UsageError("--complex-pairs is for a matrix from other software: leave it out")
     if conv:
         weight: Any = solve_filters(source, method, ridge, convention, key)
     elif convention is not None:
         raise click.UsageError("--convention is for filters: give --conv too, or leave it out")
     else:
-        weight = solve_matrix(source, method, ridge, key, device)
+        weight = solve_matrix(source, method, ridge, key, pairs, device)
     weight.save(out, overwrite=force)
     print_report(asdict(weight.report), as_json)
     common.say(f"Wrote {out}.")
 
 
-def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, device: str) -> Weight:
+def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, pairs: bool, device: str) -> Weight:
     """The weight of a problem's matrix, or of a matrix alone."""
     ops = common.engine_on(device) if ridge == "auto" or device != "auto" else None
     problem = Problem.load(source) if storage.is_cuista(source) else None
@@ -84,7 +88,7 @@ def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, device:
                 f"{source} is a matrix alone: a ridge is found for the SNR and sparsity of a problem file; give one"
             )
         return choose_ridge(problem, ops=ops, say=common.say)
-    A = storage.load_array(source, "A", "D", key=key) if problem is None else problem.A
+    A = storage.load_array(source, "A", "D", key=key, pairs=pairs) if problem is None else problem.A
     weight = solve_exact(A, ridge=ridge) if method == "exact" else iterated(solve_pgd, A)
     if problem is None and not Problem(A, norms=1.0).normalized:
         common.say(f"Note: W is for the columns of {source} as they are; networks use columns of unit norm.")

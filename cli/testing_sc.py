@@ -27,6 +27,7 @@ from cuista.tasks.sparse_coding import Model, evaluate
 @click.option("--y", "measured", type=common.INPUT_FILE, help="Their measurements, from a file. [computed]")
 @common.keys_option
 @common.columns_option
+@common.pairs_option
 @click.option("--baselines", is_flag=True, help="Also test ISTA and FISTA, each with its best λ.")
 @common.seed_option
 @common.report_options
@@ -39,6 +40,7 @@ def command(
     measured: Path | None,
     key: str | None,
     columns: bool,
+    pairs: bool,
     baselines: bool,
     seed: int,
     report: common.Report,
@@ -47,8 +49,10 @@ def command(
 
     For each layer the NMSE in dB, the size of the support, and its false positives and negatives are printed.
     """
-    if signals is None and (columns or key is not None):
-        raise click.UsageError("--key and --columns are for the file of --x: give that file, or leave them out")
+    if signals is None and (columns or pairs or key is not None):
+        raise click.UsageError(
+            "--key, --columns and --complex-pairs are for the file of --x: give that file, or leave them out"
+        )
     if signals is None and measured is not None:
         raise click.UsageError("--y is for the measurements of the signals of --x: give those too")
     if measured is not None and snr is not None:
@@ -70,11 +74,11 @@ def command(
         x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
     else:
         keys = common.keys_of(key, measured is not None)
-        x = _load(signals, "x", keys[0], columns, problem, problem.N).astype(model.network.dtype)
+        x = _load(signals, "x", keys[0], columns, pairs, problem, problem.N).astype(model.network.dtype)
         if measured is None:
             y = problem.measure(x, Key(seed, TEST))
         else:
-            y = _load(measured, "y", keys[1], columns, problem, problem.M)
+            y = _load(measured, "y", keys[1], columns, pairs, problem, problem.M)
             if len(x) == len(y):
                 problem.check_pairs(x, y, f"{signals} and {measured}")
     reports = {model.network.name: evaluate(model, x, y)}
@@ -93,9 +97,9 @@ def command(
             common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
 
 
-def _load(path: Path, name: str, key: str | None, columns: bool, problem: Problem, length: int) -> Array:
+def _load(path: Path, name: str, key: str | None, columns: bool, pairs: bool, problem: Problem, length: int) -> Array:
     """The samples of a problem in a file, (samples, length), or (samples, L, length) with several snapshots."""
-    array = load_array(path, name, key=key)
+    array = load_array(path, name, key=key, pairs=pairs)
     return problem.checked(array.T if in_columns(array.shape, length, columns) else array, length, f"{path}")
 
 

@@ -147,11 +147,13 @@ class Given:
     measured: Path | None
     key: str | None
     columns: bool
+    pairs: bool
     held_out: float | None
 
     def check(self, asked: Asked) -> None:
         """Raise UsageError if options contradict each other or those that define the problem."""
         given = {"--y": self.measured, "--key": self.key, "--columns": self.columns or None}
+        given |= {"--complex-pairs": self.pairs or None}
         for option, value in {**given, "--held-out": self.held_out}.items():
             if self.codes is None and value is not None:
                 raise click.UsageError(f"{option} is for signals that are given with --signals: give them too")
@@ -176,7 +178,7 @@ class Given:
                 "which pictures are sparse",
                 option="signals",
             )
-        about = {"keys": keys, "columns": self.columns, "name": f"{self.codes}", **held_out}
+        about = {"keys": keys, "columns": self.columns, "name": f"{self.codes}", "pairs": self.pairs, **held_out}
         return SignalSet(codes, self.measured, **about)
 
     def _are_signals(self, shape: tuple[int, ...], key: str | None) -> bool:
@@ -184,7 +186,7 @@ class Given:
         assert self.codes is not None
         if holds_pictures(self.codes):
             return True
-        with opened_array(self.codes, "x", key=key) as stored:
+        with opened_array(self.codes, "x", key=key, pairs=self.pairs) as stored:
             return len(shape) > 1 and tuple(stored.shape[1:]) == shape
 
 
@@ -201,6 +203,7 @@ given_option = common.bundled(
     click.option("--y", "measured", type=common.INPUT_FILE, help="File of their measurements. [computed]"),
     common.keys_option,
     common.columns_option,
+    common.pairs_option,
     click.option("--held-out", type=float, metavar="SHARE", help="Share of them used for validation only. [0.1]"),
 )
 

@@ -202,6 +202,8 @@ def belongings(tmp_path, monkeypatch):
     A = cuista.normalize_columns(generator.standard_normal((20, 40)))
     np.save("A.npy", A)
     np.save("y.npy", generator.standard_normal((5, 20)))
+    for name, rows, columns in (("A", 20, 40), ("y", 5, 20)):  # complex, in pairs of columns
+        np.savetxt(f"{name}.csv", generator.standard_normal((rows, 2 * columns)), delimiter=",")
     Path("photos").mkdir()
     for number in range(10):
         ramp = np.add.outer(generator.uniform(0, 2, 48).cumsum(), generator.uniform(0, 2, 40).cumsum())

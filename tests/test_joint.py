@@ -456,3 +456,44 @@ def test_options_that_contradict_each_other_are_refused(run):
     run("train", "problem.h5", "-T", 2, *QUICK)
     run("recover", "model.h5", "y.npy", fails=1)
     assert "expected (samples, 2, 20)" in run.errors
+
+
+def as_pairs(path, array):
+    """Write complex numbers as pairs of columns without names."""
+    np.savetxt(path, np.ascontiguousarray(array).view(np.float64), delimiter=",")
+
+
+def test_pairs_of_columns_go_from_a_matrix_to_codes(run):
+    A, rng = random_matrix(8, 12, dtype=complex), np.random.default_rng(0)
+    x = np.zeros((2000, 12), complex)
+    x[np.arange(2000), np.arange(2000) % 12] = numbers(rng, 2000, complex)
+    for name, array in {"A": A, "x": x, "y": x @ A.T}.items():
+        as_pairs(f"{name}.csv", array)
+    run("gen-problem", "--load-a", "A.csv", "--complex-pairs", "--pnz", 0.08)
+    np.testing.assert_allclose(cuista.Problem.load("problem.h5").given, A)
+    run("solve-w", "A.csv", "--complex-pairs", "-o", "weight.h5")
+    assert np.iscomplexobj(cuista.storage.load_array("weight.h5", "W"))
+    given = ("--y", "y.csv", "--complex-pairs")
+    run("train", "problem.h5", "--signals", "x.csv", *given, "-T", 2, *QUICK)
+    assert json.loads(run("test", "model.h5", "--x", "x.csv", *given, "--json"))["samples"] == 2000
+    run("recover", "model.h5", "y.csv", "--complex-pairs", "-o", "by-model.npy")
+    run("solve", "problem.h5", "y.csv", "--complex-pairs", "--lam", "0.1%", "-o", "solved.npy")
+    np.testing.assert_allclose(np.load("solved.npy"), x, atol=0.01)
+    assert np.load("by-model.npy").shape == (2000, 12)
+    np.save("y.npy", np.stack([(x @ A.T).real, (x @ A.T).imag], axis=-1))  # as PyTorch's view_as_real
+    run("solve", "problem.h5", "y.npy", "--complex-pairs", "--lam", "0.1%", "-o", "same.npy")
+    np.testing.assert_array_equal(np.load("same.npy"), np.load("solved.npy"))
+
+
+def test_pairs_that_are_none_are_refused(run):
+    run("gen-problem", "--complex", "--m", 4, "--n", 6)
+    np.savetxt("odd.csv", np.ones((3, 7)), delimiter=",")
+    run("solve", "problem.h5", "odd.csv", "--complex-pairs", "--lam", 1, fails=1)
+    assert "odd.csv has shape (3, 7); expected an even number of columns" in run.errors
+    np.save("y.npy", np.ones((3, 4), np.complex64))
+    run("solve", "problem.h5", "y.npy", "--complex-pairs", "--lam", 1, fails=1)
+    assert "y.npy is complex as it is, so do not ask for pairs (--complex-pairs)" in run.errors
+    assert "array (3, 4) complex" in run("info", "y.npy")
+    for words in (("gen-problem", "-o", "new.h5"), ("solve-w", "problem.h5"), ("train", "problem.h5", "-o", "new.h5")):
+        run(*words, "--complex-pairs", fails=2)
+        assert "--complex-pairs" in run.errors

@@ -476,9 +476,11 @@ def foreign_complex(path, name):
 
     sparse = csc_array(COMPLEX)
     if name.endswith((".npy", ".npz")):
-        {"a.npy": np.save, "a.npz": lambda file, A: np.savez(file, A=A), "sparse.npz": save_npz}[name](
-            path / name, sparse if "sparse" in name else COMPLEX
-        )
+        save = np.save if name.endswith(".npy") else lambda file, A: np.savez(file, A=A)
+        if name == "sparse.npz":
+            save_npz(path / name, sparse)
+        else:
+            save(path / name, with_parts(COMPLEX, "re", "im") if "parts" in name else COMPLEX)
         return path / name
     if name.startswith("version"):
         savemat(path / "a.mat", {"A": sparse if "sparse" in name else COMPLEX, "s": "text"}, format=name[8])
@@ -504,7 +506,17 @@ def foreign_complex(path, name):
     return path / "a.h5"
 
 
-FOREIGN_COMPLEX = ["a.npy", "a.npz", "sparse.npz", "version 4", "version 4 sparse", "version 5", "version 5 sparse"]
+FOREIGN_COMPLEX = [
+    "a.npy",
+    "a.npz",
+    "sparse.npz",
+    "parts.npy",
+    "parts.npz",
+    "version 4",
+    "version 4 sparse",
+    "version 5",
+    "version 5 sparse",
+]
 FOREIGN_COMPLEX += ["h5py", "7.3", "7.3 sparse", "octave", "octave sparse", "julia"]
 
 
@@ -514,7 +526,7 @@ def test_complex_arrays_are_read_from_every_format(tmp_path, name):
     found = storage.load_array(path, "A")
     assert found.dtype == np.complex128
     np.testing.assert_array_equal(found, COMPLEX)
-    assert "(4, 5)" in storage.described(path, whole=True)
+    assert "(4, 5) complex" in storage.described(path, whole=True)
     np.testing.assert_array_equal(next(iter(storage.load_arrays(path).values())), COMPLEX)
     with storage.opened_array(path, "A") as array:
         assert (array.shape, array.size, array.dtype) == ((4, 5), 20, np.complex128)

@@ -78,6 +78,8 @@ class SignalSet:
         The share of the signals that is held out.
     name
         What messages call codes that come in an array.
+    pairs
+        Whether neighbouring columns in files are real and imaginary parts, in both arrays.
 
     Attributes
     ----------
@@ -114,12 +116,13 @@ class SignalSet:
         columns: bool = False,
         held_out: float = 0.1,
         name: str = "x",
+        pairs: bool = False,
     ) -> None:
         if not 0 < held_out < 1:
             message = f"the share held out is {held_out:g}; expected a number between 0 and 1, like 0.1"
             raise InputError(message, option="held_out")
-        self._x = _Rows(x, "x", keys[0], columns, name)
-        self._y = None if y is None else _Rows(y, "y", keys[1], columns)
+        self._x = _Rows(x, "x", keys[0], columns, pairs, name)
+        self._y = None if y is None else _Rows(y, "y", keys[1], columns, pairs)
         self._laws: dict[bytes, Law] = {}
         self.name, self.N, self.held_out = self._x.name, self._x.length, held_out
         self.M = None if self._y is None else self._y.length
@@ -305,8 +308,8 @@ class SignalSet:
 class _Rows:
     """The rows of an array, which is in memory, or in a file from which rows are read when they are needed."""
 
-    def __init__(self, source: Any, name: str, key: str | None, columns: bool, called: str = "") -> None:
-        self.columns, self._key, self._array = columns, key, None
+    def __init__(self, source: Any, name: str, key: str | None, columns: bool, pairs: bool, called: str = "") -> None:
+        self.columns, self._key, self._pairs, self._array = columns, key, pairs, None
         self._path: str | os.PathLike[str] | None = None
         if isinstance(source, str | os.PathLike):
             self._path, self._names, self.name = source, (name,), os.fspath(source)
@@ -338,7 +341,7 @@ class _Rows:
 
     def _opened(self) -> AbstractContextManager[Any]:
         assert self._path is not None
-        return storage.opened_array(self._path, *self._names, key=self._key)
+        return storage.opened_array(self._path, *self._names, key=self._key, pairs=self._pairs)
 
     def read(self, rows: Array | slice) -> Array:
         """These rows as they are stored.

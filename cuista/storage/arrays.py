@@ -8,6 +8,7 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -40,8 +41,9 @@ def load_array(path: str | os.PathLike[str], *names: str, key: str | None = None
     key
         The name that the array must have; `names` are then ignored.
     pairs
-        Whether neighbouring columns of a real matrix are the real and the imaginary parts of complex numbers. A text
-        file whose columns have such names, and one with numbers like 1+2i, needs no asking.
+        Whether neighbouring columns of a real matrix are the real and the imaginary parts of complex numbers, or
+        neighbouring numbers along the last axis of any other array. A text file whose columns have such names, and one
+        with numbers like 1+2i, needs no asking.
 
     Raises
     ------
@@ -97,7 +99,9 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def described(path: str | os.PathLike[str], *, whole: bool = False) -> str:
-    """What a file of arrays holds, in words: names, shapes, and what is no array of numbers. With `whole`, all is read.
+    """What a file of arrays holds, in words. With `whole`, all is read.
+
+    These are names, shapes, which arrays are complex, and what is no array of numbers.
 
     Raises
     ------
@@ -109,7 +113,18 @@ def described(path: str | os.PathLike[str], *, whole: bool = False) -> str:
             with complete(path):
                 for entry in arrays_of(entries).values():
                     entry.read()
-        return listed(entries)
+        return listed({name: _with_dtype(path, entry) for name, entry in entries.items()})
+
+
+def _with_dtype(path: str | os.PathLike[str], entry: Entry) -> Entry:
+    """The entry with its dtype. An array that cannot be read is left as it is."""
+    if entry.what or entry.dtype is not None:
+        return entry
+    try:
+        with complete(path):
+            return replace(entry, dtype=np.asarray(entry.read()).dtype)
+    except FileError:
+        return entry
 
 
 @contextlib.contextmanager
@@ -140,7 +155,7 @@ def _found(path: str | os.PathLike[str], stack: contextlib.ExitStack, pairs: boo
         raise FileError(f"{path} is compressed by gzip; decompress it first")
     if _is_text(path):
         array = text.read_text(path, pairs=pairs)
-        return {UNNAMED: Entry(lambda: array, array.shape)}
+        return {UNNAMED: Entry(lambda: array, array.shape, dtype=array.dtype)}
     raise FileError(f"{path} is not a .npy, .npz, .mat or .h5 file by its content, nor a .csv or .txt file by its name")
 
 
@@ -165,14 +180,19 @@ def _npy_entry(path: str | os.PathLike[str]) -> Entry:
     """The array of a .npy file, after a check that it is not larger than the file."""
     with open_input(path) as file:
         shape, dtype = _header(path, file, os.fstat(file.fileno()).st_size)
-    if kind_of(dtype)[0]:
+    in_parts = foreign.has_parts(dtype)
+    if kind_of(dtype)[0] and not in_parts:
         return Entry.other(*kind_of(dtype))
 
     def read() -> Any:
         with open_input(path) as file:
-            return np.load(file, allow_pickle=False)
+            array = np.load(file, allow_pickle=False)
+        return foreign.as_complex(array) if in_parts else array
 
-    return Entry(read, shape, sliced=lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    if in_parts:
+        return Entry(read, shape, dtype=foreign.complex_dtype(dtype))
+
+    return Entry(read, shape, sliced=lambda: np.load(path, mmap_mode="r", allow_pickle=False), dtype=dtype)
 
 
 def _npz_entries(path: str | os.PathLike[str], file: IO[bytes]) -> dict[str, Entry]:
@@ -196,12 +216,15 @@ def _npz_entries(path: str | os.PathLike[str], file: IO[bytes]) -> dict[str, Ent
             continue
         with archive.open(item) as member:
             shape, dtype = _header(path, member, item.file_size)
-        found[name] = Entry.other(*kind_of(dtype)) if kind_of(dtype)[0] else Entry(read, shape)
+        if foreign.has_parts(dtype):
+            found[name] = Entry(read, shape, dtype=foreign.complex_dtype(dtype))
+        else:
+            found[name] = Entry.other(*kind_of(dtype)) if kind_of(dtype)[0] else Entry(read, shape, dtype=dtype)
     if not found:
         raise FileError(f"{path} is a zip file without arrays (.npy); save a table of a spreadsheet as .csv")
     if found.keys() >= SPARSE and found["format"].what == "text" and found["shape"].shape == (2,):
         rows, columns = map(int, found["shape"].read())
-        return {UNNAMED: Entry(partial(_sparse, path, file, archive), (rows, columns))}
+        return {UNNAMED: Entry(partial(_sparse, path, file, archive), (rows, columns), dtype=found["data"].dtype)}
     return found
 
 
@@ -214,7 +237,7 @@ def _read_member(path: str | os.PathLike[str], archive: zipfile.ZipFile, item: z
         array: Array = np.lib.format.read_array(member, allow_pickle=False)
         if member.read(1):  # at the end, the checksum is checked
             raise FileError(f"{path} is damaged: {item.filename} is longer than its array")
-    return array
+    return foreign.as_complex(array) if foreign.has_parts(array.dtype) else array
 
 
 def _sparse(path: str | os.PathLike[str], file: IO[bytes], archive: zipfile.ZipFile) -> Array:

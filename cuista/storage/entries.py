@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cuista.checks import Array
 from cuista.errors import FileError, InputError
 from cuista.storage.files import is_outsized
@@ -34,6 +36,8 @@ class Entry:
         How to get an array of numbers out of such an entry.
     sliced
         Opens the array for reading by slices, if the format allows that.
+    dtype
+        The dtype of the array; None if only `read` can tell.
     is_part
         Whether the entry belongs to another one, as the indices of a sparse matrix do. Only `key` selects such entries.
     """
@@ -43,6 +47,7 @@ class Entry:
     what: str = ""
     advice: str = ""
     sliced: Callable[[], Any] | None = None
+    dtype: Any = None
     is_part: bool = False
 
     @classmethod
@@ -102,14 +107,18 @@ def named(path: str | os.PathLike[str], name: str) -> str:
 
 
 def listed(entries: Mapping[str, Entry]) -> str:
-    """The names of entries with their shapes, or with what else they are, for messages."""
+    """The names of entries with their shapes and whether they are complex, or with what else they are, for messages."""
     all_of = [
-        f"{name} ({entry.what})" if entry.what else f"{name} {entry.shape}"
+        f"{name} ({entry.what})" if entry.what else f"{name} {entry.shape}{_complex(entry.dtype)}"
         for name, entry in entries.items()
         if not entry.is_part
     ]
     more = [f"{len(all_of) - NAMES} more"] if len(all_of) > NAMES + 1 else []
     return ", ".join([*all_of[: NAMES if more else None], *more]) or "no arrays"
+
+
+def _complex(dtype: Any) -> str:
+    return " complex" if dtype is not None and np.dtype(dtype).kind == "c" else ""
 
 
 def dense(path: str | os.PathLike[str], name: str, matrix: Any) -> Array:

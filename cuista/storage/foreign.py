@@ -52,10 +52,10 @@ class Complex:
     def __init__(self, stored: Any) -> None:
         self.stored = stored
         self.shape: tuple[int, ...] = stored.shape
-        self.dtype, self.size = _complex_dtype(stored.dtype), stored.size
+        self.dtype, self.size = complex_dtype(stored.dtype), stored.size
 
     def __getitem__(self, where: Any) -> Array:
-        return _complex(self.stored[where])
+        return as_complex(self.stored[where])
 
 
 def entries_in(file: Any, path: str | os.PathLike[str], head: bytes) -> dict[str, Entry]:
@@ -158,7 +158,7 @@ class _Visit:
             raise FileError(f"{self.path} is damaged: {self.unwritten} bytes of its arrays were never written")
         shown = ByColumn(node) if by_column or kind in BYTES else node
         shown = shown if node.dtype.names is None else Complex(shown)
-        return Entry(lambda: np.asarray(shown[()]), shown.shape, sliced=lambda: shown)
+        return Entry(lambda: np.asarray(shown[()]), shown.shape, sliced=lambda: shown, dtype=shown.dtype)
 
     def sparse(self, name: str, node: Any, parts: tuple[str, str, str], rows: int) -> Entry:
         """The entry of a sparse matrix, which is stored by columns: its values, their rows, and the columns' ends."""
@@ -176,7 +176,7 @@ class _Visit:
             check_stored(self.path, part)
         ends = np.ravel(held[-1][()]).astype(np.int64)
         values, rows = (np.ravel(part[()]) for part in held[:2]) if len(held) == 3 else (np.zeros(0), np.zeros(0))
-        values = _complex(values) if values.dtype.names else values
+        values = as_complex(values) if values.dtype.names else values
         return dense(self.path, name, csc_array((values, rows.astype(np.int64), ends), shape=shape))
 
 
@@ -198,7 +198,7 @@ def _what(node: Any, kind: str) -> str:
         return "a list of references"
     if h5py.check_vlen_dtype(dtype) is not None:
         return "a list of arrays"
-    return "" if _has_parts(dtype) else kind_of(dtype)[0]
+    return "" if has_parts(dtype) else kind_of(dtype)[0]
 
 
 def _advice(name: str, members: Iterable[str]) -> str:
@@ -213,22 +213,22 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _has_parts(dtype: Any) -> bool:
+def has_parts(dtype: Any) -> bool:
     """Whether values of a dtype are complex numbers that are stored as their parts."""
     names = dtype.names or ()
     parts = [dtype[name] for name in names]
     return tuple(name.lower().strip("_") for name in names) in COMPLEX and all(part.kind in "fiu" for part in parts)
 
 
-def _complex_dtype(dtype: Any) -> np.dtype[Any]:
+def complex_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype of complex numbers whose parts have those of this one."""
     single = all(dtype[name].itemsize == 4 and dtype[name].kind == "f" for name in dtype.names)
     return np.dtype(np.complex64 if single else np.complex128)
 
 
-def _complex(value: Any) -> Array:
+def as_complex(value: Any) -> Array:
     """Complex numbers that are stored as their parts."""
-    found: Array = np.empty(value.shape, _complex_dtype(value.dtype))
+    found: Array = np.empty(value.shape, complex_dtype(value.dtype))
     found.real, found.imag = (value[name] for name in value.dtype.names)
     return found
 

@@ -169,7 +169,9 @@ def read_text(path: str | os.PathLike[str], *, pairs: bool = False) -> Array:
 
 
 def paired(array: Array, name: str) -> Array:
-    """Complex numbers whose real and imaginary parts are neighbouring columns; a vector if there is one such pair.
+    """Complex numbers whose real and imaginary parts are neighbours along the last axis, the columns of a matrix.
+
+    If that axis has one such pair, it is left out, so that two columns become a vector.
 
     Raises
     ------
@@ -178,15 +180,15 @@ def paired(array: Array, name: str) -> Array:
     """
     if np.iscomplexobj(array):
         raise InputError(f"{name} is complex as it is, so do not ask for pairs", option="complex_pairs")
-    if array.ndim != 2 or array.shape[1] % 2:
+    if array.ndim < 2 or array.shape[-1] % 2:
         raise InputError(
-            f"{name} has shape {array.shape}; expected a matrix with an even number of columns, which are pairs of "
-            "real and imaginary parts",
+            f"{name} has shape {array.shape}; expected an even number of columns, which are pairs of real and "
+            "imaginary parts: leave the option out if the numbers are real",
             option="complex_pairs",
         )
     kind = np.complex64 if array.dtype == np.float32 else np.complex128
     found: Array = np.ascontiguousarray(array).view(kind)
-    return found[:, 0] if found.shape[1] == 1 else found
+    return found[..., 0] if found.shape[-1] == 1 else found
 
 
 def as_csv(matrix: Array) -> bytes:
