@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from shim.gpu import DeviceModule
 
 import cuista
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.data.problem import normalize_columns, random_matrix
 from cuista.errors import InputError
+from cuista.evaluation import robustness
 from cuista.networks import NETWORKS, Encoder, ExactEncoder, RobustAlista
 from cuista.operators import Dense, dot_test
 from cuista.ops import Bernoulli, CpuOps, CudaOps, Normal, ReferenceOps
@@ -260,10 +261,12 @@ def test_gradients_of_a_complex_encoder_match_central_differences(loss, rng):
     assert inner(gradients["step_matrix"], direction) == pytest.approx((both[0] - both[1]) / 2e-6, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", KINDS)
+@pytest.mark.parametrize("joint", [Joint(1, 1), Joint(2, 2)])
 @pytest.mark.parametrize("exact", [True, False])
-def test_gradients_of_a_complex_robust_network_match_central_differences(exact, rng):
-    A = normalize_columns(random_matrix(5, 8, dtype=complex))
-    matrices = A + 0.1 * numbers(rng, (3, 5, 8), complex)
+def test_gradients_of_a_robust_network_match_central_differences(exact, joint, dtype, rng):
+    A = normalize_columns(random_matrix(5, 8, dtype=dtype))
+    matrices = A + 0.1 * numbers(rng, (3, 5, 8), dtype)
     matrices /= np.linalg.norm(matrices, axis=1, keepdims=True)
     encoder = (
         ExactEncoder(A, ridge=0.3, learned=True, ops=CpuOps(), dtype=np.float64)
@@ -273,17 +276,20 @@ def test_gradients_of_a_complex_robust_network_match_central_differences(exact, 
     start = {key: value if exact else value[None] for key, value in encoder.published_start().items()}
     start |= {"step_size": np.ones(3), "threshold": np.full(3, 0.1)}
     options = {"layers": 3, "percent": 10.0, "ops": CpuOps(), "dtype": encoder.dtype}
-    net = RobustAlista(encoder, 5, 8, parameters=start, **options)
+    net = RobustAlista(encoder, 5, 8, parameters=start, joint=joint, **options)
     net.unit = 1.3
-    x = numbers(rng, (4, 8), complex) * (rng.random((4, 8)) < 0.4)
+    shape = (4, 8) if joint.snapshots == 1 else (4, joint.snapshots, 8)
+    x, weights = numbers(rng, shape, dtype) * (rng.random(shape) < 0.4), rng.random(4)
     given = (matrices, np.stack([x @ matrix.T for matrix in matrices]))
-    _, gradients = net.loss_and_gradients(given, x, 3)
+    loss, gradients = net.loss_and_gradients(given, x, 3, weights=weights)
+    errors = np.abs(net.output(given) - x) ** 2
+    assert loss == pytest.approx(0.5 * np.sum(weights * errors.reshape(3, 4, -1).sum(axis=2)), rel=1e-10)
     parameters = {key: value.copy() for key, value in net.parameters.items()}
     for key, value in parameters.items():
         direction, both = numbers(rng, value.shape, value.dtype), []
         for sign in (1, -1):
             net.parameters = {**parameters, key: value + sign * 1e-6 * direction}
-            both.append(net.loss_and_gradients(given, x, 3)[0])
+            both.append(net.loss_and_gradients(given, x, 3, weights=weights)[0])
         assert inner(gradients[key], direction) == pytest.approx((both[0] - both[1]) / 2e-6, rel=1e-6, abs=1e-8), key
 
 
@@ -456,6 +462,39 @@ def test_options_that_contradict_each_other_are_refused(run):
     run("train", "problem.h5", "-T", 2, *QUICK)
     run("recover", "model.h5", "y.npy", fails=1)
     assert "expected (samples, 2, 20)" in run.errors
+
+
+def test_perturbed_matrices_measure_all_numbers_of_an_entry(run, monkeypatch):
+    monkeypatch.setattr(robustness, "MOST_ITERATIONS", 250)
+    monkeypatch.setattr(robustness, "RELATIVE_LAMBDAS", np.array([1e-3, 1e-2]))
+    run("gen-problem", "--complex", "--m", 20, "--n", 40, "--pnz", 0.05, "--snapshots", 2, "--group", 2)
+    run("train", "problem.h5", "-T", 4, *QUICK)
+    run("gen-problem", "--perturbed", "--problem", "problem.h5", "--sigma", 0.05, "--count", 2, "--samples", 50)
+    perturbed = cuista.PerturbedSet.load("perturbed.h5")
+    assert (perturbed.x.shape, perturbed.x.dtype) == ((50, 2, 40), np.complex64)
+    assert "complex, 2 snapshots of each signal, groups of 2 entries" in str(perturbed)
+    few = ("--max-steps", 5, "--psteps", 2, "--matrices", 2, "--batch", 8, "--validation-batch", 16)
+    run("train", "--task", "robust", "--decoder", "model.h5", "--encoder", "exact", *few, "-o", "robust.h5")
+    run("train", "--task", "robust", "--decoder", "model.h5", *few, "-o", "alone.h5")
+    robust = cuista.load("robust.h5")
+    assert robust.network.joint == Joint(2, 2)
+    A = in_double(perturbed.matrices[0, 0])
+    y = (perturbed.x @ A.T).astype(np.complex64)
+    by_network = robust.network.output((A[None], y[None]))[0]
+    found = robust.model_for(A).recover(y)
+    assert np.linalg.norm(found - by_network) < 1e-3 * np.linalg.norm(found)
+    files = ("model.h5", "robust.h5", "alone.h5")
+    tested = json.loads(run("test", "--task", "robust", *files, "--perturbed", "perturbed.h5", "--json"))
+    errors = {each["method"]: each["nmse_db"][0] for each in tested["results"]}
+    assert errors["robust"] < errors["model"] < -5
+    assert errors["fista, to its end"] < -20
+
+
+def test_a_complex_encoder_is_set_beside_the_exact_weight():
+    problem = cuista.Problem(normalize_columns(random_matrix(10, 16, dtype=complex)), snapshots=2)
+    (found,) = robustness.evaluate_encoder(cuista.EncoderModel.new(problem, layers=3), 0.01, 1)
+    assert found.exact_objective < found.objective < 1.1 * found.exact_objective
+    assert found.exact_loss < found.loss < 1.1 * found.exact_loss
 
 
 def as_pairs(path, array):

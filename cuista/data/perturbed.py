@@ -50,13 +50,7 @@ def random_levels(key: Key, sigma: float, count: int, ops: ReferenceOps) -> Arra
 
 
 def check_normalized(problem: Problem) -> None:
-    """Raise InputError unless the problem suits perturbed matrices: unit norm of columns, and a single snapshot."""
-    if problem.snapshots > 1:
-        raise InputError(
-            f"the problem has {problem.snapshots} snapshots, and perturbed matrices measure one: make a problem with "
-            "one",
-            option="snapshots",
-        )
+    """Raise InputError unless the columns of the problem's matrix have unit norm, as those of perturbed ones have."""
     if not problem.normalized:
         raise InputError(
             "the columns of the measurement matrix do not have unit norm, which perturbed matrices always have: make a "
@@ -75,9 +69,9 @@ class PerturbedSet(Described, storage.Portable):
     sigmas
         The levels σ (S,).
     matrices
-        The perturbed matrices (S, count, M, N), float32.
+        The perturbed matrices (S, count, M, N), float32 or complex64.
     x
-        The sparse codes (samples, N), float32.
+        The sparse codes (samples, N), or (samples, L, N) with L snapshots, float32 or complex64.
     seed
         The seed that the matrices and the signals were drawn with.
     """
@@ -122,6 +116,7 @@ class PerturbedSet(Described, storage.Portable):
             "matrices": f"{count} perturbed {'matrix' if count == 1 else 'matrices'} of {M}×{N} for each level",
             "levels": f"{counted(levels, 'level')} (σ {span(self.sigmas)})",
             "signals": counted(len(self.x), "signal"),
+            **{name: fact for name, fact in self.problem.facts().items() if name in ("numbers", "snapshots", "groups")},
         }
 
     def __iter__(self) -> Iterator[tuple[float, list[Array]]]:
@@ -158,6 +153,6 @@ class PerturbedSet(Described, storage.Portable):
         with storage.complete(path):
             sigmas, matrices, x = (record.arrays[name] for name in ("sigmas", "matrices", "x"))
             shapes = (matrices.ndim, matrices.shape[0], matrices.shape[2:], x.shape[1:])
-            if shapes != (4, len(sigmas), problem.A.shape, (problem.N,)) or not np.isfinite(matrices).all():
+            if shapes != (4, len(sigmas), problem.A.shape, problem.shape_of_code) or not np.isfinite(matrices).all():
                 raise FileError(f"{path} is damaged: its matrices are {matrices.shape}, or not all finite")
             return cls(problem, sigmas, matrices, x, int(record.attributes["test_seed"]))

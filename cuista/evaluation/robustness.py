@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.counter import TEST, TUNING, Key
 from cuista.data.perturbed import PerturbedSet, perturb
 from cuista.data.problem import Problem
@@ -47,7 +47,7 @@ TIMED_MATRICES = 5
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 # Maps a matrix (M, N) and measurements (samples, M) by it to estimates (samples, N) and the number of iterations that
-# they took.
+# they took. With L snapshots, there is an axis of them in between.
 Recover = Callable[[Array, Array], tuple[Array, int]]
 
 
@@ -288,9 +288,9 @@ class EncodedMatrix:
     loss, exact_loss
         The encoder's loss at its own weight and at the exact weight.
     objective, exact_objective
-        Σ_{i≠j} (w_iᵀã_j)², where the encoder's w_i are scaled to w_iᵀã_i = 1.
+        Σ_{i≠j} |w_iᴴã_j|², where the encoder's w_i are scaled to w_iᴴã_i = 1.
     coherence, exact_coherence
-        max_{i≠j} |w_iᵀã_j|, with the same scaling.
+        max_{i≠j} |w_iᴴã_j|, with the same scaling.
     seconds, exact_seconds
         The time that each weight took.
     """
@@ -317,12 +317,12 @@ def evaluate_encoder(
         with one_blas_thread():
             found, seconds = _timed(model.weights, A)
             exact = solve_exact(A[0])
-        W = found[0].astype(np.float64)
+        W = in_double(found[0])
         matrix = ops.asarray(A, network.dtype)
         loss, exact_loss = (
             float(network.losses(matrix, ops.asarray(w[None], network.dtype))[0][0]) for w in (W, exact.W)
         )
-        report = describe(W / np.einsum("mn,mn->n", A[0], W), A[0], method="atow")
+        report = describe(W / np.einsum("mn,mn->n", A[0].conj(), W), A[0], method="atow")
         if progress:
             progress((number + 1) / count)
         objectives, coherences = (report.objective, exact.report.objective), (report.coherence, exact.report.coherence)

@@ -266,10 +266,11 @@ class Unrolled(ABC):
         if not self.unit:
             return y, None
         *others, measured = y if isinstance(y, tuple) else (y,)
-        if self.joint.snapshots > 1:  # (batch, L, M)
-            scaled, factors = self.ops.in_units(measured.reshape(len(measured), -1), self.unit)
-            return scaled.reshape(measured.shape), factors[:, None]
-        scaled, factors = self.ops.in_units(measured, self.unit)
+        if self.joint.snapshots > 1:  # (…, L, M)
+            scaled, factors = self.ops.in_units(measured.reshape(*measured.shape[:-2], -1), self.unit)
+            scaled, factors = scaled.reshape(measured.shape), factors[..., None]
+        else:
+            scaled, factors = self.ops.in_units(measured, self.unit)
         return ((*others, scaled) if others else scaled), factors
 
     def targets_in_units(
@@ -282,7 +283,7 @@ class Unrolled(ABC):
         if factors is None:
             return target, weights
         squares = self.ops.xp.square(factors[..., 0])
-        squares = squares[:, 0] if self.joint.snapshots > 1 else squares
+        squares = squares[..., 0] if self.joint.snapshots > 1 else squares
         return target / factors, squares if weights is None else weights * squares
 
     def _begin(self, y: Any) -> tuple[State, Array | None]:

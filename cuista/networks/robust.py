@@ -18,6 +18,7 @@ from cuista.networks.exact_encoder import ExactEncoder
 from cuista.networks.proximal import Proximal
 from cuista.networks.shrinkages import Soft
 from cuista.ops import Scalar
+from cuista.ops.joint import ALONE, Joint
 
 # Encoders map matrices to weights.
 AnyEncoder = Encoder | ExactEncoder
@@ -34,8 +35,12 @@ class Encoded(Coupling):
         self.encoder, self.ops, self.dtype = encoder, encoder.ops, encoder.dtype
 
     def begin(self, y: Any, parameters: Parameters) -> tuple[State, Backprop]:
-        """The initial state for matrices Ã (n, M, N) and the measurements (n, samples, M) taken with each."""
+        """The initial state for matrices Ã (n, M, N) and the measurements (n, samples, M) taken with each.
+
+        With L snapshots, measurements are (n, samples, L, M), and those of a sample are rows of the state.
+        """
         A, measured = y
+        measured = measured.reshape(len(A), -1, A.shape[1])
         W, back = self.encoder.encode(A, parameters)
         x = self.ops.xp.zeros((*measured.shape[:2], A.shape[2]), self.dtype)
 
@@ -69,7 +74,8 @@ class RobustAlista(Proximal):
     """Robust ALISTA, which learns `step_size` (T,), `threshold`, (T,) or (T, N), and the parameters of the encoder.
 
     All layers share the encoder's parameters. Inputs are matrices Ã (n, M, N) and the measurements (n, samples, M)
-    taken with each. Targets are the signals (samples, N), the same for all matrices. Iterates are (n, samples, N).
+    taken with each. Targets are the signals (samples, N), the same for all matrices. Iterates are (n, samples, N). With
+    L snapshots, measurements are (n, samples, L, M), targets (samples, L, N), and iterates (n, samples, L, N).
 
     Parameters
     ----------
@@ -79,10 +85,10 @@ class RobustAlista(Proximal):
         The shape of the matrices.
     parameters
         The parameters of the decoder and the encoder. The encoder's step matrices have an added first axis of length 1.
-    positive
+    positive, joint
         As in `Network`.
     options
-        The other parameters of `Unrolled`; `ops` and `dtype` are by default those of the encoder.
+        The other parameters of `Unrolled`; `ops` is by default that of the encoder, and the precision always is.
     """
 
     name = "robust-alista"
@@ -96,13 +102,15 @@ class RobustAlista(Proximal):
         *,
         parameters: dict[str, Array],
         positive: bool = False,
+        joint: Joint = ALONE,
         **options: Any,
     ) -> None:
-        self.encoder, self.M, self.N = encoder, M, N
+        self.encoder, self.M, self.N, self.joint = encoder, M, N, joint
         # These are attributes of the network, not of its class, because they depend on the encoder.
         self.matrices, self.logarithmic = encoder.matrices, ("threshold", *encoder.logarithmic)
-        self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops, positive)
-        super().__init__(parameters=parameters, **{"ops": encoder.ops, "dtype": encoder.dtype, **options})
+        self.couple, self.shrink = Encoded(encoder), Soft(encoder.ops, positive, joint)
+        # The dtype is the encoder's, which is complex if its matrix is.
+        super().__init__(parameters=parameters, **{"ops": encoder.ops, **options, "dtype": encoder.dtype})
         step_matrices = self.parameters["step_matrix"][0] if encoder.matrices else ()
         self._rates = tuple(1e-3 * rms_of(self.ops.to_numpy(B)) for B in step_matrices)
 
@@ -121,11 +129,19 @@ class RobustAlista(Proximal):
     def loss(self, state: State, target: Array, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
         """½ Σ w_i ‖x − x*_i‖² over the signals x*_i and the matrices."""
         x, *others = state
-        xp, rows = self.ops.xp, (-1, self.N)
+        xp, rows, L = self.ops.xp, (-1, self.N), self.joint.snapshots
+        if L > 1:  # the snapshots of a sample are rows with its weight, as in a state, also where x is an output
+            x = x.reshape(len(x), -1, self.N)
+            target = target.reshape(*target.shape[:-3], -1, self.N)
+            weights = None if weights is None else xp.repeat(weights, L, axis=-1)
         every = xp.broadcast_to(target, x.shape).reshape(rows)
         repeated = None if weights is None else xp.broadcast_to(weights, x.shape[:2]).reshape(-1)
         loss, delta = self.ops.half_squared_error(x.reshape(rows), every, repeated)
         return loss, (delta.reshape(x.shape), *[None] * len(others)), {}
+
+    def by_sample(self, x: Array) -> Array:
+        """The rows (n, samples·L, N) of a state as the iterates of samples, (n, samples, L, N) if L > 1."""
+        return x if self.joint.snapshots == 1 else x.reshape(len(x), -1, self.joint.snapshots, self.N)
 
     def split(self, y: Any, target: Array, weights: Array | None) -> Split:
         """A CPU takes a few matrices at a time, each with all signals."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from cuista.checks import Array, check_matrix
+from cuista.checks import Array, check_matrix, in_double
 from cuista.counter import MORE_NOISE, Key
 from cuista.data.perturbed import check_normalized, random_levels
 from cuista.data.problem import Problem
@@ -102,6 +102,7 @@ class RobustModel(Trained):
             problem.N,
             **_form(network),
             positive=network.positive,
+            joint=problem.joint,
             parameters={**network.parameters, **encoder_parameters},
             ops=ops,
             dtype=dtype,
@@ -150,7 +151,7 @@ class RobustModel(Trained):
             (M, N), (m, n) = self.problem.A.shape, A.shape
             raise InputError(f"the matrix is {m}×{n}, and the model for {M}×{N}; expected the same size{hint}")
         problem = replace(self.problem, A=A, norms=None)
-        return self.with_weight(problem, self.weights(problem.A[None])[0].astype(np.float64))
+        return self.with_weight(problem, in_double(self.weights(problem.A[None])[0]))
 
     def with_weight(self, problem: Problem, W: Array) -> Model:
         """The decoder as an ALISTA for the matrix of another problem, and a weight W (M, N) of its A."""
@@ -190,7 +191,8 @@ class RobustModel(Trained):
             ridge = {"ridge": attributes["ridge"], "learned": bool(attributes["learned"])}
             encoder = ExactEncoder(problem.A, **ridge, **place)
         options["per_coordinate"] = bool(attributes["per_coordinate"])
-        network = RobustAlista(encoder, problem.M, problem.N, positive=problem.positive, **options, **place)
+        kind: dict[str, Any] = {"positive": problem.positive, "joint": problem.joint}
+        network = RobustAlista(encoder, problem.M, problem.N, **kind, **options, **place)
         network.unit = float(attributes.get("unit", 0))  # 0.1.0 has none
         return cls(network, problem, json.loads(attributes["origin"]))
 
@@ -380,8 +382,11 @@ class PairSource(PerturbedSource):
         self.weight_power = recipe.weight_power if noiseless else 1.0
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Signals (samples, N); matrices (n, M, N) and what each measured (n, samples, M); the signals' weights."""
-        recipe, M = self.recipe, self.problem.M
+        """Signals (samples, N); matrices (n, M, N) and what each measured (n, samples, M); the signals' weights.
+
+        With L snapshots, signals are (samples, L, N) and what was measured is (n, samples, L, M).
+        """
+        recipe, M, N = self.recipe, self.problem.M, self.problem.N
         samples = recipe.validation_batch if validate else recipe.batch
         count = recipe.validation_matrices if validate else recipe.matrices
         A = self.matrices(ops, dtype, random_levels(key, self.sigma, count, ops), key)
@@ -390,11 +395,11 @@ class PairSource(PerturbedSource):
             x, _, weights = self.problem.sample_weighted(samples, recipe.hard, **where)
         else:
             x, _, weights = *self.problem.sample(samples, **where), None
-        clean = ops.matmul(x, transposed(ops.xp, A)).reshape(-1, M)
+        clean = ops.matmul(x.reshape(-1, N), transposed(ops.xp, A)).reshape(-1, M)
         y = self.problem.add_noise(clean, key, ops)
         if recipe.msigma:
             y = y + y.dtype.type(recipe.msigma) * ops.normal(key, MORE_NOISE, (len(y), M), y.dtype)
-        return x, (A, y.reshape(count, samples, M)), weights
+        return x, (A, y.reshape(count, *x.shape[:-1], M)), weights
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB over all matrices and signals."""
@@ -413,11 +418,14 @@ class AugmentedSource(PairSource):
     """Signals measured by several perturbed matrices, for a decoder that does not know the matrices."""
 
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """Signals (n·samples, N) and measurements (n·samples, M), matrix by matrix, and the signals' weights."""
+        """Signals (n·samples, N) and measurements (n·samples, M), matrix by matrix, and the signals' weights.
+
+        With L snapshots, they are (n·samples, L, N) and (n·samples, L, M).
+        """
         x, (_, y), weights = super().sample(ops, dtype, batch, key, validate)
-        count, _, M = y.shape
-        tile = ops.xp.tile
-        return tile(x, (count, 1)), y.reshape(-1, M), None if weights is None else tile(weights, count)
+        count, tile = len(y), ops.xp.tile
+        every = tile(x, (count, *(1,) * (x.ndim - 1)))
+        return every, y.reshape(-1, *y.shape[2:]), None if weights is None else tile(weights, count)
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB over all measurements."""
