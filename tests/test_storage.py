@@ -631,7 +631,7 @@ def test_pairs_of_columns_are_complex_if_that_is_asked_for(tmp_path, ending, rec
         else:
             storage.save_arrays(path, {"A": parts[:, :columns]}, overwrite=True)
         if columns == 3:
-            with pytest.raises(InputError, match=r"has shape \(2, 3\); expected .* an even number of columns") as error:
+            with pytest.raises(InputError, match=r"has shape \(2, 3\); expected an even number of columns") as error:
                 storage.load_array(path, pairs=True)
             assert error.value.options == ("complex_pairs",)
             continue
