@@ -163,7 +163,7 @@ white_option = click.option("--white", type=positive, metavar="V", help="The num
 key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
 keys_option = click.option("--key", metavar="NAME[,NAME]", help="Which array to read from a file with several.")
 pairs_option = click.option(
-    "--complex-pairs", "pairs", is_flag=True, help="Neighbouring columns are real and imaginary parts."
+    "--complex-pairs", "pairs", is_flag=True, help="Columns are pairs of real and imaginary parts."
 )
 columns_option = click.option("--columns", is_flag=True, help="Samples are columns, not rows.")
 
