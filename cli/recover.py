@@ -71,6 +71,7 @@ class Codes:
             shape = tuple(map(int, stored.shape))
             columns = in_columns(shape, problem.M, self.columns)
             size: dict[str, Any] = {"signals": problem.N, "snapshots": problem.snapshots}
+            size["parts"] = problem.is_complex and stored.dtype.kind != "c"
             check_layout(shape, problem.M, f"{self.measurements}", columns=columns, **size)
             problem.check_kind(stored.dtype, f"{self.measurements}")
 

@@ -135,6 +135,7 @@ def check_layout(
     columns: bool = False,
     signals: int | None = None,
     snapshots: int = 1,
+    parts: bool = False,
 ) -> int:
     """Check that an array of this shape has samples of this length, and return their number.
 
@@ -150,6 +151,8 @@ def check_layout(
         The length of the signals that are recovered from the samples, with which it may be confused.
     snapshots
         The number of snapshots L that each sample has.
+    parts
+        Whether real numbers are found where complex ones are expected, which may be stored as pairs of their parts.
 
     Raises
     ------
@@ -161,8 +164,11 @@ def check_layout(
     if found is not None:
         return found
     is_other = _samples_in(shape if columns else shape[::-1], one) is not None
-    hint = ""
-    if is_other:
+    hint, option = "", "columns" if is_other and not columns else ""
+    if parts and shape[-1:] == (2 * length,):
+        hint = "; if neighbouring columns are real and imaginary parts, ask for complex pairs"
+        option = "complex_pairs"
+    elif is_other:
         seem = "rows, so do not ask for columns" if columns else "columns"
         hint = f"; it looks transposed: its samples seem to be {seem}"
     elif signals is not None and shape[0 if columns else -1 :][:1] == (signals,):
@@ -177,7 +183,7 @@ def check_layout(
     axes = f"({each}, samples)" if columns else f"(samples, {each})"
     single = f"({each})" if len(one) > 1 else f"({each},)"
     message = f"{name} has shape {shape}; expected {axes}, or {single} for one sample{hint}"
-    raise InputError(message, option="columns" if is_other and not columns else ())
+    raise InputError(message, option=option or ())
 
 
 def _samples_in(shape: tuple[int, ...], one: tuple[int, ...]) -> int | None:

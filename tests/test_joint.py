@@ -529,6 +529,9 @@ def test_pairs_that_are_none_are_refused(run):
     np.savetxt("odd.csv", np.ones((3, 7)), delimiter=",")
     run("solve", "problem.h5", "odd.csv", "--complex-pairs", "--lam", 1, fails=1)
     assert "odd.csv has shape (3, 7); expected an even number of columns" in run.errors
+    np.savetxt("y.csv", np.ones((3, 8)), delimiter=",")
+    run("solve", "problem.h5", "y.csv", "--lam", 1, fails=1)
+    assert "if neighbouring columns are real and imaginary parts, ask for complex pairs (--complex-pairs)" in run.errors
     np.save("y.npy", np.ones((3, 4), np.complex64))
     run("solve", "problem.h5", "y.npy", "--complex-pairs", "--lam", 1, fails=1)
     assert "y.npy is complex as it is, so do not ask for pairs (--complex-pairs)" in run.errors

@@ -97,7 +97,9 @@ def recover_file(
     with storage.opened_array(measurements, "y", key=key, pairs=pairs) as stored:
         stored_shape = tuple(map(int, stored.shape))
         columns = in_columns(stored_shape, M, columns)
-        samples = check_layout(stored_shape, M, f"{measurements}", columns=columns, signals=N, snapshots=snapshots)
+        parts = getattr(recoverer.problem, "is_complex", False) and stored.dtype.kind != "c"
+        layout: dict[str, Any] = {"columns": columns, "signals": N, "snapshots": snapshots, "parts": parts}
+        samples = check_layout(stored_shape, M, f"{measurements}", **layout)
         each = (M,) if snapshots == 1 else (snapshots, M)  # the shape of one sample
         is_single = len(stored_shape) == len(each)
         shape = (*(() if is_single else (samples,)), *each[:-1], N)
