@@ -92,9 +92,8 @@ def main() -> None:
     given = parser.parse_args()
     how = (given.layers, given.steps, given.batch, given.wavelet, given.net)
     results = [measured(given.folder, rate, *how) for rate in given.rate]
-    common.save(
-        "mri", {"slices": "tested 4, trained 16", "steps": given.steps, "wavelet": given.wavelet, "rates": results}
-    )
+    about = {"training_slices": TRAINING, "steps": given.steps, "batch": given.batch, "wavelet": given.wavelet}
+    common.save("mri", {**about, "rates": results})
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Given:
         held_out: dict[str, Any] = {} if self.held_out is None else {"held_out": self.held_out}
         codes: Any = self.codes
         if problem.basis is not None and self._are_signals(problem.basis.shape[0], keys[0]):
-            codes = coefficients(self.codes, problem.basis, key=keys[0])
+            codes = coefficients(self.codes, problem.basis, key=keys[0], pairs=self.pairs)
             what = f"{len(codes)} signals of {self.codes}"
             common.say(f"{what} are converted to their coefficients in the basis of the operator.")
         elif holds_pictures(self.codes):

@@ -17,7 +17,7 @@ from cuista.operators import Operator
 
 
 def coefficients(
-    signals: ArrayLike | str | os.PathLike[str], basis: Operator, *, key: str | None = None, white: float | None = None
+    signals: ArrayLike | str | os.PathLike[str], basis: Operator, *, key: str | None = None, pairs: bool = False
 ) -> Array:
     """The codes (samples, N) of signals, Ψᴴf for each signal f, where Ψ is an orthonormal basis (`Problem.basis`).
 
@@ -28,10 +28,8 @@ def coefficients(
         a picture, or of a folder of pictures, whose luminances from 0 to 1 are the signals.
     basis
         The basis.
-    key
-        The name of the array in a file that holds several.
-    white
-        As in `Pictures`.
+    key, pairs
+        As in `load_array`.
 
     Raises
     ------
@@ -42,11 +40,11 @@ def coefficients(
     """
     shape, name = basis.shape[0], "the array of signals"
     if isinstance(signals, str | os.PathLike) and holds_pictures(signals):
-        rows = np.stack([_sized(grey, path, shape) for path, grey in _pictures(Path(signals), white)])
+        rows = np.stack([_sized(grey, path, shape) for path, grey in _pictures(Path(signals))])
     else:
         if isinstance(signals, str | os.PathLike):
             name = os.fspath(signals)
-            signals = storage.load_array(signals, "x", key=key)
+            signals = storage.load_array(signals, "x", key=key, pairs=pairs)
         rows = np.asarray(signals)
     if rows.shape[1:] != shape or not len(rows):
         raise InputError(f"{name} has shape {rows.shape}; expected (samples, {', '.join(map(str, shape))})")
@@ -64,9 +62,9 @@ def holds_pictures(path: str | os.PathLike[str]) -> bool:
     return Path(path).is_dir() or Path(path).suffix.lower() in FORMATS
 
 
-def _pictures(path: Path, white: float | None) -> list[tuple[Path, Array]]:
+def _pictures(path: Path) -> list[tuple[Path, Array]]:
     files = files_in(path) if path.is_dir() else [path]
-    return [(file, grey_of(picture, file)) for file in files for picture in Pictures(file, white)]
+    return [(file, grey_of(picture, file)) for file in files for picture in Pictures(file)]
 
 
 def _sized(grey: Array, path: Path, shape: tuple[int, ...]) -> Array:
