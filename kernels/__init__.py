@@ -18,15 +18,29 @@ from cuista.kernels.constants import DEFINITIONS
 
 FOLDER = Path(__file__).parent
 
+# How kernels are named for entries that are not single real numbers: single complex ones, and joint ones.
+# A kernel without a version for single complex numbers takes them as joint entries.
+JOINT = ("joint", "complex_joint")
+KINDS = ("complex", *JOINT)
 # The kernels that each file defines.
 KERNELS = {
     "shrink": (*(f"shrink_rows_{items}_{width}" for items in (4, 8, 16, 32) for width in (1, 4)), "shrink_long_rows"),
-    "long_rows": ("select_digit", "shrink_parts"),
+    "shrink_joint": (
+        *(f"shrink_complex_{items}" for items in (4, 8, 16, 32)),
+        *(f"{name}_{kind}" for name in ("shrink_samples", "shrink_long_samples") for kind in JOINT),
+    ),
+    "long_rows": (
+        *("select_digit", "shrink_parts"),
+        *(f"{name}_{kind}" for name in ("select_digit", "shrink_parts") for kind in JOINT),
+    ),
     "taps": ("taps", "sum_taps"),
-    "backward": ("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),
+    "backward": (
+        *("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),
+        *(f"{name}_{kind}" for name in ("backward", "backward_columns") for kind in KINDS),
+    ),
     "units": ("in_units",),
     "loss": ("half_squared_error",),
-    "sample": ("sparse_codes", "normal"),
+    "sample": ("sparse_codes", *(f"sparse_codes_{kind}" for kind in JOINT), "normal", "normal_complex"),
     "product": ("matmul_by_rows",),
     "adam": ("track_loss", "adam"),
     "step": ("alista_step",),

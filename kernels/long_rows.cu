@@ -1,17 +1,15 @@
 // Kernel 1 for rows that would take one block too long: each row is divided among `parts` blocks. See
 // ReferenceOps.shrink_select for what it computes.
-#include "common.cuh"
+#include "joint.cuh"
 
-// Finds one more digit of the (k+1)-th largest |z| of every row, from the highest digit down: the `width` bits of its
-// key from bit `shift` on. Blocks count the digits of the keys that agree with the digits known so far. They add only
-// integers, so their order makes no difference. The last block of a row to finish determines which digit the entry has,
-// and how many of the counted keys have a larger one.
-KERNEL __launch_bounds__(256, 1) select_digit(
-    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size, int one_sided, int N,
-    int parts, int k, int shift, int width,
-    // For each row: the counts of the digits and of the finished blocks, which are zero before and after; how many of
-    // the agreeing keys are larger than the entry's; and the entry's key, as far as it is known.
-    unsigned* __restrict__ counts, unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
+// Finds one more digit of the (k+1)-th largest magnitude of every row, from the highest digit down: the `width` bits of
+// its key from bit `shift` on. Blocks count the digits of the keys key_at(j) that agree with the digits known so far. They
+// add only integers, so their order makes no difference. The last block of a row to finish determines which digit the
+// entry has, and how many of the counted keys have a larger one.
+template <class KeyAt>
+__device__ __forceinline__ void find_digit(
+    KeyAt key_at, int N, int parts, int k, int shift, int width, unsigned* __restrict__ counts,
+    unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
 {
     __shared__ unsigned counted[1 << DIGIT];
     __shared__ unsigned totals[8];
@@ -20,15 +18,12 @@ KERNEL __launch_bounds__(256, 1) select_digit(
     const bool first = shift + width == 8 * sizeof(Key) - 1;
     const Key known = first ? Key(0) : cut[row];
     const unsigned larger = first ? k : rank[row];
-    const real alpha = real(*step_size);
-    x += (long long)row * N;
-    u += (long long)row * N;
     counts += (long long)row << DIGIT;
 
     for (int digit = threadIdx.x; digit < digits; digit += blockDim.x) counted[digit] = 0;
     __syncthreads();
     for (int j = blockIdx.x % parts * blockDim.x + threadIdx.x; j < N; j += parts * blockDim.x) {
-        const Key key = key_of(sided(x[j] + alpha * u[j], one_sided));
+        const Key key = key_at(j);
         if (key >> (shift + width) == known >> (shift + width)) atomicAdd(&counted[key >> shift & (digits - 1)], 1u);
     }
     __syncthreads();
@@ -65,6 +60,36 @@ KERNEL __launch_bounds__(256, 1) select_digit(
     }
 }
 
+KERNEL __launch_bounds__(256, 1) select_digit(
+    const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size, int one_sided, int N,
+    int parts, int k, int shift, int width,
+    // For each row: the counts of the digits and of the finished blocks, which are zero before and after; how many of
+    // the agreeing keys are larger than the entry's; and the entry's key, as far as it is known.
+    unsigned* __restrict__ counts, unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
+{
+    const real alpha = real(*step_size);
+    x += (long long)(blockIdx.x / parts) * N;
+    u += (long long)(blockIdx.x / parts) * N;
+    find_digit(
+        [=](int j) { return key_of(sided(x[j] + alpha * u[j], one_sided)); }, N, parts, k, shift, width, counts, ended,
+        rank, cut);
+}
+
+// The same for samples of joint entries. A single complex number is an entry like others.
+#define SELECT_DIGIT(ENTRY, NUMBER)                                                                                   \
+    KERNEL __launch_bounds__(256, 1) select_digit_##ENTRY(                                                            \
+        const real* x, const real* u, const double* step_size, int snapshots, int group, int count, int parts, int k, \
+        int shift, int width, unsigned* counts, unsigned* ended, unsigned* rank, Key* cut)                            \
+    {                                                                                                                 \
+        const Step<NUMBER, false> step({snapshots, group, count}, x, u, nullptr, step_size, blockIdx.x / parts);      \
+        find_digit(                                                                                                   \
+            [=](int e) { return key_of(step.magnitude(e)); }, count, parts, k, shift, width, counts, ended, rank,     \
+            cut);                                                                                                     \
+    }
+
+SELECT_DIGIT(joint, real)
+SELECT_DIGIT(complex_joint, Complex<real>)
+
 // Thresholds z = x + α u, given the key of the (k+1)-th largest |z| of each row.
 KERNEL __launch_bounds__(256, 1) shrink_parts(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size,
@@ -84,3 +109,27 @@ KERNEL __launch_bounds__(256, 1) shrink_parts(
         code[e] = what;
     }
 }
+
+#define SHRINK_PARTS(ENTRY, NUMBER)                                                                                   \
+    KERNEL __launch_bounds__(256, 1) shrink_parts_##ENTRY(                                                            \
+        const real* x, const real* u, const double* step_size, const double* threshold, int per_coordinate,           \
+        int per_sample, real window, int snapshots, int group, int count, int parts, int k, const Key* cut,           \
+        real* x_next, signed char* code)                                                                              \
+    {                                                                                                                 \
+        const long long sample = blockIdx.x / parts;                                                                  \
+        const Step<NUMBER, false> step({snapshots, group, count}, x, u, nullptr, step_size, sample);                  \
+        NUMBER* const to = step.of_sample(x_next, sample);                                                            \
+        const Key largest = k > 0 ? cut[sample] : ~Key(0);  /* none may pass */                                       \
+        threshold += sample * per_sample;                                                                             \
+        const real theta = real(*threshold);                                                                          \
+        for (int e = blockIdx.x % parts * blockDim.x + threadIdx.x; e < count; e += parts * blockDim.x) {             \
+            int what;                                                                                                 \
+            const real own = per_coordinate ? real(threshold[e]) : theta;                                             \
+            const real factor = shrink_joint(step.magnitude(e), own, largest, window, what);                          \
+            step.entries.template each<false>(e, [&](long long at) { write(to + at, factor * step.z(at)); });         \
+            code[sample * count + e] = what;                                                                          \
+        }                                                                                                             \
+    }
+
+SHRINK_PARTS(joint, real)
+SHRINK_PARTS(complex_joint, Complex<real>)

@@ -93,9 +93,9 @@ __device__ __forceinline__ Real sparse_entry(const Words& words, Word e, Word li
 }
 
 // Entry e of normal numbers, from word e. `words` are those of block e / 4.
-template <class Real> __device__ __forceinline__ Real normal_entry(const Words& words, Word e)
+template <class Number> __device__ __forceinline__ Number normal_entry(const Words& words, Word e)
 {
-    return normal_of<Real>(e % 4 < 2 ? (e % 2 ? words.words[1] : words.words[0]) : (e % 2 ? words.words[3] : words.words[2]));
+    return normal_of<Number>(e % 4 < 2 ? (e % 2 ? words.words[1] : words.words[0]) : (e % 2 ? words.words[3] : words.words[2]));
 }
 
 // Which signal a row of a batch is: hard or not, and its number among the signals of its stream. See Signals.

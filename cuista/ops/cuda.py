@@ -21,7 +21,7 @@ from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
 from cuista.ops.borders import Shape
-from cuista.ops.joint import ALONE, Joint, is_plain
+from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
 if TYPE_CHECKING:
@@ -127,10 +127,12 @@ class CudaOps(ReferenceOps):
         one_sided: bool = False,
         joint: Joint = ALONE,
     ) -> tuple[Array, Array]:
-        if not isinstance(k, int) or not is_plain(x, joint):  # one k per sample, which no kernel supports
+        if not isinstance(k, int):  # one k per sample, which no kernel supports
             return super().shrink_select(x, u, step_size, threshold, k, window, one_sided, joint)
         x, u = self.asarray(x, x.dtype), self.asarray(u, x.dtype)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
+        if not is_plain(x, joint):
+            return self._shrink_joint(x, u, alpha, theta, k, window, joint)
         batch, N = x.shape
         k = min(k, N - 1)
         x_next, code = self.xp.empty(x.shape, x.dtype), self.xp.empty(x.shape, np.int8)
@@ -147,7 +149,7 @@ class CudaOps(ReferenceOps):
         else:
             parts = -(-N // PART)
             sizes, threads = (np.int32(N), np.int32(parts), np.int32(k)), 256 * parts * batch
-            cut = self._cutoff(x, u, alpha, side, sizes, threads) if k > 0 else None
+            cut = self._cutoff("select_digit", batch, (x, u, alpha, side, *sizes), threads) if k > 0 else None
             self._launch("shrink_parts", x.dtype, threads, 256, *inputs, *sizes, cut, x_next, code)
         return x_next, code
 
@@ -165,11 +167,54 @@ class CudaOps(ReferenceOps):
     ) -> None:
         """Threshold x + α (u + more), where `step` is x, u and more, one warp per row."""
         batch, N = x_next.shape
-        items = next(items for items in (4, 8, 16, 32) if 32 * items >= N)
-        kernel = f"shrink_rows_{items}_{_width(N, *(array for array in step if array is not None))}"
+        kernel = f"shrink_rows{_items(N)}_{_width(N, *(array for array in step if array is not None))}"
         sizes = (np.int32(batch), np.int32(N), np.int32(k))
         thresholding = (alpha, theta, *strides, x_next.dtype.type(window), side)
         self._launch(kernel, x_next.dtype, 32 * batch, 128, *step, *thresholding, *sizes, x_next, code)
+
+    def _shrink_joint(
+        self, x: Array, u: Array, alpha: Array, theta: Array, k: int, window: float, joint: Joint
+    ) -> tuple[Array, Array]:
+        """`shrink_select` for complex and joint entries."""
+        batch, count, shape = _entries(x, joint)
+        k = min(k, count - 1)
+        x_next, code = self.xp.empty(x.shape, x.dtype), self.xp.empty((batch, count), np.int8)
+        per_coordinate = int(theta.ndim > 0 and theta.shape[-1] > 1)
+        strides = (np.int32(per_coordinate), np.int32(theta.shape[1] if theta.ndim > 1 else 0))
+        kind, real = _kind_as_joint(x), real_of(x.dtype)
+        if count <= IN_REGISTERS:
+            self._shrink_samples((x, u, None), alpha, theta, strides, k, window, joint, x_next, code)
+            return x_next, code
+        inputs, magnitudes = (x, u, alpha, theta, *strides, real.type(window), *shape), count * real.itemsize
+        if k > 0 and magnitudes <= SHARED_BYTES:
+            results = (np.int32(k), x_next, code)
+            self._launch(f"shrink_long_samples_{kind}", x.dtype, 256 * batch, 256, *inputs, *results, shared=magnitudes)
+        else:
+            parts = -(-count // PART)
+            sizes, threads = (*shape, np.int32(parts), np.int32(k)), 256 * parts * batch
+            cut = self._cutoff(f"select_digit_{kind}", batch, (x, u, alpha, *sizes), threads) if k > 0 else None
+            sizes = (np.int32(parts), np.int32(k))
+            self._launch(f"shrink_parts_{kind}", x.dtype, threads, 256, *inputs, *sizes, cut, x_next, code)
+        return x_next, code
+
+    def _shrink_samples(
+        self,
+        step: tuple[Array | None, Array, Array | None],
+        alpha: Array,
+        theta: Array,
+        strides: tuple[np.int32, np.int32],
+        k: int,
+        window: float,
+        joint: Joint,
+        x_next: Array,
+        code: Array | None,
+    ) -> None:
+        """`_shrink_rows` for complex and joint entries, one warp per sample."""
+        (batch, count, shape), real = _entries(x_next, joint), real_of(x_next.dtype)
+        shared = 0 if joint == ALONE else 4 * count * real.itemsize  # the magnitudes of the block's four warps
+        kernel = f"shrink_complex{_items(count)}" if joint == ALONE else f"shrink_samples_{_kind(x_next, joint)}"
+        thresholding = (alpha, theta, *strides, real.type(window), *shape, np.int32(batch), np.int32(k))
+        self._launch(kernel, x_next.dtype, 32 * batch, 128, *step, *thresholding, x_next, code, shared=shared)
 
     def analytic_layers(
         self,
@@ -182,8 +227,8 @@ class CudaOps(ReferenceOps):
         one_sided: bool = False,
         joint: Joint = ALONE,
     ) -> Array:
-        N = Wy.shape[1]
-        if N > IN_REGISTERS or not is_plain(Wy, joint):
+        count = Wy.shape[1] // joint.group
+        if count > IN_REGISTERS:
             return super().analytic_layers(x, Wy, packed, step_size, threshold, support, one_sided, joint)
         Wy, products = self.asarray(Wy, Wy.dtype), None
         x = None if x is None else self.asarray(x, Wy.dtype)
@@ -195,23 +240,26 @@ class CudaOps(ReferenceOps):
                 products = self.matmul(x, packed, out=products)
                 step = (x, products, Wy)
             after = self.xp.empty(Wy.shape, Wy.dtype)
-            limits = (min(k, N - 1), 0.0, np.int32(one_sided))
-            self._shrink_rows(step, alpha[t : t + 1], theta[t : t + 1], strides, *limits, after, None)
+            of_layer = (step, alpha[t : t + 1], theta[t : t + 1], strides, min(k, count - 1), 0.0)
+            if is_plain(Wy, joint):
+                self._shrink_rows(*of_layer, np.int32(one_sided), after, None)
+            else:
+                self._shrink_samples(*of_layer, joint, after, None)
             x = after
         assert x is not None  # there is at least one layer
         return x
 
-    def _cutoff(self, x: Array, u: Array, alpha: Array, side: np.int32, sizes: tuple[Any, ...], threads: int) -> Array:
-        """The (k+1)-th largest |z| of every row, as the integer of its bit pattern."""
-        batch, xp = len(x), self.xp
-        cut: Array = xp.empty(batch, f"u{x.itemsize}")
+    def _cutoff(self, kernel: str, batch: int, inputs: tuple[Any, ...], threads: int) -> Array:
+        """The (k+1)-th largest magnitude of every row, as the integer of its bit pattern."""
+        xp, dtype = self.xp, real_of(inputs[0].dtype)
+        cut: Array = xp.empty(batch, f"u{dtype.itemsize}")
         state = (xp.zeros((batch, 2**DIGIT), np.uint32), xp.zeros(batch, np.uint32), xp.empty(batch, np.uint32), cut)
-        shift = 8 * x.itemsize - 1  # the number of bits of |z|
+        shift = 8 * dtype.itemsize - 1  # the number of bits of a magnitude
         while shift > 0:
             width = min(DIGIT, shift)
             shift -= width
             bits = (np.int32(shift), np.int32(width))
-            self._launch("select_digit", x.dtype, threads, 256, x, u, alpha, side, *sizes, *bits, *state)
+            self._launch(kernel, dtype, threads, 256, *inputs, *bits, *state)
         return cut
 
     def shrink_select_backward(
@@ -225,13 +273,15 @@ class CudaOps(ReferenceOps):
         window: float = 0.0,
         joint: Joint = ALONE,
     ) -> tuple[Array, Scalar, Scalars]:
-        if getattr(threshold, "ndim", 0) > 1 or not is_plain(x, joint):
+        if getattr(threshold, "ndim", 0) > 1:
             return super().shrink_select_backward(delta, code, x, u, step_size, threshold, window, joint)
         dtype = delta.dtype
         delta, x, u = (self.asarray(array, dtype) for array in (delta, x, u))
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(threshold, np.float64)
-        batch, N = x.shape
         code = self.asarray(code, np.int8)
+        if not is_plain(x, joint):
+            return self._joint_backward((delta, code, x, u, alpha, theta), window, joint)
+        batch, N = x.shape
         # With one threshold for all entries, it does not matter which row an entry is in.
         length = N if theta.ndim or N <= PART else LENGTH
         warps = min(-(-x.size // (4 * length)) * 4, BACKWARD_WARPS)
@@ -246,6 +296,25 @@ class CudaOps(ReferenceOps):
             sums = self.xp.empty((parts, N), np.float64)
             sizes = (dtype.type(window), np.int32(batch), np.int32(N), np.int32(rows))
             self._launch("backward_columns", dtype, 128 * parts * -(-N // 128), 128, *inputs, *sizes, sums)
+            d_threshold = self._sum_rows(sums)
+        return d_z, d_step_size, d_threshold
+
+    def _joint_backward(self, arrays: tuple[Array, ...], window: float, joint: Joint) -> tuple[Array, Scalar, Scalars]:
+        """`shrink_select_backward` for complex and joint entries."""
+        x, theta = arrays[2], arrays[5]
+        (batch, count, shape), half_width = _entries(x, joint), real_of(x.dtype).type(window)
+        length, kind = min(count, LENGTH), _kind(x, joint)
+        warps = min(-(-batch * -(-count // length) // 4) * 4, BACKWARD_WARPS)
+        d_z, warp_sums = self.xp.empty(x.shape, x.dtype), self.xp.empty((warps, 2), np.float64)
+        sizes = (np.int32(theta.ndim), half_width, *shape, np.int64(batch), np.int32(length))
+        self._launch(f"backward_{kind}", x.dtype, 32 * warps, 128, *arrays, *sizes, d_z, warp_sums)
+        d_step_size, d_threshold = self._sum_rows(warp_sums)
+        if theta.ndim:
+            parts = min(batch, 64)
+            sums = self.xp.empty((parts, count), np.float64)
+            sizes = (half_width, *shape, np.int32(batch), np.int32(-(-batch // parts)))
+            threads = 128 * parts * -(-count // 128)
+            self._launch(f"backward_columns_{kind}", x.dtype, threads, 128, *arrays, *sizes, sums)
             d_threshold = self._sum_rows(sums)
         return d_z, d_step_size, d_threshold
 
@@ -291,8 +360,10 @@ class CudaOps(ReferenceOps):
         return scaled, factors
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
-        if x.dtype.kind == "c":
-            return super().half_squared_error(x, target, weights)
+        if x.dtype.kind == "c":  # the parts of complex numbers are as many real ones
+            parts = (_in_reals(self.asarray(array, x.dtype)) for array in (x, target))
+            loss, delta = self.half_squared_error(*parts, weights)
+            return loss, delta.view(x.dtype)
         dtype, rows = x.dtype, 1 if weights is None else len(x)
         x, target = self.asarray(x, dtype), self.asarray(target, dtype)
         delta: Array = self.xp.empty(x.shape, dtype)
@@ -307,13 +378,12 @@ class CudaOps(ReferenceOps):
     # -- random numbers -----------------------------------------------------------------------------------------
 
     def normal(self, key: Key, purpose: int, shape: tuple[int, int], dtype: DTypeLike, first_row: int = 0) -> Array:
-        if np.dtype(dtype).kind == "c":  # drawn on the host
-            return self.asarray(super().normal(key, purpose, shape, dtype, first_row), dtype)
         numbers: Array = self.xp.empty(shape, dtype)
+        kernel = "normal_complex" if numbers.dtype.kind == "c" else "normal"
         first, end = first_row * shape[1], (first_row + shape[0]) * shape[1]
         threads = -(-end // 4) - first // 4
         counter = (*map(np.uint64, key), np.uint64(purpose))
-        self._launch("normal", numbers.dtype, threads, 256, *counter, np.uint64(first), np.uint64(end), numbers)
+        self._launch(kernel, numbers.dtype, threads, 256, *counter, np.uint64(first), np.uint64(end), numbers)
         return numbers
 
     def sparse_codes(
@@ -326,15 +396,16 @@ class CudaOps(ReferenceOps):
         first_row: int = 0,
         joint: Joint = ALONE,
     ) -> Array:
-        if joint != ALONE or np.dtype(dtype).kind == "c":  # drawn on the host
-            codes: Array = super().sparse_codes(key, rows, probability, magnitude, dtype, first_row, joint)
-            return self.asarray(codes, dtype)
-        N = probability.shape[0]
-        codes = self.xp.empty((rows, N), dtype)
-        first, end = first_row * N, (first_row + rows) * N
+        N, L = probability.shape[0], joint.snapshots
+        codes: Array = self.xp.empty((rows * L, N), dtype)
+        first, end = first_row * L * N, (first_row + rows) * L * N
         threads, span = -(-end // 2) - first // 2, (np.uint64(first), np.uint64(end), np.int32(N))
         law = (self._limits_of(probability), *_law(magnitude, codes.dtype))
-        self._launch("sparse_codes", codes.dtype, threads, 256, *map(np.uint64, key), *law, *span, codes)
+        if is_plain(codes, joint):
+            self._launch("sparse_codes", codes.dtype, threads, 256, *map(np.uint64, key), *law, *span, codes)
+        else:
+            kernel, shape = f"sparse_codes_{_kind_as_joint(codes)}", (np.int32(L), np.int32(joint.group))
+            self._launch(kernel, codes.dtype, threads, 256, *map(np.uint64, key), *law, *span, *shape, codes)
         return codes
 
     def _limits_of(self, probability: Array) -> Array:
@@ -374,7 +445,7 @@ class CudaOps(ReferenceOps):
         self, kernel: str, dtype: np.dtype[Any], threads: int, block: int, *arguments: Any, shared: int = 0
     ) -> None:
         if threads:  # without signals there is nothing to do
-            self.launch(kernel, _real(dtype), -(-threads // block), block, arguments, shared)
+            self.launch(kernel, _real(dtype), -(-threads // block), block, tuple(map(_in_reals, arguments)), shared)
 
 
 class _Fused:
@@ -454,8 +525,35 @@ def _team_sums(columns: int, threads: int) -> int:
 
 
 def _real(dtype: np.dtype[Any]) -> str:
-    """The kernels' name for a floating-point type."""
-    return "float" if dtype == np.float32 else "double"
+    """The kernels' name for a floating-point type, or for that of the parts of complex numbers."""
+    return "float" if real_of(dtype) == np.float32 else "double"
+
+
+def _in_reals(argument: Any) -> Any:
+    """The argument, with complex arrays as pairs of real numbers, which is how kernels take them."""
+    dtype = getattr(argument, "dtype", None)
+    return argument.view(real_of(dtype)) if dtype is not None and dtype.kind == "c" else argument
+
+
+def _kind(x: Array, joint: Joint) -> str:
+    """How kernels are named for the entries of an iterate that are not single real numbers."""
+    return "complex" if joint == ALONE else _kind_as_joint(x)
+
+
+def _kind_as_joint(x: Array) -> str:
+    """The same for a kernel that takes single complex numbers as joint entries."""
+    return "complex_joint" if x.dtype.kind == "c" else "joint"
+
+
+def _entries(x: Array, joint: Joint) -> tuple[int, int, tuple[np.int32, np.int32, np.int32]]:
+    """The numbers of samples and of entries of a sample, and its entries as kernels take them."""
+    count = x.shape[1] // joint.group
+    return len(x) // joint.snapshots, count, (np.int32(joint.snapshots), np.int32(joint.group), np.int32(count))
+
+
+def _items(count: int) -> str:
+    """The end of a kernel's name that says how many entries a lane of a warp keeps in registers."""
+    return f"_{next(items for items in (4, 8, 16, 32) if 32 * items >= count)}"
 
 
 def _width(N: int, *arrays: Any) -> int:
@@ -465,7 +563,9 @@ def _width(N: int, *arrays: Any) -> int:
 
 def _law(magnitude: Law, dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """The kernel arguments that make up a `Law` of philox.cuh."""
+    real = real_of(dtype).type
     if isinstance(magnitude, Normal):
-        return np.int32(0), dtype.type(magnitude.mean), dtype.type(magnitude.std), np.uint64(0)
-    q_limit = np.uint64(round(magnitude.q * 2.0**53))
-    return np.int32(1), dtype.type(magnitude.v0), dtype.type(magnitude.v1), q_limit
+        return np.int32(0), real(magnitude.mean), real(magnitude.std), np.uint64(0)
+    # The phase of a complex number takes the lower half of its word.
+    q_limit = np.uint64(round(magnitude.q * 2.0 ** (32 if dtype.kind == "c" else 53)))
+    return np.int32(1), real(magnitude.v0), real(magnitude.v1), q_limit

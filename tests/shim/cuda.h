@@ -316,6 +316,8 @@ inline float rsqrt(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / ::sqrt(x); }
 inline double cospi(double x) { return ::cos(3.14159265358979323846 * x); }
 inline float cospi(float x) { return static_cast<float>(cospi(static_cast<double>(x))); }
+inline double sinpi(double x) { return ::sin(3.14159265358979323846 * x); }
+inline float sinpi(float x) { return static_cast<float>(sinpi(static_cast<double>(x))); }
 
 // As in CUDA, numbers of two types are converted to their common type; floats use fmin and fmax, which ignore NaN.
 namespace shim {
