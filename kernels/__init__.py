@@ -44,6 +44,7 @@ KERNELS = {
     "product": ("matmul_by_rows",),
     "adam": ("track_loss", "adam"),
     "step": ("alista_step",),
+    "step_joint": tuple(f"alista_step_{kind}" for kind in JOINT),
 }
 REALS = ("float", "double")
 

@@ -4,28 +4,7 @@
 // single number, as the compiler then knows, and not a group of numbers in each of several snapshots. Kernels take complex
 // numbers as pairs of real ones; their arrays are aligned to whole numbers.
 #pragma once
-#include "common.cuh"
-
-// Re āb.
-__device__ __forceinline__ real inner(real a, real b) { return a * b; }
-__device__ __forceinline__ real inner(Complex<real> a, Complex<real> b) { return a.re * b.re + a.im * b.im; }
-
-// Re āb, in double precision.
-__device__ __forceinline__ double in_double(real a, real b) { return double(a) * double(b); }
-__device__ __forceinline__ double in_double(Complex<real> a, Complex<real> b)
-{
-    return double(a.re) * double(b.re) + double(a.im) * double(b.im);
-}
-
-// A number is read and written at once.
-template <class Number> __device__ __forceinline__ Number number_at(const Number* at)
-{
-    return reinterpret_cast<const Pack<Number, 1>*>(at)->lanes[0];
-}
-template <class Number> __device__ __forceinline__ void write(Number* at, Number value)
-{
-    *reinterpret_cast<Pack<Number, 1>*>(at) = {{value}};
-}
+#include "numbers.cuh"
 
 // How a sample is divided into entries: each is `group` neighbours in each of its `snapshots` rows.
 struct Entries {
@@ -45,6 +24,35 @@ struct Entries {
         }
     }
 };
+
+// The backward pass of entry e, from δ of the sample: sets d_z, which may take the place of δ, adds to ∂L/∂α, and returns
+// the entry's ∂L/∂θ, which is all that is computed if d_z is null. An entry that thresholding set to 0 is not read.
+template <bool ALONE, class Number, class ZAt>
+__device__ __forceinline__ real entry_backward(
+    const Entries& entries, int e, int code, real theta, real window, ZAt z, const Number* delta, const Number* u,
+    Number* d_z, double& d_step_size)
+{
+    const int what = window > 0 ? code : code & KIND;
+    real square = 0, product = 0, a = 0, b = 0, d_theta = 0;
+    if (what != OFF) {
+        entries.each<ALONE>(e, [&](long long at) {
+            const Number number = z(at);
+            square += inner(number, number);
+            product += inner(number, number_at(delta + at));
+        });
+        shrink_joint_backward(sqrt(square), product, what, theta, window, a, b, d_theta);
+    }
+    if (d_z)
+        entries.each<ALONE>(e, [&](long long at) {
+            Number result = {};
+            if (what != OFF) {
+                result = a * number_at(delta + at) + b * z(at);
+                d_step_size += in_double(result, number_at(u + at));
+            }
+            write(d_z + at, result);
+        });
+    return d_theta;
+}
 
 // z = x + α u of a sample, where u is the sum of two arrays if `more` is not null, and x is 0 if it is null.
 template <class Number, bool ALONE> struct Step {
@@ -80,31 +88,11 @@ template <class Number, bool ALONE> struct Step {
         return sqrt(sum);
     }
 
-    // The backward pass of entry e, from δ of the sample: sets d_z, adds to ∂L/∂α, and returns the entry's ∂L/∂θ, which
-    // is all that is computed if d_z is null. An entry that thresholding set to 0 is not read.
+    // The backward pass of entry e, from δ of the sample: see entry_backward.
     __device__ __forceinline__ real go_back(
         int e, const Number* delta, int code, real theta, real window, Number* d_z, double& d_step_size) const
     {
-        const int what = window > 0 ? code : code & KIND;
-        real square = 0, product = 0, a = 0, b = 0, d_theta = 0;
-        if (what != OFF) {
-            entries.each<ALONE>(e, [&](long long at) {
-                const Number number = z(at);
-                square += inner(number, number);
-                product += inner(number, number_at(delta + at));
-            });
-            shrink_joint_backward(sqrt(square), product, what, theta, window, a, b, d_theta);
-        }
-        if (d_z)
-            entries.each<ALONE>(e, [&](long long at) {
-                Number result = {};
-                if (what != OFF) {
-                    const Number step = number_at(u + at);
-                    result = a * number_at(delta + at) + b * z(at);
-                    d_step_size += in_double(result, step);
-                }
-                write(d_z + at, result);
-            });
-        return d_theta;
+        return entry_backward<ALONE>(
+            entries, e, code, theta, window, [&](long long at) { return z(at); }, delta, u, d_z, d_step_size);
     }
 };

@@ -9,7 +9,7 @@ KERNEL __launch_bounds__(256, 1) matmul_by_rows(
     __shared__ real values[CHUNK + AT_ONCE];
     __shared__ unsigned indices[CHUNK + AT_ONCE];
     __shared__ int counts[CHUNK / 32];
-    List list = {indices, values, counts, nullptr, 0};
+    List<real> list = {indices, values, counts, nullptr, 0};
     a += (long long)blockIdx.x * N;
     product += (long long)blockIdx.x * M;
     for (int first = 0; first < N; first += CHUNK) {

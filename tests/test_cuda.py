@@ -98,6 +98,45 @@ def test_every_network_is_on_the_engine_what_it_is_on_the_cpu(cuda, small_proble
             np.testing.assert_allclose(cuda.to_numpy(ours[1][key]), gradient, atol=tolerance)
 
 
+@pytest.fixture(params=["complex", "four snapshots", "complex groups in two snapshots"])
+def joint_problem(request):
+    """Problems of 20×40 whose entries are not single real numbers."""
+    A = cuista.normalize_columns(cuista.random_matrix(20, 40, seed=1, dtype=complex if "c" in request.param else float))
+    shape = {"four snapshots": (4, 1), "complex groups in two snapshots": (2, 2)}.get(request.param, (1, 1))
+    return cuista.Problem(A, pnz=0.05, snapshots=shape[0], group=shape[1], seed=1)
+
+
+def test_complex_and_joint_networks_are_on_the_engine_what_they_are_on_the_cpu(cuda, joint_problem):
+    weight = cuista.solve_exact(joint_problem.A)
+    for name in ("alista", "lista-cpss", "hyperlista", "alista-ebt"):
+        expected, model = (
+            cuista.Model.new(joint_problem, weight, name, layers=4, dtype=np.float64, ops=ops)
+            for ops in (CpuOps(), cuda)
+        )
+        x, y = joint_problem.sample(9, dtype=np.float64)
+        np.testing.assert_allclose(model.recover(y), expected.recover(y), atol=1e-11)
+        if not NETWORKS[name].has_gradients:
+            continue
+        loss, gradients = expected.network.loss_and_gradients(y, x, 4, window=0.3)
+        on_device = (cuda.asarray(array, array.dtype) for array in (y, x))
+        ours = model.network.loss_and_gradients(*on_device, 4, window=0.3)
+        assert float(ours[0]) == pytest.approx(loss, rel=1e-11)
+        for key, gradient in gradients.items():
+            tolerance = 1e-10 * (1 + np.abs(gradient).max())
+            np.testing.assert_allclose(cuda.to_numpy(ours[1][key]), gradient, atol=tolerance)
+
+
+def test_complex_and_joint_networks_train_on_the_engine_as_on_the_cpu(cuda, joint_problem, monkeypatch):
+    weight = cuista.solve_exact(joint_problem.A)
+    recipe = PaperRecipe(batch=8, validation_batch=10, max_steps=4)
+    expected, fused = (trained(ops, joint_problem, weight, recipe) for ops in (CpuOps(), cuda))
+    monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
+    for model in (fused, trained(cuda, joint_problem, weight, recipe)):
+        np.testing.assert_allclose(model.history["nmse_db"], expected.history["nmse_db"], atol=1e-7)
+        for name, value in parameters_of(model).items():
+            np.testing.assert_allclose(value, expected.network.parameters[name], rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["alista", "lamp", "liht", "hyperlista"])
 def test_one_sided_networks_are_on_the_engine_what_they_are_on_the_cpu(cuda, small_problem, small_weight, name):
     problem = replace(small_problem, positive=True)

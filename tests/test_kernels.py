@@ -7,6 +7,7 @@ compute capability 7.5. The last few tests look for data races, with the instruc
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -457,18 +458,53 @@ def test_the_fused_step_is_the_step(
 ):
     # Otherwise a single bit of a z near 0, and with one measurement often of an exact 0, decides what happens to it.
     assume(threshold > 0 or (dtype == np.float64 and shape[0] > 1))
+    law_of_signals = {"snr_db": snr, "magnitude": law, "positive": positive}
+    assert_the_fused_step_is_the_step(
+        cuda, shape, dtype, batch, depth, hard, window, threshold, unit, one_sided, **law_of_signals
+    )
+
+
+@given(
+    shape=st.sampled_from([(5, 12), (40, 24), (60, 128), (40, 204)]),
+    batch=st.integers(1, 5),
+    hard=st.sampled_from([0.0, 0.5]),
+    snr=st.sampled_from([np.inf, 20.0]),
+    law=laws,
+    window=st.sampled_from([0.0, 0.3]),
+    threshold=st.sampled_from([0.4, -0.05]),
+    kind=st.sampled_from(KINDS_OF_ENTRIES),
+    unit=st.sampled_from([0.0, 2.0]),
+)
+@settings(many, max_examples=30)
+def test_the_fused_step_is_the_step_for_complex_and_joint_entries(
+    cuda, shape, batch, hard, snr, law, window, threshold, kind, unit
+):
+    dtype, joint = kind
+    assume(shape[1] % joint.group == 0)
+    assume(threshold > 0 or real_of(dtype) == np.float64)
+    law_of_signals = {"snr_db": snr, "magnitude": law, "snapshots": joint.snapshots, "group": joint.group}
+    assert_the_fused_step_is_the_step(
+        cuda, shape, dtype, batch, 4, hard, window, threshold, unit, False, **law_of_signals
+    )
+
+
+def assert_the_fused_step_is_the_step(
+    cuda, shape, dtype, batch, depth, hard, window, threshold, unit, one_sided, **law_of_signals
+):
     rng = np.random.default_rng(7)
-    A = cuista.normalize_columns(rng.standard_normal(shape))
-    problem = cuista.Problem(A, pnz=0.2, snr_db=snr, magnitude=law, positive=positive)
-    W, key, power = A + 0.1 * rng.standard_normal(A.shape), Key(3, 1, 9), 0.8
+    in_double = np.complex128 if np.dtype(dtype).kind == "c" else np.float64
+    A = cuista.normalize_columns(numbers(rng, shape, in_double))
+    problem = cuista.Problem(A, pnz=0.2, **law_of_signals)
+    W, key, power = A + 0.1 * numbers(rng, shape, in_double), Key(3, 1, 9), 0.8
     parameters = {"step_size": 0.5 + rng.random(4), "threshold": threshold * (1 + rng.random(4))}
     options = {"layers": 4, "percent": 5.0, "max_percent": 15.0, "parameters": parameters, "positive": one_sided}
+    options["joint"] = problem.joint
     plain = Alista(Dense(A, ops=CpuOps(), dtype=dtype), W, **options)
     plain.unit = unit
-    x, y, weights = problem.sample_weighted(batch, hard, stream=1, step=9, seed=3, dtype=dtype)
+    x, y, weights = problem.sample_weighted(batch, hard, stream=1, step=9, seed=3, dtype=real_of(dtype))
     loss, gradients = plain.loss_and_gradients(y, x, depth, window, weights**power)
 
-    scale = sum(np.abs(gradient).max() for gradient in gradients.values()) + float(np.sum(x * x)) + float(loss)
+    scale = sum(np.abs(gradient).max() for gradient in gradients.values()) + float(np.sum(np.abs(x) ** 2)) + float(loss)
     for engine in (cuda, *native_engines().values()):
         network = Alista(Dense(A, ops=engine, dtype=dtype), W, **options)
         network.unit = unit
@@ -477,7 +513,7 @@ def test_the_fused_step_is_the_step(
         for _ in range(2):
             result, of_step = step(network.parameters, network.support, key, batch, depth, window, power)
             runs.append((float(result), {name: engine.to_numpy(value) for name, value in of_step.items()}))
-        tolerance = 1e-12 if dtype == np.float64 else float32_tolerance(engine)
+        tolerance = 1e-12 if real_of(dtype) == np.float64 else float32_tolerance(engine)
         (loss_fused, of_fused), (loss_again, of_again) = runs
         assert loss_fused == pytest.approx(float(loss), rel=tolerance, abs=tolerance * scale)
         assert loss_fused == loss_again
@@ -498,6 +534,13 @@ def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, 
     for shape in ((4, 33), (2000, 4000)):  # WᵀA is not formed, or is too large for shared memory
         A = np.ones(shape)
         assert Alista(Dense(A, ops=cuda), A, layers=1, parameters=network.parameters).fuse(signals) is None
+    complex_problem = cuista.Problem(cuista.normalize_columns(numbers(np.random.default_rng(0), (250, 500), complex)))
+    for snapshots, fits in ((1, True), (2, True), (3, False)):  # in shared memory
+        problem = replace(complex_problem, snapshots=snapshots)
+        network = Alista(Dense(problem.A, ops=cuda), problem.A, layers=1, joint=problem.joint)
+        step = network.fuse(problem.signals())
+        assert (step is not None) == fits
+        assert not fits or step.suits(128 // snapshots, 1.0) > step.suits(512, 1.0)
 
 
 # -- races ------------------------------------------------------------------------------------------------------------
@@ -516,6 +559,7 @@ def work(ops):
         patch.setattr("cuista.ops.cuda.SHARED_BYTES", 0)
         patch.setattr("cuista.ops.cuda.PART", 400)
         results += [*ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3), *ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3, True)]
+    results += joint_work(ops, rng)
     copies = ops.taps(x, (2, 3))
     results += [copies, ops.spread(copies.reshape(6, 2, -1), (2, 3)), ops.gather(copies.reshape(6, 2, -1), (2, 3))]
     scaled, factors = ops.in_units(delta, 2.0)
@@ -529,6 +573,30 @@ def work(ops):
         results += [loss, *gradients.values(), network.output(problem.sample(3, ops=ops)[1])]
     results += problem.sample_weighted(7, 0.3, stream=1, rows=slice(2, 7), ops=ops)
     return list(map(ops.to_numpy, results))
+
+
+def joint_work(ops, rng):
+    """Run the kernels for complex and joint entries once."""
+    results = []
+    for dtype, joint in KINDS_OF_ENTRIES[:5:2]:
+        for count, theta, shared in ((70, 0.3, 2**15), (1030, np.full(1030, 0.3), 2**15), (1030, 0.3, 0)):
+            arrays = (numbers(rng, (2 * joint.snapshots, count * joint.group), dtype) for _ in range(3))
+            x, u, delta = (ops.asarray(array, dtype) for array in arrays)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("cuista.ops.cuda.SHARED_BYTES", shared)
+                patch.setattr("cuista.ops.cuda.PART", 400)
+                given = ops.asarray(theta, np.float64)
+                x_next, code = ops.shrink_select(x, u, 1.0, given, count // 10, 0.3, joint=joint)
+            results += [x_next, code, *ops.shrink_select_backward(delta, code, x, u, 1.0, given, 0.3, joint)]
+        A = cuista.normalize_columns(numbers(rng, (40, 128), np.result_type(dtype, np.float64)))
+        problem = cuista.Problem(A, pnz=0.1, snr_db=20, snapshots=joint.snapshots, group=joint.group)
+        network = Alista(Dense(A, ops=ops), A, layers=3, joint=joint)
+        network.unit = 3.0
+        loss, gradients = network.fuse(problem.signals(0.5))(
+            network.parameters, network.support, Key(0, 1), 3, 3, 0.3, 1.0
+        )
+        results += [loss, *gradients.values(), *problem.sample_weighted(3, 0.3, stream=1, ops=ops)]
+    return results
 
 
 def on_the_cpu(request, *sanitize, **options):

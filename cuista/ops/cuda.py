@@ -47,7 +47,9 @@ SUM_BLOCKS = 1024
 BACKWARD_WARPS = 4096
 # The fused step gathers a row of a matrix for every non-zero of every signal. It is faster than the hundred and more
 # launches that the step takes otherwise, as long as the batch has at most this many non-zeros for each entry of a code
-# (batch size × density). On an H100, in a machine that is slow to launch kernels, it was still faster at 860.
+# (batch size × density). On an H100, in a machine that is slow to launch kernels, it was still faster at 860. Each
+# snapshot counts like a signal, and complex ones count twice, because a row of their matrix is twice as long; this has
+# not been measured.
 FUSED_DENSE_ROWS = 512
 
 
@@ -436,9 +438,7 @@ class CudaOps(ReferenceOps):
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False, joint: Joint = ALONE
     ) -> FusedStep | None:
-        if not is_plain(W, joint):
-            return None
-        fused = _Fused(self, signals, W, forward, backward, one_sided)
+        fused = _Fused(self, signals, W, forward, backward, one_sided, joint)
         return fused if fused.shared <= SHARED_BYTES else None
 
     def _launch(
@@ -452,16 +452,19 @@ class _Fused:
     """The fused training step of kernels/step.cu, with its arrays on the device."""
 
     def __init__(
-        self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool
+        self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool, joint: Joint
     ) -> None:
-        self.ops, self.signals, self.one_sided = ops, signals, one_sided
+        self.ops, self.signals, self.one_sided, self.joint = ops, signals, one_sided, joint
         self.W, self.forward, self.backward = W, forward, backward
         self.threads = min(256, 32 * -(-W.shape[1] // 32))
-        # A block's arrays: its teams' sums, the signal, Wᵀy, x, y, and the list of non-zeros with counts and padding.
-        (M, N), longest = W.shape, max(W.shape)
+        # A block's arrays: its teams' sums, the signal, Wᵀy, x, y, the list of non-zeros with counts and padding, and,
+        # unless entries are single real numbers, their magnitudes.
+        (M, N), longest, plain = W.shape, max(W.shape), is_plain(W, joint)
+        self.kernel = "alista_step" if plain else f"alista_step_{_kind_as_joint(W)}"
         self.team_sums = max(_team_sums(columns, self.threads) for columns in (M, N))
-        reals = self.team_sums + 3 * N + M + longest + AT_ONCE
-        self.shared = reals * W.itemsize + 4 * (longest + AT_ONCE) + 4 * -(-longest // 32)
+        numbers = self.team_sums + joint.snapshots * (3 * N + M) + longest + AT_ONCE
+        magnitudes = 0 if plain else N // joint.group * real_of(W.dtype).itemsize
+        self.shared = numbers * W.itemsize + magnitudes + 4 * (longest + AT_ONCE) + 4 * -(-longest // 32)
         self.A_transposed = ops.asarray(signals.A.T, W.dtype)
         probabilities = np.stack([signals.probability, signals.hard_probability])
         self.limits = ops.asarray(np.rint(probabilities * 2.0**53).astype(np.uint64), np.uint64)
@@ -470,7 +473,8 @@ class _Fused:
         self._work: tuple[Any, tuple[Array, ...]] = (None, ())
 
     def suits(self, batch: int, density: float) -> bool:
-        return batch * density <= FUSED_DENSE_ROWS
+        rows = self.joint.snapshots * (2 if self.W.dtype.kind == "c" else 1)  # of real numbers, for each signal
+        return batch * rows * density <= FUSED_DENSE_ROWS
 
     def __call__(
         self,
@@ -482,7 +486,7 @@ class _Fused:
         window: float,
         weight_power: float,
     ) -> tuple[Scalar, dict[str, Array]]:
-        ops, signals, real = self.ops, self.signals, self.W.dtype.type
+        ops, signals, real = self.ops, self.signals, real_of(self.W.dtype).type
         M, N = self.W.shape
         loss = ops.xp.empty((), np.float64)
         gradients = {name: ops.xp.empty(len(support), np.float64) for name in ("step_size", "threshold")}
@@ -492,9 +496,7 @@ class _Fused:
             np.int32(signals.positive),
             real(signals.noise),
             real(signals.unit),
-            np.int32(M),
-            np.int32(N),
-            np.int32(self.team_sums),
+            *map(np.int32, (M, N, *self.joint, self.team_sums)),
         )
         network = (self.forward, self.backward, parameters["step_size"], parameters["threshold"])
         layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth))
@@ -502,14 +504,17 @@ class _Fused:
         shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))
         arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, key), *shares)
         results = (self.arrived, loss, *gradients.values())
-        ops.launch("alista_step", _real(self.W.dtype), batch, self.threads, (*arguments, *results), self.shared)
+        ops._launch(
+            self.kernel, self.W.dtype, self.threads * batch, self.threads, *arguments, *results, shared=self.shared
+        )
         return loss, gradients
 
     def _arrays(self, batch: int, depth: int, support: tuple[int, ...]) -> tuple[Array, ...]:
         """The support schedule and the kernel's work arrays, on the device."""
         if self._work[0] != (batch, depth, support):
-            xp, shape = self.ops.xp, (batch, depth, self.W.shape[1])
-            z, u, code = (xp.empty(shape, dtype) for dtype in (self.W.dtype, self.W.dtype, np.int8))
+            xp, N, (L, G) = self.ops.xp, self.W.shape[1], self.joint
+            z, u = (xp.empty((batch, depth, L, N), self.W.dtype) for _ in range(2))
+            code = xp.empty((batch, depth, N // G), np.int8)
             sums = xp.empty((batch, 1 + 2 * depth), np.float64)
             self._work = ((batch, depth, support), (self.ops.asarray(support, np.int32), z, u, code, sums))
         return self._work[1]
