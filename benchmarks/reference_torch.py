@@ -14,9 +14,9 @@ def forward(
     support: tuple[int, ...],
     unit: float,
 ) -> torch.Tensor:
-    """The last iterate for measurements y (batch, M), which are scaled to the norm `unit` first."""
+    """The last iterate for measurements y (batch, M), which are scaled to the norm `unit` first. All may be complex."""
     factor = y.norm(dim=1, keepdim=True).clamp_min(1e-30) / unit
-    y, x = y / factor, None
+    y, x, W = y / factor, None, W.conj()
     for t, k in enumerate(support):
         z = alpha[t] * (y @ W) if x is None else x + alpha[t] * ((y - x @ A.T) @ W)
         x = threshold(z, theta[t], k)
@@ -29,4 +29,4 @@ def threshold(z: torch.Tensor, theta: torch.Tensor, k: int) -> torch.Tensor:
     magnitude = z.abs()
     cutoff = torch.topk(magnitude.detach(), k + 1, dim=1, sorted=False).values.amin(dim=1, keepdim=True)
     passed = (magnitude > theta) & (magnitude > cutoff)
-    return torch.where(passed, z, torch.sign(z) * torch.relu(magnitude - theta))
+    return torch.where(passed, z, torch.sgn(z) * torch.relu(magnitude - theta))

@@ -75,7 +75,7 @@ template <class Number> struct List {
         if (team < teams.count && j < columns) {
             Numbers sum = {};
             for (int first = AT_ONCE * team; first < length; first += AT_ONCE * teams.count) {
-#pragma unroll
+#pragma unroll AT_ONCE / PARTS<Number>  // as many real numbers are in flight
                 for (int i = first; i < first + AT_ONCE; ++i) {
                     const Numbers row = *reinterpret_cast<const Numbers*>(matrix + (index[i] * unsigned(columns) + j));
 #pragma unroll

@@ -6,14 +6,18 @@
 // its key from bit `shift` on. Blocks count the digits of the keys key_at(j) that agree with the digits known so far. They
 // add only integers, so their order makes no difference. The last block of a row to finish determines which digit the
 // entry has, and how many of the counted keys have a larger one.
+//
+// What a block shares is declared by kernels, as in step.cuh: the shim does not find the variables of a template.
+struct Digits {
+    unsigned counted[1 << DIGIT], totals[8], earlier;
+};
+
 template <class KeyAt>
 __device__ __forceinline__ void find_digit(
-    KeyAt key_at, int N, int parts, int k, int shift, int width, unsigned* __restrict__ counts,
+    Digits& shared, KeyAt key_at, int N, int parts, int k, int shift, int width, unsigned* __restrict__ counts,
     unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
 {
-    __shared__ unsigned counted[1 << DIGIT];
-    __shared__ unsigned totals[8];
-    __shared__ unsigned earlier;
+    unsigned *const counted = shared.counted, *const totals = shared.totals, &earlier = shared.earlier;
     const int row = blockIdx.x / parts, digits = 1 << width;
     const bool first = shift + width == 8 * sizeof(Key) - 1;
     const Key known = first ? Key(0) : cut[row];
@@ -60,6 +64,7 @@ __device__ __forceinline__ void find_digit(
     }
 }
 
+// Of single real numbers.
 KERNEL __launch_bounds__(256, 1) select_digit(
     const real* __restrict__ x, const real* __restrict__ u, const double* __restrict__ step_size, int one_sided, int N,
     int parts, int k, int shift, int width,
@@ -67,24 +72,24 @@ KERNEL __launch_bounds__(256, 1) select_digit(
     // the agreeing keys are larger than the entry's; and the entry's key, as far as it is known.
     unsigned* __restrict__ counts, unsigned* __restrict__ ended, unsigned* __restrict__ rank, Key* __restrict__ cut)
 {
+    __shared__ Digits shared;
     const real alpha = real(*step_size);
     x += (long long)(blockIdx.x / parts) * N;
     u += (long long)(blockIdx.x / parts) * N;
-    find_digit(
-        [=](int j) { return key_of(sided(x[j] + alpha * u[j], one_sided)); }, N, parts, k, shift, width, counts, ended,
-        rank, cut);
+    auto key_at = [=](int j) { return key_of(sided(x[j] + alpha * u[j], one_sided)); };
+    find_digit(shared, key_at, N, parts, k, shift, width, counts, ended, rank, cut);
 }
 
-// The same for samples of joint entries. A single complex number is an entry like others.
+// Of joint entries, among which a single complex number is one like others.
 #define SELECT_DIGIT(ENTRY, NUMBER)                                                                                   \
     KERNEL __launch_bounds__(256, 1) select_digit_##ENTRY(                                                            \
         const real* x, const real* u, const double* step_size, int snapshots, int group, int count, int parts, int k, \
         int shift, int width, unsigned* counts, unsigned* ended, unsigned* rank, Key* cut)                            \
     {                                                                                                                 \
+        __shared__ Digits shared;                                                                                     \
         const Step<NUMBER, false> step({snapshots, group, count}, x, u, nullptr, step_size, blockIdx.x / parts);      \
-        find_digit(                                                                                                   \
-            [=](int e) { return key_of(step.magnitude(e)); }, count, parts, k, shift, width, counts, ended, rank,     \
-            cut);                                                                                                     \
+        auto key_at = [=](int e) { return key_of(step.magnitude(e)); };                                               \
+        find_digit(shared, key_at, count, parts, k, shift, width, counts, ended, rank, cut);                          \
     }
 
 SELECT_DIGIT(joint, real)
@@ -110,6 +115,7 @@ KERNEL __launch_bounds__(256, 1) shrink_parts(
     }
 }
 
+// The same for joint entries.
 #define SHRINK_PARTS(ENTRY, NUMBER)                                                                                   \
     KERNEL __launch_bounds__(256, 1) shrink_parts_##ENTRY(                                                            \
         const real* x, const real* u, const double* step_size, const double* threshold, int per_coordinate,           \

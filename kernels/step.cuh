@@ -22,34 +22,41 @@ template <class Use> __device__ __forceinline__ void each_own(int rows, int colu
         for (int j = threadIdx.x; j < columns; j += blockDim.x) use(row * columns + j);
 }
 
+// What the threads of a block share, besides the launch's dynamic shared memory. Kernels declare it: the shim of the tests
+// does not find the variables of a template.
+struct Common {
+    unsigned long long slots[64];
+    unsigned earlier;
+    Key cut;
+};
+
 template <class Number, bool ALONE>
 __device__ __forceinline__ void take_step(
-    unsigned char* shared,
-    // The problem: Aᵀ (N, M); W (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;
-    // (N + 1) how much each non-zero entry adds to log(g / f), followed by log(g / f) of a signal without any; the law
+    unsigned char* shared, Common& common,
+    // The problem: Aᵀ (N, M); W̄ (M, N); (2, N) 53-bit limits that decide the supports of ordinary and of hard signals;
+    // (N/G + 1) how much each non-zero entry adds to log(g / f), followed by log(g / f) of a signal without any; the law
     // of magnitudes, and whether entries are their absolute values; 10^(−SNR/20); and the norm to which measurements
-    // are scaled, or 0.
+    // are scaled, or 0. N unknowns of L snapshots are in groups of G.
     const Number* __restrict__ A_transposed, const Number* __restrict__ W, const Word* __restrict__ limits,
-    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, int positive, real noise, real unit,
-    int M, int N, int snapshots, int group,
+    const double* __restrict__ log_ratio, int bernoulli, real a, real b, Word q_limit, int positive, real noise,
+    real unit, int M, int N, int snapshots, int group,
     // How many numbers the block's teams of list.cuh may have to sum.
     int team_sums,
-    // The network: −AᵀW and its transpose (N, N), the parameters, and how many entries may pass in each layer.
+    // The network: −AᵀW̄ and its conjugate transpose (N, N), the parameters, and how many entries may pass in each layer.
     const Number* __restrict__ forward, const Number* __restrict__ backward, const double* __restrict__ step_size,
     const double* __restrict__ threshold, const int* __restrict__ support,
     // Work arrays: (batch, depth, L, N) twice, (batch, depth, N/G) for codes, and (batch, 1 + 2·depth) for the sums.
-    Number* __restrict__ z_kept, Number* __restrict__ u_kept, signed char* __restrict__ code_kept, double* __restrict__ sums,
-    int layers, int depth, real window, int one_sided,
+    Number* __restrict__ z_kept, Number* __restrict__ u_kept, signed char* __restrict__ code_kept,
+    double* __restrict__ sums, int layers, int depth, real window, int one_sided,
     // The batch: `share` is the nominal share of hard signals, and `hard` the actual share in this batch; see Signals.
     Word seed, Word stream, Word step, double share, double hard, double weight_power,
     // A counter that is zero before and after, and the results: the loss, and the gradients, (layers,) each.
     unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size,
     double* __restrict__ d_threshold)
 {
-    __shared__ unsigned long long slots[64];
-    __shared__ unsigned earlier;
-    __shared__ Key cut;
-    Block block(slots);
+    Block block(common.slots);
+    Key& cut = common.cut;
+    unsigned& earlier = common.earlier;
     const int L = ALONE ? 1 : snapshots, G = ALONE ? 1 : group, E = N / G, longest = max(M, N);
     const Entries entries = {L, G, E};
 
@@ -276,9 +283,10 @@ __device__ __forceinline__ void take_step(
         double* d_threshold)                                                                                          \
     {                                                                                                                 \
         SHARED_MEMORY(shared);                                                                                        \
+        __shared__ Common common;                                                                                     \
         take_step<NUMBER, ALONE>(                                                                                     \
-            shared, reinterpret_cast<const NUMBER*>(A_transposed), reinterpret_cast<const NUMBER*>(W), limits,        \
-            log_ratio, bernoulli, a, b, q_limit, positive, noise, unit, M, N, snapshots, group, team_sums,            \
+            shared, common, reinterpret_cast<const NUMBER*>(A_transposed), reinterpret_cast<const NUMBER*>(W),        \
+            limits, log_ratio, bernoulli, a, b, q_limit, positive, noise, unit, M, N, snapshots, group, team_sums,            \
             reinterpret_cast<const NUMBER*>(forward), reinterpret_cast<const NUMBER*>(backward), step_size,           \
             threshold, support, reinterpret_cast<NUMBER*>(z_kept), reinterpret_cast<NUMBER*>(u_kept), code_kept,      \
             sums, layers, depth, window, one_sided, seed, stream, step, share, hard, weight_power, arrived, loss,     \

@@ -47,12 +47,21 @@ def cuda(watched_cuda: CudaOps) -> CudaOps:
 # -- compiled ---------------------------------------------------------------------------------------------------------
 
 
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_120")
+# Files that take long to compile; with --slow they are compiled for every architecture, too.
+LONG = ("shrink_joint", "step_joint")
+COMPILED = [
+    *((file, ("sm_90",) if file in LONG else ARCHITECTURES) for file in kernels.KERNELS),
+    *(pytest.param(file, ARCHITECTURES, marks=pytest.mark.slow) for file in LONG),
+]
+
+
 @pytest.mark.parametrize("real", kernels.REALS)
-@pytest.mark.parametrize("file", kernels.KERNELS)
-def test_every_kernel_compiles_for_every_architecture_and_keeps_to_its_registers(file, real):
+@pytest.mark.parametrize(("file", "architectures"), COMPILED)
+def test_every_kernel_compiles_for_every_architecture_and_keeps_to_its_registers(file, architectures, real):
     if nvrtc.library() is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc-cu12)")
-    for architecture in ("sm_75", "sm_80", "sm_90", "sm_120"):
+    for architecture in architectures:
         options = (*kernels.options(real, architecture), "--ptxas-options=-v")
         worked, log = nvrtc.compile_cubin(kernels.source(file), f"{file}.cu", options)
         assert worked, log
