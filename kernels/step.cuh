@@ -286,8 +286,8 @@ __device__ __forceinline__ void take_step(
         __shared__ Common common;                                                                                     \
         take_step<NUMBER, ALONE>(                                                                                     \
             shared, common, reinterpret_cast<const NUMBER*>(A_transposed), reinterpret_cast<const NUMBER*>(W),        \
-            limits, log_ratio, bernoulli, a, b, q_limit, positive, noise, unit, M, N, snapshots, group, team_sums,            \
-            reinterpret_cast<const NUMBER*>(forward), reinterpret_cast<const NUMBER*>(backward), step_size,           \
+            limits, log_ratio, bernoulli, a, b, q_limit, positive, noise, unit, M, N, snapshots, group,               \
+            team_sums, reinterpret_cast<const NUMBER*>(forward), reinterpret_cast<const NUMBER*>(backward), step_size,\
             threshold, support, reinterpret_cast<NUMBER*>(z_kept), reinterpret_cast<NUMBER*>(u_kept), code_kept,      \
             sums, layers, depth, window, one_sided, seed, stream, step, share, hard, weight_power, arrived, loss,     \
             d_step_size, d_threshold);                                                                                \

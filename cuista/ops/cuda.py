@@ -193,9 +193,9 @@ class CudaOps(ReferenceOps):
             self._launch(f"shrink_long_samples_{kind}", x.dtype, 256 * batch, 256, *inputs, *results, shared=magnitudes)
         else:
             parts = -(-count // PART)
-            sizes, threads = (*shape, np.int32(parts), np.int32(k)), 256 * parts * batch
-            cut = self._cutoff(f"select_digit_{kind}", batch, (x, u, alpha, *sizes), threads) if k > 0 else None
-            sizes = (np.int32(parts), np.int32(k))
+            sizes, threads = (np.int32(parts), np.int32(k)), 256 * parts * batch
+            selected = (x, u, alpha, *shape, *sizes)
+            cut = self._cutoff(f"select_digit_{kind}", batch, selected, threads) if k > 0 else None
             self._launch(f"shrink_parts_{kind}", x.dtype, threads, 256, *inputs, *sizes, cut, x_next, code)
         return x_next, code
 
@@ -314,9 +314,9 @@ class CudaOps(ReferenceOps):
         if theta.ndim:
             parts = min(batch, 64)
             sums = self.xp.empty((parts, count), np.float64)
-            sizes = (half_width, *shape, np.int32(batch), np.int32(-(-batch // parts)))
+            rows = (np.int32(batch), np.int32(-(-batch // parts)))
             threads = 128 * parts * -(-count // 128)
-            self._launch(f"backward_columns_{kind}", x.dtype, threads, 128, *arrays, *sizes, sums)
+            self._launch(f"backward_columns_{kind}", x.dtype, threads, 128, *arrays, half_width, *shape, *rows, sums)
             d_threshold = self._sum_rows(sums)
         return d_z, d_step_size, d_threshold
 
@@ -363,9 +363,9 @@ class CudaOps(ReferenceOps):
 
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         if x.dtype.kind == "c":  # the parts of complex numbers are as many real ones
-            parts = (_in_reals(self.asarray(array, x.dtype)) for array in (x, target))
-            loss, delta = self.half_squared_error(*parts, weights)
-            return loss, delta.view(x.dtype)
+            pair = _in_reals(self.asarray(x, x.dtype)), _in_reals(self.asarray(target, x.dtype))
+            loss, d_parts = self.half_squared_error(*pair, weights)
+            return loss, d_parts.view(x.dtype)
         dtype, rows = x.dtype, 1 if weights is None else len(x)
         x, target = self.asarray(x, dtype), self.asarray(target, dtype)
         delta: Array = self.xp.empty(x.shape, dtype)
