@@ -41,7 +41,7 @@ KERNELS = {
     "units": ("in_units",),
     "loss": ("half_squared_error",),
     "sample": ("sparse_codes", *(f"sparse_codes_{kind}" for kind in JOINT), "normal", "normal_complex"),
-    "product": ("matmul_by_rows",),
+    "product": ("matmul_by_rows", "matmul_by_rows_complex"),
     "adam": ("track_loss", "adam"),
     "step": ("alista_step",),
     "step_joint": tuple(f"alista_step_{kind}" for kind in JOINT),

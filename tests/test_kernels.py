@@ -350,15 +350,15 @@ def test_the_kernels_draw_the_numbers_of_the_definition(cuda, rows, first, N, p,
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 40, 25), (2, 1030, 300), (5, 2500, 3)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64])
 @pytest.mark.parametrize("density", [0.0, 0.1, 1.0])
 def test_a_row_of_the_kernels_product_by_rows_does_not_depend_on_the_others(cuda, shape, dtype, density):
     rng, (rows, N, M) = np.random.default_rng(0), shape
-    a, b = rng.standard_normal((rows, N)) * (rng.random((rows, N)) < density), rng.standard_normal((N, M))
+    a, b = numbers(rng, (rows, N), dtype) * (rng.random((rows, N)) < density), numbers(rng, (N, M), dtype)
     a, b = (cuda.asarray(array, dtype) for array in (a, b))
     product = cuda.to_numpy(cuda.matmul_by_rows(a, b, density))
     expected = cuda.to_numpy(a) @ cuda.to_numpy(b)
-    np.testing.assert_allclose(product, expected, atol=1e-3 if dtype == np.float32 else 1e-10)
+    np.testing.assert_allclose(product, expected, atol=1e-10 if dtype == np.float64 else 1e-3)
     np.testing.assert_array_equal(cuda.to_numpy(cuda.matmul_by_rows(a[-1:], b, density)), product[-1:])
 
 

@@ -109,11 +109,10 @@ class CudaOps(ReferenceOps):
     # -- products -----------------------------------------------------------------------------------------------
 
     def matmul_by_rows(self, a: Array, b: Array, density: float) -> Array:
-        if a.dtype.kind == "c":
-            return super().matmul_by_rows(a, b, density)
         a, (rows, N), M = self.asarray(a, a.dtype), a.shape, b.shape[1]
         product: Array = self.xp.empty((rows, M), a.dtype)
-        self._launch("matmul_by_rows", a.dtype, 256 * rows, 256, a, b, np.int32(N), np.int32(M), product)
+        kernel = "matmul_by_rows_complex" if a.dtype.kind == "c" else "matmul_by_rows"
+        self._launch(kernel, a.dtype, 256 * rows, 256, a, b, np.int32(N), np.int32(M), product)
         return product
 
     # -- thresholding with support selection --------------------------------------------------------------------
