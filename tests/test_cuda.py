@@ -177,11 +177,14 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
         DeviceArray.waits = 0
 
     recipe = replace(QUICK, matrix_steps=30)
-    for net in ("alista", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
+    complex_problem = replace(small_problem.in_complex(), snapshots=2)
+    complex_weight = cuista.solve_exact(complex_problem.A)
+    for net in ("alista", "complex", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
+        problem, weight = (complex_problem, complex_weight) if net == "complex" else (small_problem, small_weight)
         if net == "not fused":
             monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
-            net = "alista"
-        model = cuista.Model.new(small_problem, small_weight, net, layers=4, untied=NETWORKS[net].can_untie, ops=ops)
+        net = net if net in NETWORKS else "alista"
+        model = cuista.Model.new(problem, weight, net, layers=4, untied=NETWORKS[net].can_untie, ops=ops)
         stages = recipe.stages(4, more=True)
         read_back.clear()
         train(model, recipe, progress=count)
