@@ -34,23 +34,24 @@ __forceinline__ void adam(
     }
 }
 
-// The sum of outer products aᵀ b of a (batch, P) and b (batch, Q).
-template <class Real> struct OuterSum {
-    const Real *a, *b;
+// The sum of outer products aᵀ b of a (batch, P) and b (batch, Q), real or complex; b is given as real numbers.
+template <class Number> struct OuterSum {
+    const Number* a;
+    const RealOf<Number>* b;
     __UINTPTR_TYPE__ batch;
 
     // Appends to lists of up to SHARD columns of a, from column `p` on, the entries that are not zero.
-    __forceinline__ void list_columns(long P, long p, long count, List<Real>* lists) const
+    __forceinline__ void list_columns(long P, long p, long count, List<Number>* lists) const
     {
         unsigned index[SHARD];
-        Real value[SHARD];
-        List<Real> row = {index, value, 0};
+        Number value[SHARD];
+        List<Number> row = {index, value, 0};
         for (long sample = 0; sample < long(batch); ++sample) {
-            const Real* const from = a + sample * P + p;
-            for (long j = 0; j < SHARD; j += 64 / long(sizeof(Real))) __builtin_prefetch(from + SHARD + j);  // for the next call
+            const Number* const from = a + sample * P + p;
+            for (long j = 0; j < SHARD; j += 64 / long(sizeof(Number))) __builtin_prefetch(from + SHARD + j);  // for the next call
             row.gather_from(from, count);
             for (long i = 0; i < row.length; ++i) {
-                List<Real>& list = lists[index[i]];
+                List<Number>& list = lists[index[i]];
                 list.index[list.length] = sample;
                 list.value[list.length++] = value[i];
             }
@@ -60,27 +61,29 @@ template <class Real> struct OuterSum {
 
 // Updates `count` rows of Q entries from row `first` on. Each layer has P rows, and its gradient is the sum of
 // terms[starts[layer]] … terms[starts[layer + 1] − 1]. It is formed for a few rows at a time, which stay in the cache.
-// There are SHARD rows of room: for `batch` entries in `index` and `value`, and for Q in `gradient`.
-template <class Real>
+// There are SHARD rows of room: for `batch` entries in `index` and `value`, and for Q in `gradient`. The real and the
+// imaginary parts of complex entries are updated on their own: gradient, parameter and moments are given as real numbers.
+template <class Number, class Real = RealOf<Number>>
 __forceinline__ void adam_outer(
-    const OuterSum<Real>* terms, const long long* starts, const Real* scales, Real rate, int logarithmic, long P, long Q,
-    long first, long count, long batch, unsigned* index, Real* value, Real* gradient, Real* parameter, Real* mean,
-    Real* square)
+    const OuterSum<Number>* terms, const long long* starts, const Real* scales, Real rate, int logarithmic, long P,
+    long Q, long first, long count, long batch, unsigned* index, Number* value, Real* gradient, Real* parameter,
+    Real* mean, Real* square)
 {
-    List<Real> lists[SHARD];
+    const long columns = PARTS<Number> * Q;
+    List<Number> lists[SHARD];
     for (const long end = first + count; first < end;) {
         const long layer = first / P, p = first % P, left = end - first < P - p ? end - first : P - p;
         const long rows = left < SHARD ? left : SHARD;
         if (starts[layer] == starts[layer + 1])
-            for (long j = 0; j < rows * Q; ++j) gradient[j] = 0;
+            for (long j = 0; j < rows * columns; ++j) gradient[j] = 0;
         for (long long i = starts[layer]; i < starts[layer + 1]; ++i) {
             for (long row = 0; row < rows; ++row) lists[row] = {index + row * batch, value + row * batch, 0};
             terms[i].list_columns(P, p, rows, lists);
-            multiply(lists, rows, terms[i].b, Q, gradient, i > starts[layer]);
+            multiply(lists, rows, terms[i].b, columns, gradient, i > starts[layer]);
         }
         descend(
-            gradient, scales[layer], rate, logarithmic, rows * Q, parameter + first * Q, mean + first * Q,
-            square + first * Q);
+            gradient, scales[layer], rate, logarithmic, rows * columns, parameter + first * columns,
+            mean + first * columns, square + first * columns);
         first += rows;
     }
 }

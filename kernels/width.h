@@ -72,10 +72,12 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
         multiply_rows((const Number*)a, b, rows, inner, columns, index, (Number*)value, product);                     \
     }                                                                                                                 \
     FUNCTION(multiply_where, real)(                                                                                   \
-        const real* a, const real* b, const signed char* where, long rows, long inner, long columns, unsigned* index, \
-        real* product)                                                                                                \
+        const real* a, const real* b, const signed char* where, int parts, long rows, long inner, long columns,       \
+        unsigned* index, real* room, real* product)                                                                   \
     {                                                                                                                 \
-        multiply_where(a, b, where, rows, inner, columns, index, product);                                            \
+        if (parts == 1) return multiply_where<real>(a, b, where, rows, inner, columns, index, room, product);         \
+        typedef Complex<real> Number;                                                                                 \
+        multiply_where<Number>((const Number*)a, b, where, rows, inner, columns, index, room, (Number*)product);      \
     }                                                                                                                 \
     FUNCTION(adam, real)(                                                                                             \
         const real* gradient, const real* scales, real rate, int logarithmic, long size, long first, long count,      \
@@ -84,13 +86,18 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
         adam(gradient, scales, rate, logarithmic, size, first, count, parameter, mean, square);                       \
     }                                                                                                                 \
     FUNCTION(adam_outer, real)(                                                                                       \
-        const void* terms, const long long* starts, const real* scales, real rate, int logarithmic, long P, long Q,   \
-        long first, long count, long batch, unsigned* index, real* value, real* gradient, real* parameter, real* mean,\
-        real* square)                                                                                                 \
+        const void* terms, const long long* starts, const real* scales, real rate, int logarithmic, int parts, long P,\
+        long Q, long first, long count, long batch, unsigned* index, real* value, real* gradient, real* parameter,    \
+        real* mean, real* square)                                                                                     \
     {                                                                                                                 \
-        adam_outer(                                                                                                   \
-            (const OuterSum<real>*)terms, starts, scales, rate, logarithmic, P, Q, first, count, batch, index, value, \
-            gradient, parameter, mean, square);                                                                       \
+        auto run = [=](auto* terms, auto* value) {                                                                    \
+            adam_outer(                                                                                               \
+                terms, starts, scales, rate, logarithmic, P, Q, first, count, batch, index, value, gradient, parameter,\
+                mean, square);                                                                                        \
+        };                                                                                                            \
+        typedef Complex<real> Number;                                                                                 \
+        parts == 1 ? run((const OuterSum<real>*)terms, value)                                                         \
+                   : run((const OuterSum<Number>*)terms, (Number*)value);                                             \
     }                                                                                                                 \
     FUNCTION(pack, real)(const real* matrix, int parts, long rows, long columns, real* packed)                        \
     {                                                                                                                 \

@@ -75,16 +75,19 @@ def test_training_has_the_same_bits_on_any_number_of_threads(native_ops, small_p
 
 
 @on_native_engines
-def test_descent_has_the_same_bits_on_any_number_of_threads(native_ops, monkeypatch, rng):
-    shape, found = (3, 300, 200), []
-    start, gradient = rng.uniform(0.5, 2, (3, *shape)).astype(np.float32), rng.standard_normal(shape).astype(np.float32)
-    a, b = (rng.standard_normal((20, size)).astype(np.float32) for size in shape[1:])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+def test_descent_has_the_same_bits_on_any_number_of_threads(native_ops, dtype, monkeypatch, rng):
+    shape, found, parts = (3, 300, 200), [], np.dtype(dtype).itemsize // 4
+    start = rng.uniform(0.5, 2, (3, *shape, parts)).astype(np.float32)
+    gradient = rng.standard_normal((*shape, parts)).astype(np.float32)
+    a, b = (rng.standard_normal((20, size * parts)).astype(np.float32).view(dtype) for size in shape[1:])
     sums = [[OuterSum(a * (np.abs(a) > 1.5), b)]] * 3
     for threads in (1, 2, 5):
         monkeypatch.setattr(parallel, "processors", lambda threads=threads: threads)
         arrays = start.copy()
         native_ops.adam(arrays[0], gradient, *arrays[1:], Descent(0.01, np.ones(3), 1.0, False))
-        native_ops.adam_outer(arrays[0], sums, *arrays[1:], Descent(0.01, np.ones(3), 1.0, False))
+        matrices = arrays.view(dtype)[..., 0]
+        native_ops.adam_outer(matrices[0], sums, *matrices[1:], Descent(0.01, np.ones(3), 1.0, False))
         found.append(arrays)
     np.testing.assert_array_equal(found[1], found[0])
     np.testing.assert_array_equal(found[2], found[0])
@@ -375,6 +378,17 @@ for width in Library(path).widths:
                 reference.adam_outer(expected[0], sums, *expected[1:], descent)
                 close = [np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, expected)]
                 assert all(close), (width, size, dtype)
+            z, of_z = ((x + 1j * each).astype(np.result_type(dtype, 1j)) for each in (x, u))
+            for inner in (1, 13, 16, 35):
+                a, b = of_z[:, :inner].copy(), z[: min(inner, size)]
+                found = ops.matmul_where(a, b, b.T.copy(), wanted) * wanted
+                assert np.allclose(found, (a @ b) * wanted, atol=1e-4), (width, size, dtype)
+            sums = [[OuterSum(z, of_z)], [], [OuterSum(z, z), OuterSum(z, of_z)]]
+            starts = [(each * (1 + 1j)).astype(z.dtype) for each in starts]
+            found, expected = ([array.copy() for array in starts] for _ in range(2))
+            ops.adam_outer(found[0], sums, *found[1:], descent)
+            reference.adam_outer(expected[0], sums, *expected[1:], descent)
+            assert all(np.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(found, expected)), (width, size, dtype)
             matrix = (rng.standard_normal((size, size)) / size).astype(dtype)
             assert np.allclose(ops.sparse_matmul(x, matrix), x @ matrix, atol=1e-5), (width, size, dtype)
             steps = (x, x, np.ones((35, 1)), u, ops.pack(-matrix), 0.7, threshold, 3, True, True)
@@ -462,7 +476,7 @@ for width in Library(path).widths:
     print(width, flush=True)
 if sys.argv[2:] == ["shared"]:
     matrix, packed, pack = np.ones((100, 400)), np.empty((100, 400)), ops._library("pack", np.dtype(float))
-    list(ThreadPoolExecutor(4).map(lambda _: pack(matrix, 100, 400, packed), range(100)))
+    list(ThreadPoolExecutor(4).map(lambda _: pack(matrix, 1, 100, 400, packed), range(100)))
 """
 
 

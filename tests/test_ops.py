@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from cuista.counter import Key
 from cuista.ops import Bernoulli, CpuOps, NativeOps, Normal, OuterSum, ReferenceOps
 from cuista.ops.cpu import _Pool
+from cuista.ops.joint import real_of
 from cuista.ops.reference import Descent
 
 REFERENCE, CPU = ReferenceOps(), CpuOps()
@@ -310,20 +311,33 @@ def test_one_sided_hard_thresholding_is_that_of_positive_entries_and_drops_the_o
     np.testing.assert_array_equal(code, np.where(z > 0, code_of_both, OFF))
 
 
+NUMBERS = (np.float32, np.float64, np.complex64, np.complex128)
+
+
+def numbers(rng, shape, dtype):
+    """Normal numbers, real or complex."""
+    real = rng.standard_normal(shape)
+    return (real if dtype in NUMBERS[:2] else real + 1j * rng.standard_normal(shape)).astype(dtype)
+
+
+def rounding_of(dtype):
+    return 1e-6 if real_of(dtype) == np.float32 else 1e-14
+
+
 @given(
     shape=st.sampled_from(
         [(1, 1, 1), (3, 7, 5), (4, 16, 33), (5, 70, 40), (64, 250, 500), (2, 1030, 3), (2, 3, 10_000)]
     ),
     density=st.sampled_from([0.0, 0.1, 0.19, 1.0]),
-    dtype=st.sampled_from([np.float32, np.float64]),
+    dtype=st.sampled_from(NUMBERS),
 )
-@settings(max_examples=40)
+@settings(max_examples=50)
 def test_the_engines_multiply_where_it_is_asked_for_as_the_definition_does(shape, density, dtype):
     (rows, inner, columns), rng = shape, np.random.default_rng(0)
-    a, b = (rng.standard_normal(size).astype(dtype) for size in ((rows, inner), (inner, columns)))
+    a, b = (numbers(rng, size, dtype) for size in ((rows, inner), (inner, columns)))
     where = (rng.random((rows, columns)) < density).astype(np.int8) * NEAR
-    expected = a.astype(np.float64) @ b
-    rounding = (1e-6 if dtype == np.float32 else 1e-14) * (1 + np.abs(a) @ np.abs(b))
+    expected = a.astype(np.result_type(dtype, np.float64)) @ b
+    rounding = rounding_of(dtype) * (1 + np.abs(a) @ np.abs(b))
     for name, ops in {"reference": REFERENCE, **FAST}.items():
         found = ops.matmul_where(a, b, np.ascontiguousarray(b.T), where)
         right = np.abs(found - expected) <= rounding
@@ -366,31 +380,34 @@ def test_the_engines_descend_as_the_definition_does(shape, dtype, logarithmic, s
     terms=st.lists(st.integers(0, 3), min_size=4, max_size=4),
     batch=st.sampled_from([1, 5, 64, 130]),
     density=st.sampled_from([0.0, 0.1, 0.3, 1.0]),
-    dtype=st.sampled_from([np.float32, np.float64]),
+    dtype=st.sampled_from(NUMBERS),
     logarithmic=st.booleans(),
 )
-@settings(max_examples=60)
+@settings(max_examples=70)
 def test_the_engines_descend_by_sums_of_outer_products_as_the_definition_does(
     shape, terms, batch, density, dtype, logarithmic
 ):
     (layers, P, Q), rng = shape, np.random.default_rng(0)
 
     def term():
-        a = rng.standard_normal((batch, P)) * (rng.random((batch, P)) < density)
-        return OuterSum(a.astype(dtype), rng.standard_normal((batch, Q)).astype(dtype))
+        a = numbers(rng, (batch, P), dtype) * (rng.random((batch, P)) < density)
+        return OuterSum(a, numbers(rng, (batch, Q), dtype))
 
-    sums, start = [[term() for _ in range(n)] for n in terms[:layers]], moments_of(shape, dtype, rng)
-    gradient, size = np.zeros(shape), np.zeros(shape)
+    sums, double = [[term() for _ in range(n)] for n in terms[:layers]], np.result_type(dtype, np.float64)
+    pairs = shape if dtype in NUMBERS[:2] else (*shape, 2)  # the parts of complex numbers are updated on their own
+    start = [array.reshape(*shape, -1).view(dtype)[..., 0] for array in moments_of(pairs, real_of(dtype), rng)]
+    gradient, size = np.zeros(shape, double), np.zeros(shape)
     for t, of_layer in enumerate(sums):
         for a, b in of_layer:
-            gradient[t] += a.T.astype(np.float64) @ b
+            gradient[t] += a.T.astype(double) @ b
             size[t] += np.abs(a.T).astype(np.float64) @ np.abs(b)
-    expected = [array.astype(np.float64) for array in start]
-    REFERENCE.adam(expected[0], gradient, *expected[1:], descent_for(layers, logarithmic))
+    expected = [array.astype(double) for array in start]
+    every = (expected[0], gradient, *expected[1:])
+    REFERENCE.adam(*(each.view(float).reshape(pairs) for each in every), descent_for(layers, logarithmic))
     for name, fast in {"reference": REFERENCE, **FAST}.items():
         found = [array.copy() for array in start]
         fast.adam_outer(found[0], sums, *found[1:], descent_for(layers, logarithmic))
-        rounding = (1e-6 if dtype == np.float32 else 1e-14) * (1 + size)
+        rounding = rounding_of(dtype) * (1 + size)
         for a, b, error in zip(found, expected, (rounding, rounding, rounding * (1 + size)), strict=True):
             assert (np.abs(a - b) <= error * (1 + np.abs(b))).all(), name
 
@@ -402,6 +419,21 @@ def test_weights_count_samples_in_the_loss(rng):
         loss, delta = ops.half_squared_error(x, target, weights)
         assert loss == pytest.approx(0.5 * np.sum(weights * np.sum((x - target) ** 2, axis=1)))
         np.testing.assert_allclose(delta, weights[:, None] * (x - target))
+
+
+@given(
+    shape=st.sampled_from([(1, 1), (3, 7), (33, 250)]), dtype=st.sampled_from(NUMBERS), size=st.sampled_from([-30, 0, 30])
+)
+@settings(max_examples=20)
+def test_the_engines_scale_measurements_to_a_norm_as_the_definition_does(shape, dtype, size):
+    y = numbers(np.random.default_rng(0), shape, dtype) * real_of(dtype).type(10.0**size)
+    y[-1] = 0
+    norms = np.linalg.norm(y.astype(np.result_type(dtype, np.float64)), axis=1, keepdims=True)
+    for name, ops in {"reference": REFERENCE, **FAST}.items():
+        scaled, factors = ops.in_units(y, 2.0)
+        assert factors.dtype == real_of(dtype), name
+        np.testing.assert_allclose(factors, np.where(norms > 0, norms / 2, 1), rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(scaled * factors, y, rtol=1e-5, atol=0, err_msg=name)
 
 
 def test_the_engines_have_the_same_names_and_signatures():

@@ -272,6 +272,17 @@ class CpuOps(ReferenceOps):
             d_weight = (alpha * d_weight).reshape(W.shape)
         return d_z, d_padded, d_step_size, d_threshold, d_weight
 
+    def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
+        if y.dtype.kind == "c":
+            return super().in_units(y, unit)
+        scaled, room = (self._pool.empty(y.shape, y.dtype) for _ in range(2))
+        peak = np.abs(y, out=room).max(axis=-1, keepdims=True)
+        peak[~(peak > 0)] = 1
+        np.divide(y, peak, out=scaled)
+        factor = np.sqrt(np.square(scaled, out=room).sum(axis=-1, keepdims=True)) / y.dtype.type(unit)
+        factor[~(factor > 0)] = 1
+        return np.divide(scaled, factor, out=scaled), factor * peak
+
     def half_squared_error(self, x: Array, target: Array, weights: Array | None = None) -> tuple[Scalar, Array]:
         if x.ndim > 2:
             return super().half_squared_error(x, target, weights)

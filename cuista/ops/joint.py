@@ -111,6 +111,11 @@ def as_real(x: Array) -> Array:
     return np.ascontiguousarray(x).view(real_of(x.dtype))
 
 
+def as_pairs(array: Array) -> Array:
+    """A view of contiguous complex numbers (…) as real ones (…, 2); real arrays as they are."""
+    return array.view(real_of(array.dtype)).reshape(*array.shape, 2) if array.dtype.kind == "c" else array
+
+
 def dtype_for(array: Array, dtype: Any) -> np.dtype[Any]:
     """The dtype in which to compute with an array: the given one, made complex in its precision if the array is."""
     return np.result_type(dtype, np.complex64) if array.dtype.kind == "c" else np.dtype(dtype)

@@ -86,14 +86,16 @@ class NativeOps(CpuOps):
 
     def matmul_where(self, a: Array, b: Array, transposed: Array, where: Array) -> Array:
         dense = np.count_nonzero(where) > WANTED_DENSITY * where.size
-        if dense or not _alike(a, transposed) or not transposed.flags.c_contiguous or where.dtype != np.int8:
+        if dense or not _numbers_alike(a, transposed) or not transposed.flags.c_contiguous or where.dtype != np.int8:
             return self.matmul(a, b)
         (rows, inner), columns = a.shape, len(transposed)
         _expect("the transpose", transposed, (columns, inner))
         _expect("wanted entries", where, (rows, columns))
-        product, index = self._pool.empty((rows, columns), a.dtype), self._pool.empty((columns,), np.uint32)
-        run = self._library("multiply_where", a.dtype)
-        run(self.asarray(a, a.dtype), transposed, where, rows, inner, columns, index, product)
+        empty, parts = self._pool.empty, _parts(a)
+        product, index = empty((rows, columns), a.dtype), empty((columns,), np.uint32)
+        room = empty((2, inner if parts == 2 else 0), a.dtype)
+        run = self._library("multiply_where", real_of(a.dtype))
+        run(self.asarray(a, a.dtype), transposed, where, parts, rows, inner, columns, index, room, product)
         return product
 
     def shrink_select(
@@ -254,7 +256,7 @@ class NativeOps(CpuOps):
     def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
         (layers, P, Q), dtype, empty = parameter.shape, parameter.dtype, self._pool.empty
         terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
-        if not terms or not _alike(parameter, mean, square) or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
+        if not terms or not _numbers_alike(parameter, mean, square) or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
             return super().adam_outer(parameter, gradient, mean, square, descent)
         for each in (mean, square):
             _expect("a moment", each, parameter.shape)
@@ -265,15 +267,15 @@ class NativeOps(CpuOps):
             raise ValueError(f"the gradient has sums for {len(gradient)} matrices; expected {layers}")
         starts = np.cumsum([0, *map(len, gradient)], dtype=np.int64)
         words = np.array([(_address(a), _address(b), len(a)) for a, b in terms], np.uintp)
-        how, batch = (*_scales(descent, layers, dtype), P, Q), max(len(a) for a, _ in terms)
-        run = self._library("adam_outer", dtype)
+        real, parts, batch = real_of(dtype), _parts(parameter), max(len(a) for a, _ in terms)
+        how, run = (*_scales(descent, layers, real), parts, P, Q), self._library("adam_outer", real)
 
         def work(rows: slice) -> None:
             room = (empty((SHARD, batch), np.uint32), empty((SHARD, batch), dtype), empty((SHARD, Q), dtype))
             assert terms  # which the words point to, so that they exist as long as a thread may read them
             run(words, starts, *how, rows.start, rows.stop - rows.start, batch, *room, parameter, mean, square)
 
-        _in_parts(layers * P, work, max(PART // Q, SHARD))
+        _in_parts(layers * P, work, max(PART // (parts * Q), SHARD))
 
     def _dense_from(self, dtype: np.dtype[Any]) -> float:
         """The share of non-zero entries above which iterates are multiplied as dense ones."""

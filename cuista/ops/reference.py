@@ -21,7 +21,7 @@ from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops import joint as entries
 from cuista.ops.borders import Shape, gather, pad_zeros, spread, taps
-from cuista.ops.joint import ALONE, Joint, is_plain, real_of, squares
+from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 
 Result = TypeVar("Result")
 # A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
@@ -671,13 +671,16 @@ class ReferenceOps:
     def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
         """Measurements y (…, M) scaled to norm `unit`, y / s, and the factors s = ‖y‖₂ / unit (…, 1); s = 1 for y = 0.
 
-        The largest entry is divided out first, so that no square overflows or vanishes.
+        The largest real or imaginary part is divided out first, so that no square overflows or vanishes.
         """
         xp, real = self.xp, real_of(y.dtype).type
+        if y.dtype.kind == "c":
+            scaled, factors = self.in_units(self.asarray(y, y.dtype).view(real), unit)
+            return scaled.view(y.dtype), factors
         peak = xp.abs(y).max(axis=-1, keepdims=True)
         peak = xp.where(peak > 0, peak, xp.ones_like(peak))
         y = y / peak
-        factor = xp.sqrt(squares(xp, y).sum(axis=-1, keepdims=True)) / real(unit)
+        factor = xp.sqrt(xp.square(y).sum(axis=-1, keepdims=True)) / real(unit)
         factor = xp.where(factor > 0, factor, xp.ones_like(factor))
         return y / factor, factor * peak
 
@@ -725,9 +728,12 @@ class ReferenceOps:
             parameter -= change
 
     def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
-        """`adam` for matrices (T, P, Q) whose gradient is not formed yet. An engine may do without forming it whole."""
+        """`adam` for matrices (T, P, Q) whose gradient is not formed yet. An engine may do without forming it whole.
+
+        They may be complex: their real and imaginary parts are updated on their own.
+        """
         formed = self.form_outer(gradient, self.empty(parameter.shape, parameter.dtype))
-        self.adam(parameter, formed, mean, square, descent)
+        self.adam(*map(entries.as_pairs, (parameter, formed, mean, square)), descent)
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False, joint: Joint = ALONE

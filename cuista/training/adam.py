@@ -11,6 +11,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.kernels.constants import BETA1, BETA2
 from cuista.ops import OuterSums, ReferenceOps, Scalar
+from cuista.ops.joint import as_pairs
 from cuista.ops.reference import Descent
 
 # One learning rate for a whole parameter, or one for each of its matrices.
@@ -64,8 +65,6 @@ class Adam:
             if not rate:
                 continue
             gradient = gradients[name]
-            if isinstance(gradient, list) and parameters[name].dtype.kind == "c":
-                gradient = ops.form_outer(gradient, ops.empty(parameters[name].shape, parameters[name].dtype))
             if name not in self.mean:
                 self.mean[name], self.square[name] = (ops.xp.zeros_like(parameters[name]) for _ in range(2))
             span, own = (slice(1), factors[layers][-1:]) if name in last else (layers, factors[layers])
@@ -74,20 +73,16 @@ class Adam:
             ]
             if not len(arrays[0]):
                 continue
-            arrays = [each if isinstance(each, list) else _as_pairs(each) for each in arrays]
             update: Callable[..., None] = ops.adam_outer if isinstance(gradient, list) else ops.adam
+            axes = 2  # of a matrix
+            if not isinstance(gradient, list):
+                arrays, axes = [as_pairs(each) for each in arrays], 3 if parameters[name].dtype.kind == "c" else 2
             is_logarithmic = name in logarithmic
             if not isinstance(rate, tuple):
                 update(*arrays, Descent(float(rate * correction), own, scale, is_logarithmic))
                 continue
-            shape = parameters[name].shape[-2:]
-            shape = (*shape, 2) if parameters[name].dtype.kind == "c" else shape
+            shape = arrays[0].shape[-axes:]
             matrices = [each if isinstance(each, list) else each.reshape(-1, *shape) for each in arrays]
             for i, matrix_rate in enumerate(rate):
                 descent = Descent(float(matrix_rate * correction), factors[:1], scale, is_logarithmic)
                 update(*(each[i : i + 1] for each in matrices), descent)
-
-
-def _as_pairs(array: Array) -> Array:
-    """A view of complex numbers (T, …) as real ones (T, …, 2); real arrays as they are."""
-    return array.view(array.real.dtype).reshape(*array.shape, 2) if array.dtype.kind == "c" else array
