@@ -59,6 +59,7 @@ template <class Number> struct Dots {
             for (long c = 0; c < COUNT; ++c)
                 for (long v = 0; v < VECTORS; ++v) sum[part][c][v] = Vector<Real>{};
         const Real* const own[] = {vector[0], vector[PARTS_OF - 1]};
+        // GCC would not inline what is called twice, and the sums would not stay in registers.
         auto add = [&](const Real* entries, const Real* others, long j) __attribute__((always_inline)) {
             for (long v = 0; v < VECTORS; ++v) {
                 const Vector<Real> entry = read(entries + v * LANES<Real>);

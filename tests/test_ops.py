@@ -422,7 +422,9 @@ def test_weights_count_samples_in_the_loss(rng):
 
 
 @given(
-    shape=st.sampled_from([(1, 1), (3, 7), (33, 250)]), dtype=st.sampled_from(NUMBERS), size=st.sampled_from([-30, 0, 30])
+    shape=st.sampled_from([(1, 1), (3, 7), (33, 250)]),
+    dtype=st.sampled_from(NUMBERS),
+    size=st.sampled_from([-30, 0, 30]),
 )
 @settings(max_examples=20)
 def test_the_engines_scale_measurements_to_a_norm_as_the_definition_does(shape, dtype, size):

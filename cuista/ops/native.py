@@ -256,7 +256,8 @@ class NativeOps(CpuOps):
     def adam_outer(self, parameter: Array, gradient: OuterSums, mean: Array, square: Array, descent: Descent) -> None:
         (layers, P, Q), dtype, empty = parameter.shape, parameter.dtype, self._pool.empty
         terms = [[self.asarray(each, dtype) for each in term] for of_layer in gradient for term in of_layer]
-        if not terms or not _numbers_alike(parameter, mean, square) or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
+        alike = _numbers_alike(parameter, mean, square)
+        if not terms or not alike or self._density(*(a for a, _ in terms)) > OUTER_DENSITY:
             return super().adam_outer(parameter, gradient, mean, square, descent)
         for each in (mean, square):
             _expect("a moment", each, parameter.shape)

@@ -733,7 +733,8 @@ class ReferenceOps:
         They may be complex: their real and imaginary parts are updated on their own.
         """
         formed = self.form_outer(gradient, self.empty(parameter.shape, parameter.dtype))
-        self.adam(*map(entries.as_pairs, (parameter, formed, mean, square)), descent)
+        parameter, formed, mean, square = map(entries.as_pairs, (parameter, formed, mean, square))
+        self.adam(parameter, formed, mean, square, descent)
 
     def fuse_alista(
         self, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool = False, joint: Joint = ALONE
