@@ -3,8 +3,8 @@
     pip install . && python benchmarks/complex.py [CASE …]
 
 Networks have 16 layers, the matrix is 250×500, pnz is 0.1, and all options have their defaults. With noise, the
-weight's ridge is found first (`choose_ridge`). The NMSE is measured on six sets of 10,000 fresh signals. Without a CASE,
-all are measured. The file keeps the results of the cases that are not.
+weight's ridge is found first (`choose_ridge`). The NMSE is measured on six sets of 10,000 fresh signals. Without a
+CASE, all are measured. The file keeps the results of the cases that are not.
 """
 
 from __future__ import annotations
