@@ -28,7 +28,7 @@ import cuista
 from cuista import parallel
 from cuista.counter import TRAINING, Key
 
-BATCH, LAYERS, RUNS = 64, 16, int(os.environ.get("RUNS", "60"))
+BATCH, LAYERS, RUNS = 64, 16, 15
 # Whether numbers are complex, and the number of snapshots.
 KINDS = {
     "real": (False, 1),
@@ -43,7 +43,7 @@ torch.set_num_threads(1)
 def forward(
     y: torch.Tensor, A: torch.Tensor, W: torch.Tensor, alpha: torch.Tensor, theta: torch.Tensor, network: Any
 ) -> torch.Tensor:
-    """The last iterate for measurements y (batch, L, M), with the conjugate of the weight as W."""
+    """The last iterate for measurements y (batch, L, M), with the conjugate of the weight as W, as the network has it."""
     factor = y.flatten(1).norm(dim=1)[:, None, None] / network.unit
     y, x = y / factor, None
     for t, k in enumerate(network.support):
@@ -66,7 +66,7 @@ def steps_for(network: Any, problem: cuista.Problem, parameters: dict[str, np.nd
     """The step of cuista, the same layer by layer, and PyTorch's; all draw their signals."""
     shape = (BATCH, problem.snapshots, problem.N)
     dtype = torch.complex64 if problem.is_complex else torch.float32
-    A, W = (torch.from_numpy(array.astype(network.dtype)) for array in (problem.A, network.couple.W.conj()))
+    A, W = (torch.from_numpy(array.astype(network.dtype)) for array in (problem.A, network.couple.W))
     alpha, theta = (
         torch.tensor(parameters[name], dtype=torch.float32, requires_grad=True) for name in ("step_size", "threshold")
     )
@@ -112,7 +112,7 @@ def prepared(is_complex: bool, snapshots: int) -> tuple[Any, cuista.Problem, dic
     problem = cuista.Problem(A, snapshots=snapshots)
     model = cuista.Model.new(problem, cuista.solve_exact(problem.A))
     untrained = {name: value.copy() for name, value in model.network.parameters.items()}
-    cuista.train(model, cuista.FastRecipe(layer_steps=10, max_steps=100))
+    cuista.train(model, cuista.FastRecipe(batch=32, validation_batch=100, layer_steps=10, max_steps=50))
     trained = {name: value.copy() for name, value in model.network.parameters.items()}
     return model.network, problem, {"trained": trained, "untrained": untrained}
 
