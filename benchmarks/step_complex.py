@@ -43,7 +43,7 @@ torch.set_num_threads(1)
 def forward(
     y: torch.Tensor, A: torch.Tensor, W: torch.Tensor, alpha: torch.Tensor, theta: torch.Tensor, network: Any
 ) -> torch.Tensor:
-    """The last iterate for measurements y (batch, L, M), with the conjugate of the weight as W, as the network has it."""
+    """The last iterate for measurements y (batch, L, M). W is the conjugate of the weight, which the network keeps."""
     factor = y.flatten(1).norm(dim=1)[:, None, None] / network.unit
     y, x = y / factor, None
     for t, k in enumerate(network.support):
