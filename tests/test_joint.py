@@ -370,7 +370,8 @@ def test_training_reduces_the_error_and_resumes_from_its_file(joint, net, tmp_pa
     problem = problem_of(joint, complex, 24, 48)
     model = cuista.Model.new(problem, cuista.solve_exact(problem.A), net, layers=4)
     before = model.network.output(problem.sample(200)[1])
-    cuista.train(model, cuista.FastRecipe(max_steps=30, batch=32, validation_batch=200))
+    recipe = cuista.FastRecipe(batch=32, validation_batch=200, layer_steps=10, max_steps=30, matrix_steps=30)
+    cuista.train(model, recipe)
     x, y = problem.sample(200)
     after = model.recover(y)
     assert after.shape == x.shape
@@ -386,7 +387,8 @@ def test_more_snapshots_recover_better():
         A = normalize_columns(random_matrix(20, 48, dtype=complex))
         problem = cuista.Problem(A, pnz=0.1, snapshots=snapshots)
         model = cuista.train(
-            cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=6), cuista.FastRecipe(max_steps=60)
+            cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=4),
+            cuista.FastRecipe(max_steps=60, batch=32, layer_steps=10, validation_batch=1000),
         )
         return float(model.training["validation_nmse_db"])
 
@@ -401,7 +403,7 @@ def test_own_complex_signals_train_a_network():
     assert fitted.magnitude.std == pytest.approx(1, abs=0.05)
     assert fitted.snr_db == np.inf
     model = cuista.Model.new(fitted, cuista.solve_exact(fitted.A), layers=4)
-    cuista.train(model, cuista.FastRecipe(max_steps=20, batch=32), data=(x, y))
+    cuista.train(model, cuista.FastRecipe(max_steps=20, batch=32, layer_steps=10, validation_batch=500), data=(x, y))
     assert model.training["validation_nmse_db"] < -8
 
 

@@ -242,10 +242,14 @@ KERNEL last_block(float* out, int fence) {  // blocks leave something for the la
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("kernels")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources, in a folder of all processes that test, so that what one of them has compiled serves the others."""
+    cache = getattr(request.config, "cache", None)  # pytest has none with -p no:cacheprovider
+    path = Path(cache.mkdir("shim") if cache else tmp_path_factory.mktemp("shim"))
     for name, text in {"common.cuh": COMMON, "works.cu": WORKS, "faults.cu": FAULTS, "races.cu": RACES}.items():
-        (path / name).write_text(text)
+        own = path / f"{name}.{os.getpid()}"
+        own.write_text(text)
+        own.replace(path / name)
     return path
 
 
@@ -386,7 +390,7 @@ def test_none_is_a_null_pointer(works):
     assert is_null[0] == 0
 
 
-def test_reductions_of_a_warp_need_their_architecture(tmp_path):
+def test_reductions_of_a_warp_need_their_architecture(folder, tmp_path):
     source = tmp_path / "reduce.cu"
     source.write_text(
         'extern "C" __global__ void reduce(const int* x, int* out, unsigned* sum) {\n'
@@ -397,8 +401,8 @@ def test_reductions_of_a_warp_need_their_architecture(tmp_path):
     )
     x, out, most = np.arange(-20, 12, dtype=np.int32), np.empty(3, np.int32), np.empty(1, np.uint32)
     with pytest.raises(KernelError, match="__reduce_max_sync"):
-        HostLauncher([source], "float", tmp_path, sanitize="")("reduce", 1, 32, [x, out, most])
-    HostLauncher([source], "float", tmp_path, sanitize="", arch=900)("reduce", 1, 32, [x, out, most])
+        HostLauncher([source], "float", folder / "cache", sanitize="")("reduce", 1, 32, [x, out, most])
+    HostLauncher([source], "float", folder / "cache", sanitize="", arch=900)("reduce", 1, 32, [x, out, most])
     assert [*out, *most] == [11, -20, x.sum(), 2**32 - 1]
 
 
@@ -539,11 +543,11 @@ def test_launches_must_be_possible(works, faults):
 
 
 @pytest.mark.parametrize("real", ["float", "double"])
-def test_no_float_is_added_atomically(tmp_path, real):
+def test_no_float_is_added_atomically(folder, tmp_path, real):
     source = tmp_path / "sum.cu"
     source.write_text('extern "C" __global__ void sum(REAL* x) { atomicAdd(x, REAL(1)); }')
     with pytest.raises(KernelError, match=r"sum.cu cannot be compiled(.|\n)*deleted function"):
-        HostLauncher([source], real, tmp_path)("sum", 1, 1, [np.zeros(1, real)])
+        HostLauncher([source], real, folder / "cache")("sum", 1, 1, [np.zeros(1, real)])
 
 
 # -- races

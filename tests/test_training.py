@@ -232,36 +232,37 @@ def test_every_network_trains_by_both_recipes_and_resumes_to_the_same_bits(
     x, y = small_problem.sample(1000)
 
     def new():
-        return cuista.Model.new(small_problem, small_weight, net, layers=3, untied=untied)
+        return cuista.Model.new(small_problem, small_weight, net, layers=2, untied=untied)
 
-    for recipe in (replace(quick_recipe, matrix_steps=30), replace(QUICK_PAPER, max_steps=60)):
+    for recipe in (replace(quick_recipe, max_steps=40, matrix_steps=20), replace(QUICK_PAPER, max_steps=40)):
         expected = train(new(), recipe, seed=3)
         out, steps = tmp_path / f"{recipe.name}.h5", 0
 
         def interrupt(progress):
             nonlocal steps
             steps += 1
-            if steps in (10, 40, 70, 95):
+            if steps in (10, 30, 45):
                 os.kill(os.getpid(), signal.SIGINT)
 
         while not out.exists():
             with contextlib.suppress(KeyboardInterrupt):
                 train(new(), recipe, seed=3, out=out, resume=True, progress=interrupt)
-        assert steps > 70
+        assert steps > 45
         model = cuista.Model.load(out)
         assert same(model, expected)
         assert cuista.evaluate(model, x, y).nmse_db[-1] < -1
         np.testing.assert_allclose(model.recover(y), expected.recover(y), atol=1e-6)
 
 
+@pytest.fixture(scope="module")
+def alista(small_problem, small_weight, quick_recipe):
+    return train(cuista.Model.new(small_problem, small_weight, layers=3), quick_recipe)
+
+
 @pytest.mark.parametrize("net", ["lista-cpss", "lista-ss", "tilista", "alista-momentum"])
-def test_a_network_that_contains_alista_never_ends_worse(small_problem, small_weight, quick_recipe, net):
-    alista, other = (
-        train(
-            cuista.Model.new(small_problem, small_weight, name, layers=3, untied=NETWORKS[name].can_untie), quick_recipe
-        )
-        for name in ("alista", net)
-    )
+def test_a_network_that_contains_alista_never_ends_worse(alista, small_problem, small_weight, quick_recipe, net):
+    options = {"layers": 3, "untied": NETWORKS[net].can_untie}
+    other = train(cuista.Model.new(small_problem, small_weight, net, **options), quick_recipe)
     assert other.training["validation_nmse_db"] <= alista.training["validation_nmse_db"] + 1e-3
 
 

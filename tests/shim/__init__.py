@@ -174,7 +174,7 @@ class HostLauncher:
         texts = [*self.sources, *(text for folder in folders for text in sorted(folder.glob("*.cuh")))]
         import fcntl  # which Windows lacks
 
-        executable = self.cache / f"{self._hash(*texts)}.exe"
+        executable = self.cache / f"{self._hash((self._flags, self._tools), *texts)}.exe"
         self.cache.mkdir(parents=True, exist_ok=True)
         with executable.with_suffix(".lock").open("w") as lock:  # released when closed
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -190,7 +190,7 @@ class HostLauncher:
                 if old.stat().st_mtime < time.time() - WEEK:
                     old.unlink()
 
-        worker = self.cache / f"{self._hash()}.o"
+        worker = self.cache / f"{self._hash(self._worker_flags)}.o"  # for all kernels
         if not worker.exists():
             self._compile(["-std=c++17", "-g1", "-O2", *self._worker_flags, "-c", FOLDER / "worker.cpp"], worker)
         sources = "".join(f'#include "{source}"\n' for source in self.sources)
@@ -203,9 +203,9 @@ class HostLauncher:
             self._compile([*flags, *self._tools, "-c", main], kernels)
             self._compile([*self._tools, kernels, worker], executable)
 
-    def _hash(self, *texts: Path) -> str:
+    def _hash(self, flags: object, *texts: Path) -> str:
         """A hash of these texts, the shim's own, and the way they are compiled."""
-        hash_ = hashlib.sha256(repr((_version(compiler()), self._flags, self._tools)).encode())
+        hash_ = hashlib.sha256(repr((_version(compiler()), flags)).encode())
         for text in (*texts, *(FOLDER / name for name in ("__init__.py", "cuda.h", "worker.cpp"))):
             hash_.update(f"{text} {text.stat().st_size}\n".encode() + text.read_bytes())
         return hash_.hexdigest()[:20]
