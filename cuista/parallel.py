@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -285,8 +285,10 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
         if min(processors(), len(slices)) < 2:
             return [work(part) for part in slices]
         pool = _workers(processors())
-        parts = [pool.submit(contextvars.copy_context().run, work, part) for part in slices]
+        parts: list[Future[Result]] = []
         try:
+            for piece in slices:
+                parts.append(pool.submit(contextvars.copy_context().run, work, piece))
             return [part.result() for part in parts]
         except BaseException:  # nobody may change the arrays that are still read or written, or lift BLAS's limit
             for part in parts:
@@ -305,8 +307,24 @@ _worker = threading.local()
 
 @cache
 def _workers(threads: int) -> ThreadPoolExecutor:
-    """A pool of threads that is kept, because the threads keep the arrays that they recycle (see `CpuOps`)."""
-    return ThreadPoolExecutor(threads, "cuista", initializer=lambda: setattr(_worker, "busy", True))
+    """A pool of threads that is kept, because the threads keep the arrays that they recycle (see `CpuOps`).
+
+    A thread that no signal interrupts starts them all. An interruption between the start of a thread and its entry in
+    Python's list of those that are to end with the process would leave a process that never ends.
+    """
+    pool = ThreadPoolExecutor(threads, "cuista", initializer=lambda: setattr(_worker, "busy", True))
+    together = threading.Barrier(threads)
+
+    def start_all() -> None:
+        try:
+            wait([pool.submit(together.wait) for _ in range(threads)])
+        except RuntimeError:  # the process is about to end, or has no room for so many threads
+            together.abort()
+
+    starter = threading.Thread(target=start_all)
+    starter.start()
+    starter.join()
+    return pool
 
 
 def _after_fork() -> None:

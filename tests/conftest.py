@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from cuista.device import Device, why_no_cuda, why_not
 from cuista.ops import CpuOps, CudaOps, NativeOps, ReferenceOps
 from cuista.training import Progress
 
-# A suite that was started in the background ignores SIGINT, and so would the runs that the tests interrupt.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A suite that was started in the background or with nohup ignores these, and so would the runs that the tests interrupt.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):  # Windows has only the first
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 # Hypothesis tries the same examples in every run, however slow the machine is.
 settings.register_profile("cuista", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -118,16 +120,23 @@ def interrupt(run: Cuista, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start a command in a process of its own."""
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command in a process of its own, which does not outlive the test."""
+    processes = []
 
     def start(*words: object) -> subprocess.Popen[str]:
         code = "from cuista.cli import main; main()"
         command = [sys.executable, "-c", code, *map(str, words)]
         pipe, environment = subprocess.PIPE, {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, env=environment)
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, env=environment)
+        processes.append(process)
+        return process
 
-    return start
+    yield start
+    for process in processes:
+        process.kill()
+        with process:  # closes its pipes and waits
+            pass
 
 
 @pytest.fixture

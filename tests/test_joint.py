@@ -387,7 +387,7 @@ def test_more_snapshots_recover_better():
         A = normalize_columns(random_matrix(20, 48, dtype=complex))
         problem = cuista.Problem(A, pnz=0.1, snapshots=snapshots)
         model = cuista.train(
-            cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=4),
+            cuista.Model.new(problem, cuista.solve_exact(problem.A), layers=6),
             cuista.FastRecipe(max_steps=60, batch=32, layer_steps=10, validation_batch=1000),
         )
         return float(model.training["validation_nmse_db"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 
 import h5py
@@ -160,6 +162,30 @@ def test_the_option_is_checked_and_holds_for_its_command_only(run, small_model, 
     run("test", "model.h5", "--samples", 10, fails=1)
     assert "Error: CUISTA_WORKERS is 'many'; expected a whole number, 1 or greater" in run.errors
     assert parallel._limit.holders == 0
+
+
+def test_an_interruption_while_the_threads_start_does_not_keep_the_process_from_ending():
+    code = """
+import os, signal, threading, time
+from cuista import parallel
+
+start = threading.Thread.start
+
+def start_and_interrupt(thread):
+    start(thread)
+    if thread.name == "cuista_0":
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+threading.Thread.start = start_and_interrupt
+with parallel.workers(2):
+    try:
+        parallel.in_batches(1000, lambda part: time.sleep(0.01), 10)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "interrupted\n", "")
 
 
 def test_the_doctor_says_how_many_workers_there_are_and_why(run, monkeypatch):
