@@ -26,7 +26,7 @@ from cuista.device import Device, why_no_cuda, why_not
 from cuista.ops import CpuOps, CudaOps, NativeOps, ReferenceOps
 from cuista.training import Progress
 
-# A suite that was started in the background or with nohup ignores these, and so would the runs that the tests interrupt.
+# A suite in the background or under nohup ignores these signals, and so would the runs that the tests interrupt.
 for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):  # Windows has only the first
     number = getattr(signal, name, None)
     if number is not None and signal.getsignal(number) == signal.SIG_IGN:
