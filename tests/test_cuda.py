@@ -37,8 +37,8 @@ class StoppedError(Exception):
 # -- the engine -------------------------------------------------------------------------------------------------------
 
 
-def trained(ops, problem, weight, recipe, dtype=np.float64, **options):
-    model = cuista.Model.new(problem, weight, layers=4, ops=ops, dtype=dtype, **options)
+def trained(ops, problem, weight, recipe, dtype=np.float64, layers=2, **options):
+    model = cuista.Model.new(problem, weight, layers=layers, ops=ops, dtype=dtype, **options)
     return train(model, recipe)
 
 
@@ -222,18 +222,18 @@ def test_a_run_on_the_engine_resumes_to_the_same_bits(cuda, small_problem, small
     whole = trained(cuda, small_problem, small_weight, QUICK)
 
     def interrupt(progress):
-        if progress.stage_number == 5 and progress.step == 20:
+        if progress.stage_number == 3 and progress.step == 20:
             raise StoppedError
 
     def fresh():
-        return cuista.Model.new(small_problem, small_weight, layers=4, ops=cuda, dtype=np.float64)
+        return cuista.Model.new(small_problem, small_weight, layers=2, ops=cuda, dtype=np.float64)
 
     out = tmp_path / "model.h5"
     with pytest.raises(StoppedError):
         train(fresh(), QUICK, out=out, checkpoint_seconds=0, progress=interrupt)
     assert checkpoint_path(out).exists()
     with pytest.raises(cuista.CuistaError, match="device"):
-        train(cuista.Model.new(small_problem, small_weight, layers=4, dtype=np.float64), QUICK, out=out, resume=True)
+        train(cuista.Model.new(small_problem, small_weight, layers=2, dtype=np.float64), QUICK, out=out, resume=True)
     resumed = train(fresh(), QUICK, out=out, resume=True)
     for name, value in parameters_of(whole).items():
         np.testing.assert_array_equal(parameters_of(resumed)[name], value)
@@ -248,7 +248,7 @@ def test_going_over_from_dense_steps_to_fused_ones_survives_an_interruption(
     fused, call = [], cuda_module._Fused.__call__
     monkeypatch.setattr(cuda_module._Fused, "__call__", lambda self, *rest: fused.append(1) or call(self, *rest))
     recipe = PaperRecipe(learning_rate=0.02, decays=(1.0,), batch=8, validation_batch=50, better_wait=20, max_steps=40)
-    whole = trained(cuda, small_problem, small_weight, recipe)
+    whole = trained(cuda, small_problem, small_weight, recipe, layers=4)
     assert 0 < len(fused) < whole.training["steps"]
     out, steps = tmp_path / "model.h5", [0]
 
