@@ -68,7 +68,7 @@ def small_model(small_problem: cuista.Problem, small_weight: cuista.Weight) -> c
 @pytest.fixture(scope="session")
 def quick_recipe() -> cuista.FastRecipe:
     """A fast recipe that takes about a second."""
-    return cuista.FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=60)
+    return cuista.FastRecipe(batch=32, validation_batch=200, layer_steps=6, max_steps=60, matrix_steps=60)
 
 
 class Cuista:
