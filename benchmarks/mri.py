@@ -91,9 +91,11 @@ def main() -> None:
     parser.add_argument("--net", default="alista")
     given = parser.parse_args()
     how = (given.layers, given.steps, given.batch, given.wavelet, given.net)
-    results = [measured(given.folder, rate, *how) for rate in given.rate]
     about = {"training_slices": TRAINING, "steps": given.steps, "batch": given.batch, "wavelet": given.wavelet}
-    common.save("mri", {**about, "rates": results})
+    results = []
+    for rate in given.rate:
+        results.append(measured(given.folder, rate, *how))
+        common.save("mri", {**about, "rates": results})
 
 
 if __name__ == "__main__":
