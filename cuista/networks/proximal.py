@@ -53,7 +53,7 @@ class Proximal(Unrolled):
         if self.shared is not None:
             theta = self.shared[1].spread(theta)
             if self.step_sizes:
-                steps, alpha = self.shared[0].spread(alpha).astype(real_of(u.dtype)), self.one
+                steps, alpha = self.shared[0].spread(alpha.astype(real_of(u.dtype))), self.one
         tau, back_to_theta = self.shrink.threshold(theta, x, step)
         if steps is not None:
             step = step._replace(u=steps * u)
