@@ -28,7 +28,7 @@ template <class Real> __device__ __forceinline__ Real sided(Real z, int one_side
     return one_sided && z <= 0 ? Real(0) : z;
 }
 
-// With a single threshold θ, magnitudes up to this one make no difference, because none of them passes or is NEAR.
+// If no threshold is less than θ, magnitudes up to this one make no difference, because none of them passes or is NEAR.
 template <class Real> __device__ __forceinline__ Real idle_below(Real theta, Real window)
 {
     // With a window it is a little lower than the window's edge, which is subject to rounding.

@@ -74,7 +74,7 @@ template <class Real> struct Choice {
         const Shape& shape, Sample<const Real> z, Thresholds<Real> thresholds, unsigned k, Real window)
     {
         typedef typename KeyOf<Real>::type Key;
-        const Real theta = *thresholds.theta, idle = thresholds.per_coordinate ? Real(0) : idle_below(theta, window);
+        const Real theta = *thresholds.theta, idle = idle_below(least_of(thresholds, shape.count), window);
         Real* const squares = factor;
         over_entries(shape, 0, shape.count, squares, [=](long row, long at) { return z(row, at) * z(row, at); });
         // A root that exceeds `idle` is that of a square which exceeds this, whatever was rounded.

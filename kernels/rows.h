@@ -25,6 +25,25 @@ template <class Real> struct Thresholds {
     bool per_coordinate;
 };
 
+// The least of the thresholds of N entries. One that is NaN does not count: its entry is neither alive nor NEAR.
+template <class Real> __forceinline__ Real least_of(Thresholds<Real> thresholds, long N)
+{
+    if (!thresholds.per_coordinate) return *thresholds.theta;
+    const long PARTS = 16;
+    Real least[PARTS];
+    for (long c = 0; c < PARTS; ++c) least[c] = Format<Real>::LARGEST;
+    long j = 0;
+    for (; j + PARTS <= N; j += PARTS)
+        for (long c = 0; c < PARTS; ++c) {
+            const Real theta = thresholds.theta[j + c];
+            least[c] = theta < least[c] ? theta : least[c];
+        }
+    for (; j < N; ++j) least[0] = thresholds.theta[j] < least[0] ? thresholds.theta[j] : least[0];
+    Real found = least[0];
+    for (long c = 1; c < PARTS; ++c) found = least[c] < found ? least[c] : found;
+    return found;
+}
+
 // How many entries may pass: at most all but the smallest.
 __forceinline__ unsigned limited(long long k, long N) { return k < N ? k : N - 1; }
 
@@ -36,7 +55,7 @@ __forceinline__ void shrink_row(
     typedef typename KeyOf<Real>::type Key;
     const Real theta = *thresholds.theta;
     Alone team;
-    const Key low = thresholds.per_coordinate ? Key(0) : lowest_cutoff(theta, window);
+    const Key low = lowest_cutoff(least_of(thresholds, N), window);
     list.gather_from(row, N, low);  // no others matter to the selection
     const Key cut = cutoff(team, Row<Real>{list.value, list.length}, k, low);
     if (thresholds.per_coordinate) {

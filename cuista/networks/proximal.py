@@ -51,7 +51,7 @@ class Proximal(Unrolled):
         step, carried, back_to_state = self.couple(t, state, part)
         u, steps = step.u, None
         if self.shared is not None:
-            theta = self.shared[1].spread(theta)
+            theta = self.shared[1].spread(theta.astype(real_of(u.dtype)))
             if self.step_sizes:
                 steps, alpha = self.shared[0].spread(alpha.astype(real_of(u.dtype))), self.one
         tau, back_to_theta = self.shrink.threshold(theta, x, step)
