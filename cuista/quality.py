@@ -12,7 +12,7 @@ snapshots of a sample are judged together, and entries of several numbers are co
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +36,8 @@ FALSE_ALARMS = 0.01
 SIGNALS = 2000
 # The number of samples that are judged at a time.
 ROWS = 4096
-# The most entries of which errors are kept while their quantiles are found.
-MOST_ERRORS = 2**26
+# With an operator, quantiles of errors are those of every so-manieth entry, so that fewer must be kept at a time.
+EVERY = 7
 # The probabilities whose quantiles of errors are kept.
 _LEVELS = np.linspace(0, 1, 1001)
 
@@ -112,28 +112,32 @@ class Reference:
 
     @classmethod
     def measured(
-        cls, problem: Problem, weight: Weight, x: Array, y: Array, answer: Array, ops: ReferenceOps, fixed: bool = False
+        cls,
+        problem: Problem,
+        weight: Weight,
+        answered: Iterable[tuple[Array, Array, Array]],
+        ops: ReferenceOps,
+        fixed: bool = False,
     ) -> Reference:
-        """Compare answers (signals, N) to measurements y (signals, M) with the true codes x (signals, N).
+        """Compare answers with the true codes.
 
-        `weight` is the analytic weight of `problem.A`. For `fixed`, see `statistics`.
+        `answered` has parts of the signals: codes x (signals, N), their measurements y (signals, M), and answers
+        (signals, N). `weight` is the analytic weight of `problem.A`. For `fixed`, see `statistics`.
         """
-        found = statistics(problem, y, answer, ops, fixed)
-        sorted_ = np.sort(found, axis=0)
+        found: list[Array] = []
         parts: tuple[list[Array], list[Array]] = ([], [])
-        size = problem.few(len(y))
-        # Of more entries than can be held, quantiles are those of evenly spaced ones.
-        spaced = slice(None, None, max(x.size // MOST_ERRORS, 1))
-        for first in range(0, len(y), size):
-            rows = slice(first, first + size)
-            centre, scale = _debiased(problem, weight, y[rows], answer[rows], ops)
-            ratio = np.abs(centre - problem.to_unit(in_double(x[rows]))) / np.where(scale > 0, scale, 1)
-            ratio, present = (array.reshape(-1)[spaced] for array in (ratio, answer[rows] != 0))
+        for x, y, answer in answered:
+            found.append(statistics(problem, y, answer, ops, fixed))
+            centre, scale = _debiased(problem, weight, y, answer, ops)
+            ratio = np.abs(centre - problem.to_unit(in_double(x))) / np.where(scale > 0, scale, 1)
+            spaced = slice(None, None, 1 if problem.has_matrix else EVERY)
+            ratio, present = (array.reshape(-1)[spaced] for array in (ratio, answer != 0))
             parts[0].append(ratio[~present])
             parts[1].append(ratio[present])
         errors = [np.quantile(part, _LEVELS) if part.size else _LEVELS * 0 for part in map(np.concatenate, parts)]
-        threshold = float(np.quantile(_ranks(sorted_, found), FALSE_ALARMS, method="lower"))
-        return cls(sorted_, threshold, np.stack(errors), fixed)
+        ordered = np.sort(np.concatenate(found), axis=0)
+        threshold = float(np.quantile(_ranks(ordered, np.concatenate(found)), FALSE_ALARMS, method="lower"))
+        return cls(ordered, threshold, np.stack(errors), fixed)
 
     def store(self, record: Record) -> None:
         """Add it to the record of a model's file."""

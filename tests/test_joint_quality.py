@@ -131,7 +131,7 @@ def test_errors_that_are_noise_have_its_distribution(dtype, rng):
     problem, shape = joint_problem((dtype, 1, 1)), (2000, 30)
     noise = rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if dtype is complex else 0)
     zeros, weight = np.zeros((2000, 60), dtype), cuista.solve_exact(problem.A)
-    reference = Reference.measured(problem, weight, zeros, noise, zeros, CpuOps())
+    reference = Reference.measured(problem, weight, [(zeros, noise, zeros)], CpuOps())
     levels = np.array([0.3, 0.5, 0.9, 0.95])
     expected = np.sqrt(-np.log1p(-levels)) if dtype is complex else np.sqrt(2) * erfinv(levels)
     found = np.interp(levels, np.linspace(0, 1, 1001), reference.errors[0])

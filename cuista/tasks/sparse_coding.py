@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -200,12 +200,16 @@ class Model(Trained):
 
     def judge_afresh(self) -> Reference:
         """Measure the answers to signals of the problem, as for a network that has just been trained."""
-        return self.judge_by(*self.problem.sample(self.problem.few(SIGNALS, MOST_JUDGED), stream=JUDGING))
+        problem = self.problem
+        count, size = problem.few(SIGNALS, MOST_JUDGED), problem.few(SIGNALS)
+        slices = (slice(first, min(first + size, count)) for first in range(0, count, size))
+        return self.judge_by(problem.sample(count, rows=rows, stream=JUDGING) for rows in slices)
 
-    def judge_by(self, x: Array, y: Array) -> Reference:
-        """Compare answers from now on with those to signals x (signals, N) with measurements y (signals, M)."""
+    def judge_by(self, signals: Iterable[tuple[Array, Array]]) -> Reference:
+        """Compare answers from now on with those to signals: parts of codes (signals, N) and measurements."""
         network, fixed = self.network, not self.network.unit
-        found = Reference.measured(self.problem, self.weight, x, y, self.recover(y), network.ops, fixed)
+        answered = ((x, y, self.recover(y)) for x, y in signals)
+        found = Reference.measured(self.problem, self.weight, answered, network.ops, fixed)
         self.reference = found
         return found
 
@@ -335,9 +339,16 @@ class SparseCoding(Task[Model]):
                 )
                 model.judge_afresh()
                 return
-            codes, measured = self.signals.read(numbers)
-            x = codes.astype(model.network.dtype)
-            model.judge_by(x, model.problem.measure(x, key) if measured is None else measured.astype(x.dtype))
+            problem, network, size = model.problem, model.network, model.problem.few(SIGNALS)
+            read = self.signals.read
+
+            def part(first: int) -> tuple[Array, Array]:
+                codes, measured = read(numbers[first : first + size])
+                x = codes.astype(network.dtype)
+                new = key._replace(step=first)  # the noise of each part is its own
+                return x, problem.measure(x, new) if measured is None else measured.astype(network.input_dtype)
+
+            model.judge_by(part(first) for first in range(0, len(numbers), size))
 
     def prepare(self, model: Model, recipe: Any) -> None:
         if recipe.by_gradients and not model.training:
