@@ -78,6 +78,8 @@ def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, pairs: 
     """The weight of a problem's matrix, or of a matrix alone."""
     ops = common.engine_on(device) if ridge == "auto" or device != "auto" else None
     problem = Problem.load(source) if storage.is_cuista(source) else None
+    if problem is not None:
+        problem.need_matrix("a weight file")
     if problem is not None and problem.rescaled:
         common.say(f"Note: W is for the columns of unit norm, the A of {source}.")
     if problem is not None and key is not None:

@@ -100,7 +100,8 @@ def command(
 def _load(path: Path, name: str, key: str | None, columns: bool, pairs: bool, problem: Problem, length: int) -> Array:
     """The samples of a problem in a file, (samples, length), or (samples, L, length) with several snapshots."""
     array = load_array(path, name, key=key, pairs=pairs)
-    return problem.checked(array.T if in_columns(array.shape, length, columns) else array, length, f"{path}")
+    rows = array.T if in_columns(array.shape, length, columns) else array
+    return problem.checked(rows, length, f"{path}", codes=name == "x")
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from cuista.cli import common
 from cuista.cli.problems import MAGNITUDE, Asked, note_law, problem_argument
 from cuista.cli.routing import net_option
@@ -168,7 +169,9 @@ class Given:
         keys = common.keys_of(self.key, self.measured is not None)
         held_out: dict[str, Any] = {} if self.held_out is None else {"held_out": self.held_out}
         codes: Any = self.codes
-        if problem.basis is not None and self._are_signals(problem.basis.shape[0], keys[0]):
+        if problem.basis is not None and self._are_signals(problem, keys[0]):
+            if self.columns:
+                raise click.UsageError("--columns is for codes, and --signals gives pictures: leave it out")
             codes = coefficients(self.codes, problem.basis, key=keys[0], pairs=self.pairs)
             what = f"{len(codes)} signals of {self.codes}"
             common.say(f"{what} are converted to their coefficients in the basis of the operator.")
@@ -181,13 +184,13 @@ class Given:
         about = {"keys": keys, "columns": self.columns, "name": f"{self.codes}", "pairs": self.pairs, **held_out}
         return SignalSet(codes, self.measured, **about)
 
-    def _are_signals(self, shape: tuple[int, ...], key: str | None) -> bool:
-        """Whether they are pictures, or arrays of this shape, and not codes."""
+    def _are_signals(self, problem: Problem, key: str | None) -> bool:
+        """Whether they are pictures, or arrays of them, and not codes."""
         assert self.codes is not None
         if holds_pictures(self.codes):
             return True
         with opened_array(self.codes, "x", key=key, pairs=self.pairs) as stored:
-            return len(shape) > 1 and tuple(stored.shape[1:]) == shape
+            return problem.snapshots == 1 and len(stored.shape) == 3 and len(problem.A.operator.shape[1]) == 2
 
 
 given_option = common.bundled(
@@ -210,11 +213,13 @@ given_option = common.bundled(
 
 def note_size(recipe: FastRecipe, problem: Problem) -> FastRecipe:
     """The recipe with numbers that suit the size of an operator's signals, of which the user is told."""
-    sized = recipe.sized(math.prod(problem.shape_of_code))
+    context = click.get_current_context()
+    given = {name for name in vars(recipe) if context.get_parameter_source(name) == ParameterSource.COMMANDLINE}
+    sized = recipe.sized(math.prod(problem.shape_of_code), kept=given)
     numbers = {name: getattr(sized, name) for name in ("batch", "validation_batch", "max_steps")}
     changed = [f"{common.spelled(name)} {value}" for name, value in numbers.items() if value != getattr(recipe, name)]
     if changed:
-        common.say(f"For signals of {problem.N} entries, the defaults are {', '.join(changed)}.")
+        common.say(f"For signals of {problem.N} entries by an operator, the defaults are {', '.join(changed)}.")
     return sized
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from scipy.sparse.linalg import LinearOperator
 
-from cuista import Bernoulli, Problem
+from cuista import Bernoulli, Normal, Problem, SignalSet
 from cuista.data.coefficients import coefficients
 from cuista.data.pictures import Picture, write_picture
 from cuista.errors import FileError, InputError
 from cuista.operators import (
+    Circular,
     Composition,
     Cosine,
     Dense,
@@ -22,13 +23,16 @@ from cuista.operators import (
     Fourier,
     Hadamard,
     Scaled,
+    Stack,
     Wavelet,
+    from_description,
     radial_mask,
     random_mask,
 )
+from cuista.operators.masks import MASKS
 from cuista.solvers import SOLVERS
 from cuista.storage import load_array
-from cuista.tasks.sparse_coding import Model, analytic_weight, evaluate
+from cuista.tasks.sparse_coding import RIDGES, Model, analytic_weight, choose_ridge, evaluate
 from cuista.training import FastRecipe, train
 
 SHAPE = (16, 16)
@@ -137,11 +141,41 @@ def test_training_improves_and_gives_each_subband_its_own_numbers(trained):
     assert not trained.quality(y, trained.recover(y)).too_many
 
 
-def test_a_ridge_can_be_chosen_and_is_kept(tmp_path):
-    problem = Problem(mri(), 0.05, 20.0)
-    model = Model.new(problem, analytic_weight(problem, ridge=0.5), layers=2)
+def test_a_ridge_is_kept_unless_it_makes_no_difference(tmp_path, rng):
+    said: list[str] = []
+    problem = Problem(linear_operator(rng.standard_normal((20, 40))), 0.05, 20.0)
+    assert analytic_weight(problem, ridge=0.5, say=said.append).report.ridge == 0.5
+    assert analytic_weight(Problem(mri(), 0.05, 20.0), ridge=0.5, say=said.append).report.ridge == 0
+    assert "makes no difference" in said[-1]
+    problem = Problem(Circular(np.array([1.0, 0.5]), 64), 0.05, 20.0)
+    few = SignalSet(problem.sample(40)[0])
+    weight = choose_ridge(problem, layers=1, data=few)
+    assert weight.report.ridge in RIDGES
+    model = Model.new(problem, weight, layers=2)
     model.save(tmp_path / "m.h5")
-    assert Model.load(tmp_path / "m.h5").network.ridge == model.network.ridge == 0.5
+    assert Model.load(tmp_path / "m.h5").network.ridge == weight.report.ridge
+
+
+def test_complex_measurements_of_real_codes_train_as_computed_ones_do(trained):
+    x, y = trained.problem.sample(300)
+    kept, given = (train(Model.new(trained.problem, layers=2), QUICK, data=each) for each in (x, (x, y)))
+    for name, value in kept.network.parameters.items():
+        np.testing.assert_allclose(given.network.parameters[name], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("snapshots", "group", "mean"), [(1, 1, 0), (2, 1, 1.5), (1, 4, 1.5)])
+def test_its_unit_is_nearly_that_of_the_matrix(snapshots, group, mean):
+    operator = cosine()
+    law = {"magnitude": Normal(mean, 1), "snapshots": snapshots, "group": group}
+    free, dense = (Problem(A, 1e-3, **law, norms=1) for A in (operator, matrix_of(operator)))
+    assert free.unit == pytest.approx(dense.unit, rel=0.15)
+
+
+def test_options_of_the_recipe_are_kept_and_others_suit_the_size():
+    recipe = FastRecipe().sized(2**16)
+    assert (recipe.batch, recipe.validation_batch, recipe.max_steps) == (8, 128, 200)
+    assert FastRecipe(batch=128).sized(2**16, kept={"batch"}).batch == 128
+    assert FastRecipe().sized(64) == FastRecipe()
 
 
 def test_files_keep_the_description_and_give_the_same_answers(trained, tmp_path):
@@ -172,6 +206,36 @@ def test_operators_of_scipy_are_recognised_and_must_be_given_again(tmp_path, rng
     inside = Problem(Composition(External(given, dtype=np.float64), Dense(np.eye(60), dtype=np.float64)))
     inside.save(tmp_path / "p.h5")
     assert Problem.load(tmp_path / "p.h5", operator=given).sha256 == inside.sha256
+
+
+def test_files_of_masks_and_operators_that_differ_are_refused(trained, tmp_path, monkeypatch):
+    trained.problem.save(tmp_path / "p.h5")
+    with pytest.raises(FileError, match="give no operator"):
+        Problem.load(tmp_path / "p.h5", operator=linear_operator(np.eye(3)))
+    monkeypatch.setitem(MASKS, "radial", lambda **how: random_mask(how["shape"], 0.5))
+    with pytest.raises(FileError, match=r"the radial mask .* is another one here"):
+        Problem.load(tmp_path / "p.h5")
+    twice = Stack([External(linear_operator(np.eye(3))), External(linear_operator(2 * np.eye(3)))])
+    with pytest.raises(InputError, match="several of SciPy or PyLops"):
+        Problem(twice)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": "8x8"},
+        {"shape": None},
+        {"shape": [8.7, 8]},
+        {"level": "2"},
+        {"level": 2.5},
+        {"wavelet": 3},
+        {"mask": 7},
+    ],
+)
+def test_values_of_a_wrong_kind_in_a_description_are_named(change):
+    inner, outer = ({**MRI[name], **{k: v for k, v in change.items() if k in MRI[name]}} for name in ("inner", "outer"))
+    with pytest.raises(InputError, match=r"operator|mask|shape|wavelet"):
+        from_description({**MRI, "inner": inner, "outer": outer})
 
 
 def test_an_operator_that_is_a_matrix_is_one():
@@ -218,6 +282,9 @@ def test_the_command_line_from_pictures_to_pictures(tmp_path, rng, run):
     assert (error**2).sum() < 0.5 * (zero_filled**2).sum()
     run("solve", "problem.h5", "y.npy", "--method", "fista", "--iterations", 30, "--lam", "1%", "-o", "f.npy")
     assert np.load("f.npy").shape == (220, 256)
+    run("solve", "problem.h5", "y.npy", "--method", "fista", "-o", "tuned.npy")
+    run("recover", "model.h5", "y.npy", "--refine", 3, "-o", "r.npy")
+    run("compare", "problem.h5", "--net", "alista", "--classical", "fista", "-T", 2, "--samples", 20, "-o", "c.h5")
 
 
 @pytest.mark.parametrize(

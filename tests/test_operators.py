@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from scipy.signal import correlate2d
+from scipy.sparse.linalg import aslinearoperator
 
 from cuista.data.dictionary import random_dictionary
 from cuista.data.problem import random_matrix
@@ -26,6 +27,7 @@ from cuista.operators import (
     Scaled,
     Stack,
     Wavelet,
+    base,
     cartesian_mask,
     describe,
     description_sha256,
@@ -67,8 +69,6 @@ def stacked(**options):
 
 
 def linear_operator(ops=None, dtype=np.float32):
-    from scipy.sparse.linalg import aslinearoperator
-
     return External(aslinearoperator(random_matrix(9, 20, seed=3)), ops=ops, dtype=dtype)
 
 
@@ -226,6 +226,7 @@ def test_conjugate_gradients_solve_what_is_known_in_closed_form(name, rng, monke
     ridge, r = float(name in SINGULAR), samples(rng, operator.shape[0], operator.measured_dtype)
     known = operator.solve_gram(r, ridge)
     monkeypatch.setattr(type(operator), "rows_norm_squared", None)
+    monkeypatch.setattr(base, "FORMED", 0)
     np.testing.assert_allclose(Operator.solve_gram(operator, r, ridge), known, rtol=1e-8, atol=1e-8)
 
 
@@ -298,12 +299,39 @@ def test_conjugate_gradients_solve_each_sample_to_the_precision_of_the_type(rng)
     assert not solution[3].any()
 
 
-def test_a_singular_gram_matrix_is_refused(rng):
-    A = random_matrix(4, 8, seed=1)
+def test_a_singular_gram_matrix_is_refused_unless_its_pseudo_inverse_is_formed(rng, monkeypatch):
+    A, r = random_matrix(4, 8, seed=1), rng.standard_normal((2, 4))
     A[3] = 0
-    for solve in (Dense.solve_gram, Operator.solve_gram):
-        with pytest.raises(NumericalError, match="singular"):
-            solve(Dense(A, dtype=np.float64), rng.standard_normal((2, 4)))
+    with pytest.raises(NumericalError, match="singular"):
+        Dense(A, dtype=np.float64).solve_gram(r)
+    operator = External(aslinearoperator(A), dtype=np.float64)
+    np.testing.assert_allclose(operator.solve_gram(r), r @ np.linalg.pinv(A @ A.T), atol=1e-10)
+    # The weight of a tall matrix is that of least norm, as `solve_exact` has it.
+    B = rng.standard_normal((9, 4))
+    np.testing.assert_allclose(
+        External(aslinearoperator(B), dtype=np.float64).correction(np.eye(9)), solve_exact(B).W, atol=1e-8
+    )
+    monkeypatch.setattr(base, "FORMED", 0)
+    with pytest.raises(NumericalError, match="singular"):
+        operator.solve_gram(r)
+
+
+def test_a_coordinate_that_is_not_measured_is_refused(rng):
+    A = rng.standard_normal((5, 9))
+    A[:, 4] = 0
+    for unmeasured in (
+        linear_operator_of(A),
+        Composition(fourier((8, 8), as_mask(corner(), (8, 8))), waves((8, 8), "haar")),
+    ):
+        with pytest.raises(InputError, match="does not measure coordinate"):
+            unmeasured.gains()
+
+
+def corner():
+    """A mask of the zero frequency alone."""
+    mask = np.zeros((8, 8))
+    mask[0, 0] = 1
+    return mask
 
 
 @EVERY
@@ -550,6 +578,4 @@ def test_a_linear_operator_can_be_recognised_but_not_made(rng):
 
 
 def linear_operator_of(matrix):
-    from scipy.sparse.linalg import aslinearoperator
-
     return External(aslinearoperator(matrix))

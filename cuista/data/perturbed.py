@@ -51,6 +51,7 @@ def random_levels(key: Key, sigma: float, count: int, ops: ReferenceOps) -> Arra
 
 def check_normalized(problem: Problem) -> None:
     """Raise InputError unless the columns of the problem's matrix have unit norm, as those of perturbed ones have."""
+    problem.need_matrix("a perturbation")
     if not problem.normalized:
         raise InputError(
             "the columns of the measurement matrix do not have unit norm, which perturbed matrices always have: make a "

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from cuista import storage
 from cuista.checks import LARGEST, LARGEST_MEASUREMENT, Array, check_matrix, check_rows, in_double, is_extreme
-from cuista.counter import CODES, FITTING, HARD_STREAM, MATRIX, NOISE, TEST, Key
+from cuista.counter import CODES, HARD_STREAM, MATRIX, NOISE, PROBES, TEST, Key
 from cuista.data.signals import HARDER, SignalSet
 from cuista.data.twins import Twins, twins
-from cuista.errors import InputError
+from cuista.errors import FileError, InputError
 from cuista.messages import warn
 from cuista.operators import Composition, Dense, Operator, from_description
 from cuista.operators.base import NUMBERS
@@ -135,7 +135,7 @@ class Problem(Described, storage.Portable):
         """The matrix with which to compute, or what stands for it, and the norms by which its columns were divided."""
         A = self.A.A if isinstance(self.A, Dense) else self.A
         if isinstance(A, Operator | Unformed) or hasattr(A, "matvec"):
-            if self.norms not in (None, 1):
+            if self.norms is not None and (np.ndim(self.norms) or self.norms != 1):
                 raise InputError("the columns of an operator keep the norms that they have: leave norms out")
             return A if isinstance(A, Unformed) else Unformed(A), np.ones(())
         A = np.ascontiguousarray(in_double(check_matrix(A, "the measurement matrix")))
@@ -208,6 +208,11 @@ class Problem(Described, storage.Portable):
         """Whether there is a matrix, and not an operator."""
         return not isinstance(self.A, Unformed)
 
+    def need_matrix(self, what: str) -> None:
+        """Raise InputError, which says what needs a matrix, if the problem has an operator."""
+        if not self.has_matrix:
+            raise InputError(f"{what} needs a measurement matrix, and the problem's operator is not formed as one")
+
     def operator(self, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float64) -> Operator:
         """The operator with matrix A on an engine (NumPy's if None), in the precision of `dtype`.
 
@@ -268,8 +273,12 @@ class Problem(Described, storage.Portable):
         """Which numbers of a signal are zero or non-zero together."""
         return Joint(self.snapshots, self.group)
 
-    def checked(self, array: ArrayLike, length: int, name: str, largest: float = LARGEST_MEASUREMENT) -> Array:
+    def checked(
+        self, array: ArrayLike, length: int, name: str, largest: float = LARGEST_MEASUREMENT, codes: bool | None = None
+    ) -> Array:
         """Samples (samples, length), or (samples, L, length) with several snapshots, after `check_rows` has seen them.
+
+        `codes` says whether they are codes, and not measurements. If it is None, those with the name x are.
 
         Raises
         ------
@@ -277,7 +286,7 @@ class Problem(Described, storage.Portable):
             As `check_rows` does; also if they are complex, and the problem is not.
         """
         rows = check_rows(array, length, name, largest, snapshots=self.snapshots)
-        self.check_kind(rows.dtype, name, codes=name == "x")
+        self.check_kind(rows.dtype, name, codes=name == "x" if codes is None else codes)
         return rows
 
     def check_kind(self, dtype: Any, name: str, codes: bool = False) -> None:
@@ -321,12 +330,16 @@ class Problem(Described, storage.Portable):
         For one snapshot, E‖y‖² = Σ_i p_i E|x_i|² ‖a_i‖² + Σ_{i≠j} p_i p_j m² Re a_iᴴa_j, where m is the mean of the
         non-zero entries. The second sum is m² (‖A p‖² − Σ_i p_i² ‖a_i‖²). In groups, whose entries are non-zero
         together, p_i takes the place of p_i p_j: with b the sums of the columns of each group, the second sum is then
-        m² (‖A p‖² + Σ_g (p_g − p_g²) ‖b_g‖² − Σ_i p_i ‖a_i‖²). With an operator, it is estimated from signals.
+        m² (‖A p‖² + Σ_g (p_g − p_g²) ‖b_g‖² − Σ_i p_i ‖a_i‖²). With an operator, sums of squared norms are estimated.
         """
-        if not self.has_matrix:
-            _, y = replace(self, snr_db=np.inf).sample(self.few(64), stream=FITTING, dtype=np.float64)
-            return float(np.sqrt(joint.squares(np, y).sum() / len(y)))
         mean, energy = self._moments
+        if not self.has_matrix:
+            p, G = self._probability, self.group
+            alone = energy * self._energy(p)
+            apart = self._energy(p**2) if G == 1 else self._energy(p) - self._energy(p - p**2, G)
+            image = joint.squares(np, self._images(p[None].astype(self.A.dtype), CpuOps())).sum()
+            together = mean**2 * (image - apart) if mean else 0.0
+            return float(np.sqrt(max(self.snapshots * (alone + together), 0)))
         p, squares = self._probability, joint.squares(np, self.A).sum(axis=0)
         alone = energy * (p * squares).sum()
         if self.group == 1:
@@ -336,6 +349,17 @@ class Problem(Described, storage.Portable):
             apart = (p * squares).sum() - ((p - p**2)[:: self.group] * b).sum()
         together = mean**2 * (joint.squares(np, self.A @ p).sum() - apart)
         return float(np.sqrt(max(self.snapshots * (alone + together), 0)))
+
+    def _energy(self, weights: Array, group: int = 1) -> float:
+        """Σ_i w_i ‖a_i‖² for an operator, or Σ_g w_g ‖b_g‖² for groups with column sums b_g, from 64 random probes.
+
+        If z has random signs, the mean of ‖A (√w ⊙ z)‖² is this sum (Hutchinson, Commun. Stat. Simul. 1989).
+        """
+        count = self.few(64)
+        words = CpuOps().random_words(Key(0, MATRIX, 2), PROBES)(count * (self.N // group))
+        signs = np.where(words >> np.uint64(63), -1.0, 1.0).reshape(count, -1).repeat(group, axis=1)
+        images = self._images((np.sqrt(weights) * signs).astype(self.A.dtype), CpuOps())
+        return float(joint.squares(np, images).sum()) / count
 
     @property
     def _moments(self) -> tuple[float, float]:
@@ -684,6 +708,8 @@ class Problem(Described, storage.Portable):
             positive = bool(attributes.get("positive", False))  # absent in files of 0.1.0, as the next two are
             joint = {name: int(attributes.get(name, 1)) for name in ("snapshots", "group")}
             numbers = {"snr_db": attributes["snr_db"], "seed": attributes["seed"], "positive": positive, **joint}
+            if operator is not None and '"external"' not in attributes.get("operator", ""):
+                raise FileError(f"{path} has all that it needs: give no operator")
             if "operator" not in attributes:
                 return cls(arrays["A"], pnz, magnitude=magnitude, norms=norms, **numbers)
             parts = {name.removeprefix("operator/"): array for name, array in arrays.items()}

@@ -295,7 +295,7 @@ class _Kept:
         numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers))
         chosen = f"auto-{variant}-{self.recipe.name}-{numbers}" if ridge in (None, "auto") else f"{ridge:g}"
         path = self.folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
-        if self.resume and path.exists():
+        if self.resume and problem.has_matrix and path.exists():
             return Weight.load(path, problem.A)
         how: dict[str, Any] = {
             "ridge": ridge,
@@ -303,7 +303,8 @@ class _Kept:
             "say": lambda text: self.say(f"{variant}: {text}"),
         }
         weight = analytic_weight(problem, variant.net, **how, **options)
-        weight.save(path, overwrite=True)
+        if problem.has_matrix:  # that of an operator is not formed
+            weight.save(path, overwrite=True)
         return weight
 
 

@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.counter import MATRIX, PROBES, Key
-from cuista.errors import NumericalError
+from cuista.errors import InputError, NumericalError
 from cuista.ops import ReferenceOps, engine
 from cuista.ops.joint import ALONE, Joint, real_of
 
 # The number of columns that `gains` works on at a time, and the most numbers in them.
 BLOCK, NUMBERS = 256, 2**22
+# Up to this number of measurements, G⁻¹ is formed.
+FORMED = 2**11
 # Up to this number of coordinates, gains are computed from all columns.
 EXACT = 2**12
 # The number of random signals by which they are estimated otherwise.
@@ -47,6 +49,7 @@ class Operator(ABC):
     def __init__(self, ops: ReferenceOps | None, dtype: DTypeLike) -> None:
         self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self._gains: dict[float, Array] = {}
+        self._gram_inverses: dict[float, Array] = {}
         self._norm_squared: float | None = None
 
     @property
@@ -179,9 +182,10 @@ class Operator(ABC):
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r for a batch of measurements r, where G = A Aᴴ + λI.
 
-        Unless `rows_norm_squared` is known, conjugate gradients (Hestenes, Stiefel, J. Res. Nat. Bur. Standards 1952)
-        reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine epsilon of the dtype (ε^⅔ is 4e-11
-        for float64, 2e-5 for float32).
+        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements; it is the
+        pseudo-inverse if G is singular. If there are more, or A is linear over ℝ only, conjugate gradients (Hestenes,
+        Stiefel, J. Res. Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the
+        machine epsilon of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
 
         Raises
         ------
@@ -190,6 +194,9 @@ class Operator(ABC):
         """
         if self.rows_norm_squared is not None:
             return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
+        if self.M <= FORMED and self.measured_dtype == self.dtype:
+            solution = self.ops.matmul(r.reshape(len(r), -1), self._inverse(ridge))
+            return solution.reshape(r.shape)
         xp, axes = self.ops.xp, tuple(range(1, r.ndim))
 
         def inner(a: Array, b: Array) -> Array:
@@ -214,6 +221,22 @@ class Operator(ABC):
         found: Array = solution
         return found
 
+    def _inverse(self, ridge: float) -> Array:
+        """The transpose of G⁻¹, (M, M), which rows of measurements are multiplied by. It is kept for each λ."""
+        if ridge not in self._gram_inverses:
+            from scipy.linalg import pinvh
+
+            columns, (measured, _) = [], self.shape
+            for part in self._parts(np.arange(self.M)):
+                units = self.ops.xp.zeros((len(part), self.M), self.dtype)
+                units[self.ops.xp.arange(len(part)), self.ops.asarray(part, np.intp)] = 1
+                images = self.apply(self.adjoint(units.reshape(-1, *measured)))
+                columns.append(self.ops.to_numpy(images).reshape(len(part), -1))
+            gram = in_double(np.concatenate(columns).T) + ridge * np.eye(self.M)
+            inverse = pinvh(gram, rtol=self.M * float(np.finfo(self.dtype).eps))
+            self._gram_inverses[ridge] = self.ops.asarray(inverse.T, self.dtype)
+        return self._gram_inverses[ridge]
+
     def gains(self, ridge: float = 0.0) -> Array:
         """The gain h_i = a_iᴴG⁻¹a_i of each entry of a signal, where G = A Aᴴ + λI. Gains are kept for each λ.
 
@@ -229,8 +252,25 @@ class Operator(ABC):
                 gains = self._gains_of(np.arange(self.N), ridge)
             else:
                 gains = self._estimated_gains(ridge)
-            self._gains[ridge] = xp.asarray(gains).reshape(signal)
+            self._gains[ridge] = self._all_measured(xp.asarray(gains)).reshape(signal)
         return self._gains[ridge]
+
+    def _all_measured(self, gains: Array) -> Array:
+        """The gains (N,), after a check that each coordinate is measured.
+
+        Raises
+        ------
+        InputError
+            If the gain of a coordinate is 0.
+        """
+        unmeasured = self.ops.to_numpy(gains <= np.finfo(self.dtype).eps ** 1.5 * float(gains.max()))
+        if unmeasured.any():
+            raise InputError(
+                f"the operator does not measure coordinate {np.flatnonzero(unmeasured)[0]} of a signal (of {self.N}, "
+                f"{np.count_nonzero(unmeasured)} are not measured), so that it cannot be recovered: choose another "
+                "mask, or leave it out of the signals"
+            )
+        return gains
 
     def gains_error(self, ridge: float = 0.0) -> float:
         """The standard error of `gains`, relative to their mean h̄; 0 if they are exact.

@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from cuista import storage
 from cuista.checks import Array
-from cuista.errors import FileError, InputError
+from cuista.errors import CuistaError, FileError, InputError
 from cuista.operators.base import Operator
 from cuista.operators.composition import Composition, Scaled, Stack
 from cuista.operators.convolution import Convolution
@@ -102,7 +102,16 @@ def from_description(
     if signals not in ("real", "complex"):
         raise InputError(f"the signals of an operator are {signals!r}; expected real or complex")
     place = {"ops": ops, "dtype": np.result_type(dtype, np.complex64) if signals == "complex" else np.dtype(dtype)}
-    return _operator({name: value for name, value in description.items() if name != "signals"}, source, external, place)
+    described = {name: value for name, value in description.items() if name != "signals"}
+    try:
+        return _operator(described, source, external, place)
+    except CuistaError:
+        raise
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+        raise InputError(
+            f"a value in the description of the operator has a wrong kind: {error}. The description is {described}",
+            option="operator",
+        ) from error
 
 
 def _encoded(value: Any, arrays: MutableMapping[str, Array]) -> Any:
@@ -110,7 +119,8 @@ def _encoded(value: Any, arrays: MutableMapping[str, Array]) -> Any:
     if isinstance(value, Operator):
         return {"kind": value.kind, **{name: _encoded(part, arrays) for name, part in value.form.items()}}
     if isinstance(value, Mask):
-        return _encoded(value.sampled, arrays) if value.made is None else dict(value.made)
+        # A mask is drawn again, by functions that may round otherwise elsewhere, so that its hash goes with it.
+        return _encoded(value.sampled, arrays) if value.made is None else {**value.made, "sha256": value.sha256}
     if isinstance(value, np.ndarray):
         name = storage.sha256(value)
         arrays[name] = value
@@ -173,13 +183,19 @@ def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
     shape = given.get("shape")
     arguments = {
         "shape": [shape] if isinstance(shape, int) else shape,
-        **{name: value for name, value in made.items() if name != "kind"},
+        **{name: value for name, value in made.items() if name not in ("kind", "sha256")},
     }
     try:
         inspect.signature(MASKS[kind]).bind(**arguments)
     except TypeError as error:
         raise InputError(f"the description of a {kind} mask is not one: {error}", option="operator") from None
-    return MASKS[kind](**arguments)
+    mask = MASKS[kind](**arguments)
+    if made.get("sha256") not in (None, mask.sha256):
+        raise FileError(
+            f"the {kind} mask with the arguments {arguments} is another one here than where the file was written: give "
+            "the mask as an array"
+        )
+    return mask
 
 
 def _array(name: str, source: Any) -> Array:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cuista.checks import Array
+from cuista import storage
+from cuista.checks import Array, check_finite
 from cuista.counter import MASK, MATRIX, Key
 from cuista.errors import InputError
 from cuista.ops import ReferenceOps
@@ -38,6 +39,11 @@ class Mask:
 
     sampled: Array
     made: Mapping[str, Any] | None = field(default=None)
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what is measured."""
+        return storage.sha256(self.sampled)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -155,6 +161,8 @@ def as_mask(mask: Mask | ArrayLike | None, shape: tuple[int, ...]) -> Mask:
     """
     if mask is None:
         return Mask(np.ones(shape, np.bool_))
+    if not isinstance(mask, Mask):
+        check_finite(np.asarray(mask), "the mask")
     found = mask if isinstance(mask, Mask) else Mask(np.asarray(mask) != 0)
     if found.shape != shape:
         raise InputError(f"the mask has shape {found.shape}; expected that of the transform, {shape}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -153,7 +154,7 @@ class Hadamard(Sampled):
 def checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     """The shape of signals as a tuple. Raises InputError unless it has one or two axes."""
     given = shape if isinstance(shape, Sequence) else (shape,)
-    checked = tuple(int(size) for size in given)
+    checked = tuple(operator.index(size) for size in given)
     if len(checked) not in (1, 2) or min(checked) < 1:
         raise InputError(f"the shape of signals is {checked}; expected one or two positive numbers")
     return checked

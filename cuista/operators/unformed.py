@@ -18,10 +18,14 @@ from cuista.ops import ReferenceOps
 from cuista.ops.joint import real_of
 
 
+class MatrixNeededError(InputError, AttributeError):
+    """An operator was used as a matrix. As an AttributeError, it lets one ask whether an attribute exists."""
+
+
 class Unformed:
     """The matrix A (M, N) of an operator, which is not formed. It has a size and a dtype, and can be applied.
 
-    Code that needs its entries, like that of OMP, raises InputError, and names what does without them.
+    Code that needs its entries meets InputError.
 
     Parameters
     ----------
@@ -45,7 +49,7 @@ class Unformed:
         self.arrays: dict[str, Array] = {}
         self.description = describe(given, self.arrays)
         self.external = external_of(given)
-        self._made: dict[tuple[int, np.dtype[Any]], Operator] = {}
+        self._made: dict[tuple[ReferenceOps | None, np.dtype[Any]], Operator] = {}
         self.operator = self._on(None, np.float64)
         self.shape = self.operator.M, self.operator.N
         self.dtype = self.operator.dtype
@@ -67,8 +71,8 @@ class Unformed:
 
     def on(self, ops: ReferenceOps | None, dtype: DTypeLike) -> Operator:
         """The operator on an engine, in the precision of `dtype`. It maps signals (batch, N) to (batch, M)."""
-        key = id(ops), real_of(dtype)
-        if key not in self._made:  # it holds on to the engine, so that no other one gets the same id
+        key = ops, real_of(dtype)
+        if key not in self._made:
             self._made[key] = Flat(self._on(ops, key[1]))
         return self._made[key]
 
@@ -76,10 +80,7 @@ class Unformed:
         return from_description(self.description, self.arrays, external=self.external, ops=ops, dtype=dtype)
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise InputError(
-            "this needs a measurement matrix, and the problem has an operator, of which none is formed: use networks "
-            "such as alista, or the solvers fista, ista and amp, which apply the operator"
-        )
+        raise MatrixNeededError("this needs a measurement matrix, and the problem's operator is not formed as one")
 
     __array__ = __array_ufunc__ = __len__ = __getitem__ = __neg__ = __abs__ = _refuse
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __rmatmul__ = _refuse
@@ -145,7 +146,10 @@ def external_of(operator: Any) -> External | None:
     if hasattr(operator, "matvec"):
         return External(operator, dtype=np.float64)
     if isinstance(operator, list):
-        return next(filter(None, map(external_of, operator)), None)
+        found = list(filter(None, map(external_of, operator)))
+        if len(found) > 1:
+            raise InputError("an operator is made of several of SciPy or PyLops; expected one: combine them there")
+        return found[0] if found else None
     return external_of(list(operator.form.values())) if isinstance(operator, Operator) else None
 
 

@@ -9,6 +9,7 @@ gives the spectrum of the signal as well, which is all that operators need that 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -78,7 +79,7 @@ class Wavelet(Operator):
                 f"the number of levels of wavelets on signals of shape {self.signal_shape} is {level}; expected "
                 f"{needed}"
             )
-        self.level = level
+        self.level = operator.index(level)
         self._real = self.dtype.kind != "c"
 
     @property

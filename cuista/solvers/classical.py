@@ -161,8 +161,8 @@ class Solver(ABC):
         problem = problem if isinstance(problem, Problem) else Problem(problem)
         if self.needs_matrix and not problem.has_matrix:
             raise InputError(
-                f"{self.name} needs a measurement matrix, and the problem has an operator, of which none is formed: "
-                "use fista, ista or amp",
+                f"{self.name} needs a measurement matrix, and the problem's operator is not formed as one: use fista, "
+                "ista or amp",
                 option="method",
             )
         self.problem, self.iterations, self.noise_level = problem, iterations, noise_level
@@ -620,13 +620,14 @@ class Ista(LassoSolver):
         rows, left = np.arange(len(lam)), self.most if self.is_exact else FIRST
         total, limit = left, most or MOST_ITERATIONS
         done: list[tuple[Array, ...]] = []
+        gap = np.full(len(lam), np.inf)
 
         def leave(going: Array) -> None:
             """Let samples leave that do not go on."""
-            nonlocal rows, y, lam, x, image
+            nonlocal rows, y, lam, x, image, gap
             ended, stay = np.flatnonzero(~going), np.flatnonzero(going)
             done.append((rows[ended], *(self._rows_of(array, ended) for array in (x, image)), gap[ended]))
-            rows, lam = rows[stay], xp.take(lam, ops.asarray(stay, np.int64), axis=0)
+            rows, gap, lam = rows[stay], gap[stay], xp.take(lam, ops.asarray(stay, np.int64), axis=0)
             y, x, image = (self._rows_of(array, stay) for array in (y, x, image))
 
         while len(rows):

@@ -45,6 +45,7 @@ def refit(problem: Problem, y: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     from scipy.optimize import nnls
 
     y, x, G = problem.checked(y, problem.M, "y"), problem.checked(x, problem.N, "x", np.inf), problem.group
+    problem.need_matrix("fitting the non-zeros again")
     norms = column_norms(problem.A)
     given = norms * problem.norms  # the norms of the user's columns
     A, done = problem.A / norms, np.ones(len(x), bool)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -445,7 +445,11 @@ class GivenSource(SignalSource):
         codes, measured = signals.read(numbers)
         x = ops.asarray((codes * self.norms).astype(dtype), dtype)
         with ops.computing():
-            y = self.problem.measure(x, key, ops) if measured is None else ops.asarray(measured, dtype)
+            if measured is None:
+                y = self.problem.measure(x, key, ops)
+            else:  # they may be complex where codes are real
+                own = np.result_type(dtype, np.complex64) if self.problem.measures_complex else dtype
+                y = ops.asarray(measured, own)
         return x, y, weights
 
     def blank(self) -> InputError:
@@ -489,6 +493,10 @@ def analytic_weight(
     same = begun is not None and begun.problem.sha256 == problem.sha256
     if begun and same and ridge in (None, "auto", begun.weight.report.ridge):
         return begun.weight
+    if not problem.has_matrix and problem.operator().rows_norm_squared is not None:
+        if ridge not in (None, 0):
+            say("A ridge makes no difference, because A Aᴴ is a multiple of the identity: it is 0.")
+        return Weight.of_operator(problem.sha256)
     recipe = recipe or FastRecipe()
     starts_elsewhere = not recipe.analytic and NETWORKS[net].matrices
     if ridge is None:
@@ -533,12 +541,15 @@ def choose_ridge(
     net = net if NETWORKS[net].has_gradients else "alista"
     schedule: dict[str, Any] = {"layers": layers, "percent": percent, "max_percent": max_percent}
     signals = None if data is None else SignalSet.of(data)
+    recipe = RIDGE_RECIPE if problem.has_matrix else RIDGE_RECIPE.sized(math.prod(problem.shape_of_code))
+    if signals is not None:
+        recipe = replace(recipe, batch=min(recipe.batch, len(signals.training)))
 
     def fit(ridge: float) -> tuple[float, Weight]:
         is_formed = problem.has_matrix
         weight = solve_exact(problem.A, ridge=ridge) if is_formed else Weight.of_operator(problem.sha256, ridge)
         model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
-        return train(model, RIDGE_RECIPE, data=signals, seed=seed).training["validation_nmse_db"], weight
+        return train(model, recipe, data=signals, seed=seed).training["validation_nmse_db"], weight
 
     found: Weight = best_ridge(RIDGES, fit, say)
     return found

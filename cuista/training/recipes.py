@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -269,22 +269,16 @@ class FastRecipe:
     matrix_rate: float = 1.0
     fine_rate: float = 3e-3
 
-    def sized(self, N: int) -> FastRecipe:
-        """The recipe for an operator and signals of N entries: smaller numbers in place of defaults that are too large.
+    def sized(self, N: int, kept: Container[str] = ()) -> FastRecipe:
+        """The recipe for an operator and signals of N entries, with fewer signals and steps, except for what is kept.
 
         A batch has at most 2¹⁹ numbers and those for validation 2²³, but at least 2 and 8 signals. Each entry of a
         signal tells something of the same few parameters, so that fewer signals and steps suffice.
         """
-        usual = FastRecipe()
-        most: dict[str, Any] = {
-            "batch": min(usual.batch, max(2**19 // N, 2)),
-            "validation_batch": min(usual.validation_batch, max(2**23 // N, 8)),
-        }
+        most: dict[str, Any] = {"batch": max(2**19 // N, 2), "validation_batch": max(2**23 // N, 8)}
         if N > 2**13:
             most |= {"layer_steps": 10, "max_steps": 200, "hard": 0.0}
-        return replace(
-            self, **{name: value for name, value in most.items() if getattr(self, name) == getattr(usual, name)}
-        )
+        return replace(self, **{n: min(getattr(self, n), value) for n, value in most.items() if n not in kept})
 
     def schedule(self, sparsity: float) -> tuple[float, float]:
         """The support schedule (`percent`, `max_percent`) for signals of this sparsity, (1.7, 17) at 0.1."""
