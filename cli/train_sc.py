@@ -197,11 +197,7 @@ given_option = common.bundled(
     "given",
     Given,
     click.option(
-        "--signals",
-        "--x",
-        "codes",
-        type=common.INPUT_FILE,
-        help="File of codes, or of pictures for an operator with a basis. [new ones]",
+        "--signals", "--x", "codes", type=common.INPUT_FILE, help="Codes, or pictures, to train on. [new ones]"
     ),
     click.option("--y", "measured", type=common.INPUT_FILE, help="File of their measurements. [computed]"),
     common.keys_option,

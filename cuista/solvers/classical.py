@@ -124,7 +124,7 @@ class Solver(ABC):
     has_lam: ClassVar[bool] = True
     has_iterates: ClassVar[bool] = True
     # The number of samples that suit a call of `recover`, after which progress may be shown.
-    rows: ClassVar[int] = 256
+    rows: int = 256
     # Whether solutions have a duality gap.
     has_gap: ClassVar[bool] = False
     # Whether it needs the entries of a matrix, so that it does not work with an operator.
@@ -175,7 +175,7 @@ class Solver(ABC):
             raise InputError(
                 "only entries that are single real numbers have a sign: leave positive out", option="positive"
             )
-        self.ops = ops or engine("cpu")
+        self.ops, self.rows = ops or engine("cpu"), problem.few(type(self).rows)
         self.dtype = np.dtype(dtype or (np.float64 if iterations is None else np.float32))
         self.tunes = self.has_lam and lam is None and noise_level is None
         self._scale_columns()

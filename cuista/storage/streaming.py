@@ -112,7 +112,7 @@ def recover_file(
             )
         with storage.replacing(out, overwrite=overwrite) as file, ExitStack() as stack:
             append = None
-            rows = recoverer.problem.few(min(ROWS, getattr(recoverer, "rows", ROWS)))
+            rows = min(ROWS, getattr(recoverer, "rows", ROWS))
             for first in range(0, samples, rows):
                 part = slice(first, min(first + rows, samples))
                 with storage.complete(measurements):

@@ -24,7 +24,7 @@ from cuista.model import Trained
 from cuista.networks import NETWORKS, Network
 from cuista.ops import FusedStep, ReferenceOps, engine
 from cuista.ops.joint import ALONE
-from cuista.quality import SIGNALS, Quality, Reference, intervals, statistics
+from cuista.quality import ROWS, SIGNALS, Quality, Reference, intervals, statistics
 from cuista.storage import Record
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe
@@ -153,6 +153,11 @@ class Model(Trained):
 
     def task(self) -> Task[Model]:
         return SparseCoding()
+
+    @property
+    def rows(self) -> int:
+        """The number of samples that suit a call of `recover`."""
+        return self.problem.few(ROWS)
 
     @property
     def external(self) -> Any:
