@@ -175,6 +175,8 @@ class Given:
             codes = coefficients(self.codes, problem.basis, key=keys[0], pairs=self.pairs)
             what = f"{len(codes)} signals of {self.codes}"
             common.say(f"{what} are converted to their coefficients in the basis of the operator.")
+        elif problem.basis is not None:
+            common.say(f"{self.codes} holds codes, which are coefficients in the basis of the operator.")
         elif holds_pictures(self.codes):
             raise FileError(
                 f"{self.codes} holds pictures, and codes are needed: describe an operator with a basis of wavelets in "

@@ -14,6 +14,7 @@ from cuista import Bernoulli, Normal, Problem, SignalSet
 from cuista.data.coefficients import coefficients
 from cuista.data.pictures import Picture, write_picture
 from cuista.errors import FileError, InputError
+from cuista.evaluation.integrity import check_file, describe_file
 from cuista.operators import (
     Circular,
     Composition,
@@ -203,6 +204,8 @@ def test_operators_of_scipy_are_recognised_and_must_be_given_again(tmp_path, rng
     for again in (Model.load(tmp_path / "m.h5", operator=given), copy.deepcopy(model)):
         np.testing.assert_array_equal(again.recover(y), model.recover(y))
     train(model, QUICK, out=tmp_path / "m.h5", resume=True)
+    assert "which a file cannot hold" in describe_file(tmp_path / "m.h5")
+    assert "is as it was written" in check_file(tmp_path / "m.h5")
     inside = Problem(Composition(External(given, dtype=np.float64), Dense(np.eye(60), dtype=np.float64)))
     inside.save(tmp_path / "p.h5")
     assert Problem.load(tmp_path / "p.h5", operator=given).sha256 == inside.sha256

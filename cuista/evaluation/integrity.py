@@ -43,7 +43,7 @@ def describe_file(path: str | os.PathLike[str]) -> str:
     """
     attributes, arrays = storage.contents(path)
     kind = attributes["format"]
-    if kind in _LOADERS:
+    if kind in _LOADERS and not _needs_operator(attributes):
         found = _LOADERS[kind](path)
         if isinstance(found, Described):
             return found.summary
@@ -51,6 +51,11 @@ def describe_file(path: str | os.PathLike[str]) -> str:
     with storage.complete(path):
         name = kind.removeprefix("cuista-").replace("-", " ").capitalize()
         return printable(f"{name}: {_from_header(kind, attributes, arrays)}")
+
+
+def _needs_operator(attributes: Any) -> bool:
+    """Whether a file is of an operator of SciPy or PyLops, without which it cannot be loaded."""
+    return '"external"' in str(attributes.get("operator", ""))
 
 
 def _from_header(kind: str, attributes: dict[str, Any], arrays: dict[str, Any]) -> str:
@@ -66,6 +71,8 @@ def _from_header(kind: str, attributes: dict[str, Any], arrays: dict[str, Any]) 
         state = json.loads(attributes["state"])
         where = f"stage {state['stage'] + 1}, step {state['step']}"
         return f"an unfinished run of {attributes['net']}, {counted(int(attributes['layers']), 'layer')}, at {where}"
+    if _needs_operator(attributes):
+        return "for an operator of SciPy or PyLops, which a file cannot hold"
     return ", ".join(f"{name} {'×'.join(map(str, shape)) or 'scalar'}" for name, (shape, _) in sorted(arrays.items()))
 
 
@@ -84,10 +91,10 @@ def check_file(path: str | os.PathLike[str]) -> str:
             return f"{several} of {shapes[0][0]}×{shapes[0][1]} pixels"
         return f"a file with {storage.described(path, whole=True)}"
     with storage.opened(path, whole=True) as file:
-        kind = str(file.attrs["format"])
+        kind, loads = str(file.attrs["format"]), not _needs_operator(file.attrs)
         for node in storage.datasets(file, path).values():
             node[()]
-    if kind in _LOADERS:
+    if kind in _LOADERS and loads:
         _LOADERS[kind](path)
     proof = "is as it was written" if storage.has_proof(path) else "has no proof that it is as it was written"
     return f"a {kind} file, which {proof}"

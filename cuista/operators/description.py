@@ -134,7 +134,8 @@ def _operator(description: Any, source: Any, external: Operator | None, place: d
     if kind == External.kind:
         if not isinstance(external, External):
             raise FileError(
-                "the operator is one of SciPy or PyLops, of which files have no description: give the operator itself"
+                "the operator is one of SciPy or PyLops, which no file can hold: give the operator itself, in Python, "
+                "as in Model.load(path, operator=…)"
             )
         if description.get("shape") != [external.M, external.N] or not external.does(description.get("action", [])):
             raise FileError(
