@@ -13,13 +13,14 @@ import numpy as np
 from cuista.cli import common
 
 from cuista.checks import Array, as_real, check_matrix
+from cuista.data.coefficients import coefficients, holds_pictures
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
 from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
 from cuista.operators import Operator, from_description
 from cuista.ops import Bernoulli, Normal
 from cuista.original import read_problem
-from cuista.storage import is_cuista, load_array, load_arrays
+from cuista.storage import is_cuista, load_array, load_arrays, opened_array
 from cuista.tasks.sparse_coding import Model
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -201,6 +202,29 @@ def note_norms(problem: Problem, path: Path) -> None:
         return
     norms = np.linalg.norm(problem.given, axis=0)
     common.say(f"Note: the columns of {path} have norms from {norms.min():.4g} to {norms.max():.4g}. {effect}")
+
+
+def codes_of_pictures(path: Path, problem: Problem, key: str | None, columns: bool, pairs: bool) -> Array | None:
+    """The codes (samples, N) of pictures, or of an array of them, in the basis of an operator; None for other files."""
+    basis, are_pictures = problem.basis, holds_pictures(path)
+    if basis is None and are_pictures:
+        raise FileError(
+            f"{path} holds pictures, and codes are needed: describe an operator with a basis of wavelets in which "
+            "pictures are sparse"
+        )
+    if basis is None:
+        return None
+    if not are_pictures and problem.snapshots == 1 and len(basis.shape[1]) == 2:
+        with opened_array(path, "x", key=key, pairs=pairs) as stored:
+            are_pictures = len(stored.shape) == 3
+    if not are_pictures:
+        common.say(f"{path} holds codes, which are coefficients in the basis of the operator.")
+        return None
+    if columns:
+        raise click.UsageError(f"--columns is for codes, and {path} holds pictures: leave it out")
+    codes = coefficients(path, basis, key=key, pairs=pairs)
+    common.say(f"{len(codes)} signals of {path} are converted to their coefficients in the basis of the operator.")
+    return codes
 
 
 def note_law(problem: Problem, signals: SignalSet) -> Problem:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import law_options, note_other_law, with_law
+from cuista.cli.problems import codes_of_pictures, law_options, note_other_law, with_law
 from cuista.cli.spellings import Command
 
 from cuista import metrics
@@ -17,6 +17,9 @@ from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
 from cuista.storage import load_array
 from cuista.tasks.sparse_coding import Model, evaluate
+
+# With an operator, signals have no more numbers than this together unless --samples is given.
+LARGE = 2**26
 
 
 @click.command("test", cls=Command, tests=True)
@@ -71,10 +74,12 @@ def command(
                 f"Note: the model was trained on the signals of {model.training['trained_on']['name']}, and is tested "
                 "on new ones of a law estimated from them. --x tests it on signals of yours."
             )
-        x, y = problem.sample(samples or 10_000, stream=TEST, seed=seed)
+        x, y = problem.sample(samples or problem.few(10_000, LARGE), stream=TEST, seed=seed)
     else:
         keys = common.keys_of(key, measured is not None)
-        x = _load(signals, "x", keys[0], columns, pairs, problem, problem.N).astype(model.network.dtype)
+        codes = codes_of_pictures(signals, problem, keys[0], columns, pairs)
+        codes = _load(signals, "x", keys[0], columns, pairs, problem, problem.N) if codes is None else codes
+        x = codes.astype(model.network.dtype)
         if measured is None:
             y = problem.measure(x, Key(seed, TEST))
         else:

@@ -10,17 +10,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 from cuista.cli import common
-from cuista.cli.problems import MAGNITUDE, Asked, note_law, problem_argument
+from cuista.cli.problems import MAGNITUDE, Asked, codes_of_pictures, note_law, problem_argument
 from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import NOT_IN_TRAINING, Command
 
-from cuista.data.coefficients import coefficients, holds_pictures
 from cuista.data.problem import Problem
 from cuista.data.signals import SignalSet
 from cuista.errors import FileError, InputError
 from cuista.networks import NETWORKS
-from cuista.storage import opened_array
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training import FastRecipe
 from cuista.training.task import Task
@@ -168,31 +166,10 @@ class Given:
             return None
         keys = common.keys_of(self.key, self.measured is not None)
         held_out: dict[str, Any] = {} if self.held_out is None else {"held_out": self.held_out}
-        codes: Any = self.codes
-        if problem.basis is not None and self._are_signals(problem, keys[0]):
-            if self.columns:
-                raise click.UsageError("--columns is for codes, and --signals gives pictures: leave it out")
-            codes = coefficients(self.codes, problem.basis, key=keys[0], pairs=self.pairs)
-            what = f"{len(codes)} signals of {self.codes}"
-            common.say(f"{what} are converted to their coefficients in the basis of the operator.")
-        elif problem.basis is not None:
-            common.say(f"{self.codes} holds codes, which are coefficients in the basis of the operator.")
-        elif holds_pictures(self.codes):
-            raise FileError(
-                f"{self.codes} holds pictures, and codes are needed: describe an operator with a basis of wavelets in "
-                "which pictures are sparse",
-                option="signals",
-            )
+        codes: Any = codes_of_pictures(self.codes, problem, keys[0], self.columns, self.pairs)
+        codes = self.codes if codes is None else codes
         about = {"keys": keys, "columns": self.columns, "name": f"{self.codes}", "pairs": self.pairs, **held_out}
         return SignalSet(codes, self.measured, **about)
-
-    def _are_signals(self, problem: Problem, key: str | None) -> bool:
-        """Whether they are pictures, or arrays of them, and not codes."""
-        assert self.codes is not None
-        if holds_pictures(self.codes):
-            return True
-        with opened_array(self.codes, "x", key=key, pairs=self.pairs) as stored:
-            return problem.snapshots == 1 and len(stored.shape) == 3 and len(problem.A.operator.shape[1]) == 2
 
 
 given_option = common.bundled(

@@ -272,6 +272,8 @@ def test_the_command_line_from_pictures_to_pictures(tmp_path, rng, run):
     words = ("--signals", "pictures.npy", "--held-out", 0.5, "--max-steps", 20, "--batch", 8, "-T", 4)
     run("train", "--operator", "mri.json", *words, "-o", "model.h5")
     assert "220 signals of pictures.npy are converted to their coefficients in the basis" in run.errors
+    run("test", "model.h5", "--x", "pictures.npy")
+    assert "are converted to their coefficients" in run.errors
     run("gen-problem", "--operator", "mri.json", "-o", "problem.h5")
     assert "operator fourier of wavelet" in run("info", "problem.h5")
     problem = Problem.load("model.h5")
