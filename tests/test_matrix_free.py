@@ -287,9 +287,23 @@ def test_the_command_line_from_pictures_to_pictures(tmp_path, rng, run):
     assert (error**2).sum() < 0.5 * (zero_filled**2).sum()
     run("solve", "problem.h5", "y.npy", "--method", "fista", "--iterations", 30, "--lam", "1%", "-o", "f.npy")
     assert np.load("f.npy").shape == (220, 256)
-    run("solve", "problem.h5", "y.npy", "--method", "fista", "-o", "tuned.npy")
     run("recover", "model.h5", "y.npy", "--refine", 3, "-o", "r.npy")
-    run("compare", "problem.h5", "--net", "alista", "--classical", "fista", "-T", 2, "--samples", 20, "-o", "c.h5")
+
+
+@pytest.mark.slow
+def test_networks_and_solvers_are_compared(run):
+    Problem(mri(), pnz=0.05).save("problem.h5")
+    words = ("--net", "alista", "--classical", "fista", "-T", 2, "--samples", 20)
+    run("compare", "problem.h5", *words, "-o", "c.h5")
+
+
+def test_a_solver_without_lambda_goes_on_until_every_sample_has_converged():
+    problem = Problem(cosine(), pnz=0.05)
+    solver = SOLVERS["fista"](problem)
+    x, y = problem.sample(12, dtype=np.float64)
+    found = solver.recover(y)
+    assert solver.solution.converged.all()
+    assert ((found - x) ** 2).sum() < 0.1 * (x**2).sum()
 
 
 @pytest.mark.parametrize(
