@@ -74,7 +74,10 @@ def command(
                 f"Note: the model was trained on the signals of {model.training['trained_on']['name']}, and is tested "
                 "on new ones of a law estimated from them. --x tests it on signals of yours."
             )
-        x, y = problem.sample(samples or problem.few(10_000, LARGE), stream=TEST, seed=seed)
+        count = samples or problem.few(10_000, LARGE)
+        if samples is None and count < 10_000:
+            common.say(f"Note: the test is on {count} signals, because they are large; --samples gives another number.")
+        x, y = problem.sample(count, stream=TEST, seed=seed)
     else:
         keys = common.keys_of(key, measured is not None)
         codes = codes_of_pictures(signals, problem, keys[0], columns, pairs)

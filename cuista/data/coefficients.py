@@ -13,6 +13,7 @@ from cuista.checks import LARGEST, Array, check_samples
 from cuista.data.images import files_in, grey_of
 from cuista.data.pictures import FORMATS, Pictures
 from cuista.errors import FileError, InputError
+from cuista.messages import say
 from cuista.operators import Operator
 
 
@@ -51,7 +52,7 @@ def coefficients(
     if rows.dtype.kind == "c" and basis.dtype.kind != "c":
         raise InputError(f"{name} is complex, and the signals of the operator are real: describe it with complex ones")
     check_samples(rows.reshape(len(rows), -1), name, LARGEST)
-    # A few at a time, which is enough for speed.
+    # One at a time, in little memory.
     codes = np.concatenate([basis.adjoint(basis.ops.asarray(row[None], basis.dtype)) for row in rows])
     found: Array = codes.reshape(len(rows), -1)
     return found
@@ -63,8 +64,13 @@ def holds_pictures(path: str | os.PathLike[str]) -> bool:
 
 
 def _pictures(path: Path) -> list[tuple[Path, Array]]:
-    files = files_in(path) if path.is_dir() else [path]
-    return [(file, grey_of(picture, file)) for file in files for picture in Pictures(file)]
+    found = []
+    for file in files_in(path) if path.is_dir() else [path]:
+        pictures = Pictures(file)
+        found += [(file, grey_of(picture, file)) for picture in pictures]
+        for note in pictures.notes:
+            say(f"Note: {note.text}.")
+    return found
 
 
 def _sized(grey: Array, path: Path, shape: tuple[int, ...]) -> Array:

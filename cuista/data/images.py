@@ -329,6 +329,7 @@ def _digest(path: Path) -> str:
 
 
 def grey_of(picture: Picture, path: Path) -> Array:
+    """The luminance (H, W) of a picture. Raises FileError, which names the file, as `Picture.grey` does."""
     try:
         return picture.grey()
     except FileError as error:
@@ -346,6 +347,7 @@ def _largest(node: Any) -> float:
 
 
 def files_in(folder: Path) -> list[Path]:
+    """The visible files in a folder and below, in order. Raises FileError if there are none, or it is no folder."""
     if not folder.is_dir():
         raise FileError(f"{folder} is not a folder; expected a folder of pictures")
     # A broken link counts as a file, so that it is reported like a file that cannot be read.

@@ -49,7 +49,7 @@ class Operator(ABC):
     def __init__(self, ops: ReferenceOps | None, dtype: DTypeLike) -> None:
         self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self._gains: dict[float, Array] = {}
-        self._gram_inverses: dict[float, Array] = {}
+        self._gram_inverses: dict[float, Array | None] = {}
         self._norm_squared: float | None = None
 
     @property
@@ -182,10 +182,10 @@ class Operator(ABC):
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r for a batch of measurements r, where G = A Aᴴ + λI.
 
-        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements; it is the
-        pseudo-inverse if G is singular. If there are more, or A is linear over ℝ only, conjugate gradients (Hestenes,
-        Stiefel, J. Res. Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the
-        machine epsilon of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
+        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements and G is not
+        singular to working precision. Otherwise, or if A is linear over ℝ only, conjugate gradients (Hestenes, Stiefel,
+        J. Res. Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine
+        epsilon of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
 
         Raises
         ------
@@ -195,8 +195,9 @@ class Operator(ABC):
         if self.rows_norm_squared is not None:
             return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
         if self.M <= FORMED and self.measured_dtype == self.dtype:
-            solution = self.ops.matmul(r.reshape(len(r), -1), self._inverse(ridge))
-            return solution.reshape(r.shape)
+            inverse = self._inverse(ridge)
+            if inverse is not None:
+                return self.ops.matmul(r.reshape(len(r), -1), inverse).reshape(r.shape)
         xp, axes = self.ops.xp, tuple(range(1, r.ndim))
 
         def inner(a: Array, b: Array) -> Array:
@@ -221,11 +222,12 @@ class Operator(ABC):
         found: Array = solution
         return found
 
-    def _inverse(self, ridge: float) -> Array:
-        """The transpose of G⁻¹, (M, M), which rows of measurements are multiplied by. It is kept for each λ."""
-        if ridge not in self._gram_inverses:
-            from scipy.linalg import pinvh
+    def _inverse(self, ridge: float) -> Array | None:
+        """The transpose of G⁻¹, (M, M), which rows of measurements are multiplied by. It is kept for each λ.
 
+        None if G has eigenvalues that are lost in the rounding of A: none are dropped.
+        """
+        if ridge not in self._gram_inverses:
             columns, (measured, _) = [], self.shape
             for part in self._parts(np.arange(self.M)):
                 units = self.ops.xp.zeros((len(part), self.M), self.dtype)
@@ -233,8 +235,11 @@ class Operator(ABC):
                 images = self.apply(self.adjoint(units.reshape(-1, *measured)))
                 columns.append(self.ops.to_numpy(images).reshape(len(part), -1))
             gram = in_double(np.concatenate(columns).T) + ridge * np.eye(self.M)
-            inverse = pinvh(gram, rtol=self.M * float(np.finfo(self.dtype).eps))
-            self._gram_inverses[ridge] = self.ops.asarray(inverse.T, self.dtype)
+            values, vectors = np.linalg.eigh(gram)
+            inverse = None
+            if values[0] > self.M * float(np.finfo(self.dtype).eps) * values[-1]:
+                inverse = self.ops.asarray(((vectors / values) @ vectors.conj().T).T, self.dtype)
+            self._gram_inverses[ridge] = inverse
         return self._gram_inverses[ridge]
 
     def gains(self, ridge: float = 0.0) -> Array:

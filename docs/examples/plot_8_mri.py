@@ -3,9 +3,10 @@ MRI: a picture from a third of its Fourier coefficients
 =======================================================
 
 A scanner measures Fourier coefficients, along lines through the centre of the frequency plane, and every line takes
-time. With fewer lines than a picture has pixels, the picture is not determined, unless it is sparse in some basis, such
+time. With fewer coefficients than pixels, the picture is not determined, unless it is sparse in some basis, such
 as wavelets (Lustig, Donoho, Pauly, Magn. Reson. Med. 2007). Here, nothing is a matrix: an *operator* transforms, and
-ALISTA's weight is never formed, as :doc:`the guide </guide/operators>` explains. Training takes about ten seconds.
+ALISTA's weight is never formed, as :doc:`the guide </guide/operators>` explains. Training and the rest take less than
+half a minute.
 
 The slices are drawn at random, as ellipses in an ellipse, because data of patients are not part of this package.
 """
