@@ -11,8 +11,10 @@ import io
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -39,6 +41,7 @@ from cuista.cli import (
     train,
 )
 
+from cuista import ranks
 from cuista.errors import CuistaError
 from cuista.version import __version__
 
@@ -66,6 +69,10 @@ for module in (
 
 # The options that every command has, before or after its name.
 FLAGS = ("--quiet", "--verbose", "--log-json", "--debug")
+# How much a rank that fails alone repeats of what it would have said, in letters.
+TOLD = 1000
+# The commands whose work the ranks of an MPI job share out; the first rank runs any other command alone.
+SHARED_OUT = ("train", "test")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,9 +83,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [word for place, word in enumerate(words) if place >= end or word not in FLAGS]
     level = logging.WARNING if "--quiet" in flags else logging.DEBUG if "--verbose" in flags else logging.INFO
     _prepare_process()
-    with common.talking(level, "--log-json" in flags):
-        status = _run(words, flags)
+    rank, size = ranks.started()
+    if size == 1 or not words or words[0] not in SHARED_OUT:
+        with common.talking(level, "--log-json" in flags):
+            status = _run(words, flags) if rank == 0 else 0
+    else:
+        status = _run_together(words, flags, level)
     sys.exit(status)
+
+
+def _run_together(words: list[str], flags: set[str], level: int) -> int:
+    """Run the command line with the other ranks of an MPI job, of which only the first talks unless it is well.
+
+    A rank that fails alone says why, and ends the others, which would wait for it for ever.
+    """
+    rank, size = ranks.started()
+    stdout, stderr, said = sys.stdout, sys.stderr, io.StringIO()
+    job = ranks.Ranks()
+
+    def run() -> int:
+        nonlocal job
+        try:
+            with ranks.together() as job:
+                return _run(words, flags)
+        except CuistaError as error:  # there is no MPI
+            return _fail(str(error), 1)
+
+    if rank:
+        sys.stdout, sys.stderr = io.StringIO(), said
+    try:
+        with common.talking(level, "--log-json" in flags):
+            status = run()
+    except BaseException:  # --debug
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stdout, sys.stderr = stdout, stderr
+    statuses = job.end(status)
+    if rank and (statuses is None or statuses[0] == 0 != status):
+        with contextlib.suppress(OSError):
+            stderr.write(f"rank {rank} of {size}, on {socket.gethostname()}: {said.getvalue()[-TOLD:]}\n")
+            stderr.flush()
+    if statuses is None:
+        job.abort(status)
+    return status
 
 
 def _run(words: list[str], flags: set[str]) -> int:
@@ -131,7 +179,7 @@ def _prepare_process() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGTERM", "SIGHUP", "SIGUSR1"):  # Windows has only the first
+        for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):  # Windows has only the first
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) == signal.SIG_DFL:
                 signal.signal(number, signal.default_int_handler)

@@ -125,7 +125,7 @@ def report_on(
         compared = [_compare(ops.xp, estimate, truth, support, joint) for estimate in estimates]
         return ops.to_numpy(ops.xp.stack(compared, axis=1))
 
-    parts = ops.in_batches((len(x), math.prod(x.shape[1:])), compare, batch)
+    parts = ops.shared_out((len(x), math.prod(x.shape[1:])), compare, batch)
     error, size, positives, negatives = np.concatenate(parts, axis=2)
     total = squares(np, in_double(x)).sum()
     return Report(
@@ -152,7 +152,7 @@ def nmse_db(network: Unrolled, x: Array, y: Array, depth: int, weights: Array | 
         error, _ = ops.half_squared_error(network.output(y[part], depth), truth, weight)
         return float(error), float(ops.half_squared_error(ops.xp.zeros_like(truth), truth, weight)[0])
 
-    parts = ops.in_batches((len(x), math.prod(x.shape[1:])), sums, network.samples_at_a_time)
+    parts = ops.shared_out((len(x), math.prod(x.shape[1:])), sums, network.samples_at_a_time)
     error, energy = map(sum, zip(*parts, strict=True))
     return float(decibels(error, energy))
 

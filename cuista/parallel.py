@@ -1,4 +1,4 @@
-"""Work that is distributed over the threads of this process, and over ranks."""
+"""Work that is distributed over the threads of this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cuista.errors import InputError
 from cuista.summary import counted
@@ -28,28 +28,6 @@ SMALL_PRODUCT = 5e8
 WORKERS = "CUISTA_WORKERS"
 # The least number of rows at a time where products are larger than that: fewer would read the matrix too often.
 LEAST_BATCH = 128
-
-
-class Ranks(Protocol):
-    """The processes that share a training run. Each computes its rows of every batch, and the results are summed."""
-
-    def share(self, batch: int) -> slice:
-        """The rows of a batch that this rank computes."""
-
-    def sum(self, value: Result) -> Result:
-        """The result of a step (a loss, and gradients by name), summed over all ranks; each gets the same bits."""
-
-
-class Alone:
-    """The ranks of a run in a single process, which computes all rows itself."""
-
-    def share(self, batch: int) -> slice:
-        """All rows of the batch."""
-        return slice(0, batch)
-
-    def sum(self, value: Result) -> Result:
-        """The value itself, because there is no other rank to add."""
-        return value
 
 
 # -- how many threads compute -----------------------------------------------------------------------------------------
@@ -279,7 +257,7 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
     results depend neither on the number of processors nor on what other threads of the process compute meanwhile.
     """
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
-    if getattr(_worker, "busy", False):
+    if is_shared_out():
         return [work(part) for part in slices]
     with one_blas_thread():
         if min(processors(), len(slices)) < 2:
@@ -297,9 +275,26 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
             raise
 
 
+def summed(parts: list[Result], add: Callable[[Result, Result], Result]) -> Result:
+    """The sum of one or more parts along a binary tree, so that its bits depend on their order alone.
+
+    The sum of parts i … j − 1 is that of i … k − 1 plus that of k … j − 1, where k − i is the largest power of two
+    below j − i. `add` may change its first argument. See `cuista.ranks` for the sum over several processes.
+    """
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=False)
+        parts = [add(a, b) for a, b in pairs] + (parts[-1:] if len(parts) % 2 else [])
+    return parts[0]
+
+
+def is_shared_out() -> bool:
+    """Whether this is called from within work that is already shared out to threads."""
+    return bool(getattr(_worker, "busy", False))
+
+
 def spare() -> int:
     """How many threads a library may use that is called here: one within work that is already shared out."""
-    return 1 if getattr(_worker, "busy", False) else processors()
+    return 1 if is_shared_out() else processors()
 
 
 _worker = threading.local()

@@ -48,8 +48,9 @@ __device__ __forceinline__ void take_step(
     // Work arrays: (batch, depth, L, N) twice, (batch, depth, N/G) for codes, and (batch, 1 + 2·depth) for the sums.
     Number* __restrict__ z_kept, Number* __restrict__ u_kept, signed char* __restrict__ code_kept,
     double* __restrict__ sums, int layers, int depth, real window, int one_sided,
-    // The batch: `share` is the nominal share of hard signals, and `hard` the actual share in this batch; see Signals.
-    Word seed, Word stream, Word step, double share, double hard, double weight_power,
+    // The batch, of which the blocks take rows from `first_row` on: `share` is the nominal share of hard signals, and
+    // `hard` the actual share in this batch; see Signals.
+    Word seed, Word stream, Word step, Word first_row, double share, double hard, double weight_power,
     // A counter that is zero before and after, and the results: the loss, and the gradients, (layers,) each.
     unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size,
     double* __restrict__ d_threshold)
@@ -77,7 +78,7 @@ __device__ __forceinline__ void take_step(
     };
 
     const int row = blockIdx.x;
-    const Place place = place_of(row, share);
+    const Place place = place_of(first_row + row, share);
     const bool is_hard = place.is_hard;
     const Word number = place.number, own_stream = is_hard ? stream + HARD_STREAM : stream;
 
@@ -251,7 +252,7 @@ __device__ __forceinline__ void take_step(
         wait_for_entries();
     }
 
-    // -- the last block to finish adds up, always in the same order ---------------------------------------------------
+    // -- the last block to finish adds up, along a binary tree -----------------------------------------------------
 
     __threadfence();
     if (threadIdx.x == 0) earlier = atomicAdd(arrived, 1u);
@@ -263,9 +264,13 @@ __device__ __forceinline__ void take_step(
         const int t = column - 1 - (is_threshold ? layers : 0);
         double total = 0;
         if (t < depth) {
-            const int of_column = column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0);
+            double* const of_column = sums + (column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0));
+            for (long long width = 1; width < gridDim.x; width *= 2) {  // along the tree of cuista.ranks
 #pragma unroll 8
-            for (int other = 0; other < gridDim.x; ++other) total += sums[(long long)other * columns + of_column];
+                for (long long i = 0; i < gridDim.x - width; i += 2 * width)
+                    of_column[i * columns] += of_column[(i + width) * columns];
+            }
+            total = of_column[0];
         }
         *(column == 0 ? loss : is_threshold ? d_threshold + t : d_step_size + t) = total;
     }
@@ -279,8 +284,8 @@ __device__ __forceinline__ void take_step(
         int team_sums, const real* forward, const real* backward, const double* step_size,                            \
         const double* threshold, const int* support, real* z_kept, real* u_kept, signed char* code_kept,              \
         double* sums, int layers, int depth, real window, int one_sided, Word seed, Word stream, Word step,           \
-        double share, double hard, double weight_power, unsigned* arrived, double* loss, double* d_step_size,         \
-        double* d_threshold)                                                                                          \
+        Word first_row, double share, double hard, double weight_power, unsigned* arrived, double* loss,              \
+        double* d_step_size, double* d_threshold)                                                                     \
     {                                                                                                                 \
         SHARED_MEMORY(shared);                                                                                        \
         __shared__ Common common;                                                                                     \
@@ -289,6 +294,6 @@ __device__ __forceinline__ void take_step(
             limits, log_ratio, bernoulli, a, b, q_limit, positive, noise, unit, M, N, snapshots, group,               \
             team_sums, reinterpret_cast<const NUMBER*>(forward), reinterpret_cast<const NUMBER*>(backward), step_size,\
             threshold, support, reinterpret_cast<NUMBER*>(z_kept), reinterpret_cast<NUMBER*>(u_kept), code_kept,      \
-            sums, layers, depth, window, one_sided, seed, stream, step, share, hard, weight_power, arrived, loss,     \
-            d_step_size, d_threshold);                                                                                \
+            sums, layers, depth, window, one_sided, seed, stream, step, first_row, share, hard, weight_power,         \
+            arrived, loss, d_step_size, d_threshold);                                                                 \
     }

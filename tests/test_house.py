@@ -24,6 +24,7 @@ FLOORS = [
     "counter",
     "device",
     "parallel",
+    "ranks",
     "kernels",
     "ops",
     "storage",

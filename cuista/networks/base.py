@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from cuista import parallel
 from cuista.checks import Array, in_double
 from cuista.errors import InputError
 from cuista.ops import FusedStep, OuterSum, OuterSums, ReferenceOps, Scalar, Signals, engine
@@ -21,13 +22,9 @@ State = tuple[Any, ...]
 
 
 class Split(NamedTuple):
-    """How a batch is split: its shape, the number of rows at a time, and their inputs, targets and weights.
+    """How a batch is split into shards: how many examples it has, and inputs, targets and weights of some of them."""
 
-    If `at_a_time` is None, the engine chooses the number.
-    """
-
-    shape: tuple[int, ...]
-    at_a_time: int | None
+    examples: int
     part: Callable[[slice], tuple[Any, Array, Array | None]]
 
 
@@ -51,6 +48,14 @@ def support_schedule(N: int, layers: int, percent: float, max_percent: float) ->
 def rms_of(matrix: Array) -> float:
     """The root mean square of a matrix's entries."""
     return float(np.sqrt(squares(np, in_double(matrix)).mean()))
+
+
+def add(a: tuple[Scalar, dict[str, Any]], b: tuple[Scalar, dict[str, Any]]) -> tuple[Scalar, dict[str, Any]]:
+    """The sum of two losses with their gradients, in the place of the first ones."""
+    loss, gradients = a
+    for name, gradient in gradients.items():
+        gradient += b[1][name]
+    return loss + b[0], gradients
 
 
 def constant_start(d_state: State) -> tuple[State, Gradients]:
@@ -232,6 +237,15 @@ class Unrolled(ABC):
         """How many samples are computed at a time; None for as many as suit the engine."""
         return None
 
+    @property
+    def shard(self) -> int:
+        """How many examples of a batch are a shard, whose loss and gradients are computed at once.
+
+        Shards are summed along a binary tree (`parallel.summed`). They are the same whoever computes them, so that the
+        bits of a training run do not depend on the numbers of threads and of ranks.
+        """
+        return self.samples_at_a_time or max(self.ops.shard // self.joint.snapshots, 1)
+
     # -- forward ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -371,7 +385,7 @@ class Unrolled(ABC):
         """
         self._check_names(wanted or ())
 
-        def on_part(y: Any, target: Array, weights: Array | None, formed: bool = True) -> tuple[Scalar, dict[str, Any]]:
+        def on_part(y: Any, target: Array, weights: Array | None) -> tuple[Scalar, dict[str, Any]]:
             y, factors = self.in_units(y)
             target, own_weights = self.targets_in_units(target, weights, factors)
             state, backprop = self.begin(y)
@@ -411,25 +425,28 @@ class Unrolled(ABC):
                     gradients[name] = self.ops.xp.zeros_like(value)
             return loss, {name: gradients[name] for name in learned}
 
-        split = self.split(y, target, weights)
-        if split is None:
-            return on_part(y, target, weights, formed)
-        shape, at_a_time, part = split
-        (loss, gradients), *others = self.ops.in_batches(shape, lambda rows: on_part(*part(rows)), at_a_time)
-        for more, d_more in others:
-            loss = loss + more
-            for name, gradient in gradients.items():
-                gradient += d_more[name]
-        return loss, gradients
+        count, part = self.split(y, target, weights)
+        formed = formed or count > self.shard  # only what is formed can be summed
+        return parallel.summed(self.ops.in_batches((count,), lambda rows: on_part(*part(rows)), self.shard), add)
 
     def _check_names(self, names: Iterable[str]) -> None:
         for name in names:
             if name not in self.parameters:
                 raise ValueError(f"{self.title} has no parameter {name!r}; it has: {', '.join(self.parameters)}")
 
-    def split(self, y: Any, target: Array, weights: Array | None) -> Split | None:
-        """How a batch is split whose layers would take too much memory at once; None if it is not split."""
-        return None
+    def split(self, y: Any, target: Array, weights: Array | None) -> Split:
+        """How a batch is split into shards: by default, into samples."""
+        several = y if isinstance(y, tuple) else (y,)
+
+        def part(rows: slice) -> tuple[Any, Array, Array | None]:
+            inputs = tuple(each[rows] for each in several)
+            return (
+                inputs if isinstance(y, tuple) else inputs[0],
+                target[rows],
+                None if weights is None else weights[rows],
+            )
+
+        return Split(len(target), part)
 
     def loss(self, state: State, target: Array, weights: Array | None, depth: int) -> tuple[Scalar, State, Gradients]:
         """½ Σ_i w_i ‖x_i − x*_i‖² of the last state, and its derivatives.

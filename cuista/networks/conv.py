@@ -13,7 +13,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start, support_schedule
+from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, support_schedule
 from cuista.operators import Convolution
 from cuista.ops.borders import fold_reflected, pad_reflected
 
@@ -112,6 +112,7 @@ class ConvNetwork(Unrolled):
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 
-    def split(self, y: Array, target: Array, weights: Array | None) -> Split:
-        """The batch is split into single pictures, so that memory holds only the maps of those being processed."""
-        return Split(y.shape, 1, lambda rows: (y[rows], target[rows], weights))
+    @property
+    def shard(self) -> int:
+        """Single pictures, so that memory holds only the maps of those being processed."""
+        return 1

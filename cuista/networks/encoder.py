@@ -28,7 +28,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.counter import MATRIX, START, Key
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Split, State, Unrolled, constant_start, rms_of
+from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, rms_of
 from cuista.ops import CpuOps, Scalar
 from cuista.ops.joint import dtype_for, real_of, squares
 
@@ -310,9 +310,10 @@ class Encoder(Unrolled):
         losses, d_W = self.losses(A, W)
         return losses.sum(), (d_W, None), {}
 
-    def split(self, y: Array, target: Array, weights: Array | None) -> Split:
-        """A CPU takes a few matrices at a time, so that memory holds only the layers of those being processed."""
-        return Split(y.shape, self.ops.at_a_time, lambda rows: (y[rows], target[rows], weights))
+    @property
+    def shard(self) -> int:
+        """A few matrices, so that memory holds only the layers of those being processed."""
+        return self.ops.matrices
 
 
 def adjoint(xp: Any, stack: Array) -> Array:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, Proposal, Split, State, Unrolled, rms_of
+from cuista.networks.base import Backprop, Gradients, Proposal, State, Unrolled, rms_of
 from cuista.networks.couplings import Analytic, Awaited, Coupling, Learned, MatrixFree, Momentum, Sensed, Step
 from cuista.networks.groups import Groups
 from cuista.networks.shrinkages import Soft
@@ -287,14 +287,6 @@ class Network(Proximal):
     @property
     def samples_at_a_time(self) -> int | None:
         return None if self.at_a_time is None else self.at_a_time // self.joint.snapshots
-
-    def split(self, y: Any, target: Array, weights: Array | None) -> Split | None:
-        """Without a matrix, a few samples are computed at a time, because layers keep their iterates for each."""
-        size = self.samples_at_a_time
-        if size is None or len(y) <= size:
-            return None
-        shape = (len(y), self.N * self.joint.snapshots)
-        return Split(shape, size, lambda rows: (y[rows], target[rows], None if weights is None else weights[rows]))
 
     # -- several snapshots ------------------------------------------------------------------------------------------
 

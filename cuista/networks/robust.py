@@ -143,7 +143,12 @@ class RobustAlista(Proximal):
         """The rows (n, samples·L, N) of a state as the iterates of samples, (n, samples, L, N) if L > 1."""
         return x if self.joint.snapshots == 1 else x.reshape(len(x), -1, self.joint.snapshots, self.N)
 
+    @property
+    def shard(self) -> int:
+        """A few matrices, each with all signals."""
+        return self.ops.matrices
+
     def split(self, y: Any, target: Array, weights: Array | None) -> Split:
-        """A CPU takes a few matrices at a time, each with all signals."""
+        """The batch is split by its matrices."""
         A, measured = y
-        return Split(A.shape, self.ops.at_a_time, lambda rows: ((A[rows], measured[rows]), target, weights))
+        return Split(len(A), lambda rows: ((A[rows], measured[rows]), target, weights))

@@ -49,7 +49,10 @@ class CpuOps(ReferenceOps):
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
     ) -> list[Result]:
-        return parallel.in_batches(shape[0], work, batch or parallel.batch_for(shape[1]))
+        return parallel.in_batches(shape[0], work, batch or self.rows_at_a_time(shape))
+
+    def rows_at_a_time(self, shape: tuple[int, ...]) -> int:
+        return parallel.batch_for(shape[1])
 
     def matmul(self, a: Array, b: Array, out: Array | None = None) -> Array:
         if out is None:

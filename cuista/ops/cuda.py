@@ -66,7 +66,7 @@ class CudaOps(ReferenceOps):
         The device's name, for example `cuda:0`.
     """
 
-    at_a_time = None
+    shard, matrices = 1024, 32
     engine = "cuda"
 
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
@@ -104,7 +104,10 @@ class CudaOps(ReferenceOps):
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
     ) -> list[Result]:
         with self.computing():
-            return super().in_batches(shape, work, batch or max(ENTRIES // math.prod(shape[1:]), 1))
+            return super().in_batches(shape, work, batch)
+
+    def rows_at_a_time(self, shape: tuple[int, ...]) -> int:
+        return max(ENTRIES // math.prod(shape[1:]), 1)
 
     # -- products -----------------------------------------------------------------------------------------------
 
@@ -448,7 +451,9 @@ class CudaOps(ReferenceOps):
 
 
 class _Fused:
-    """The fused training step of kernels/step.cu, with its arrays on the device."""
+    """The fused training step of kernels/step.cu, with its arrays on the device. A signal is a shard."""
+
+    shard = 1
 
     def __init__(
         self, ops: CudaOps, signals: Signals, W: Array, forward: Array, backward: Array, one_sided: bool, joint: Joint
@@ -484,6 +489,7 @@ class _Fused:
         depth: int,
         window: float,
         weight_power: float,
+        rows: slice | None = None,
     ) -> tuple[Scalar, dict[str, Array]]:
         ops, signals, real = self.ops, self.signals, real_of(self.W.dtype).type
         M, N = self.W.shape
@@ -498,13 +504,15 @@ class _Fused:
             *map(np.int32, (M, N, *self.joint, self.team_sums)),
         )
         network = (self.forward, self.backward, parameters["step_size"], parameters["threshold"])
-        layers = (*self._arrays(batch, depth, support), np.int32(len(support)), np.int32(depth))
+        first, stop = (0, batch) if rows is None else (rows.start, rows.stop)
+        count = stop - first
+        layers = (*self._arrays(count, depth, support), np.int32(len(support)), np.int32(depth))
         thresholding = (real(window), np.int32(self.one_sided))
         shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))
-        arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, key), *shares)
+        arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, (*key, first)), *shares)
         results = (self.arrived, loss, *gradients.values())
         ops._launch(
-            self.kernel, self.W.dtype, self.threads * batch, self.threads, *arguments, *results, shared=self.shared
+            self.kernel, self.W.dtype, self.threads * count, self.threads, *arguments, *results, shared=self.shared
         )
         return loss, gradients
 

@@ -299,6 +299,7 @@ class _Fused:
     ) -> None:
         self.ops, self.signals, self.W, self.one_sided, self.joint = ops, signals, W, one_sided, joint
         self.forward, self.backward = forward, backward
+        self.shard = _rows_at_a_time(joint, SHARD) // joint.snapshots
         self.A_transposed = ops.asarray(signals.A.T, W.dtype)
         probabilities = np.stack([signals.probability, signals.hard_probability])
         self.limits = np.rint(probabilities * 2.0**53).astype(np.uint64)
@@ -322,6 +323,7 @@ class _Fused:
         depth: int,
         window: float,
         weight_power: float,
+        rows: slice | None = None,
     ) -> tuple[Scalar, dict[str, Array]]:
         ops, signals, (M, N), dtype = self.ops, self.signals, self.W.shape, self.W.dtype
         empty, magnitude, joint, real, parts = ops.empty, signals.magnitude, self.joint, real_of(dtype), _parts(self.W)
@@ -340,23 +342,27 @@ class _Fused:
             raise ValueError(f"the depth is {depth}; expected at most the network's {len(support)} layers")
         layers = (self.forward, self.backward, *learned, ops.asarray(support, np.int64), window, self.one_sided)
         layers = (*layers, ops._dense_from(real))
-        each, most, products, at_once = _padded(N, real), max(N, M), _room(N, dtype), _rows_at_a_time(joint, SHARD)
+        each, most, products = _padded(N, real), max(N, M), _room(N, dtype)
+        at_once = self.shard * joint.snapshots
         kept = depth * each + 1
 
-        def work(samples: slice) -> Array:
+        first, stop = (0, batch) if rows is None else (rows.start, rows.stop)
+
+        def work(part: slice) -> Array:
+            samples = slice(first + part.start, first + part.stop)
             words = (empty((2 * most + 7,), np.uint64), empty((N,), np.uint64))
             lists = (empty((at_once, _padded(most, real)), np.uint32), empty((at_once, each), np.uint32))
-            rows = (empty((4 * at_once + joint.snapshots + 1, each), dtype), empty((at_once, M), dtype))
+            of_rows = (empty((4 * at_once + joint.snapshots + 1, each), dtype), empty((at_once, M), dtype))
             record = (empty((at_once, kept), np.uint32), empty((2, at_once, kept), dtype))
             codes, ends = empty((at_once * kept + each,), np.int8), empty((at_once, depth + 1), np.int_)
             sums, kind, room = np.zeros(1 + 2 * depth), (parts, *joint), ops._room_to_choose(N // joint.group, real)
             sizes = (depth, N, samples.start, samples.stop - samples.start, each, _padded(most, real), products)
             matrices = (self.A_transposed, self.W, self.limits, self.log_ratio)
-            arrays = (*words, *lists, *rows, empty((at_once, products), real), *record, codes, kept, ends, *room)
+            arrays = (*words, *lists, *of_rows, empty((at_once, products), real), *record, codes, kept, ends, *room)
             ops._library("alista_step", real)(*kind, *matrices, *drawn, *layers, *sizes, *arrays, sums)
             return sums
 
-        sums = _in_pairs(parallel.in_batches(batch, work, at_once // joint.snapshots))
+        sums = parallel.summed(parallel.in_batches(stop - first, work, self.shard), np.add)
         gradients = {name: np.zeros(len(support)) for name in names}
         for gradient, part in zip(gradients.values(), np.split(sums[1:], 2), strict=True):
             gradient[:depth] = part
@@ -391,13 +397,6 @@ def _measured_dense(library: native.Library, dtype: np.dtype[Any]) -> float:
         sparse, dense = (min(seconds(ops, part) for _ in range(3)) for ops in engines)
         least, most = (share, most) if sparse < dense else (least, share)
     return (least + most) / 2
-
-
-def _in_pairs(parts: list[Array]) -> Array:
-    """The sum of arrays by a binary tree, whose bits depend on their order alone."""
-    while len(parts) > 1:
-        parts = [sum(parts[i + 1 : i + 2], parts[i]) for i in range(0, len(parts), 2)]
-    return parts[0]
 
 
 def _in_parts(size: int, work: Callable[[slice], None], part: int) -> None:

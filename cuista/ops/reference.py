@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from cuista import parallel
 from cuista.checks import Array
 from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
@@ -22,6 +23,7 @@ from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, OFF, PAS
 from cuista.ops import joint as entries
 from cuista.ops.borders import Shape, gather, pad_zeros, spread, taps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
+from cuista.ranks import ranks
 
 Result = TypeVar("Result")
 # A number, or an engine's array that holds just one: reading it may have to wait for a GPU.
@@ -125,7 +127,15 @@ class Signals(NamedTuple):
 
 
 class FusedStep(Protocol):
-    """An engine's kernel for a training step except Adam: signals, forward pass, loss and backward pass."""
+    """An engine's kernel for a training step except Adam: signals, forward pass, loss and backward pass.
+
+    Attributes
+    ----------
+    shard
+        How many signals are a shard: see `Unrolled.shard`.
+    """
+
+    shard: int
 
     def suits(self, batch: int, density: float) -> bool:
         """Whether it is likely to be faster than separate launches, given the share of non-zeros in the iterates."""
@@ -139,8 +149,12 @@ class FusedStep(Protocol):
         depth: int,
         window: float,
         weight_power: float,
+        rows: slice | None = None,
     ) -> tuple[Scalar, dict[str, Array]]:
-        """Return the loss and gradients that `Problem.sample_weighted` and `Network.loss_and_gradients` give."""
+        """Return the loss and gradients that `Problem.sample_weighted` and `Network.loss_and_gradients` give.
+
+        They are those of these rows of the batch, which are whole shards, or of all.
+        """
 
 
 class ReferenceOps:
@@ -159,8 +173,8 @@ class ReferenceOps:
     name = "cpu"
     engine = "numpy"
     xp: Any = np
-    # How many perturbed matrices are processed at a time; None for as many as memory allows.
-    at_a_time: int | None = 2
+    # How many samples, and how many perturbed matrices, are a shard of a training batch: see `Unrolled.shard`.
+    shard, matrices = 64, 2
     # Whether `proximal_iterations` is faster than iterations with products with A and Aᵀ, if N ≤ 2M.
     iterates_by_gram = False
 
@@ -211,8 +225,31 @@ class ReferenceOps:
 
         A slice has `batch` rows, or as many as suit the engine.
         """
-        batch = batch or max(shape[0], 1)
+        batch = batch or self.rows_at_a_time(shape)
         return [work(slice(first, min(first + batch, shape[0]))) for first in range(0, shape[0], batch)]
+
+    def rows_at_a_time(self, shape: tuple[int, ...]) -> int:
+        """How many rows of an array of this shape suit the engine: the same whoever computes them."""
+        return max(shape[0], 1)
+
+    def shared_out(self, shape: tuple[int, ...], work: Callable[[slice], Any], batch: int | None = None) -> list[Any]:
+        """`in_batches`, with the slices shared out to all ranks, each of which gets all results.
+
+        The results are arrays, numbers or tuples of numbers. All ranks must call this with the same arguments.
+        """
+        if parallel.is_shared_out():  # to threads, which send no messages
+            return self.in_batches(shape, work, batch)
+        rows, size = shape[0], batch or self.rows_at_a_time(shape)
+
+        def part(numbers: range) -> list[Any]:
+            first, last = numbers.start * size, min(numbers.stop * size, rows)
+            if last <= first:
+                return []
+            return self.in_batches(
+                (last - first, *shape[1:]), lambda each: work(slice(first + each.start, first + each.stop)), size
+            )
+
+        return ranks().gathered(-(-rows // size), part)
 
     def apply(
         self,

@@ -16,6 +16,7 @@ import shlex
 import socket
 import stat
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.errors import FileError, MissingLibraryError
 from cuista.messages import warn
+from cuista.ranks import ranks
 
 # What a system call says if the file system cannot lock files, or cannot link them.
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -58,6 +60,8 @@ LONGEST = 200
 def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[IO[bytes]]:
     """Give a new binary file, open for reading and writing, which gets the name `path` if the block succeeds.
 
+    Of several ranks, only the first writes; the others are given a file that vanishes.
+
     If the block fails, the file vanishes, and what was at `path` stays. A file that is replaced passes on its
     permissions. If `path` is a link, the file that it points to is replaced.
 
@@ -67,6 +71,10 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = False) -> Itera
         As `claimed` and `check_writable`; if the file cannot be written; if `overwrite` is false and a file of this
         name has appeared in the meantime.
     """
+    if not ranks().first:
+        with tempfile.TemporaryFile() as vanishing:
+            yield vanishing
+        return
     with claimed(path):
         check_writable(path, overwrite=overwrite)
         target = Path(os.path.realpath(path))
@@ -222,8 +230,9 @@ def identity_of(path: str | os.PathLike[str]) -> list[int] | None:
 
 def remove(path: str | os.PathLike[str]) -> None:
     """Remove a file that is not needed any more, if it exists, in a way that survives a crash of the system."""
-    Path(path).unlink(missing_ok=True)
-    sync_folder(Path(path).parent)
+    if ranks().first:
+        Path(path).unlink(missing_ok=True)
+        sync_folder(Path(path).parent)
 
 
 # -- claims -----------------------------------------------------------------------------------------------------------
@@ -259,7 +268,7 @@ def claimed(path: str | os.PathLike[str] | None) -> Iterator[None]:
     FileError
         If another process or thread has claimed the file; the message says which.
     """
-    if path is None:
+    if path is None or not ranks().first:  # another rank has the claim of all
         yield
         return
     lock = _lock_of(Path(os.path.realpath(path)))
@@ -346,7 +355,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def check_writable(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raise FileError if `path` cannot be written, so that long work does not fail at its end."""
+    """Raise FileError if `path` cannot be written, so that long work does not fail at its end.
+
+    Of several ranks, only the first looks.
+    """
+    if not ranks().first:
+        return
     target = Path(path)
     try:
         mode = target.stat().st_mode

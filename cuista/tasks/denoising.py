@@ -299,8 +299,13 @@ class NoisyCrops(Source):
         the sake of crops with a single colour.
         """
         clean, noisy, _ = validation
-        error = _squares(network.ops, network.output(noisy, depth) - clean)
-        return float(decibels(error, self._energy(network, clean)).mean())
+        ops = network.ops
+
+        def error(part: slice) -> Array:
+            return _squares(ops, network.output(noisy[part], depth) - clean[part])
+
+        errors = np.concatenate(ops.shared_out(clean.shape, error, 1))
+        return float(decibels(errors, self._energy(network, clean)).mean())
 
     def _energy(self, network: Any, clean: Array) -> Array:
         """The energies of clean crops by which their errors are divided."""

@@ -230,4 +230,4 @@ class MatrixSource(PerturbedSource):
             found, at_first = (float(network.losses(A[part], weight)[0].sum()) for weight in (W, A[part]))
             return found, at_first
 
-        return float(decibels(*np.sum(ops.in_batches(A.shape, losses, ops.at_a_time), axis=0)))
+        return float(decibels(*np.sum(ops.shared_out(A.shape, losses, ops.matrices), axis=0)))

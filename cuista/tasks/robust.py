@@ -401,6 +401,10 @@ class PairSource(PerturbedSource):
             y = y + y.dtype.type(recipe.msigma) * ops.normal(key, MORE_NOISE, (len(y), M), y.dtype)
         return x, (A, y.reshape(count, *x.shape[:-1], M)), weights
 
+    def examples(self, batch: int) -> int:
+        """The number of matrices, by which a batch is split."""
+        return self.recipe.matrices
+
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB over all matrices and signals."""
         x, (A, y), weights = validation
@@ -411,7 +415,7 @@ class PairSource(PerturbedSource):
             return float(network.loss((estimate,), x, weights, depth)[0])
 
         energy = float(ops.half_squared_error(ops.xp.zeros_like(x), x, weights)[0])
-        return float(decibels(sum(ops.in_batches(A.shape, error, ops.at_a_time)), len(A) * energy))
+        return float(decibels(sum(ops.shared_out(A.shape, error, ops.matrices)), len(A) * energy))
 
 
 class AugmentedSource(PairSource):
@@ -426,6 +430,9 @@ class AugmentedSource(PairSource):
         count, tile = len(y), ops.xp.tile
         every = tile(x, (count, *(1,) * (x.ndim - 1)))
         return every, y.reshape(-1, *y.shape[2:]), None if weights is None else tile(weights, count)
+
+    def examples(self, batch: int) -> int:
+        return batch
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB over all measurements."""

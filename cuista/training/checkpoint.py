@@ -22,6 +22,7 @@ from cuista.errors import FileError
 from cuista.messages import warn
 from cuista.model import AnyTrained, Trained, group
 from cuista.networks.base import Unrolled
+from cuista.ranks import ranks
 from cuista.training.adam import Adam
 
 Parameters = dict[str, Array]
@@ -95,25 +96,31 @@ def checkpoint_path(out: str | os.PathLike[str]) -> Path:
 def continued(out: str | os.PathLike[str], resume: bool, overwrite: bool) -> Path | None:
     """The file from which a run that writes to `out` continues: its checkpoint, or `out` itself if that is complete.
 
-    None means that the run starts afresh.
+    None means that the run starts afresh. Of several ranks, the first one looks for all.
 
     Raises
     ------
     FileError
         If a run has been interrupted that is neither to be continued nor overwritten, or `out` cannot be written.
     """
-    checkpoint, out = checkpoint_path(out), Path(out)
+    found = ranks().agreed(lambda: _continued(Path(out), resume, overwrite))
+    return None if found is None else Path(found)
+
+
+def _continued(out: Path, resume: bool, overwrite: bool) -> str | None:
+    """The path that `continued` returns."""
+    checkpoint = checkpoint_path(out)
     if checkpoint.exists() and not (resume or overwrite):
         raise FileError(
             f"{checkpoint} holds an unfinished run: continue it, or start afresh", option=("resume", "overwrite")
         )
     if resume and out.is_file() and not checkpoint.exists():
-        return out
+        return str(out)
     begun = resume and checkpoint.exists()
     if begun:
         check_replaceable(out, replaced_by(checkpoint))
     storage.check_writable(out, overwrite=overwrite or begun)
-    return checkpoint if begun else None
+    return str(checkpoint) if begun else None
 
 
 def replaced_by(checkpoint: Path) -> list[int] | None:
@@ -127,7 +134,7 @@ def replaced_by(checkpoint: Path) -> list[int] | None:
 def check_replaceable(out: str | os.PathLike[str], replaces: list[int] | None) -> None:
     """Raise FileError if `out` exists, and is not the file that a run was allowed to overwrite when it began."""
     now = storage.identity_of(out)
-    if now is not None and now != replaces:
+    if ranks().first and now is not None and now != replaces:
         raise FileError(
             f"{out} has been written since the run began: move it away to continue the run, or start afresh",
             option="overwrite",

@@ -52,10 +52,11 @@ def fit_layer(network: Unrolled, t: int, x: Array, y: Array) -> None:
         alpha, log_theta = starts[number.start]
         simplex = np.array([(alpha, log_theta), (alpha + 0.1, log_theta), (alpha, log_theta + 0.3)])
         simplex = simplex if steps else simplex[::2, 1:]
-        return minimize(error, simplex[0], method="Nelder-Mead", options={"maxfev": 60, "initial_simplex": simplex})
+        options: Any = {"maxfev": 60, "initial_simplex": simplex}
+        found = minimize(error, simplex[0], method="Nelder-Mead", options=options)
+        return found.fun, *found.x
 
-    fits = ops.in_batches((len(starts), 1), fit, 1)
-    best = min(fits, key=lambda found: float(found.fun)).x
+    _, *best = min(ops.shared_out((len(starts), 1), fit, 1), key=lambda found: float(found[0]))
     if steps:
         network.parameters["step_size"][t] = best[0]
     network.parameters["threshold"][t] = np.exp(best[-1])

@@ -8,14 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 
 # Windows has only the first two.
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
     """Hold back signals that end a run until the loop asks for them, so that they never interrupt a step halfway.
 
-    They are SIGINT, SIGTERM and SIGHUP, and SIGUSR1, which batch systems send some time before they end a job.
+    They are SIGINT, SIGTERM and SIGHUP, and SIGUSR1 and SIGUSR2, one of which batch systems send some time before they
+    end a job.
     """
     received: list[int] = []
 

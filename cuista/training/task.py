@@ -45,6 +45,10 @@ class Source(ABC):
     def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
         """A batch of examples, as a pure function of the key and the stage."""
 
+    def examples(self, batch: int) -> int:
+        """The number of examples by which a batch is split into shards (see `Unrolled.split`)."""
+        return batch
+
     @abstractmethod
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The error in dB after `depth` layers on examples from `sample`."""

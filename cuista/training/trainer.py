@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -18,8 +19,9 @@ from cuista.counter import FITTING, TRAINING, VALIDATION, Key
 from cuista.errors import DivergedError, FileError
 from cuista.messages import LOG, showing, step_level, warn
 from cuista.model import NUMBERS, Trained
-from cuista.ops import Scalar
-from cuista.parallel import Alone, Ranks, one_blas_thread
+from cuista.ops import FusedStep, Scalar
+from cuista.parallel import one_blas_thread
+from cuista.ranks import ranks
 from cuista.training.adam import Rate
 from cuista.training.checkpoint import (
     CHECKPOINT_ENDING,
@@ -116,7 +118,7 @@ def train(
             replaces = storage.identity_of(out) if before is None else replaced_by(before)
         with contextlib.closing(task.source(model, recipe)) as source, model.network.ops.computing():
             if recipe.by_gradients:
-                run = _Run(model, recipe, task, source, seed, out, run_identity, replaces, Alone())
+                run = _Run(model, recipe, task, source, seed, out, run_identity, replaces)
                 run.begin(before)
                 if before is None and out is not None:
                     storage.remove(checkpoint_path(out))  # an older run's, which this one overwrites
@@ -190,11 +192,10 @@ class _Run:
         out: str | os.PathLike[str] | None,
         identity: dict[str, Any],
         replaces: list[int] | None,
-        ranks: Ranks,
     ) -> None:
         self.model, self.network, self.recipe, self.task, self.source = model, model.network, recipe, task, source
         self.seed, self.out, self.identity, self.replaces = seed, out, identity, replaces
-        self.ranks, self.ops = ranks, self.network.ops
+        self.ranks, self.ops = ranks(), self.network.ops
         self.precursor = self.network.precursor() if recipe.analytic else None
         self.stages = recipe.stages(self.network.layers, bool(self.precursor or self.network.matrices))
         self.state = TrainingState(mean_loss=self.ops.asarray(0.0, np.float64))
@@ -202,6 +203,8 @@ class _Run:
         self.began = time.monotonic()
         self.validation: Examples | None = None
         self.last_shown: float | None = None
+        self.interrupted: Callable[[], bool] = lambda: False
+        self.stopped = False
 
     def begin(self, checkpoint: Path | None) -> None:
         """Continue the interrupted run, or begin afresh."""
@@ -265,7 +268,7 @@ class _Run:
         """Run all stages, and leave the best parameters in the model."""
         state, stages = self.state, self.stages
         work = np.array([stage.steps * stage.depth for stage in stages])
-        with deferred_signals() as interrupted, one_blas_thread():
+        with deferred_signals() as self.interrupted, one_blas_thread():
             saved = time.monotonic()
             while True:
                 stage = stages[state.stage]
@@ -282,10 +285,12 @@ class _Run:
                     fraction = (work[: state.stage].sum() + state.step * stage.depth) / work.sum()
                     at = (stage.title, state.stage + 1, state.step, stage.steps)
                     progress(Progress(float(fraction), *at, self.last_shown, self.task.shown))
-                if interrupted() or time.monotonic() - saved > checkpoint_seconds:
-                    self._save(fatal=interrupted())
+                # Several ranks stop together, at the end of the step in which all have learned of an interruption.
+                stop = self.interrupted() if self.ranks.size == 1 else self.stopped
+                if stop or time.monotonic() - saved > checkpoint_seconds:
+                    self._save(fatal=stop)
                     saved = time.monotonic()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
         self._clock()
         if self.task.measure == "NMSE":
@@ -314,7 +319,7 @@ class _Run:
 
     def _save(self, fatal: bool) -> None:
         """Write the checkpoint. If that fails, the run ends only if this was the last chance (`fatal`)."""
-        if self.out is None:
+        if self.out is None or not self.ranks.first:
             return
         self._clock()
         try:
@@ -345,7 +350,7 @@ class _Run:
     def _step(self, stage: Stage) -> None:
         """Make one step. Nothing is read back from the device, which may still be computing when this returns."""
         state, ops = self.state, self.ops
-        loss, gradients = self.ranks.sum(self._loss_and_gradients(stage))
+        loss, gradients = self._loss_and_gradients(stage)
         scale = ops.track_loss(loss, stage.batch, state.mean_loss)
         share = stage.rate_at(state.step)
         state.adam.step(
@@ -365,19 +370,45 @@ class _Run:
             self._validate(stage)
 
     def _loss_and_gradients(self, stage: Stage) -> tuple[Scalar, dict[str, Any]]:
-        """The loss and gradients on new examples, by the engine's fused kernel if it has one and that is faster."""
-        state, network = self.state, self.learning
-        if self.fused and self.fused.suits(stage.batch, state.density):
-            key = Key(self.seed, TRAINING, state.total_steps)
-            arguments = (stage.batch, stage.depth, stage.window, self.source.weight_power)
-            return self.fused(network.parameters, network.support, key, *arguments)
-        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
-        if weights is not None:
-            weights **= self.source.weight_power
-        wanted = [name for name, rate in self.rates.items() if rate]
-        formed = not isinstance(self.ranks, Alone)  # only what is formed can be summed over ranks
-        loss, gradients = network.loss_and_gradients(y, x, stage.depth, stage.window, weights, wanted, formed)
+        """The loss and gradients on new examples, of which each rank computes its share."""
+        network, density = self.learning, self.state.density
+        fused = self.fused if self.fused and self.fused.suits(stage.batch, density) else None
+        shard, examples = (fused or network).shard, self.source.examples(stage.batch)
+        shards = -(-examples // shard)
+        own = self.ranks.share(shards)
+        if own:
+            rows = slice(own.start * shard, min(own.stop * shard, examples))
+            loss, gradients = self._on_rows(stage, rows, fused)
+        else:  # there are more ranks than shards
+            loss = self.ops.asarray(0.0, np.float64)
+            gradients = {name: self.ops.xp.zeros_like(network.parameters[name]) for name in self._wanted}
+        if self.ranks.size > 1:
+            names = sorted(self._wanted)
+            numbers = np.array([float(loss), self.interrupted()])
+            self.ranks.sum([numbers, *(gradients[name] for name in names)], shards)
+            loss, self.stopped = self.ops.asarray(numbers[0], np.float64), bool(numbers[1])
         return loss, gradients
+
+    @property
+    def _wanted(self) -> list[str]:
+        """The names of the parameters that are being learned."""
+        return [name for name, rate in self.rates.items() if rate]
+
+    def _on_rows(self, stage: Stage, rows: slice, fused: FusedStep | None) -> tuple[Scalar, dict[str, Any]]:
+        """The loss and gradients on these rows of a batch, by the engine's fused kernel if it is given."""
+        state, network, power = self.state, self.learning, self.source.weight_power
+        if fused:
+            key = Key(self.seed, TRAINING, state.total_steps)
+            how = (stage.batch, stage.depth, stage.window, power, rows)
+            return fused(network.parameters, network.support, key, *how)
+        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
+        y, x, weights = network.split(y, x, weights).part(rows)
+        if weights is not None:
+            weights **= power
+        formed = self.ranks.size > 1  # only what is formed can be summed over ranks
+        arguments = (stage.depth, stage.window, weights, self._wanted, formed)
+        found: tuple[Scalar, dict[str, Any]] = network.loss_and_gradients(y, x, *arguments)
+        return found
 
     def _validate(self, stage: Stage) -> None:
         state = self.state
@@ -385,6 +416,7 @@ class _Run:
             raise self._diverged(f"the loss became {float(state.mean_loss)}")
         validation = self._validation()
         result = self.source.error_db(self.learning, validation, stage.depth)
+        self._compare_ranks()
         # In the paper recipe a new layer begins untrained and may be bad at first, so only this stage is compared.
         earlier = [error for number, _, error in state.history if self.recipe.analytic or number == state.stage]
         start = max(earlier[0], 0.0) if earlier else np.inf
@@ -398,6 +430,13 @@ class _Run:
         state.history.append((state.stage, state.step, result))
         if result < state.best_error_db:
             state.best_error_db, state.best_step, state.best = result, state.step, self.last_good
+
+    def _compare_ranks(self) -> None:
+        """Raise NumericalError if the parameters of all ranks are not the same to the bit."""
+        if self.ranks.size > 1:
+            parameters = (self.ops.to_numpy(value) for _, value in sorted(self.learning.parameters.items()))
+            digest = hashlib.sha256(b"".join(value.tobytes() for value in parameters)).hexdigest()
+            self.ranks.compare(digest, f"after step {self.state.total_steps}, the parameters")
 
     def _displayed(self, error_db: float) -> float:
         """What users are shown of an error on the examples for validation."""

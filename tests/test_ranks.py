@@ -1,0 +1,251 @@
+"""Ranks: what they share out, that their sums have the same bits for any number, and MPI jobs from the command line."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import cuista
+from cuista import parallel, ranks
+from cuista.errors import NumericalError
+
+
+class Threads:
+    """Messages between the threads of this process, each of which stands for a rank."""
+
+    def __init__(self, rank, size, boxes):
+        self.rank, self.size, self.boxes = rank, size, boxes
+
+    def swap(self, sent, to, source=None, room=None):
+        for other in to:
+            self.boxes[self.rank, other].put(sent.copy())
+        if source is not None:
+            room[...] = self.boxes[source, self.rank].get(timeout=60)
+
+    def gather(self, part):
+        for other in range(self.size):
+            self.boxes[self.rank, other].put(part)
+        return [self.boxes[other, self.rank].get(timeout=60) for other in range(self.size)]
+
+
+def on_ranks(size, work):
+    """The results of `work` on several ranks, which are threads."""
+    boxes = {(a, b): queue.Queue() for a in range(size) for b in range(size)}
+
+    def run(rank):
+        with ranks.among(ranks.Several(Threads(rank, size, boxes))):
+            return work()
+
+    with ThreadPoolExecutor(size) as pool:
+        return [each.result() for each in [pool.submit(copy_context().run, run, rank) for rank in range(size)]]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 5, 7, 8, 12, 33])
+def test_a_sum_over_ranks_has_the_bits_of_a_sum_over_shards(shards):
+    rng = np.random.default_rng(shards)
+    parts = [(rng.standard_normal(3) * 10.0 ** rng.integers(-8, 8, 3), rng.random((2, 4), np.float32))
+             for _ in range(shards)]  # fmt: skip
+
+    def add(a, b):
+        return tuple(x + y for x, y in zip(a, b, strict=True))
+
+    expected = parallel.summed(parts, add)
+
+    def work():
+        own = ranks.ranks().share(shards)
+        found = parallel.summed([parts[i] for i in own], add) if own else map(np.ones_like, parts[0])
+        arrays = [each.copy() for each in found]
+        ranks.ranks().sum(arrays, shards)
+        return own, arrays
+
+    for size in range(1, 10):
+        shares, sums = zip(*on_ranks(size, work), strict=True)
+        assert sorted(i for own in shares for i in own) == list(range(shards))
+        for arrays in sums:
+            for found, wanted in zip(arrays, expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_results_are_gathered_in_order_in_every_rank(size, parts):
+    results = on_ranks(size, lambda: ranks.ranks().gathered(parts, lambda own: [(i, 0.1 * i) for i in own]))
+    for found in results:
+        np.testing.assert_array_equal(np.array(found), [(i, 0.1 * i) for i in range(parts)])
+
+
+def test_all_ranks_take_the_decision_of_the_first():
+    decided = iter(["one"])
+    assert on_ranks(3, lambda: ranks.ranks().agreed(lambda: next(decided))) == ["one"] * 3
+
+
+def test_a_rank_that_computes_something_else_is_named():
+    def work():
+        with pytest.raises(NumericalError, match=r"of rank 2 of 4 are not those of the others"):
+            ranks.ranks().compare("bad" if ranks.ranks().rank == 2 else "good", "the parameters")
+
+    on_ranks(4, work)
+
+
+def trained(make, recipe, task=None):
+    """The parameters of a network that is trained in the current context."""
+    model = make()
+    cuista.train(model, recipe, task=task)
+    return {name: value.copy() for name, value in model.network.parameters.items()} | {"history": model.history}
+
+
+@pytest.mark.parametrize(
+    ("net", "options"),
+    [("alista", {}), ("lista-cpss", {"untied": True}), ("tilista", {}), ("alista-at", {"per_coordinate": True})],
+)
+def test_training_has_the_same_bits_on_any_number_of_ranks(small_problem, small_weight, quick_recipe, net, options):
+    recipe = replace(quick_recipe, batch=200, max_steps=12, matrix_steps=6, layer_steps=2, validation_batch=300)
+
+    def make():
+        return cuista.Model.new(small_problem, small_weight, net, layers=3, **options)
+
+    expected = trained(make, recipe)
+    for size in (2, 3, 5):
+        for found in on_ranks(size, lambda: trained(make, recipe)):
+            for name, value in expected.items():
+                np.testing.assert_equal(found[name], value)
+
+
+# -- jobs of MPI ------------------------------------------------------------------------------------------------------
+
+MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))
+TRAIN = ("train", "--m", 20, "--n", 40, "--layers", 3, "--max-steps", 30, "--seed", 3)
+
+
+def has_mpi():
+    try:
+        import mpi4py.MPI  # noqa: F401
+    except (ImportError, RuntimeError):
+        return False
+    return MPIEXEC is not None
+
+
+with_mpi = pytest.mark.skipif("not has_mpi()", reason="mpi4py and mpiexec are not installed")
+
+
+def job(size, *words, **options):
+    """The command that runs cuista on several ranks, with the options of subprocess."""
+    command = [MPIEXEC, "-n", str(size), sys.executable, "-m", "cuista", *map(str, words)]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    more = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe", "CUISTA_WORKERS": "1"}
+    return {"args": command, "env": {**os.environ, **root, **more}, "text": True, **options}
+
+
+def parameters(path):
+    return {name: value.tobytes() for name, value in cuista.Model.load(path).network.parameters.items()}
+
+
+@with_mpi
+def test_mpiexec_trains_one_model_with_the_bits_of_one_process(run, tmp_path):
+    run(*TRAIN, "-o", "one.h5")
+    for size in (2, 3):
+        out = f"{size}.h5"
+        ended = subprocess.run(**job(size, *TRAIN, "-o", out), capture_output=True, cwd=tmp_path, timeout=120)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stderr.count(f"Wrote {out}") == 1
+        assert parameters(tmp_path / out) == parameters(tmp_path / "one.h5")
+    assert {path.name for path in tmp_path.iterdir()} == {"one.h5", "2.h5", "3.h5"}
+
+
+@with_mpi
+def test_an_error_of_all_ranks_is_told_once(tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"")
+    ended = subprocess.run(**job(3, *TRAIN), capture_output=True, cwd=tmp_path, timeout=120)
+    assert ended.returncode != 0
+    assert ended.stderr.count("model.h5 exists already") == 1
+    ended = subprocess.run(**job(3, "train", "--pnz", 2, "-o", "a.h5"), capture_output=True, cwd=tmp_path, timeout=120)
+    assert ended.returncode != 0
+    assert ended.stderr.count("pnz") == 1
+
+
+@with_mpi
+@pytest.mark.parametrize("to", ["all", "the last"])
+def test_a_signal_to_any_rank_stops_all_and_another_number_of_ranks_goes_on(run, tmp_path, to):
+    long = (*TRAIN, "--max-steps", 300, "-o", "stopped.h5")
+    process = subprocess.Popen(**job(3, *long, "--checkpoint-every", 0), stderr=subprocess.PIPE, cwd=tmp_path)
+    of_ranks = started_and_saved(process, tmp_path / "stopped.h5.ckpt")
+    for number in of_ranks if to == "all" else of_ranks[-1:]:
+        os.kill(number, signal.SIGUSR2)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert errors.count("The run is saved in") == 1, errors
+    ended = subprocess.run(**job(2, *long, "--resume"), capture_output=True, cwd=tmp_path, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    run(*long[:-1], "whole.h5")
+    assert parameters(tmp_path / "stopped.h5") == parameters(tmp_path / "whole.h5")
+
+
+@with_mpi
+def test_a_rank_that_is_killed_ends_all_and_nothing_is_lost(run, tmp_path):
+    long = (*TRAIN, "--max-steps", 300, "-o", "killed.h5")
+    process = subprocess.Popen(**job(3, *long, "--checkpoint-every", 0), stderr=subprocess.PIPE, cwd=tmp_path)
+    os.kill(started_and_saved(process, tmp_path / "killed.h5.ckpt")[-1], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    run(*long, "--resume")
+    run(*long[:-1], "whole.h5")
+    assert parameters(tmp_path / "killed.h5") == parameters(tmp_path / "whole.h5")
+
+
+def started_and_saved(process, checkpoint):
+    """The numbers of the processes of a job's ranks, once it has written a checkpoint."""
+    end = time.monotonic() + 60
+    while not checkpoint.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    found = subprocess.run(["pgrep", "-f", f"^{sys.executable} -m cuista train"], capture_output=True, text=True)
+    numbers = [int(each) for each in found.stdout.split() if os.readlink(f"/proc/{each}/cwd") == str(checkpoint.parent)]
+    assert len(numbers) == 3
+    return numbers
+
+
+def test_a_job_without_mpi4py_is_told_so_by_its_first_process(tmp_path):
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").write_text("raise ImportError('there is no mpi4py')")
+    said = []
+    for rank in range(2):
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PMI_RANK": str(rank), "PMI_SIZE": "2"}
+        command = [sys.executable, "-m", "cuista", *map(str, TRAIN)]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        assert ended.returncode == 1
+        said.append(ended.stderr)
+    assert "Install cuista[mpi]" in said[0]
+    assert said[0].count("\n") == 1
+    assert not said[1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4"}, (3, 4)),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, (0, 2)),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2"}, (1, 2)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, (0, 1)),  # a batch script, which has not called srun
+        ({"PMI_RANK": "0", "PMI_SIZE": "1"}, (0, 1)),
+        ({}, (0, 1)),
+    ],
+)
+def test_the_environment_says_which_rank_this_is(monkeypatch, variables, expected):
+    for names in ranks.VARIABLES:
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.started() == expected
