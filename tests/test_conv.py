@@ -17,6 +17,7 @@ from cuista.ops import CpuOps, ReferenceOps, borders
 from cuista.solvers.conv import ConvFista
 from cuista.tasks.denoising import Denoiser
 from cuista.weights import ConvWeight, solve_conv, solve_conv_pgd
+from cuista.weights.conv import gram
 
 SMALL = Dictionary(random_dictionary((3, 2), 5))
 WEIGHT = solve_conv(SMALL)
@@ -55,6 +56,27 @@ def test_no_feasible_weight_has_a_smaller_objective(rng):
         step = rng.standard_normal(WEIGHT.W.shape)
         step -= np.einsum("ijm,ijm->m", step, SMALL.D) * SMALL.D  # stays feasible, as the filters have unit norm
         assert objective(WEIGHT.W + 1e-3 * step) > WEIGHT.report.objective
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((5, 3), 2), ((4, 4), 4), ((5, 5), 3)])
+def test_the_weight_of_a_stride_is_the_minimum_over_the_shifts_of_its_grid(shape, stride, rng):
+    dictionary = Dictionary(random_dictionary(shape, 18))
+    weight, D = solve_conv(dictionary, stride=stride), dictionary.D
+    centre = np.array(shape) - 1
+
+    def objective(W):
+        values = (correlate2d(W[..., m], D[..., k], mode="full") for m in range(18) for k in range(18))
+        return sum(np.square(v[centre[0] % stride :: stride, centre[1] % stride :: stride]).sum() for v in values)
+
+    assert objective(weight.W) == pytest.approx(weight.report.objective)
+    assert weight.report.constraint_residual < 1e-12
+    for _ in range(10):
+        step = rng.standard_normal(D.shape)
+        step -= np.einsum("ijm,ijm->m", step, D) * D  # stays feasible, as the filters have unit norm
+        assert objective(weight.W + 1e-3 * step) > weight.report.objective
+    np.testing.assert_allclose(gram(D, 1), gram(D, 1, (9, 9)), atol=1e-12)
+    with pytest.raises(InputError, match="expected a number from 1 to the size"):
+        solve_conv(dictionary, stride=max(shape) + 1)
 
 
 def test_projected_gradient_approaches_the_closed_form_from_above():
@@ -108,11 +130,14 @@ def test_what_are_no_filters_is_refused(damage):
         Dictionary(D)
 
 
-def test_a_weight_file_has_its_dictionary_and_knows_another(tmp_path):
-    WEIGHT.save(tmp_path / "w.h5")
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_weight_file_has_its_dictionary_and_knows_another(stride, tmp_path):
+    weight = solve_conv(SMALL, stride=stride)
+    weight.save(tmp_path / "w.h5")
     loaded = ConvWeight.load(tmp_path / "w.h5")
-    assert (loaded.W == WEIGHT.W).all()
-    assert loaded.report == WEIGHT.report
+    assert (loaded.W == weight.W).all()
+    assert (loaded.report, loaded.stride) == (weight.report, stride)
+    assert f"stride {stride}" in repr(loaded) or stride == 1
     assert Dictionary.load(tmp_path / "w.h5").sha256 == SMALL.sha256
     with pytest.raises(InputError, match="another dictionary"):
         ConvWeight.load(tmp_path / "w.h5", Dictionary(rotate(SMALL.D)))
@@ -129,8 +154,8 @@ def test_a_weight_file_has_its_dictionary_and_knows_another(tmp_path):
 
 
 @settings(max_examples=30)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(4, 12), st.integers(4, 12), st.integers(0, 2**31))
-def test_every_linear_map_has_its_adjoint(s1, s2, height, width, seed):
+@given(*(st.integers(1, 4),) * 3, st.integers(4, 12), st.integers(4, 12), st.integers(0, 2**31))
+def test_every_linear_map_has_its_adjoint(s1, s2, stride, height, width, seed):
     rng = np.random.default_rng(seed)
     shape = (s1, s2)
     image = rng.standard_normal((height, width))
@@ -140,39 +165,67 @@ def test_every_linear_map_has_its_adjoint(s1, s2, height, width, seed):
     assert np.vdot(borders.fold_reflected(g.copy(), shape), image) == pytest.approx(np.vdot(g, padded))
     assert np.vdot(borders.unpad(g, shape), image) == pytest.approx(np.vdot(g, borders.pad_zeros(np, image, shape)))
 
-    copies = borders.taps(np, padded, shape)
+    copies = borders.taps(np, padded, shape, stride=stride)
     c, spread = rng.standard_normal(copies.shape), np.zeros_like(padded)
-    borders.spread(c.reshape(len(c), *(n - s + 1 for n, s in zip(padded.shape, shape, strict=True))), spread, shape)
+    size = borders.map_shape((height, width), shape, stride)
+    borders.spread(c.reshape(len(c), *size), spread, shape, stride=stride)
     assert np.vdot(spread, padded) == pytest.approx(np.vdot(c, copies))
 
     ops, D = ReferenceOps(), rng.standard_normal((s1, s2, 3))
-    x = rng.standard_normal((3, height + s1 - 1, width + s2 - 1))
-    picture = ops.synthesize(x, D)
-    expected = sum(correlate2d(x[m], D[..., m], mode="valid") for m in range(3))
+    x, everywhere = rng.standard_normal((3, *size)), np.zeros((3, height + s1 - 1, width + s2 - 1))
+    everywhere[:, ::stride, ::stride] = x
+    picture = ops.synthesize(x, D, stride, (height, width))
+    expected = sum(correlate2d(everywhere[m], D[..., m], mode="valid") for m in range(3))
     np.testing.assert_allclose(picture, expected, atol=1e-12)
-    back = ops.conv_layer(None, borders.pad_zeros(np, image, shape), D[::-1, ::-1], D, 1.0, 0.0)[0]
+    zeros = borders.pad_zeros(np, image, shape)
+    back = ops.conv_layer(None, zeros, D[::-1, ::-1], D, 1.0, 0.0, stride=stride)[0]
     assert np.vdot(back, x) == pytest.approx(np.vdot(image, picture))
+    largest = borders.picture_shape(size, shape, stride)
+    assert ops.synthesize(x, D, stride).shape == largest
+    assert (
+        borders.map_shape(largest, shape, stride) == size != borders.map_shape((largest[0] + 1, width), shape, stride)
+    )
 
 
-@pytest.mark.parametrize("threshold", [0.1, 0.0, -0.1])
+@pytest.mark.parametrize("k", [0, 40])
+def test_a_strided_layer_is_a_layer_whose_maps_are_zero_elsewhere(k, rng):
+    ops, (D, W), theta = ReferenceOps(), rng.standard_normal((2, 4, 3, 5)), rng.uniform(0.1, 0.3, 5)
+    padded, mask = rng.standard_normal((19, 15)), np.zeros((16, 13))
+    mask[::3, ::3] = 1
+    x = mask * rng.standard_normal((5, 16, 13))
+    strided, picture, _ = ops.conv_layer(x[:, ::3, ::3], padded, W, D, 0.3, theta, k, stride=3)
+    u = np.stack([correlate2d(padded, W[..., m], mode="valid") for m in range(5)])
+    z, theta = x + 0.3 * mask * u, theta[:, None, None]
+    expected = np.sign(z) * np.maximum(np.abs(z) - theta, 0)
+    if k:
+        expected = np.where((np.abs(z) > np.sort(np.abs(z).ravel())[-k - 1]) & (np.abs(z) > theta), z, expected)
+    np.testing.assert_allclose(strided, expected[:, ::3, ::3], atol=1e-12)
+    np.testing.assert_allclose(picture, ops.synthesize(expected, D), atol=1e-12)
+
+
+BY_FILTER = np.array([0.2, -0.1, 0.0, 0.3])
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.0, -0.1, np.abs(BY_FILTER), BY_FILTER])
 @pytest.mark.parametrize("k", [0, 20, 10**6])
-@pytest.mark.parametrize("shape", [(3, 3, 4), (1, 4, 3), (3, 2, 1)])
+@pytest.mark.parametrize(("shape", "stride"), [((3, 3, 4), 1), ((1, 4, 4), 2), ((3, 2, 4), 1), ((3, 2, 4), 3)])
 @pytest.mark.parametrize("first", [True, False])
-def test_the_cpu_engine_gives_what_is_defined(threshold, k, shape, first, rng, monkeypatch):
+def test_the_cpu_engine_gives_what_is_defined(threshold, k, shape, stride, first, rng, monkeypatch):
     monkeypatch.setattr("cuista.ops.cpu.BAND_BYTES", 2000)  # several bands, of which the last is shorter
-    compare_engines(CpuOps(), threshold, k, shape, first, rng)
+    compare_engines(CpuOps(), threshold, k, shape, stride, first, rng)
 
 
-@pytest.mark.parametrize("threshold", [0.1, -0.1])
+@pytest.mark.parametrize("threshold", [0.1, -0.1, BY_FILTER])
 @pytest.mark.parametrize("k", [0, 20])
-def test_the_cuda_engine_gives_what_is_defined(cuda, threshold, k, rng):
-    compare_engines(cuda, threshold, k, (3, 2, 4), False, rng)
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_cuda_engine_gives_what_is_defined(cuda, threshold, k, stride, rng):
+    compare_engines(cuda, threshold, k, (3, 2, 4), stride, False, rng)
 
 
-def compare_engines(ops, threshold, k, shape, first, rng):
+def compare_engines(ops, threshold, k, shape, stride, first, rng):
     s1, s2, filters = shape
     D, W = rng.standard_normal((2, *shape))
-    r, x = rng.standard_normal((13, 9)), rng.standard_normal((filters, 12 + s1, 8 + s2))
+    r, x = rng.standard_normal((13, 9)), rng.standard_normal((filters, *borders.map_shape((13, 9), (s1, s2), stride)))
     d_picture = rng.standard_normal(r.shape)
 
     def both(ops):
@@ -181,9 +234,10 @@ def compare_engines(ops, threshold, k, shape, first, rng):
 
         before = None if first else to(x)
         padded = borders.pad_reflected(ops.xp, to(r), (s1, s2))
-        x_next, picture, record = ops.conv_layer(before, padded, to(W), to(D), 0.3, threshold, k)
+        theta = to(threshold) if np.ndim(threshold) else threshold
+        x_next, picture, record = ops.conv_layer(before, padded, to(W), to(D), 0.3, theta, k, stride)
         d_x = None if first else to(0.7 * x)
-        back = ops.conv_layer_backward(d_x, to(d_picture), record)
+        back = ops.conv_layer_backward(d_x, to(d_picture), record, wants_dictionary=True)
         return [np.asarray(ops.to_numpy(array)) for array in (x_next, picture, *back)]
 
     for found, defined in zip(both(ops), both(ReferenceOps()), strict=True):

@@ -275,20 +275,24 @@ def test_samples_that_many_blocks_share_are_those_of_the_definition(cuda, dtype,
 @given(
     s1=st.integers(1, 4),
     s2=st.integers(1, 4),
+    stride=st.integers(1, 5),
     height=st.integers(1, 30),
     width=st.integers(1, 30),
     dtype=st.sampled_from([np.float32, np.float64]),
 )
 @many
-def test_the_kernels_shift_by_taps_and_sum_to_the_bit_as_the_definition_does(cuda, s1, s2, height, width, dtype):
+def test_the_kernels_shift_by_taps_and_sum_to_the_bit_as_the_definition_does(
+    cuda, s1, s2, stride, height, width, dtype
+):
     rng, shape = np.random.default_rng(0), (s1, s2)
     image = rng.standard_normal((height + s1 - 1, width + s2 - 1)).astype(dtype)
-    copies = REFERENCE.taps(image, shape)
-    np.testing.assert_array_equal(cuda.to_numpy(cuda.taps(cuda.asarray(image, dtype), shape)), copies)
-    for name, more in (("spread", 0), ("gather", 1)):
-        copies = rng.standard_normal((s1 * s2, height + more * (s1 - 1), width + more * (s2 - 1))).astype(dtype)
-        found = getattr(cuda, name)(cuda.asarray(copies, dtype), shape)
-        np.testing.assert_array_equal(cuda.to_numpy(found), getattr(REFERENCE, name)(copies, shape))
+    copies = REFERENCE.taps(image, shape, stride)
+    np.testing.assert_array_equal(cuda.to_numpy(cuda.taps(cuda.asarray(image, dtype), shape, stride)), copies)
+    for name, size in (("spread", image.shape), ("gather", (height, width))):
+        positions = (height, width) if name == "spread" else image.shape
+        copies = rng.standard_normal((s1 * s2, *(-(-n // stride) for n in positions))).astype(dtype)
+        found = getattr(cuda, name)(cuda.asarray(copies, dtype), shape, size, stride)
+        np.testing.assert_array_equal(cuda.to_numpy(found), getattr(REFERENCE, name)(copies, shape, size, stride))
 
 
 def test_no_signals_are_no_work(cuda):
@@ -567,7 +571,8 @@ def work(ops):
         results += [*ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3), *ops.shrink_select(x, u, 1.0, 0.3, 60, 0.3, True)]
     results += joint_work(ops, rng)
     copies = ops.taps(x, (2, 3))
-    results += [copies, ops.spread(copies.reshape(6, 2, -1), (2, 3)), ops.gather(copies.reshape(6, 2, -1), (2, 3))]
+    copies_of = copies.reshape(6, 2, -1)
+    results += [copies, ops.spread(copies_of, (2, 3), x.shape), ops.gather(copies_of, (2, 3), (1, x.shape[1] - 4))]
     scaled, factors = ops.in_units(delta, 2.0)
     results += [scaled, factors, *ops.half_squared_error(x, delta, ops.asarray([0.5, 1, 2], np.float64))]
     for shape, unit in (((40, 150), 0.0), ((33, 200), 3.0)):  # products of all threads for each column, and of teams

@@ -78,6 +78,7 @@ MAKE = {
     "complex": lambda **options: Dense(complex_matrix(9, 20), **options),
     "filters": lambda **options: Convolution(random_dictionary((3, 2), 4), (5, 6), **options),
     "one filter": lambda **options: Convolution(random_dictionary((1, 4), 1), (4, 7), **options),
+    "strided filters": lambda **options: Convolution(random_dictionary((3, 2), 4), (5, 6), stride=2, **options),
     "pixels": lambda **options: Convolution(random_dictionary((1, 1), 3), (3, 3), **options),
     "fourier": lambda **options: fourier((8, 12), PLANE, **options),
     "fourier of a line": lambda **options: fourier(15, None, **options),

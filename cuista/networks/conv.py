@@ -15,7 +15,7 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, support_schedule
 from cuista.operators import Convolution
-from cuista.ops.borders import fold_reflected, pad_reflected
+from cuista.ops.borders import fold_reflected, map_shape, pad_reflected
 
 # The publication's initial λ, and the factor by which it scales the rotated dictionary.
 LAM, SCALE = 0.1, 0.1
@@ -78,7 +78,7 @@ class ConvNetwork(Unrolled):
         """How many entries of a picture's maps may pass unshrunk in layer t."""
         if not self.selects:
             return 0
-        rows, columns = (size + s - 1 for size, s in zip(picture.shape, self.filter_shape, strict=True))
+        rows, columns = map_shape((picture.shape[0], picture.shape[1]), self.filter_shape, self.operator.stride)
         return support_schedule(self.filters * rows * columns, self.layers, self.percent, self.max_percent)[t]
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
@@ -88,7 +88,7 @@ class ConvNetwork(Unrolled):
 
         def forward(picture: Array, x: Array | None, f: Array) -> tuple[Array, Array, Any]:
             residual = pad_reflected(ops.xp, f - picture, shape)
-            return ops.conv_layer(x, residual, W, D, alpha, theta, self.selected(t, picture))
+            return ops.conv_layer(x, residual, W, D, alpha, theta, self.selected(t, picture), self.operator.stride)
 
         after = list(map(forward, pictures, maps, y))
 
@@ -99,7 +99,7 @@ class ConvNetwork(Unrolled):
                 ops.conv_layer_backward(d_x, d_picture, record, bool(self.matrices))
                 for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
             ]
-            d_x, d_padded, *parts = zip(*back, strict=True)
+            d_x, d_padded, *parts, _ = zip(*back, strict=True)
             by_name = zip(("step_size", "threshold", "weight"), parts, strict=True)
             gradients: Gradients = {name: sum(d) for name, d in by_name if name in self.shapes}
             return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None), gradients

@@ -9,6 +9,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.networks.conv import LAM, SCALE, ConvNetwork
+from cuista.operators.convolution import polyphase
 
 
 class ConvAlista(ConvNetwork):
@@ -27,11 +28,16 @@ class ConvAlista(ConvNetwork):
         """Step sizes are 1/L, where L is the largest |Σ_m ŵ_m* d̂_m| of all frequencies; thresholds are λ/(5 L).
 
         Apart from the borders, the Σ_m ŵ_m* d̂_m are the eigenvalues of x ↦ W ⋆ (Σ_m d_m ⋆ x_m), where W is the rotated
-        analytic weight.
+        analytic weight. With a stride, they are those of P_D P_Wᴴ, with the filters' polyphase components P.
         """
-        period = [max(8 * size, 64) for size in self.filter_shape]
-        D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
-        step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
+        stride = self.operator.stride
+        if stride > 1:
+            phases = (polyphase(filters, stride, (16, 16)) for filters in (self.operator.D, self.W))
+            step = 1 / max(np.abs(np.linalg.eigvals(D @ W.conj().swapaxes(1, 2))).max() for D, W in zip(*phases))
+        else:
+            period = [max(8 * size, 64) for size in self.filter_shape]
+            D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
+            step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
         shape = self.shapes["step_size"]
         return {"step_size": np.full(shape, step), "threshold": np.full(self.layers, LAM * step / 5)}
 

@@ -1,8 +1,8 @@
 """The geometry of valid correlations: padding pictures, taking them apart into taps, and reassembling them.
 
 The valid correlation of an image (H + s₁ − 1, W + s₂ − 1) with a filter of s₁×s₂ taps has the shape (H, W). It is the
-sum, over the taps (i, j), of the filter's value times the image shifted by (i, j). Arrays may be NumPy's or an
-engine's, and `xp` is their array module.
+sum, over the taps (i, j), of the filter's value times the image shifted by (i, j). With a stride q, only every q-th row
+and column of it is computed, from the first on. Arrays may be NumPy's or an engine's, and `xp` is their array module.
 """
 
 from __future__ import annotations
@@ -14,41 +14,83 @@ from cuista.checks import Array
 Shape = tuple[int, int]
 
 
-def taps(xp: Any, image: Array, filter_shape: Shape, rows: slice | None = None, out: Array | None = None) -> Array:
-    """Return the shifted copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1), or only `rows` of each copy."""
-    (s1, s2), (height, width) = filter_shape, image.shape
-    rows = rows or slice(0, height - s1 + 1)
-    height, width = rows.stop - rows.start, width - s2 + 1
+def strided(length: int, stride: int) -> int:
+    """How many of this many rows or columns are kept by a stride: ⌈length / q⌉."""
+    return -(-length // stride)
+
+
+def map_shape(picture: Shape, filter_shape: Shape, stride: int = 1) -> Shape:
+    """The size (⌈(H + s₁ − 1)/q⌉, ⌈(W + s₂ − 1)/q⌉) of the maps of a picture (H, W)."""
+    rows, columns = (strided(n + s - 1, stride) for n, s in zip(picture, filter_shape, strict=True))
+    return rows, columns
+
+
+def picture_shape(maps: Shape, filter_shape: Shape, stride: int = 1) -> Shape:
+    """The size (h q − s₁ + 1, w q − s₂ + 1) of the largest pictures that have maps (h, w)."""
+    rows, columns = (n * stride - s + 1 for n, s in zip(maps, filter_shape, strict=True))
+    return rows, columns
+
+
+def taps(
+    xp: Any, image: Array, filter_shape: Shape, rows: slice | None = None, out: Array | None = None, stride: int = 1
+) -> Array:
+    """Return the shifted copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1), or only `rows` of each copy.
+
+    With a stride q, the copies have the entries (0, 0), (0, q), … only, ⌈H/q⌉·⌈W/q⌉ in all.
+    """
+    s1, s2 = filter_shape
+    height, width = (strided(n - s + 1, stride) for n, s in zip(image.shape, filter_shape, strict=True))
+    rows = rows or slice(0, height)
+    height = rows.stop - rows.start
     copies = xp.empty((s1 * s2, height * width), image.dtype) if out is None else out
-    for q in range(s1 * s2):
-        i, j = divmod(q, s2)
-        copies[q].reshape(height, width)[...] = image[rows.start + i : rows.stop + i, j : j + width]
+    for tap in range(s1 * s2):
+        i, j = divmod(tap, s2)
+        copies[tap].reshape(height, width)[...] = image[
+            _places(rows.start, height, i, stride), _places(0, width, j, stride)
+        ]
     return copies
 
 
-def gather(copies: Array, image: Array, filter_shape: Shape, row: int = 0) -> None:
+def gather(copies: Array, image: Array, filter_shape: Shape, row: int = 0, stride: int = 1) -> None:
     """Add to each pixel of an image (H, W), for every tap (i, j), the entry (i, j) further on in the tap's copy.
 
     `copies` (s₁s₂, rows, W + s₂ − 1) holds consecutive rows of the H + s₁ − 1 rows of each copy, starting at `row`.
-    With all rows, this is the adjoint of `taps` on an image padded with zeros, with the taps in reverse order.
+    With all rows, this is the adjoint of `taps` on an image padded with zeros, with the taps in reverse order. With a
+    stride, the copies have every q-th row and column only, and the others are 0; `row` counts those that they have.
     """
     (s1, s2), (height, width) = filter_shape, image.shape
-    for q in range(s1 * s2):
-        i, j = divmod(q, s2)
-        first, last = max(row - i, 0), min(row - i + copies.shape[1], height)
-        if first < last:
-            image[first:last] += copies[q, first + i - row : last + i - row, j : j + width]
+    for tap in range(s1 * s2):
+        i, j = divmod(tap, s2)
+        rows, in_rows = _met(row, copies.shape[1], i, height, stride)
+        columns, in_columns = _met(0, copies.shape[2], j, width, stride)
+        if rows.start < rows.stop and columns.start < columns.stop:
+            image[in_rows, in_columns] += copies[tap, rows, columns]
 
 
-def spread(copies: Array, image: Array, filter_shape: Shape, row: int = 0) -> None:
+def spread(copies: Array, image: Array, filter_shape: Shape, row: int = 0, stride: int = 1) -> None:
     """Add each of `copies`, shifted by its tap, to an image (H + s₁ − 1, W + s₂ − 1): the adjoint of `taps`.
 
-    `copies` (s₁s₂, rows, W) holds consecutive rows of the H rows of each copy, starting at `row`.
+    `copies` (s₁s₂, rows, W) holds consecutive rows of the H rows of each copy, starting at `row`; with a stride, as in
+    `gather`.
     """
     _, height, width = copies.shape
-    for q in range(len(copies)):
-        i, j = divmod(q, filter_shape[1])
-        image[row + i : row + i + height, j : j + width] += copies[q]
+    for tap in range(len(copies)):
+        i, j = divmod(tap, filter_shape[1])
+        image[_places(row, height, i, stride), _places(0, width, j, stride)] += copies[tap]
+
+
+def _places(first: int, count: int, shift: int, stride: int) -> slice:
+    """The slice of the pixels (first + k) q + shift for k from 0 to `count` − 1."""
+    start = first * stride + shift
+    return slice(start, start + (count - 1) * stride + 1, stride)
+
+
+def _met(first: int, count: int, shift: int, length: int, stride: int) -> tuple[slice, slice]:
+    """Which of `count` entries, at the places (first + k) q − shift, meet an axis of this length; and their places."""
+    begin = max(first, strided(shift, stride))
+    end = min(first + count, strided(length + shift, stride))
+    start = begin * stride - shift
+    return slice(begin - first, end - first), slice(start, start + max(end - begin, 1) * stride - stride + 1, stride)
 
 
 def pad_zeros(xp: Any, image: Array, filter_shape: Shape) -> Array:

@@ -20,7 +20,7 @@ from cuista import parallel
 from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP
-from cuista.ops.borders import gather, pad_zeros, spread, taps
+from cuista.ops.borders import gather, map_shape, pad_zeros, spread, taps
 from cuista.ops.joint import ALONE, Joint, as_real, is_plain
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
@@ -185,7 +185,15 @@ class CpuOps(ReferenceOps):
         return d_z, float(np.vdot(d_z, u)), d_threshold
 
     def conv_layer(
-        self, x: Array | None, padded: Array, W: Array, D: Array, step_size: Scalar, threshold: Scalar, k: int = 0
+        self,
+        x: Array | None,
+        padded: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int = 0,
+        stride: int = 1,
     ) -> tuple[Array, Array, Any]:
         """Compute the layer one band of rows at a time.
 
@@ -193,16 +201,18 @@ class CpuOps(ReferenceOps):
         the mask of the entries that passed, which tell which entries were shrunk and in which direction.
         """
         (s1, s2, filters), dtype, empty = D.shape, padded.dtype, self._pool.empty
-        height, width = padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1
-        theta, scaled = dtype.type(threshold), dtype.type(step_size) * W
+        picture = np.zeros((padded.shape[0] - 2 * (s1 - 1), padded.shape[1] - 2 * (s2 - 1)), dtype)
+        height, width = map_shape((picture.shape[0], picture.shape[1]), (s1, s2), stride)
+        theta, scaled = np.asarray(threshold, dtype), dtype.type(step_size) * W
+        if theta.ndim:
+            theta = theta[:, None, None]
         x_next = empty((filters, height, width), dtype)
         passed = empty(x_next.shape, np.bool_) if k else None
-        picture = np.zeros((height - s1 + 1, width - s2 + 1), dtype)
         bands = _bands(height, width, filters, dtype.itemsize)
 
         def analyse(rows: slice) -> Array:
             size = (rows.stop - rows.start) * width
-            copies = taps(np, padded, (s1, s2), rows, empty((s1 * s2, size), dtype))
+            copies = taps(np, padded, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
             z = np.matmul(scaled.reshape(-1, filters).T, copies, out=empty((filters, size), dtype))
             z = z.reshape(filters, -1, width)
             if x is not None:
@@ -212,7 +222,7 @@ class CpuOps(ReferenceOps):
         def synthesize(rows: slice) -> None:
             band = x_next.reshape(filters, -1)[:, rows.start * width : rows.stop * width]
             copies = np.matmul(D.reshape(-1, filters), band, out=empty((s1 * s2, band.shape[1]), dtype))
-            gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start)
+            gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start, stride)
 
         for rows in bands:
             z = analyse(rows)
@@ -231,16 +241,21 @@ class CpuOps(ReferenceOps):
                 _shrink(z, theta, x_next[:, rows], magnitude)
                 np.copyto(x_next[:, rows], z, where=passed[:, rows])
                 synthesize(rows)
-        return x_next, picture, (x_next, passed, padded, W, D, step_size)
+        return x_next, picture, (x_next, passed, padded, W, D, step_size, theta.ndim > 0, stride)
 
     def conv_layer_backward(
-        self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
-    ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
+        self,
+        d_x: Array | None,
+        d_picture: Array,
+        record: Any,
+        wants_weight: bool = True,
+        wants_dictionary: bool = False,
+    ) -> tuple[Array, Array, Scalar, Scalars, Array | None, Array | None]:
         """Compute the gradients one band of rows at a time.
 
         Σ d_z u is computed as the inner product of the padded residual and the adjoint of the analysis applied to d_z.
         """
-        x_next, passed, padded, W, D, step_size = record
+        x_next, passed, padded, W, D, step_size, by_filter, stride = record
         (s1, s2, filters), dtype, empty = D.shape, padded.dtype, self._pool.empty
         _, height, width = x_next.shape
         alpha = dtype.type(step_size)
@@ -249,16 +264,21 @@ class CpuOps(ReferenceOps):
         d_z = empty(x_next.shape, dtype) if d_x is None else d_x
         d_padded = np.zeros_like(padded)
         d_weight = np.zeros((s1 * s2, filters), dtype) if wants_weight else None
-        d_threshold = 0.0
+        d_rotated = np.zeros((s1 * s2, filters), dtype) if wants_dictionary else None
+        d_threshold: Any = np.zeros(filters) if by_filter else 0.0
         for rows in _bands(height, width, filters, dtype.itemsize):
             size = (rows.stop - rows.start) * width
-            copies = taps(np, around, (s1, s2), rows, empty((s1 * s2, size), dtype))
+            copies = taps(np, around, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
             delta = np.matmul(rotated, copies, out=empty((filters, size), dtype)).reshape(filters, -1, width)
             if d_x is not None:
                 delta += d_x[:, rows]
             sign = np.sign(x_next[:, rows], out=empty(delta.shape, dtype))
+            if d_rotated is not None:
+                d_rotated += np.matmul(copies, x_next[:, rows].reshape(filters, size).T)
             delta *= sign
-            if passed is None:
+            if by_filter:
+                d_threshold -= np.sum(delta, axis=(1, 2), where=True if passed is None else ~passed[:, rows])
+            elif passed is None:
                 d_threshold -= float(delta.sum())
             else:
                 d_threshold -= float(np.sum(delta, where=~passed[:, rows]))
@@ -266,14 +286,15 @@ class CpuOps(ReferenceOps):
             d_z[:, rows] = delta
             flat = delta.reshape(filters, size)
             back = np.matmul(W.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
-            spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start)
+            spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start, stride)
             if d_weight is not None:
-                d_weight += np.matmul(taps(np, padded, (s1, s2), rows, copies), flat.T)
+                d_weight += np.matmul(taps(np, padded, (s1, s2), rows, copies, stride), flat.T)
         d_step_size = float(np.vdot(d_padded, padded))
         d_padded *= alpha
         if d_weight is not None:
             d_weight = (alpha * d_weight).reshape(W.shape)
-        return d_z, d_padded, d_step_size, d_threshold, d_weight
+        d_dictionary = None if d_rotated is None else d_rotated.reshape(D.shape)[::-1, ::-1]
+        return d_z, d_padded, d_step_size, d_threshold, d_weight, d_dictionary
 
     def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
         if y.dtype.kind == "c":
@@ -355,25 +376,28 @@ def _bands(height: int, width: int, filters: int, itemsize: int) -> list[slice]:
     return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
-def _shrink(z: Array, theta: Any, out: Array, scratch: Array) -> None:
+def _shrink(z: Array, theta: Array, out: Array, scratch: Array) -> None:
     """Write the soft thresholding of z to `out`; a negative θ moves every non-zero entry outwards."""
-    if theta >= 0:
+    if (theta >= 0).all():
         np.clip(z, -theta, theta, out=scratch)
-    else:
+    elif theta.ndim == 0:
         np.multiply(np.sign(z, out=scratch), theta, out=scratch)
+    else:
+        np.multiply(np.sign(z), np.minimum(np.abs(z, out=scratch), theta, out=scratch), out=scratch)
     np.subtract(z, scratch, out=out)
 
 
-def _least_to_pass(z: Array, theta: Any, k: int) -> Any:
+def _least_to_pass(z: Array, theta: Array, k: int) -> Any:
     """The bound that an entry's magnitude must exceed for the entry to be above θ and among the k largest."""
     magnitude = np.abs(z).ravel()
-    magnitude = magnitude[magnitude > theta] if theta >= 0 else magnitude
+    if theta.ndim == 0 and theta >= 0:
+        magnitude = magnitude[magnitude > theta]
     k = min(k, z.size - 1)
     if magnitude.size <= k:
         return theta
     rank = magnitude.size - 1 - k
     magnitude.view(f"i{magnitude.itemsize}").partition(rank)  # integers sort faster than floats, in the same order
-    return magnitude[rank]
+    return np.maximum(magnitude[rank], theta)
 
 
 def _in_pieces(flat: Array) -> list[Array]:

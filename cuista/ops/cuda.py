@@ -20,7 +20,7 @@ from cuista.checks import Array
 from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
-from cuista.ops.borders import Shape
+from cuista.ops.borders import Shape, strided
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
@@ -330,25 +330,25 @@ class CudaOps(ReferenceOps):
 
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
-    def taps(self, image: Array, filter_shape: Shape) -> Array:
+    def taps(self, image: Array, filter_shape: Shape, stride: int = 1) -> Array:
         (s1, s2), image = filter_shape, self.asarray(image, image.dtype)
-        height, width = image.shape[0] - s1 + 1, image.shape[1] - s2 + 1
-        copies: Array = self.xp.empty((s1 * s2, height * width), image.dtype)
-        sizes = map(np.int32, (s1, s2, height, width))
+        width = image.shape[1]
+        h, w = (strided(n - s + 1, stride) for n, s in zip(image.shape, filter_shape, strict=True))
+        copies: Array = self.xp.empty((s1 * s2, h * w), image.dtype)
+        sizes = map(np.int32, (s1, s2, stride, h, w, width))
         self._launch("taps", image.dtype, copies.size, 256, image, *sizes, copies)
         return copies
 
-    def gather(self, copies: Array, filter_shape: Shape) -> Array:
-        return self._sum_taps(copies, filter_shape, 1)
+    def gather(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
+        return self._sum_taps(copies, filter_shape, 1, shape, stride)
 
-    def spread(self, copies: Array, filter_shape: Shape) -> Array:
-        return self._sum_taps(copies, filter_shape, -1)
+    def spread(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
+        return self._sum_taps(copies, filter_shape, -1, shape, stride)
 
-    def _sum_taps(self, copies: Array, filter_shape: Shape, sign: int) -> Array:
+    def _sum_taps(self, copies: Array, filter_shape: Shape, sign: int, shape: Shape, stride: int) -> Array:
         (s1, s2), copies = filter_shape, self.asarray(copies, copies.dtype)
-        _, rows, columns = copies.shape
-        image: Array = self.xp.empty((rows - sign * (s1 - 1), columns - sign * (s2 - 1)), copies.dtype)
-        sizes = map(np.int32, (s1, s2, sign, rows, columns, *image.shape))
+        image: Array = self.xp.empty(shape, copies.dtype)
+        sizes = map(np.int32, (s1, s2, sign, stride, *copies.shape[1:], *shape))
         self._launch("sum_taps", copies.dtype, image.size, 256, copies, *sizes, image)
         return image
 

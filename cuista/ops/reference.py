@@ -21,7 +21,7 @@ from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops import joint as entries
-from cuista.ops.borders import Shape, gather, pad_zeros, spread, taps
+from cuista.ops.borders import Shape, gather, map_shape, pad_zeros, picture_shape, spread, taps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ranks import ranks
 
@@ -598,109 +598,138 @@ class ReferenceOps:
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
     def conv_layer(
-        self, x: Array | None, padded: Array, W: Array, D: Array, step_size: Scalar, threshold: Scalar, k: int = 0
+        self,
+        x: Array | None,
+        padded: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int = 0,
+        stride: int = 1,
     ) -> tuple[Array, Array, Any]:
         """One proximal step on a picture's maps: z = x + α W ⋆ r, thresholded, and the picture that results from it.
 
         All products are valid correlations: the analysis of the padded residual is (W ⋆ r)_m = w_m ⋆ r, and the
-        synthesis is Σ_m d_m ⋆ x_m. Thresholding is as in `shrink_select`, with all maps together as one row.
+        synthesis is Σ_m d_m ⋆ x_m. Thresholding is as in `shrink_select`, with all maps together as one row. With a
+        stride q, maps have entries in every q-th row and column only, from the first on. The result is that of a
+        stride of 1 whose maps are 0 elsewhere.
 
         Parameters
         ----------
         x
-            Maps (F, H + s₁ − 1, W + s₂ − 1); None means 0.
+            Maps (F, h, w) with h = ⌈(H + s₁ − 1)/q⌉ and w = ⌈(W + s₂ − 1)/q⌉; None means 0.
         padded
             The residual r with its borders, (H + 2(s₁ − 1), W + 2(s₂ − 1)).
         W, D
             The filters of the analysis and of the synthesis, (s₁, s₂, F).
         step_size, threshold, k
-            α, θ and how many entries may pass unshrunk.
+            α, θ and how many entries may pass unshrunk. θ may be a number, or (F,) with one for each filter.
+        stride
+            The stride q.
 
         Returns
         -------
-        x_next : (F, H + s₁ − 1, W + s₂ − 1)
+        x_next : (F, h, w)
         picture : (H, W)
             The synthesis of x_next.
         record
             What `conv_layer_backward` needs.
         """
         xp, (s1, s2, filters) = self.xp, D.shape
-        shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
+        picture = padded.shape[0] - 2 * (s1 - 1), padded.shape[1] - 2 * (s2 - 1)
+        shape = (filters, *map_shape(picture, (s1, s2), stride))
         rows = (1, -1) if k else (filters, -1)  # without selection, entries are independent
-        u = self.matmul(_by_filter(W), self.taps(padded, (s1, s2))).reshape(rows)
+        u = self.matmul(_by_filter(W), self.taps(padded, (s1, s2), stride)).reshape(rows)
         before = xp.zeros_like(u) if x is None else x.reshape(rows)
-        x_next, code = self.shrink_select(before, u, step_size, threshold, k)
+        theta = self.asarray(threshold, np.float64)
+        if theta.ndim:
+            theta = theta[:, None] if not k else xp.repeat(theta, shape[1] * shape[2])
+        x_next, code = self.shrink_select(before, u, step_size, theta, k)
         x_next = x_next.reshape(shape)
-        record = (code, before, u, padded, W, D, step_size, threshold)
-        return x_next, self.synthesize(x_next, D), record
+        record = (code, before, u, x_next, padded, W, D, step_size, theta, stride)
+        return x_next, self.synthesize(x_next, D, stride, picture), record
 
     def conv_layer_backward(
-        self, d_x: Array | None, d_picture: Array, record: Any, wants_weight: bool = True
-    ) -> tuple[Array, Array, Scalar, Scalar, Array | None]:
+        self,
+        d_x: Array | None,
+        d_picture: Array,
+        record: Any,
+        wants_weight: bool = True,
+        wants_dictionary: bool = False,
+    ) -> tuple[Array, Array, Scalar, Scalars, Array | None, Array | None]:
         """The backward pass of `conv_layer`, from ∂L/∂x_next (None for 0) and ∂L/∂picture.
 
         δ = ∂L/∂x_next + Σᵀ ∂L/∂picture. The adjoint Σᵀ of the synthesis correlates the picture, padded with zeros, with
         the filters rotated by 180°. Then d_z, ∂L/∂α = Σ d_z u and ∂L/∂θ are as in `shrink_select_backward`; ∂L/∂r is α
         times the adjoint of the analysis applied to d_z; and ∂L/∂w_m is the valid correlation of the padded residual
-        with α (d_z)_m.
+        with α (d_z)_m. At the tap (i, j), ∂L/∂d_m is Σ_p ∂L/∂picture(p) x_m(p + (i, j)): the correlation of the padded
+        ∂L/∂picture with x_m, rotated by 180°.
 
         Parameters
         ----------
         d_x
-            (F, H + s₁ − 1, W + s₂ − 1); it may be overwritten.
+            (F, h, w); it may be overwritten.
         d_picture
             (H, W).
         record
             From `conv_layer`.
-        wants_weight
-            Whether to compute ∂L/∂W.
+        wants_weight, wants_dictionary
+            Whether to compute ∂L/∂W, and ∂L/∂D.
 
         Returns
         -------
-        d_z : (F, H + s₁ − 1, W + s₂ − 1)
+        d_z : (F, h, w)
             This layer's contribution to ∂L/∂x.
         d_padded : (H + 2(s₁ − 1), W + 2(s₂ − 1))
-        d_step_size, d_threshold : numbers, float64
-        d_weight : (s₁, s₂, F), or None
+        d_step_size : number, float64
+        d_threshold : number or (F,), float64
+        d_weight, d_dictionary : (s₁, s₂, F), or None
         """
-        code, x, u, padded, W, D, step_size, threshold = record
+        code, x, u, x_next, padded, W, D, step_size, threshold, stride = record
         xp, (s1, s2, filters) = self.xp, D.shape
-        shape = (filters, padded.shape[0] - s1 + 1, padded.shape[1] - s2 + 1)
-        copies = self.taps(pad_zeros(xp, d_picture, (s1, s2)), (s1, s2))
+        copies = self.taps(pad_zeros(xp, d_picture, (s1, s2)), (s1, s2), stride)
         delta = self.matmul(_by_filter(D[::-1, ::-1]), copies).reshape(x.shape)
         if d_x is not None:
             delta = delta + d_x.reshape(x.shape)
         d_z, d_step_size, d_threshold = self.shrink_select_backward(delta, code, x, u, step_size, threshold)
+        if threshold.ndim:
+            d_threshold = d_threshold.reshape(filters, -1).sum(axis=1)
         flat = d_z.reshape(filters, -1)
         alpha = self.asarray(step_size, x.dtype)
-        d_padded = self.spread(alpha * self.matmul(_by_tap(W), flat).reshape(-1, *shape[1:]), (s1, s2))
-        d_weight = None
+        back = alpha * self.matmul(_by_tap(W), flat).reshape(-1, *x_next.shape[1:])
+        d_padded = self.spread(back, (s1, s2), (padded.shape[0], padded.shape[1]), stride)
+        d_weight = d_dictionary = None
         if wants_weight:
-            d_weight = (alpha * self.matmul(self.taps(padded, (s1, s2)), flat.T)).reshape(W.shape)
-        return d_z.reshape(shape), d_padded, d_step_size, d_threshold, d_weight
+            d_weight = (alpha * self.matmul(self.taps(padded, (s1, s2), stride), flat.T)).reshape(W.shape)
+        if wants_dictionary:
+            d_dictionary = self.matmul(copies, x_next.reshape(filters, -1).T).reshape(D.shape)[::-1, ::-1]
+        return d_z.reshape(x_next.shape), d_padded, d_step_size, d_threshold, d_weight, d_dictionary
 
-    def synthesize(self, x: Array, dictionary: Array) -> Array:
-        """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, H + s₁ − 1, W + s₂ − 1), with filters (s₁, s₂, F)."""
+    def synthesize(self, x: Array, dictionary: Array, stride: int = 1, picture: Shape | None = None) -> Array:
+        """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, h, w) with a stride, and filters (s₁, s₂, F).
+
+        If `picture` does not say (H, W), it is the largest picture with such maps.
+        """
         s1, s2, filters = dictionary.shape
         copies = self.matmul(_by_tap(dictionary), x.reshape(filters, -1))
-        return self.gather(copies.reshape(-1, *x.shape[1:]), (s1, s2))
+        picture = picture or picture_shape((x.shape[1], x.shape[2]), (s1, s2), stride)
+        return self.gather(copies.reshape(-1, *x.shape[1:]), (s1, s2), picture, stride)
 
-    def taps(self, image: Array, filter_shape: Shape) -> Array:
-        """The shifted copies (s₁s₂, H·W) of an image (H + s₁ − 1, W + s₂ − 1): see `borders.taps`."""
-        return taps(self.xp, image, filter_shape)
+    def taps(self, image: Array, filter_shape: Shape, stride: int = 1) -> Array:
+        """The shifted copies (s₁s₂, ⌈H/q⌉·⌈W/q⌉) of an image (H + s₁ − 1, W + s₂ − 1): see `borders.taps`."""
+        return taps(self.xp, image, filter_shape, stride=stride)
 
-    def gather(self, copies: Array, filter_shape: Shape) -> Array:
-        """The image (H, W) that `borders.gather` makes of copies (s₁s₂, H + s₁ − 1, W + s₂ − 1)."""
-        (s1, s2), (_, height, width) = filter_shape, copies.shape
-        image: Array = self.xp.zeros((height - s1 + 1, width - s2 + 1), copies.dtype)
-        gather(copies, image, filter_shape)
+    def gather(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
+        """The image (H, W) of this shape that `borders.gather` makes of copies (s₁s₂, h, w)."""
+        image: Array = self.xp.zeros(shape, copies.dtype)
+        gather(copies, image, filter_shape, stride=stride)
         return image
 
-    def spread(self, copies: Array, filter_shape: Shape) -> Array:
-        """The adjoint of `taps`: the image (H + s₁ − 1, W + s₂ − 1) of copies (s₁s₂, H, W)."""
-        (s1, s2), (_, height, width) = filter_shape, copies.shape
-        image: Array = self.xp.zeros((height + s1 - 1, width + s2 - 1), copies.dtype)
-        spread(copies, image, filter_shape)
+    def spread(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
+        """The adjoint of `taps`: the image (H + s₁ − 1, W + s₂ − 1) of this shape of copies (s₁s₂, ⌈H/q⌉, ⌈W/q⌉)."""
+        image: Array = self.xp.zeros(shape, copies.dtype)
+        spread(copies, image, filter_shape, stride=stride)
         return image
 
     # -- measurements and loss --------------------------------------------------------------------------------------

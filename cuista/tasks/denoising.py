@@ -101,20 +101,22 @@ class Denoiser(Trained):
             known = ", ".join(CONV_NETWORKS)
             raise InputError(f"{net!r} is not a convolutional network; expected one of {known}", option="net")
         check_sigma(sigma)
-        operator = Convolution(weight.dictionary.D, ops=ops, dtype=dtype)
+        operator = Convolution(weight.dictionary.D, stride=weight.stride, ops=ops, dtype=dtype)
         return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
 
     def made_for(self) -> dict[str, str]:
         return {
             "noise": f"for noise of σ = {self.sigma:g}",
             "dictionary": ", ".join(self.weight.dictionary.facts().values()),
+            "stride": self.weight.facts()["stride"],
         }
 
     def task(self) -> Any:
         raise InputError("a denoiser is trained on pictures: give task=Denoising(images)", option="task")
 
     def identity(self) -> dict[str, Any]:
-        return {"dictionary": self.weight.dictionary.sha256, "weight": storage.sha256(self.weight.W)}
+        weight, dictionary = self.weight, self.weight.dictionary
+        return {"dictionary": dictionary.sha256, "weight": storage.sha256(weight.W), "stride": weight.stride}
 
     def denoise(self, noisy: Array, *, mean: float | None = None, tile: int | None = None) -> Array:
         """Denoise a picture (H, W) of any size, with values from 0 to 1; the result is not clipped.
@@ -176,8 +178,7 @@ class Denoiser(Trained):
         return max(side, LEAST_TILE)
 
     def store(self, record: Record) -> None:
-        self.weight.dictionary.store(record)
-        record.arrays["W"] = self.weight.W
+        self.weight.store(record)
         record.attributes |= {"sigma": self.sigma, "weight": json.dumps(asdict(self.weight.report))}
 
     @classmethod

@@ -1,5 +1,7 @@
 """The analytic weight of a convolutional dictionary: min_w Σ_{l,m} ‖d_l ⋆ w_m‖² subject to ⟨w_m, d_m⟩ = 1.
 
+With a stride q, only the entries of d_l ⋆ w_m count whose shifts are multiples of q, as no others are in the maps.
+
 Liu, Chen, Wang, Yin, ICLR 2019, section 3.2. Every w_m has the size s₁×s₂ of its filter. By the paper's theorem 3,
 circular convolutions of period 2s − 1 or more give the same result. The problem separates by filter and has a closed
 form, which `solve_conv` computes. `solve_conv_pgd` is the paper's own method, projected gradient descent.
@@ -11,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -19,7 +22,7 @@ from cuista import storage
 from cuista.checks import Array, check_filters
 from cuista.data.dictionary import Convention, Dictionary, default_convention, is_bare, rotate
 from cuista.errors import FileError, InputError, NumericalError
-from cuista.operators.convolution import scaled
+from cuista.operators.convolution import check_stride, scaled
 from cuista.parallel import one_blas_thread
 from cuista.summary import Described, counted
 from cuista.weights.dense import TOLERANCE
@@ -36,7 +39,7 @@ class ConvWeightReport:
     ridge
         The λ of a noise-aware weight; 0 for the paper's weight.
     objective
-        Σ_{l,m} ‖d_l ⋆ w_m‖², summed over all shifts. (A sum over the unnormalised Fourier coefficients of period n is
+        Σ_{l,m} ‖d_l ⋆ w_m‖², summed over all shifts, or those that are multiples of the stride. (A sum over the unnormalised Fourier coefficients of period n is
         n² times as large.)
     constraint_residual
         max_m |⟨w_m, d_m⟩ − 1|.
@@ -56,50 +59,62 @@ class ConvWeightReport:
 
 @dataclass(frozen=True, repr=False)
 class ConvWeight(Described, storage.Portable):
-    """An analytic weight W (s₁, s₂, F), with the same orientation as its dictionary D. A file holds both."""
+    """An analytic weight W (s₁, s₂, F), with the same orientation as its dictionary D. A file holds both.
+
+    It is made for maps with a `stride`, which networks with this weight have.
+    """
 
     kind: ClassVar[str] = "cuista-conv-weight"
 
     W: Array
     dictionary: Dictionary
     report: ConvWeightReport
+    stride: int = 1
 
     def facts(self) -> dict[str, str]:
         rows, columns = self.dictionary.shape
         size = f"{counted(self.dictionary.filters, 'filter')} of {rows}×{columns}"
-        return {"size": size, "method": self.report.method, "ridge": f"ridge {self.report.ridge:g}"}
+        how = {"method": self.report.method, "ridge": f"ridge {self.report.ridge:g}"}
+        return {"size": size, "stride": "" if self.stride == 1 else f"stride {self.stride}", **how}
 
     @classmethod
-    def from_array(cls, W: Array, dictionary: Dictionary) -> ConvWeight:
+    def from_array(cls, W: Array, dictionary: Dictionary, *, stride: int = 1) -> ConvWeight:
         """Take a weight that was computed elsewhere, after a check that it fits the dictionary.
 
         Raises
         ------
         InputError
-            If the shapes differ, or if an ⟨w_m, d_m⟩ differs from 1 by more than 0.01.
+            If the shapes differ, if an ⟨w_m, d_m⟩ differs from 1 by more than 0.01, or if the stride is out of range.
         """
         W, D = check_filters(W, "the weight").astype(np.float64), dictionary.D
+        check_stride(stride, dictionary.shape)
         if W.shape != D.shape:
             raise InputError(f"the weight has shape {W.shape}; expected {D.shape}, the shape of the dictionary")
-        report = describe(W, D, method="imported")
+        report = describe(W, D, stride, method="imported")
         if not report.constraint_residual <= TOLERANCE:
-            turned = describe(rotate(W), D, method="imported").constraint_residual <= TOLERANCE
+            turned = describe(rotate(W), D, stride, method="imported").constraint_residual <= TOLERANCE
             advice = "It does if it is rotated: give the other convention" if turned else "Compute a weight for it"
             raise InputError(
                 f"the weight does not belong to this dictionary: ⟨w, d⟩ differs from 1 by up to "
                 f"{report.constraint_residual:.3g}, and {TOLERANCE} is allowed. {advice}",
                 option="convention" if turned else (),
             )
-        return cls(W, dictionary, report)
+        return cls(W, dictionary, report, stride)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a `cuista-conv-weight` file."""
         storage.write(path, self.to_record(), overwrite=overwrite)
 
     def to_record(self) -> storage.Record:
-        record = storage.Record(self.kind, {"W": self.W}, asdict(self.report))
-        self.dictionary.store(record)
+        record = storage.Record(self.kind, attributes=asdict(self.report))
+        self.store(record)
         return record
+
+    def store(self, record: storage.Record) -> None:
+        """Add the weight and its dictionary to a file's record, without the report."""
+        record.arrays["W"] = self.W
+        record.attributes["stride"] = self.stride
+        self.dictionary.store(record)
 
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> ConvWeight:
@@ -155,20 +170,27 @@ class ConvWeight(Described, storage.Portable):
     def stored(
         cls, record: storage.Record, dictionary: Dictionary, report: ConvWeightReport, path: str | os.PathLike[str]
     ) -> ConvWeight:
-        """The weight in a file's record, after a check; error messages name `path`."""
-        W, D = record.arrays["W"], dictionary.D
+        """The weight in a file's record, after a check; error messages name `path`. Old files have a stride of 1."""
+        W, D, stride = record.arrays["W"], dictionary.D, int(record.attributes.get("stride", 1))
+        if not 1 <= stride <= min(dictionary.shape):
+            raise FileError(f"{path} is damaged: its weight has the stride {stride}, which its dictionary cannot have")
         if W.shape != D.shape or not (np.abs(np.einsum("ijm,ijm->m", W, D) - 1) <= TOLERANCE).all():
             raise FileError(f"{path} is damaged: its weight is none of its dictionary, of which each ⟨w, d⟩ must be 1")
-        return cls(W, dictionary, report)
+        return cls(W, dictionary, report, stride)
 
 
-def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int, int] | None = None) -> ConvWeight:
+def solve_conv(
+    dictionary: Dictionary, *, ridge: float = 0.0, stride: int = 1, period: tuple[int, int] | None = None
+) -> ConvWeight:
     """Solve the weight of a dictionary by the closed form w_m = H⁻¹d_m / (d_mᵀH⁻¹d_m).
 
     Σ_l ‖d_l ⋆ w‖² = wᵀH w with H[(i,j),(k,l)] = R[i − k, j − l], where R is the sum of the filters' autocorrelations. H
     has s₁s₂ rows, whatever the size of the pictures. The Lagrangian of min w_mᵀH w_m subject to ⟨w_m, d_m⟩ = 1 gives
     H w_m ∝ d_m. H is positive definite, because a product of polynomials is 0 only if one of its factors is. A ridge
     λ > 0 adds λ‖w_m‖² to the objective, because w multiplies the noise too.
+
+    With a stride q, H sums the products of the filters at shifts that are multiples of q only: with S_ab d the filter
+    shifted by (a, b) and cut to the window, H = Σ_l Σ_{a,b ∈ qℤ} (S_ab d_l)(S_ab d_l)ᵀ.
 
     The solution is computed for the filters s D, whose entries are about 1, with the ridge s²λ. Their weight is W/s. So
     neither huge nor tiny filters overflow.
@@ -179,28 +201,33 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
         The dictionary; its filters may have any norms.
     ridge
         The ridge λ ≥ 0.
+    stride
+        The stride of the maps, from 1 to the size of the filters.
     period
         The period of the circular convolutions; 2s − 1 in each direction if None. A longer period gives the same
-        weight, and a shorter one that of another problem.
+        weight, and a shorter one that of another problem. It must be None with a stride of more than 1.
 
     Raises
     ------
     InputError
-        If λ is negative or not finite, or if a period is shorter than the filters.
+        If λ is negative or not finite, if the stride is out of range, or if a period is shorter than the filters, or
+        given with a stride.
     NumericalError
         If H is singular, exactly (which takes a shorter period) or numerically, or if an entry of W is beyond float64.
     """
     D, exponent = scaled(dictionary.D)
     rows, columns, _ = D.shape
-    period = period or (2 * rows - 1, 2 * columns - 1)
+    check_stride(stride, dictionary.shape)
     if not 0 <= ridge < np.inf:
         raise InputError(f"ridge is {ridge}; expected a finite number of 0 or more", option="ridge")
-    if period[0] < rows or period[1] < columns:
+    if period is not None and stride > 1:
+        raise InputError("a period of the convolutions is for a stride of 1: leave it out", option="period")
+    if period is not None and (period[0] < rows or period[1] < columns):
         raise InputError(f"the period is {period}; expected at least {D.shape[:2]}, the size of the filters")
     from scipy.linalg.lapack import dposv
 
     start = time.perf_counter()
-    H = _gram(D, period)
+    H = gram(D, stride, period)
     with np.errstate(over="ignore"):
         H.flat[:: len(H) + 1] += np.ldexp(ridge, -2 * exponent)
     d = D.reshape(len(H), -1)
@@ -224,8 +251,8 @@ def solve_conv(dictionary: Dictionary, *, ridge: float = 0.0, period: tuple[int,
             option=("normalize", "ridge"),
         )
     seconds = time.perf_counter() - start
-    report = replace(describe(W, dictionary.D, method="exact"), ridge=float(ridge), seconds=seconds)
-    return ConvWeight(W, dictionary, report)
+    report = replace(describe(W, dictionary.D, stride, method="exact"), ridge=float(ridge), seconds=seconds)
+    return ConvWeight(W, dictionary, report, stride)
 
 
 def solve_conv_pgd(
@@ -283,28 +310,38 @@ def solve_conv_pgd(
         W = W - 0.002 * gradient
         W = W + (1 - np.einsum("ijm,ijm->m", W, D)) * D
     seconds = time.perf_counter() - start
-    report = replace(describe(W, D, method="pgd"), seconds=seconds, note=f"stopped after {steps} steps")
+    report = replace(describe(W, D, 1, method="pgd"), seconds=seconds, note=f"stopped after {steps} steps")
     return ConvWeight(W, dictionary, report)
 
 
-def describe(W: Array, D: Array, *, method: str) -> ConvWeightReport:
+def describe(W: Array, D: Array, stride: int, *, method: str) -> ConvWeightReport:
     """Describe a weight W (s₁, s₂, F) of the filters D. The ridge and the time are left at 0."""
     D, exponent = scaled(D)
     with np.errstate(over="ignore"):
         W = np.ldexp(W, exponent)
-    rows, columns, filters = D.shape
-    w = W.reshape(-1, filters)
-    objective = float(np.vdot(w, _gram(D, (2 * rows - 1, 2 * columns - 1)) @ w))
+    w = W.reshape(-1, W.shape[2])
+    objective = float(np.vdot(w, gram(D, stride) @ w))
     residual = float(np.abs(np.einsum("ijm,ijm->m", W, D) - 1).max())
     return ConvWeightReport(method, 0.0, objective, residual, 0.0)
 
 
-def _gram(D: Array, period: tuple[int, int]) -> Array:
-    """The matrix H (s₁s₂, s₁s₂) of the quadratic form wᵀH w = Σ_l ‖d_l ⋆ w‖², for circular convolutions."""
+def gram(D: Array, stride: int = 1, period: tuple[int, int] | None = None) -> Array:
+    """The matrix H (s₁s₂, s₁s₂) of the quadratic form wᵀH w = Σ_l ‖d_l ⋆ w‖², over shifts that are multiples of q.
+
+    The convolutions are circular; without a period, it is long enough for all shifts to differ.
+    """
     rows, columns, filters = D.shape
+    d = D.reshape(-1, filters)
+    if stride > 1:
+        products, H = (d @ d.T).reshape(rows, columns, rows, columns), np.zeros((rows, columns, rows, columns))
+        for a, b in product(*(range(-((size - 1) // stride) * stride, size, stride) for size in (rows, columns))):
+            kept = slice(max(a, 0), rows + min(a, 0)), slice(max(b, 0), columns + min(b, 0))
+            moved = slice(max(-a, 0), rows + min(-a, 0)), slice(max(-b, 0), columns + min(-b, 0))
+            H[kept * 2] += products[moved * 2]
+        return H.reshape(rows * columns, -1)
+    period = period or (2 * rows - 1, 2 * columns - 1)
     i, j = (index.ravel() for index in np.indices((rows, columns)))
     lag = np.subtract.outer(i, i) % period[0] * period[1] + np.subtract.outer(j, j) % period[1]
-    d = D.reshape(-1, filters)
     # R sums the products of all pairs of pixels at each lag. For filters this short, that is faster than an FFT.
     R = np.bincount(lag.ravel(), (d @ d.T).ravel())
     return np.asarray(R[lag])
