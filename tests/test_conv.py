@@ -249,28 +249,31 @@ def compare_engines(ops, threshold, k, shape, stride, first, rng):
 
 def variants():
     kinds = {**CONV_NETWORKS, OneStepConvAlista.name: OneStepConvAlista}
-    return [(kind, untied) for kind in kinds.values() for untied in (False, True)[: 1 + kind.can_untie]]
+    plain = [(kind, {"untied": untied}) for kind in kinds.values() for untied in (False, True)[: 1 + kind.can_untie]]
+    strided = [(kinds[name], {"per_filter": True, "stride": 2}) for name in ("conv-alista", "conv-tilista", "conv-csc")]
+    return [*plain, *strided]
 
 
-def any_network(kind, untied, ops=None, threshold=0.02, seed=3):
+def any_network(kind, form, ops=None, threshold=0.02, seed=3):
     """Three layers with parameters that differ."""
-    rng = np.random.default_rng(seed)
-    operator = Convolution(SMALL.D, ops=ops, dtype=np.float64)
-    net = kind(operator, WEIGHT.W, layers=3, untied=untied, percent=3)
+    rng, stride = np.random.default_rng(seed), form.get("stride", 1)
+    operator = Convolution(SMALL.D, stride=stride, ops=ops, dtype=np.float64)
+    options = {name: value for name, value in form.items() if name != "stride"}
+    net = kind(operator, WEIGHT.W, layers=3, percent=3, **options)
     ranges = {
         "step_size": (0.1, 0.3),
         "threshold": tuple(sorted((0.5 * threshold, 1.5 * threshold))),
-        "weight": (-0.3, 0.3),
+        **dict.fromkeys(("weight", "synthesis", "output"), (-0.3, 0.3)),
     }
     net.parameters = {name: rng.uniform(*ranges[name], shape) for name, shape in net.shapes.items()}
     return net
 
 
 @pytest.mark.parametrize("threshold", [0.02, -0.02])
-@pytest.mark.parametrize(("kind", "untied"), variants())
+@pytest.mark.parametrize(("kind", "form"), variants())
 @pytest.mark.parametrize("engine", [ReferenceOps, CpuOps])
-def test_gradients_are_those_of_central_differences(kind, untied, threshold, engine, rng):
-    net = any_network(kind, untied, engine(), threshold)
+def test_gradients_are_those_of_central_differences(kind, form, threshold, engine, rng):
+    net = any_network(kind, form, engine(), threshold)
     y, clean = rng.standard_normal((2, 2, 9, 11))
     base = {name: value.copy() for name, value in net.parameters.items()}
     for depth in (1, 3):
@@ -292,44 +295,46 @@ def test_gradients_are_those_of_central_differences(kind, untied, threshold, eng
             assert closest < 1e-6, (name, depth, closest)
 
 
-@pytest.mark.parametrize(("kind", "untied"), variants())
-def test_layers_are_the_formula(kind, untied, rng):
-    net = any_network(kind, untied)
+@pytest.mark.parametrize(("kind", "form"), variants())
+def test_layers_are_the_formula(kind, form, rng):
+    net, mask = any_network(kind, form), np.zeros((5, 11, 12))
+    mask[:, :: net.stride, :: net.stride] = 1
     f = rng.standard_normal((9, 11))
-    p, D = net.parameters, SMALL.D
-    x, picture = np.zeros((5, 11, 12)), np.zeros_like(f)
+    p, x, picture = net.parameters, np.zeros((5, 11, 12)), np.zeros_like(f)
     for t, found in enumerate(net.iterates(f[None])):
-        W = p["weight"][t if untied else 0] if "weight" in p else rotate(WEIGHT.W)
-        alpha = p["step_size"][t if len(p["step_size"]) > 1 else 0] if "step_size" in p else 1.0
+        W = p["weight"][t if net.untied else 0] if "weight" in p else rotate(WEIGHT.W)
+        alpha = p["step_size"][t if len(p["step_size"]) > 1 else 0] if "step_size" in p else np.ones(())
+        D = p["output" if t == 2 else "synthesis"][0] if "synthesis" in p else SMALL.D
+        alpha, theta = (each.reshape(-1, 1, 1) for each in (alpha, p["threshold"][t]))
         r = np.pad(f - picture, ((2, 2), (1, 1)), mode="reflect")
-        z = x + alpha * np.stack([correlate2d(r, W[..., m], mode="valid") for m in range(5)])
-        x = np.sign(z) * np.maximum(np.abs(z) - p["threshold"][t], 0)
+        z = x + mask * alpha * np.stack([correlate2d(r, W[..., m], mode="valid") for m in range(5)])
+        x = np.sign(z) * np.maximum(np.abs(z) - theta, 0)
         if net.selects:
             k = round((z.size - 1) * min((t + 1) * 3, 13) / 100)
-            passed = (np.abs(z) > np.sort(np.abs(z).ravel())[-k - 1]) & (np.abs(z) > p["threshold"][t])
+            passed = (np.abs(z) > np.sort(np.abs(z).ravel())[-k - 1]) & (np.abs(z) > theta)
             x = np.where(passed, z, x)
         picture = sum(correlate2d(x[m], D[..., m], mode="valid") for m in range(5))
         np.testing.assert_allclose(found[0], picture, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kind", "untied"), variants())
-def test_the_cuda_engine_trains_the_same_network(cuda, kind, untied, rng):
+@pytest.mark.parametrize(("kind", "form"), variants())
+def test_the_cuda_engine_trains_the_same_network(cuda, kind, form, rng):
     y, clean = rng.standard_normal((2, 2, 9, 11))
-    loss, gradients = any_network(kind, untied).loss_and_gradients(y, clean, 3)
-    net = any_network(kind, untied, cuda)
+    loss, gradients = any_network(kind, form).loss_and_gradients(y, clean, 3)
+    net = any_network(kind, form, cuda)
     on_device = [cuda.asarray(array, np.float64) for array in (y, clean)]
     found, of_device = net.loss_and_gradients(*on_device, 3)
     assert float(found) == pytest.approx(loss, rel=1e-10)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(cuda.to_numpy(of_device[name]), gradient, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(cuda.to_numpy(net.output(on_device[0])), any_network(kind, untied).output(y), atol=1e-10)
+    np.testing.assert_allclose(cuda.to_numpy(net.output(on_device[0])), any_network(kind, form).output(y), atol=1e-10)
 
 
 @pytest.mark.parametrize(
-    ("kind", "untied"), [pair for pair in variants() if CONV_NETWORKS["conv-lista-cp"] in pair[0].mro()]
+    ("kind", "form"), [pair for pair in variants() if CONV_NETWORKS["conv-lista-cp"] in pair[0].mro()]
 )
-def test_a_learned_network_becomes_the_one_it_contains(kind, untied, rng):
-    net = any_network(kind, untied)
+def test_a_learned_network_becomes_the_one_it_contains(kind, form, rng):
+    net = any_network(kind, form)
     if net.selects:
         net.reschedule(0, 0)
     precursor = net.precursor()
@@ -357,7 +362,7 @@ def test_a_picture_smaller_than_the_filters_is_refused():
 @pytest.mark.parametrize("shape", [(70, 51), (16, 16), (3, 40)])
 def test_tiles_leave_no_seam(net, shape, rng):
     denoiser = Denoiser.new(WEIGHT, net, layers=2, dtype=np.float64)
-    denoiser.network.parameters = any_network(CONV_NETWORKS[net], False).parameters
+    denoiser.network.parameters = any_network(CONV_NETWORKS[net], {}).parameters
     noisy = rng.random(shape)
     whole = denoiser.denoise(noisy, tile=1000)
     np.testing.assert_allclose(denoiser.denoise(noisy, tile=16), whole, atol=1e-12)
@@ -365,7 +370,7 @@ def test_tiles_leave_no_seam(net, shape, rng):
 
 
 def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):
-    net = any_network(CONV_NETWORKS["conv-lista-cp"], True, threshold=1e-6)
+    net = any_network(CONV_NETWORKS["conv-lista-cp"], {"untied": True}, threshold=1e-6)
     denoiser = Denoiser(net, WEIGHT, 20)
     assert net.reach == (3 * 2, 3 * 1)
     noisy = rng.random((40, 30))
@@ -421,6 +426,16 @@ def test_the_gain_is_never_less_than_what_the_synthesis_does(shape, filters, rng
     D = rng.standard_normal((*shape, filters))
     finest = np.square(np.abs(np.fft.rfft2(D, (2048, 2048), axes=(0, 1)))).sum(axis=2).max()
     assert finest * (1 - 1e-12) <= Dictionary(D).gain < 1.01 * finest
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (4, 6)])
+@pytest.mark.parametrize("filters", [2, 20])
+def test_the_gain_of_a_stride_is_never_less_than_what_the_synthesis_does(shape, filters, rng):
+    D = rng.standard_normal((*shape, filters))
+    operator = Convolution(D, (60, 60), stride=3, dtype=np.float64)
+    gain, reached = operator.norm_squared, super(Convolution, operator)._largest()
+    assert 0.9 * gain < reached / 1.053 < gain < 1.05 * operator.norm_squared
+    assert gain < Dictionary(D).gain
 
 
 # -- FISTA ----------------------------------------------------------------------------------------------------------

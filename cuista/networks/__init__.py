@@ -4,6 +4,7 @@ from cuista.networks.adaptive import AdaptiveAlista
 from cuista.networks.alista import Alista
 from cuista.networks.conv import ConvNetwork
 from cuista.networks.conv_alista import ConvAlista
+from cuista.networks.conv_csc import ConvCsc
 from cuista.networks.conv_lista_cp import ConvListaCp, ConvListaCpss
 from cuista.networks.conv_tilista import ConvTiLista
 from cuista.networks.encoder import Encoder
@@ -28,7 +29,7 @@ NETWORKS: dict[str, type[Network]] = {
 }
 
 CONV_NETWORKS: dict[str, type[ConvNetwork]] = {
-    network.name: network for network in (ConvAlista, ConvListaCp, ConvListaCpss, ConvTiLista)
+    network.name: network for network in (ConvAlista, ConvListaCp, ConvListaCpss, ConvTiLista, ConvCsc)
 }
 
 __all__ = ["CONV_NETWORKS", "NETWORKS", "Alista", "ConvNetwork", "Encoder", "ExactEncoder", "Network", "RobustAlista"]

@@ -3,6 +3,9 @@
 Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. A noisy picture f with mean 0 is denoised as the synthesis Σ_m d_m ⋆ x_m
 of sparse maps x_m with a convolutional dictionary D. All products are valid correlations. Coupling and shrinkage are
 one primitive, `ReferenceOps.conv_layer`. The residual r is padded by reflection before its analysis W_t ⋆ r.
+
+With a stride q, maps have entries in every q-th row and column only. The atoms of a picture are then much less alike,
+so that sparse codes tell pictures from noise better (Simon, Elad, NeurIPS 2019).
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ class ConvNetwork(Unrolled):
     Parameters
     ----------
     operator
-        The operator of the dictionary (s₁, s₂, F). Its engine and precision are those of the network.
+        The operator of the dictionary (s₁, s₂, F). Its engine, precision and stride are those of the network.
     W
         The analytic weight (s₁, s₂, F) of the dictionary, in the dictionary's orientation.
+    per_filter
+        Whether each layer has a threshold and a step size for each filter, instead of a single one.
     layers, options
         As in `Unrolled`. The percentages refer to all entries of a picture's maps.
 
@@ -37,6 +42,8 @@ class ConvNetwork(Unrolled):
     ----------
     filters, filter_shape
         The number F of filters, and their shape (s₁, s₂).
+    stride
+        The stride q of the maps.
     reach
         The numbers of rows and of columns over which a pixel of the input can influence pixels of the output.
     """
@@ -46,22 +53,28 @@ class ConvNetwork(Unrolled):
     # The larger the sum of the filters, the smaller the step sizes; their scale therefore varies.
     logarithmic = ("threshold", "step_size")
 
-    def __init__(self, operator: Convolution, W: Array, *, layers: int = 5, **options: Any) -> None:
-        self.operator, self.W = operator, W
+    def __init__(
+        self, operator: Convolution, W: Array, *, layers: int = 5, per_filter: bool = False, **options: Any
+    ) -> None:
+        self.operator, self.W, self.per_filter = operator, W, per_filter
         self.filter_shape = rows, columns = operator.filter_shape
-        self.filters = operator.D.shape[2]
+        self.filters, self.stride = operator.D.shape[2], operator.stride
         self.rotated = operator.ops.asarray(W[::-1, ::-1], operator.dtype)
         # In each layer, an entry of the maps depends on pixels of the residual up to s − 1 away to one side, and a
         # pixel of the picture on entries up to s − 1 away to the other.
         self.reach = layers * (rows - 1), layers * (columns - 1)
         super().__init__(layers=layers, ops=operator.ops, dtype=operator.dtype, **options)
 
+    def full(self, value: float, layers: int | None = None) -> Array:
+        """A parameter that is this number in each of all layers or so many, and for each filter if it is to differ."""
+        return np.full((layers or self.layers, *[self.filters] * self.per_filter), value)
+
     def published_start(self) -> dict[str, Array]:
         """The weight is the scaled rotated dictionary, step sizes are 1, and thresholds are scaled like the weight."""
-        start = {"threshold": np.full(self.layers, LAM * SCALE)}
+        start = {"threshold": self.full(LAM * SCALE)}
         if self.step_sizes:
-            start["step_size"] = np.ones(self.layers)
-        if self.matrices:
+            start["step_size"] = self.full(1.0)
+        if "weight" in self.matrices:
             start["weight"] = np.tile(SCALE * self.operator.D[::-1, ::-1], (self.stack, 1, 1, 1))
         return start
 
@@ -78,17 +91,25 @@ class ConvNetwork(Unrolled):
         """How many entries of a picture's maps may pass unshrunk in layer t."""
         if not self.selects:
             return 0
-        rows, columns = map_shape((picture.shape[0], picture.shape[1]), self.filter_shape, self.operator.stride)
+        rows, columns = map_shape((picture.shape[0], picture.shape[1]), self.filter_shape, self.stride)
         return support_schedule(self.filters * rows * columns, self.layers, self.percent, self.max_percent)[t]
 
+    def synthesis(self, t: int) -> str:
+        """The name of the learned parameter with whose filters layer t synthesises its picture; empty if it is D."""
+        return ""
+
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, (pictures, maps, y), D, shape = self.ops, state, self.operator.filters, self.filter_shape
-        W = self.parameter("weight", t) if self.matrices else self.rotated
-        alpha, theta = self.step_size(t), self.parameter("threshold", t)
+        ops, (pictures, maps, y), shape, synthesis = self.ops, state, self.filter_shape, self.synthesis(t)
+        W = self.parameter("weight", t) if "weight" in self.matrices else self.rotated
+        D = self.parameter(synthesis, t) if synthesis else self.operator.filters
+        alpha, theta, analysis = self.step_size(t), self.parameter("threshold", t), W
+        if alpha.ndim:  # one for each filter: the products are with the filters α_m w_m
+            analysis, alpha = W * alpha.astype(W.dtype), self.one
+        wants_weight = "weight" in self.matrices or analysis is not W
 
         def forward(picture: Array, x: Array | None, f: Array) -> tuple[Array, Array, Any]:
             residual = pad_reflected(ops.xp, f - picture, shape)
-            return ops.conv_layer(x, residual, W, D, alpha, theta, self.selected(t, picture), self.operator.stride)
+            return ops.conv_layer(x, residual, analysis, D, alpha, theta, self.selected(t, picture), self.stride)
 
         after = list(map(forward, pictures, maps, y))
 
@@ -96,12 +117,16 @@ class ConvNetwork(Unrolled):
             # r = f − picture is padded by reflection, so ∂L/∂picture is −∂L/∂r after the borders are folded back.
             d_pictures, d_maps, _ = d_state
             back = [
-                ops.conv_layer_backward(d_x, d_picture, record, bool(self.matrices))
+                ops.conv_layer_backward(d_x, d_picture, record, wants_weight, bool(synthesis))
                 for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
             ]
-            d_x, d_padded, *parts, _ = zip(*back, strict=True)
-            by_name = zip(("step_size", "threshold", "weight"), parts, strict=True)
-            gradients: Gradients = {name: sum(d) for name, d in by_name if name in self.shapes}
+            d_x, d_padded, *parts = zip(*back, strict=True)
+            names = ("step_size", "threshold", "weight", synthesis)
+            d = {name: sum(part) for name, part in zip(names, parts, strict=True) if part[0] is not None}
+            if analysis is not W:
+                d["step_size"] = (d["weight"].astype(np.float64) * W).sum(axis=(0, 1))
+                d["weight"] = d["weight"] * self.step_size(t).astype(W.dtype)
+            gradients: Gradients = {name: value for name, value in d.items() if name in self.shapes}
             return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None), gradients
 
         return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y), backprop

@@ -13,7 +13,7 @@ from cuista.operators.convolution import polyphase
 
 
 class ConvAlista(ConvNetwork):
-    """Conv-ALISTA, which learns `step_size` (T,) and `threshold` (T,)."""
+    """Conv-ALISTA, which learns `step_size` and `threshold`, (T,) or (T, F)."""
 
     name = "conv-alista"
     title = "Conv-ALISTA"
@@ -21,8 +21,12 @@ class ConvAlista(ConvNetwork):
     one_step = False
 
     def published_start(self) -> dict[str, Array]:
-        steps = 1 if self.one_step else self.layers
-        return {"step_size": np.full(steps, SCALE), "threshold": np.full(self.layers, LAM * SCALE)}
+        return {"step_size": self.full(SCALE, self.steps), "threshold": self.full(LAM * SCALE)}
+
+    @property
+    def steps(self) -> int:
+        """The number of layers that have a step size of their own."""
+        return 1 if self.one_step else self.layers
 
     def fast_start(self) -> dict[str, Array]:
         """Step sizes are 1/L, where L is the largest |Σ_m ŵ_m* d̂_m| of all frequencies; thresholds are λ/(5 L).
@@ -30,16 +34,15 @@ class ConvAlista(ConvNetwork):
         Apart from the borders, the Σ_m ŵ_m* d̂_m are the eigenvalues of x ↦ W ⋆ (Σ_m d_m ⋆ x_m), where W is the rotated
         analytic weight. With a stride, they are those of P_D P_Wᴴ, with the filters' polyphase components P.
         """
-        stride = self.operator.stride
-        if stride > 1:
-            phases = (polyphase(filters, stride, (16, 16)) for filters in (self.operator.D, self.W))
-            step = 1 / max(np.abs(np.linalg.eigvals(D @ W.conj().swapaxes(1, 2))).max() for D, W in zip(*phases))
+        if self.stride > 1:
+            phases = [polyphase(filters, self.stride, (16, 16)) for filters in (self.operator.D, self.W)]
+            eigenvalues = (np.linalg.eigvals(D @ W.conj().swapaxes(1, 2)) for D, W in zip(*phases, strict=True))
+            step = 1 / max(float(np.abs(each).max()) for each in eigenvalues)
         else:
             period = [max(8 * size, 64) for size in self.filter_shape]
             D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
             step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
-        shape = self.shapes["step_size"]
-        return {"step_size": np.full(shape, step), "threshold": np.full(self.layers, LAM * step / 5)}
+        return {"step_size": self.full(step, self.steps), "threshold": self.full(LAM * step / 5)}
 
 
 class OneStepConvAlista(ConvAlista):

@@ -15,7 +15,7 @@ from cuista.networks.conv_alista import ConvAlista, OneStepConvAlista
 
 
 class ConvListaCp(ConvNetwork):
-    """Conv-LISTA-CP, which learns `weight` W_t (T or 1, s₁, s₂, F) and `threshold` (T,)."""
+    """Conv-LISTA-CP, which learns `weight` W_t (T or 1, s₁, s₂, F) and `threshold`, (T,) or (T, F)."""
 
     name = "conv-lista-cp"
     title = "Conv-LISTA-CP"
@@ -25,11 +25,12 @@ class ConvListaCp(ConvNetwork):
 
     def precursor(self) -> Unrolled:
         kind = ConvAlista if self.untied or self.step_sizes else OneStepConvAlista
-        return kind(self.operator, self.W, layers=self.layers)
+        return kind(self.operator, self.W, layers=self.layers, per_filter=self.per_filter)
 
     def analytic_weights(self, step_sizes: Array) -> Array:
         """The rotated analytic weight multiplied by each of the step sizes, (T or 1, s₁, s₂, F)."""
-        return np.asarray(self.ops.to_numpy(step_sizes)[:, None, None, None] * self.W[::-1, ::-1])
+        factors = self.ops.to_numpy(step_sizes).reshape(len(step_sizes), 1, 1, -1)
+        return np.asarray(factors * self.W[::-1, ::-1])
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce a Conv-ALISTA: W_t = α_t W, or α W if all layers share one step size."""

@@ -12,7 +12,7 @@ from cuista.networks.conv_lista_cp import ConvListaCp
 
 
 class ConvTiLista(ConvListaCp):
-    """Conv-TiLISTA, which learns `weight` W (1, s₁, s₂, F), `step_size` (T,) and `threshold` (T,)."""
+    """Conv-TiLISTA, which learns `weight` W (1, s₁, s₂, F), `step_size` and `threshold`, (T,) or (T, F)."""
 
     name = "conv-tilista"
     title = "Conv-TiLISTA"

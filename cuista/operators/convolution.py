@@ -101,12 +101,12 @@ class Convolution(Operator):
         D, exponent = scaled(self.D)
         degrees = [strided(size - 1, self.stride) for size in self.filter_shape]
         period = [max(32 * degree, 8) for degree in degrees]
-        largest = max(
-            np.linalg.eigvalsh(
-                P @ P.conj().swapaxes(1, 2) if P.shape[1] <= P.shape[2] else P.conj().swapaxes(1, 2) @ P
-            )[:, -1].max()
-            for P in polyphase(D, self.stride, (period[0], period[1]))
-        )
+
+        def largest_eigenvalue(P: Array) -> float:
+            adjoint = P.conj().swapaxes(1, 2)
+            return float(np.linalg.eigvalsh(P @ adjoint if P.shape[1] <= P.shape[2] else adjoint @ P).max())
+
+        largest = max(map(largest_eigenvalue, polyphase(D, self.stride, (period[0], period[1]))))
         least = np.prod([np.cos(np.pi * degree / points) for degree, points in zip(degrees, period, strict=True)])
         with np.errstate(over="ignore"):
             return float(np.ldexp(largest / least, 2 * exponent))

@@ -39,8 +39,8 @@ class ConvWeightReport:
     ridge
         The λ of a noise-aware weight; 0 for the paper's weight.
     objective
-        Σ_{l,m} ‖d_l ⋆ w_m‖², summed over all shifts, or those that are multiples of the stride. (A sum over the unnormalised Fourier coefficients of period n is
-        n² times as large.)
+        Σ_{l,m} ‖d_l ⋆ w_m‖², summed over all shifts, or over those that are multiples of the stride. (A sum over the
+        unnormalised Fourier coefficients of period n is n² times as large.)
     constraint_residual
         max_m |⟨w_m, d_m⟩ − 1|.
     seconds

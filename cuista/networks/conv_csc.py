@@ -1,0 +1,46 @@
+"""Conv-CSC: x_{t+1} = η(x_t + W ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t), with the result Σ_m c_m ⋆ x_{T,m}.
+
+Simon, Elad, NeurIPS 2019 (CSCNet). The filters W of the analysis, D of the synthesis and C of the output are learned,
+one of each for all layers, and thresholds for each filter. Here, D and C start as the dictionary, and W as its analytic
+weight for the stride of the maps, so that the network starts as the Conv-ALISTA that it contains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cuista.checks import Array
+from cuista.networks.base import Unrolled
+from cuista.networks.conv_alista import OneStepConvAlista
+from cuista.networks.conv_lista_cp import ConvListaCp
+from cuista.operators import Convolution
+
+
+class ConvCsc(ConvListaCp):
+    """Conv-CSC, which learns `weight`, `synthesis` and `output`, (1, s₁, s₂, F) each, and `threshold` (T, F)."""
+
+    name = "conv-csc"
+    title = "Conv-CSC"
+    matrices = ("weight", "synthesis", "output")
+    last = ("output",)
+    can_untie = False
+
+    def __init__(self, operator: Convolution, W: Array, *, per_filter: bool = True, **options: Any) -> None:
+        super().__init__(operator, W, per_filter=per_filter, **options)
+
+    def published_start(self) -> dict[str, Array]:
+        return {**super().published_start(), **self._dictionaries()}
+
+    def _dictionaries(self) -> dict[str, Array]:
+        return {name: self.operator.D[None] for name in ("synthesis", "output")}
+
+    def synthesis(self, t: int) -> str:
+        return "output" if t == self.layers - 1 else "synthesis"
+
+    def precursor(self) -> Unrolled:
+        return OneStepConvAlista(self.operator, self.W, layers=self.layers, per_filter=self.per_filter)
+
+    def adopt(self, precursor: Unrolled) -> None:
+        """Reproduce a Conv-ALISTA: W is multiplied by its step size, and D and C are the dictionary."""
+        super().adopt(precursor)
+        self.parameters = {**self.parameters, **self._dictionaries()}
