@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,9 +39,19 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def network_recipe_options(
-    task: type[Task[Any]], *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
+    task: type[Task[Any]],
+    *,
+    steps: str,
+    rate: str,
+    matrix_steps: str,
+    batch: str,
+    validation: str,
+    by_net: Callable[[str], Mapping[str, Any]] = lambda net: {},
 ) -> common.Decorator:
-    """The options for the recipes of networks; the given help texts state the task's defaults."""
+    """The options for the recipes of networks; the given help texts state the task's defaults.
+
+    `by_net` gives the numbers of the fast recipe that are others for the network of --net.
+    """
     return recipe_options(
         task,
         recipe_option("max-steps", "max_steps", steps, common.AT_LEAST_0, "N"),
@@ -57,26 +67,40 @@ def network_recipe_options(
         recipe_option("decay-rate", "factor", "paper: gradient factor per later layer. [0.3]"),
         fast=("matrix_steps", "matrix_rate"),
         paper=("better_wait", "decays", "factor"),
+        by_net=by_net,
     )
 
 
 def recipe_options(
-    task: type[Task[Any]], *decorators: common.Decorator, fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
+    task: type[Task[Any]],
+    *decorators: common.Decorator,
+    fast: tuple[str, ...] = (),
+    paper: tuple[str, ...] = (),
+    by_net: Callable[[str], Mapping[str, Any]] = lambda net: {},
 ) -> common.Decorator:
     """The options that define a recipe; `fast` and `paper` name the fields that only that recipe has."""
     text = "Recipe. [fast, or paper if an option needs it]"
     name = click.option("--recipe", "name", type=click.Choice(["fast", "paper"]), help=text)
 
     def make(name: str | None, **given: Any) -> Recipe:
-        return choose_recipe(task.recipes, name, given, fast, paper)
+        own = by_net(click.get_current_context().params.get("net", ""))
+        return choose_recipe(task.recipes, name, given, fast, paper, own)
 
     return common.bundled("recipe", make, name, *decorators)
 
 
 def choose_recipe(
-    recipes: Any, name: str | None, given: dict[str, Any], fast: tuple[str, ...], paper: tuple[str, ...]
+    recipes: Any,
+    name: str | None,
+    given: dict[str, Any],
+    fast: tuple[str, ...],
+    paper: tuple[str, ...],
+    own: Mapping[str, Any],
 ) -> Recipe:
-    """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe."""
+    """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe.
+
+    `own` are fields of the fast recipe for which there are other defaults.
+    """
     given = {field: value for field, value in given.items() if value is not None}
     others = [common.spelled(field) for field in given if field in paper]
     if others and name is None:
@@ -88,7 +112,7 @@ def choose_recipe(
             other = "paper" if name == "fast" else "fast"
             option = common.spelled(field)
             raise click.UsageError(f"{option}: only the {other} recipe has it; leave it out, or give --recipe {other}")
-    recipe: Recipe = recipes[name](**given)
+    recipe: Recipe = recipes[name](**({**own, **given} if name == "fast" else given))
     recipe.stages(1)  # reports a wrong number before any work is done
     return recipe
 

@@ -12,10 +12,11 @@ from cuista.cli.routing import net_option
 from cuista.cli.running import Run, network_recipe_options, run_options
 from cuista.cli.spellings import IN_DENOISING, NOT_FOR_PICTURES, Command
 
-from cuista.data.dictionary import Dictionary
+from cuista.data.dictionary import Dictionary, cosine_dictionary
 from cuista.networks import CONV_NETWORKS
 from cuista.tasks.denoising import Denoiser, Denoising, denoising_weight
 from cuista.weights import ConvWeight
+from cuista.weights.conv import mean_eigenvalue
 
 
 @dataclass
@@ -26,9 +27,15 @@ class WeightSource:
     weight_file: Path | None
     convention: Any
     ridge: Any
+    stride: int | None
+    size: tuple[int, int] | None
+    filters: int | None
 
-    def load(self, begun: Denoiser | None) -> ConvWeight | Dictionary:
-        """The weight in the file or in the interrupted run, or else the dictionary for which to compute one."""
+    def load(self, begun: Denoiser | None, learned: bool) -> ConvWeight | Dictionary:
+        """The weight in the file or in the interrupted run, or else the dictionary for which to compute one.
+
+        If it is learned, it may start as cosines.
+        """
         dictionary_convention, weight_convention = common.for_bare(
             self.convention, self.dictionary_file, self.weight_file
         )
@@ -36,13 +43,19 @@ class WeightSource:
             common.load_dictionary(self.dictionary_file, dictionary_convention) if self.dictionary_file else None
         )
         if self.weight_file is not None:
-            if self.ridge is not None:
-                raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
+            if self.ridge is not None or self.stride is not None:
+                option = "--ridge" if self.ridge is not None else "--stride"
+                raise click.UsageError(
+                    f"{option} is for a weight computed here, and -W gives one: leave one of them out"
+                )
             return ConvWeight.load(self.weight_file, dictionary, convention=weight_convention)
         if begun is not None and (dictionary is None or begun.weight.dictionary.sha256 == dictionary.sha256):
-            if self.ridge in (None, "auto", begun.weight.report.ridge):
-                return begun.weight
+            has = begun.weight
+            if self.ridge in (None, "auto", has.report.ridge) and self.stride in (None, has.stride):
+                return has
             dictionary = begun.weight.dictionary
+        if dictionary is None and learned:
+            return Dictionary(cosine_dictionary(self.size or (9, 9), self.filters or 128))
         if dictionary is None:
             raise click.UsageError(
                 "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns a "
@@ -63,23 +76,34 @@ class WeightSource:
     ),
     common.convention_option,
     click.option("--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
+    click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1; conv-csc: 6]"),
+    click.option(
+        "--size", type=common.filter_size, metavar="S|SxS", help="conv-csc without --dict: filters' size. [9]"
+    ),
+    click.option("--filters", type=common.AT_LEAST_1, metavar="N", help="conv-csc without --dict: how many. [128]"),
 )
 @click.option("--sigma", type=common.positive, default=20.0, help="Noise std. deviation, of 255.", metavar="σ")
 @click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [fast: 128; paper: 321]")
 @common.bundled(
     "network",
     dict,
-    common.layers_option(5),
+    common.layers_option(None, " [5; conv-csc: 6]"),
     common.percent_options(" [1.2]", " [13]"),
     click.option("--untied/--tied", help="Learn filters for each layer, or shared ones."),
+    click.option(
+        "--per-filter/--one-for-all",
+        default=None,
+        help="A threshold and a step size for each filter, or one for all. [one; conv-csc: each]",
+    ),
 )
 @network_recipe_options(
     Denoising,
-    steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
+    steps="Steps of the joint stage [fast: 300; conv-csc: 50], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.06; paper: 0.0005]",
-    matrix_steps="fast: final steps with learned filters. [300]",
-    batch="Crops per step. [4]",
+    matrix_steps="fast: final steps with learned filters. [300; conv-csc: 10000]",
+    batch="Crops per step. [4; conv-csc: 8]",
     validation="Validation crops. [16]",
+    by_net=lambda net: CONV_NETWORKS[net].recipe,
 )
 @run_options
 def command(
@@ -99,14 +123,21 @@ def command(
     kind, network = CONV_NETWORKS[net], {name: value for name, value in network.items() if value is not None}
     if {"percent", "max_percent"} & set(network) and not kind.selects:
         common.say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
-    if network["untied"] and not kind.can_untie:
+    if network.get("untied") and not kind.can_untie:
         common.say(f"Note: --untied is ignored: {kind.title} has no filters that can differ between layers.")
         network["untied"] = False
-    weight, task = source.load(run.begun(Denoiser)), Denoising(images, crop)
+    learned = "synthesis" in kind.matrices
+    for option, value in (("--size", source.size), ("--filters", source.filters)):
+        if value is not None and (not learned or source.dictionary_file or source.weight_file):
+            raise click.UsageError(f"{option} is for conv-csc without --dict and -W: leave it out")
+    weight, task = source.load(run.begun(Denoiser), learned), Denoising(images, crop)
     for pictures in task.pictures(recipe):
         common.note_left_out(pictures)
     if isinstance(weight, Dictionary):
-        how: dict[str, Any] = {"sigma": sigma, "layers": network["layers"], "ops": run.ops}
-        strength: Any = "auto" if source.ridge is None else source.ridge
+        stride = source.stride or min(kind.usual_stride, *weight.shape)
+        how: dict[str, Any] = {"sigma": sigma, "stride": stride, "ops": run.ops, **network}
+        strength: Any = source.ridge
+        if strength is None:  # where the weight is only a start, any will do
+            strength = mean_eigenvalue(weight, stride) if learned else "auto"
         weight = denoising_weight(weight, task, ridge=strength, say=common.say, **how)
     run.train(Denoiser.new(weight, net, sigma=sigma, **network, ops=run.ops), recipe, task)

@@ -202,6 +202,20 @@ def random_dictionary(shape: tuple[int, int], filters: int, *, seed: int = 0) ->
     return normalize_filters(D.reshape(rows, columns, filters))
 
 
+def cosine_dictionary(shape: tuple[int, int], filters: int) -> Array:
+    """The first F filters (s₁, s₂, F), by the sum of their frequencies, of an overcomplete DCT, each with unit norm.
+
+    Each is the product of two cosines cos(π k (2i + 1) / 2n) with n = ⌈√F⌉ frequencies k, without their means if k > 0
+    (Elad, Aharon, IEEE Trans. Image Process. 2006).
+    """
+    n = math.ceil(math.sqrt(filters))
+    waves = [np.cos(np.pi * np.outer(2 * np.arange(size) + 1, np.arange(n)) / (2 * n)) for size in shape]
+    for wave in waves:
+        wave[:, 1:] -= wave[:, 1:].mean(axis=0)
+    frequencies = sorted(np.ndindex(n, n), key=lambda pair: (sum(pair), pair))[:filters]
+    return normalize_filters(np.stack([np.outer(waves[0][:, k], waves[1][:, m]) for k, m in frequencies], axis=-1))
+
+
 def normalize_filters(D: Array) -> Array:
     """Scale each of the filters (s₁, s₂, F) to unit norm; filters that have it already keep their bits."""
     small, exponents = scaled(check_filters(D, "the dictionary").astype(np.float64), axis=(0, 1))

@@ -10,7 +10,8 @@ so that sparse codes tell pictures from noise better (Simon, Elad, NeurIPS 2019)
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,12 +45,18 @@ class ConvNetwork(Unrolled):
         The number F of filters, and their shape (s₁, s₂).
     stride
         The stride q of the maps.
+    recipe
+        The numbers of the fast recipe that suit the network, where they are not those of its class.
+    usual_stride
+        The stride where none is chosen.
     reach
         The numbers of rows and of columns over which a pixel of the input can influence pixels of the output.
     """
 
     selects = False
     can_coordinate = False
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    usual_stride: ClassVar[int] = 1
     # The larger the sum of the filters, the smaller the step sizes; their scale therefore varies.
     logarithmic = ("threshold", "step_size")
 

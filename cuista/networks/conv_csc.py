@@ -7,7 +7,8 @@ weight for the stride of the maps, so that the network starts as the Conv-ALISTA
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from cuista.checks import Array
 from cuista.networks.base import Unrolled
@@ -24,9 +25,14 @@ class ConvCsc(ConvListaCp):
     matrices = ("weight", "synthesis", "output")
     last = ("output",)
     can_untie = False
+    usual_stride = 6
+    # The Conv-ALISTA that it contains is trained for a few steps only, because everything is learned after it.
+    recipe: ClassVar[Mapping[str, Any]] = {"batch": 8, "max_steps": 50, "matrix_steps": 10_000, "fine_rate": 1e-2}
 
-    def __init__(self, operator: Convolution, W: Array, *, per_filter: bool = True, **options: Any) -> None:
-        super().__init__(operator, W, per_filter=per_filter, **options)
+    def __init__(
+        self, operator: Convolution, W: Array, *, layers: int = 6, per_filter: bool = True, **options: Any
+    ) -> None:
+        super().__init__(operator, W, layers=layers, per_filter=per_filter, **options)
 
     def published_start(self) -> dict[str, Array]:
         return {**super().published_start(), **self._dictionaries()}
@@ -39,6 +45,10 @@ class ConvCsc(ConvListaCp):
 
     def precursor(self) -> Unrolled:
         return OneStepConvAlista(self.operator, self.W, layers=self.layers, per_filter=self.per_filter)
+
+    def rate_of(self, name: str, nmse_db: float) -> float:
+        # The entries of the analysis are several times as small as those of the dictionaries.
+        return 1e-3 if name == "weight" else 2e-3
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce a Conv-ALISTA: W is multiplied by its step size, and D and C are the dictionary."""

@@ -20,7 +20,7 @@ from cuista import parallel
 from cuista.checks import Array
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, SHRUNK_DOWN, SHRUNK_UP
-from cuista.ops.borders import gather, map_shape, pad_zeros, spread, taps
+from cuista.ops.borders import Shape, gather, map_shape, pad_zeros, spread, taps
 from cuista.ops.joint import ALONE, Joint, as_real, is_plain
 from cuista.ops.reference import NOT_POSITIVE, Descent, ReferenceOps, Result, Scalar, Scalars
 
@@ -212,7 +212,7 @@ class CpuOps(ReferenceOps):
 
         def analyse(rows: slice) -> Array:
             size = (rows.stop - rows.start) * width
-            copies = taps(np, padded, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
+            copies = _taps(padded, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
             z = np.matmul(scaled.reshape(-1, filters).T, copies, out=empty((filters, size), dtype))
             z = z.reshape(filters, -1, width)
             if x is not None:
@@ -222,7 +222,7 @@ class CpuOps(ReferenceOps):
         def synthesize(rows: slice) -> None:
             band = x_next.reshape(filters, -1)[:, rows.start * width : rows.stop * width]
             copies = np.matmul(D.reshape(-1, filters), band, out=empty((s1 * s2, band.shape[1]), dtype))
-            gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start, stride)
+            _gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start, stride)
 
         for rows in bands:
             z = analyse(rows)
@@ -268,7 +268,7 @@ class CpuOps(ReferenceOps):
         d_threshold: Any = np.zeros(filters) if by_filter else 0.0
         for rows in _bands(height, width, filters, dtype.itemsize):
             size = (rows.stop - rows.start) * width
-            copies = taps(np, around, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
+            copies = _taps(around, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
             delta = np.matmul(rotated, copies, out=empty((filters, size), dtype)).reshape(filters, -1, width)
             if d_x is not None:
                 delta += d_x[:, rows]
@@ -286,9 +286,9 @@ class CpuOps(ReferenceOps):
             d_z[:, rows] = delta
             flat = delta.reshape(filters, size)
             back = np.matmul(W.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
-            spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start, stride)
+            _spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start, stride)
             if d_weight is not None:
-                d_weight += np.matmul(taps(np, padded, (s1, s2), rows, copies, stride), flat.T)
+                d_weight += np.matmul(_taps(padded, (s1, s2), rows, copies, stride), flat.T)
         d_step_size = float(np.vdot(d_padded, padded))
         d_padded *= alpha
         if d_weight is not None:
@@ -376,12 +376,54 @@ def _bands(height: int, width: int, filters: int, itemsize: int) -> list[slice]:
     return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
+def _taps(image: Array, filter_shape: Shape, rows: slice, out: Array, stride: int) -> Array:
+    """`borders.taps`, in a single copy if there is a stride: then each tap's part is small."""
+    if stride == 1:
+        return taps(np, image, filter_shape, rows, out)
+    windows = np.lib.stride_tricks.sliding_window_view(image, filter_shape)[::stride, ::stride][rows]
+    parts = windows.transpose(2, 3, 0, 1)
+    out.reshape(parts.shape)[...] = parts
+    return out
+
+
+def _gather(copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
+    """`borders.gather`. With a stride, it is the middle of what `_spread` makes of the taps in reverse order."""
+    if stride == 1:
+        return gather(copies, image, filter_shape, row)
+    (s1, s2), (_, height, width) = filter_shape, copies.shape
+    around = np.zeros(((height - 1) * stride + s1, (width - 1) * stride + s2), image.dtype)
+    _spread(copies[::-1], around, filter_shape, 0, stride)
+    first = row * stride - s1 + 1
+    part = around[max(-first, 0) :, s2 - 1 : s2 - 1 + image.shape[1]]
+    target = image[max(first, 0) :, : part.shape[1]][: len(part)]
+    target += part[: len(target)]
+    return None
+
+
+def _spread(copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
+    """`borders.spread`. With a stride q, up to q×q taps at a time, whose entries meet different pixels."""
+    if stride == 1:
+        return spread(copies, image, filter_shape, row)
+    (s1, s2), (_, height, width) = filter_shape, copies.shape
+    parts = copies.reshape(s1, s2, height, width)
+    for i in range(0, s1, stride):
+        for j in range(0, s2, stride):
+            block = parts[i : i + stride, j : j + stride]
+            pixels = np.zeros((height, stride, width, stride), image.dtype)
+            pixels[:, : block.shape[0], :, : block.shape[1]] = block.transpose(2, 0, 3, 1)
+            target = image[row * stride + i :, j:][: height * stride, : width * stride]
+            target += pixels.reshape(height * stride, -1)[: target.shape[0], : target.shape[1]]
+    return None
+
+
 def _shrink(z: Array, theta: Array, out: Array, scratch: Array) -> None:
     """Write the soft thresholding of z to `out`; a negative θ moves every non-zero entry outwards."""
-    if (theta >= 0).all():
+    if theta.ndim == 0 and theta >= 0:
         np.clip(z, -theta, theta, out=scratch)
     elif theta.ndim == 0:
         np.multiply(np.sign(z, out=scratch), theta, out=scratch)
+    elif (theta >= 0).all():  # this is faster than `np.clip` with an array
+        np.maximum(np.minimum(z, theta, out=scratch), -theta, out=scratch)
     else:
         np.multiply(np.sign(z), np.minimum(np.abs(z, out=scratch), theta, out=scratch), out=scratch)
     np.subtract(z, scratch, out=out)

@@ -33,7 +33,7 @@ from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, train
 from cuista.training.task import Baseline, Examples, Source, Task
-from cuista.weights.conv import ConvWeight, ConvWeightReport, solve_conv
+from cuista.weights.conv import ConvWeight, ConvWeightReport, mean_eigenvalue, solve_conv
 
 # The ridges that are tried, in units of Σ‖d_m‖², the mean eigenvalue of H.
 RIDGES = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -116,15 +116,21 @@ class Denoiser(Trained):
 
     def identity(self) -> dict[str, Any]:
         weight, dictionary = self.weight, self.weight.dictionary
-        return {"dictionary": dictionary.sha256, "weight": storage.sha256(weight.W), "stride": weight.stride}
+        made_from = {"dictionary": dictionary.sha256, "weight": storage.sha256(weight.W), "stride": weight.stride}
+        return {**made_from, "per_filter": self.network.per_filter}
 
-    def denoise(self, noisy: Array, *, mean: float | None = None, tile: int | None = None) -> Array:
+    def denoise(
+        self, noisy: Array, *, mean: float | None = None, tile: int | None = None, shifts: int | None = None
+    ) -> Array:
         """Denoise a picture (H, W) of any size, with values from 0 to 1; the result is not clipped.
 
         The picture is processed in overlapping tiles. A pixel depends only on the pixels within the network's `reach`.
         Tiles overlap by this much, and the overlap is discarded, so there are no seams: up to rounding, the result is
         the same as for the whole picture. Only with support selection does it differ, because each tile selects its own
         share of entries.
+
+        With a stride q, the maps are on a grid, which could be at q² places. The picture is denoised with the grid at
+        each of them, or at some, and the results are averaged.
 
         Parameters
         ----------
@@ -134,35 +140,55 @@ class Denoiser(Trained):
             The mean of the clean picture; the mean of the noisy one if None.
         tile
             The largest side of a tile in pixels, without its overlap; as large as memory allows if None.
+        shifts
+            The number of places of the grid, from 1 to q², spread evenly; all if None. Fewer are faster, in proportion.
 
         Raises
         ------
         InputError
-            If the picture is not grey, not finite or smaller than a filter, or if `tile` is less than 1.
+            If the picture is not grey, not finite or smaller than a filter, or if `tile` or `shifts` is out of range.
         """
         noisy = check_grey(noisy, "the picture")
         network, mean = self.network, noisy.mean() if mean is None else mean
-        f = network.ops.asarray(noisy - mean, network.dtype)
-        tiles = self.tiles(noisy.shape, tile)
-        result = np.empty(noisy.shape, network.dtype)
+        f, places = noisy - mean, grid_places(network.stride, shifts)
+        result = np.zeros(noisy.shape, network.dtype)
+        for first in range(0, len(places), AT_A_TIME):  # the sum has the same order on any number of workers
+            for (top, left), denoised in zip(
+                places[first : first + AT_A_TIME], self._at(places[first : first + AT_A_TIME], f, tile), strict=True
+            ):
+                result += denoised[top:, left:]
+        result /= len(places)
+        return np.asarray(result + mean)
+
+    def _at(self, places: Sequence[tuple[int, int]], f: Array, tile: int | None) -> list[Array]:
+        """A picture (H, W) with so many reflected rows above it and columns on its left, denoised; for each place."""
+        network = self.network
+        shifted = [
+            network.ops.asarray(np.pad(f, ((top, 0), (left, 0)), mode="reflect"), network.dtype) for top, left in places
+        ]
+        found = [np.empty(each.shape, network.dtype) for each in shifted]
+        parts = [(n, *spans) for n, each in enumerate(shifted) for spans in self.tiles(each.shape, tile)]
 
         def work(part: slice) -> None:
-            ((rows, columns),) = tiles[part]
-            denoised = network.ops.to_numpy(network.output(f[rows.computed, columns.computed][None]))[0]
-            result[rows.kept, columns.kept] = denoised[rows.inside, columns.inside]
+            ((n, rows, columns),) = parts[part]
+            denoised = network.ops.to_numpy(network.output(shifted[n][rows.computed, columns.computed][None]))[0]
+            found[n][rows.kept, columns.kept] = denoised[rows.inside, columns.inside]
 
-        network.ops.in_batches((len(tiles), 1), work, 1)
-        return np.asarray(result + mean)
+        network.ops.in_batches((len(parts), 1), work, 1)
+        return found
 
     def tiles(self, shape: Sequence[int], tile: int | None = None) -> list[tuple[Span, Span]]:
         """The rows and columns of the tiles in which a picture of this shape (H, W) is denoised.
 
-        All tiles have the same shape, so that arrays can be reused from tile to tile.
+        All tiles have the same shape, so that arrays can be reused from tile to tile. Each begins on the grid of the
+        picture's maps.
         """
         if tile is not None and tile < 1:
             raise InputError(f"tile is {tile} pixels; expected 1 or more, or None for as many as memory allows")
-        side = tile or self._side()
-        rows, columns = (_spans(length, side, reach) for length, reach in zip(shape, self.network.reach, strict=True))
+        side, network = tile or self._side(), self.network
+        rows, columns = (
+            _spans(length, side, reach, network.stride) for length, reach in zip(shape, network.reach, strict=True)
+        )
         return list(product(rows, columns))
 
     def _side(self) -> int:
@@ -172,9 +198,9 @@ class Denoiser(Trained):
         """
         network = self.network
         maps = MAPS_SELECTING if network.selects else MAPS
-        bytes_per_pixel: int = maps * network.filters * network.dtype.itemsize * AT_A_TIME
+        bytes_per_entry: int = maps * network.filters * network.dtype.itemsize * AT_A_TIME
         overlap = max(2 * reach + s - 1 for reach, s in zip(network.reach, network.filter_shape, strict=True))
-        side: int = math.isqrt(TILE_BYTES // bytes_per_pixel) - overlap
+        side: int = math.isqrt(TILE_BYTES * network.stride**2 // bytes_per_entry) - overlap
         return max(side, LEAST_TILE)
 
     def store(self, record: Record) -> None:
@@ -188,6 +214,7 @@ class Denoiser(Trained):
         attributes, dictionary = record.attributes, Dictionary.from_record(record, path)
         report = ConvWeightReport(**json.loads(attributes["weight"]))
         weight = ConvWeight.stored(record, dictionary, report, path)
+        options["per_filter"] = record.arrays["parameters/threshold"].ndim == 2
         return cls.new(weight, attributes["net"], sigma=attributes["sigma"], **options, **place)
 
 
@@ -237,6 +264,9 @@ class Denoising(Task[Denoiser]):
 
     def __init__(self, images: str | os.PathLike[str], crop: int | None = None) -> None:
         self.images, self.crop = images, crop
+
+    def recipe(self, model: Denoiser) -> PictureFastRecipe:
+        return PictureFastRecipe(**model.network.recipe)
 
     def crop_of(self, recipe: Any) -> int:
         """The side of the crops in pixels when training by a recipe."""
@@ -344,6 +374,7 @@ def denoising_weight(
     task: Denoising,
     *,
     ridge: float | Literal["auto"] = "auto",
+    stride: int = 1,
     say: Callable[[str], None] = say,
     **options: Any,
 ) -> ConvWeight:
@@ -353,6 +384,8 @@ def denoising_weight(
     ----------
     ridge
         λ of the noise-aware weight, or `auto` for the value that `choose_conv_ridge` finds.
+    stride
+        The stride of the maps.
     say
         Called with messages about what is being done.
     options
@@ -360,9 +393,9 @@ def denoising_weight(
     """
     if ridge == "auto":
         say("Computing a noise-aware weight (ridge 0 gives the paper's weight).")
-        return choose_conv_ridge(dictionary, task, say=say, **options)
+        return choose_conv_ridge(dictionary, task, stride=stride, say=say, **options)
     say(f"Computing the analytic weight (ridge {ridge:g}).")
-    return solve_conv(dictionary, ridge=ridge)
+    return solve_conv(dictionary, ridge=ridge, stride=stride)
 
 
 def choose_conv_ridge(
@@ -370,15 +403,17 @@ def choose_conv_ridge(
     task: Denoising,
     *,
     sigma: float = 20.0,
-    layers: int = 5,
+    stride: int = 1,
     seed: int = 0,
     ops: ReferenceOps | None = None,
     say: Callable[[str], None] = say,
+    **network: Any,
 ) -> ConvWeight:
     """The exact weight of a dictionary with the ridge λ that is best for denoising the task's pictures.
 
-    Each of λ = 0, 0.3, 1, 3, 10 and 30 times Σ‖d_m‖² is tried in 40 steps of the fast recipe on the same crops, and the
-    weight whose Conv-ALISTA has the smallest validation NMSE is returned.
+    Each of λ = 0, 0.3, 1, 3, 10 and 30 times the mean eigenvalue of H, which is Σ‖d_m‖² for a stride of 1, is tried in
+    40 steps of the fast recipe on the same crops, and the weight whose Conv-ALISTA has the smallest validation NMSE is
+    returned.
 
     Parameters
     ----------
@@ -386,15 +421,19 @@ def choose_conv_ridge(
         The task, which has the pictures and the size of the crops.
     sigma
         Standard deviation of the noise to be removed, for grey values from 0 to 255.
+    stride
+        The stride of the maps.
     say
         Called with the result of each λ, and with the best λ.
+    network
+        Options of the Conv-ALISTA, such as `layers`.
     """
     recipe = PictureFastRecipe(max_steps=40)
-    unit = float(np.square(dictionary.D).sum())
+    unit = mean_eigenvalue(dictionary, stride)
 
     def fit(share: float) -> tuple[float, ConvWeight]:
-        weight = solve_conv(dictionary, ridge=share * unit)
-        denoiser = Denoiser.new(weight, sigma=sigma, layers=layers, ops=ops)
+        weight = solve_conv(dictionary, ridge=share * unit, stride=stride)
+        denoiser = Denoiser.new(weight, sigma=sigma, ops=ops, **network)
         return train(denoiser, recipe, task=task, seed=seed).training["validation_nmse_db"], weight
 
     found: ConvWeight = best_ridge(RIDGES, fit, say)
@@ -514,12 +553,45 @@ def check_sigma(sigma: float) -> None:
         )
 
 
-def _spans(length: int, side: int, reach: int) -> list[Span]:
-    """Tiles of at most `side` pixels plus an overlap. All have one length: those at the ends are shifted inwards."""
+def grid_places(stride: int, count: int | None = None) -> list[tuple[int, int]]:
+    """So many of the q² places (0, 0), …, (q − 1, q − 1) of a grid with the stride q, spread evenly; all if None.
+
+    Each place is as far as possible from those before it, on a grid that repeats. So the places for a smaller number
+    are among those for a larger one.
+
+    Raises
+    ------
+    InputError
+        If the number is not from 1 to q².
+    """
+    count = stride**2 if count is None else count
+    if not 1 <= count <= stride**2:
+        raise InputError(
+            f"shifts is {count}; expected a number from 1 to {stride**2}, the square of the stride", option="shifts"
+        )
+    row, column = (index.ravel() for index in np.indices((stride, stride)))
+    # A sum over the places so far that grows as one of them comes near decides between places equally far away.
+    distance, nearness, places = np.full(stride**2, np.inf), np.zeros(stride**2), []
+    for _ in range(count):
+        far = np.flatnonzero(distance == distance.max())
+        new = far[np.argmin(nearness[far])]
+        places.append((int(row[new]), int(column[new])))
+        apart = [np.minimum(shift := np.abs(index - index[new]), stride - shift) for index in (row, column)]
+        from_new = np.square(apart[0]) + np.square(apart[1])
+        distance, nearness = np.minimum(distance, from_new), nearness + 1 / np.maximum(from_new, 1e-3)
+    return places
+
+
+def _spans(length: int, side: int, reach: int, stride: int = 1) -> list[Span]:
+    """Tiles of at most `side` pixels plus an overlap. All have one length: those at the ends are shifted inwards.
+
+    The first pixel of each is a multiple of the stride.
+    """
     side = math.ceil(length / math.ceil(length / side))
-    whole = min(side + 2 * reach, length)
-    spans = []
+    whole = min(side + 2 * reach + stride - 1, length)
+    last = (length - whole) // stride * stride
+    whole, spans = length - last, []
     for start in range(0, length, side):
-        first, stop = min(max(start - reach, 0), length - whole), min(start + side, length)
+        first, stop = min(max(start - reach, 0) // stride * stride, last), min(start + side, length)
         spans.append(Span(slice(first, first + whole), slice(start, stop), slice(start - first, stop - first)))
     return spans

@@ -325,6 +325,12 @@ def describe(W: Array, D: Array, stride: int, *, method: str) -> ConvWeightRepor
     return ConvWeightReport(method, 0.0, objective, residual, 0.0)
 
 
+def mean_eigenvalue(dictionary: Dictionary, stride: int = 1) -> float:
+    """The mean eigenvalue of H, as a unit for ridges; Σ‖d_m‖² for a stride of 1."""
+    D = dictionary.D
+    return float(np.square(D).sum() if stride == 1 else np.diagonal(gram(D, stride)).mean())
+
+
 def gram(D: Array, stride: int = 1, period: tuple[int, int] | None = None) -> Array:
     """The matrix H (s₁s₂, s₁s₂) of the quadratic form wᵀH w = Σ_l ‖d_l ⋆ w‖², over shifts that are multiples of q.
 
