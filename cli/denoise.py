@@ -2,71 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
-import numpy as np
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
-from cuista.checks import Array
-from cuista.data.pictures import Picture, Pictures, check_ending, check_format, write_pictures
+from cuista.data.folders import Job, jobs_for
+from cuista.data.pictures import Note, Picture, Pictures, check_ending, check_format, left_out, write_pictures
+from cuista.errors import CuistaError, FileError
 from cuista.evaluation.figures import in_a_row
+from cuista.summary import counted
 from cuista.tasks.denoising import Denoiser
+from cuista.tasks.photographs import denoise_file
+from cuista.training.interruption import deferred_signals
 
 # The captions of the pictures of --compare.
 CAPTIONS = ("input", "output", "4 times the difference")
+# How many names are listed in a message.
+LISTED = 5
 
 
 @click.command("denoise", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
-@click.argument("picture_file", metavar="PICTURE", type=common.INPUT_FILE)
-@click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, .jpg, …).")
+@click.argument("sources", metavar="PICTURE…", type=common.INPUT_FILE, nargs=-1, required=True)
+@click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, …), or folder.")
 @click.option("--compare", type=common.INPUT_FILE, help="Also write input, output and difference in a row.")
 @common.white_option
 @common.device_option
+@click.option("--resume", is_flag=True, help="Folder: leave out pictures whose output exists.")
 @common.force_option
 def command(
-    model_file: Path, picture_file: Path, out: Path, compare: Path | None, white: float | None, device: str, force: bool
+    model_file: Path,
+    sources: tuple[Path, ...],
+    out: Path,
+    compare: Path | None,
+    white: float | None,
+    device: str,
+    resume: bool,
+    force: bool,
 ) -> None:
-    """Denoise a picture of any size, or all pages of a TIFF, or all frames of an animation.
+    """Denoise a picture of any size, or all pages of a TIFF, or all frames of an animation, or a folder of these.
 
     MODEL is a denoiser that cuista train has written. The channels of a colour picture are denoised one by one. The
     kind of number and the bit depth are kept, and so are transparency, colour profile and resolution.
+
+    Of a folder, all pictures are denoised, also those in its sub-folders. With a folder or several pictures, --out is a
+    folder, in which each result has the name and the place of its picture.
     """
+    if len(sources) > 1 or sources[0].is_dir() or out.is_dir():
+        if compare is not None:
+            raise click.UsageError("--compare is for a single picture: leave it out, or give one picture")
+        if resume and force:
+            raise click.UsageError("--resume keeps the outputs that exist, and --force replaces them: give one of them")
+        jobs, passed_over = jobs_for(sources, out)
+        if passed_over:
+            are = "is" if len(passed_over) == 1 else "are"
+            what = counted(len(passed_over), "file")
+            common.say(f"Note: {what} without a picture's ending {are} left out: {_listed(passed_over)}.")
+        jobs = _left(jobs, out, resume, force)
+        if jobs:
+            _denoise_folder(_loaded(model_file, device), jobs, out, white, force)
+        return
+    if resume:
+        raise click.UsageError("--resume is for folders: leave it out")
+    _denoise_one(model_file, sources[0], out, compare, white, device, force)
+
+
+def _loaded(model_file: Path, device: str) -> Denoiser:
+    denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
+    common.warn_untrained(denoiser, model_file)
+    return denoiser
+
+
+# -- one picture -------------------------------------------------------------------------------------------------------
+
+
+def _denoise_one(
+    model_file: Path, source: Path, out: Path, compare: Path | None, white: float | None, device: str, force: bool
+) -> None:
     for target in filter(None, (out, compare)):
         check_ending(target)
         common.claim(target, force)
     if compare is not None and compare.absolute() == out.absolute():
         raise click.UsageError("--compare and --out name the same file: give two different names")
-    denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
-    common.warn_untrained(denoiser, model_file)
-    pictures = Pictures(picture_file, white)
+    denoiser = _loaded(model_file, device)
+    pictures = Pictures(source, white)
     common.say_notes(pictures.notes)
     # Both formats are checked before any work is done; blank pictures stand in for the results.
     first = next(iter(pictures))
     check_format(out, first, pictures.count)
-    if compare is not None:
-        check_format(compare, _beside(first, first.channels), pictures.count)
-    if denoiser.network.selects and len(denoiser.tiles(first.channels[0].shape)) > 1:
-        title = denoiser.network.title
-        common.say(
-            f"Note: the picture is processed in tiles, and {title} selects entries in each one: seams may be visible."
-        )
     comparisons: list[Picture] = []
+    if compare is not None:
+        check_format(compare, _beside(first, first), pictures.count)
+    _note_tiles(denoiser, first)
 
-    def denoised() -> Iterator[Picture]:
-        with common.ProgressLine() as line:
-            for number, picture in enumerate(pictures):
-                line.show(number / pictures.count, f"picture {number + 1} of {pictures.count}")
-                channels = np.stack([denoiser.denoise(channel) for channel in picture.channels])
-                if compare is not None:
-                    comparisons.append(_beside(picture, channels))
-                yield replace(picture, channels=channels)
+    def seen(noisy: Picture, denoised: Picture) -> None:
+        if compare is not None:
+            comparisons.append(_beside(noisy, denoised))
 
-    write_pictures(out, denoised(), overwrite=force)
+    with common.ProgressLine() as line:
+
+        def progress(number: int) -> None:
+            line.show(number / pictures.count, f"picture {number + 1} of {pictures.count}")
+
+        denoise_file(denoiser, pictures, out, overwrite=force, progress=progress, seen=seen)
     common.say(f"Wrote {out}{f', with {pictures.count} pictures' if pictures.count > 1 else ''}.")
     common.say_left_out(out, first.form, pictures.count)
     if compare is not None:
@@ -74,9 +116,93 @@ def command(
         common.say(f"Wrote {compare}: input, output, and four times their difference on grey, with captions.")
 
 
-def _beside(picture: Picture, denoised: Array) -> Picture:
-    """The picture, what is left of it without noise, and their difference, side by side under captions."""
+def _note_tiles(denoiser: Denoiser, picture: Picture) -> None:
+    """Say so if the network makes seams in a picture of this size."""
+    if denoiser.network.selects and len(denoiser.tiles(picture.channels[0].shape)) > 1:
+        title = denoiser.network.title
+        common.say(
+            f"Note: the picture is processed in tiles, and {title} selects entries in each one: seams may be visible."
+        )
+
+
+def _beside(noisy: Picture, denoised: Picture) -> Picture:
+    """A picture with noise, what is left of it without, and their difference, side by side under captions."""
     # The difference is centred on grey and amplified four times, because noise is faint.
-    difference = 0.5 + 4 * (picture.channels - denoised)
-    form = replace(picture.form, depth=8 if picture.depth <= 8 else 16, numbers="unsigned", white=None, tags=())
-    return Picture(in_a_row(dict(zip(CAPTIONS, (picture.channels, denoised, difference), strict=True))), form)
+    channels = noisy.channels, denoised.channels, 0.5 + 4 * (noisy.channels - denoised.channels)
+    form = replace(noisy.form, depth=8 if noisy.depth <= 8 else 16, numbers="unsigned", white=None, tags=())
+    return Picture(in_a_row(dict(zip(CAPTIONS, channels, strict=True))), form)
+
+
+# -- many pictures -----------------------------------------------------------------------------------------------------
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    """The names of some files, but not of too many."""
+    names = ", ".join(map(str, paths[:LISTED]))
+    return names if len(paths) <= LISTED else f"{names} and {len(paths) - LISTED} more"
+
+
+def _left(jobs: list[Job], out: Path, resume: bool, force: bool) -> list[Job]:
+    """The pictures that are left to be denoised: with --resume, those without an output."""
+    there = [job for job in jobs if job.target.exists()]
+    if out.exists() and not out.is_dir():
+        raise FileError(f"{out} is a file; expected a folder for {counted(len(jobs), 'picture')}", option="out")
+    if there and not (resume or force):
+        exist = "exists" if len(there) == 1 else "exist"
+        raise FileError(
+            f"{_listed([job.target for job in there])} {exist} already: choose another folder, leave these pictures "
+            "out, or overwrite them",
+            option=("resume", "overwrite"),
+        )
+    if resume:
+        common.say(f"{len(there)} of {counted(len(jobs), 'picture')} have an output already, and are left out.")
+        return [job for job in jobs if job not in there]
+    return jobs
+
+
+def _denoise_folder(denoiser: Denoiser, jobs: list[Job], out: Path, white: float | None, force: bool) -> None:
+    """Denoise pictures into a folder, and go on after those that cannot be denoised."""
+    notes: list[Note] = []
+    lost: list[str] = []
+    failed: list[Path] = []
+    sizes = [max(job.size, 1) for job in jobs]
+    with common.ProgressLine() as line, deferred_signals() as interrupted:
+
+        def denoise(number: int, job: Job) -> None:
+            pictures = Pictures(job.source, white)
+            notes.extend(pictures.notes)
+            _make(job.target.parent)
+
+            def progress(page: int) -> None:
+                done = sum(sizes[:number]) + sizes[number] * page / pictures.count
+                line.show(done / sum(sizes), f"{number + 1} of {len(jobs)}: {job.source}")
+
+            form = denoise_file(denoiser, pictures, job.target, overwrite=force, progress=progress)
+            lost.append(left_out(job.target, form, pictures.count))
+
+        for number, job in enumerate(jobs):
+            if interrupted():
+                common.say(f"{counted(number, 'picture')} of {len(jobs)} are done; --resume does the others.")
+                raise KeyboardInterrupt
+            try:
+                denoise(number, job)
+            except (CuistaError, MemoryError) as error:
+                failed.append(job.source)
+                reason = str(error) or "there is not enough memory"
+                common.LOG.error(reason if str(job.source) in reason else f"{job.source}: {reason}")
+    common.say_notes(list(dict.fromkeys(notes)))
+    for what in dict.fromkeys(filter(None, lost)):
+        common.say(f"Note: outputs do not keep the {what}.")
+    written = len(jobs) - len(failed)
+    if written:
+        common.say(f"Wrote {counted(written, 'file')} to {out}.")
+    if failed:
+        raise FileError(f"{len(failed)} of {counted(len(jobs), 'file')} could not be denoised: {_listed(failed)}")
+
+
+def _make(folder: Path) -> None:
+    """Make sure that a folder exists."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {folder}: {error.strerror}") from error

@@ -41,6 +41,8 @@ SEVERAL = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
 MANY, MANY_PER_BYTE = 1 << 25, 100
 # The longest side in pixels, for formats that limit it or whose writer does.
 LONGEST = {"JPEG": 65500, "WebP": 16383}
+# Pillow's names of formats that it knows, but that are drawings, films or arrays.
+NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 # The depths that cameras have, and a share of the largest number: if none is above it, the data may have such a depth.
 DEPTHS, DIM = (8, 10, 12, 14, 16, 24), 0.25
 # The chunks of a PNG that define its colours, beside the profile.
@@ -351,6 +353,13 @@ def check_ending(path: str | os.PathLike[str]) -> str:
         return FORMATS[ending]
     except KeyError:
         raise FileError(f"{path} has no known ending; expected a name ending in {', '.join(FORMATS)}") from None
+
+
+def is_named_like_a_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file name ends like those of pictures that are read. Raises MissingLibraryError as `Pictures` does."""
+    image_module = _pillow("Image")
+    kind = image_module.registered_extensions().get(Path(path).suffix.lower())
+    return kind in image_module.OPEN and kind not in NO_PICTURES
 
 
 def check_format(path: str | os.PathLike[str], picture: Picture, count: int = 1) -> str:
