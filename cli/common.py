@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property, wraps
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -223,25 +224,29 @@ class Report:
     def show_pictures(self, found: PictureReport, **about: Any) -> None:
         """Write the report, and print how well pictures were restored."""
         self.write(found.save, **about)
-        rows = [*zip(found.pictures, found.psnr_db.tolist(), found.ssim.tolist(), strict=True)]
-        means = found.psnr_db.mean(axis=0).tolist(), found.ssim.mean(axis=0).tolist()
+        methods, measures = found.methods, {name: array.tolist() for name, array in found.measures().items()}
+        means = {name: array.mean(axis=0).tolist() for name, array in found.measures().items()}
         if self.as_json:
-            pairs = zip(found.methods, *means, strict=True)
             pictures = [
                 {
                     "name": name,
                     "shape": shape,
-                    "psnr_db": dict(zip(found.methods, psnr, strict=True)),
-                    "ssim": dict(zip(found.methods, ssim, strict=True)),
+                    **{measure: dict(zip(methods, rows[i], strict=True)) for measure, rows in measures.items()},
                 }
-                for (name, psnr, ssim), shape in zip(rows, found.shapes, strict=True)
+                for i, (name, shape) in enumerate(zip(found.pictures, found.shapes, strict=True))
             ]
-            mean = {method: {"psnr_db": psnr, "ssim": ssim} for method, psnr, ssim in pairs}
+            mean = {method: {measure: row[j] for measure, row in means.items()} for j, method in enumerate(methods)}
             print_json({**found.about, "lambda": found.lambdas, "mean": mean, "pictures": pictures})
         else:
-            methods = found.methods
-            headers = ["picture", *(f"{name} dB" for name in methods), *(f"{name} SSIM" for name in methods)]
-            out(table(headers, [[name, *psnr, *ssim] for name, psnr, ssim in [*rows, ("mean", *means)]]))
+            headings = {"psnr_db": "dB", "psnr_clipped_db": "dB clipped", "ssim": "SSIM"}
+            shown = [name for name in headings if name in measures]
+            headers = ["picture", *(f"{method} {headings[name]}" for name in shown for method in methods)]
+            rows = [
+                [picture, *chain.from_iterable(measures[name][i] for name in shown)]
+                for i, picture in enumerate(found.pictures)
+            ]
+            rows.append(["mean", *chain.from_iterable(means[name] for name in shown)])
+            out(table(headers, rows))
             for name, lam in found.lambdas.items():
                 say(f"{name} uses λ = {lam:.3g}, the best of 16 values on validation data.")
 

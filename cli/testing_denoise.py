@@ -16,7 +16,7 @@ from cuista.tasks.denoising import Denoiser, evaluate_denoisers, test_pictures
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--images", type=common.INPUT_FILE, required=True, help="Picture file of cuista prepare-images.")
 @click.option("--sigma", type=common.positive, metavar="σ", help="Noise std. deviation, of 255. [as in training]")
-@click.option("--baselines", is_flag=True, help="Also test tuned FISTA and non-local means.")
+@click.option("--baselines", is_flag=True, help="Also test tuned FISTA, non-local means, BM3D.")
 @common.seed_option
 @common.report_options
 def command(
@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Test a denoiser on the test pictures of a file.
 
-    The PSNR and SSIM of each picture and their means are printed.
+    The PSNR of each picture, also after clipping to black and white, its SSIM, and the means are printed.
     """
     denoiser = Denoiser.load(model_file, ops=report.ops)
     common.warn_untrained(denoiser, model_file)

@@ -171,6 +171,11 @@ def psnr_db(estimate: Array, clean: Array) -> float:
     return -float(decibels(np.square(estimate - clean, dtype=np.float64).mean(), 1.0))
 
 
+def clipped_psnr_db(estimate: Array, clean: Array) -> float:
+    """The PSNR in dB of a picture (H, W) that is clipped to the range from 0 to 1, as it is when it is stored."""
+    return psnr_db(np.clip(estimate, 0, 1), clean)
+
+
 def ssim(estimate: Array, clean: Array) -> float:
     """The structural similarity of two pictures (H, W) from 0 to 1, with sides of at least 11 pixels; 1 if they agree.
 
@@ -206,6 +211,8 @@ class PictureReport(Described):
         The tuned λ of each method that has one.
     about
         Further numbers that describe the test, such as the noise level.
+    clipped_db
+        The PSNR in dB after clipping to the range from 0 to 1, as an array (pictures, methods), or None.
     """
 
     pictures: tuple[str, ...]
@@ -215,16 +222,23 @@ class PictureReport(Described):
     ssim: Array
     lambdas: dict[str, float]
     about: dict[str, float]
+    clipped_db: Array | None = None
 
     def facts(self) -> dict[str, str]:
         means = zip(self.methods, self.psnr_db.mean(axis=0).tolist(), self.ssim.mean(axis=0).tolist(), strict=True)
         results = {name: f"{name} {psnr:.2f} dB (SSIM {ssim:.3f})" for name, psnr, ssim in means}
         return {"pictures": counted(len(self.pictures), "picture"), **results}
 
+    def measures(self) -> dict[str, Array]:
+        """The arrays (pictures, methods) by name; that of clipped pictures only if clipping changes any of them."""
+        clipped, found = self.clipped_db, {"psnr_db": self.psnr_db, "ssim": self.ssim}
+        differs = clipped is not None and not np.array_equal(clipped, self.psnr_db)
+        return {**found, "psnr_clipped_db": clipped} if clipped is not None and differs else found
+
     def save(self, path: str | os.PathLike[str], attributes: dict[str, Any], *, overwrite: bool = False) -> None:
         """Write a `cuista-report` file."""
         named = {**self.about, "methods": list(self.methods), "pictures": list(self.pictures)}
-        arrays = {"psnr_db": self.psnr_db, "ssim": self.ssim}
+        arrays = self.measures()
         storage.write(path, storage.Record("cuista-report", arrays, {**attributes, **named}), overwrite=overwrite)
 
 
@@ -250,12 +264,13 @@ def report_on_pictures(
     progress
         Called with the share of pictures done, and with the name of the current one.
     """
-    found: list[tuple[str, tuple[int, ...], list[float], list[float]]] = []
+    measures: tuple[Callable[[Array, Array], float], ...] = (psnr_db, clipped_psnr_db, ssim)
+    found: list[tuple[str, tuple[int, ...], list[list[float]]]] = []
     for number, (name, clean) in enumerate(pictures.pictures()):
         restored = prepare(number, clean)
         results = [restored(method) for method in methods.values()]
-        psnr, similarity = ([measure(result, clean) for result in results] for measure in (psnr_db, ssim))
-        found.append((name, clean.shape, psnr, similarity))
+        found.append((name, clean.shape, [[measure(result, clean) for result in results] for measure in measures]))
         progress(len(found) / len(pictures), f"{len(found)}/{len(pictures)} {name}")
-    names, shapes, psnrs, similarities = zip(*found, strict=True)
-    return PictureReport(names, tuple(methods), shapes, np.array(psnrs), np.array(similarities), lambdas, about)
+    names, shapes, measured = zip(*found, strict=True)
+    psnrs, clipped, similarities = np.moveaxis(np.array(measured), 1, 0)
+    return PictureReport(names, tuple(methods), shapes, psnrs, similarities, lambdas, about, clipped)

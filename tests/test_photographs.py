@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import tifffile
 from PIL import Image
 from test_pictures import save, scene, small_denoiser
 
+from cuista import storage
 from cuista.tasks.denoising import Denoiser
 
 
@@ -122,3 +126,30 @@ def test_mistakes_about_folders_are_said_before_any_work(run, photos, monkeypatc
     ):
         run("denoise", "model.h5", *words, fails=status)
         assert said in run.errors
+
+
+# -- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_tested_beside_non_local_means_and_bm3d_with_and_without_clipping(run, photos, monkeypatch):
+    calls = []
+
+    def bm3d(noisy, sigma):
+        """The package's function, as far as it matters here: it expects values from 0 to 1."""
+        calls.append((noisy.mean(), sigma))
+        return noisy
+
+    monkeypatch.setitem(sys.modules, "bm3d", types.SimpleNamespace(bm3d=bm3d))
+    run("prepare-images", photos, "--split", "0,0,5")
+    words = ("test", "model.h5", "--images", "images.h5", "--sigma", 40, "--baselines")
+    table = run(*words, "-o", "report.h5")
+    assert "FISTA is left out, because images.h5 has no validation pictures" in run.errors
+    for word in ("nl-means dB", "bm3d dB", "bm3d dB clipped", "bm3d SSIM"):
+        assert word in " ".join(table.split())
+    assert calls[0] == (pytest.approx(0.5, abs=0.02), 40 / 255)
+    mean = json.loads(run(*words, "--json"))["mean"]
+    assert mean["bm3d"] == mean["noisy"]  # this one does nothing
+    assert mean["noisy"]["psnr_clipped_db"] > mean["noisy"]["psnr_db"] + 0.1
+    assert mean["nl-means"]["psnr_db"] > mean["noisy"]["psnr_db"] + 3
+    arrays = storage.read("report.h5").arrays
+    assert arrays["psnr_clipped_db"].shape == arrays["psnr_db"].shape == (5, 4)

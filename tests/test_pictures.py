@@ -603,7 +603,8 @@ def test_the_gradient_of_a_dictionary_is_that_of_central_differences(rng):
 TRAIN = ("--max-steps", 20, "--batch", 2, "--validation-batch", 2, "--crop", 24, "-T", 2)
 
 
-def test_from_a_folder_to_a_denoised_picture(run, folder):
+def test_from_a_folder_to_a_denoised_picture(run, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm3d", None)  # it takes long
     run("prepare-images", folder, "--split", "6,2,2")
     assert "6 for train, 2 for validation, 2 for test" in run.errors
     run("learn-dict", "images.h5", "--size", 3, "--filters", 8, "--steps", 5, "--crop", 24, "--batch", 1)
@@ -613,6 +614,7 @@ def test_from_a_folder_to_a_denoised_picture(run, folder):
     table = run("test", "model.h5", "--images", "images.h5", "--baselines", "-o", "report.h5")
     for word in ("noisy dB", "fista 2 dB", "fista 100 dB", "nl-means dB", "conv-alista SSIM", "mean"):
         assert word in table
+    assert "bm3d is left out, because bm3d is not installed (pip install bm3d)" in run.errors
     result = json.loads(run("test", "model.h5", "--images", "images.h5", "--json"))
     assert result["sigma"] == 25
     assert result["mean"]["conv-alista"]["psnr_db"] > result["mean"]["noisy"]["psnr_db"] == pytest.approx(20.2, abs=0.3)

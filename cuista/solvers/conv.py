@@ -90,8 +90,8 @@ class ConvFista:
 def non_local_means(sigma: float) -> Callable[[Array], Array] | None:
     """Make a denoiser by non-local means for noise with standard deviation σ. Return None without scikit-image.
 
-    Buades, Coll, Morel, CVPR 2005. The parameters follow scikit-image's documentation: patches of 5×5 pixels, which are
-    searched for at distances of up to 6 pixels, and h = 0.8 σ.
+    Buades, Coll, Morel, CVPR 2005, in scikit-image's fast variant: patches of 5×5 pixels, which are searched for at
+    distances of up to 6 pixels, and h = 0.6 σ.
     """
     try:
         from skimage.restoration import denoise_nl_means
@@ -100,7 +100,22 @@ def non_local_means(sigma: float) -> Callable[[Array], Array] | None:
 
     def denoise(noisy: Array) -> Array:
         return np.asarray(
-            denoise_nl_means(noisy, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True)
+            denoise_nl_means(noisy, patch_size=5, patch_distance=6, h=0.6 * sigma, sigma=sigma, fast_mode=True)
         )
 
     return denoise
+
+
+def bm3d(sigma: float) -> Callable[[Array], Array] | None:
+    """Make a denoiser by BM3D for noise with standard deviation σ. Return None without its authors' package `bm3d`.
+
+    Dabov, Foi, Katkovnik, Egiazarian, IEEE Trans. Image Processing 2007, with default options. The package is for
+    non-commercial use only.
+    """
+    try:
+        from bm3d import bm3d as denoise_bm3d
+    except (ImportError, OSError):  # its binaries may be for other systems
+        return None
+
+    # Pictures may come without their mean, and BM3D expects the values of a picture.
+    return lambda noisy: np.asarray(denoise_bm3d(noisy + 0.5, sigma)) - 0.5

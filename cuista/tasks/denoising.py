@@ -28,7 +28,7 @@ from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
-from cuista.solvers.conv import ConvFista, non_local_means
+from cuista.solvers.conv import ConvFista, bm3d, non_local_means
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, train
@@ -502,8 +502,9 @@ def evaluate_denoisers(
     sigma
         Standard deviation of the noise, for grey values from 0 to 255; the first denoiser's if None.
     baselines
-        Whether to test FISTA and non-local means too. FISTA makes as many iterations as the first network has layers,
-        and then `ITERATIONS`, each with the λ that is best on validation pictures.
+        Whether to test FISTA, non-local means and BM3D too. FISTA makes as many iterations as the first network has
+        layers, and then `ITERATIONS`, each with the λ that is best on validation pictures; it is left out if the file
+        has none of these. The others are left out if their libraries are not installed.
     seed
         The seed of the noise, which differs from picture to picture.
     say, progress
@@ -522,17 +523,22 @@ def evaluate_denoisers(
     methods: dict[str, Callable[[Array], Array]] = {"noisy": lambda noisy: noisy}
     lambdas: dict[str, float] = {}
     if baselines:
-        pairs = tuning_pairs(images, sigma, seed=seed)
-        for iterations in (network.layers, ITERATIONS):
+        try:
+            pairs = tuning_pairs(images, sigma, seed=seed)
+        except InputError:
+            say(f"FISTA is left out, because {images} has no validation pictures on which to find λ.")
+            pairs = []
+        for iterations in (network.layers, ITERATIONS) if pairs else ():
             solver, name = ConvFista(dictionary, iterations, ops=network.ops), f"fista {iterations}"
             say(f"Finding the best λ for {name}.")
             lambdas[name] = solver.tune(pairs)
             methods[name] = solver.denoise
-        means = non_local_means(sigma / 255)
-        if means is None:
-            say("Non-local means are left out, because scikit-image is not installed (pip install scikit-image).")
-        else:
-            methods["nl-means"] = means
+        for name, make, package in (("nl-means", non_local_means, "scikit-image"), ("bm3d", bm3d, "bm3d")):
+            method = make(sigma / 255)
+            if method is None:
+                say(f"{name} is left out, because {package} is not installed (pip install {package}).")
+            else:
+                methods[name] = method
     methods |= {name: partial(denoiser.denoise, mean=0.0) for name, denoiser in denoisers.items()}
 
     def prepare(number: int, clean: Array) -> Callable[[Callable[[Array], Array]], Array]:
