@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from cuista.errors import InputError
 from cuista.networks.base import Unrolled
 from cuista.ops import ReferenceOps, engine
 from cuista.ops.joint import Joint, squares
+from cuista.ranks import ranks
 from cuista.summary import Described, counted
 
 # The side in pixels of the window in which the structural similarity is computed.
@@ -250,7 +252,7 @@ def report_on_pictures(
     progress: Callable[[float, str], None] = lambda fraction, text: None,
     **about: float,
 ) -> PictureReport:
-    """Restore all pictures of a set by several methods, and measure the results.
+    """Restore all pictures of a set by several methods, and measure the results. Ranks share the pictures out.
 
     Parameters
     ----------
@@ -265,12 +267,15 @@ def report_on_pictures(
         Called with the share of pictures done, and with the name of the current one.
     """
     measures: tuple[Callable[[Array, Array], float], ...] = (psnr_db, clipped_psnr_db, ssim)
-    found: list[tuple[str, tuple[int, ...], list[list[float]]]] = []
-    for number, (name, clean) in enumerate(pictures.pictures()):
+
+    def measured_on(number: int) -> tuple[str, tuple[int, ...], list[list[float]]]:
+        name, clean = pictures.picture(number)
         restored = prepare(number, clean)
         results = [restored(method) for method in methods.values()]
-        found.append((name, clean.shape, [[measure(result, clean) for result in results] for measure in measures]))
-        progress(len(found) / len(pictures), f"{len(found)}/{len(pictures)} {name}")
+        progress((number + 1) / len(pictures), f"{number + 1}/{len(pictures)} {name}")
+        return name, clean.shape, [[float(measure(result, clean)) for result in results] for measure in measures]
+
+    found = ranks().spread([partial(measured_on, number) for number in range(len(pictures))])
     names, shapes, measured = zip(*found, strict=True)
     psnrs, clipped, similarities = np.moveaxis(np.array(measured), 1, 0)
-    return PictureReport(names, tuple(methods), shapes, psnrs, similarities, lambdas, about, clipped)
+    return PictureReport(names, tuple(methods), tuple(map(tuple, shapes)), psnrs, similarities, lambdas, about, clipped)

@@ -98,6 +98,13 @@ class Ranks:
         """What the function returns in the first rank, which alone calls it: anything that JSON can express."""
         return value()
 
+    def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        """The results of jobs, each of which one rank does alone: anything that JSON can express.
+
+        A rank that does one is not among others meanwhile: it may write files of its own.
+        """
+        return [job() for job in jobs]
+
     def compare(self, digest: str, what: str) -> None:
         """Raise NumericalError if this digest of `what` is not the same in all ranks."""
 
@@ -181,6 +188,12 @@ class Several(Ranks):
         found = json.dumps(value()).encode() if self.first else b""
         agreed: Result = json.loads(self.messages.gather(found)[0])
         return agreed
+
+    def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
+        with among(_ALONE):
+            own = [job() for job in jobs[self.rank :: self.size]]
+        found = [json.loads(each) for each in self.messages.gather(json.dumps(own).encode())]
+        return [found[number % self.size][number // self.size] for number in range(len(jobs))]
 
     def end(self, status: int) -> list[int] | None:
         return self.messages.end(status)

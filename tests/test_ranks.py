@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import shutil
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,3 +251,22 @@ def test_the_environment_says_which_rank_this_is(monkeypatch, variables, expecte
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert ranks.started() == expected
+
+
+@with_mpi
+def test_recovery_and_comparisons_are_shared_out_too(run, tmp_path):
+    run("gen-problem", "--m", 20, "--n", 40, "-o", "problem.h5")
+    run("train", "problem.h5", "--layers", 3, "--max-steps", 30, "-o", "model.h5")
+    run("simulate", "problem.h5", "--samples", 700, "-o", "signals.h5")
+    recover = ("recover", "model.h5", "signals.h5", "--key", "y", "-o")
+    comparison = ("compare", "problem.h5", "--net", "alista", "--net", "lista-cp", "--classical", "omp", "--layers", 2)
+    comparison = (*comparison, "--samples", 300, "-o")
+    for words, one, two in ((recover, "one.npy", "two.npy"), (comparison, "one.json", "two.json")):
+        run(*words, one)
+        ended = subprocess.run(**job(2, *words, two), capture_output=True, cwd=tmp_path, timeout=200)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stderr.count(f"Wrote {two}") == 1
+    np.testing.assert_array_equal(np.load("one.npy"), np.load("two.npy"))
+    first, second = (json.loads(Path(name).read_text())["results"] for name in ("one.json", "two.json"))
+    for a, b in zip(first, second, strict=True):
+        assert (a["method"], a["nmse_db"], a["steps"]) == (b["method"], b["nmse_db"], b["steps"])

@@ -247,11 +247,13 @@ class ImageSet(Described):
 
     def pictures(self) -> Iterator[tuple[str, Array]]:
         """The name and the pixels (H, W), from 0 to 1, of each picture in turn."""
-        for key in self.keys:
-            with storage.opened(self.path, "cuista-images") as file:
-                node = file[key]
-                name, picture = str(node.attrs["name"]), node[()] / _largest(node)
-            yield name, picture
+        return map(self.picture, range(len(self)))
+
+    def picture(self, number: int) -> tuple[str, Array]:
+        """The name and the pixels (H, W), from 0 to 1, of one picture."""
+        with storage.opened(self.path, "cuista-images") as file:
+            node = file[self.keys[number]]
+            return str(node.attrs["name"]), node[()] / _largest(node)
 
     def crops(self, key: Key, batch: int, size: int) -> Array:
         """Random crops (batch, size, size) of random pictures, float32 from 0 to 1. They depend on the key only."""

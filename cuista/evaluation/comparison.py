@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from cuista.metrics import report_on
 from cuista.networks import NETWORKS
 from cuista.ops import ReferenceOps, engine
 from cuista.parallel import one_blas_thread
+from cuista.ranks import ranks
 from cuista.solvers.classical import SOLVERS, Solver
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight
 from cuista.training import FastRecipe, Progress, checkpoint_path, train
@@ -216,17 +217,29 @@ def compare(
     recipe = recipe or FastRecipe()
     kept = _Kept(Path(folder), recipe, layers, ridge, seed, ops, resume, overwrite, say, progress)
     kept.prepare([(variant, snr) for snr in noisy for variant in nets])
-    results = []
-    for snr, noisy_problem in noisy.items():
+
+    def solver_of(method: str, noisy_problem: Problem) -> Solver:
+        solver = SOLVERS[method](noisy_problem.standard, layers if SOLVERS[method].has_iterates else None, ops=ops)
+        say(f"{method} at {noisy_problem.snr_db:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
+        return solver
+
+    def measured(name: str, made: Callable[[], Model | Solver], noisy_problem: Problem) -> dict[str, Any]:
         x, y = noisy_problem.standard.sample(samples, stream=TEST, seed=seed)
-        for variant in nets:
-            results.append(_measured(str(variant), kept.trained(variant, noisy_problem), x, y, snr))
-        for path, model in loaded.items():
-            results.append(_measured(path, model, x, y, snr))
-        for method in solvers:
-            solver = SOLVERS[method](noisy_problem.standard, layers if SOLVERS[method].has_iterates else None, ops=ops)
-            say(f"{method} at {snr:g} dB" + (f": λ = {solver.tune():.4g}" if solver.has_lam else ""))
-            results.append(_measured(method, solver, x, y, snr))
+        result = asdict(_measured(name, made(), x, y, noisy_problem.snr_db))
+        return result | {"nmse_db": result["nmse_db"].tolist()}
+
+    # Each run is done by one rank, and so is each weight before them, which several runs may need.
+    jobs: list[Callable[[], dict[str, Any]]] = []
+    for noisy_problem in noisy.values():
+        made: list[tuple[str, Callable[[], Model | Solver]]] = [
+            *((str(variant), partial(kept.trained, variant, noisy_problem)) for variant in nets),
+            *((path, partial(loaded.__getitem__, path)) for path in loaded),
+            *((method, partial(solver_of, method, noisy_problem)) for method in solvers),
+        ]
+        jobs += [partial(measured, name, make, noisy_problem) for name, make in made]
+    kept.make_weights([(variant, noisy_problem) for noisy_problem in noisy.values() for variant in nets])
+    found = ranks().spread(jobs)
+    results = [Result(**{**result, "nmse_db": np.array(result["nmse_db"])}) for result in found]
     about = measured_on(problem, recipe, samples=samples, seed=seed, layers=layers)
     return Comparison(tuple(results), {**about, "device": (ops or engine("cpu")).name})
 
@@ -251,6 +264,7 @@ class _Kept:
     overwrite: bool
     say: Callable[[str], None]
     progress: Callable[[str, Progress], None] | None
+    made: set[Path] = field(default_factory=set)
 
     def prepare(self, networks: Sequence[tuple[Variant, float]]) -> None:
         """Make the folder, and raise FileError if networks in it would have to be overwritten without leave."""
@@ -288,14 +302,31 @@ class _Kept:
         again: dict[str, Any] = {"resume": self.resume, "overwrite": self.overwrite}
         return train(model, recipe, task=task, seed=self.seed, out=out, progress=shown, **again)
 
-    def weight(self, variant: Variant, problem: Problem, options: dict[str, Any]) -> Weight:
-        """The weight from the folder if there is one and `resume` is set; otherwise it is computed and kept there."""
-        ridge = 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
+    def make_weights(self, networks: Sequence[tuple[Variant, Problem]]) -> None:
+        """Compute the weights that are not in the folder, each once."""
+        needed = {self.weight_file(*network): network for network in networks if network[1].has_matrix}
+
+        def make(variant: Variant, problem: Problem) -> None:
+            self.weight(variant, problem, {"layers": self.layers, "untied": variant.untied, "ops": self.ops})
+
+        ranks().spread([partial(make, *network) for network in needed.values()])
+        self.made.update(needed)
+
+    def ridge_for(self, problem: Problem) -> float | Literal["auto"] | None:
+        return 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
+
+    def weight_file(self, variant: Variant, problem: Problem) -> Path:
+        """The file in which a weight is kept."""
+        ridge = self.ridge_for(problem)
         # The result of a search for the ridge depends on all these numbers, so the file's name has them.
         numbers = "-".join(f"{number:g}" for number in (problem.snr_db, problem.sparsity, self.layers))
         chosen = f"auto-{variant}-{self.recipe.name}-{numbers}" if ridge in (None, "auto") else f"{ridge:g}"
-        path = self.folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
-        if self.resume and problem.has_matrix and path.exists():
+        return self.folder / f"weight-ridge-{chosen}.h5".replace(":", "-")
+
+    def weight(self, variant: Variant, problem: Problem, options: dict[str, Any]) -> Weight:
+        """The weight from the folder if it is there, from this comparison or with `resume`; otherwise computed now."""
+        ridge, path = self.ridge_for(problem), self.weight_file(variant, problem)
+        if path in self.made or (self.resume and problem.has_matrix and path.exists()):
             return Weight.load(path, problem.A)
         how: dict[str, Any] = {
             "ridge": ridge,

@@ -261,14 +261,18 @@ class ReferenceOps:
     ) -> Array:
         """Apply `work` to rows (samples, …) in batches, and return its results (samples, …), each of this shape.
 
-        The rows and the results are in host memory. A batch has `batch` rows, or as many as suit the engine.
+        The rows and the results are in host memory. A batch has `batch` rows, or as many as suit the engine. Ranks
+        share the batches out, and each gets all results.
         """
         results = np.empty((len(rows), *((shape,) if isinstance(shape, int) else shape)), dtype)
 
-        def on(part: slice) -> None:
+        def on(part: slice) -> Array:
             results[part] = self.to_numpy(work(rows[part]))
+            return results[part]
 
-        self.in_batches(results.shape, on, batch)
+        parts = self.shared_out(results.shape, on, batch)
+        if ranks().size > 1 and not parallel.is_shared_out() and parts:
+            np.concatenate(parts, out=results)
         return results
 
     # -- products -----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import numpy as np
 from cuista import storage
 from cuista.checks import Array, check_layout, check_samples, in_columns
 from cuista.errors import FileError, InputError, NumericalError
+from cuista.ranks import ranks
 from cuista.storage.files import check_written, reserve
 from cuista.storage.records import new_hdf5
 from cuista.storage.text import as_csv
@@ -128,12 +129,13 @@ def recover_file(
                     )
                 found = {"x": codes, **inspect(y, codes)}
                 found = {name: _single(found[name][0] if is_single else found[name]) for name in names}
-                if append is None:
+                if append is None and ranks().first:
                     append = stack.enter_context(_appending(file, ending, found, shape, columns, is_single))
-                append(found)
+                if append is not None:
+                    append(found)
                 if progress:
                     progress(part.stop, samples)
-            if append is None:  # there are no samples
+            if not samples:
                 like = dict.fromkeys(names, np.zeros(shape, SINGLE))
                 stack.enter_context(_appending(file, ending, like, shape, columns, is_single))
     return samples
