@@ -3,6 +3,7 @@
 #include "adam.h"
 #include "dots.h"
 #include "fista.h"
+#include "maps.h"
 #include "step.h"
 
 #define JOINED(function, real, width) cuista_##function##_##real##_##width
@@ -117,6 +118,29 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
                 layers, (const Number*)Wy, rows, stride, room, index, (Number*)value, products,                       \
                 Choice<real>{chosen, magnitude, magnitude + N / group, chosen_code, 0}, (Number*)x);                  \
         });                                                                                                           \
+    }                                                                                                                 \
+    FUNCTION(taps, real)(                                                                                             \
+        const real* image, long length, long s1, long s2, long stride, long row, long height, long width, real* copies)\
+    {                                                                                                                 \
+        taps(image, length, s1, s2, stride, row, height, width, copies);                                              \
+    }                                                                                                                 \
+    FUNCTION(sum_taps, real)(                                                                                         \
+        const real* copies, long s1, long s2, long sign, long stride, long row, long height, long width, long lines,  \
+        long length, real* image)                                                                                     \
+    {                                                                                                                 \
+        sum_taps(copies, s1, s2, sign, stride, row, height, width, lines, length, image);                             \
+    }                                                                                                                 \
+    FUNCTION(shrink_maps, real)(                                                                                      \
+        const real* z, const real* x, int has_x, const real* threshold, long per_filter, long filters, long size,     \
+        long first, long whole, real* x_next)                                                                         \
+    {                                                                                                                 \
+        shrink_maps(z, has_x ? x : 0, threshold, per_filter, filters, size, first, whole, x_next);                    \
+    }                                                                                                                 \
+    FUNCTION(shrink_maps_backward, real)(                                                                             \
+        real* delta, const real* d_x, int has_d_x, const real* x_next, long filters, long size, long first, long whole,\
+        real* d_z, double* d_threshold)                                                                               \
+    {                                                                                                                 \
+        shrink_maps_backward(delta, has_d_x ? d_x : 0, x_next, filters, size, first, whole, d_z, d_threshold);        \
     }                                                                                                                 \
     FUNCTION(proximal_iterations, real)(                                                                              \
         const real* Ay, const real* packed, real step_size, const real* threshold, long per_sample,                   \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import FAST
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import correlate2d
@@ -15,7 +16,7 @@ from cuista.networks.conv_alista import OneStepConvAlista
 from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps, borders
 from cuista.solvers.conv import ConvFista
-from cuista.tasks.denoising import Denoiser
+from cuista.tasks.denoising import Denoiser, grid_places
 from cuista.weights import ConvWeight, solve_conv, solve_conv_pgd
 from cuista.weights.conv import gram
 
@@ -210,9 +211,10 @@ BY_FILTER = np.array([0.2, -0.1, 0.0, 0.3])
 @pytest.mark.parametrize("k", [0, 20, 10**6])
 @pytest.mark.parametrize(("shape", "stride"), [((3, 3, 4), 1), ((1, 4, 4), 2), ((3, 2, 4), 1), ((3, 2, 4), 3)])
 @pytest.mark.parametrize("first", [True, False])
-def test_the_cpu_engine_gives_what_is_defined(threshold, k, shape, stride, first, rng, monkeypatch):
+def test_the_cpu_engines_give_what_is_defined(threshold, k, shape, stride, first, rng, monkeypatch):
     monkeypatch.setattr("cuista.ops.cpu.BAND_BYTES", 2000)  # several bands, of which the last is shorter
-    compare_engines(CpuOps(), threshold, k, shape, stride, first, rng)
+    for fast in FAST.values():
+        compare_engines(fast, threshold, k, shape, stride, first, rng)
 
 
 @pytest.mark.parametrize("threshold", [0.1, -0.1, BY_FILTER])
@@ -358,15 +360,43 @@ def test_a_picture_smaller_than_the_filters_is_refused():
         Denoiser.new(WEIGHT).denoise(np.ones((2, 9)))
 
 
-@pytest.mark.parametrize("net", ["conv-alista", "conv-tilista"])
+@pytest.mark.parametrize(("net", "stride"), [("conv-alista", 1), ("conv-tilista", 1), ("conv-csc", 2)])
 @pytest.mark.parametrize("shape", [(70, 51), (16, 16), (3, 40)])
-def test_tiles_leave_no_seam(net, shape, rng):
-    denoiser = Denoiser.new(WEIGHT, net, layers=2, dtype=np.float64)
-    denoiser.network.parameters = any_network(CONV_NETWORKS[net], {}).parameters
+def test_tiles_leave_no_seam(net, stride, shape, rng):
+    denoiser = Denoiser.new(solve_conv(SMALL, stride=stride), net, layers=2, dtype=np.float64)
+    form = {"per_filter": net == "conv-csc", "stride": stride}
+    parameters = any_network(CONV_NETWORKS[net], form).parameters
+    denoiser.network.parameters = {name: value[:2] for name, value in parameters.items()}
     noisy = rng.random(shape)
     whole = denoiser.denoise(noisy, tile=1000)
     np.testing.assert_allclose(denoiser.denoise(noisy, tile=16), whole, atol=1e-12)
     assert np.abs(whole - noisy).max() > 0.01
+
+
+def test_the_result_is_the_mean_over_the_places_of_the_grid(rng):
+    denoiser = Denoiser.new(solve_conv(SMALL, stride=2), "conv-csc", layers=2, dtype=np.float64)
+    noisy, results = rng.random((12, 9)), []
+    for a, b in ((0, 0), (1, 1), (0, 1), (1, 0)):
+        shifted = np.pad(noisy - noisy.mean(), ((a, 0), (b, 0)), mode="reflect")
+        results.append(denoiser.network.output(shifted[None])[0, a:, b:] + noisy.mean())
+    np.testing.assert_allclose(denoiser.denoise(noisy), np.mean(results, axis=0), atol=1e-12)
+    np.testing.assert_allclose(denoiser.denoise(noisy, shifts=2), np.mean(results[:2], axis=0), atol=1e-12)
+    assert grid_places(6, 4) == [(0, 0), (3, 3), (0, 3), (3, 0)]
+    assert sorted(grid_places(5)) == sorted(np.ndindex(5, 5))
+    for shifts in (0, 5):
+        with pytest.raises(InputError, match="expected a number from 1 to 4, the square of the stride"):
+            denoiser.denoise(noisy, shifts=shifts)
+
+
+def test_a_file_keeps_the_stride_and_the_numbers_for_each_filter(tmp_path, rng):
+    for net, per_filter in (("conv-csc", True), ("conv-alista", True), ("conv-lista-cpss", False)):
+        denoiser = Denoiser.new(solve_conv(SMALL, stride=2), net, per_filter=per_filter, layers=2)
+        path = tmp_path / f"{net}.h5"
+        denoiser.save(path)
+        loaded, noisy = Denoiser.load(path), rng.random((9, 12))
+        assert (loaded.weight.stride, loaded.network.per_filter) == (2, per_filter)
+        assert (loaded.denoise(noisy) == denoiser.denoise(noisy)).all()
+        assert "stride 2" in repr(loaded)
 
 
 def test_a_pixel_is_seen_within_the_reach_and_no_further(rng):

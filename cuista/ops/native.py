@@ -20,6 +20,7 @@ from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import LARGE_SHARD, SHARD
+from cuista.ops.borders import Shape, strided
 from cuista.ops.cpu import CpuOps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
@@ -238,6 +239,64 @@ class NativeOps(CpuOps):
         """The arrays in which the library chooses among this many joint entries."""
         empty = self._pool.empty
         return empty((entries,), np.uint32), empty((2, entries), real), empty((entries,), np.int8)
+
+    # -- layers of convolutional networks ---------------------------------------------------------------------------
+
+    def _taps(self, image: Array, filter_shape: Shape, rows: slice, out: Array, stride: int) -> Array:
+        if stride == 1 or not _alike(image, out) or not image.flags.c_contiguous:
+            return super()._taps(image, filter_shape, rows, out, stride)
+        height, width = rows.stop - rows.start, strided(image.shape[1] - filter_shape[1] + 1, stride)
+        _expect("the copies", out, (filter_shape[0] * filter_shape[1], height * width))
+        sizes = (*filter_shape, stride, rows.start, height, width)
+        self._library("taps", image.dtype)(image, image.shape[1], *sizes, out)
+        return out
+
+    def _gather(self, copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
+        if stride == 1 or not _alike(image, copies):
+            return super()._gather(copies, image, filter_shape, row, stride)
+        return self._sum_taps(copies, image, filter_shape, 1, row, stride)
+
+    def _spread(self, copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
+        if stride == 1 or not _alike(image, copies):
+            return super()._spread(copies, image, filter_shape, row, stride)
+        return self._sum_taps(copies, image, filter_shape, -1, row, stride)
+
+    def _sum_taps(self, copies: Array, image: Array, filter_shape: Shape, sign: int, row: int, stride: int) -> None:
+        _expect("the copies", copies, (filter_shape[0] * filter_shape[1], *copies.shape[1:]))
+        sizes = (*filter_shape, sign, stride, row, *copies.shape[1:], *image.shape)
+        self._library("sum_taps", image.dtype)(copies, *sizes, image)
+
+    def _shrink_maps(self, z: Array, x: Array | None, theta: Array, rows: slice, x_next: Array) -> None:
+        if not _alike(z, theta, x_next, *[] if x is None else [x]) or (x is not None and not x.flags.c_contiguous):
+            return super()._shrink_maps(z, x, theta, rows, x_next)
+        filters, height, width = x_next.shape
+        sizes = (filters, (rows.stop - rows.start) * width, rows.start * width, height * width)
+        _expect("a band", z, (filters, rows.stop - rows.start, width))
+        before = x_next if x is None else x
+        _expect("the maps", before, x_next.shape)
+        run = self._library("shrink_maps", z.dtype)
+        return run(z, before, x is not None, theta, int(theta.ndim > 0), *sizes, x_next)
+
+    def _shrink_maps_backward(
+        self,
+        delta: Array,
+        d_x: Array | None,
+        x_next: Array,
+        passed: Array | None,
+        rows: slice,
+        d_z: Array,
+        by_filter: bool,
+    ) -> Any:
+        if passed is not None or not by_filter or not _alike(delta, x_next, d_z) or not (d_x is None or d_x is d_z):
+            return super()._shrink_maps_backward(delta, d_x, x_next, passed, rows, d_z, by_filter)
+        filters, height, width = x_next.shape
+        sizes = (filters, (rows.stop - rows.start) * width, rows.start * width, height * width)
+        _expect("a band", delta, (filters, rows.stop - rows.start, width))
+        _expect("the maps", d_z, x_next.shape)
+        d_threshold = np.zeros(filters)
+        run = self._library("shrink_maps_backward", delta.dtype)
+        run(delta, d_z, d_x is not None, x_next, *sizes, d_z, d_threshold)
+        return d_threshold
 
     def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
         if not _alike(gradient, parameter, mean, square):
