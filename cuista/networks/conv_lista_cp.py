@@ -19,7 +19,7 @@ class ConvListaCp(ConvNetwork):
 
     name = "conv-lista-cp"
     title = "Conv-LISTA-CP"
-    matrices = ("weight",)
+    matrices: tuple[str, ...] = ("weight",)
     step_sizes = False
     can_untie = True
 
