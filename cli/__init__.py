@@ -72,7 +72,7 @@ FLAGS = ("--quiet", "--verbose", "--log-json", "--debug")
 # How much a rank that fails alone repeats of what it would have said, in letters.
 TOLD = 1000
 # The commands whose work the ranks of an MPI job share out; the first rank runs any other command alone.
-SHARED_OUT = ("train", "test", "compare", "recover", "solve")
+SHARED_OUT = ("train", "test", "solve-w", "compare", "recover", "solve", "denoise", "reconstruct")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

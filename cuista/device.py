@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,14 @@ from typing import Any
 
 from cuista.errors import DeviceError
 
+# Where Open MPI, MPICH and Intel MPI, MVAPICH, Slurm and torchrun say which of a machine's processes this is.
+LOCAL_RANKS = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "SLURM_LOCALID",
+    "LOCAL_RANK",
+)
 INSTALL_CUPY = "pip install 'cupy-cuda13x[ctk]' (or, for a driver older than 580, 'cupy-cuda12x[ctk]')"
 
 
@@ -29,9 +38,10 @@ class Device:
 
 
 def parse_device(text: str) -> Device:
-    """The device that a text names: `auto`, `cpu`, `cuda` (which is `cuda:0`) or `cuda:N`.
+    """The device that a text names: `auto`, `cpu`, `cuda` or `cuda:N`.
 
-    `auto` stands for `cuda:0` if that can be used, and for the CPU otherwise.
+    `cuda` stands for `cuda:0`, or where several processes of a job run on one machine, for one of its GPUs in turn.
+    `auto` stands for the same GPU if that can be used, and for the CPU otherwise.
 
     Raises
     ------
@@ -41,16 +51,26 @@ def parse_device(text: str) -> Device:
     if text == "cpu":
         return Device("cpu")
     if text == "auto":
-        return Device("cpu" if why_no_cuda() or why_not(0) else "cuda:0")
+        return Device("cpu" if why_no_cuda() or why_not(own_gpu()) else f"cuda:{own_gpu()}")
     if not re.fullmatch(r"cuda(:(0|[1-9]\d*))?", text):
         raise DeviceError(f"there is no device {text!r}; expected auto, cpu or cuda:N", option="device")
-    device = Device(text if ":" in text else "cuda:0")
-    reason = why_no_cuda() or why_not(device.index or 0)
+    reason = why_no_cuda()
+    device = Device(text if reason or ":" in text else f"cuda:{own_gpu()}")
+    reason = reason or why_not(device.index or 0)
     if reason:
         raise DeviceError(
             f"device {text!r} cannot be used: {reason}. See cuista doctor, or compute on the CPU", option="device"
         )
     return device
+
+
+def own_gpu() -> int:
+    """The number of the GPU for this process: the jobs' processes on a machine take its visible GPUs in turn."""
+    import cupy
+
+    numbers = (os.environ.get(name, "") for name in LOCAL_RANKS)
+    local = next((int(number) for number in numbers if number.isascii() and number.isdigit()), 0)
+    return int(local % max(cupy.cuda.runtime.getDeviceCount(), 1))
 
 
 @cache

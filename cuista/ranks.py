@@ -360,8 +360,11 @@ _ranks: ContextVar[Ranks] = ContextVar("ranks", default=_ALONE)
 
 
 def ranks() -> Ranks:
-    """The ranks among which this process shares out its work now: itself alone, or those of the last block."""
-    return _ranks.get()
+    """The ranks among which this process shares out its work now: itself alone, or those of the last block.
+
+    Work that is shared out to threads already is not shared out to ranks, because threads send no messages.
+    """
+    return _ALONE if parallel.is_shared_out() else _ranks.get()
 
 
 @contextlib.contextmanager

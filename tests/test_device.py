@@ -90,6 +90,16 @@ def test_a_gpu_that_works_is_chosen(machine):
     assert device.parse_device("cpu").index is None
 
 
+def test_the_processes_of_a_machine_take_its_gpus_in_turn(machine, monkeypatch):
+    machine(fake_cupy(gpus=2))
+    for variable in device.LOCAL_RANKS:
+        for local, expected in (("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0"), ("five", "cuda:0")):
+            with monkeypatch.context() as patch:
+                patch.setenv(variable, local)
+                assert str(device.parse_device("auto")) == str(device.parse_device("cuda")) == expected
+                assert str(device.parse_device("cuda:1")) == "cuda:1"
+
+
 def test_why_a_gpu_cannot_be_used_is_said(machine):
     insufficient = RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient")
     for cupy, installed, reason in (

@@ -532,6 +532,25 @@ def assert_the_fused_step_is_the_step(
             np.testing.assert_array_equal(of_fused[name], of_again[name])  # two runs give the same bits
 
 
+@pytest.mark.parametrize("batch", [5, 12, 35])
+def test_shards_of_a_fused_step_add_up_to_the_bits_of_the_whole(cuda, small_problem, small_weight, batch):
+    for engine in (cuda, *native_engines().values()):
+        network = cuista.Model.new(small_problem, small_weight, layers=3, ops=engine).network
+        step = network.fuse(small_problem.signals(0.5))
+        arguments = (network.parameters, network.support, Key(3, 1, 2), batch, 3, 0.2, 0.8)
+
+        def on(shards, step=step, arguments=arguments, engine=engine):
+            rows = slice(shards.start * step.shard, min(shards.stop * step.shard, arguments[3]))
+            loss, gradients = step(*arguments, rows)
+            return [np.float64(loss), *(engine.to_numpy(value).copy() for value in gradients.values())]
+
+        count = -(-batch // step.shard)
+        whole = on(range(count))
+        half = 1 << (count - 1).bit_length() - 1
+        for a, b, expected in zip(on(range(half)), on(range(half, count)), whole, strict=True):
+            np.testing.assert_array_equal(a + b, expected)
+
+
 def test_a_step_is_fused_only_where_it_is_right_and_faster(cuda, small_problem, small_weight):
     signals = small_problem.signals()
     network = cuista.Model.new(small_problem, small_weight, ops=cuda).network

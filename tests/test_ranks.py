@@ -124,6 +124,17 @@ def test_training_has_the_same_bits_on_any_number_of_ranks(small_problem, small_
                 np.testing.assert_equal(found[name], value)
 
 
+def test_a_weight_has_the_same_bits_on_any_number_of_ranks(monkeypatch):
+    monkeypatch.setattr("cuista.weights.dense.BLOCK", 32)
+    monkeypatch.setattr("cuista.weights.dense.SMALL_PRODUCT", 0)
+    A = cuista.random_matrix(60, 150, seed=1)
+    expected = cuista.solve_exact(A)
+    for size in (2, 3):
+        for weight in on_ranks(size, lambda: cuista.solve_exact(A)):
+            np.testing.assert_array_equal(weight.W, expected.W)
+            assert replace(weight.report, seconds=0) == replace(expected.report, seconds=0)
+
+
 # -- jobs of MPI ------------------------------------------------------------------------------------------------------
 
 MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from cuista import parallel
 from cuista.checks import Array
 from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
@@ -237,8 +236,6 @@ class ReferenceOps:
 
         The results are arrays, numbers or tuples of numbers. All ranks must call this with the same arguments.
         """
-        if parallel.is_shared_out():  # to threads, which send no messages
-            return self.in_batches(shape, work, batch)
         rows, size = shape[0], batch or self.rows_at_a_time(shape)
 
         def part(numbers: range) -> list[Any]:
@@ -271,7 +268,7 @@ class ReferenceOps:
             return results[part]
 
         parts = self.shared_out(results.shape, on, batch)
-        if ranks().size > 1 and not parallel.is_shared_out() and parts:
+        if ranks().size > 1 and parts:
             np.concatenate(parts, out=results)
         return results
 

@@ -169,12 +169,15 @@ class Denoiser(Trained):
         found = [np.empty(each.shape, network.dtype) for each in shifted]
         parts = [(n, *spans) for n, each in enumerate(shifted) for spans in self.tiles(each.shape, tile)]
 
-        def work(part: slice) -> None:
+        def work(part: slice) -> Array:
             ((n, rows, columns),) = parts[part]
             denoised = network.ops.to_numpy(network.output(shifted[n][rows.computed, columns.computed][None]))[0]
-            found[n][rows.kept, columns.kept] = denoised[rows.inside, columns.inside]
+            kept: Array = denoised[rows.inside, columns.inside]
+            return kept
 
-        network.ops.in_batches((len(parts), 1), work, 1)
+        pieces = network.ops.shared_out((len(parts), 1), work, 1)
+        for (n, rows, columns), piece in zip(parts, pieces, strict=True):
+            found[n][rows.kept, columns.kept] = piece
         return found
 
     def tiles(self, shape: Sequence[int], tile: int | None = None) -> list[tuple[Span, Span]]:

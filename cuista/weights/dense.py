@@ -21,6 +21,7 @@ from cuista.errors import FileError, InputError, NumericalError
 from cuista.ops.cpu import product
 from cuista.ops.joint import squares
 from cuista.parallel import SMALL_PRODUCT, in_batches, one_blas_thread
+from cuista.ranks import ranks
 from cuista.summary import Described, size_of
 
 # The number of columns that are worked on at a time, so that no N×N matrix is ever formed.
@@ -272,21 +273,25 @@ def solve_pgd(A: Array, *, max_steps: int = 1000, progress: Callable[[int, int, 
 @one_blas_thread()
 def describe(W: Array, A: Array, *, method: str) -> WeightReport:
     """Describe a weight W (M, N) of A (M, N), block by block of columns. The ridge and the time are left at 0."""
-    objective, coherence, matrix_coherence = 0.0, 0.0, 0.0
     unit = A / np.linalg.norm(A, axis=0)
     N = A.shape[1]
-    for first in range(0, N, BLOCK):
+
+    def on_block(number: int) -> tuple[float, float, float]:
+        first = BLOCK * number
         block = slice(first, min(first + BLOCK, N))
         diagonal = (np.arange(block.start, block.stop), np.arange(block.stop - block.start))
         products = product(W.conj().T, A[:, block])
         products[diagonal] = 0
-        objective += _energy(products)
-        coherence = max(coherence, _largest(products))
+        objective, coherence = _energy(products), _largest(products)
         products = product(unit.conj().T[first:], unit[:, block])  # AᴴA is Hermitian: no second look at rows above
         products[:, : products.shape[1]][np.diag_indices(products.shape[1])] = 0
-        matrix_coherence = max(matrix_coherence, _largest(products))
+        return objective, coherence, _largest(products)
+
+    found = ranks().gathered(-(-N // BLOCK), lambda blocks: list(map(on_block, blocks)))
+    objectives, coherences, of_matrix = zip(*found, strict=True)
     residual = float(np.abs(_gains(W, A) - 1).max())
-    return WeightReport(method, 0.0, objective, coherence, matrix_coherence, residual, 0.0)
+    numbers = float(sum(objectives)), float(max(coherences)), float(max(of_matrix))
+    return WeightReport(method, 0.0, *numbers, residual, 0.0)
 
 
 def _solve_cholesky(A: Array, ridge: float) -> Array | None:
@@ -301,13 +306,19 @@ def _solve_cholesky(A: Array, ridge: float) -> Array | None:
     factor, failed = potrf(G, lower=1)
     if failed or pocon(factor, norm, uplo="L")[0] * MAX_GRAM_CONDITION < 1:
         return None
-    solution = np.empty_like(A)
+    N, solution = A.shape[1], np.empty_like(A)
+    size = BLOCK if 2.0 * A.size * A.shape[0] >= SMALL_PRODUCT else N
 
-    def solve(part: slice) -> None:
+    def solve(part: slice) -> Array:
         solution[:, part] = potrs(factor, A[:, part], lower=1)[0]
+        return solution[:, part]
 
-    is_large = 2.0 * A.size * A.shape[0] >= SMALL_PRODUCT
-    in_batches(A.shape[1], solve, BLOCK if is_large else A.shape[1])
+    def on_blocks(blocks: range) -> list[Array]:
+        first, last = size * blocks.start, min(size * blocks.stop, N)
+        return in_batches(max(last - first, 0), lambda part: solve(slice(first + part.start, first + part.stop)), size)
+
+    for number, columns in enumerate(ranks().gathered(-(-N // size), on_blocks)):  # those of other ranks, too
+        solution[:, size * number : size * (number + 1)] = columns
     return solution
 
 
