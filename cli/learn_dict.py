@@ -19,13 +19,14 @@ from cuista.summary import counted
 from cuista.training import AtomRecipe, LearningRecipe, learn_atoms, learn_dictionary
 
 # What is learned from patches, and from whole pictures: options that only this has.
-ONLY = {"cuista-images": ("size", "filters", "crop"), "cuista-patches": ("atoms",)}
+ONLY = {"cuista-images": ("size", "filters", "stride", "crop"), "cuista-patches": ("atoms",)}
 
 
 @click.command("learn-dict", cls=Command)
 @click.argument("images_file", metavar="IMAGES", type=common.INPUT_FILE)
 @click.option("--size", type=common.filter_size, metavar="S|SxS", help="Size of the filters, like 7 or 7x5. [7]")
 @click.option("--filters", type=common.AT_LEAST_1, metavar="N", help="Number of filters. [64]")
+@click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1]")
 @click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [96]")
 @click.option("--atoms", type=common.AT_LEAST_1, metavar="N", help="Patches: number of atoms. [512]")
 @common.bundled(
@@ -65,7 +66,8 @@ def command(
         own = LearningRecipe(**numbers, **({} if form["crop"] is None else {"crop": form["crop"]}))
         images = ImageSet(images_file, "train", own.crop)
         common.note_left_out(images)
-        learn, what = partial(learn_dictionary, images, form["size"] or (7, 7), form["filters"] or 64, own), "filter"
+        shape, filters = form["size"] or (7, 7), form["filters"] or 64
+        learn, what = partial(learn_dictionary, images, shape, filters, own, stride=form["stride"] or 1), "filter"
     how: dict[str, Any] = {"seed": seed, "out": out, "resume": resume, "overwrite": force}
     with common.ProgressLine() as line, resumable(out):
         how["progress"] = lambda step, last, value: line.show(step / last, f"step {step}/{last}, objective {value:.4g}")

@@ -27,6 +27,7 @@ Found = TypeVar("Found")
 )
 @click.option("--ridge", type=common.ridge, default=0.0, metavar="λ|auto", help="Ridge; auto finds a good one.")
 @click.option("--conv", is_flag=True, help="SOURCE is a convolutional dictionary.")
+@click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="With --conv: stride of the maps. [1]")
 @common.convention_option
 @common.key_option
 @common.pairs_option
@@ -39,6 +40,7 @@ def command(
     method: str,
     ridge: Any,
     conv: bool,
+    stride: int | None,
     convention: Any,
     key: str | None,
     pairs: bool,
@@ -63,8 +65,10 @@ def command(
         )
     if pairs and (conv or storage.is_cuista(source)):
         raise click.UsageError("--complex-pairs is for a matrix from other software: leave it out")
+    if stride is not None and (not conv or method == "pgd"):
+        raise click.UsageError("--stride is for --conv with --method exact: leave it out")
     if conv:
-        weight: Any = solve_filters(source, method, ridge, convention, key)
+        weight: Any = solve_filters(source, method, ridge, stride or 1, convention, key)
     elif convention is not None:
         raise click.UsageError("--convention is for filters: give --conv too, or leave it out")
     else:
@@ -97,7 +101,7 @@ def solve_matrix(source: Path, method: str, ridge: Any, key: str | None, pairs: 
     return weight
 
 
-def solve_filters(source: Path, method: str, ridge: Any, convention: Any, key: str | None) -> ConvWeight:
+def solve_filters(source: Path, method: str, ridge: Any, stride: int, convention: Any, key: str | None) -> ConvWeight:
     """The weight of a convolutional dictionary."""
     dictionary = common.load_dictionary(source, convention, key)
     if ridge == "auto":
@@ -106,7 +110,7 @@ def solve_filters(source: Path, method: str, ridge: Any, convention: Any, key: s
             "cuista train --dict compute the weight"
         )
     if method == "exact":
-        return solve_conv(dictionary, ridge=ridge)
+        return solve_conv(dictionary, ridge=ridge, stride=stride)
     return iterated(solve_conv_pgd, dictionary)
 
 

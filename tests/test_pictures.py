@@ -28,6 +28,7 @@ from cuista.data.tiff import upright
 from cuista.errors import FileError, InputError, MissingLibraryError
 from cuista.metrics import psnr_db, ssim
 from cuista.ops import CpuOps
+from cuista.ops.borders import map_shape
 from cuista.tasks.denoising import Denoiser, Denoising, evaluate_denoisers, tuning_pairs
 from cuista.training import FastRecipe, LearningRecipe, learn_dictionary, train
 from cuista.weights import ConvWeight, solve_conv
@@ -574,30 +575,34 @@ def test_a_learned_dictionary_codes_pictures_better_and_resumes_to_the_bit(image
     assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["again.h5", "d.h5", "images.h5"]
 
 
-def test_the_gradient_of_a_dictionary_is_that_of_central_differences(rng):
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_gradient_of_a_dictionary_is_that_of_central_differences(stride, rng):
     from cuista.training.dictionary import _descent
 
     # This is the gradient for fixed codes, since the solver here always returns the same ones.
     ops, D = CpuOps(), random_dictionary((3, 2), 4)
-    f, x = rng.standard_normal((9, 8)), rng.standard_normal((4, 11, 9))
+    f, x = rng.standard_normal((9, 8)), rng.standard_normal((4, *map_shape((9, 8), (3, 2), stride)))
+
+    def synthesize(D):
+        return ops.synthesize(x, D, stride, (9, 8))
 
     def loss(D):
-        return 0.5 * np.square(ops.synthesize(x, D) - f).sum()
+        return 0.5 * np.square(synthesize(D) - f).sum()
 
     class Fixed:
         def __init__(self, *arguments, **options):
             pass
 
         def iterates(self, crop):
-            yield x, ops.synthesize(x, D)
+            yield x, synthesize(D)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cuista.training.dictionary.ConvFista", Fixed)
-        gradient, curvature, _ = _descent(Dictionary(D), f[None], LearningRecipe(), ops)
+        gradient, curvature, _ = _descent(Dictionary(D), f[None], LearningRecipe(), ops, stride)
     direction = rng.standard_normal(D.shape)
     slope = (loss(D + 1e-6 * direction) - loss(D - 1e-6 * direction)) / 2e-6
     assert slope == pytest.approx((gradient * direction).sum(), rel=1e-7)
-    assert curvature == pytest.approx(np.square(ops.synthesize(x, gradient)).sum())
+    assert curvature == pytest.approx(np.square(synthesize(gradient)).sum())
 
 
 # -- the command line -------------------------------------------------------------------------------------------------
@@ -635,6 +640,30 @@ def test_from_a_folder_to_a_denoised_picture(run, folder, monkeypatch):
     run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
     assert "--force" in run.errors
+
+
+@pytest.mark.filterwarnings("ignore:training has ended at")
+def test_from_a_folder_to_a_denoiser_with_a_stride(run, folder):
+    run("prepare-images", folder, "--split", "6,2,2")
+    few = (*TRAIN, "--matrix-steps", 4)
+    run("train", "images.h5", "--net", "conv-csc", "--stride", 2, "--size", 4, "--filters", 8, *few)
+    assert "Conv-CSC, 2 layers" in run("info", "model.h5")
+    assert "stride 2" in run("info", "model.h5")
+    report = json.loads(run("test", "model.h5", "--images", "images.h5", "--json", "--baselines"))
+    assert report["mean"]["conv-csc"]["psnr_db"] > report["mean"]["noisy"]["psnr_db"]
+    learn = ("learn-dict", "images.h5", "--size", 4, "--filters", 18, "--stride", 3, "--steps", 2, "--crop", 24)
+    run(*learn)
+    run("solve-w", "--conv", "--stride", 3, "--ridge", 1, "dictionary.h5")
+    run("train", "images.h5", "--net", "conv-alista", "--per-filter", "-W", "weight.h5", "-o", "other.h5", *TRAIN)
+    assert "72 learned numbers" in run("info", "other.h5")
+    run("train", "images.h5", "--net", "conv-alista", "-W", "weight.h5", "--stride", 3, *TRAIN, "--force", fails=2)
+    assert "--stride is for a weight computed here" in run.errors
+    run(
+        "train", "images.h5", "--net", "conv-csc", "--dict", "dictionary.h5", "--filters", 9, *TRAIN, "--force", fails=2
+    )
+    assert "--filters is for conv-csc without --dict" in run.errors
+    run("train", "images.h5", "--net", "conv-csc", "--stride", 10, *TRAIN, "--force", fails=1)
+    assert "expected a number from 1 to the size of the filters, which are 9×9" in run.errors
 
 
 @pytest.mark.filterwarnings("ignore:training has ended at")

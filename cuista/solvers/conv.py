@@ -34,13 +34,15 @@ class ConvFista:
         The number of iterations.
     lam
         The parameter λ.
+    stride
+        The stride of the maps.
     ops, dtype
         The engine (the CPU engine if None), and the precision in which it computes.
 
     Raises
     ------
     InputError
-        If `iterations` or `lam` is out of range.
+        If `iterations`, `lam` or `stride` is out of range.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ConvFista:
         iterations: int,
         lam: float = 0.05,
         *,
+        stride: int = 1,
         ops: ReferenceOps | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
@@ -56,7 +59,7 @@ class ConvFista:
             raise InputError(f"there are {iterations} iterations with λ = {lam}; expected 1 or more, and λ more than 0")
         self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self.iterations, self.lam = iterations, lam
-        self.operator = Convolution(dictionary.D, ops=self.ops, dtype=self.dtype)
+        self.operator = Convolution(dictionary.D, stride=stride, ops=self.ops, dtype=self.dtype)
 
     def iterates(self, f: Array) -> Iterator[tuple[Array, Array]]:
         """Yield the maps x_1, x_2, … for a picture f (H, W), each with its synthesis."""

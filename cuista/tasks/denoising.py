@@ -532,7 +532,8 @@ def evaluate_denoisers(
             say(f"FISTA is left out, because {images} has no validation pictures on which to find λ.")
             pairs = []
         for iterations in (network.layers, ITERATIONS) if pairs else ():
-            solver, name = ConvFista(dictionary, iterations, ops=network.ops), f"fista {iterations}"
+            solver = ConvFista(dictionary, iterations, stride=network.stride, ops=network.ops)
+            name = f"fista {iterations}"
             say(f"Finding the best λ for {name}.")
             lambdas[name] = solver.tune(pairs)
             methods[name] = solver.denoise

@@ -23,12 +23,14 @@ import numpy as np
 from cuista import storage
 from cuista.checks import LARGEST, Array
 from cuista.counter import NOISE, PREPARING, TRAINING, Key
-from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
+from cuista.data.dictionary import Dictionary, cosine_dictionary, normalize_filters, random_dictionary, rotate
 from cuista.data.images import ImageSet, PatchSet
 from cuista.errors import FileError, InputError
 from cuista.messages import showing
 from cuista.operators import Dense
+from cuista.operators.convolution import check_stride
 from cuista.ops import ReferenceOps, engine
+from cuista.ops.borders import pad_zeros
 from cuista.parallel import one_blas_thread
 from cuista.solvers.conv import ConvFista
 from cuista.solvers.proximal import proximal_gradient
@@ -96,7 +98,13 @@ def _check_positive(recipe: LearningRecipe | AtomRecipe) -> None:
 
 
 def learn_dictionary(
-    images: ImageSet, shape: tuple[int, int], filters: int, recipe: LearningRecipe | None = None, **options: Any
+    images: ImageSet,
+    shape: tuple[int, int],
+    filters: int,
+    recipe: LearningRecipe | None = None,
+    *,
+    stride: int = 1,
+    **options: Any,
 ) -> Dictionary:
     """Learn filters of unit norm with which pictures, after removal of their means, have sparse codes.
 
@@ -111,6 +119,8 @@ def learn_dictionary(
         The pictures to learn from, which must be at least as large as the recipe's crop.
     shape, filters
         The size (s₁, s₂) of the filters, and their number F.
+    stride
+        The stride of the maps. With a stride, learning starts from cosines, otherwise from random filters.
     options
         As in `learn_atoms`, from `seed` on.
 
@@ -119,17 +129,18 @@ def learn_dictionary(
     FileError, KeyboardInterrupt
         As `learn_atoms`.
     InputError
-        If the size or number of filters is out of range.
+        If the size or number of filters, or the stride, is out of range.
     """
-    recipe = recipe or LearningRecipe()
+    recipe, stride = recipe or LearningRecipe(), check_stride(stride, shape)
     if min(shape) < 1 or filters < 1 or max(shape) > recipe.crop:
         raise InputError(
             f"{filters} filters of {shape[0]}×{shape[1]} were asked for; expected at least one, no larger than the "
             f"{recipe.crop}×{recipe.crop} crops: give smaller filters or larger crops",
             option="crop",
         )
-    run = {"size": list(shape), "filters": filters, "images": images.sha256}
-    return _learn(_Filters(images, shape, filters, recipe), run, **options)
+    run: dict[str, Any] = {"size": list(shape), "filters": filters, "images": images.sha256}
+    run |= {} if stride == 1 else {"stride": stride}
+    return _learn(_Filters(images, shape, filters, recipe, stride), run, **options)
 
 
 def learn_atoms(
@@ -258,17 +269,22 @@ def _learn(
 class _Filters(_Learner):
     """The filters D (s₁, s₂, F) of a convolutional dictionary."""
 
-    def __init__(self, images: ImageSet, shape: tuple[int, int], filters: int, recipe: LearningRecipe) -> None:
+    def __init__(
+        self, images: ImageSet, shape: tuple[int, int], filters: int, recipe: LearningRecipe, stride: int
+    ) -> None:
         self.images, self.shape, self.filters, self.recipe, self.ops = images, shape, filters, recipe, engine("cpu")
+        self.stride = stride
 
     def begin(self, seed: int) -> dict[str, Array]:
+        if self.stride > 1:
+            return {"D": cosine_dictionary(self.shape, self.filters)}
         return {"D": random_dictionary(self.shape, self.filters, seed=seed)}
 
     def step(self, state: dict[str, Array], key: Key) -> float:
         recipe, D = self.recipe, state["D"]
         crops = self.images.crops(key, recipe.batch, recipe.crop)
         crops -= crops.mean(axis=(1, 2), keepdims=True)
-        gradient, curvature, value = _descent(Dictionary(D), crops, recipe, self.ops)
+        gradient, curvature, value = _descent(Dictionary(D), crops, recipe, self.ops, self.stride)
         length = float(np.square(gradient).sum()) / curvature if curvature else 0.0
         D = D - length * recipe.slowing / (recipe.slowing + key.step) * gradient
         state["D"] = D / np.maximum(np.linalg.norm(D, axis=(0, 1)), 1)
@@ -334,23 +350,29 @@ class _Atoms(_Learner):
 
 
 def _descent(
-    dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: ReferenceOps
+    dictionary: Dictionary, crops: Array, recipe: LearningRecipe, ops: ReferenceOps, stride: int = 1
 ) -> tuple[Array, float, float]:
     """The gradient g (s₁, s₂, F) summed over the crops, its curvature ‖Σ g_m ⋆ x_m‖², and the objective per pixel."""
-    solver = ConvFista(dictionary, recipe.iterations, recipe.lam, ops=ops)
+    solver = ConvFista(dictionary, recipe.iterations, recipe.lam, stride=stride, ops=ops)
+    shape = dictionary.shape
 
     def gradient_on(part: slice) -> tuple[Array, Array, float]:
         (f,) = crops[part]
         x, picture = deque(solver.iterates(f), maxlen=1).pop()
         error = picture - f
-        rows, columns = f.shape
-        shifted = [x[:, i : i + rows, j : j + columns].reshape(len(x), -1) for i, j in np.ndindex(dictionary.shape)]
-        g = np.stack([maps @ error.ravel() for maps in shifted]).reshape(dictionary.D.shape)
+        if stride > 1:  # see `ReferenceOps.conv_layer_backward`
+            copies = ops.taps(pad_zeros(np, error, shape), shape, stride)
+            g = rotate((copies @ x.reshape(len(x), -1).T).reshape(dictionary.D.shape))
+        else:
+            rows, columns = f.shape
+            shifted = [x[:, i : i + rows, j : j + columns].reshape(len(x), -1) for i, j in np.ndindex(shape)]
+            g = np.stack([maps @ error.ravel() for maps in shifted]).reshape(dictionary.D.shape)
         return x.copy(), g, 0.5 * float(np.vdot(error, error)) + recipe.lam * float(np.abs(x).sum())
 
     found = ops.in_batches(crops.shape, gradient_on, 1)
     gradient = np.asarray(np.sum([g for _, g, _ in found], axis=0, dtype=np.float64))
-    moved = (ops.synthesize(x, gradient.astype(x.dtype)) for x, _, _ in found)
+    size = crops.shape[1], crops.shape[2]
+    moved = (ops.synthesize(x, gradient.astype(x.dtype), stride, size) for x, _, _ in found)
     curvature = float(sum(np.square(picture, dtype=np.float64).sum() for picture in moved))
     return gradient, curvature, sum(value for _, _, value in found) / crops.size
 
