@@ -4,13 +4,15 @@
 
 FOLDER holds slices (brain_01.png, …) and masks (mask_10.mat, …, key mask_matrix) of the same size, as those that were
 released with ISTA-Net (Zhang, Ghanem, CVPR 2018). The first 16 slices are for training and for tuning λ, and the others
-are tested. Pictures are sparse in a basis of wavelets. All methods apply the same operator, so that they can be
-compared by how often they apply A or Aᴴ. Results are written to benchmarks/results/mri.json.
+are tested. The file keeps the results of rates that are not measured. Pictures are sparse in a basis of wavelets. All
+methods apply the same operator, so that they can be compared by how often they apply A or Aᴴ. Results are written to
+benchmarks/results/mri.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +94,12 @@ def main() -> None:
     given = parser.parse_args()
     how = (given.layers, given.steps, given.batch, given.wavelet, given.net)
     about = {"training_slices": TRAINING, "steps": given.steps, "batch": given.batch, "wavelet": given.wavelet}
-    results = []
+    file = common.RESULTS / "mri.json"
+    earlier = json.loads(file.read_text())["rates"] if file.exists() else []
+    results = {run["rate"]: run for run in earlier}
     for rate in given.rate:
-        results.append(measured(given.folder, rate, *how))
-        common.save("mri", {**about, "rates": results})
+        results[rate] = measured(given.folder, rate, *how)
+        common.save("mri", {**about, "rates": [results[rate] for rate in sorted(results)]})
 
 
 if __name__ == "__main__":
