@@ -21,7 +21,7 @@ import numpy as np
 
 from cuista import parallel
 from cuista.checks import Array
-from cuista.errors import InputError, MissingLibraryError, NumericalError
+from cuista.errors import FileError, InputError, MissingLibraryError, NumericalError
 
 Result = TypeVar("Result")
 
@@ -185,8 +185,15 @@ class Several(Ranks):
         return results
 
     def agreed(self, value: Callable[[], Result]) -> Result:
-        found = json.dumps(value()).encode() if self.first else b""
-        agreed: Result = json.loads(self.messages.gather(found)[0])
+        try:
+            found = json.dumps(value()).encode() if self.first else b""
+        except BaseException:
+            self.messages.gather(b"")
+            raise
+        decided = self.messages.gather(found)[0]
+        if not decided:
+            raise FileError("the first rank has failed")  # and says why
+        agreed: Result = json.loads(decided)
         return agreed
 
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:

@@ -532,7 +532,7 @@ def assert_the_fused_step_is_the_step(
             np.testing.assert_array_equal(of_fused[name], of_again[name])  # two runs give the same bits
 
 
-@pytest.mark.parametrize("batch", [5, 12, 35])
+@pytest.mark.parametrize("batch", [33, 70])
 def test_shards_of_a_fused_step_add_up_to_the_bits_of_the_whole(cuda, small_problem, small_weight, batch):
     for engine in (cuda, *native_engines().values()):
         network = cuista.Model.new(small_problem, small_weight, layers=3, ops=engine).network

@@ -20,7 +20,7 @@ import pytest
 
 import cuista
 from cuista import parallel, ranks
-from cuista.errors import NumericalError
+from cuista.errors import FileError, NumericalError
 
 
 class Threads:
@@ -90,6 +90,17 @@ def test_results_are_gathered_in_order_in_every_rank(size, parts):
 def test_all_ranks_take_the_decision_of_the_first():
     decided = iter(["one"])
     assert on_ranks(3, lambda: ranks.ranks().agreed(lambda: next(decided))) == ["one"] * 3
+
+
+def test_if_the_first_rank_cannot_decide_all_give_up():
+    def work():
+        with pytest.raises(FileError, match=r"^it is there$|^the first rank has failed$"):
+            ranks.ranks().agreed(fail)
+
+    def fail():
+        raise FileError("it is there")
+
+    on_ranks(3, work)
 
 
 def test_a_rank_that_computes_something_else_is_named():
@@ -184,7 +195,7 @@ def test_an_error_of_all_ranks_is_told_once(tmp_path):
     assert ended.stderr.count("model.h5 exists already") == 1
     ended = subprocess.run(**job(3, "train", "--pnz", 2, "-o", "a.h5"), capture_output=True, cwd=tmp_path, timeout=120)
     assert ended.returncode != 0
-    assert ended.stderr.count("pnz") == 1
+    assert ended.stderr.count("pnz is 2") == 1
 
 
 @with_mpi
