@@ -20,7 +20,13 @@ import pytest
 
 import cuista
 from cuista import parallel, ranks
+from cuista.counter import TRAINING, Key
+from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.errors import FileError, NumericalError
+from cuista.tasks.denoising import PictureFastRecipe
+from cuista.tasks.robust import Robust, RobustRecipe
+from cuista.tasks.sparse_coding import SparseCoding
+from cuista.weights import solve_conv
 
 
 class Threads:
@@ -133,6 +139,52 @@ def test_training_has_the_same_bits_on_any_number_of_ranks(small_problem, small_
         for found in on_ranks(size, lambda: trained(make, recipe)):
             for name, value in expected.items():
                 np.testing.assert_equal(found[name], value)
+
+
+def sources(small_problem, tmp_path):
+    """A source of each kind, with the number of examples of a batch, and the network's way to split it."""
+    noisy = replace(small_problem, snr_db=20.0, snapshots=2)
+    model = cuista.Model.new(noisy, layers=2)
+    recipe = cuista.FastRecipe(batch=9)
+    x, y = small_problem.sample(2000)
+    plain = cuista.Model.new(small_problem, layers=2)
+    robust = cuista.RobustModel.new(plain)
+    few = RobustRecipe(matrices=3, batch=4, msigma=0.1)
+    pictures(tmp_path)
+    cuista.prepare_images(tmp_path, tmp_path / "pictures.h5")
+    weight = solve_conv(Dictionary(random_dictionary((3, 3), 4)))
+    denoiser = cuista.Denoiser.new(weight, layers=2)
+    yield model, SparseCoding().source(model, recipe), 9
+    yield plain, SparseCoding(cuista.SignalSet(x, y)).source(plain, recipe), 9
+    yield plain, SparseCoding(cuista.SignalSet(x)).source(plain, recipe), 9
+    yield robust, Robust().source(robust, few), 3
+    yield plain, Robust().source(plain, few), 12
+    yield denoiser, cuista.Denoising(tmp_path / "pictures.h5", crop=20).source(denoiser, PictureFastRecipe()), 5
+
+
+def pictures(folder):
+    """Make files of pictures with random content."""
+    Image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        Image.fromarray(rng.integers(0, 255, (40, 30), np.uint8)).save(folder / f"{number}.png")
+
+
+def test_some_rows_of_a_batch_have_the_bits_that_they_have_in_all(small_problem, tmp_path):
+    for model, source, batch in sources(small_problem, tmp_path):
+        network, key = model.network, Key(3, TRAINING, 5)
+        if hasattr(source, "sigma"):
+            source.sigma = source.sigma or 0.1
+        where = (network.ops, network.dtype, batch, key)
+        target, inputs, weights = source.sample(*where)
+        split = network.split(inputs, target, weights)
+        assert split.examples == source.examples(batch) == batch
+        rows = slice(1, batch - 1)
+        target, inputs, weights = source.sample(*where, rows=rows)
+        for found, expected in zip((inputs, target, weights), split.part(rows), strict=True):
+            for a, b in zip(*(each if isinstance(each, tuple) else (each,) for each in (found, expected)), strict=True):
+                np.testing.assert_array_equal(a, b)
+        source.close()
 
 
 def test_a_weight_has_the_same_bits_on_any_number_of_ranks(monkeypatch):

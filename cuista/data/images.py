@@ -255,10 +255,13 @@ class ImageSet(Described):
             node = file[self.keys[number]]
             return str(node.attrs["name"]), node[()] / _largest(node)
 
-    def crops(self, key: Key, batch: int, size: int) -> Array:
-        """Random crops (batch, size, size) of random pictures, float32 from 0 to 1. They depend on the key only."""
-        words = CpuOps().random_words(key, PLACES)(3 * batch).reshape(batch, 3)
-        crops = np.empty((batch, size, size), np.float32)
+    def crops(self, key: Key, batch: int, size: int, rows: slice = slice(None)) -> Array:
+        """Random crops (rows, size, size) of random pictures, float32 from 0 to 1. They depend on the key only.
+
+        `rows` are those of a batch that are read.
+        """
+        words = CpuOps().random_words(key, PLACES)(3 * batch).reshape(batch, 3)[rows]
+        crops = np.empty((len(words), size, size), np.float32)
         with storage.opened(self.path, "cuista-images") as file:
             for crop, (which, row, column) in zip(crops, words, strict=True):
                 node = file[self.keys[int(which) % len(self.keys)]]
@@ -316,14 +319,14 @@ class PatchSet(Described):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def draw(self, key: Key, batch: int) -> Array:
-        """Random patches (batch, s²), float32 from 0 to 1. They depend on the key only."""
-        numbers = (CpuOps().random_words(key, PLACES)(batch) % np.uint64(len(self))).astype(np.int64)
-        drawn = np.empty((batch, *self.shape), np.float32)
+    def draw(self, key: Key, batch: int, rows: slice = slice(None)) -> Array:
+        """Random patches (rows, s²), float32 from 0 to 1, these rows of a batch. They depend on the key only."""
+        numbers = (CpuOps().random_words(key, PLACES)(batch)[rows] % np.uint64(len(self))).astype(np.int64)
+        drawn = np.empty((len(numbers), *self.shape), np.float32)
         for patch, number, which in zip(drawn, numbers, np.searchsorted(self._ends, numbers, "right"), strict=True):
             patches, largest = self._pictures[which]
             np.divide(patches[number - self._ends[which]], largest, out=patch, casting="unsafe")
-        return drawn.reshape(batch, -1)
+        return drawn.reshape(len(numbers), -1)
 
 
 def _digest(path: Path) -> str:

@@ -19,7 +19,7 @@ from cuista.ops.joint import dtype_for, real_of, squares
 from cuista.summary import Described, counted, span
 
 
-def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
+def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps, first: int = 0) -> Array:
     """Perturbed matrices Ã_i = A + σ_i N_i (n, M, N), where N_i is standard normal, with columns scaled to unit norm.
 
     If A is complex, then N_i is circular with E|N_i|² = 1.
@@ -34,9 +34,11 @@ def perturb(A: Array, key: Key, levels: Array, ops: ReferenceOps) -> Array:
         The key of the random entries.
     levels
         The standard deviations σ_i (n,).
+    first
+        The number of the first of these matrices in its batch.
     """
     (M, N), n = A.shape, len(levels)
-    noise = ops.normal(key, ENTRIES, (n * M, N), A.dtype).reshape(n, M, N)
+    noise = ops.normal(key, ENTRIES, (n * M, N), A.dtype, first * M).reshape(n, M, N)
     matrices = A + ops.asarray(levels, real_of(A.dtype))[:, None, None] * noise
     norms: Any = ops.xp.sqrt(ops.xp.sum(squares(ops.xp, matrices), axis=1, keepdims=True))
     perturbed: Array = matrices / norms

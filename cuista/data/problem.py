@@ -610,14 +610,15 @@ class Problem(Described, storage.Portable):
         """Rows (samples·L, P) as arrays of samples, (samples, L, P), if there are L > 1 snapshots."""
         return rows if self.snapshots == 1 else rows.reshape(-1, self.snapshots, rows.shape[1])
 
-    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None) -> Array:
+    def measure(self, x: Array, key: Key, ops: ReferenceOps | None = None, first_row: int = 0) -> Array:
         """The measurements y (rows, M) of sparse codes x (rows, N) by the user's matrix, at the problem's SNR.
 
         With several snapshots, they are (rows, L, M) and (rows, L, N).
 
-        The codes are an array of `ops` (NumPy's if None) if the problem is `standard`, and otherwise of NumPy.
+        The codes are an array of `ops` (NumPy's if None) if the problem is `standard`, and otherwise of NumPy. Their
+        noise is that of the samples from `first_row` on of a batch.
         """
-        return self._by_sample(self._measure(self.to_unit(x).reshape(-1, self.N), key, ops or CpuOps(), 0))
+        return self._by_sample(self._measure(self.to_unit(x).reshape(-1, self.N), key, ops or CpuOps(), first_row))
 
     def _measure(self, x: Array, key: Key, ops: ReferenceOps, first_row: int) -> Array:
         """The measurements A x + ε (rows·L, M) of codes of A, (rows·L, N).

@@ -312,18 +312,27 @@ class NoisyCrops(Source):
     def __init__(self, training: ImageSet, validation: ImageSet, crop: int, sigma: float) -> None:
         self.training, self.validation, self.crop, self.sigma = training, validation, crop, sigma
         self._reader = ThreadPoolExecutor(1)
-        self._ahead: dict[tuple[Key, int], Future[Array]] = {}
+        self._ahead: dict[tuple[Key, int, int | None], Future[Array]] = {}
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Clean crops and their noisy versions, both (batch, crop, crop), without weights."""
         images = self.validation if validate else self.training
-        ahead = self._ahead.pop((key, batch), None)
-        crops = images.crops(key, batch, self.crop) if ahead is None else ahead.result()
+        which = (batch, self.crop, rows)
+        ahead = self._ahead.pop((key, batch, rows.start), None)
+        crops = images.crops(key, *which) if ahead is None else ahead.result()
         if key.stream == TRAINING:
             following = key._replace(step=key.step + 1)
-            self._ahead = {(following, batch): self._reader.submit(images.crops, following, batch, self.crop)}
+            self._ahead = {(following, batch, rows.start): self._reader.submit(images.crops, following, *which)}
         clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
-        noise = ops.normal(key, NOISE, (batch, self.crop**2), dtype).reshape(clean.shape)
+        noise = ops.normal(key, NOISE, (len(crops), self.crop**2), dtype, rows.start or 0).reshape(clean.shape)
         return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:

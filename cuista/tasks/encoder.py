@@ -199,11 +199,11 @@ class PerturbedSource(Source):
         self.sigma = stage.sigma
         return changed
 
-    def matrices(self, ops: ReferenceOps, dtype: DTypeLike, levels: Array, key: Key) -> Array:
-        """Perturbed matrices (n, M, N), one for each of the n levels."""
+    def matrices(self, ops: ReferenceOps, dtype: DTypeLike, levels: Array, key: Key, first: int = 0) -> Array:
+        """Perturbed matrices (n, M, N), one for each of the n levels: those from number `first` on of a batch."""
         if self._nominal is None:
             self._nominal = ops.asarray(self.problem.A, dtype)
-        return perturb(self._nominal, key, levels, ops)
+        return perturb(self._nominal, key, levels, ops, first)
 
     def blank(self) -> InputError:
         return InputError(
@@ -216,9 +216,18 @@ class PerturbedSource(Source):
 class MatrixSource(PerturbedSource):
     """Matrices alone, for an encoder: they are both its inputs and its targets."""
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Perturbed matrices Ã (batch, M, N), as targets and as inputs, without weights."""
-        matrices = self.matrices(ops, dtype, np.full(batch, self.sigma), key)
+        levels = np.full(batch, self.sigma)[rows]
+        matrices = self.matrices(ops, dtype, levels, key, rows.start or 0)
         return matrices, matrices, None
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:

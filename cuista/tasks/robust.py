@@ -381,25 +381,37 @@ class PairSource(PerturbedSource):
         noiseless = problem.snr_db == np.inf and not recipe.msigma
         self.weight_power = recipe.weight_power if noiseless else 1.0
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Signals (samples, N); matrices (n, M, N) and what each measured (n, samples, M); the signals' weights.
+
+        Rows are those of matrices.
 
         With L snapshots, signals are (samples, L, N) and what was measured is (n, samples, L, M).
         """
         recipe, M, N = self.recipe, self.problem.M, self.problem.N
         samples = recipe.validation_batch if validate else recipe.batch
         count = recipe.validation_matrices if validate else recipe.matrices
-        A = self.matrices(ops, dtype, random_levels(key, self.sigma, count, ops), key)
+        first = rows.start or 0
+        A = self.matrices(ops, dtype, random_levels(key, self.sigma, count, ops)[rows], key, first)
         where: dict[str, Any] = {**key._asdict(), "dtype": dtype, "ops": ops}
         if recipe.hard:
             x, _, weights = self.problem.sample_weighted(samples, recipe.hard, **where)
         else:
             x, _, weights = *self.problem.sample(samples, **where), None
         clean = ops.matmul(x.reshape(-1, N), transposed(ops.xp, A)).reshape(-1, M)
-        y = self.problem.add_noise(clean, key, ops)
+        y = self.problem.add_noise(clean, key, ops, first * samples)
         if recipe.msigma:
-            y = y + y.dtype.type(recipe.msigma) * ops.normal(key, MORE_NOISE, (len(y), M), y.dtype)
-        return x, (A, y.reshape(count, *x.shape[:-1], M)), weights
+            noise = ops.normal(key, MORE_NOISE, (len(y), M), y.dtype, first * samples * self.problem.snapshots)
+            y = y + y.dtype.type(recipe.msigma) * noise
+        return x, (A, y.reshape(len(A), *x.shape[:-1], M)), weights
 
     def examples(self, batch: int) -> int:
         """The number of matrices, by which a batch is split."""
@@ -421,15 +433,23 @@ class PairSource(PerturbedSource):
 class AugmentedSource(PairSource):
     """Signals measured by several perturbed matrices, for a decoder that does not know the matrices."""
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Signals (n·samples, N) and measurements (n·samples, M), matrix by matrix, and the signals' weights.
 
         With L snapshots, they are (n·samples, L, N) and (n·samples, L, M).
         """
         x, (_, y), weights = super().sample(ops, dtype, batch, key, validate)
         count, tile = len(y), ops.xp.tile
-        every = tile(x, (count, *(1,) * (x.ndim - 1)))
-        return every, y.reshape(-1, *y.shape[2:]), None if weights is None else tile(weights, count)
+        every = tile(x, (count, *(1,) * (x.ndim - 1)))[rows]
+        return every, y.reshape(-1, *y.shape[2:])[rows], None if weights is None else tile(weights, count)[rows]
 
     def examples(self, batch: int) -> int:
         return batch

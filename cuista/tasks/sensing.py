@@ -319,12 +319,20 @@ class PatchSource(Source):
         # Whether networks measure the patches themselves, because they learn Φ. Their precursors never do.
         self.measured_by_network = False
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Patches (batch, P) without their means, what is measured of them (batch, M′), and no weights.
 
         A network that measures the patches itself gets them instead of their measurements.
         """
-        f = (self.validation if validate else self.training).draw(key, batch)
+        f = (self.validation if validate else self.training).draw(key, batch, rows)
         if self.measured_by_network:  # by a Φ from which the means follow exactly
             f = ops.asarray(f - f.mean(axis=1, keepdims=True, dtype=np.float64), dtype)
             return f, f, None

@@ -372,15 +372,23 @@ class SignalSource(Source):
         self.problem, self.hard = problem, recipe.hard
         self.weight_power = recipe.weight_power if problem.snr_db == np.inf else 1.0
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Signals (batch, N), measurements (batch, M), and the signals' weights (batch,), or None without hard signals.
 
         Signals for validation and for training differ only in their keys.
         """
         where: dict[str, Any] = {**key._asdict(), "dtype": dtype, "ops": ops}
         if self.hard:
-            return self.problem.sample_weighted(batch, self.hard, **where)
-        return *self.problem.sample(batch, **where), None
+            return self.problem.sample_weighted(batch, self.hard, rows=rows, **where)
+        return *self.problem.sample(batch, rows=rows, **where), None
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB after `depth` layers on signals from `sample`."""
@@ -433,7 +441,15 @@ class GivenSource(SignalSource):
                 stacklevel=3,
             )
 
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
         """Signals (batch, N), measurements (batch, M), and weights (batch,) or None, as in `SignalSource`.
 
         For validation, they are all that are held out, or `batch` of them. Measurements that are not given are
@@ -444,14 +460,14 @@ class GivenSource(SignalSource):
             numbers = signals.validation[:batch]
         elif self.hard:
             numbers, weights = signals.draw_weighted(key, batch, self.hard)
-            weights = ops.asarray(weights, np.float64)
+            weights = ops.asarray(weights[rows], np.float64)
         else:
             numbers = signals.draw(key, batch)
-        codes, measured = signals.read(numbers)
+        codes, measured = signals.read(numbers[rows])
         x = ops.asarray((codes * self.norms).astype(dtype), dtype)
         with ops.computing():
             if measured is None:
-                y = self.problem.measure(x, key, ops)
+                y = self.problem.measure(x, key, ops, rows.start or 0)
             else:  # they may be complex where codes are real
                 own = np.result_type(dtype, np.complex64) if self.problem.measures_complex else dtype
                 y = ops.asarray(measured, own)

@@ -42,8 +42,19 @@ class Source(ABC):
     weight_power: float = 1.0
 
     @abstractmethod
-    def sample(self, ops: ReferenceOps, dtype: DTypeLike, batch: int, key: Key, validate: bool = False) -> Examples:
-        """A batch of examples, as a pure function of the key and the stage."""
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
+        """A batch of examples, or only these rows of it, as a pure function of the key and the stage.
+
+        The rows are those by which `Unrolled.split` splits the batch. They have the bits that they have in the whole.
+        """
 
     def examples(self, batch: int) -> int:
         """The number of examples by which a batch is split into shards (see `Unrolled.split`)."""

@@ -401,8 +401,7 @@ class _Run:
             key = Key(self.seed, TRAINING, state.total_steps)
             how = (stage.batch, stage.depth, stage.window, power, rows)
             return fused(network.parameters, network.support, key, *how)
-        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps)
-        y, x, weights = network.split(y, x, weights).part(rows)
+        x, y, weights = self._sample(stage.batch, TRAINING, state.total_steps, rows=rows)
         if weights is not None:
             weights **= power
         formed = self.ranks.size > 1  # only what is formed can be summed over ranks
@@ -478,9 +477,11 @@ class _Run:
             self.validation = self._sample(self.recipe.validation_batch, VALIDATION, validate=True)
         return self.validation
 
-    def _sample(self, batch: int, stream: int, step: int = 0, validate: bool = False) -> Examples:
+    def _sample(
+        self, batch: int, stream: int, step: int = 0, validate: bool = False, rows: slice = slice(None)
+    ) -> Examples:
         """Examples of the source: targets, inputs, and weights or None."""
-        return self.source.sample(self.ops, self.network.dtype, batch, Key(self.seed, stream, step), validate)
+        return self.source.sample(self.ops, self.network.dtype, batch, Key(self.seed, stream, step), validate, rows)
 
 
 def _scaled(rate: Rate, factor: float) -> Rate:
