@@ -28,8 +28,10 @@ def command(
     """
     denoiser = Denoiser.load(model_file, ops=report.ops)
     common.warn_untrained(denoiser, model_file)
-    if sigma not in (None, denoiser.sigma):
-        common.say(f"Note: {model_file} was trained for σ = {denoiser.sigma:g}, and is tested with σ = {sigma:g}.")
+    low, high = denoiser.sigmas or (denoiser.sigma, denoiser.sigma)
+    if sigma is not None and not low <= sigma <= high:
+        trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        common.say(f"Note: {model_file} was trained for σ = {trained}, and is tested with σ = {sigma:g}.")
     common.note_left_out(test_pictures(images))
     with common.ProgressLine() as line:
         how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": common.say}

@@ -19,6 +19,17 @@ from cuista.weights import ConvWeight
 from cuista.weights.conv import mean_eigenvalue
 
 
+def noise_level(value: str) -> float | tuple[float, float]:
+    """The option type of one standard deviation, like 25, or of a range, like 5,55."""
+    try:
+        found = [common.positive(part) for part in value.split(",")]
+    except click.BadParameter:
+        found = []
+    if len(found) not in (1, 2):
+        raise click.BadParameter(f"{value!r} is not a standard deviation, like 25, or a range of it, like 5,55")
+    return found[0] if len(found) == 1 else (found[0], found[1])
+
+
 @dataclass
 class WeightSource:
     """Where a convolutional weight comes from, according to the options."""
@@ -82,7 +93,9 @@ class WeightSource:
     ),
     click.option("--filters", type=common.AT_LEAST_1, metavar="N", help="conv-csc without --dict: how many. [128]"),
 )
-@click.option("--sigma", type=common.positive, default=20.0, help="Noise std. deviation, of 255.", metavar="σ")
+@click.option(
+    "--sigma", type=noise_level, default="20", metavar="σ|σ,σ", help="Noise std. deviation, of 255, or a range."
+)
 @click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [fast: 128; paper: 321]")
 @common.bundled(
     "network",
@@ -110,7 +123,7 @@ def command(
     images: Path,
     net: str,
     source: WeightSource,
-    sigma: float,
+    sigma: float | tuple[float, float],
     crop: int | None,
     network: dict[str, Any],
     recipe: Any,

@@ -253,7 +253,7 @@ def variants():
     kinds = {**CONV_NETWORKS, OneStepConvAlista.name: OneStepConvAlista}
     plain = [(kind, {"untied": untied}) for kind in kinds.values() for untied in (False, True)[: 1 + kind.can_untie]]
     strided = [(kinds[name], {"per_filter": True, "stride": 2}) for name in ("conv-alista", "conv-tilista", "conv-csc")]
-    return [*plain, *strided]
+    return [*plain, *strided, (kinds["conv-csc"], {"per_filter": True, "stride": 2, "noise": (0.1, 0.5)})]
 
 
 def any_network(kind, form, ops=None, threshold=0.02, seed=3):
@@ -264,11 +264,16 @@ def any_network(kind, form, ops=None, threshold=0.02, seed=3):
     net = kind(operator, WEIGHT.W, layers=3, percent=3, **options)
     ranges = {
         "step_size": (0.1, 0.3),
-        "threshold": tuple(sorted((0.5 * threshold, 1.5 * threshold))),
+        **dict.fromkeys(("threshold", "slope"), tuple(sorted((0.5 * threshold, 1.5 * threshold)))),
         **dict.fromkeys(("weight", "synthesis", "output"), (-0.3, 0.3)),
     }
     net.parameters = {name: rng.uniform(*ranges[name], shape) for name, shape in net.shapes.items()}
     return net
+
+
+def inputs(net, y):
+    """Pictures as the network takes them: it may have to know σ."""
+    return (y, net.ops.asarray(np.linspace(0.2, 0.4, len(y)), np.float64)) if net.noise else y
 
 
 @pytest.mark.parametrize("threshold", [0.02, -0.02])
@@ -277,6 +282,7 @@ def any_network(kind, form, ops=None, threshold=0.02, seed=3):
 def test_gradients_are_those_of_central_differences(kind, form, threshold, engine, rng):
     net = any_network(kind, form, engine(), threshold)
     y, clean = rng.standard_normal((2, 2, 9, 11))
+    y = inputs(net, y)
     base = {name: value.copy() for name, value in net.parameters.items()}
     for depth in (1, 3):
         loss, gradients = net.loss_and_gradients(y, clean, depth)
@@ -303,11 +309,12 @@ def test_layers_are_the_formula(kind, form, rng):
     mask[:, :: net.stride, :: net.stride] = 1
     f = rng.standard_normal((9, 11))
     p, x, picture = net.parameters, np.zeros((5, 11, 12)), np.zeros_like(f)
-    for t, found in enumerate(net.iterates(f[None])):
+    for t, found in enumerate(net.iterates(inputs(net, f[None]))):
         W = p["weight"][t if net.untied else 0] if "weight" in p else rotate(WEIGHT.W)
         alpha = p["step_size"][t if len(p["step_size"]) > 1 else 0] if "step_size" in p else np.ones(())
         D = p["output" if t == 2 else "synthesis"][0] if "synthesis" in p else SMALL.D
-        alpha, theta = (each.reshape(-1, 1, 1) for each in (alpha, p["threshold"][t]))
+        theta = p["threshold"][t] + (0.2 * p["slope"][t] if net.noise else 0)
+        alpha, theta = alpha.reshape(-1, 1, 1), theta.reshape(-1, 1, 1)
         r = np.pad(f - picture, ((2, 2), (1, 1)), mode="reflect")
         z = x + mask * alpha * np.stack([correlate2d(r, W[..., m], mode="valid") for m in range(5)])
         x = np.sign(z) * np.maximum(np.abs(z) - theta, 0)
@@ -322,14 +329,14 @@ def test_layers_are_the_formula(kind, form, rng):
 @pytest.mark.parametrize(("kind", "form"), variants())
 def test_the_cuda_engine_trains_the_same_network(cuda, kind, form, rng):
     y, clean = rng.standard_normal((2, 2, 9, 11))
-    loss, gradients = any_network(kind, form).loss_and_gradients(y, clean, 3)
-    net = any_network(kind, form, cuda)
-    on_device = [cuda.asarray(array, np.float64) for array in (y, clean)]
-    found, of_device = net.loss_and_gradients(*on_device, 3)
+    plain, net = any_network(kind, form), any_network(kind, form, cuda)
+    loss, gradients = plain.loss_and_gradients(inputs(plain, y), clean, 3)
+    on_device = inputs(net, cuda.asarray(y, np.float64))
+    found, of_device = net.loss_and_gradients(on_device, cuda.asarray(clean, np.float64), 3)
     assert float(found) == pytest.approx(loss, rel=1e-10)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(cuda.to_numpy(of_device[name]), gradient, rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(cuda.to_numpy(net.output(on_device[0])), any_network(kind, form).output(y), atol=1e-10)
+    np.testing.assert_allclose(cuda.to_numpy(net.output(on_device)), plain.output(inputs(plain, y)), atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +349,7 @@ def test_a_learned_network_becomes_the_one_it_contains(kind, form, rng):
     precursor = net.precursor()
     precursor.parameters = precursor.fast_start()
     net.adopt(precursor)
-    y = rng.standard_normal((1, 9, 11))
+    y = inputs(net, rng.standard_normal((1, 9, 11)))
     np.testing.assert_allclose(net.output(y), precursor.output(y), atol=1e-12)
 
 
@@ -386,6 +393,25 @@ def test_the_result_is_the_mean_over_the_places_of_the_grid(rng):
     for shifts in (0, 5):
         with pytest.raises(InputError, match="expected a number from 1 to 4, the square of the stride"):
             denoiser.denoise(noisy, shifts=shifts)
+
+
+def test_a_denoiser_for_a_range_is_told_the_noise(tmp_path, rng):
+    denoiser = Denoiser.new(solve_conv(SMALL, stride=2), "conv-csc", layers=2, sigma=(10, 50))
+    denoiser.save(tmp_path / "m.h5")
+    loaded, noisy = Denoiser.load(tmp_path / "m.h5"), rng.random((12, 9))
+    assert (loaded.sigmas, loaded.sigma) == ((10, 50), 30)
+    assert "σ = 10 to 50" in repr(loaded)
+    found = {sigma: loaded.denoise(noisy, sigma=sigma) for sigma in (5, 10, 20, 50, 60)}
+    assert (found[5] == found[10]).all()
+    assert (found[50] == found[60]).all()
+    rough = [np.abs(np.diff(found[sigma])).mean() for sigma in (10, 20, 50)]
+    assert rough[0] > rough[1] > rough[2]
+    with pytest.raises(InputError, match="is for a range of σ: say which"):
+        loaded.denoise(noisy)
+    with pytest.raises(InputError, match="is for one σ only"):
+        Denoiser.new(WEIGHT).denoise(noisy, sigma=20)
+    with pytest.raises(InputError, match="the lower end first"):
+        Denoiser.new(WEIGHT, sigma=(50, 10))
 
 
 def test_a_file_keeps_the_stride_and_the_numbers_for_each_filter(tmp_path, rng):

@@ -646,8 +646,9 @@ def test_from_a_folder_to_a_denoised_picture(run, folder, monkeypatch):
 def test_from_a_folder_to_a_denoiser_with_a_stride(run, folder):
     run("prepare-images", folder, "--split", "6,2,2")
     few = (*TRAIN, "--matrix-steps", 4)
-    run("train", "images.h5", "--net", "conv-csc", "--stride", 2, "--size", 4, "--filters", 8, *few)
+    run("train", "images.h5", "--net", "conv-csc", "--stride", 2, "--size", 4, "--filters", 8, "--sigma", "5,35", *few)
     assert "Conv-CSC, 2 layers" in run("info", "model.h5")
+    assert "for noise of σ = 5 to 35" in run("info", "model.h5")
     assert "stride 2" in run("info", "model.h5")
     report = json.loads(run("test", "model.h5", "--images", "images.h5", "--json", "--baselines"))
     assert report["mean"]["conv-csc"]["psnr_db"] > report["mean"]["noisy"]["psnr_db"]

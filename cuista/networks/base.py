@@ -58,6 +58,11 @@ def add(a: tuple[Scalar, dict[str, Any]], b: tuple[Scalar, dict[str, Any]]) -> t
     return loss + b[0], gradients
 
 
+def rows_of(y: Any, rows: slice) -> Any:
+    """These rows of inputs, which are an array or a tuple of arrays that belong together."""
+    return tuple(each[rows] for each in y) if isinstance(y, tuple) else y[rows]
+
+
 def constant_start(d_state: State) -> tuple[State, Gradients]:
     """The backward pass of a start that depends on no parameter."""
     return (), {}
@@ -436,15 +441,9 @@ class Unrolled(ABC):
 
     def split(self, y: Any, target: Array, weights: Array | None) -> Split:
         """How a batch is split into shards: by default, into samples."""
-        several = y if isinstance(y, tuple) else (y,)
 
         def part(rows: slice) -> tuple[Any, Array, Array | None]:
-            inputs = tuple(each[rows] for each in several)
-            return (
-                inputs if isinstance(y, tuple) else inputs[0],
-                target[rows],
-                None if weights is None else weights[rows],
-            )
+            return rows_of(y, rows), target[rows], None if weights is None else weights[rows]
 
         return Split(len(target), part)
 

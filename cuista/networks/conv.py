@@ -17,7 +17,7 @@ import numpy as np
 
 from cuista.checks import Array
 from cuista.errors import InputError
-from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, support_schedule
+from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, rows_of, support_schedule
 from cuista.operators import Convolution
 from cuista.ops.borders import fold_reflected, map_shape, pad_reflected
 
@@ -36,6 +36,11 @@ class ConvNetwork(Unrolled):
         The analytic weight (s₁, s₂, F) of the dictionary, in the dictionary's orientation.
     per_filter
         Whether each layer has a threshold and a step size for each filter, instead of a single one.
+    noise
+        The lowest and the highest standard deviation σ of the noise, of values from 0 to 1. The network then knows σ:
+        its inputs are tuples of pictures (batch, H, W) and of σ (batch,), and a threshold θ is learned as θ₀ + θ₁ σ, by
+        `threshold` θ₀ and `slope` θ₁ (Janjušević, Khalilian-Gourtani, Wang, IEEE Open J. Signal Processing 2022). If
+        None, inputs are pictures, and all have noise of the same σ.
     layers, options
         As in `Unrolled`. The percentages refer to all entries of a picture's maps.
 
@@ -58,12 +63,19 @@ class ConvNetwork(Unrolled):
     recipe: ClassVar[Mapping[str, Any]] = {}
     usual_stride: ClassVar[int] = 1
     # The larger the sum of the filters, the smaller the step sizes; their scale therefore varies.
-    logarithmic = ("threshold", "step_size")
+    logarithmic = ("threshold", "slope", "step_size")
 
     def __init__(
-        self, operator: Convolution, W: Array, *, layers: int = 5, per_filter: bool = False, **options: Any
+        self,
+        operator: Convolution,
+        W: Array,
+        *,
+        layers: int = 5,
+        per_filter: bool = False,
+        noise: tuple[float, float] | None = None,
+        **options: Any,
     ) -> None:
-        self.operator, self.W, self.per_filter = operator, W, per_filter
+        self.operator, self.W, self.per_filter, self.noise = operator, W, per_filter, noise
         self.filter_shape = rows, columns = operator.filter_shape
         self.filters, self.stride = operator.D.shape[2], operator.stride
         self.rotated = operator.ops.asarray(W[::-1, ::-1], operator.dtype)
@@ -76,23 +88,32 @@ class ConvNetwork(Unrolled):
         """A parameter that is this number in each of all layers or so many, and for each filter if it is to differ."""
         return np.full((layers or self.layers, *[self.filters] * self.per_filter), value)
 
+    def thresholds(self, theta: float) -> dict[str, Array]:
+        """The parameters for thresholds θ, which are in proportion to σ but for a tenth, and θ in the middle."""
+        if self.noise is None:
+            return {"threshold": self.full(theta)}
+        return {"threshold": self.full(0.1 * theta), "slope": self.full(0.9 * theta / (sum(self.noise) / 2))}
+
     def published_start(self) -> dict[str, Array]:
         """The weight is the scaled rotated dictionary, step sizes are 1, and thresholds are scaled like the weight."""
-        start = {"threshold": self.full(LAM * SCALE)}
+        start = self.thresholds(LAM * SCALE)
         if self.step_sizes:
             start["step_size"] = self.full(1.0)
         if "weight" in self.matrices:
             start["weight"] = np.tile(SCALE * self.operator.D[::-1, ::-1], (self.stack, 1, 1, 1))
         return start
 
-    def begin(self, y: Array) -> tuple[State, Backprop]:
-        """The initial state: pictures (batch, H, W), the maps of each (None for 0), and y (batch, H, W)."""
+    def begin(self, y: Any) -> tuple[State, Backprop]:
+        """The initial state: pictures (batch, H, W), the maps of each (None for 0), y (batch, H, W), and σ or None."""
+        y, levels = y if isinstance(y, tuple) else (y, None)
+        if (levels is None) != (self.noise is None):
+            raise ValueError(f"the inputs of {self.title} are pictures{' and σ' if self.noise else ', without σ'}")
         if any(size < s for size, s in zip(y.shape[1:], self.filter_shape, strict=True)):
             raise InputError(
                 f"a picture of {y.shape[1]}×{y.shape[2]} pixels is smaller than the filters of "
                 f"{self.filter_shape[0]}×{self.filter_shape[1]}"
             )
-        return (self.ops.xp.zeros_like(y), [None] * len(y), y), constant_start
+        return (self.ops.xp.zeros_like(y), [None] * len(y), y, levels), constant_start
 
     def selected(self, t: int, picture: Array) -> int:
         """How many entries of a picture's maps may pass unshrunk in layer t."""
@@ -106,23 +127,26 @@ class ConvNetwork(Unrolled):
         return ""
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, (pictures, maps, y), shape, synthesis = self.ops, state, self.filter_shape, self.synthesis(t)
+        ops, (pictures, maps, y, levels), shape, synthesis = self.ops, state, self.filter_shape, self.synthesis(t)
         W = self.parameter("weight", t) if "weight" in self.matrices else self.rotated
         D = self.parameter(synthesis, t) if synthesis else self.operator.filters
-        alpha, theta, analysis = self.step_size(t), self.parameter("threshold", t), W
+        alpha, analysis = self.step_size(t), W
         if alpha.ndim:  # one for each filter: the products are with the filters α_m w_m
             analysis, alpha = W * alpha.astype(W.dtype), self.one
         wants_weight = "weight" in self.matrices or analysis is not W
+        theta = [self.parameter("threshold", t)] * len(y)
+        if levels is not None:
+            theta = [own + self.parameter("slope", t) * level for own, level in zip(theta, levels, strict=True)]
 
-        def forward(picture: Array, x: Array | None, f: Array) -> tuple[Array, Array, Any]:
+        def forward(picture: Array, x: Array | None, f: Array, theta: Array) -> tuple[Array, Array, Any]:
             residual = pad_reflected(ops.xp, f - picture, shape)
             return ops.conv_layer(x, residual, analysis, D, alpha, theta, self.selected(t, picture), self.stride)
 
-        after = list(map(forward, pictures, maps, y))
+        after = list(map(forward, pictures, maps, y, theta))
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
             # r = f − picture is padded by reflection, so ∂L/∂picture is −∂L/∂r after the borders are folded back.
-            d_pictures, d_maps, _ = d_state
+            d_pictures, d_maps, *_ = d_state
             back = [
                 ops.conv_layer_backward(d_x, d_picture, record, wants_weight, bool(synthesis))
                 for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
@@ -130,17 +154,20 @@ class ConvNetwork(Unrolled):
             d_x, d_padded, *parts = zip(*back, strict=True)
             names = ("step_size", "threshold", "weight", synthesis)
             d = {name: sum(part) for name, part in zip(names, parts, strict=True) if part[0] is not None}
+            if levels is not None:  # θ = θ₀ + θ₁ σ
+                d["slope"] = sum(level * part for level, part in zip(levels, parts[1], strict=True))
             if analysis is not W:
                 d["step_size"] = (d["weight"].astype(np.float64) * W).sum(axis=(0, 1))
                 d["weight"] = d["weight"] * self.step_size(t).astype(W.dtype)
             gradients: Gradients = {name: value for name, value in d.items() if name in self.shapes}
-            return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None), gradients
+            return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None, None), gradients
 
-        return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y), backprop
+        return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y, levels), backprop
 
-    def output(self, y: Array, depth: int | None = None) -> Array:
+    def output(self, y: Any, depth: int | None = None) -> Array:
         """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""
-        parts = self.ops.in_batches(y.shape, lambda part: Unrolled.output(self, y[part], depth), 1)
+        shape = (y[0] if isinstance(y, tuple) else y).shape
+        parts = self.ops.in_batches(shape, lambda rows: Unrolled.output(self, rows_of(y, rows), depth), 1)
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 

@@ -21,7 +21,7 @@ class ConvAlista(ConvNetwork):
     one_step = False
 
     def published_start(self) -> dict[str, Array]:
-        return {"step_size": self.full(SCALE, self.steps), "threshold": self.full(LAM * SCALE)}
+        return {"step_size": self.full(SCALE, self.steps), **self.thresholds(LAM * SCALE)}
 
     @property
     def steps(self) -> int:
@@ -42,7 +42,7 @@ class ConvAlista(ConvNetwork):
             period = [max(8 * size, 64) for size in self.filter_shape]
             D, W = (np.fft.rfft2(filters, period, axes=(0, 1)) for filters in (self.operator.D, self.W))
             step = 1 / float(np.abs((W.conj() * D).sum(axis=2)).max())
-        return {"step_size": self.full(step, self.steps), "threshold": self.full(LAM * step / 5)}
+        return {"step_size": self.full(step, self.steps), **self.thresholds(LAM * step / 5)}
 
 
 class OneStepConvAlista(ConvAlista):

@@ -44,7 +44,8 @@ class ConvCsc(ConvListaCp):
         return "output" if t == self.layers - 1 else "synthesis"
 
     def precursor(self) -> Unrolled:
-        return OneStepConvAlista(self.operator, self.W, layers=self.layers, per_filter=self.per_filter)
+        form = {"layers": self.layers, "per_filter": self.per_filter, "noise": self.noise}
+        return OneStepConvAlista(self.operator, self.W, **form)
 
     def rate_of(self, name: str, nmse_db: float) -> float:
         # The entries of the analysis are several times as small as those of the dictionaries.

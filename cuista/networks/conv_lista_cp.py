@@ -25,7 +25,7 @@ class ConvListaCp(ConvNetwork):
 
     def precursor(self) -> Unrolled:
         kind = ConvAlista if self.untied or self.step_sizes else OneStepConvAlista
-        return kind(self.operator, self.W, layers=self.layers, per_filter=self.per_filter)
+        return kind(self.operator, self.W, layers=self.layers, per_filter=self.per_filter, noise=self.noise)
 
     def analytic_weights(self, step_sizes: Array) -> Array:
         """The rotated analytic weight multiplied by each of the step sizes, (T or 1, s₁, s₂, F)."""
@@ -34,8 +34,8 @@ class ConvListaCp(ConvNetwork):
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce a Conv-ALISTA: W_t = α_t W, or α W if all layers share one step size."""
-        weight = self.analytic_weights(precursor.parameters["step_size"])
-        self.parameters = {"weight": weight, "threshold": precursor.parameters["threshold"]}
+        found = dict(precursor.parameters)
+        self.parameters = {"weight": self.analytic_weights(found.pop("step_size")), **found}
 
 
 class ConvListaCpss(ConvListaCp):

@@ -26,8 +26,5 @@ class ConvTiLista(ConvListaCp):
         """
         steps = self.ops.to_numpy(precursor.parameters["step_size"])
         first = steps[:1].copy()
-        self.parameters = {
-            "weight": self.analytic_weights(first),
-            "step_size": np.asarray(steps / first),
-            "threshold": precursor.parameters["threshold"],
-        }
+        own = {"weight": self.analytic_weights(first), "step_size": np.asarray(steps / first)}
+        self.parameters = {**precursor.parameters, **own}

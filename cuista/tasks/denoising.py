@@ -20,12 +20,14 @@ from cuista.checks import LARGEST, Array
 from cuista.counter import CODES, NOISE, TEST, TRAINING, TUNING, Key
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
+from cuista.data.perturbed import random_levels
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
 from cuista.messages import say
 from cuista.metrics import SSIM_WINDOW, PictureReport, decibels, report_on_pictures
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
+from cuista.networks.base import rows_of
 from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.solvers.conv import ConvFista, bm3d, non_local_means
@@ -70,7 +72,7 @@ class Denoiser(Trained):
     weight
         The analytic weight, which contains the dictionary.
     sigma
-        Standard deviation of the noise to be removed, for grey values from 0 to 255.
+        Standard deviation of the noise to be removed, for grey values from 0 to 255; the middle of a range.
     """
 
     kind: ClassVar[str] = "cuista-denoiser"
@@ -85,12 +87,14 @@ class Denoiser(Trained):
         weight: ConvWeight,
         net: str = "conv-alista",
         *,
-        sigma: float = 20.0,
+        sigma: float | tuple[float, float] = 20.0,
         ops: ReferenceOps | None = None,
         dtype: Any = np.float32,
         **options: Any,
     ) -> Denoiser:
         """Make an untrained network by its name `net`, a key of `CONV_NETWORKS`; `options` are as in `ConvNetwork`.
+
+        If `sigma` is a range, the network is for noise of any σ in it, which it is told with a picture.
 
         Raises
         ------
@@ -100,13 +104,28 @@ class Denoiser(Trained):
         if net not in CONV_NETWORKS:
             known = ", ".join(CONV_NETWORKS)
             raise InputError(f"{net!r} is not a convolutional network; expected one of {known}", option="net")
-        check_sigma(sigma)
+        low, high = sigma if isinstance(sigma, tuple) else (sigma, sigma)
+        for each in (low, high):
+            check_sigma(each)
+        if isinstance(sigma, tuple):
+            if low > high:
+                raise InputError(f"σ is from {low:g} to {high:g}; expected the lower end first", option="sigma")
+            options["noise"] = (low / 255, high / 255)
         operator = Convolution(weight.dictionary.D, stride=weight.stride, ops=ops, dtype=dtype)
-        return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(sigma))
+        return cls(CONV_NETWORKS[net](operator, weight.W, **options), weight, float(low + high) / 2)
+
+    @property
+    def sigmas(self) -> tuple[float, float] | None:
+        """The range of σ, for grey values from 0 to 255, for which the network is; None if it is for one σ."""
+        noise = self.network.noise
+        return None if noise is None else (round(255 * noise[0], 9), round(255 * noise[1], 9))
 
     def made_for(self) -> dict[str, str]:
+        span = self.sigmas
         return {
-            "noise": f"for noise of σ = {self.sigma:g}",
+            "noise": f"for noise of σ = {self.sigma:g}"
+            if span is None
+            else f"for noise of σ = {span[0]:g} to {span[1]:g}",
             "dictionary": ", ".join(self.weight.dictionary.facts().values()),
             "stride": self.weight.facts()["stride"],
         }
@@ -120,7 +139,13 @@ class Denoiser(Trained):
         return {**made_from, "per_filter": self.network.per_filter}
 
     def denoise(
-        self, noisy: Array, *, mean: float | None = None, tile: int | None = None, shifts: int | None = None
+        self,
+        noisy: Array,
+        *,
+        sigma: float | None = None,
+        mean: float | None = None,
+        tile: int | None = None,
+        shifts: int | None = None,
     ) -> Array:
         """Denoise a picture (H, W) of any size, with values from 0 to 1; the result is not clipped.
 
@@ -136,6 +161,9 @@ class Denoiser(Trained):
         ----------
         noisy
             The noisy picture.
+        sigma
+            Standard deviation of the noise, for grey values from 0 to 255, which a network for a range of σ needs. It
+            may be outside of the range, but the result is then no better than at the range's end.
         mean
             The mean of the clean picture; the mean of the noisy one if None.
         tile
@@ -146,21 +174,32 @@ class Denoiser(Trained):
         Raises
         ------
         InputError
-            If the picture is not grey, not finite or smaller than a filter, or if `tile` or `shifts` is out of range.
+            If the picture is not grey, not finite or smaller than a filter; if `sigma`, `tile` or `shifts` is out of
+            range; or if `sigma` is missing, or given to a network for one σ.
         """
         noisy = check_grey(noisy, "the picture")
         network, mean = self.network, noisy.mean() if mean is None else mean
-        f, places = noisy - mean, grid_places(network.stride, shifts)
+        f, places, level = noisy - mean, grid_places(network.stride, shifts), self._level(sigma)
         result = np.zeros(noisy.shape, network.dtype)
         for first in range(0, len(places), AT_A_TIME):  # the sum has the same order on any number of workers
-            for (top, left), denoised in zip(
-                places[first : first + AT_A_TIME], self._at(places[first : first + AT_A_TIME], f, tile), strict=True
-            ):
+            some = places[first : first + AT_A_TIME]
+            for (top, left), denoised in zip(some, self._at(some, f, level, tile), strict=True):
                 result += denoised[top:, left:]
         result /= len(places)
         return np.asarray(result + mean)
 
-    def _at(self, places: Sequence[tuple[int, int]], f: Array, tile: int | None) -> list[Array]:
+    def _level(self, sigma: float | None) -> Array | None:
+        """σ as an input of the network, or None if it has no such input."""
+        if (sigma is None) != (self.sigmas is None):
+            told = "is for a range of σ: say which" if self.sigmas else "is for one σ only: leave out another"
+            raise InputError(f"{self.network.title} {told}", option="sigma")
+        if sigma is None or self.sigmas is None:
+            return None
+        check_sigma(sigma)
+        level = min(max(sigma, self.sigmas[0]), self.sigmas[1]) / 255
+        return self.network.ops.asarray([level], self.network.dtype)
+
+    def _at(self, places: Sequence[tuple[int, int]], f: Array, level: Array | None, tile: int | None) -> list[Array]:
         """A picture (H, W) with so many reflected rows above it and columns on its left, denoised; for each place."""
         network = self.network
         shifted = [
@@ -171,7 +210,8 @@ class Denoiser(Trained):
 
         def work(part: slice) -> Array:
             ((n, rows, columns),) = parts[part]
-            denoised = network.ops.to_numpy(network.output(shifted[n][rows.computed, columns.computed][None]))[0]
+            picture = shifted[n][rows.computed, columns.computed][None]
+            denoised = network.ops.to_numpy(network.output(picture if level is None else (picture, level)))[0]
             kept: Array = denoised[rows.inside, columns.inside]
             return kept
 
@@ -209,6 +249,8 @@ class Denoiser(Trained):
     def store(self, record: Record) -> None:
         self.weight.store(record)
         record.attributes |= {"sigma": self.sigma, "weight": json.dumps(asdict(self.weight.report))}
+        if self.sigmas is not None:
+            record.attributes |= {"lowest_sigma": self.sigmas[0], "highest_sigma": self.sigmas[1]}
 
     @classmethod
     def restore(
@@ -218,7 +260,10 @@ class Denoiser(Trained):
         report = ConvWeightReport(**json.loads(attributes["weight"]))
         weight = ConvWeight.stored(record, dictionary, report, path)
         options["per_filter"] = record.arrays["parameters/threshold"].ndim == 2
-        return cls.new(weight, attributes["net"], sigma=attributes["sigma"], **options, **place)
+        sigma: Any = attributes["sigma"]
+        if "lowest_sigma" in attributes:
+            sigma = (attributes["lowest_sigma"], attributes["highest_sigma"])
+        return cls.new(weight, attributes["net"], sigma=sigma, **options, **place)
 
 
 @dataclass(frozen=True)
@@ -287,11 +332,12 @@ class Denoising(Task[Denoiser]):
         return ImageSet(self.images, "train", crop), ImageSet(self.images, "validation", crop)
 
     def source(self, model: Denoiser, recipe: Any) -> Source:
-        return NoisyCrops(*self.pictures(recipe), self.crop_of(recipe), model.sigma)
+        return NoisyCrops(*self.pictures(recipe), self.crop_of(recipe), model.sigmas or model.sigma)
 
     def identity(self, model: Denoiser, recipe: Any) -> dict[str, Any]:
         training, _ = self.pictures(recipe)
-        return {"images": training.sha256, "crop": self.crop_of(recipe), "sigma": model.sigma}
+        sigma = model.sigma if model.sigmas is None else list(model.sigmas)
+        return {"images": training.sha256, "crop": self.crop_of(recipe), "sigma": sigma}
 
 
 class NoisyCrops(Source):
@@ -306,10 +352,11 @@ class NoisyCrops(Source):
     crop
         The side of the crops in pixels.
     sigma
-        Standard deviation of the noise, for grey values from 0 to 255.
+        Standard deviation of the noise, for grey values from 0 to 255; or the range from which that of each crop is
+        drawn uniformly.
     """
 
-    def __init__(self, training: ImageSet, validation: ImageSet, crop: int, sigma: float) -> None:
+    def __init__(self, training: ImageSet, validation: ImageSet, crop: int, sigma: float | tuple[float, float]) -> None:
         self.training, self.validation, self.crop, self.sigma = training, validation, crop, sigma
         self._reader = ThreadPoolExecutor(1)
         self._ahead: dict[tuple[Key, int, int | None], Future[Array]] = {}
@@ -323,7 +370,11 @@ class NoisyCrops(Source):
         validate: bool = False,
         rows: slice = slice(None),
     ) -> Examples:
-        """Clean crops and their noisy versions, both (batch, crop, crop), without weights."""
+        """Clean crops and their noisy versions, both (batch, crop, crop).
+
+        They are without weights if σ is one for all. Otherwise, the noisy versions are a tuple with their σ (batch,).
+        The weights are in proportion to 1/σ: squared errors grow about like σ, so that all σ then count alike in dB.
+        """
         images = self.validation if validate else self.training
         which = (batch, self.crop, rows)
         ahead = self._ahead.pop((key, batch, rows.start), None)
@@ -333,7 +384,16 @@ class NoisyCrops(Source):
             self._ahead = {(following, batch, rows.start): self._reader.submit(images.crops, following, *which)}
         clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
         noise = ops.normal(key, NOISE, (len(crops), self.crop**2), dtype, rows.start or 0).reshape(clean.shape)
-        return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
+        if not isinstance(self.sigma, tuple):
+            return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
+        low, high = self.sigma
+        sigmas = low + random_levels(key, high - low, batch, ops)[rows]
+        levels = ops.asarray(sigmas / 255, dtype)
+        return (
+            clean,
+            (clean + levels[:, None, None] * noise, levels),
+            ops.asarray((low + high) / 2 / sigmas, np.float64),
+        )
 
     def error_db(self, network: Any, validation: Examples, depth: int) -> float:
         """The NMSE in dB after `depth` layers, averaged over crops from `sample`.
@@ -345,7 +405,7 @@ class NoisyCrops(Source):
         ops = network.ops
 
         def error(part: slice) -> Array:
-            return _squares(ops, network.output(noisy[part], depth) - clean[part])
+            return _squares(ops, network.output(rows_of(noisy, part), depth) - clean[part])
 
         errors = np.concatenate(ops.shared_out(clean.shape, error, 1))
         return float(decibels(errors, self._energy(network, clean)).mean())
@@ -363,6 +423,7 @@ class NoisyCrops(Source):
     def baseline(self, network: Any, validation: Examples) -> Baseline:
         """The noisy crops themselves."""
         clean, noisy, _ = validation
+        noisy = noisy[0] if isinstance(noisy, tuple) else noisy
         error = decibels(_squares(network.ops, noisy - clean), self._energy(network, clean)).mean()
         return Baseline(float(error), 0.0, "the noisy pictures")
 
@@ -414,7 +475,7 @@ def choose_conv_ridge(
     dictionary: Dictionary,
     task: Denoising,
     *,
-    sigma: float = 20.0,
+    sigma: float | tuple[float, float] = 20.0,
     stride: int = 1,
     seed: int = 0,
     ops: ReferenceOps | None = None,
@@ -432,7 +493,7 @@ def choose_conv_ridge(
     task
         The task, which has the pictures and the size of the crops.
     sigma
-        Standard deviation of the noise to be removed, for grey values from 0 to 255.
+        Standard deviation of the noise to be removed, for grey values from 0 to 255, or a range.
     stride
         The stride of the maps.
     say
@@ -552,7 +613,10 @@ def evaluate_denoisers(
                 say(f"{name} is left out, because {package} is not installed (pip install {package}).")
             else:
                 methods[name] = method
-    methods |= {name: partial(denoiser.denoise, mean=0.0) for name, denoiser in denoisers.items()}
+    methods |= {
+        name: partial(denoiser.denoise, mean=0.0, sigma=None if denoiser.sigmas is None else sigma)
+        for name, denoiser in denoisers.items()
+    }
 
     def prepare(number: int, clean: Array) -> Callable[[Callable[[Array], Array]], Array]:
         mean = clean.mean()
