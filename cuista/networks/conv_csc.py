@@ -44,7 +44,7 @@ class ConvCsc(ConvListaCp):
         return "output" if t == self.layers - 1 else "synthesis"
 
     def precursor(self) -> Unrolled:
-        form = {"layers": self.layers, "per_filter": self.per_filter, "noise": self.noise}
+        form: dict[str, Any] = {"layers": self.layers, "per_filter": self.per_filter, "noise": self.noise}
         return OneStepConvAlista(self.operator, self.W, **form)
 
     def rate_of(self, name: str, nmse_db: float) -> float:
