@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 from cuista.cli import common
 from cuista.cli.spellings import Command
 
+from cuista.checks import Array, as_real
+from cuista.data.camera import CameraNoise
 from cuista.data.folders import Job, jobs_for
-from cuista.data.pictures import Note, Picture, Pictures, check_ending, check_format, left_out, write_pictures
+from cuista.data.images import grey_of
+from cuista.data.pictures import (
+    Note,
+    Picture,
+    Pictures,
+    check_ending,
+    check_format,
+    is_named_like_a_picture,
+    left_out,
+    read_picture,
+    write_pictures,
+)
 from cuista.errors import CuistaError, FileError
 from cuista.evaluation.figures import in_a_row
-from cuista.summary import counted
+from cuista.storage import load_array
+from cuista.summary import counted, span
 from cuista.tasks.denoising import Denoiser
 from cuista.tasks.photographs import denoise_file
 from cuista.training.interruption import deferred_signals
@@ -25,10 +41,77 @@ CAPTIONS = ("input", "output", "4 times the difference")
 LISTED = 5
 
 
+def number_or_file(value: str | float | Path) -> float | Path:
+    """The option type of a level of noise: a number, or a file with one for each pixel."""
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return Path(value)
+    return value if isinstance(value, Path) else common.positive(value)
+
+
+class Noise:
+    """What the user says about the noise.
+
+    Attributes
+    ----------
+    arguments
+        The arguments `sigma` and `camera` of `denoise_file`.
+    """
+
+    def __init__(
+        self, sigma: float | Path | None, gain: float | None, read_noise: float | None, offset: float | None
+    ) -> None:
+        if gain is None and (read_noise, offset) != (None, None):
+            raise click.UsageError("--read-noise and --offset describe a camera: give its --gain, too")
+        if gain is not None and sigma is not None:
+            raise click.UsageError("--sigma is a level of noise, and --gain describes a camera's: give one of them")
+        self.sigma = _map(sigma) if isinstance(sigma, Path) else sigma
+        self.camera = None if gain is None else CameraNoise(gain, read_noise or 0.0, offset or 0.0)
+        self.arguments: dict[str, Any] = {"sigma": self.sigma, "camera": self.camera}
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the level of noise is estimated for each picture."""
+        return self.sigma is None and self.camera is None
+
+    def is_of(self, denoiser: Denoiser) -> bool:
+        """Whether the noise is what the network was trained for, or is brought to that by what is known of a camera."""
+        return self.camera is not None or (isinstance(self.sigma, float) and self.sigma == denoiser.sigma)
+
+    def found(self, sigmas: Sequence[float]) -> str:
+        """The level of noise of the channels of some pictures, in words."""
+        return f"noise of σ = {span(sigmas, '.3g')}{' (estimated)' if self.is_estimated else ''}"
+
+
+def _map(path: Path) -> Array:
+    """The level of noise of each pixel, of 255, in the file of an array, or as the numbers of a grey picture."""
+    if not is_named_like_a_picture(path):
+        return as_real(load_array(path, "sigma"), f"the array in {path}")
+    return 255 * grey_of(read_picture(path, 255), path)
+
+
+finite = common.number("a finite number", math.isfinite)
+noise_options = common.bundled(
+    "noise",
+    Noise,
+    click.option(
+        "--sigma", type=number_or_file, metavar="σ|FILE", help="Noise std. deviation, of 255, or a map. [estimated]"
+    ),
+    click.option("--gain", type=common.positive, metavar="G", help="Camera: electrons per number (e⁻/ADU)."),
+    click.option("--read-noise", type=common.not_negative, metavar="E", help="Camera: read noise in electrons. [0]"),
+    click.option(
+        "--offset", type=common.number("a number", math.isfinite), metavar="N", help="Camera: number without light. [0]"
+    ),
+)
+
+
 @click.command("denoise", cls=Command)
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.argument("sources", metavar="PICTURE…", type=common.INPUT_FILE, nargs=-1, required=True)
 @click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, …), or folder.")
+@noise_options
 @click.option("--compare", type=common.INPUT_FILE, help="Also write input, output and difference in a row.")
 @common.white_option
 @common.device_option
@@ -38,6 +121,7 @@ def command(
     model_file: Path,
     sources: tuple[Path, ...],
     out: Path,
+    noise: Noise,
     compare: Path | None,
     white: float | None,
     device: str,
@@ -46,8 +130,9 @@ def command(
 ) -> None:
     """Denoise a picture of any size, or all pages of a TIFF, or all frames of an animation, or a folder of these.
 
-    MODEL is a denoiser that cuista train has written. The channels of a colour picture are denoised one by one. The
-    kind of number and the bit depth are kept, and so are transparency, colour profile and resolution.
+    MODEL is a denoiser that cuista train has written. The kind of number and the bit depth are kept, and so are
+    transparency, colour profile and resolution. The level of the noise is estimated unless it is given. With --gain,
+    the noise is that of a camera: it grows with the light.
 
     Of a folder, all pictures are denoised, also those in its sub-folders. With a folder or several pictures, --out is a
     folder, in which each result has the name and the place of its picture.
@@ -64,11 +149,17 @@ def command(
             common.say(f"Note: {what} without a picture's ending {are} left out: {_listed(passed_over)}.")
         jobs = _left(jobs, out, resume, force)
         if jobs:
-            _denoise_folder(_loaded(model_file, device), jobs, out, white, force)
+            denoiser = _loaded(model_file, device)
+            if not noise.is_of(denoiser):
+                common.say(
+                    f"{model_file} was trained for σ = {denoiser.sigma:g}: pictures are scaled so that their noise has "
+                    "this level."
+                )
+            _denoise_folder(denoiser, jobs, out, noise, white, force)
         return
     if resume:
         raise click.UsageError("--resume is for folders: leave it out")
-    _denoise_one(model_file, sources[0], out, compare, white, device, force)
+    _denoise_one(model_file, sources[0], out, noise, compare, white, device, force)
 
 
 def _loaded(model_file: Path, device: str) -> Denoiser:
@@ -81,7 +172,14 @@ def _loaded(model_file: Path, device: str) -> Denoiser:
 
 
 def _denoise_one(
-    model_file: Path, source: Path, out: Path, compare: Path | None, white: float | None, device: str, force: bool
+    model_file: Path,
+    source: Path,
+    out: Path,
+    noise: Noise,
+    compare: Path | None,
+    white: float | None,
+    device: str,
+    force: bool,
 ) -> None:
     for target in filter(None, (out, compare)):
         check_ending(target)
@@ -108,7 +206,11 @@ def _denoise_one(
         def progress(number: int) -> None:
             line.show(number / pictures.count, f"picture {number + 1} of {pictures.count}")
 
-        denoise_file(denoiser, pictures, out, overwrite=force, progress=progress, seen=seen)
+        how: dict[str, Any] = {"overwrite": force, "progress": progress, "seen": seen}
+        found = denoise_file(denoiser, pictures, out, **noise.arguments, **how)
+    if not noise.is_of(denoiser):
+        trained = f"{model_file} was trained for σ = {denoiser.sigma:g}, to which the picture was scaled"
+        common.say(f"{noise.found(found.sigmas)}; {trained}.")
     common.say(f"Wrote {out}{f', with {pictures.count} pictures' if pictures.count > 1 else ''}.")
     common.say_left_out(out, first.form, pictures.count)
     if compare is not None:
@@ -160,7 +262,9 @@ def _left(jobs: list[Job], out: Path, resume: bool, force: bool) -> list[Job]:
     return jobs
 
 
-def _denoise_folder(denoiser: Denoiser, jobs: list[Job], out: Path, white: float | None, force: bool) -> None:
+def _denoise_folder(
+    denoiser: Denoiser, jobs: list[Job], out: Path, noise: Noise, white: float | None, force: bool
+) -> None:
     """Denoise pictures into a folder, and go on after those that cannot be denoised."""
     notes: list[Note] = []
     lost: list[str] = []
@@ -177,8 +281,11 @@ def _denoise_folder(denoiser: Denoiser, jobs: list[Job], out: Path, white: float
                 done = sum(sizes[:number]) + sizes[number] * page / pictures.count
                 line.show(done / sum(sizes), f"{number + 1} of {len(jobs)}: {job.source}")
 
-            form = denoise_file(denoiser, pictures, job.target, overwrite=force, progress=progress)
-            lost.append(left_out(job.target, form, pictures.count))
+            how: dict[str, Any] = {"overwrite": force, "progress": progress}
+            found = denoise_file(denoiser, pictures, job.target, **noise.arguments, **how)
+            if noise.is_estimated:
+                common.say(f"{job.source}: {noise.found(found.sigmas)}.")
+            lost.append(left_out(job.target, found.form, pictures.count))
 
         for number, job in enumerate(jobs):
             if interrupted():

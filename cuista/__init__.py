@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cuista import datasets as datasets
+from cuista.data.camera import CameraNoise
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet, PatchSet, prepare_images
 from cuista.data.perturbed import PerturbedSet
@@ -17,6 +18,7 @@ from cuista.model import load
 from cuista.ops import Bernoulli, Normal, engine
 from cuista.tasks.denoising import Denoiser, Denoising, choose_conv_ridge, denoising_weight
 from cuista.tasks.encoder import EncoderModel, EncoderRecipe, Encoding
+from cuista.tasks.photographs import denoise_picture
 from cuista.tasks.robust import Robust, RobustModel, RobustRecipe
 from cuista.tasks.sensing import CompressiveSensing, Reconstructor, learn_deblocking, sensing_weight
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight, choose_ridge, evaluate
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AtomRecipe",
     "Bernoulli",
+    "CameraNoise",
     "CompressiveSensing",
     "ConvWeight",
     "CuistaError",
@@ -73,6 +76,7 @@ __all__ = [
     "choose_conv_ridge",
     "choose_ridge",
     "compare",
+    "denoise_picture",
     "denoising_weight",
     "engine",
     "evaluate",

@@ -21,6 +21,7 @@ from cuista.data.pictures import Picture, Pictures, left_out, read_picture, writ
 from cuista.errors import FileError, MissingLibraryError
 from cuista.evaluation.integrity import check_file
 from cuista.tasks.denoising import Denoiser
+from cuista.tasks.photographs import denoise_picture
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GREY, COLOUR = scene((23, 37)), np.stack([scene((23, 37), seed) for seed in range(3)])
@@ -151,9 +152,13 @@ def test_palettes_are_replaced_by_their_colours(tmp_path, dtype, rng):
     np.testing.assert_allclose(read_picture(tmp_path / "p.tif").channels, expected)
 
 
+def denoised(pixels, white):
+    """What the command makes of a picture with --sigma 20."""
+    return white * denoise_picture(Denoiser.load("model.h5"), pixels[None] / white, sigma=20.0).channels[0]
+
+
 def test_what_no_header_says_is_asked_for(tmp_path, run):
     """Floating point has no white, and 32-bit integers with small values are not brightness as they are."""
-    denoiser = Denoiser.load("model.h5")
     files = {"f.tif": numbers(GREY, "f4", 1000), "i.tif": numbers(GREY, "u4", 1000), "s.tif": numbers(GREY, "i4", 1000)}
     for name, pixels in files.items():
         tifffile.imwrite(name, pixels)
@@ -162,11 +167,11 @@ def test_what_no_header_says_is_asked_for(tmp_path, run):
         assert "white" in run.errors
         assert run.errors.endswith("(--white)\n")
         assert not Path("out.tif").exists()
-        run("denoise", "model.h5", name, "-o", f"out-{name}", "--white", 1000)
+        run("denoise", "model.h5", name, "-o", f"out-{name}", "--white", 1000, "--sigma", 20)
         assert "Note" not in run.errors
         found = tifffile.imread(f"out-{name}")
         assert found.dtype == pixels.dtype
-        expected = 1000 * denoiser.denoise(pixels / 1000)
+        expected = denoised(pixels, 1000)
         expected = expected if name == "f.tif" else np.clip(np.rint(expected), 0 if name == "i.tif" else -9, None)
         np.testing.assert_allclose(found, expected, atol=1e-3)
     run("denoise", "model.h5", "i.tif", "-o", "out.tif", "--white", 2**40, fails=1)
@@ -183,19 +188,19 @@ def test_fewer_bits_than_their_container_has_are_noted(run, ending):
     run("denoise", "model.h5", f"in.{ending}", "-o", "dark.tif")
     assert f"Note: no number in in.{ending} is above {stored.max()}, of 65535" in run.errors
     assert "if these are 12-bit data, white is 4095 (--white)" in run.errors
-    run("denoise", "model.h5", f"in.{ending}", "-o", f"out.{ending}", "--white", 4095)
+    run("denoise", "model.h5", f"in.{ending}", "-o", f"out.{ending}", "--white", 4095, "--sigma", 20)
     assert "Note" not in run.errors
-    expected = 4095 * Denoiser.load("model.h5").denoise(stored / 4095)
+    expected = denoised(stored, 4095)
     np.testing.assert_allclose(np.asarray(Image.open(f"out.{ending}")), np.clip(expected, 0, 65535), atol=0.51)
 
 
 def test_numbers_below_black_are_kept(run):
     stored = (3000 * GREY - 1024).astype(np.int16)
     tifffile.imwrite("ct.tif", stored)
-    run("denoise", "model.h5", "ct.tif", "-o", "out.tif", "--white", 2000)
+    run("denoise", "model.h5", "ct.tif", "-o", "out.tif", "--white", 2000, "--sigma", 20)
     found = tifffile.imread("out.tif")
     assert found.dtype == np.int16
-    np.testing.assert_allclose(found, 2000 * Denoiser.load("model.h5").denoise(stored / 2000), atol=0.51)
+    np.testing.assert_allclose(found, denoised(stored, 2000), atol=0.51)
     assert found.min() < -200
 
 
@@ -210,12 +215,11 @@ def stack(count=3, dtype="u2", white=65535):
 def test_all_pages_of_a_stack_are_denoised(run, dtype, white):
     pages = stack(3, dtype, white)
     tifffile.imwrite("in.tif", pages, photometric="minisblack")
-    run("denoise", "model.h5", "in.tif", "-o", "out.tif", "--compare", "beside.tif")
+    run("denoise", "model.h5", "in.tif", "-o", "out.tif", "--compare", "beside.tif", "--sigma", 20)
     assert "Wrote out.tif, with 3 pictures." in run.errors
     found = tifffile.imread("out.tif")
     assert found.dtype == pages.dtype
-    denoiser = Denoiser.load("model.h5")
-    expected = white * np.stack([denoiser.denoise(page / white) for page in pages])
+    expected = np.stack([denoised(page, white) for page in pages])
     np.testing.assert_allclose(found, expected if dtype == "f4" else np.clip(expected, 0, white), atol=0.51)
     assert Pictures("beside.tif").count == 3
     run("denoise", "model.h5", "in.tif", "-o", "out.png", fails=1)
@@ -280,7 +284,7 @@ def test_all_frames_of_an_animation_are_denoised_with_their_timing(run, ending):
     clean = list(Pictures(f"in.{ending}"))
     assert [picture.form.milliseconds for picture in clean] == times
     for out in ("out.png", "out.webp", "out.tif"):
-        run("denoise", "model.h5", f"in.{ending}", "-o", out)
+        run("denoise", "model.h5", f"in.{ending}", "-o", out, "--sigma", 20)
         assert f"Wrote {out}, with 3 pictures." in run.errors
         assert ("does not keep the timing of the animation" in run.errors) == (out == "out.tif")
         found = list(Pictures(out))
@@ -290,7 +294,7 @@ def test_all_frames_of_an_animation_are_denoised_with_their_timing(run, ending):
             assert found[0].form.loops == clean[0].form.loops
         if out != "out.webp":
             for before, after in zip(clean, found, strict=True):
-                expected = Denoiser.load("model.h5").denoise(before.channels[0])
+                expected = denoised(before.channels[0], 1)
                 np.testing.assert_allclose(after.channels[0], np.clip(expected, 0, 1), atol=0.51 / 255)
     run("denoise", "model.h5", f"in.{ending}", "-o", "out.jpg", fails=1)
     assert "JPEG holds only one of the pictures, and there are more; end the name in .png, .webp or .tif" in run.errors

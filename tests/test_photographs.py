@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -14,10 +15,14 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from scipy.stats import poisson
 from test_pictures import save, scene, small_denoiser
 
 from cuista import storage
+from cuista.data.camera import CameraNoise
+from cuista.metrics import psnr_db
 from cuista.tasks.denoising import Denoiser
+from cuista.tasks.photographs import OPPONENT, denoise_picture
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_an_interrupted_folder_says_how_to_go_on(run, photos, monkeypatch):
         return denoise(denoiser, *arguments, **options)
 
     monkeypatch.setattr(Denoiser, "denoise", interrupted)
-    run("denoise", "model.h5", photos, "-o", "out", fails=130)
+    run("denoise", "model.h5", photos, "-o", "out", "--sigma", 20, fails=130)
     assert "1 picture of 3 are done; --resume does the others." in run.errors
     assert written() == ["grey.png"]
     run("denoise", "model.h5", photos, "-o", "out", "--resume")
@@ -126,6 +131,146 @@ def test_mistakes_about_folders_are_said_before_any_work(run, photos, monkeypatc
     ):
         run("denoise", "model.h5", *words, fails=status)
         assert said in run.errors
+
+
+# -- colours, and noise of any level ----------------------------------------------------------------------------------
+
+
+def noisy(clean, sigma, seed=0):
+    return clean + sigma / 255 * np.random.default_rng(seed).standard_normal(clean.shape)
+
+
+def test_noise_is_estimated_and_the_picture_is_scaled_to_the_level_of_training(run, photos):
+    clean = scene((128, 160))
+    tifffile.imwrite("noisy.tif", np.float32(noisy(clean, 20) / 2 + 0.25))  # with noise of σ = 10
+    run("denoise", "model.h5", "noisy.tif", "-o", "estimated.tif")
+    said = re.search(r"noise of σ = (\S+) \(estimated\); model.h5 was trained for σ = 20", run.errors)
+    assert float(said[1]) == pytest.approx(10, rel=0.1)
+    run("denoise", "model.h5", "noisy.tif", "-o", "given.tif", "--sigma", said[1])
+    estimated, given = tifffile.imread("estimated.tif"), tifffile.imread("given.tif")
+    np.testing.assert_allclose(estimated, given, atol=1e-3)
+    whole = denoise_picture(Denoiser.load("model.h5"), noisy(clean, 20)[None], sigma=20.0).channels[0]
+    run("denoise", "model.h5", "noisy.tif", "-o", "half.tif", "--sigma", 10)
+    np.testing.assert_allclose(tifffile.imread("half.tif"), whole / 2 + 0.25, atol=1e-5)
+    run("denoise", "model.h5", photos, "-o", "out")
+    assert re.search(r"grey.png: noise of σ = \S+ \(estimated\)", run.errors)
+    assert "pictures are scaled so that their noise has this level" in run.errors
+    run("denoise", "model.h5", photos, "-o", "again", "--sigma", 20)
+    assert "trained for" not in run.errors
+
+
+def test_a_picture_without_noise_is_left_as_it_is(run, photos):
+    tifffile.imwrite("flat.tif", np.float32(np.kron(scene((16, 20)), np.ones((8, 8)))))
+    run("denoise", "model.h5", "flat.tif", "-o", "out.tif")
+    np.testing.assert_array_equal(tifffile.imread("out.tif"), tifffile.imread("flat.tif"))
+
+
+def test_hardly_more_is_taken_away_than_noise_could_be():
+    """The network here, of two layers and few filters, cannot represent the picture."""
+    denoiser, clean = small_denoiser(), scene((128, 160))
+    for sigma in (0.5, 2.0):
+        picture = noisy(clean, sigma)
+        scale = denoiser.sigma / sigma
+        alone = denoiser.denoise(scale * picture) / scale
+        found = denoise_picture(denoiser, picture[None], sigma=sigma).channels[0]
+        assert psnr_db(found, clean) > psnr_db(picture, clean) - 1 > psnr_db(alone, clean) + 3
+
+
+def test_colours_are_denoised_together_with_the_noise_of_each_unchanged():
+    np.testing.assert_allclose(OPPONENT @ OPPONENT.T, np.eye(3), atol=1e-15)
+    denoiser, grey = small_denoiser(), scene((128, 160))
+    clean = np.stack([grey, 0.8 * grey, 1 - grey])
+    channels = noisy(clean, 20)
+    found = denoise_picture(denoiser, channels, sigma=20.0)
+    alone = np.stack([denoise_picture(denoiser, channel[None], sigma=20.0).channels[0] for channel in channels])
+    assert psnr_db(found.channels, clean) > psnr_db(alone, clean)
+    np.testing.assert_array_equal(denoise_picture(denoiser, channels, sigma=20.0, colour=False).channels, alone)
+    assert denoise_picture(denoiser, channels).sigmas == pytest.approx((20, 20, 20), rel=0.1)
+    # Further channels are no colours, and grey that is stored as colour stays grey.
+    more = denoise_picture(denoiser, np.concatenate([channels, channels[:1]]), sigma=20.0, colour=True).channels
+    np.testing.assert_array_equal(more, np.concatenate([found.channels, alone[:1]]))
+    same = denoise_picture(denoiser, np.repeat(channels[:1], 3, axis=0), sigma=20.0).channels
+    np.testing.assert_array_equal(same, np.repeat(alone[:1], 3, axis=0))
+
+
+def test_a_map_gives_each_pixel_the_result_for_its_level(run, photos):
+    denoiser, picture = small_denoiser(), noisy(scene(), 20)
+    level = np.full(picture.shape, 10.0)
+    level[:, 40:] = 40.0
+    level[:8] = 0.0
+    found = denoise_picture(denoiser, picture[None], sigma=level).channels[0]
+    for sigma, where in ((10.0, np.s_[8:, :40]), (40.0, np.s_[8:, 40:])):
+        of_one_level = denoise_picture(denoiser, picture[None], sigma=sigma).channels[0]
+        np.testing.assert_allclose(found[where], of_one_level[where], atol=1e-6)
+    np.testing.assert_array_equal(found[:8], picture[:8])
+    even = denoise_picture(denoiser, picture[None], sigma=np.full(picture.shape, 30.0)).channels
+    np.testing.assert_allclose(even, denoise_picture(denoiser, picture[None], sigma=30.0).channels, atol=1e-6)
+    # The numbers in a file are levels of 255, in an array as in a picture.
+    np.save("level.npy", level)
+    Image.fromarray(np.uint8(level)).save("level.png")
+    for name in ("level.npy", "level.png"):
+        run("denoise", "model.h5", photos / "grey.png", "-o", "out.png", "--sigma", name, "--force")
+        assert "noise of σ = " in run.errors
+        results = [np.asarray(Image.open("out.png"))]
+    np.testing.assert_array_equal(results[0], results[-1])
+    np.save("level.npy", level[1:])
+    run("denoise", "model.h5", photos / "grey.png", "-o", "bad.png", "--sigma", "level.npy", fails=1)
+    assert "the map of σ has shape (63, 80), and the picture (64, 80); expected the same (--sigma)" in run.errors
+
+
+# -- cameras ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("read_noise", [0.0, 0.5, 2.0, 10.0])
+def test_the_inverse_of_the_anscombe_transform_is_unbiased(read_noise):
+    """The mean of the transform is summed over all counts, and over the read noise by quadrature."""
+    camera = CameraNoise(4.0, read_noise, 100.0)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    for electrons in (0.0, 0.3, 1.0, 4.0, 20.0, 300.0):
+        counts = np.arange(electrons + 12 * np.sqrt(electrons + 1) + 20)
+        numbers = (counts[:, None] + read_noise * nodes) / camera.gain + camera.offset
+        transformed = camera.stabilised(numbers)
+        probability = np.outer(poisson.pmf(counts, electrons), weights / weights.sum())
+        mean = (probability * transformed).sum()
+        found = camera.gain * (camera.restored(mean) - camera.offset)
+        assert found == pytest.approx(electrons, abs=0.05)
+        if electrons >= 4:
+            assert (probability * (transformed - mean) ** 2).sum() == pytest.approx(1, abs=0.1)
+
+
+def test_the_noise_of_a_camera_is_removed_in_its_units(run, photos):
+    rng, electrons = np.random.default_rng(0), 5 + 2000 * scene((128, 160)) ** 3
+    clean, deviation = 100 + electrons / 0.5, np.sqrt(electrons + 9) / 0.5
+    camera = 100 + (rng.poisson(electrons) + 3 * rng.standard_normal(electrons.shape)) / 0.5
+    tifffile.imwrite("camera.tif", np.uint16(np.rint(camera)))
+    run("denoise", "model.h5", "camera.tif", "-o", "with.tif", "--gain", 0.5, "--read-noise", 3, "--offset", 100)
+    run("denoise", "model.h5", "camera.tif", "-o", "without.tif")
+
+    def error(name):
+        """The root mean square error, as a multiple of the noise of each pixel."""
+        return np.sqrt(np.square((tifffile.imread(name) - clean) / deviation).mean())
+
+    assert error("with.tif") < error("without.tif") < error("camera.tif") == pytest.approx(1, abs=0.02)
+    # The mean is right even where few electrons arrive.
+    few = rng.poisson(np.full((128, 160), 3.0)) / 0.5 + 100
+    tifffile.imwrite("few.tif", np.uint16(np.rint(few)))
+    run("denoise", "model.h5", "few.tif", "-o", "flat.tif", "--gain", 0.5, "--offset", 100)
+    assert tifffile.imread("flat.tif").mean() == pytest.approx(106, abs=0.3)
+
+
+def test_noise_that_cannot_be_is_refused(run, photos):
+    tifffile.imwrite("negative.tif", np.uint16(scene() * 60000), photometric="miniswhite")
+    for words, status, said in (
+        (("--read-noise", 3), 2, "give its --gain, too"),
+        (("--gain", 3, "--sigma", 3), 2, "give one of them"),
+        (("--gain", 0), 2, "not a number greater than 0"),
+        (("--sigma", "nowhere.npy"), 1, "nowhere.npy"),
+        (("--sigma", "-3"), 2, "not a number greater than 0"),
+        (("--gain", 1), 1, "0 is white in negative.tif"),
+    ):
+        run("denoise", "model.h5", "negative.tif", "-o", "bad.tif", *words, fails=status)
+        assert said in run.errors
+    assert not Path("bad.tif").exists()
 
 
 # -- comparisons ------------------------------------------------------------------------------------------------------

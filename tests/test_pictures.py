@@ -30,6 +30,7 @@ from cuista.metrics import psnr_db, ssim
 from cuista.ops import CpuOps
 from cuista.ops.borders import map_shape
 from cuista.tasks.denoising import Denoiser, Denoising, evaluate_denoisers, tuning_pairs
+from cuista.tasks.photographs import denoise_picture
 from cuista.training import FastRecipe, LearningRecipe, learn_dictionary, train
 from cuista.weights import ConvWeight, solve_conv
 
@@ -628,14 +629,13 @@ def test_from_a_folder_to_a_denoised_picture(run, folder, monkeypatch):
     assert storage.read("report.h5").arrays["psnr_db"].shape == (2, 5)
     colours = np.dstack([scene((50, 70), seed) for seed in range(3)])
     save("in.png", colours)
-    run("denoise", "model.h5", "in.png", "-o", "out.png", "--compare", "beside.png")
+    run("denoise", "model.h5", "in.png", "-o", "out.png", "--compare", "beside.png", "--sigma", 25)
     denoised, beside = np.asarray(Image.open("out.png")), np.asarray(Image.open("beside.png"))
     assert denoised.shape == (50, 70, 3)
     assert len(beside) > 60  # with captions above
     np.testing.assert_array_equal(beside[-50:, 70:140], denoised)
-    for channel in range(3):
-        whole = Denoiser.load("model.h5").denoise(np.rint(255 * colours[..., channel]) / 255)
-        np.testing.assert_allclose(denoised[..., channel], np.clip(255 * whole, 0, 255), atol=0.51)
+    whole = denoise_picture(Denoiser.load("model.h5"), np.moveaxis(np.rint(255 * colours) / 255, 2, 0), sigma=25.0)
+    np.testing.assert_allclose(denoised, np.clip(255 * np.moveaxis(whole.channels, 0, 2), 0, 255), atol=0.51)
     assert "conv-alista" in run("info", "model.h5")
     run("plot", "model.h5", "-o", "steps.png")
     run("denoise", "model.h5", "in.png", "-o", "out.png", fails=1)
