@@ -76,9 +76,13 @@ class Noise:
         """Whether the level of noise is estimated for each picture."""
         return self.sigma is None and self.camera is None
 
-    def is_of(self, denoiser: Denoiser) -> bool:
-        """Whether the noise is what the network was trained for, or is brought to that by what is known of a camera."""
-        return self.camera is not None or (isinstance(self.sigma, float) and self.sigma == denoiser.sigma)
+    def is_for(self, denoiser: Denoiser, sigmas: Sequence[float] = ()) -> bool:
+        """Whether the noise is known to be what the network was trained for, or is a camera's, which is brought to it.
+
+        `sigmas` are the levels of noise that were found.
+        """
+        known = sigmas or ([self.sigma] if isinstance(self.sigma, float) else [])
+        return self.camera is not None or (bool(known) and all(map(denoiser.covers, known)))
 
     def found(self, sigmas: Sequence[float]) -> str:
         """The level of noise of the channels of some pictures, in words."""
@@ -150,10 +154,9 @@ def command(
         jobs = _left(jobs, out, resume, force)
         if jobs:
             denoiser = _loaded(model_file, device)
-            if not noise.is_of(denoiser):
+            if not noise.is_for(denoiser):
                 common.say(
-                    f"{model_file} was trained for σ = {denoiser.sigma:g}: pictures are scaled so that their noise has "
-                    "this level."
+                    f"{model_file} was trained for σ = {denoiser.levels}: pictures with other noise are scaled to it."
                 )
             _denoise_folder(denoiser, jobs, out, noise, white, force)
         return
@@ -208,9 +211,10 @@ def _denoise_one(
 
         how: dict[str, Any] = {"overwrite": force, "progress": progress, "seen": seen}
         found = denoise_file(denoiser, pictures, out, **noise.arguments, **how)
-    if not noise.is_of(denoiser):
-        trained = f"{model_file} was trained for σ = {denoiser.sigma:g}, to which the picture was scaled"
-        common.say(f"{noise.found(found.sigmas)}; {trained}.")
+    is_for = noise.is_for(denoiser, found.sigmas)
+    if noise.is_estimated or not is_for:
+        trained = f"; {model_file} was trained for σ = {denoiser.levels}, to which the picture was scaled"
+        common.say(f"{noise.found(found.sigmas)}{'' if is_for else trained}.")
     common.say(f"Wrote {out}{f', with {pictures.count} pictures' if pictures.count > 1 else ''}.")
     common.say_left_out(out, first.form, pictures.count)
     if compare is not None:
@@ -289,7 +293,7 @@ def _denoise_folder(
 
         for number, job in enumerate(jobs):
             if interrupted():
-                common.say(f"{counted(number, 'picture')} of {len(jobs)} are done; --resume does the others.")
+                common.say(f"{number} of {counted(len(jobs), 'picture')} are done; --resume does the others.")
                 raise KeyboardInterrupt
             try:
                 denoise(number, job)

@@ -28,10 +28,9 @@ def command(
     """
     denoiser = Denoiser.load(model_file, ops=report.ops)
     common.warn_untrained(denoiser, model_file)
-    low, high = denoiser.sigmas or (denoiser.sigma, denoiser.sigma)
-    if sigma is not None and not low <= sigma <= high:
-        trained = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        common.say(f"Note: {model_file} was trained for σ = {trained}, and is tested with σ = {sigma:g}.")
+    if sigma is not None and not denoiser.covers(sigma):
+        trained = f"{model_file} was trained for σ = {denoiser.levels}, and is tested with σ = {sigma:g}"
+        common.say(f"Note: {trained}: pictures are scaled so that their noise has the level of training.")
     common.note_left_out(test_pictures(images))
     with common.ProgressLine() as line:
         how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": common.say}

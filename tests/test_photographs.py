@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,10 +19,12 @@ from PIL import Image
 from scipy.stats import poisson
 from test_pictures import save, scene, small_denoiser
 
+import cuista
 from cuista import storage
 from cuista.data.camera import CameraNoise
+from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.metrics import psnr_db
-from cuista.tasks.denoising import Denoiser
+from cuista.tasks.denoising import Denoiser, evaluate_denoisers
 from cuista.tasks.photographs import OPPONENT, denoise_picture
 
 
@@ -112,7 +115,7 @@ def test_an_interrupted_folder_says_how_to_go_on(run, photos, monkeypatch):
 
     monkeypatch.setattr(Denoiser, "denoise", interrupted)
     run("denoise", "model.h5", photos, "-o", "out", "--sigma", 20, fails=130)
-    assert "1 picture of 3 are done; --resume does the others." in run.errors
+    assert "1 of 3 pictures are done; --resume does the others." in run.errors
     assert written() == ["grey.png"]
     run("denoise", "model.h5", photos, "-o", "out", "--resume")
     assert written() == ["grey.png", "trip/colour.jpg", "trip/stack.tif"]
@@ -154,7 +157,7 @@ def test_noise_is_estimated_and_the_picture_is_scaled_to_the_level_of_training(r
     np.testing.assert_allclose(tifffile.imread("half.tif"), whole / 2 + 0.25, atol=1e-5)
     run("denoise", "model.h5", photos, "-o", "out")
     assert re.search(r"grey.png: noise of σ = \S+ \(estimated\)", run.errors)
-    assert "pictures are scaled so that their noise has this level" in run.errors
+    assert "pictures with other noise are scaled to it" in run.errors
     run("denoise", "model.h5", photos, "-o", "again", "--sigma", 20)
     assert "trained for" not in run.errors
 
@@ -292,9 +295,27 @@ def test_models_are_tested_beside_non_local_means_and_bm3d_with_and_without_clip
     for word in ("nl-means dB", "bm3d dB", "bm3d dB clipped", "bm3d SSIM"):
         assert word in " ".join(table.split())
     assert calls[0] == (pytest.approx(0.5, abs=0.02), 40 / 255)
+    assert "trained for σ = 20, and is tested with σ = 40: pictures are scaled" in run.errors
     mean = json.loads(run(*words, "--json"))["mean"]
+    denoiser = small_denoiser()
+    other = evaluate_denoisers({"scaled": denoiser}, "images.h5", sigma=40.0)
+    plain = evaluate_denoisers({"as it is": dataclasses.replace(denoiser, sigma=40.0)}, "images.h5")
+    assert other.psnr_db[:, 1].mean() > plain.psnr_db[:, 1].mean() + 1
     assert mean["bm3d"] == mean["noisy"]  # this one does nothing
     assert mean["noisy"]["psnr_clipped_db"] > mean["noisy"]["psnr_db"] + 0.1
     assert mean["nl-means"]["psnr_db"] > mean["noisy"]["psnr_db"] + 3
     arrays = storage.read("report.h5").arrays
     assert arrays["psnr_clipped_db"].shape == arrays["psnr_db"].shape == (5, 4)
+
+
+def test_a_network_for_a_range_of_noise_is_told_the_level_and_scaled_to_beyond_it():
+    weight = cuista.solve_conv(Dictionary(random_dictionary((3, 3), 8)))
+    denoiser = Denoiser.new(weight, "conv-alista", sigma=(10.0, 30.0), layers=2, per_filter=True)
+    denoiser.network.parameters["slope"] += 0.5
+    picture = noisy(scene((40, 50)), 20)
+    for sigma, level in ((20, 20), (60, 30), (5, 10)):
+        scaled = denoiser.denoise(level / sigma * picture, sigma=level) * (sigma / level)
+        np.testing.assert_allclose(denoiser.denoise_at(picture, sigma), scaled, atol=1e-6)
+    assert denoiser.covers(10)
+    assert not denoiser.covers(31)
+    assert denoiser.levels == "10 to 30"

@@ -121,11 +121,8 @@ class Denoiser(Trained):
         return None if noise is None else (round(255 * noise[0], 9), round(255 * noise[1], 9))
 
     def made_for(self) -> dict[str, str]:
-        span = self.sigmas
         return {
-            "noise": f"for noise of σ = {self.sigma:g}"
-            if span is None
-            else f"for noise of σ = {span[0]:g} to {span[1]:g}",
+            "noise": f"for noise of σ = {self.levels}",
             "dictionary": ", ".join(self.weight.dictionary.facts().values()),
             "stride": self.weight.facts()["stride"],
         }
@@ -187,6 +184,29 @@ class Denoiser(Trained):
                 result += denoised[top:, left:]
         result /= len(places)
         return np.asarray(result + mean)
+
+    def denoise_at(self, noisy: Array, sigma: float, *, mean: float | None = None, **options: Any) -> Array:
+        """Denoise a picture (H, W) with noise of any standard deviation σ, for grey values from 0 to 255.
+
+        If the network is not for this σ, the picture is scaled so that its noise has the nearest one that it is for,
+        and the result scaled back. Soft thresholding commutes with scaling, so that this is the network with all its
+        thresholds scaled. The other parameters are those of `denoise`.
+        """
+        low, high = self.sigmas or (self.sigma, self.sigma)
+        level = min(max(sigma, low), high)
+        scale = level / sigma
+        options |= {"mean": None if mean is None else scale * mean, "sigma": level if self.sigmas else None}
+        return self.denoise(scale * noisy, **options) / scale
+
+    def covers(self, sigma: float) -> bool:
+        """Whether the network is for noise of this σ."""
+        low, high = self.sigmas or (self.sigma, self.sigma)
+        return low <= sigma <= high
+
+    @property
+    def levels(self) -> str:
+        """The σ that the network is for, in words."""
+        return f"{self.sigma:g}" if self.sigmas is None else f"{self.sigmas[0]:g} to {self.sigmas[1]:g}"
 
     def _level(self, sigma: float | None) -> Array | None:
         """σ as an input of the network, or None if it has no such input."""
@@ -564,7 +584,8 @@ def evaluate_denoisers(
 ) -> PictureReport:
     """Add noise to the test pictures of a file, denoise them, and measure the results.
 
-    As in the paper, the mean of the clean picture is removed before denoising and added again afterwards.
+    As in the paper, the mean of the clean picture is removed before denoising and added again afterwards. For a
+    denoiser that was trained for another level of noise, the picture is scaled, so that its noise has that level.
 
     Parameters
     ----------
@@ -613,10 +634,7 @@ def evaluate_denoisers(
                 say(f"{name} is left out, because {package} is not installed (pip install {package}).")
             else:
                 methods[name] = method
-    methods |= {
-        name: partial(denoiser.denoise, mean=0.0, sigma=None if denoiser.sigmas is None else sigma)
-        for name, denoiser in denoisers.items()
-    }
+    methods |= {name: partial(denoiser.denoise_at, sigma=sigma, mean=0.0) for name, denoiser in denoisers.items()}
 
     def prepare(number: int, clean: Array) -> Callable[[Callable[[Array], Array]], Array]:
         mean = clean.mean()

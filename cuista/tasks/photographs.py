@@ -177,9 +177,7 @@ def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array) -> Array
     if not isinstance(sigma, np.ndarray):
         if sigma <= least:
             return channel
-        # Soft thresholding commutes with scaling, so that this is the network with all its thresholds scaled.
-        scale = denoiser.sigma / sigma
-        return _held(channel, denoiser.denoise(scale * channel) / scale, sigma / 255)
+        return _held(channel, denoiser.denoise_at(channel, sigma), sigma / 255)
     is_noisy = sigma > least
     if not is_noisy.any():
         return channel
