@@ -21,6 +21,8 @@ from cuista.tasks.denoising import Denoiser, check_sigma
 OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 # A level of noise with which a picture is returned as it is, as a share of the range of its values.
 NOISELESS = 1e-4
+# How much higher the thresholds are for the differences of colours, which change less from pixel to pixel.
+CHROMA = 1.5
 # The side in pixels of the blocks in which noise is estimated, and the share of blocks with a lower estimate.
 BLOCK, LOWER = 64, 0.25
 # The side in pixels of the windows in which the network is held to the level of the noise.
@@ -83,9 +85,9 @@ def denoise_picture(
 ) -> Denoised:
     """Denoise a picture of any size and any number of channels; the result is not clipped.
 
-    Red, green and blue are denoised as their sum and two differences (an orthonormal opponent colour space), other
-    channels one by one. A picture whose noise is not of the level that the network was trained for is scaled to that
-    level, and its result scaled back.
+    Red, green and blue are denoised as their sum and two differences (an orthonormal opponent colour space), the latter
+    with 1.5 times higher thresholds, and other channels one by one. A picture whose noise is not of the level that the
+    network was trained for is scaled to that level, and its result scaled back.
 
     Parameters
     ----------
@@ -126,9 +128,9 @@ def denoise_picture(
     if colour:
         channels = _turned(OPPONENT, channels)
     results, sigmas = [], []
-    for channel in channels:
+    for number, channel in enumerate(channels):
         found = 255 * estimate_sigma(channel) if level is None else level
-        results.append(_at_level(denoiser, channel, found))
+        results.append(_at_level(denoiser, channel, found, CHROMA if colour and number in (1, 2) else 1.0))
         sigmas.append(found if isinstance(found, float) else float(np.sqrt(np.square(found).mean())))
     denoised = np.stack(results)
     if colour:
@@ -167,8 +169,10 @@ def _turned(rotation: Array, channels: Array) -> Array:
     return np.concatenate([np.tensordot(rotation, channels[:3], 1), channels[3:]])
 
 
-def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array) -> Array:
+def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array, strength: float = 1.0) -> Array:
     """Denoise a channel (H, W) with noise of a level, or of a map (H, W) of levels, for values from 0 to 255.
+
+    Thresholds are those for this level times `strength`.
 
     Dividing by a map would turn its structure into structure of the picture. Instead the whole picture is denoised for
     several levels, and each pixel is interpolated between the results for the two levels next to its own.
@@ -177,7 +181,7 @@ def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array) -> Array
     if not isinstance(sigma, np.ndarray):
         if sigma <= least:
             return channel
-        return _held(channel, denoiser.denoise_at(channel, sigma), sigma / 255)
+        return _held(channel, denoiser.denoise_at(channel, strength * sigma), sigma / 255)
     is_noisy = sigma > least
     if not is_noisy.any():
         return channel
@@ -188,7 +192,7 @@ def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array) -> Array
     for number, level in enumerate(levels.tolist()):
         share = np.maximum(1 - np.abs(place - number), 0)
         if share.any():
-            result += share * _at_level(denoiser, channel, level)
+            result += share * _at_level(denoiser, channel, level, strength)
     return np.asarray(np.where(is_noisy, result, channel))
 
 
