@@ -80,11 +80,12 @@ class Ranks:
         """The shards of a step, out of so many, that this rank computes; there may be none."""
         return range(shards)
 
-    def sum(self, arrays: list[Array], shards: int) -> None:
+    def sum(self, arrays: list[Array], shards: int, xp: Any = np) -> None:
         """Add up what the ranks have computed of the shards, in place. All ranks get the same bits.
 
         `arrays` are those that this rank has for its share, summed along the tree. A rank without a share gives arrays
-        of the same shapes and dtypes, whose values do not matter. On a GPU, they are moved to host memory and back.
+        of the same shapes and dtypes, whose values do not matter. `xp` is their module. Those on GPUs are exchanged by
+        NCCL if each rank has a GPU of its own, and otherwise through host memory.
         """
 
     def gathered(self, parts: int, work: Callable[[range], list[Result]]) -> list[Result]:
@@ -121,6 +122,7 @@ class Several(Ranks):
 
     def __init__(self, messages: Messages) -> None:
         self.messages, self.rank, self.size = messages, messages.rank, messages.size
+        self._nccl: list[Nccl | None] = []  # once that is known
 
     def share(self, shards: int) -> range:
         node = _Node(0, shards, 0, self.size)
@@ -128,32 +130,39 @@ class Several(Ranks):
             node = next(half for half in node.halves if half.first <= self.rank < half.last)
         return range(node.begin, node.end) if self.rank == node.first else range(0)
 
-    def sum(self, arrays: list[Array], shards: int) -> None:
+    def sum(self, arrays: list[Array], shards: int, xp: Any = np) -> None:
+        if xp is not np and not self._nccl:
+            self._nccl.append(_nccl_for(self))
+        messages: Any = self.messages if xp is np else self._nccl[0]
+        if messages is None:
+            hosted = [each.get() for each in cast(Any, arrays)]
+            self.sum(hosted, shards)
+            for array, host in zip(arrays, hosted, strict=True):
+                cast(Any, array).set(host)
+            return
         path = [_Node(0, shards, 0, self.size)]
         while path[-1].halves:
             path.append(next(half for half in path[-1].halves if half.first <= self.rank < half.last))
-        hosted: list[Any] = [each if isinstance(each, np.ndarray) else each.get() for each in arrays]
-        room = np.empty(sum(each.nbytes for each in hosted), np.uint8)
+        # A GPU reads numbers of 8 bytes only at multiples of 8: they come first in messages.
+        arrays = sorted(arrays, key=lambda each: -each.dtype.itemsize)
+        room = xp.empty(sum(each.nbytes for each in arrays), np.uint8)
         leaf = path.pop()
         if leaf.last - leaf.first > 1:  # the first of these ranks has computed, and the others have not
-            self._copy_from(leaf, hosted, room)
+            self._copy_from(messages, leaf, arrays, room, xp)
         for node in reversed(path):
-            self._add_across(node, hosted, room)
-        for array, host in zip(arrays, hosted, strict=True):
-            if host is not array:
-                cast(Any, array).set(host)
+            self._add_across(messages, node, arrays, room, xp)
 
-    def _copy_from(self, leaf: _Node, arrays: list[Array], room: Array) -> None:
+    def _copy_from(self, messages: Any, leaf: _Node, arrays: list[Array], room: Array, xp: Any) -> None:
         """Give the arrays of a leaf's first rank to its other ranks."""
         others = range(leaf.first + 1, leaf.last)
         if self.rank == leaf.first:
-            self.messages.swap(_joined(arrays), others)
+            messages.swap(_joined(xp, arrays), others)
             return
-        self.messages.swap(room, [], leaf.first, room)
+        messages.swap(room, [], leaf.first, room)
         for array, found in zip(arrays, _parted(room, arrays), strict=True):
             array[...] = found
 
-    def _add_across(self, node: _Node, arrays: list[Array], room: Array) -> None:
+    def _add_across(self, messages: Any, node: _Node, arrays: list[Array], room: Array, xp: Any) -> None:
         """Add the sums of a node's two halves, which all ranks of each half have.
 
         Ranks are paired. If one half has more of them, a rank of the other half answers several. Both partners compute
@@ -164,7 +173,7 @@ class Several(Ranks):
         size, others = own.last - own.first, other.last - other.first
         place = self.rank - own.first
         to = [other.first + each for each in range(others) if each % size == place]
-        self.messages.swap(_joined(arrays), to, other.first + place % others, room)
+        messages.swap(_joined(xp, arrays), to, other.first + place % others, room)
         for array, found in zip(arrays, _parted(room, arrays), strict=True):
             array += found
 
@@ -240,16 +249,17 @@ class _Node(NamedTuple):
         return _Node(self.begin, middle[0], self.first, middle[1]), _Node(middle[0], self.end, middle[1], self.last)
 
 
-def _joined(arrays: list[Array]) -> Array:
+def _joined(xp: Any, arrays: list[Array]) -> Array:
     """The bytes of several arrays in one message."""
-    return np.concatenate([np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays])
+    joined: Array = xp.concatenate([xp.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays])
+    return joined
 
 
 def _parted(room: Array, arrays: list[Array]) -> Iterator[Array]:
     """The arrays in a message, which have the shapes and dtypes of the given ones."""
     place = 0
     for each in arrays:
-        yield np.frombuffer(room, each.dtype, each.size, place).reshape(each.shape)
+        yield room[place : place + each.nbytes].view(each.dtype).reshape(each.shape)
         place += each.nbytes
 
 
@@ -357,6 +367,46 @@ def workers_of(job: Ranks) -> int | None:
     own = json.dumps([socket.gethostname(), allowed]).encode()
     places = cast(Several, job).messages.gather(own)
     return max(parallel.allowance().workers // places.count(own), 1)
+
+
+# -- NCCL -------------------------------------------------------------------------------------------------------------
+
+
+class Nccl:
+    """Messages from GPU to GPU by NCCL, in the order of the current stream. Nothing waits for them but that stream.
+
+    `nccl` is CuPy's module, and `communicator` one of its communicators.
+    """
+
+    def __init__(self, nccl: Any, communicator: Any, stream: Callable[[], Any]) -> None:
+        self.nccl, self.communicator, self.stream = nccl, communicator, stream
+
+    def swap(self, sent: Any, to: Sequence[int], source: int | None = None, room: Any = None) -> None:
+        kind, stream = self.nccl.NCCL_UINT8, self.stream().ptr
+        self.nccl.groupStart()
+        for other in to:
+            self.communicator.send(sent.data.ptr, sent.size, kind, other, stream)
+        if source is not None:
+            self.communicator.recv(room.data.ptr, room.size, kind, source, stream)
+        self.nccl.groupEnd()
+
+
+def _nccl_for(job: Several) -> Nccl | None:
+    """NCCL between the ranks' current GPUs; None unless all ranks have it, and each has a GPU of its own."""
+    try:
+        import cupy
+        from cupy.cuda import nccl
+
+        where = f"{socket.gethostname()} {cupy.cuda.Device().pci_bus_id}" if nccl.available else ""
+    except (ImportError, AttributeError):  # CuPy was built without it
+        where = ""
+    places = job.messages.gather(where.encode())
+    if b"" in places or len(set(places)) < job.size:
+        return None
+    number = nccl.get_unique_id()  # a tuple or bytes, as the versions of CuPy have it
+    shared = job.agreed(lambda: list(number))
+    communicator = nccl.NcclCommunicator(job.size, type(number)(shared), job.rank)
+    return Nccl(nccl, communicator, cupy.cuda.get_current_stream)
 
 
 # -- the ranks of this process ----------------------------------------------------------------------------------------

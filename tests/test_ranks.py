@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,69 @@ def test_a_sum_over_ranks_has_the_bits_of_a_sum_over_shards(shards):
         for arrays in sums:
             for found, wanted in zip(arrays, expected, strict=True):
                 np.testing.assert_array_equal(found, wanted)
+
+
+class FakeNccl:
+    """CuPy's NCCL module with a communicator between threads: what is sent or received when a group of calls ends."""
+
+    NCCL_UINT8 = 1
+
+    def __init__(self, messages):
+        self.messages, self.calls = messages, None
+
+    def groupStart(self):
+        self.calls = []
+
+    def groupEnd(self):
+        calls, self.calls = self.calls, None
+        for kind, array, size, other in sorted(calls, key=lambda call: call[0] == "recv"):
+            assert array.size == size
+            if kind == "send":
+                self.messages.boxes[self.messages.rank, other].put(array.copy())
+            else:
+                array[...] = self.messages.boxes[other, self.messages.rank].get(timeout=60)
+
+    def send(self, pointer, size, kind, other, stream):
+        assert (kind, stream) == (self.NCCL_UINT8, "stream")
+        self.calls.append(("send", pointer, size, other))
+
+    def recv(self, pointer, size, kind, other, stream):
+        assert (kind, stream) == (self.NCCL_UINT8, "stream")
+        self.calls.append(("recv", pointer, size, other))
+
+
+class OnDevice(np.ndarray):
+    """An array that stands for one of a GPU's: its pointer is the array itself."""
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7])
+def test_sums_between_gpus_have_the_bits_of_those_through_host_memory(size):
+    rng = np.random.default_rng(size)
+    parts = [[rng.standard_normal(5).astype(np.float32), rng.standard_normal(3)] for _ in range(6)]
+    device = SimpleNamespace(
+        empty=lambda count, dtype: np.empty(count, dtype).view(OnDevice),
+        concatenate=lambda arrays: np.concatenate(arrays).view(OnDevice),
+        ascontiguousarray=np.ascontiguousarray,
+    )
+
+    def work(xp):
+        several = ranks.ranks()
+        nccl = FakeNccl(several.messages)
+        several._nccl = [ranks.Nccl(nccl, nccl, lambda: SimpleNamespace(ptr="stream"))]
+        own = several.share(6)
+        found = parallel.summed([parts[i] for i in own], lambda a, b: [x + y for x, y in zip(a, b, strict=True)])\
+            if own else parts[0]  # fmt: skip
+        arrays = [each.copy() for each in found]
+        several.sum(arrays, 6, xp)
+        return arrays
+
+    for a, b in zip(on_ranks(size, lambda: work(device)), on_ranks(size, lambda: work(np)), strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -47,6 +47,8 @@ STEPS = LOG.getChild("training")
 DENSITY_SIGNALS = 256
 # Training has diverged if a validation is this many dB above the first one or above 0, whichever is higher.
 DIVERGED_DB = 30.0
+# How many steps apart ranks with GPUs look whether one of them was interrupted.
+LOOK = 10
 # The number of signals on which a layer's parameters are fitted.
 FITTING_BATCH = 512
 
@@ -384,9 +386,12 @@ class _Run:
             gradients = {name: self.ops.xp.zeros_like(network.parameters[name]) for name in self._wanted}
         if self.ranks.size > 1:
             names = sorted(self._wanted)
-            numbers = np.array([float(loss), self.interrupted()])
-            self.ranks.sum([numbers, *(gradients[name] for name in names)], shards)
-            loss, self.stopped = self.ops.asarray(numbers[0], np.float64), bool(numbers[1])
+            numbers = self.ops.empty((2,), np.float64)
+            numbers[0], numbers[1] = loss, float(self.interrupted())
+            self.ranks.sum([numbers, *(gradients[name] for name in names)], shards, self.ops.xp)
+            loss = numbers[0]
+            if self.ops.xp is np or self.state.step % LOOK == 0:  # reading it waits for a GPU
+                self.stopped = bool(numbers[1])
         return loss, gradients
 
     @property
