@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class WeightSource:
     def load(self, begun: Denoiser | None, learned: bool) -> ConvWeight | Dictionary:
         """The weight in the file or in the interrupted run, or else the dictionary for which to compute one.
 
-        If it is learned, it may start as cosines.
+        If the dictionary is `learned`, or a number or size of filters is given, it is one of cosines.
         """
         dictionary_convention, weight_convention = common.for_bare(
             self.convention, self.dictionary_file, self.weight_file
@@ -65,12 +66,13 @@ class WeightSource:
             if self.ridge in (None, "auto", has.report.ridge) and self.stride in (None, has.stride):
                 return has
             dictionary = begun.weight.dictionary
-        if dictionary is None and learned:
-            return Dictionary(cosine_dictionary(self.size or (9, 9), self.filters or 128))
+        if dictionary is None and (learned or self.size or self.filters):
+            size = self.size or (8, 8)
+            return Dictionary(cosine_dictionary(size, self.filters or (math.prod(size) if self.size else 96)))
         if dictionary is None:
             raise click.UsageError(
-                "a convolutional network needs a dictionary: give --dict FILE or -W FILE (cuista learn-dict learns a "
-                "dictionary from pictures, and cuista gen-problem --task denoise imports one)"
+                "a convolutional network needs a dictionary: give --dict FILE or -W FILE, or --size for cosines ("
+                "cuista learn-dict learns a dictionary from pictures, and cuista gen-problem --task denoise imports one)"
             )
         return dictionary
 
@@ -87,11 +89,13 @@ class WeightSource:
     ),
     common.convention_option,
     click.option("--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
-    click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1; conv-csc: 6]"),
+    click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1; conv-csc: 4]"),
     click.option(
-        "--size", type=common.filter_size, metavar="S|SxS", help="conv-csc without --dict: filters' size. [9]"
+        "--size", type=common.filter_size, metavar="S|SxS", help="Without --dict: size of cosines. [conv-csc: 8]"
     ),
-    click.option("--filters", type=common.AT_LEAST_1, metavar="N", help="conv-csc without --dict: how many. [128]"),
+    click.option(
+        "--filters", type=common.AT_LEAST_1, metavar="N", help="Without --dict: how many cosines. [S·S; conv-csc: 96]"
+    ),
 )
 @click.option(
     "--sigma", type=noise_level, default="20", metavar="σ|σ,σ", help="Noise std. deviation, of 255, or a range."
@@ -100,7 +104,7 @@ class WeightSource:
 @common.bundled(
     "network",
     dict,
-    common.layers_option(None, " [5; conv-csc: 6]"),
+    common.layers_option(None, " [5; conv-csc: 8]"),
     common.percent_options(" [1.2]", " [13]"),
     click.option("--untied/--tied", help="Learn filters for each layer, or shared ones."),
     click.option(
@@ -140,9 +144,8 @@ def command(
         common.say(f"Note: --untied is ignored: {kind.title} has no filters that can differ between layers.")
         network["untied"] = False
     learned = "synthesis" in kind.matrices
-    for option, value in (("--size", source.size), ("--filters", source.filters)):
-        if value is not None and (not learned or source.dictionary_file or source.weight_file):
-            raise click.UsageError(f"{option} is for conv-csc without --dict and -W: leave it out")
+    if (source.size or source.filters) and (source.dictionary_file or source.weight_file):
+        raise click.UsageError("--size and --filters are for a dictionary of cosines: leave them out, or --dict and -W")
     weight, task = source.load(run.begun(Denoiser), learned), Denoising(images, crop)
     for pictures in task.pictures(recipe):
         common.note_left_out(pictures)

@@ -25,12 +25,12 @@ class ConvCsc(ConvListaCp):
     matrices = ("weight", "synthesis", "output")
     last = ("output",)
     can_untie = False
-    usual_stride = 6
+    usual_stride = 4
     # The Conv-ALISTA that it contains is trained for a few steps only, because everything is learned after it.
     recipe: ClassVar[Mapping[str, Any]] = {"batch": 8, "max_steps": 50, "matrix_steps": 10_000, "fine_rate": 1e-2}
 
     def __init__(
-        self, operator: Convolution, W: Array, *, layers: int = 6, per_filter: bool = True, **options: Any
+        self, operator: Convolution, W: Array, *, layers: int = 8, per_filter: bool = True, **options: Any
     ) -> None:
         super().__init__(operator, W, layers=layers, per_filter=per_filter, **options)
 
