@@ -72,7 +72,7 @@ class WeightSource:
         if dictionary is None:
             raise click.UsageError(
                 "a convolutional network needs a dictionary: give --dict FILE or -W FILE, or --size for cosines ("
-                "cuista learn-dict learns a dictionary from pictures, and cuista gen-problem --task denoise imports one)"
+                "cuista learn-dict learns a dictionary from pictures; cuista gen-problem --task denoise imports one)"
             )
         return dictionary
 
