@@ -18,7 +18,7 @@ from cuista.version import __version__
 @click.command("doctor", cls=Command)
 @common.json_option
 def command(as_json: bool) -> None:
-    """Show which devices and which CPU engine can be used, and why others cannot."""
+    """Show which devices, which CPU engine and which MPI library can be used, and why others cannot."""
     report = examine()
     if as_json:
         common.print_json(report)
@@ -45,6 +45,11 @@ def command(as_json: bool) -> None:
     if cuda["gpus"]:
         numbers = ", ".join(f"{name} {cuda[name]}" for name in ("driver", "runtime", "nvrtc"))
         common.out(f"        {', '.join(cuda['cupy'])}; CUDA: {numbers}")
+    mpi = report["mpi"]
+    if mpi["reason"]:
+        common.out(f"mpi     cannot be used: {mpi['reason']} (pip install 'cuista[mpi]')")
+    else:
+        common.out(f"mpi     can be used: {mpi['library']}, by mpi4py {mpi['mpi4py']}")
     common.out(f"--device auto selects {report['auto']}.")
 
 
@@ -54,7 +59,7 @@ def examine() -> dict[str, Any]:
     from cuista.kernels import native
     from threadpoolctl import threadpool_info
 
-    from cuista import device, parallel
+    from cuista import device, parallel, ranks
     from cuista.ops import why_not_native
 
     packages = ("numpy", "scipy", "h5py", "click")
@@ -78,5 +83,6 @@ def examine() -> dict[str, Any]:
         },
         "cpu": {**workers, "blas": "; ".join(blas) or "unknown BLAS", **engine},
         "cuda": device.describe_cuda(),
+        "mpi": ranks.describe_mpi(),
         "auto": str(device.parse_device("auto")),
     }

@@ -325,6 +325,22 @@ class Mpi:
         return True
 
 
+def describe_mpi() -> dict[str, Any]:
+    """Which MPI library mpi4py would use, or the `reason` why there is none. MPI is not started for that."""
+    try:
+        import mpi4py  # type: ignore[import-not-found, unused-ignore]
+
+        before, mpi4py.rc.initialize = mpi4py.rc.initialize, False
+        try:
+            from mpi4py import MPI  # type: ignore[import-not-found, unused-ignore]
+        finally:
+            mpi4py.rc.initialize = before
+    except (ImportError, RuntimeError) as error:
+        return {"reason": " ".join(str(error).split())}
+    library = " ".join(MPI.Get_library_version().replace("\0", "").splitlines()[0].split())
+    return {"reason": None, "mpi4py": mpi4py.__version__, "library": library}
+
+
 def of_job() -> Ranks:
     """The ranks of the MPI job that this process belongs to; itself alone if it belongs to none.
 

@@ -356,6 +356,20 @@ def started_and_saved(process, checkpoint):
     return numbers
 
 
+@pytest.mark.parametrize("why", ["", "there is no mpi4py"])
+def test_the_doctor_says_whether_there_is_mpi(tmp_path, why):
+    package = tmp_path / "mpi4py"
+    package.mkdir()
+    text = f"raise ImportError({why!r})" if why else "class rc: initialize = True\n__version__ = '4.1'"
+    (package / "__init__.py").write_text(text)
+    (package / "MPI.py").write_text("Get_library_version = lambda: 'Some MPI  1.2\\nof some date'")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "cuista", "doctor"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+    found = f"mpi     cannot be used: {why} (" if why else "mpi     can be used: Some MPI 1.2, by mpi4py 4.1\n"
+    assert found in said
+
+
 def test_a_job_without_mpi4py_is_told_so_by_its_first_process(tmp_path):
     (tmp_path / "mpi4py").mkdir()
     (tmp_path / "mpi4py" / "__init__.py").write_text("raise ImportError('there is no mpi4py')")
