@@ -41,8 +41,9 @@ from cuista.cli import (
     train,
 )
 
-from cuista import ranks
+from cuista import parallel, ranks
 from cuista.errors import CuistaError
+from cuista.summary import counted
 from cuista.version import __version__
 
 
@@ -103,20 +104,24 @@ def _run_together(words: list[str], flags: set[str], level: int) -> int:
 
     def run() -> int:
         nonlocal job
-        try:
-            with ranks.together() as job:
+        with contextlib.ExitStack() as stack:
+            try:
+                job = stack.enter_context(ranks.together())
+            except CuistaError as error:  # there is no MPI
+                return _fail(str(error), 1)
+            threads = counted(parallel.processors(), "thread")
+            common.say(f"{size} ranks compute, with {threads} each on this machine.")
+            try:
                 return _run(words, flags)
-        except CuistaError as error:  # there is no MPI
-            return _fail(str(error), 1)
+            except Exception:  # --debug
+                traceback.print_exc()
+                return 1
 
     if rank:
         sys.stdout, sys.stderr = io.StringIO(), said
     try:
         with common.talking(level, "--log-json" in flags):
             status = run()
-    except BaseException:  # --debug
-        traceback.print_exc()
-        status = 1
     finally:
         sys.stdout, sys.stderr = stdout, stderr
     statuses = job.end(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from cuista.data.pictures import (
 )
 from cuista.errors import CuistaError, FileError
 from cuista.evaluation.figures import in_a_row
+from cuista.ranks import ranks
 from cuista.storage import load_array
 from cuista.summary import counted, span
 from cuista.tasks.denoising import Denoiser
@@ -151,7 +153,8 @@ def command(
             are = "is" if len(passed_over) == 1 else "are"
             what = counted(len(passed_over), "file")
             common.say(f"Note: {what} without a picture's ending {are} left out: {_listed(passed_over)}.")
-        jobs = _left(jobs, out, resume, force)
+        left = ranks().agreed(lambda: _left(jobs, out, resume, force))
+        jobs = [jobs[number] for number in left]
         if jobs:
             denoiser = _loaded(model_file, device)
             if not noise.is_for(denoiser):
@@ -248,8 +251,8 @@ def _listed(paths: Sequence[Path]) -> str:
     return names if len(paths) <= LISTED else f"{names} and {len(paths) - LISTED} more"
 
 
-def _left(jobs: list[Job], out: Path, resume: bool, force: bool) -> list[Job]:
-    """The pictures that are left to be denoised: with --resume, those without an output."""
+def _left(jobs: list[Job], out: Path, resume: bool, force: bool) -> list[int]:
+    """The numbers of the pictures that are left to be denoised: with --resume, those without an output."""
     there = [job for job in jobs if job.target.exists()]
     if out.exists() and not out.is_dir():
         raise FileError(f"{out} is a file; expected a folder for {counted(len(jobs), 'picture')}", option="out")
@@ -262,48 +265,59 @@ def _left(jobs: list[Job], out: Path, resume: bool, force: bool) -> list[Job]:
         )
     if resume:
         common.say(f"{len(there)} of {counted(len(jobs), 'picture')} have an output already, and are left out.")
-        return [job for job in jobs if job not in there]
-    return jobs
+        return [number for number, job in enumerate(jobs) if job not in there]
+    return list(range(len(jobs)))
 
 
 def _denoise_folder(
     denoiser: Denoiser, jobs: list[Job], out: Path, noise: Noise, white: float | None, force: bool
 ) -> None:
-    """Denoise pictures into a folder, and go on after those that cannot be denoised."""
-    notes: list[Note] = []
-    lost: list[str] = []
-    failed: list[Path] = []
-    sizes = [max(job.size, 1) for job in jobs]
+    """Denoise pictures into a folder, and go on after those that cannot be denoised. Ranks share the pictures out."""
+    here, sizes = ranks(), [max(job.size, 1) for job in jobs]
     with common.ProgressLine() as line, deferred_signals() as interrupted:
 
-        def denoise(number: int, job: Job) -> None:
-            pictures = Pictures(job.source, white)
-            notes.extend(pictures.notes)
-            _make(job.target.parent)
+        def denoise(number: int) -> dict[str, Any]:
+            """What is to be said of a picture that has been denoised, or why it has not."""
+            job = jobs[number]
+            if interrupted():
+                done = counted(len(jobs), "picture")
+                common.say(f"{number // here.size} of {done} are done; --resume does the others.")
+                raise KeyboardInterrupt
 
             def progress(page: int) -> None:
                 done = sum(sizes[:number]) + sizes[number] * page / pictures.count
                 line.show(done / sum(sizes), f"{number + 1} of {len(jobs)}: {job.source}")
 
-            how: dict[str, Any] = {"overwrite": force, "progress": progress}
-            found = denoise_file(denoiser, pictures, job.target, **noise.arguments, **how)
-            if noise.is_estimated:
-                common.say(f"{job.source}: {noise.found(found.sigmas)}.")
-            lost.append(left_out(job.target, found.form, pictures.count))
-
-        for number, job in enumerate(jobs):
-            if interrupted():
-                common.say(f"{number} of {counted(len(jobs), 'picture')} are done; --resume does the others.")
-                raise KeyboardInterrupt
             try:
-                denoise(number, job)
+                pictures = Pictures(job.source, white)
+                _make(job.target.parent)
+                how: dict[str, Any] = {"overwrite": force, "progress": progress}
+                found = denoise_file(denoiser, pictures, job.target, **noise.arguments, **how)
             except (CuistaError, MemoryError) as error:
-                failed.append(job.source)
                 reason = str(error) or "there is not enough memory"
-                common.LOG.error(reason if str(job.source) in reason else f"{job.source}: {reason}")
+                told: dict[str, Any] = {"failed": reason if str(job.source) in reason else f"{job.source}: {reason}"}
+            else:
+                level = f"{job.source}: {noise.found(found.sigmas)}." if noise.is_estimated else ""
+                told = {"level": level, "lost": left_out(job.target, found.form, pictures.count)}
+                told["notes"] = pictures.notes
+            tell(told)
+            return told
+
+        def tell(told: dict[str, Any]) -> None:
+            if told.get("failed"):
+                common.LOG.error(told["failed"])
+            elif told["level"]:
+                common.say(told["level"])
+
+        found = here.spread([partial(denoise, number) for number in range(len(jobs))])
+        for number, told in enumerate(found):
+            if number % here.size != here.rank:  # its own rank has told only itself
+                tell(told)
+    notes = [Note(*note) for told in found for note in told.get("notes", ())]
     common.say_notes(list(dict.fromkeys(notes)))
-    for what in dict.fromkeys(filter(None, lost)):
+    for what in dict.fromkeys(told["lost"] for told in found if told.get("lost")):
         common.say(f"Note: outputs do not keep the {what}.")
+    failed = [job.source for job, told in zip(jobs, found, strict=True) if "failed" in told]
     written = len(jobs) - len(failed)
     if written:
         common.say(f"Wrote {counted(written, 'file')} to {out}.")

@@ -17,6 +17,7 @@ from cuista.cli.spellings import Command
 from cuista.checks import Array
 from cuista.data.problem import Problem
 from cuista.quality import Quality
+from cuista.ranks import ranks
 from cuista.solvers import SOLVERS, Solver
 from cuista.solvers.tuning import keep, kept, kept_in
 from cuista.storage import is_cuista
@@ -97,14 +98,14 @@ def find_lam(solver: Solver) -> None:
     """Give a solver the λ that an earlier run kept, or else tune it and keep it."""
     tuned_for = solver.tuned_for
     path = kept_in(tuned_for)
-    solver.lam = kept(path, tuned_for)
+    solver.lam = ranks().agreed(lambda: kept(path, tuned_for))
     if solver.lam is not None:
         common.say(f"λ = {solver.lam:.4g}, found earlier for this problem and kept in {path}.")
         return
     common.say("Finding the λ that is best for signals of this problem.")
     with common.ProgressLine() as line:
         lam = solver.tune(lambda done, total: line.show(done / total, f"finding λ: {done} of {total}"))
-    where = f" (kept in {path} for the next time)" if keep(path, tuned_for, lam) else ""
+    where = f" (kept in {path} for the next time)" if ranks().first and keep(path, tuned_for, lam) else ""
     common.say(f"λ = {lam:.4g}, the best of 24 values for signals of this problem{where}.")
 
 

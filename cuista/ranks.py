@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ import numpy as np
 
 from cuista import parallel
 from cuista.checks import Array
-from cuista.errors import FileError, InputError, MissingLibraryError, NumericalError
+from cuista.errors import CuistaError, DivergedError, FileError, InputError, MissingLibraryError, NumericalError
 
 Result = TypeVar("Result")
 
@@ -29,6 +30,12 @@ Result = TypeVar("Result")
 GRACE = 5.0
 # How long a rank waits for another before it asks the system to run something else, and before it sleeps, in seconds.
 AWAKE, NAP = 0.002, 0.0002
+# The most bytes in a call of MPI, many versions of which count them in 32 bits, and of what arrays begin at multiples.
+PIECE, ALIGNED = 2**30, 64
+# The errors of other ranks that are raised here as what they are.
+ERRORS: dict[str, type[CuistaError]] = {
+    each.__name__: each for each in (InputError, FileError, NumericalError, DivergedError, MissingLibraryError)
+}
 
 
 class Messages(Protocol):
@@ -46,8 +53,8 @@ class Messages(Protocol):
     def swap(self, sent: Array, to: Sequence[int], source: int | None = None, room: Array | None = None) -> None:
         """Send bytes to these ranks, and meanwhile fill the room with as many from the source, if there is one."""
 
-    def gather(self, part: bytes) -> list[bytes]:
-        """The bytes that each rank has given, in the order of the ranks; all ranks call this together."""
+    def gather(self, part: bytes) -> list[Any]:
+        """The bytes that each rank has given, as memory, in the order of the ranks; all ranks call this together."""
 
     def end(self, status: int) -> list[int] | None:
         """The exit statuses of all ranks, each of which calls this at its end.
@@ -91,12 +98,16 @@ class Ranks:
     def gathered(self, parts: int, work: Callable[[range], list[Result]]) -> list[Result]:
         """The results of `work` on parts 0 … `parts` − 1, in order, where each rank has done its share of them.
 
-        A result is an array, a number or a tuple of numbers; from several ranks come arrays.
+        A result is an array, a number or a tuple of numbers; from several ranks come arrays. An error of one rank is
+        raised in all of them.
         """
         return work(range(parts))
 
     def agreed(self, value: Callable[[], Result]) -> Result:
-        """What the function returns in the first rank, which alone calls it: anything that JSON can express."""
+        """What the function returns in the first rank, which alone calls it: anything that JSON can express.
+
+        The error that it raises there is raised in all ranks.
+        """
         return value()
 
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
@@ -105,6 +116,10 @@ class Ranks:
         A rank that does one is not among others meanwhile: it may write files of its own.
         """
         return [job() for job in jobs]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag of any rank is set."""
+        return flag
 
     def compare(self, digest: str, what: str) -> None:
         """Raise NumericalError if this digest of `what` is not the same in all ranks."""
@@ -123,12 +138,18 @@ class Several(Ranks):
     def __init__(self, messages: Messages) -> None:
         self.messages, self.rank, self.size = messages, messages.rank, messages.size
         self._nccl: list[Nccl | None] = []  # once that is known
+        self._calls = 0
 
     def share(self, shards: int) -> range:
-        node = _Node(0, shards, 0, self.size)
-        while node.halves:
-            node = next(half for half in node.halves if half.first <= self.rank < half.last)
-        return range(node.begin, node.end) if self.rank == node.first else range(0)
+        leaf = self._path(shards)[-1]
+        return range(leaf.begin, leaf.end) if self.rank == leaf.first else range(0)
+
+    def _path(self, shards: int) -> list[_Node]:
+        """The nodes of the tree that contain this rank, from the root to its leaf."""
+        path = [_Node(0, shards, 0, self.size)]
+        while path[-1].halves:
+            path.append(next(half for half in path[-1].halves if half.first <= self.rank < half.last))
+        return path
 
     def sum(self, arrays: list[Array], shards: int, xp: Any = np) -> None:
         if xp is not np and not self._nccl:
@@ -140,9 +161,7 @@ class Several(Ranks):
             for array, host in zip(arrays, hosted, strict=True):
                 cast(Any, array).set(host)
             return
-        path = [_Node(0, shards, 0, self.size)]
-        while path[-1].halves:
-            path.append(next(half for half in path[-1].halves if half.first <= self.rank < half.last))
+        path = self._path(shards)
         # A GPU reads numbers of 8 bytes only at multiples of 8: they come first in messages.
         arrays = sorted(arrays, key=lambda each: -each.dtype.itemsize)
         room = xp.empty(sum(each.nbytes for each in arrays), np.uint8)
@@ -177,38 +196,88 @@ class Several(Ranks):
         for array, found in zip(arrays, _parted(room, arrays), strict=True):
             array += found
 
+    def _exchanged(self, what: str, work: Callable[[], bytes]) -> list[Any]:
+        """What each rank returns from `work`, as memory. An error in one rank is raised in all of them.
+
+        Raises
+        ------
+        NumericalError
+            If the ranks are not at the same place of the program.
+        """
+        self._calls += 1
+        content, error = b"", None
+        try:
+            content = work()
+        except Exception as caught:
+            error = caught
+        failed = None if error is None else [type(error).__name__, str(error), getattr(error, "options", ())]
+        head = json.dumps([self._calls, what, failed]).encode()
+        head += b" " * (-len(head) % ALIGNED)
+        room = b" " * (-len(content) % ALIGNED)
+        parts = self.messages.gather(b"".join([len(head).to_bytes(ALIGNED, "little"), head, content, room]))
+        ends = [ALIGNED + int.from_bytes(part[:ALIGNED], "little") for part in parts]
+        heads = [json.loads(bytes(part[ALIGNED:end])) for part, end in zip(parts, ends, strict=True)]
+        if error is not None:
+            raise error
+        for rank, (calls, at, failure) in enumerate(heads):
+            if failure is not None:
+                kind, text, options = failure
+                raise ERRORS.get(kind, CuistaError)(f"rank {rank}: {text or kind}", option=tuple(options))
+            if [calls, at] != [self._calls, what]:
+                raise NumericalError(
+                    f"rank {self.rank} was at {what!r} when rank {rank} was at {at!r}: all ranks must do the same, "
+                    "with the same arguments and the same files"
+                )
+        return [part[end:] for part, end in zip(parts, ends, strict=True)]
+
     def gathered(self, parts: int, work: Callable[[range], list[Result]]) -> list[Result]:
         bounds = [parts * rank // self.size for rank in range(self.size + 1)]
-        found = [np.asarray(result) for result in work(range(bounds[self.rank], bounds[self.rank + 1]))]
-        about = json.dumps([(each.dtype.str, each.shape) for each in found]).encode()
-        message = len(about).to_bytes(8, "little") + about + b"".join(each.tobytes() for each in found)
+        own = range(bounds[self.rank], bounds[self.rank + 1])
+
+        def packed() -> bytes:
+            with among(_ALONE):
+                found = [np.asarray(result) for result in work(own)]
+            about = json.dumps([(each.dtype.str, each.shape) for each in found]).encode()
+            about += b" " * (-len(about) % ALIGNED)
+            arrays = (each.tobytes() + bytes(-each.nbytes % ALIGNED) for each in found)
+            return b"".join([len(about).to_bytes(ALIGNED, "little"), about, *arrays])
+
         results: list[Any] = []
-        for content in self.messages.gather(message):
-            length = 8 + int.from_bytes(content[:8], "little")
-            place = length
-            for dtype, shape in json.loads(content[8:length]):
-                count = int(np.prod(shape))
-                array = np.frombuffer(content, dtype, count, place).reshape(shape)
-                results.append(array.copy())
-                place += array.nbytes
+        for content in self._exchanged(f"the results of {parts} parts", packed):
+            place = ALIGNED + int.from_bytes(content[:ALIGNED], "little")
+            for dtype, shape in json.loads(bytes(content[ALIGNED:place])):
+                array = np.frombuffer(content, dtype, int(np.prod(shape)), place).reshape(shape)
+                results.append(array)
+                place += array.nbytes + -array.nbytes % ALIGNED
         return results
 
     def agreed(self, value: Callable[[], Result]) -> Result:
-        try:
-            found = json.dumps(value()).encode() if self.first else b""
-        except BaseException:
-            self.messages.gather(b"")
-            raise
-        decided = self.messages.gather(found)[0]
-        if not decided:
-            raise FileError("the first rank has failed")  # and says why
-        agreed: Result = json.loads(decided)
+        decided = self._exchanged("a decision", lambda: json.dumps(value()).encode() if self.first else b"")[0]
+        agreed: Result = json.loads(bytes(decided))
         return agreed
 
+    def any(self, flag: bool) -> bool:
+        return any(bytes(each).strip() == b"1" for each in self._exchanged("a flag", lambda: b"1" if flag else b"0"))
+
+    def compare(self, digest: str, what: str) -> None:
+        found = [bytes(each).decode().strip() for each in self._exchanged(what, digest.encode)]
+        usual = max(found, key=found.count)
+        others = [str(rank) for rank, each in enumerate(found) if each != usual]
+        if others:
+            if 2 * len(others) >= self.size:  # nobody knows who is right
+                others = [str(rank) for rank in range(self.size)]
+            raise NumericalError(
+                f"{what} of the ranks differ, although all compute the same: see those of "
+                f"{'rank' if len(others) == 1 else 'ranks'} {', '.join(others)} of {self.size}. Use the same kind of "
+                "processor and the same libraries everywhere, and test the memory of these machines"
+            )
+
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
-        with among(_ALONE):
-            own = [job() for job in jobs[self.rank :: self.size]]
-        found = [json.loads(each) for each in self.messages.gather(json.dumps(own).encode())]
+        def done() -> bytes:
+            with among(_ALONE):
+                return json.dumps([job() for job in jobs[self.rank :: self.size]]).encode()
+
+        found = [json.loads(bytes(each)) for each in self._exchanged(f"{len(jobs)} jobs", done)]
         return [found[number % self.size][number // self.size] for number in range(len(jobs))]
 
     def end(self, status: int) -> list[int] | None:
@@ -216,17 +285,6 @@ class Several(Ranks):
 
     def abort(self, status: int) -> None:
         self.messages.abort(status)
-
-    def compare(self, digest: str, what: str) -> None:
-        found = [each.decode() for each in self.messages.gather(digest.encode())]
-        usual = max(found, key=found.count)
-        others = [str(rank) for rank, each in enumerate(found) if each != usual]
-        if others:
-            raise NumericalError(
-                f"{what} of {'rank' if len(others) == 1 else 'ranks'} {', '.join(others)} of {self.size} are not those "
-                "of the others, although all compute the same: use the same kind of processor and the same libraries "
-                "everywhere, and test the memory of these machines"
-            )
 
 
 class _Node(NamedTuple):
@@ -266,12 +324,14 @@ def _parted(room: Array, arrays: list[Array]) -> Iterator[Array]:
 # -- MPI --------------------------------------------------------------------------------------------------------------
 
 # The environment variables in which what starts MPI jobs says the number of a rank, and how many there are: Open MPI,
-# MPICH and Intel MPI, MVAPICH, and Slurm's srun. A Slurm job that is no step of srun's has not the last one.
+# MPICH and Intel MPI, MVAPICH, Slurm's srun, Flux and IBM's jsrun. Only a step of srun's has the second one of Slurm.
 VARIABLES = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("FLUX_TASK_RANK", "FLUX_JOB_SIZE"),
+    ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
 )
 
 
@@ -290,38 +350,54 @@ class Mpi:
     def __init__(self, communicator: Any) -> None:
         # A rank that fails says so by the second one, whatever the others wait for by the first one.
         self.communicator, self.last = communicator.Dup(), communicator.Dup()
+        self._pending: dict[int, Any] = {}
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
 
     def swap(self, sent: Array, to: Sequence[int], source: int | None = None, room: Array | None = None) -> None:
-        requests = [] if source is None else [self.communicator.Irecv(room, source)]
-        requests += [self.communicator.Isend(sent, other) for other in to]
-        for request in requests:
-            self.wait(request)
+        for first in range(0, len(sent), PIECE):
+            part = slice(first, first + PIECE)
+            requests = [] if source is None or room is None else [self.communicator.Irecv(room[part], source)]
+            requests += [self.communicator.Isend(sent[part], other) for other in to]
+            for request in requests:
+                self.wait(request, sent, room)
 
-    def gather(self, part: bytes) -> list[bytes]:
+    def gather(self, part: bytes) -> list[Any]:
         own, sizes = np.array([len(part)], np.int64), np.empty(self.size, np.int64)
-        self.wait(self.communicator.Iallgather(own, sizes))
-        room = np.empty(int(sizes.sum()), np.uint8)
-        self.wait(self.communicator.Iallgatherv(np.frombuffer(part, np.uint8), [room, sizes.tolist()]))
+        self.wait(self.communicator.Iallgather(own, sizes), own, sizes)
         ends = np.cumsum(sizes).tolist()
-        return [room[end - size : end].tobytes() for end, size in zip(ends, sizes.tolist(), strict=True)]
+        room, sent = np.empty(ends[-1], np.uint8), np.frombuffer(part, np.uint8)
+        parts = [room[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)]
+        if len(room) <= PIECE:
+            self.wait(self.communicator.Iallgatherv(sent, [room, sizes.tolist()]), sent, room)
+        else:
+            parts[self.rank][...] = sent
+            for rank, of_rank in enumerate(parts):
+                for first in range(0, len(of_rank), PIECE):
+                    self.wait(self.communicator.Ibcast(of_rank[first : first + PIECE], rank), room)
+        return [each.data for each in parts]
 
     def end(self, status: int) -> list[int] | None:
         found = np.empty(self.size, np.int64)
-        request = self.last.Iallgather(np.array([status], np.int64), found)
-        return found.tolist() if self.wait(request, GRACE if status else np.inf) else None
+        own = np.array([status], np.int64)
+        request = self.last.Iallgather(own, found)
+        return found.tolist() if self.wait(request, own, found, seconds=GRACE if status else np.inf) else None
 
     def abort(self, status: int) -> None:
         self.communicator.Abort(status)
 
-    def wait(self, request: Any, seconds: float = np.inf) -> bool:
-        """Wait for a request at most so long, and return whether it is complete."""
+    def wait(self, request: Any, *buffers: Any, seconds: float = np.inf) -> bool:
+        """Wait for a request at most so long, and return whether it is complete.
+
+        MPI may go on with the buffers of a request that is not, so they are kept.
+        """
+        self._pending[id(request)] = request, buffers
         begun = time.monotonic()
         while not request.Test():
             waited = time.monotonic() - begun
             if waited > seconds:
                 return False
             time.sleep(0 if waited < AWAKE else NAP)
+        del self._pending[id(request)]
         return True
 
 
@@ -381,7 +457,7 @@ def workers_of(job: Ranks) -> int | None:
         return None
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     own = json.dumps([socket.gethostname(), allowed]).encode()
-    places = cast(Several, job).messages.gather(own)
+    places = [bytes(each) for each in cast(Several, job).messages.gather(own)]
     return max(parallel.allowance().workers // places.count(own), 1)
 
 
@@ -416,7 +492,7 @@ def _nccl_for(job: Several) -> Nccl | None:
         where = f"{socket.gethostname()} {cupy.cuda.Device().pci_bus_id}" if nccl.available else ""
     except (ImportError, AttributeError):  # CuPy was built without it
         where = ""
-    places = job.messages.gather(where.encode())
+    places = [bytes(each) for each in job.messages.gather(where.encode())]
     if b"" in places or len(set(places)) < job.size:
         return None
     number = nccl.get_unique_id()  # a tuple or bytes, as the versions of CuPy have it
@@ -445,7 +521,8 @@ def together() -> Iterator[Ranks]:
     """Share work out in the block among the processes of the MPI job that this one belongs to, if it belongs to one.
 
     All of them must do the same in the block, with the same arguments. Each computes with its part of the machine's
-    cores, unless CUISTA_WORKERS sets a number.
+    cores, unless CUISTA_WORKERS sets a number. If one of them leaves the block by an error alone, it ends the others,
+    which would wait for it for ever.
 
     Raises
     ------
@@ -454,7 +531,13 @@ def together() -> Iterator[Ranks]:
     """
     job = of_job()
     with parallel.workers(workers_of(job)), among(job):
-        yield job
+        try:
+            yield job
+        except BaseException:
+            if job.end(1) is None:
+                sys.excepthook(*cast(Any, sys.exc_info()))
+                job.abort(1)
+            raise
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ import numpy as np
 from cuista.checks import Array
 from cuista.errors import FileError
 from cuista.messages import warn
+from cuista.ranks import ranks
 from cuista.storage.files import check_claim, complete, open_input, replacing, reserve
 from cuista.storage.proof import HEAD, Proven, content_of, has_proof, seal
 from cuista.storage.trial import DEFLATED, try_reading
@@ -51,11 +52,15 @@ class Record:
 def write(path: str | os.PathLike[str], record: Record, *, overwrite: bool = False) -> None:
     """Write a record to a file, atomically. Attributes can be numbers, strings and flat lists.
 
+    Of several ranks, only the first writes.
+
     Raises
     ------
     FileError
         As `replacing` does.
     """
+    if not ranks().first:
+        return
     with replacing(path, overwrite=overwrite) as output:
         image = _image(record)
         reserve(output, HEAD + len(image))

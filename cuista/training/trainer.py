@@ -221,6 +221,7 @@ class _Run:
             learning = self.precursor if in_stage.precursor and self.precursor else self.network
             check_state(checkpoint, self.state, learning, self.stages)
         self._prepare()
+        self._compare_ranks()  # before one of them might replace the file that another still has to read
         self.last_good = self.state.best or _copy(self.learning.parameters)
         fitting = min(FITTING_BATCH, self.recipe.validation_batch)
         self.fitting = self._sample(fitting, FITTING)[:2] if any(stage.fit for stage in self.stages) else None
@@ -293,6 +294,7 @@ class _Run:
                     self._save(fatal=stop)
                     saved = time.monotonic()
                 if stop:
+                    self.ranks.agreed(lambda: None)  # the first rank has saved the run
                     raise KeyboardInterrupt
         self._clock()
         if self.task.measure == "NMSE":
@@ -390,7 +392,9 @@ class _Run:
             numbers[0], numbers[1] = loss, float(self.interrupted())
             self.ranks.sum([numbers, *(gradients[name] for name in names)], shards, self.ops.xp)
             loss = numbers[0]
-            if self.ops.xp is np or self.state.step % LOOK == 0:  # reading it waits for a GPU
+            if shards < self.ranks.size:  # the sum has no flags of ranks without a share
+                self.stopped = self.ranks.any(self.interrupted())
+            elif self.ops.xp is np or self.state.step % LOOK == 0:  # reading it waits for a GPU
                 self.stopped = bool(numbers[1])
         return loss, gradients
 
@@ -439,7 +443,8 @@ class _Run:
         """Raise NumericalError if the parameters of all ranks are not the same to the bit."""
         if self.ranks.size > 1:
             parameters = (self.ops.to_numpy(value) for _, value in sorted(self.learning.parameters.items()))
-            digest = hashlib.sha256(b"".join(value.tobytes() for value in parameters)).hexdigest()
+            where = f"{self.state.stage} {self.state.step}".encode()
+            digest = hashlib.sha256(where + b"".join(value.tobytes() for value in parameters)).hexdigest()
             self.ranks.compare(digest, f"after step {self.state.total_steps}, the parameters")
 
     def _displayed(self, error_db: float) -> float:
@@ -472,7 +477,7 @@ class _Run:
             path = f"{os.fspath(self.out)}.last-good.h5"
             self._describe({"diverged": what})
             self.task.finish(self.model)
-            self.model.save(path, overwrite=True)
+            self.ranks.agreed(lambda: self.model.save(path, overwrite=True))
             message += f"; the last good parameters are in {path}"
         return DivergedError(message, option="learning_rate")
 
