@@ -310,6 +310,7 @@ def test_a_weight_has_the_same_bits_on_any_number_of_ranks(monkeypatch):
 
 # -- jobs of MPI ------------------------------------------------------------------------------------------------------
 
+slow = pytest.mark.slow
 MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", ""))
 TRAIN = ("train", "--m", 20, "--n", 40, "--layers", 3, "--max-steps", 30, "--seed", 3)
 
@@ -361,7 +362,9 @@ def test_an_error_of_all_ranks_is_told_once(tmp_path):
 
 
 @with_mpi
-@pytest.mark.parametrize(("to", "batch"), [("all", 128), ("the last", 128), ("the last", 32)])
+@pytest.mark.parametrize(
+    ("to", "batch"), [("the last", 128), pytest.param("all", 128, marks=slow), pytest.param("the last", 32, marks=slow)]
+)
 def test_a_signal_to_any_rank_stops_all_and_another_number_of_ranks_goes_on(run, tmp_path, to, batch):
     long = (*TRAIN, "--max-steps", 300, "--batch", batch, "-o", "stopped.h5")
     process = subprocess.Popen(**job(3, *long, "--checkpoint-every", 0), stderr=subprocess.PIPE, cwd=tmp_path)
@@ -377,6 +380,7 @@ def test_a_signal_to_any_rank_stops_all_and_another_number_of_ranks_goes_on(run,
     assert parameters(tmp_path / "stopped.h5") == parameters(tmp_path / "whole.h5")
 
 
+@slow
 @with_mpi
 def test_a_rank_that_is_killed_ends_all_and_nothing_is_lost(run, tmp_path):
     long = (*TRAIN, "--max-steps", 300, "-o", "killed.h5")
