@@ -312,7 +312,8 @@ def test_layers_are_the_formula(kind, form, rng):
     for t, found in enumerate(net.iterates(inputs(net, f[None]))):
         W = p["weight"][t if net.untied else 0] if "weight" in p else rotate(WEIGHT.W)
         alpha = p["step_size"][t if len(p["step_size"]) > 1 else 0] if "step_size" in p else np.ones(())
-        D = p["output" if t == 2 else "synthesis"][0] if "synthesis" in p else SMALL.D
+        D = p["synthesis"][t if net.untied else 0] if "synthesis" in p else SMALL.D
+        D = p["output"][0] if "output" in p and t == 2 else D
         theta = p["threshold"][t] + (0.2 * p["slope"][t] if net.noise else 0)
         alpha, theta = alpha.reshape(-1, 1, 1), theta.reshape(-1, 1, 1)
         r = np.pad(f - picture, ((2, 2), (1, 1)), mode="reflect")
