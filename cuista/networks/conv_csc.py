@@ -28,7 +28,7 @@ class ConvCsc(ConvListaCp):
 
     name = "conv-csc"
     title = "Conv-CSC"
-    matrices = ("weight", "synthesis", "output")
+    matrices: tuple[str, ...] = ("weight", "synthesis", "output")
     last = ("output",)
     usual_stride = 4
     # The Conv-ALISTA that it contains is trained for a few steps only, because everything is learned after it.
