@@ -106,7 +106,9 @@ class WeightSource:
     dict,
     common.layers_option(None, " [5; conv-csc: 8]"),
     common.percent_options(" [1.2]", " [13]"),
-    click.option("--untied/--tied", help="Learn filters for each layer, or shared ones."),
+    click.option(
+        "--untied/--tied", default=None, help="Learn filters for each layer, or shared ones. [shared; conv-csc: each]"
+    ),
     click.option(
         "--per-filter/--one-for-all",
         default=None,

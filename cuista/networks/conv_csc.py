@@ -1,9 +1,10 @@
 """Conv-CSC: x_{t+1} = η(x_t + W_t ⋆ (f − Σ_m d_{t,m} ⋆ x_{t,m}); θ_t), with the result Σ_m c_m ⋆ x_{T,m}.
 
 Simon, Elad, NeurIPS 2019 (CSCNet): the filters W of the analysis, D of the synthesis and C of the output are learned,
-one of each for all layers, and thresholds for each filter. Untied, each layer has its own W_t and D_t, as in CDLNet
-(Janjušević, Khalilian-Gourtani, Wang, IEEE Open J. Signal Processing 2022). Here, D and C start as the dictionary, and
-W as its analytic weight for the stride of the maps, so that the network starts as the Conv-ALISTA that it contains.
+one of each for all layers, and thresholds for each filter. By default, each layer has its own W_t and D_t, as in CDLNet
+(Janjušević, Khalilian-Gourtani, Wang, IEEE Open J. Signal Processing 2022), which takes no more time. Here, D and C
+start as the dictionary, and W as its analytic weight for the stride of the maps, so that the network starts as the
+Conv-ALISTA that it contains.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from cuista.operators import Convolution
 
 
 class ConvCsc(ConvListaCp):
-    """Conv-CSC, which learns `weight`, `synthesis` and `output`, (1, s₁, s₂, F) each, and `threshold` (T, F).
+    """Conv-CSC, which learns `weight` and `synthesis`, (T, s₁, s₂, F) each, and `threshold` (T, F).
 
-    Untied, it learns `weight` and `synthesis`, (T, s₁, s₂, F) each. The filters with which layer t synthesises its
-    picture are `synthesis[t]`, so that the last ones are those of the output.
+    Layer t synthesises its picture with `synthesis[t]`, so that the last filters are those of the output. If layers are
+    not `untied`, `weight` and `synthesis` are (1, s₁, s₂, F), and the last layer has an `output` (1, s₁, s₂, F).
     """
 
     name = "conv-csc"
@@ -41,7 +42,7 @@ class ConvCsc(ConvListaCp):
         *,
         layers: int = 8,
         per_filter: bool = True,
-        untied: bool = False,
+        untied: bool = True,
         **options: Any,
     ) -> None:
         if untied:
