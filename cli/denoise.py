@@ -107,9 +107,7 @@ noise_options = common.bundled(
     ),
     click.option("--gain", type=common.positive, metavar="G", help="Camera: electrons per number (e⁻/ADU)."),
     click.option("--read-noise", type=common.not_negative, metavar="E", help="Camera: read noise in electrons. [0]"),
-    click.option(
-        "--offset", type=common.number("a number", math.isfinite), metavar="N", help="Camera: number without light. [0]"
-    ),
+    click.option("--offset", type=finite, metavar="N", help="Camera: number of a pixel without light. [0]"),
 )
 
 
@@ -217,7 +215,7 @@ def _denoise_one(
     is_for = noise.is_for(denoiser, found.sigmas)
     if noise.is_estimated or not is_for:
         trained = f"; {model_file} was trained for σ = {denoiser.levels}, to which the picture was scaled"
-        common.say(f"{noise.found(found.sigmas)}{'' if is_for else trained}.")
+        common.say(f"{source}: {noise.found(found.sigmas)}{'' if is_for else trained}.")
     common.say(f"Wrote {out}{f', with {pictures.count} pictures' if pictures.count > 1 else ''}.")
     common.say_left_out(out, first.form, pictures.count)
     if compare is not None:
