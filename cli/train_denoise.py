@@ -110,7 +110,7 @@ class WeightSource:
         "--untied/--tied", default=None, help="Learn filters for each layer, or shared ones. [shared; conv-csc: each]"
     ),
     click.option(
-        "--per-filter/--one-for-all",
+        "--per-filter/--for-all",
         default=None,
         help="A threshold and a step size for each filter, or one for all. [one; conv-csc: each]",
     ),
