@@ -752,7 +752,8 @@ def test_a_sigma_that_is_none_is_refused_as_an_option(run, images, sigma):
     for words in (("test", "model.h5", "--images", images), ("train", images, "--net", "conv-alista")):
         run(*words, "--sigma", sigma, fails=2)
         assert "--sigma" in run.errors
-        assert "is not a number greater than 0" in run.errors
+        expected = "is not a number greater than 0" if words[0] == "test" else "is not a standard deviation, like 25"
+        assert expected in run.errors
 
 
 def test_a_baseline_is_tuned_on_what_it_is_tested_on(folder, tmp_path):
