@@ -33,7 +33,7 @@ class ConvCsc(ConvListaCp):
     last = ("output",)
     usual_stride = 4
     # The Conv-ALISTA that it contains is trained for a few steps only, because everything is learned after it.
-    recipe: ClassVar[Mapping[str, Any]] = {"batch": 8, "max_steps": 50, "matrix_steps": 10_000, "fine_rate": 1e-2}
+    recipe: ClassVar[Mapping[str, Any]] = {"batch": 8, "max_steps": 50, "matrix_steps": 10_000, "fine_rate": 2e-2}
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ConvCsc(ConvListaCp):
 
     def rate_of(self, name: str, nmse_db: float) -> float:
         # The entries of the analysis are several times as small as those of the dictionaries.
-        return 1e-3 if name == "weight" else 2e-3
+        return 1.6e-3 if name == "weight" else 4e-3
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce a Conv-ALISTA: W is multiplied by its step sizes, and D and C are the dictionary."""
