@@ -3,7 +3,7 @@
     pip install . torch==2.13.0 && python benchmarks/step_strided.py
 
 The step uses 8 crops of 128×128, 96 filters of 8×8 with a stride of 4, and T = 8. Everything is learned: the filters
-of analysis, synthesis and output, and a threshold for each filter and layer. The results of both libraries are
+of analysis and synthesis of each layer, and a threshold for each of them. The results of both libraries are
 compared first. Times are those of the processor, as no other work should count.
 """
 
@@ -48,15 +48,14 @@ def torch_step() -> tuple[float, dict[str, np.ndarray]]:
     parameters = {
         name: torch.tensor(value, dtype=torch.float32, requires_grad=True) for name, value in network.parameters.items()
     }
-    # A transposed convolution adds the filters rotated by 180°.
-    W, D, C = (parameters[name][0].permute(2, 0, 1)[:, None] for name in ("weight", "synthesis", "output"))
+    W, D = (parameters[name].permute(0, 3, 1, 2)[:, :, None] for name in ("weight", "synthesis"))
     p = SIZE - 1
     f, x, picture = noisy_torch[:, None], torch.zeros(()), torch.zeros_like(noisy_torch[:, None])
     for t, theta in enumerate(parameters["threshold"]):
         r = functional.pad(f - picture, (p, p, p, p), mode="reflect")
-        z = x + functional.conv2d(r, W, stride=STRIDE)
+        z = x + functional.conv2d(r, W[t], stride=STRIDE)
         x = torch.sign(z) * torch.relu(z.abs() - theta[:, None, None])
-        filters = (C if t == LAYERS - 1 else D).flip(2, 3)
+        filters = D[t].flip(2, 3)  # a transposed convolution adds the filters rotated by 180°
         picture = functional.conv_transpose2d(x, filters, stride=STRIDE)[:, :, p : p + SIDE, p : p + SIDE]
     loss = 0.5 * (picture[:, 0] - clean_torch).square().sum()
     loss.backward()
