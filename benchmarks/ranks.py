@@ -63,7 +63,7 @@ def pictures(folder: str) -> str:
         grey = 255 * (smooth - smooth.min()) / np.ptp(smooth)
         Image.fromarray(grey.astype(np.uint8)).save(f"{folder}/{number}.png")
     out = f"{folder}/pictures.h5"
-    cuista.prepare_images(folder, out)
+    cuista.prepare_images(folder, out, split=(9, 3, 0))
     return out
 
 
@@ -98,7 +98,6 @@ def measure() -> None:
         assert job.size == 2, "start two ranks: mpiexec -n 2 python benchmarks/ranks.py"
         messages = Measured(job.messages)  # type: ignore[attr-defined]
         counted = ranks.Several(messages)
-        folder = tempfile.mkdtemp()
         works: dict[str, tuple[Callable[[], Any], Any, Any]] = {}
         recipe = cuista.FastRecipe(
             batch=BATCH, validation_batch=64, layerwise=False, max_steps=STEPS, matrix_steps=STEPS
@@ -108,7 +107,7 @@ def measure() -> None:
         dictionary = solve_conv(Dictionary(random_dictionary((5, 5), 64)))
         from cuista.tasks.denoising import Denoising, PictureFastRecipe
 
-        task = Denoising(pictures(folder), crop=96)
+        task = Denoising(job.agreed(lambda: pictures(tempfile.mkdtemp())), crop=96)
         few = PictureFastRecipe(batch=4, validation_batch=2, max_steps=STEPS, matrix_steps=STEPS)
         works["conv-lista-cp"] = (lambda: Denoiser.new(dictionary, "conv-lista-cp", layers=5)), few, task
         figures: dict[str, Any] = {}
@@ -135,7 +134,7 @@ def measure() -> None:
                 ) if alone else None,
                 "share_of_step_in_messages": in_messages / statistics.median(shared),
                 "bytes_a_step": messages.bytes / max(messages.swaps, 1),
-                "messages_a_step": 1,
+                "messages_a_step": messages.swaps / max(2 * STEPS, 1),
             }  # fmt: skip
         torch_figures = against_torch(job, counted)
         if job.first:

@@ -74,7 +74,6 @@ size = f"{CROPS} crops of {SIDE}x{SIDE}, {FILTERS} filters of {SIZE}x{SIZE}, str
 figures = {
     "work": f"training step, T = {LAYERS}, {size}, float32, one thread",
     "torch": torch.__version__,
-    "seconds": {name: float(np.median(values)) for name, values in seconds.items()},
     "times_faster": ratio(seconds["torch"], seconds["cuista"]),
 }
 save("step_strided", figures)
