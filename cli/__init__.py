@@ -94,9 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run_together(words: list[str], flags: set[str], level: int) -> int:
-    """Run the command line with the other ranks of an MPI job, of which only the first talks unless it is well.
+    """Run the command line with the other ranks of an MPI job, and return its exit status.
 
-    A rank that fails alone says why, and ends the others, which would wait for it for ever.
+    The first rank talks. Another one does so only if it fails alone; it then ends the others, which would wait for it
+    for ever.
     """
     rank, size = ranks.started()
     stdout, stderr, said = sys.stdout, sys.stderr, io.StringIO()
