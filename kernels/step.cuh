@@ -50,7 +50,7 @@ __device__ __forceinline__ void take_step(
     double* __restrict__ sums, int layers, int depth, real window, int one_sided,
     // The batch, of which the blocks take rows from `first_row` on: `share` is the nominal share of hard signals, and
     // `hard` the actual share in this batch; see Signals.
-    Word seed, Word stream, Word step, Word first_row, double share, double hard, double weight_power,
+    Word seed, Word stream, Word step, int first_row, double share, double hard, double weight_power,
     // A counter that is zero before and after, and the results: the loss, and the gradients, (layers,) each.
     unsigned* __restrict__ arrived, double* __restrict__ loss, double* __restrict__ d_step_size,
     double* __restrict__ d_threshold)
@@ -259,18 +259,20 @@ __device__ __forceinline__ void take_step(
     __syncthreads();
     if (earlier != gridDim.x - 1) return;
     __threadfence();
+    const int blocks = gridDim.x;
+    for (int width = 1; width < blocks; width *= 2) {  // the tree of cuista.ranks, in the place of the first row
+        for (int i = threadIdx.x; i < (blocks + width - 1) / (2 * width) * columns; i += blockDim.x) {
+            double* const sum = sums + (long long)(i / columns) * (2 * width * columns) + i % columns;
+            *sum += sum[(long long)width * columns];
+        }
+        __syncthreads();
+    }
     for (int column = threadIdx.x; column < 1 + 2 * layers; column += blockDim.x) {
         const bool is_threshold = column > layers;
         const int t = column - 1 - (is_threshold ? layers : 0);
         double total = 0;
         if (t < depth) {
-            double* const of_column = sums + (column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0));
-            for (long long width = 1; width < gridDim.x; width *= 2) {  // along the tree of cuista.ranks
-#pragma unroll 8
-                for (long long i = 0; i < gridDim.x - width; i += 2 * width)
-                    of_column[i * columns] += of_column[(i + width) * columns];
-            }
-            total = of_column[0];
+            total = sums[column == 0 ? 0 : 1 + t + (is_threshold ? depth : 0)];
         }
         *(column == 0 ? loss : is_threshold ? d_threshold + t : d_step_size + t) = total;
     }
@@ -284,7 +286,7 @@ __device__ __forceinline__ void take_step(
         int team_sums, const real* forward, const real* backward, const double* step_size,                            \
         const double* threshold, const int* support, real* z_kept, real* u_kept, signed char* code_kept,              \
         double* sums, int layers, int depth, real window, int one_sided, Word seed, Word stream, Word step,           \
-        Word first_row, double share, double hard, double weight_power, unsigned* arrived, double* loss,              \
+        int first_row, double share, double hard, double weight_power, unsigned* arrived, double* loss,               \
         double* d_step_size, double* d_threshold)                                                                     \
     {                                                                                                                 \
         SHARED_MEMORY(shared);                                                                                        \

@@ -509,7 +509,7 @@ class _Fused:
         layers = (*self._arrays(count, depth, support), np.int32(len(support)), np.int32(depth))
         thresholding = (real(window), np.int32(self.one_sided))
         shares = map(np.float64, (signals.hard, signals.hard_before(batch) / batch, weight_power))
-        arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, (*key, first)), *shares)
+        arguments = (*matrices, *law, *network, *layers, *thresholding, *map(np.uint64, key), np.int32(first), *shares)
         results = (self.arrived, loss, *gradients.values())
         ops._launch(
             self.kernel, self.W.dtype, self.threads * count, self.threads, *arguments, *results, shared=self.shared
