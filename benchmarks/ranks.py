@@ -37,7 +37,7 @@ from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.tasks.denoising import Denoiser
 from cuista.weights import solve_conv
 
-LAYERS, BATCH, STEPS, TURNS = 16, 128, 40, 5
+LAYERS, BATCH, STEPS, TURNS = 16, 128, 20, 3
 # Assumed of a cluster: the time of a message, and the bytes per second that a rank sends through host memory.
 LATENCY, BANDWIDTH = 5e-6, 10e9
 SIZES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -123,7 +123,7 @@ def measure() -> None:
                 messages.seconds = 0.0
                 with ranks.among(counted), parallel.workers(1):
                     shared.append(statistics.median(step_seconds(run)))
-                in_messages = messages.seconds / (2 * STEPS)
+                in_messages = messages.seconds / messages.swaps  # a step sends one to the only other rank
                 if job.first:
                     with ranks.among(ranks.Ranks()), parallel.workers(2):
                         alone.append(statistics.median(step_seconds(run)))
@@ -133,8 +133,7 @@ def measure() -> None:
                     a / b for a, b in zip(alone, shared, strict=False)
                 ) if alone else None,
                 "share_of_step_in_messages": in_messages / statistics.median(shared),
-                "bytes_a_step": messages.bytes / max(messages.swaps, 1),
-                "messages_a_step": messages.swaps / max(2 * STEPS, 1),
+                "mean_bytes_a_message": messages.bytes / max(messages.swaps, 1),
             }  # fmt: skip
         torch_figures = against_torch(job, counted)
         if job.first:
