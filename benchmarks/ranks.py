@@ -68,7 +68,7 @@ def pictures(folder: str) -> str:
 
 
 def step_seconds(train: Callable[[Callable[[Any], None]], Any]) -> list[float]:
-    """The times of the steps of a training run, without those in which there is a validation."""
+    """The times of the steps of a training run, without the first two."""
     at = [time.perf_counter()]
     train(lambda progress: at.append(time.perf_counter()))
     return np.diff(at)[2:].tolist()

@@ -313,6 +313,7 @@ class _Kept:
         self.made.update(needed)
 
     def ridge_for(self, problem: Problem) -> float | Literal["auto"] | None:
+        """The ridge of weights for a problem, or None if `analytic_weight` decides."""
         return 0.0 if self.ridge is None and problem.snr_db == np.inf else self.ridge
 
     def weight_file(self, variant: Variant, problem: Problem) -> Path:

@@ -2,9 +2,8 @@
 
 Simon, Elad, NeurIPS 2019 (CSCNet): the filters W of the analysis, D of the synthesis and C of the output are learned,
 one of each for all layers, and thresholds for each filter. By default, each layer has its own W_t and D_t, as in CDLNet
-(Janjušević, Khalilian-Gourtani, Wang, IEEE Open J. Signal Processing 2022), which takes no more time. Here, D and C
-start as the dictionary, and W as its analytic weight for the stride of the maps, so that the network starts as the
-Conv-ALISTA that it contains.
+(Janjušević, Khalilian-Gourtani, Wang, IEEE Open J. Signal Processing 2022). Here, D and C start as the dictionary, and
+W as its analytic weight for the stride of the maps, so that the network starts as the Conv-ALISTA that it contains.
 """
 
 from __future__ import annotations
