@@ -1,96 +1,281 @@
-// The maps of convolutional networks with a stride, between the products that BLAS computes. See ReferenceOps.conv_layer
-// and cuista/ops/borders.py.
+// A layer of a convolutional network on one picture, and its backward pass. See ReferenceOps.conv_layer.
+//
+// The maps (h, w, F) lie in memory place by place, and each place is padded to whole cache lines. At a place, the analysis
+// is the product of a patch of an image and the filters; the synthesis adds a patch to an image, the sum of those filters
+// whose entries are not 0. Rows of places are processed one after the other, so that what a row needs stays in the cache.
 #pragma once
+#include "sparse.h"
 
-// The copies (s₁s₂, height·width) of an image with lines of `length` pixels, from a row of the copies on: entry (r, c) of
-// the tap (i, j) is the pixel ((row + r) q + i, c q + j).
-template <class Real>
-__forceinline__ void taps(
-    const Real* __restrict__ image, long length, long s1, long s2, long stride, long row, long height, long width,
-    Real* __restrict__ copies)
+// How many places, or taps, share each vector of filters that is read, and how many such vectors there are at a time. The
+// sums of all of them fill the registers.
+constexpr int ABREAST = REGISTERS < 16 ? 2 : 4;
+constexpr int COLUMNS = 6;
+// The share of entries that are not 0 from which all are multiplied.
+constexpr double DENSE_MAPS = 0.4;
+
+// The numbers of a row that is padded to whole cache lines.
+template <class Real> __forceinline__ long padded(long count)
 {
-    for (long i = 0; i < s1; ++i)
-        for (long j = 0; j < s2; ++j)
-            for (long r = 0; r < height; ++r, copies += width) {
-                const Real* __restrict__ const line = image + ((row + r) * stride + i) * length + j;
-                for (long c = 0; c < width; ++c) copies[c] = line[c * stride];
-            }
+    const long line = 64 / sizeof(Real);
+    return (count + line - 1) / line * line;
 }
 
-// Adds to pixels of an image (lines, length) the entries of copies (s₁s₂, height, width), from a row of theirs on: entry
-// (r, c) of the tap (i, j) to the pixel ((row + r) q − i, c q − j) if `sign` is 1, and (… + i, … + j) if it is −1.
-template <class Real>
-__forceinline__ void sum_taps(
-    const Real* __restrict__ copies, long s1, long s2, long sign, long stride, long row, long height, long width,
-    long lines, long length, Real* __restrict__ image)
-{
-    for (long i = 0; i < s1; ++i)
-        for (long j = 0; j < s2; ++j) {
-            const long shift = sign * j;
-            const long first = shift > 0 ? (shift + stride - 1) / stride : 0, most = (length - 1 + shift) / stride + 1;
-            const long last = most < width ? most : width;
-            for (long r = 0; r < height; ++r, copies += width) {
-                const long y = (row + r) * stride - sign * i;
-                if (y < 0 || y >= lines) continue;
-                Real* __restrict__ const line = image + y * length - shift;
-                for (long c = first; c < last; ++c) line[c * stride] += copies[c];
-            }
+// The sizes of a layer, with filters of s1×s2 taps, maps of height×width places, and images with lines of `length` pixels.
+// The pixel of a tap is offset[tap] further on than that of the first tap.
+template <class Real> struct ConvLayer {
+    long s1, s2, filters, stride, height, width, length;
+    long* offset;
+
+    long taps() const { return s1 * s2; }
+    long room_of_taps() const { return padded<Real>(taps()); }
+    long room_of_filters() const { return padded<Real>(filters); }
+    long first_pixel(long row, long column = 0) const { return (row * length + column) * stride; }
+
+    void set_offsets() const
+    {
+        for (long tap = 0; tap < taps(); ++tap) offset[tap] = tap / s2 * length + tap % s2;
+    }
+    // Filters (taps, F) as rows of filters, padded with zeros, with the taps in order or in reverse.
+    void by_tap(const Real* from, Real scale, bool reverse, Real* __restrict__ rows) const
+    {
+        for (long tap = 0; tap < taps(); ++tap, rows += room_of_filters()) {
+            const Real* const row = from + (reverse ? taps() - 1 - tap : tap) * filters;
+            for (long f = 0; f < room_of_filters(); ++f) rows[f] = f < filters ? scale * row[f] : 0;
         }
+    }
+    // … and as rows of taps.
+    void by_filter(const Real* from, bool reverse, Real* __restrict__ rows) const
+    {
+        for (long f = 0; f < filters; ++f, rows += room_of_taps())
+            for (long tap = 0; tap < room_of_taps(); ++tap)
+                rows[tap] = tap < taps() ? from[(reverse ? taps() - 1 - tap : tap) * filters + f] : 0;
+    }
+};
+
+template <int N> struct Count {
+    static constexpr int value = N;
+};
+// Calls run(count) with a number from 1 to MOST, which the compiler then knows.
+template <int MOST, class Run> __forceinline__ void with_count(long count, Run run)
+{
+    if constexpr (MOST > 1)
+        if (count < MOST) return with_count<MOST - 1>(count, run);
+    run(Count<MOST>{});
 }
 
-// Thresholds z + x, or z if x is null. Of each filter, z has `size` entries, which are those from `first` on of the `whole`
-// entries of x and x_next. The threshold of filter f is threshold[f · per_filter].
-template <class Real>
-__forceinline__ void shrink_maps(
-    const Real* __restrict__ z, const Real* __restrict__ x, const Real* threshold, long per_filter, long filters,
-    long size, long first, long whole, Real* __restrict__ x_next)
+// Calls run(first, how many vectors) for the vectors of a row, in blocks of at most COLUMNS that are as equal as possible.
+template <class Real, class Run> __forceinline__ void by_columns(long numbers, Run run)
 {
-    auto shrink_map = [=](const Real* __restrict__ z, Real theta, long place, auto sum) __attribute__((always_inline)) {
-        Real* __restrict__ const to = x_next + place;
-        if (theta >= 0)
-            for (long j = 0; j < size; ++j) {
-                const Real value = sum(z, j);
-                to[j] = value - (value < -theta ? -theta : value > theta ? theta : value);
-            }
-        else
-            for (long j = 0; j < size; ++j) {
-                const Real value = sum(z, j);
-                to[j] = value - (value > 0 ? theta : value < 0 ? -theta : value);  // passes on a NaN
-            }
-    };
-    for (long f = 0; f < filters; ++f, z += size) {
-        const long place = f * whole + first;
-        const Real theta = threshold[f * per_filter];
-        if (x)
-            shrink_map(z, theta, place, [=](const Real* z, long j) { return z[j] + x[place + j]; });
-        else
-            shrink_map(z, theta, place, [](const Real* z, long j) { return z[j]; });
+    const long vectors = numbers / LANES<Real>, blocks = (vectors + COLUMNS - 1) / COLUMNS;
+    for (long block = 0; block < blocks; ++block) {
+        const long first = block * vectors / blocks, last = (block + 1) * vectors / blocks;
+        with_count<COLUMNS>(last - first, [&](auto count) { run(first * LANES<Real>, count); });
     }
 }
 
-// The backward pass: what remains of δ + d_x, or of δ if d_x is null, where x_next is not 0, in place of δ and also in
-// d_z; and for each filter −Σ d_z sign(x_next), which is added to d_threshold.
-template <class Real>
-__forceinline__ void shrink_maps_backward(
-    Real* __restrict__ delta, const Real* d_x, const Real* __restrict__ x_next, long filters, long size, long first,
-    long whole, Real* d_z, double* d_threshold)
+// Adds up outer products in registers: sum[p][c] is the sum, over `terms` of them, of the number a[offset_of(i) + apart(p)]
+// and of the vector c of the row b, of which the next is `step` further on.
+template <int ROWS, int COUNT, class Real, class Offset, class Apart>
+__forceinline__ void sum_outer(
+    const Real* a, Offset offset_of, Apart apart, const Real* b, long step, long terms, Vector<Real> (&sum)[ROWS][COUNT])
 {
-    for (long f = 0; f < filters; ++f, delta += size) {
-        const long place = f * whole + first;
-        if (d_x)
-            for (long j = 0; j < size; ++j) delta[j] += d_x[place + j];
-        for (long j = 0; j < size; ++j) {
-            delta[j] = x_next[place + j] != 0 ? delta[j] : 0;
-            d_z[place + j] = delta[j];
+    for (int p = 0; p < ROWS; ++p)
+        for (int c = 0; c < COUNT; ++c) sum[p][c] = Vector<Real>{};
+    for (long i = 0; i < terms; ++i, b += step) {
+        const Real* const numbers = a + offset_of(i);
+        Vector<Real> row[COUNT];
+        for (int c = 0; c < COUNT; ++c) row[c] = read(b + c * LANES<Real>);
+        for (int p = 0; p < ROWS; ++p) {
+            const Vector<Real> number = numbers[apart(p)] - Vector<Real>{};
+            for (int c = 0; c < COUNT; ++c) sum[p][c] = multiply_add(number, row[c], sum[p][c]);
         }
-        const long SUMS = 16;
-        Real sums[SUMS] = {};
+    }
+}
+
+// The products of the patches of an image and the filters, for one row of places: calls use(place, filter, vector).
+// Some places may come twice.
+template <class Real, class Use>
+__forceinline__ void analyse(const ConvLayer<Real>& layer, const Real* image, const Real* filters, Use use)
+{
+    const long stride = layer.stride, *const offset = layer.offset;
+    auto block = [&](auto rows, long place) {
+        constexpr int ROWS = decltype(rows)::value;
+        by_columns<Real>(layer.room_of_filters(), [&](long f, auto count) {
+            constexpr int COUNT = decltype(count)::value;
+            Vector<Real> sum[ROWS][COUNT];
+            sum_outer<ROWS, COUNT>(
+                image + place * stride, [=](long tap) { return offset[tap]; }, [=](int p) { return p * stride; },
+                filters + f, layer.room_of_filters(), layer.taps(), sum);
+            for (int p = 0; p < ROWS; ++p)
+                for (int c = 0; c < COUNT; ++c) use(place + p, f + c * LANES<Real>, sum[p][c]);
+        });
+    };
+    if (layer.width < ABREAST)
+        for (long place = 0; place < layer.width; ++place) block(Count<1>{}, place);
+    else
+        for (long place = 0; place < layer.width; place += ABREAST)
+            block(Count<ABREAST>{}, place + ABREAST > layer.width ? layer.width - ABREAST : place);
+}
+
+// Adds to each filter's row of `gradient` the sum, over one row of places, of the patch of an image and the entry of z.
+template <class Real>
+__forceinline__ void add_correlations(const ConvLayer<Real>& layer, const Real* image, const Real* z, Real* gradient)
+{
+    const long stride = layer.stride, *const offset = layer.offset, size = layer.room_of_filters();
+    auto block = [&](auto rows, long tap) {
+        constexpr int ROWS = decltype(rows)::value;
+        by_columns<Real>(size, [&](long f, auto count) {
+            constexpr int COUNT = decltype(count)::value;
+            Vector<Real> sum[ROWS][COUNT];
+            sum_outer<ROWS, COUNT>(
+                image, [=](long place) { return place * stride; }, [=](int p) { return offset[tap + p]; }, z + f, size,
+                layer.width, sum);
+            for (int p = 0; p < ROWS; ++p)
+                for (int c = 0; c < COUNT; ++c) {
+                    Real* const to = gradient + (tap + p) * size + f + c * LANES<Real>;
+                    write(to, read(to) + sum[p][c]);
+                }
+        });
+    };
+    long tap = 0;
+    for (; tap + ABREAST <= layer.taps(); tap += ABREAST) block(Count<ABREAST>{}, tap);
+    for (; tap < layer.taps(); ++tap) block(Count<1>{}, tap);
+}
+
+// Adds a patch (s₁, s₂) to an image.
+template <class Real> __forceinline__ void add_patch(const ConvLayer<Real>& layer, const Real* patch, Real* image)
+{
+    typedef Real Four __attribute__((vector_size(4 * sizeof(Real))));
+    for (long i = 0; i < layer.s1; ++i, patch += layer.s2, image += layer.length) {
         long j = 0;
-        for (; j + SUMS <= size; j += SUMS)
-            for (long c = 0; c < SUMS; ++c) sums[c] += x_next[place + j + c] > 0 ? delta[j + c] : -delta[j + c];
-        for (long c = 0; j + c < size; ++c) sums[c] += x_next[place + j + c] > 0 ? delta[j + c] : -delta[j + c];
-        double sum = 0;
-        for (long c = 0; c < SUMS; ++c) sum += sums[c];
-        d_threshold[f] -= sum;
+        for (; j + 4 <= layer.s2; j += 4) {
+            Four sum, more;
+            __builtin_memcpy(&sum, image + j, sizeof sum);
+            __builtin_memcpy(&more, patch + j, sizeof more);
+            sum += more;
+            __builtin_memcpy(image + j, &sum, sizeof sum);
+        }
+        for (; j < layer.s2; ++j) image[j] += patch[j];
+    }
+}
+
+// The sum of the filters in a list, times their entries.
+template <class Real>
+__forceinline__ void sum_listed(const ConvLayer<Real>& layer, const List<Real>& list, const Real* filters, Real* patch)
+{
+    constexpr int MOST = REGISTERS < 16 ? 4 : 8;
+    const long size = layer.room_of_taps(), vectors = size / LANES<Real>;
+    for (long first = 0; first < vectors; first += MOST)
+        with_count<MOST>(vectors - first < MOST ? vectors - first : MOST, [&](auto count) {
+            constexpr int COUNT = decltype(count)::value;
+            // If there is room, two sets of sums, as the next term of a sum has to wait for the last one.
+            constexpr int SETS = COUNT > MOST / 2 ? 1 : 2;
+            const Real* const from = filters + first * LANES<Real>;
+            Vector<Real> sum[SETS][COUNT] = {};
+            auto add = [&](long i, Vector<Real>(&sum)[COUNT]) {
+                const Real* const row = from + list.index[i] * size;
+                const Vector<Real> value = list.value[i] - Vector<Real>{};
+                for (int c = 0; c < COUNT; ++c) sum[c] = multiply_add(value, read(row + c * LANES<Real>), sum[c]);
+            };
+            long i = 0;
+            for (; i + SETS <= list.length; i += SETS)
+                for (int set = 0; set < SETS; ++set) add(i + set, sum[set]);
+            for (; i < list.length; ++i) add(i, sum[0]);
+            for (int c = 0; c < COUNT; ++c)
+                write(patch + (first + c) * LANES<Real>, SETS == 1 ? sum[0][c] : sum[0][c] + sum[SETS - 1][c]);
+        });
+}
+
+// Adds to patches of an image, for one row of places, the sums of the filters times the entries of z: all together where
+// most entries are not 0, and else one by one. The patches have ABREAST times the room of the taps.
+template <class Real>
+__forceinline__ void synthesize(
+    const ConvLayer<Real>& layer, const Real* z, const Real* filters, List<Real> list, Real* patches, Real* image)
+{
+    const long size = layer.room_of_filters(), room = layer.room_of_taps(), entries = layer.width * size;
+    int present = 0;
+    for (long i = 0; i < entries; ++i) present += z[i] != 0;
+    long place = 0;
+    if (present > DENSE_MAPS * entries)
+        for (; place + ABREAST <= layer.width; place += ABREAST, z += ABREAST * size) {
+            by_columns<Real>(room, [&](long tap, auto count) {
+                constexpr int COUNT = decltype(count)::value;
+                Vector<Real> sum[ABREAST][COUNT];
+                sum_outer<ABREAST, COUNT>(
+                    z, [](long f) { return f; }, [=](int p) { return p * size; }, filters + tap, room, layer.filters, sum);
+                for (int p = 0; p < ABREAST; ++p)
+                    for (int c = 0; c < COUNT; ++c) write(patches + p * room + tap + c * LANES<Real>, sum[p][c]);
+            });
+            for (int p = 0; p < ABREAST; ++p)
+                add_patch(layer, patches + p * room, image + (place + p) * layer.stride);
+        }
+    for (; place < layer.width; ++place, z += size) {
+        list.gather_from(z, layer.filters);
+        if (!list.length) continue;
+        sum_listed(layer, list, filters, patches);
+        add_patch(layer, patches, image + place * layer.stride);
+    }
+}
+
+// x_next = η(x + α W ⋆ r; θ), or without x if it is null, and its synthesis in an image with a border of s − 1 pixels, which
+// is added. There is a threshold for each filter, or a single one.
+template <class Real>
+void conv_layer(
+    const ConvLayer<Real>& layer, const Real* residual, const Real* W, const Real* D, Real alpha, const Real* threshold,
+    long per_filter, const Real* x, unsigned* index, Real* room, Real* x_next, Real* image)
+{
+    const long size = layer.room_of_filters();
+    Real *const analysis = room, *const synthesis = analysis + layer.taps() * size;
+    Real *const theta = synthesis + layer.filters * layer.room_of_taps(), *const value = theta + size;
+    Real* const patches = value + size;
+    layer.set_offsets();
+    layer.by_tap(W, alpha, false, analysis);
+    layer.by_filter(D, true, synthesis);
+    for (long f = 0; f < size; ++f) theta[f] = f < layer.filters ? threshold[f * per_filter] : 0;
+    for (long row = 0; row < layer.height; ++row) {
+        const long first = row * layer.width * size, pixel = layer.first_pixel(row);
+        analyse(layer, residual + pixel, analysis, [=](long place, long f, Vector<Real> z) {
+            const long at = first + place * size + f;
+            const Vector<Real> bound = read(theta + f), least = bound >= 0 ? bound : Vector<Real>{};
+            if (x) z += read(x + at);
+            write(x_next + at, z - (z > least ? bound : z < -least ? -bound : z));  // passes on a NaN
+        });
+        synthesize(layer, x_next + first, synthesis, {index, value, 0}, patches, image + pixel);
+    }
+}
+
+// From ∂L/∂x_next (null for 0) and ∂L/∂picture with a border of zeros: d_z; the gradient by the residual but for the factor α,
+// which is added; that by the thresholds of all filters; and, unless they are null, those by W but for α and by D with its
+// taps in reverse order, as rows of filters, which are added, too.
+template <class Real>
+void conv_layer_backward(
+    const ConvLayer<Real>& layer, const Real* residual, const Real* d_picture, const Real* W, const Real* D,
+    const Real* x_next, const Real* d_x, unsigned* index, Real* room, Real* d_z, Real* d_residual, double* d_threshold,
+    Real* d_weight, Real* d_dictionary)
+{
+    const long size = layer.room_of_filters();
+    Real *const analysis = room, *const synthesis = analysis + layer.taps() * size;
+    Real *const sums = synthesis + layer.filters * layer.room_of_taps(), *const value = sums + size;
+    Real* const patches = value + size;
+    layer.set_offsets();
+    layer.by_tap(D, 1, true, analysis);
+    layer.by_filter(W, false, synthesis);
+    for (long row = 0; row < layer.height; ++row) {
+        const long first = row * layer.width * size, pixel = layer.first_pixel(row);
+        const Real* const x = x_next + first;
+        Real* const z = d_z + first;
+        analyse(layer, d_picture + pixel, analysis, [=](long place, long f, Vector<Real> delta) {
+            const long at = place * size + f;
+            if (d_x) delta += read(d_x + first + at);
+            write(z + at, read(x + at) != 0 ? delta : Vector<Real>{});
+        });
+        for (long f = 0; f < size; ++f) sums[f] = 0;
+        for (long place = 0; place < layer.width; ++place)
+            for (long f = 0; f < size; ++f)
+                sums[f] += x[place * size + f] > 0 ? -z[place * size + f] : z[place * size + f];
+        for (long f = 0; f < layer.filters; ++f) d_threshold[f] += sums[f];
+        synthesize(layer, z, synthesis, {index, value, 0}, patches, d_residual + pixel);
+        if (d_weight) add_correlations(layer, residual + pixel, z, d_weight);
+        if (d_dictionary) add_correlations(layer, d_picture + pixel, x, d_dictionary);
     }
 }

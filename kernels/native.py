@@ -38,10 +38,8 @@ _FUNCTIONS = {
     "adam_outer": "ppp rii llll l ppp ppp",
     "pack": "pillp",
     "analytic_layers": "ill pppplp idlllll ppp ppp p",
-    "taps": "plllllllp",
-    "sum_taps": "plllllllllp",
-    "shrink_maps": "ppiplllllp",
-    "shrink_maps_backward": "ppipllllpp",
+    "conv_layer": "ppprplpi lllllll ppppp",
+    "conv_layer_backward": "ppppppiii lllllll pppppppp",
     "proximal_iterations": "pprpll iiidllll pppp ppp",
     "alista_step": "ill pppp irrwirrl wwwddd ppppp ridll ll lll pppp ppp pppl p ppp p",
 }

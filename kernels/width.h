@@ -119,28 +119,24 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
                 Choice<real>{chosen, magnitude, magnitude + N / group, chosen_code, 0}, (Number*)x);                  \
         });                                                                                                           \
     }                                                                                                                 \
-    FUNCTION(taps, real)(                                                                                             \
-        const real* image, long length, long s1, long s2, long stride, long row, long height, long width, real* copies)\
+    FUNCTION(conv_layer, real)(                                                                                       \
+        const real* residual, const real* W, const real* D, real alpha, const real* threshold, long per_filter,       \
+        const real* x, int has_x, long s1, long s2, long filters, long stride, long height, long width, long length,  \
+        long* offset, unsigned* index, real* room, real* x_next, real* image)                                         \
     {                                                                                                                 \
-        taps(image, length, s1, s2, stride, row, height, width, copies);                                              \
+        const ConvLayer<real> layer = {s1, s2, filters, stride, height, width, length, offset};                       \
+        conv_layer(layer, residual, W, D, alpha, threshold, per_filter, has_x ? x : 0, index, room, x_next, image);   \
     }                                                                                                                 \
-    FUNCTION(sum_taps, real)(                                                                                         \
-        const real* copies, long s1, long s2, long sign, long stride, long row, long height, long width, long lines,  \
-        long length, real* image)                                                                                     \
+    FUNCTION(conv_layer_backward, real)(                                                                              \
+        const real* residual, const real* d_picture, const real* W, const real* D, const real* x_next, const real* d_x,\
+        int has_d_x, int wants_weight, int wants_dictionary, long s1, long s2, long filters, long stride, long height,\
+        long width, long length, long* offset, unsigned* index, real* room, real* d_z, real* d_residual,              \
+        double* d_threshold, real* d_weight, real* d_dictionary)                                                      \
     {                                                                                                                 \
-        sum_taps(copies, s1, s2, sign, stride, row, height, width, lines, length, image);                             \
-    }                                                                                                                 \
-    FUNCTION(shrink_maps, real)(                                                                                      \
-        const real* z, const real* x, int has_x, const real* threshold, long per_filter, long filters, long size,     \
-        long first, long whole, real* x_next)                                                                         \
-    {                                                                                                                 \
-        shrink_maps(z, has_x ? x : 0, threshold, per_filter, filters, size, first, whole, x_next);                    \
-    }                                                                                                                 \
-    FUNCTION(shrink_maps_backward, real)(                                                                             \
-        real* delta, const real* d_x, int has_d_x, const real* x_next, long filters, long size, long first, long whole,\
-        real* d_z, double* d_threshold)                                                                               \
-    {                                                                                                                 \
-        shrink_maps_backward(delta, has_d_x ? d_x : 0, x_next, filters, size, first, whole, d_z, d_threshold);        \
+        const ConvLayer<real> layer = {s1, s2, filters, stride, height, width, length, offset};                       \
+        conv_layer_backward(                                                                                          \
+            layer, residual, d_picture, W, D, x_next, has_d_x ? d_x : 0, index, room, d_z, d_residual, d_threshold,   \
+            wants_weight ? d_weight : 0, wants_dictionary ? d_dictionary : 0);                                        \
     }                                                                                                                 \
     FUNCTION(proximal_iterations, real)(                                                                              \
         const real* Ay, const real* packed, real step_size, const real* threshold, long per_sample,                   \

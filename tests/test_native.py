@@ -195,6 +195,8 @@ def zeros(*shapes, dtype=float):
 # Three samples of five entries, and stacks of two matrices.
 X, MATRIX, TRANSPOSE, SQUARE, PACKED, STACK = zeros((3, 5), (5, 4), (4, 5), (5, 5), (40,), (2, 4, 5))
 CODE, WHERE = zeros((3, 5), (3, 4), dtype=np.int8)
+# Four filters of 3×2 taps, and their maps of a picture of 5×5 pixels.
+FILTERS, MAPS, PICTURE, BORDERED = zeros((3, 2, 4), (4, 7, 6), (5, 5), (9, 7))
 ONES, SUMS = np.ones(2), [[OuterSum(X[:, :4], X)], []]
 DESCENT, SHORT = (Descent(0.1, np.ones(layers), 1.0, False) for layers in (2, 1))
 
@@ -234,6 +236,16 @@ DESCENT, SHORT = (Descent(0.1, np.ones(layers), 1.0, False) for layers in (2, 1)
                 4: zeros((39,), (5, 5)),
                 6: zeros((1, 5), (7, 1), (4,), (3, 5, 1)),
             },
+        ),
+        (
+            "conv_layer",
+            (MAPS, BORDERED, FILTERS, FILTERS, 1.0, np.ones(4)),
+            {0: zeros((4, 7, 5), (4, 6, 6), (3, 7, 6), (168,)), 2: zeros((3, 2, 5), (2, 3, 4)), 5: zeros((3,), (4, 1))},
+        ),
+        (
+            "conv_layer_backward",
+            (MAPS, PICTURE, (MAPS, None, BORDERED, FILTERS, FILTERS, 1.0, True, 1), True, True),
+            {0: zeros((4, 7, 5), (4, 6, 6), (3, 7, 6)), 1: zeros((4, 5), (5, 4), (7, 6))},
         ),
         (
             "adam",
@@ -399,6 +411,19 @@ for width in Library(path).widths:
             layers = (np.full(2, 0.7), np.full(2, 0.3), (size // 9, size // 5))
             found = ops.analytic_layers(x, u, ops.pack(matrix), *layers)
             assert np.allclose(found, reference.analytic_layers(x, u, matrix, *layers), atol=1e-4), (width, size, dtype)
+    for taps, filters, stride in (((1, 1), 1, 1), ((2, 3), 5, 1), ((8, 8), 17, 4), ((9, 9), 110, 3)):
+        dtype = np.float64 if filters % 5 == 0 else np.float32
+        D, W = rng.standard_normal((2, *taps, filters)).astype(dtype) / 9
+        padded = rng.standard_normal((13 + 2 * taps[0] - 2, 9 + 2 * taps[1] - 2)).astype(dtype)
+        for threshold in (0.1, np.full(filters, 0.8)):
+            passes = []
+            for engine in (ops, reference):
+                x = engine.conv_layer(None, padded, W, D, 0.7, threshold, stride=stride)[0]
+                x_next, picture, record = engine.conv_layer(x, padded, W, D, 0.7, threshold, stride=stride)
+                back = engine.conv_layer_backward(x.copy(), picture.copy(), record, True, True)
+                passes.append((x_next, picture, *back))
+            close = [np.allclose(a, b, rtol=1e-3, atol=1e-2) for a, b in zip(*passes)]
+            assert all(close), (width, taps, filters, dtype)
     for m, n in ((1, 1), (3, 7), (7, 33), (40, 64), (33, 200)):
         A = cuista.normalize_columns(rng.standard_normal((m, n)))
         for noise, dtype, start in ((np.inf, np.float32, 0.4), (20.0, np.float64, -0.05)):

@@ -20,7 +20,7 @@ from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import LARGE_SHARD, SHARD
-from cuista.ops.borders import Shape, strided
+from cuista.ops.borders import map_shape, pad_zeros
 from cuista.ops.cpu import CpuOps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
@@ -38,6 +38,8 @@ OUTER_DENSITY = 0.4
 PART = 2**17
 # What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
 LINE = 64
+# The largest number of places of a convolutional network's maps that the library takes together.
+ABREAST = 4
 # The length of the vectors by which products are timed.
 TRIAL = 500
 
@@ -242,61 +244,102 @@ class NativeOps(CpuOps):
 
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
-    def _taps(self, image: Array, filter_shape: Shape, rows: slice, out: Array, stride: int) -> Array:
-        if stride == 1 or not _alike(image, out) or not image.flags.c_contiguous:
-            return super()._taps(image, filter_shape, rows, out, stride)
-        height, width = rows.stop - rows.start, strided(image.shape[1] - filter_shape[1] + 1, stride)
-        _expect("the copies", out, (filter_shape[0] * filter_shape[1], height * width))
-        sizes = (*filter_shape, stride, rows.start, height, width)
-        self._library("taps", image.dtype)(image, image.shape[1], *sizes, out)
-        return out
-
-    def _gather(self, copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
-        if stride == 1 or not _alike(image, copies):
-            return super()._gather(copies, image, filter_shape, row, stride)
-        return self._sum_taps(copies, image, filter_shape, 1, row, stride)
-
-    def _spread(self, copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
-        if stride == 1 or not _alike(image, copies):
-            return super()._spread(copies, image, filter_shape, row, stride)
-        return self._sum_taps(copies, image, filter_shape, -1, row, stride)
-
-    def _sum_taps(self, copies: Array, image: Array, filter_shape: Shape, sign: int, row: int, stride: int) -> None:
-        _expect("the copies", copies, (filter_shape[0] * filter_shape[1], *copies.shape[1:]))
-        sizes = (*filter_shape, sign, stride, row, *copies.shape[1:], *image.shape)
-        self._library("sum_taps", image.dtype)(copies, *sizes, image)
-
-    def _shrink_maps(self, z: Array, x: Array | None, theta: Array, rows: slice, x_next: Array) -> None:
-        if not _alike(z, theta, x_next, *[] if x is None else [x]) or (x is not None and not x.flags.c_contiguous):
-            return super()._shrink_maps(z, x, theta, rows, x_next)
-        filters, height, width = x_next.shape
-        sizes = (filters, (rows.stop - rows.start) * width, rows.start * width, height * width)
-        _expect("a band", z, (filters, rows.stop - rows.start, width))
-        before = x_next if x is None else x
-        _expect("the maps", before, x_next.shape)
-        run = self._library("shrink_maps", z.dtype)
-        return run(z, before, x is not None, theta, int(theta.ndim > 0), *sizes, x_next)
-
-    def _shrink_maps_backward(
+    def conv_layer(
         self,
-        delta: Array,
+        x: Array | None,
+        padded: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int = 0,
+        stride: int = 1,
+    ) -> tuple[Array, Array, Any]:
+        """Compute the layer one row of the maps at a time; with selection, as the CPU engine does.
+
+        The maps are arrays (F, h, w), as everywhere, but lie in memory place by place: see kernels/maps.h.
+        """
+        if k or not _alike(padded, W, D):
+            return super().conv_layer(x, padded, W, D, step_size, threshold, k, stride)
+        (s1, s2, filters), dtype = D.shape, padded.dtype
+        height, width = (padded.shape[0] - 2 * (s1 - 1), padded.shape[1] - 2 * (s2 - 1))
+        theta, shape = np.asarray(threshold, dtype), (filters, *map_shape((height, width), (s1, s2), stride))
+        _expect("the filters of the analysis", W, D.shape)
+        _expect("the thresholds", theta, (), (filters,))
+        x_next, to = self._new_maps(shape, dtype)
+        before = to if x is None else self._by_place(x, shape, dtype)
+        image = np.zeros(padded.shape, dtype)
+        given = (*map(np.ascontiguousarray, (padded, W, D)), float(step_size), theta, theta.ndim)
+        sizes = (s1, s2, filters, stride, *shape[1:], padded.shape[1])
+        run = self._library("conv_layer", dtype)
+        run(*given, before, x is not None, *sizes, *self._room_for_filters(D), to, image)
+        picture = image[s1 - 1 : s1 - 1 + height, s2 - 1 : s2 - 1 + width]
+        return x_next, picture, (x_next, None, padded, W, D, step_size, theta.ndim > 0, stride)
+
+    def conv_layer_backward(
+        self,
         d_x: Array | None,
-        x_next: Array,
-        passed: Array | None,
-        rows: slice,
-        d_z: Array,
-        by_filter: bool,
-    ) -> Any:
-        if passed is not None or not by_filter or not _alike(delta, x_next, d_z) or not (d_x is None or d_x is d_z):
-            return super()._shrink_maps_backward(delta, d_x, x_next, passed, rows, d_z, by_filter)
-        filters, height, width = x_next.shape
-        sizes = (filters, (rows.stop - rows.start) * width, rows.start * width, height * width)
-        _expect("a band", delta, (filters, rows.stop - rows.start, width))
-        _expect("the maps", d_z, x_next.shape)
-        d_threshold = np.zeros(filters)
-        run = self._library("shrink_maps_backward", delta.dtype)
-        run(delta, d_z, d_x is not None, x_next, *sizes, d_z, d_threshold)
-        return d_threshold
+        d_picture: Array,
+        record: Any,
+        wants_weight: bool = True,
+        wants_dictionary: bool = False,
+    ) -> tuple[Array, Array, Scalar, Scalars, Array | None, Array | None]:
+        x_next, passed, padded, W, D, step_size, by_filter, stride = record
+        if passed is not None or not _alike(padded, W, D, d_picture):
+            return super().conv_layer_backward(d_x, d_picture, record, wants_weight, wants_dictionary)
+        (s1, s2, filters), dtype, shape = D.shape, padded.dtype, x_next.shape
+        _expect("the picture's gradient", d_picture, (padded.shape[0] - 2 * (s1 - 1), padded.shape[1] - 2 * (s2 - 1)))
+        x = self._by_place(x_next, shape, dtype)
+        d_z, to = self._new_maps(shape, dtype)
+        later = to if d_x is None else self._by_place(d_x, shape, dtype)
+        given = (*map(np.ascontiguousarray, (padded, pad_zeros(np, d_picture, (s1, s2)), W, D)), x, later)
+        wanted = d_x is not None, wants_weight, wants_dictionary
+        sizes = (s1, s2, filters, stride, *shape[1:], padded.shape[1])
+        d_padded, d_threshold = np.zeros_like(given[0]), np.zeros(filters)
+        d_weight, d_rotated = (
+            _aligned(s1 * s2 * _padded(filters, dtype), dtype, np.zeros) if want else to for want in wanted[1:]
+        )
+        run = self._library("conv_layer_backward", dtype)
+        run(*given, *wanted, *sizes, *self._room_for_filters(D), to, d_padded, d_threshold, d_weight, d_rotated)
+        d_step_size = float(np.vdot(d_padded, given[0]))
+        d_padded *= dtype.type(step_size)
+
+        def filters_of(rows: Array) -> Array:
+            return rows.reshape(s1, s2, -1)[:, :, :filters]
+
+        return (
+            *(d_z, d_padded, d_step_size, d_threshold if by_filter else float(d_threshold.sum())),
+            dtype.type(step_size) * filters_of(d_weight) if wants_weight else None,
+            np.ascontiguousarray(filters_of(d_rotated)[::-1, ::-1]) if wants_dictionary else None,
+        )
+
+    def _new_maps(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """Uninitialised maps (F, h, w) that lie in memory place by place, and that memory."""
+        filters, height, width = shape
+        memory = _aligned(height * width * _padded(filters, dtype), dtype, self._pool.empty)
+        return memory.reshape(height, width, -1)[:, :, :filters].transpose(2, 0, 1), memory
+
+    def _by_place(self, maps: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The memory of maps (F, h, w) if they lie there place by place, and else that of a copy."""
+        _expect("the maps", maps, shape)
+        row, step, base = _padded(shape[0], dtype), dtype.itemsize, maps.base
+        if isinstance(base, np.ndarray) and base.ndim == 1 and base.dtype == dtype == maps.dtype:
+            first = (_address(maps) - _address(base)) // step
+            memory = base[first : first + shape[1] * shape[2] * row] if first >= 0 else base[:0]
+            if maps.strides == (step, shape[2] * row * step, row * step) and memory.size == row * shape[1] * shape[2]:
+                return memory
+        copy, memory = self._new_maps(shape, dtype)
+        memory[...] = 0
+        copy[...] = maps
+        return memory
+
+    def _room_for_filters(self, D: Array) -> tuple[Array, Array, Array]:
+        """The arrays in which the library places taps, the indices of a place's entries, and filters."""
+        (s1, s2, filters), dtype = D.shape, D.dtype
+        taps, row = _padded(s1 * s2, dtype), _padded(filters, dtype)
+        numbers = s1 * s2 * row + filters * taps + 2 * row + ABREAST * taps
+        empty = self._pool.empty
+        return empty((s1 * s2,), np.dtype("l")), empty((row,), np.uint32), _aligned(numbers, dtype, empty)
 
     def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
         if not _alike(gradient, parameter, mean, square):
@@ -540,8 +583,8 @@ def _room(N: int, dtype: np.dtype[Any]) -> int:
     return _padded(N, real) if dtype.kind != "c" else 2 * _padded(2 * N, real)
 
 
-def _aligned(entries: int, dtype: DTypeLike) -> Array:
-    """An uninitialised array that begins with a line."""
-    array = np.empty(entries + LINE // np.dtype(dtype).itemsize, dtype)
+def _aligned(entries: int, dtype: DTypeLike, make: Callable[..., Array] = np.empty) -> Array:
+    """An array that begins with a line, part of one that is made like this."""
+    array = make((entries + LINE // np.dtype(dtype).itemsize,), dtype)
     first = -_address(array) % LINE // array.itemsize
     return array[first : first + entries]
