@@ -161,6 +161,9 @@ force_option = click.option("--force", is_flag=True, help="Overwrite the output 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 seed_option = click.option("--seed", type=AT_LEAST_0, metavar="N", default=0, help="Seed of the random numbers.")
 white_option = click.option("--white", type=positive, metavar="V", help="The number that is white, such as 4095.")
+shifts_option = click.option(
+    "--shifts", type=AT_LEAST_1, metavar="N", help="Places of the maps' grid that are averaged over. [all]"
+)
 key_option = click.option("--key", metavar="NAME", help="Which array to read from a file with several.")
 keys_option = click.option("--key", metavar="NAME[,NAME]", help="Which array to read from a file with several.")
 pairs_option = click.option(

@@ -33,7 +33,7 @@ from cuista.evaluation.figures import in_a_row
 from cuista.ranks import ranks
 from cuista.storage import load_array
 from cuista.summary import counted, span
-from cuista.tasks.denoising import Denoiser
+from cuista.tasks.denoising import Denoiser, grid_places
 from cuista.tasks.photographs import denoise_file
 from cuista.training.interruption import deferred_signals
 
@@ -117,6 +117,7 @@ noise_options = common.bundled(
 @click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, …), or folder.")
 @noise_options
 @click.option("--compare", type=common.INPUT_FILE, help="Also write input, output and difference in a row.")
+@common.shifts_option
 @common.white_option
 @common.device_option
 @click.option("--resume", is_flag=True, help="Folder: leave out pictures whose output exists.")
@@ -127,6 +128,7 @@ def command(
     out: Path,
     noise: Noise,
     compare: Path | None,
+    shifts: int | None,
     white: float | None,
     device: str,
     resume: bool,
@@ -154,20 +156,21 @@ def command(
         left = ranks().agreed(lambda: _left(jobs, out, resume, force))
         jobs = [jobs[number] for number in left]
         if jobs:
-            denoiser = _loaded(model_file, device)
+            denoiser = _loaded(model_file, device, shifts)
             if not noise.is_for(denoiser):
                 common.say(
                     f"{model_file} was trained for σ = {denoiser.levels}: pictures with other noise are scaled to it."
                 )
-            _denoise_folder(denoiser, jobs, out, noise, white, force)
+            _denoise_folder(denoiser, jobs, out, noise, shifts, white, force)
         return
     if resume:
         raise click.UsageError("--resume is for folders: leave it out")
-    _denoise_one(model_file, sources[0], out, noise, compare, white, device, force)
+    _denoise_one(model_file, sources[0], out, noise, compare, shifts, white, device, force)
 
 
-def _loaded(model_file: Path, device: str) -> Denoiser:
+def _loaded(model_file: Path, device: str, shifts: int | None) -> Denoiser:
     denoiser = Denoiser.load(model_file, ops=common.engine_on(device))
+    grid_places(denoiser.network.stride, shifts)  # raises an error before any work is done
     common.warn_untrained(denoiser, model_file)
     return denoiser
 
@@ -181,6 +184,7 @@ def _denoise_one(
     out: Path,
     noise: Noise,
     compare: Path | None,
+    shifts: int | None,
     white: float | None,
     device: str,
     force: bool,
@@ -190,7 +194,7 @@ def _denoise_one(
         common.claim(target, force)
     if compare is not None and compare.absolute() == out.absolute():
         raise click.UsageError("--compare and --out name the same file: give two different names")
-    denoiser = _loaded(model_file, device)
+    denoiser = _loaded(model_file, device, shifts)
     pictures = Pictures(source, white)
     common.say_notes(pictures.notes)
     # Both formats are checked before any work is done; blank pictures stand in for the results.
@@ -211,7 +215,7 @@ def _denoise_one(
             line.show(number / pictures.count, f"picture {number + 1} of {pictures.count}")
 
         how: dict[str, Any] = {"overwrite": force, "progress": progress, "seen": seen}
-        found = denoise_file(denoiser, pictures, out, **noise.arguments, **how)
+        found = denoise_file(denoiser, pictures, out, **noise.arguments, shifts=shifts, **how)
     is_for = noise.is_for(denoiser, found.sigmas)
     if noise.is_estimated or not is_for:
         trained = f"; {model_file} was trained for σ = {denoiser.levels}, to which the picture was scaled"
@@ -268,7 +272,7 @@ def _left(jobs: list[Job], out: Path, resume: bool, force: bool) -> list[int]:
 
 
 def _denoise_folder(
-    denoiser: Denoiser, jobs: list[Job], out: Path, noise: Noise, white: float | None, force: bool
+    denoiser: Denoiser, jobs: list[Job], out: Path, noise: Noise, shifts: int | None, white: float | None, force: bool
 ) -> None:
     """Denoise pictures into a folder, and go on after those that cannot be denoised. Ranks share the pictures out."""
     here, sizes = ranks(), [max(job.size, 1) for job in jobs]
@@ -289,7 +293,7 @@ def _denoise_folder(
             try:
                 pictures = Pictures(job.source, white)
                 _make(job.target.parent)
-                how: dict[str, Any] = {"overwrite": force, "progress": progress}
+                how: dict[str, Any] = {"shifts": shifts, "overwrite": force, "progress": progress}
                 found = denoise_file(denoiser, pictures, job.target, **noise.arguments, **how)
             except (CuistaError, MemoryError) as error:
                 reason = str(error) or "there is not enough memory"

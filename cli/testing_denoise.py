@@ -16,11 +16,18 @@ from cuista.tasks.denoising import Denoiser, evaluate_denoisers, test_pictures
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.option("--images", type=common.INPUT_FILE, required=True, help="Picture file of cuista prepare-images.")
 @click.option("--sigma", type=common.positive, metavar="σ", help="Noise std. deviation, of 255. [as in training]")
+@common.shifts_option
 @click.option("--baselines", is_flag=True, help="Also test tuned FISTA, non-local means, BM3D.")
 @common.seed_option
 @common.report_options
 def command(
-    model_file: Path, images: Path, sigma: float | None, baselines: bool, seed: int, report: common.Report
+    model_file: Path,
+    images: Path,
+    sigma: float | None,
+    shifts: int | None,
+    baselines: bool,
+    seed: int,
+    report: common.Report,
 ) -> None:
     """Test a denoiser on the test pictures of a file.
 
@@ -33,7 +40,7 @@ def command(
         common.say(f"Note: {trained}: pictures are scaled so that their noise has the level of training.")
     common.note_left_out(test_pictures(images))
     with common.ProgressLine() as line:
-        how: dict[str, Any] = {"sigma": sigma, "baselines": baselines, "seed": seed, "say": common.say}
-        how["progress"] = line.show
+        how: dict[str, Any] = {"sigma": sigma, "shifts": shifts, "baselines": baselines, "seed": seed}
+        how |= {"say": common.say, "progress": line.show}
         found = evaluate_denoisers({denoiser.network.name: denoiser}, images, **how)
     report.show_pictures(found, model=str(model_file), seed=seed)

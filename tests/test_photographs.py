@@ -319,3 +319,31 @@ def test_a_network_for_a_range_of_noise_is_told_the_level_and_scaled_to_beyond_i
     assert denoiser.covers(10)
     assert not denoiser.covers(31)
     assert denoiser.levels == "10 to 30"
+
+
+def test_a_picture_is_denoised_at_some_places_of_the_grid_or_at_all(run, photos):
+    weight = cuista.solve_conv(Dictionary(random_dictionary((4, 4), 12)), stride=2)
+    strided = Denoiser.new(weight, "conv-alista", sigma=20.0, layers=2)
+    strided.network.parameters = strided.network.published_start()
+    strided.training["steps"] = 1
+    strided.save("strided.h5")
+    picture = noisy(scene((40, 50)), 20)
+    np.save("picture.npy", picture)
+    tifffile.imwrite("picture.tif", picture.astype(np.float32))
+    for count in (1, 3, 4):
+        run("denoise", "strided.h5", "picture.tif", "--sigma", 20, "--shifts", count, "-o", f"{count}.tif")
+        expected = denoise_picture(strided, picture[None], sigma=20.0, shifts=count).channels[0]
+        np.testing.assert_allclose(tifffile.imread(f"{count}.tif"), expected, atol=1e-4)
+    run("prepare-images", photos, "--split", "0,0,5")
+    psnr = {}
+    for words in (("--shifts", 1), ("--shifts", 4), ()):
+        result = json.loads(run("test", "strided.h5", "--images", "images.h5", *words, "--json"))
+        psnr[words] = result["mean"]["conv-alista"]["psnr_db"]
+    assert psnr["--shifts", 1] < psnr["--shifts", 4] == psnr[()]
+    for words in (
+        ("denoise", "strided.h5", "picture.tif", "-o", "out.tif"),
+        ("test", "strided.h5", "--images", "images.h5"),
+    ):
+        run(*words, "--shifts", 5, fails=1)
+        assert "shifts is 5; expected a number from 1 to 4, the square of the stride (--shifts)" in run.errors
+    assert not Path("out.tif").exists()

@@ -577,6 +577,7 @@ def evaluate_denoisers(
     images: str | os.PathLike[str],
     *,
     sigma: float | None = None,
+    shifts: int | None = None,
     baselines: bool = False,
     seed: int = 0,
     say: Callable[[str], None] = say,
@@ -595,6 +596,8 @@ def evaluate_denoisers(
         A `cuista-images` file.
     sigma
         Standard deviation of the noise, for grey values from 0 to 255; the first denoiser's if None.
+    shifts
+        As in `Denoiser.denoise`.
     baselines
         Whether to test FISTA, non-local means and BM3D too. FISTA makes as many iterations as the first network has
         layers, and then `ITERATIONS`, each with the λ that is best on validation pictures; it is left out if the file
@@ -607,8 +610,10 @@ def evaluate_denoisers(
     Raises
     ------
     FileError, InputError
-        As `ImageSet`.
+        As `ImageSet`; also if `shifts` is out of range.
     """
+    for denoiser in denoisers.values():
+        grid_places(denoiser.network.stride, shifts)
     first = next(iter(denoisers.values()))
     sigma = first.sigma if sigma is None else sigma
     check_sigma(sigma)
@@ -634,7 +639,8 @@ def evaluate_denoisers(
                 say(f"{name} is left out, because {package} is not installed (pip install {package}).")
             else:
                 methods[name] = method
-    methods |= {name: partial(denoiser.denoise_at, sigma=sigma, mean=0.0) for name, denoiser in denoisers.items()}
+    for name, denoiser in denoisers.items():
+        methods[name] = partial(denoiser.denoise_at, sigma=sigma, mean=0.0, shifts=shifts)
 
     def prepare(number: int, clean: Array) -> Callable[[Callable[[Array], Array]], Array]:
         mean = clean.mean()

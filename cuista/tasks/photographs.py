@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -82,6 +83,7 @@ def denoise_picture(
     sigma: float | Array | None = None,
     camera: CameraNoise | None = None,
     colour: bool | None = None,
+    shifts: int | None = None,
 ) -> Denoised:
     """Denoise a picture of any size and any number of channels; the result is not clipped.
 
@@ -103,12 +105,14 @@ def denoise_picture(
         everywhere, denoised, and transformed back.
     colour
         Whether the first three channels are red, green and blue; if None, they are if there are just three.
+    shifts
+        As in `Denoiser.denoise`.
 
     Raises
     ------
     InputError
         If the picture is not of shape (C, H, W), not finite or smaller than a filter, if `sigma` is out of range or has
-        another shape than the picture, or if both `sigma` and `camera` are given.
+        another shape than the picture, if both `sigma` and `camera` are given, or if `shifts` is out of range.
     MissingLibraryError
         As `estimate_sigma`.
     """
@@ -121,7 +125,7 @@ def denoise_picture(
     level = None if sigma is None else _checked_level(sigma, channels.shape[1:])
     colour = len(channels) == 3 if colour is None else colour and len(channels) >= 3
     if len(channels) == 3 and colour and (channels == channels[0]).all():  # grey, with the same noise in each colour
-        grey = denoise_picture(denoiser, channels[:1], sigma=sigma, camera=camera)
+        grey = denoise_picture(denoiser, channels[:1], sigma=sigma, camera=camera, shifts=shifts)
         return Denoised(np.repeat(grey.channels, 3, axis=0), grey.sigmas)
     if camera is not None:
         channels, level = camera.stabilised(channels) / 255, 1.0
@@ -130,7 +134,8 @@ def denoise_picture(
     results, sigmas = [], []
     for number, channel in enumerate(channels):
         found = 255 * estimate_sigma(channel) if level is None else level
-        results.append(_at_level(denoiser, channel, found, CHROMA if colour and number in (1, 2) else 1.0))
+        strength = CHROMA if colour and number in (1, 2) else 1.0
+        results.append(_at_level(partial(denoiser.denoise_at, shifts=shifts), channel, found, strength))
         sigmas.append(found if isinstance(found, float) else float(np.sqrt(np.square(found).mean())))
     denoised = np.stack(results)
     if colour:
@@ -169,7 +174,7 @@ def _turned(rotation: Array, channels: Array) -> Array:
     return np.concatenate([np.tensordot(rotation, channels[:3], 1), channels[3:]])
 
 
-def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array, strength: float = 1.0) -> Array:
+def _at_level(denoise: Callable[[Array, float], Array], channel: Array, sigma: float | Array, strength: float) -> Array:
     """Denoise a channel (H, W) with noise of a level, or of a map (H, W) of levels, for values from 0 to 255.
 
     Thresholds are those for this level times `strength`.
@@ -181,7 +186,7 @@ def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array, strength
     if not isinstance(sigma, np.ndarray):
         if sigma <= least:
             return channel
-        return _held(channel, denoiser.denoise_at(channel, strength * sigma), sigma / 255)
+        return _held(channel, denoise(channel, strength * sigma), sigma / 255)
     is_noisy = sigma > least
     if not is_noisy.any():
         return channel
@@ -192,7 +197,7 @@ def _at_level(denoiser: Denoiser, channel: Array, sigma: float | Array, strength
     for number, level in enumerate(levels.tolist()):
         share = np.maximum(1 - np.abs(place - number), 0)
         if share.any():
-            result += share * _at_level(denoiser, channel, level, strength)
+            result += share * _at_level(denoise, channel, level, strength)
     return np.asarray(np.where(is_noisy, result, channel))
 
 
@@ -233,6 +238,7 @@ def denoise_file(
     *,
     sigma: float | Array | None = None,
     camera: CameraNoise | None = None,
+    shifts: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int], None] = lambda number: None,
     seen: Callable[[Picture, Picture], None] = lambda noisy, denoised: None,
@@ -249,6 +255,8 @@ def denoise_file(
         The file to write. Its name's ending says in which format.
     sigma, camera
         The noise, as in `denoise_picture`. A camera's numbers are those in the file.
+    shifts
+        As in `Denoiser.denoise`.
     overwrite
         Whether a file of this name is replaced.
     progress
@@ -276,7 +284,7 @@ def denoise_file(
                 raise FileError(f"0 is white in {pictures.path}; expected numbers that grow with the light of a camera")
             try:
                 found = denoise_picture(
-                    denoiser, unit * picture.channels, sigma=sigma, camera=camera, colour=form.colour
+                    denoiser, unit * picture.channels, sigma=sigma, camera=camera, colour=form.colour, shifts=shifts
                 )
             except InputError as error:
                 raise InputError(f"{pictures.path}: {error}", option=error.options) from error
