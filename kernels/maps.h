@@ -92,40 +92,46 @@ __forceinline__ void sum_outer(
     }
 }
 
+// Calls block(how many, first) for `total` rows, so many at a time that their sums of COUNT vectors keep the processor busy:
+// the next term of a sum has to wait for the last one. If rows may come twice, the last block begins earlier.
+template <int COUNT, bool TWICE, class Block> __forceinline__ void by_rows(long total, Block block)
+{
+    constexpr int ROWS = COUNT > 2 ? ABREAST : 2 * ABREAST;
+    long row = 0;
+    for (; row + ROWS <= total; row += ROWS) block(Count<ROWS>{}, row);
+    if (TWICE && row < total && total >= ROWS) return block(Count<ROWS>{}, total - ROWS);
+    for (; row < total; ++row) block(Count<1>{}, row);
+}
+
 // The products of the patches of an image and the filters, for one row of places: calls use(place, filter, vector).
 // Some places may come twice.
 template <class Real, class Use>
 __forceinline__ void analyse(const ConvLayer<Real>& layer, const Real* image, const Real* filters, Use use)
 {
-    const long stride = layer.stride, *const offset = layer.offset;
-    auto block = [&](auto rows, long place) {
-        constexpr int ROWS = decltype(rows)::value;
-        by_columns<Real>(layer.room_of_filters(), [&](long f, auto count) {
-            constexpr int COUNT = decltype(count)::value;
+    const long stride = layer.stride, size = layer.room_of_filters(), *const offset = layer.offset;
+    by_columns<Real>(size, [&](long f, auto count) {
+        constexpr int COUNT = decltype(count)::value;
+        by_rows<COUNT, true>(layer.width, [&](auto rows, long place) {
+            constexpr int ROWS = decltype(rows)::value;
             Vector<Real> sum[ROWS][COUNT];
             sum_outer<ROWS, COUNT>(
                 image + place * stride, [=](long tap) { return offset[tap]; }, [=](int p) { return p * stride; },
-                filters + f, layer.room_of_filters(), layer.taps(), sum);
+                filters + f, size, layer.taps(), sum);
             for (int p = 0; p < ROWS; ++p)
                 for (int c = 0; c < COUNT; ++c) use(place + p, f + c * LANES<Real>, sum[p][c]);
         });
-    };
-    if (layer.width < ABREAST)
-        for (long place = 0; place < layer.width; ++place) block(Count<1>{}, place);
-    else
-        for (long place = 0; place < layer.width; place += ABREAST)
-            block(Count<ABREAST>{}, place + ABREAST > layer.width ? layer.width - ABREAST : place);
+    });
 }
 
 // Adds to each filter's row of `gradient` the sum, over one row of places, of the patch of an image and the entry of z.
 template <class Real>
 __forceinline__ void add_correlations(const ConvLayer<Real>& layer, const Real* image, const Real* z, Real* gradient)
 {
-    const long stride = layer.stride, *const offset = layer.offset, size = layer.room_of_filters();
-    auto block = [&](auto rows, long tap) {
-        constexpr int ROWS = decltype(rows)::value;
-        by_columns<Real>(size, [&](long f, auto count) {
-            constexpr int COUNT = decltype(count)::value;
+    const long stride = layer.stride, size = layer.room_of_filters(), *const offset = layer.offset;
+    by_columns<Real>(size, [&](long f, auto count) {
+        constexpr int COUNT = decltype(count)::value;
+        by_rows<COUNT, false>(layer.taps(), [&](auto rows, long tap) {
+            constexpr int ROWS = decltype(rows)::value;
             Vector<Real> sum[ROWS][COUNT];
             sum_outer<ROWS, COUNT>(
                 image, [=](long place) { return place * stride; }, [=](int p) { return offset[tap + p]; }, z + f, size,
@@ -136,10 +142,7 @@ __forceinline__ void add_correlations(const ConvLayer<Real>& layer, const Real* 
                     write(to, read(to) + sum[p][c]);
                 }
         });
-    };
-    long tap = 0;
-    for (; tap + ABREAST <= layer.taps(); tap += ABREAST) block(Count<ABREAST>{}, tap);
-    for (; tap < layer.taps(); ++tap) block(Count<1>{}, tap);
+    });
 }
 
 // Adds a patch (s₁, s₂) to an image.
@@ -188,32 +191,39 @@ __forceinline__ void sum_listed(const ConvLayer<Real>& layer, const List<Real>& 
 
 // Adds to patches of an image, for one row of places, the sums of the filters times the entries of z: all together where
 // most entries are not 0, and else one by one. The patches have ABREAST times the room of the taps.
+//
+// Patches that overlap do not follow each other: the processor would have to wait until a pixel is written before it can
+// read it among others.
 template <class Real>
 __forceinline__ void synthesize(
     const ConvLayer<Real>& layer, const Real* z, const Real* filters, List<Real> list, Real* patches, Real* image)
 {
     const long size = layer.room_of_filters(), room = layer.room_of_taps(), entries = layer.width * size;
+    const long apart = (layer.s2 + layer.stride - 1) / layer.stride;
     int present = 0;
     for (long i = 0; i < entries; ++i) present += z[i] != 0;
-    long place = 0;
-    if (present > DENSE_MAPS * entries)
-        for (; place + ABREAST <= layer.width; place += ABREAST, z += ABREAST * size) {
+    const bool dense = present > DENSE_MAPS * entries;
+    for (long phase = 0; phase < apart; ++phase) {
+        long place = phase;
+        for (; dense && place + (ABREAST - 1) * apart < layer.width; place += ABREAST * apart) {
             by_columns<Real>(room, [&](long tap, auto count) {
                 constexpr int COUNT = decltype(count)::value;
                 Vector<Real> sum[ABREAST][COUNT];
                 sum_outer<ABREAST, COUNT>(
-                    z, [](long f) { return f; }, [=](int p) { return p * size; }, filters + tap, room, layer.filters, sum);
+                    z + place * size, [](long f) { return f; }, [=](int p) { return p * apart * size; }, filters + tap,
+                    room, layer.filters, sum);
                 for (int p = 0; p < ABREAST; ++p)
                     for (int c = 0; c < COUNT; ++c) write(patches + p * room + tap + c * LANES<Real>, sum[p][c]);
             });
             for (int p = 0; p < ABREAST; ++p)
-                add_patch(layer, patches + p * room, image + (place + p) * layer.stride);
+                add_patch(layer, patches + p * room, image + (place + p * apart) * layer.stride);
         }
-    for (; place < layer.width; ++place, z += size) {
-        list.gather_from(z, layer.filters);
-        if (!list.length) continue;
-        sum_listed(layer, list, filters, patches);
-        add_patch(layer, patches, image + place * layer.stride);
+        for (; place < layer.width; place += apart) {
+            list.gather_from(z + place * size, layer.filters);
+            if (!list.length) continue;
+            sum_listed(layer, list, filters, patches);
+            add_patch(layer, patches, image + place * layer.stride);
+        }
     }
 }
 
