@@ -21,13 +21,14 @@ template <class Real> __forceinline__ long padded(long count)
 }
 
 // The sizes of a layer, with filters of s1×s2 taps, maps of height×width places, and images with lines of `length` pixels.
-// The pixel of a tap is offset[tap] further on than that of the first tap.
+// The pixel of a tap is offset[tap] further on than that of the first tap. A patch that is added to an image has lines of
+// `line` pixels, of which the last ones are 0, so that a few vectors hold each of them.
 template <class Real> struct ConvLayer {
-    long s1, s2, filters, stride, height, width, length;
-    long* offset;
+    long s1, s2, filters, stride, height, width, length, *offset;
 
     long taps() const { return s1 * s2; }
-    long room_of_taps() const { return padded<Real>(taps()); }
+    long line() const { return (s2 + 3) / 4 * 4; }
+    long room_of_patch() const { return padded<Real>(s1 * line()); }
     long room_of_filters() const { return padded<Real>(filters); }
     long first_pixel(long row, long column = 0) const { return (row * length + column) * stride; }
 
@@ -43,12 +44,15 @@ template <class Real> struct ConvLayer {
             for (long f = 0; f < room_of_filters(); ++f) rows[f] = f < filters ? scale * row[f] : 0;
         }
     }
-    // … and as rows of taps.
-    void by_filter(const Real* from, bool reverse, Real* __restrict__ rows) const
+    // … and as patches.
+    void by_filter(const Real* from, bool reverse, Real* __restrict__ patches) const
     {
-        for (long f = 0; f < filters; ++f, rows += room_of_taps())
-            for (long tap = 0; tap < room_of_taps(); ++tap)
-                rows[tap] = tap < taps() ? from[(reverse ? taps() - 1 - tap : tap) * filters + f] : 0;
+        for (long i = 0; i < filters * room_of_patch(); ++i) patches[i] = 0;
+        for (long tap = 0; tap < taps(); ++tap) {
+            const Real* const row = from + (reverse ? taps() - 1 - tap : tap) * filters;
+            Real* const to = patches + tap / s2 * line() + tap % s2;
+            for (long f = 0; f < filters; ++f) to[f * room_of_patch()] = row[f];
+        }
     }
 };
 
@@ -145,20 +149,25 @@ __forceinline__ void add_correlations(const ConvLayer<Real>& layer, const Real* 
     });
 }
 
-// Adds a patch (s₁, s₂) to an image.
+// Adds numbers to others, a few at a time.
+template <int MANY, class Real> __forceinline__ void add_numbers(const Real* from, Real* to)
+{
+    typedef Real Some __attribute__((vector_size(MANY * sizeof(Real))));
+    Some sum, more;
+    __builtin_memcpy(&sum, to, sizeof sum);
+    __builtin_memcpy(&more, from, sizeof more);
+    sum += more;
+    __builtin_memcpy(to, &sum, sizeof sum);
+}
+
+// Adds a patch to an image, of which the last line is followed by room for the rest of a patch's line.
 template <class Real> __forceinline__ void add_patch(const ConvLayer<Real>& layer, const Real* patch, Real* image)
 {
-    typedef Real Four __attribute__((vector_size(4 * sizeof(Real))));
-    for (long i = 0; i < layer.s1; ++i, patch += layer.s2, image += layer.length) {
+    const long line = layer.line();
+    for (long i = 0; i < layer.s1; ++i, patch += line, image += layer.length) {
         long j = 0;
-        for (; j + 4 <= layer.s2; j += 4) {
-            Four sum, more;
-            __builtin_memcpy(&sum, image + j, sizeof sum);
-            __builtin_memcpy(&more, patch + j, sizeof more);
-            sum += more;
-            __builtin_memcpy(image + j, &sum, sizeof sum);
-        }
-        for (; j < layer.s2; ++j) image[j] += patch[j];
+        for (; j + 8 <= line; j += 8) add_numbers<8>(patch + j, image + j);
+        if (j < line) add_numbers<4>(patch + j, image + j);
     }
 }
 
@@ -167,7 +176,7 @@ template <class Real>
 __forceinline__ void sum_listed(const ConvLayer<Real>& layer, const List<Real>& list, const Real* filters, Real* patch)
 {
     constexpr int MOST = REGISTERS < 16 ? 4 : 8;
-    const long size = layer.room_of_taps(), vectors = size / LANES<Real>;
+    const long size = layer.room_of_patch(), vectors = size / LANES<Real>;
     for (long first = 0; first < vectors; first += MOST)
         with_count<MOST>(vectors - first < MOST ? vectors - first : MOST, [&](auto count) {
             constexpr int COUNT = decltype(count)::value;
@@ -190,7 +199,7 @@ __forceinline__ void sum_listed(const ConvLayer<Real>& layer, const List<Real>& 
 }
 
 // Adds to patches of an image, for one row of places, the sums of the filters times the entries of z: all together where
-// most entries are not 0, and else one by one. The patches have ABREAST times the room of the taps.
+// most entries are not 0, and else one by one. There is room for ABREAST patches.
 //
 // Patches that overlap do not follow each other: the processor would have to wait until a pixel is written before it can
 // read it among others.
@@ -198,7 +207,7 @@ template <class Real>
 __forceinline__ void synthesize(
     const ConvLayer<Real>& layer, const Real* z, const Real* filters, List<Real> list, Real* patches, Real* image)
 {
-    const long size = layer.room_of_filters(), room = layer.room_of_taps(), entries = layer.width * size;
+    const long size = layer.room_of_filters(), room = layer.room_of_patch(), entries = layer.width * size;
     const long apart = (layer.s2 + layer.stride - 1) / layer.stride;
     int present = 0;
     for (long i = 0; i < entries; ++i) present += z[i] != 0;
@@ -236,7 +245,7 @@ void conv_layer(
 {
     const long size = layer.room_of_filters();
     Real *const analysis = room, *const synthesis = analysis + layer.taps() * size;
-    Real *const theta = synthesis + layer.filters * layer.room_of_taps(), *const value = theta + size;
+    Real *const theta = synthesis + layer.filters * layer.room_of_patch(), *const value = theta + size;
     Real* const patches = value + size;
     layer.set_offsets();
     layer.by_tap(W, alpha, false, analysis);
@@ -265,7 +274,7 @@ void conv_layer_backward(
 {
     const long size = layer.room_of_filters();
     Real *const analysis = room, *const synthesis = analysis + layer.taps() * size;
-    Real *const sums = synthesis + layer.filters * layer.room_of_taps(), *const value = sums + size;
+    Real *const sums = synthesis + layer.filters * layer.room_of_patch(), *const value = sums + size;
     Real* const patches = value + size;
     layer.set_offsets();
     layer.by_tap(D, 1, true, analysis);

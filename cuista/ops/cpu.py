@@ -7,6 +7,7 @@ without, and multiplies only the non-zero entries of a sparse code.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections import defaultdict
@@ -32,6 +33,10 @@ SPARSE_DENSITY = 0.1
 SPARSE_ROWS = 0.15
 # How many rows or columns of a large product are computed at a time.
 PART = 128
+# What arrays are aligned to in bytes: a cache line, which is also the widest vector.
+LINE = 64
+# From this size in bytes on, NumPy asks for large pages of memory, which matter more.
+LARGE_PAGES = 2**22
 # How many bytes of a convolutional network's maps are computed at a time: they should stay in a core's cache.
 BAND_BYTES = 2**20
 
@@ -463,7 +468,7 @@ def _in_pieces(flat: Array) -> list[Array]:
 
 
 class _Pool(threading.local):
-    """A pool of scratch arrays for each thread. An array is handed out again only when nobody holds it any more.
+    """A pool of aligned scratch arrays for each thread. An array is handed out again only when nobody holds it.
 
     The reference count shows whether it is held; views count, too. Without the pool, every large temporary would cost
     page faults. Where reference counts cannot be relied upon, every array is a new one.
@@ -479,7 +484,7 @@ class _Pool(threading.local):
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
         """An uninitialised array."""
         if self._unheld is None:
-            return np.empty(shape, dtype)
+            return _aligned(shape, dtype)
         if len(self._arrays) > self.KINDS:
             self._arrays.clear()
         arrays = self._arrays[shape, np.dtype(dtype)]
@@ -487,7 +492,7 @@ class _Pool(threading.local):
         if found is None:
             if len(arrays) == self.OF_A_KIND:
                 arrays.clear()
-            found = np.empty(shape, dtype)
+            found = _aligned(shape, dtype)
             arrays.append(found)
         return found
 
@@ -519,3 +524,13 @@ def _count_when_unheld() -> int | None:
     held = count()
     del view
     return unheld if held == unheld + 1 and count() == unheld else None
+
+
+def _aligned(shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """An uninitialised array that begins with a cache line, unless it is large. It is the base of its views."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size >= LARGE_PAGES:
+        return np.empty(shape, dtype)
+    memory = bytearray(size + LINE)  # if this were an array, it would be the base
+    array: Array = np.ndarray(shape, dtype, memory, -np.frombuffer(memory, np.uint8).ctypes.data % LINE)
+    return array

@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from cuista import parallel
 from cuista.checks import Array
@@ -21,7 +20,7 @@ from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import LARGE_SHARD, SHARD
 from cuista.ops.borders import map_shape, pad_zeros
-from cuista.ops.cpu import CpuOps
+from cuista.ops.cpu import LINE, CpuOps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
 
@@ -36,8 +35,6 @@ WANTED_DENSITY = 0.15
 OUTER_DENSITY = 0.4
 # How many entries of a parameter a thread updates at a time.
 PART = 2**17
-# What rows of a packed matrix are aligned to: a cache line, which is also the widest vector.
-LINE = 64
 # The largest number of places of a convolutional network's maps that the library takes together.
 ABREAST = 4
 # The length of the vectors by which products are timed.
@@ -174,7 +171,9 @@ class NativeOps(CpuOps):
 
     def pack(self, matrix: Array) -> Array:
         (rows, columns), real, parts = matrix.shape, real_of(matrix.dtype), _parts(matrix)
-        packed = _aligned(rows * _padded(columns * parts, real), real)
+        size = rows * _padded(columns * parts, real)
+        packed = np.empty(size + LINE // real.itemsize, real)
+        packed = packed[-_address(packed) % LINE // real.itemsize :][:size]
         self._library("pack", real)(self.asarray(matrix, matrix.dtype), parts, rows, columns * parts, packed)
         return packed
 
@@ -268,7 +267,7 @@ class NativeOps(CpuOps):
         _expect("the thresholds", theta, (), (filters,))
         x_next, to = self._new_maps(shape, dtype)
         before = to if x is None else self._by_place(x, shape, dtype)
-        image = np.zeros(padded.shape, dtype)
+        image = _image(padded.shape, dtype)
         given = (*map(np.ascontiguousarray, (padded, W, D)), float(step_size), theta, theta.ndim)
         sizes = (s1, s2, filters, stride, *shape[1:], padded.shape[1])
         run = self._library("conv_layer", dtype)
@@ -295,9 +294,9 @@ class NativeOps(CpuOps):
         given = (*map(np.ascontiguousarray, (padded, pad_zeros(np, d_picture, (s1, s2)), W, D)), x, later)
         wanted = d_x is not None, wants_weight, wants_dictionary
         sizes = (s1, s2, filters, stride, *shape[1:], padded.shape[1])
-        d_padded, d_threshold = np.zeros_like(given[0]), np.zeros(filters)
+        d_padded, d_threshold = _image(padded.shape, dtype), np.zeros(filters)
         d_weight, d_rotated = (
-            _aligned(s1 * s2 * _padded(filters, dtype), dtype, np.zeros) if want else to for want in wanted[1:]
+            np.zeros(s1 * s2 * _padded(filters, dtype), dtype) if want else to for want in wanted[1:]
         )
         run = self._library("conv_layer_backward", dtype)
         run(*given, *wanted, *sizes, *self._room_for_filters(D), to, d_padded, d_threshold, d_weight, d_rotated)
@@ -315,31 +314,29 @@ class NativeOps(CpuOps):
 
     def _new_maps(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """Uninitialised maps (F, h, w) that lie in memory place by place, and that memory."""
-        filters, height, width = shape
-        memory = _aligned(height * width * _padded(filters, dtype), dtype, self._pool.empty)
-        return memory.reshape(height, width, -1)[:, :, :filters].transpose(2, 0, 1), memory
+        memory = self._pool.empty((*shape[1:], _padded(shape[0], dtype)), dtype)
+        return memory[:, :, : shape[0]].transpose(2, 0, 1), memory
 
     def _by_place(self, maps: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """The memory of maps (F, h, w) if they lie there place by place, and else that of a copy."""
+        """The memory of maps (F, h, w) if they are as `_new_maps` makes them, and else that of a copy."""
         _expect("the maps", maps, shape)
-        row, step, base = _padded(shape[0], dtype), dtype.itemsize, maps.base
-        if isinstance(base, np.ndarray) and base.ndim == 1 and base.dtype == dtype == maps.dtype:
-            first = (_address(maps) - _address(base)) // step
-            memory = base[first : first + shape[1] * shape[2] * row] if first >= 0 else base[:0]
-            if maps.strides == (step, shape[2] * row * step, row * step) and memory.size == row * shape[1] * shape[2]:
+        row, memory = _padded(shape[0], dtype), maps.base
+        if isinstance(memory, np.ndarray) and memory.shape == (*shape[1:], row) and memory.dtype == dtype == maps.dtype:
+            step = dtype.itemsize
+            alike = memory.flags.c_contiguous and maps.strides == (step, shape[2] * row * step, row * step)
+            if alike and (row == shape[0] or _address(maps) == _address(memory)):
                 return memory
         copy, memory = self._new_maps(shape, dtype)
-        memory[...] = 0
+        memory[:, :, shape[0] :] = 0
         copy[...] = maps
         return memory
 
     def _room_for_filters(self, D: Array) -> tuple[Array, Array, Array]:
         """The arrays in which the library places taps, the indices of a place's entries, and filters."""
-        (s1, s2, filters), dtype = D.shape, D.dtype
-        taps, row = _padded(s1 * s2, dtype), _padded(filters, dtype)
-        numbers = s1 * s2 * row + filters * taps + 2 * row + ABREAST * taps
-        empty = self._pool.empty
-        return empty((s1 * s2,), np.dtype("l")), empty((row,), np.uint32), _aligned(numbers, dtype, empty)
+        (s1, s2, filters), dtype, empty = D.shape, D.dtype, self._pool.empty
+        row, patch = _padded(filters, dtype), _padded(s1 * (s2 + 3), dtype)
+        numbers = s1 * s2 * row + filters * patch + 2 * row + ABREAST * patch
+        return empty((s1 * s2,), np.dtype("l")), empty((row,), np.uint32), empty((numbers,), dtype)
 
     def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
         if not _alike(gradient, parameter, mean, square):
@@ -571,6 +568,11 @@ def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
     return theta.shape[1], int(theta.shape[1] > 1)
 
 
+def _image(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
+    """An image of zeros. The library may read a few numbers after its end."""
+    return np.zeros(shape[0] * shape[1] + 4, dtype)[: shape[0] * shape[1]].reshape(shape)
+
+
 def _padded(entries: int, dtype: np.dtype[Any]) -> int:
     """The number of entries of a row that is padded to whole lines."""
     line = LINE // dtype.itemsize
@@ -581,10 +583,3 @@ def _room(N: int, dtype: np.dtype[Any]) -> int:
     """How many real numbers the library needs for each of a packed matrix's products: see kernels/sparse.h."""
     real = real_of(dtype)
     return _padded(N, real) if dtype.kind != "c" else 2 * _padded(2 * N, real)
-
-
-def _aligned(entries: int, dtype: DTypeLike, make: Callable[..., Array] = np.empty) -> Array:
-    """An array that begins with a line, part of one that is made like this."""
-    array = make((entries + LINE // np.dtype(dtype).itemsize,), dtype)
-    first = -_address(array) % LINE // array.itemsize
-    return array[first : first + entries]
