@@ -2,7 +2,7 @@
 
     pip install . torch==2.13.0 && python benchmarks/step_strided.py
 
-The step uses 8 crops of 128×128, 96 filters of 8×8 with a stride of 4, and T = 8. Everything is learned: the filters
+The step uses 8 crops of 128×128, 32 filters of 7×7 with a stride of 2, and T = 16. Everything is learned: the filters
 of analysis and synthesis of each layer, and a threshold for each of them. The results of both libraries are
 compared first. Times are those of the processor, as no other work should count.
 """
@@ -27,7 +27,7 @@ from cuista.tasks.denoising import Denoiser
 from cuista.weights import solve_conv
 
 torch.set_num_threads(1)
-SIZE, STRIDE, FILTERS, LAYERS, CROPS, SIDE = 8, 4, 96, 8, 8, 128
+SIZE, STRIDE, FILTERS, LAYERS, CROPS, SIDE = 7, 2, 32, 16, 8, 128
 
 rng = np.random.default_rng(0)
 clean = rng.random((CROPS, SIDE, SIDE)).astype(np.float32)

@@ -67,8 +67,8 @@ class WeightSource:
                 return has
             dictionary = begun.weight.dictionary
         if dictionary is None and (learned or self.size or self.filters):
-            size = self.size or (8, 8)
-            return Dictionary(cosine_dictionary(size, self.filters or (math.prod(size) if self.size else 96)))
+            size = self.size or (7, 7)
+            return Dictionary(cosine_dictionary(size, self.filters or (32 if learned else math.prod(size))))
         if dictionary is None:
             raise click.UsageError(
                 "a convolutional network needs a dictionary: give --dict FILE or -W FILE, or --size for cosines ("
@@ -89,12 +89,12 @@ class WeightSource:
     ),
     common.convention_option,
     click.option("--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
-    click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1; conv-csc: 4]"),
+    click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1; conv-csc: 2]"),
     click.option(
-        "--size", type=common.filter_size, metavar="S|SxS", help="Without --dict: size of cosines. [conv-csc: 8]"
+        "--size", type=common.filter_size, metavar="S|SxS", help="Without --dict: size of cosines. [conv-csc: 7]"
     ),
     click.option(
-        "--filters", type=common.AT_LEAST_1, metavar="N", help="Without --dict: how many cosines. [S·S; conv-csc: 96]"
+        "--filters", type=common.AT_LEAST_1, metavar="N", help="Without --dict: how many cosines. [S·S; conv-csc: 32]"
     ),
 )
 @click.option(
@@ -104,7 +104,7 @@ class WeightSource:
 @common.bundled(
     "network",
     dict,
-    common.layers_option(None, " [5; conv-csc: 8]"),
+    common.layers_option(None, " [5; conv-csc: 16]"),
     common.percent_options(" [1.2]", " [13]"),
     click.option(
         "--untied/--tied", default=None, help="Learn filters for each layer, or shared ones. [shared; conv-csc: each]"
@@ -119,7 +119,7 @@ class WeightSource:
     Denoising,
     steps="Steps of the joint stage [fast: 300; conv-csc: 50], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.06; paper: 0.0005]",
-    matrix_steps="fast: final steps with learned filters. [300; conv-csc: 10000]",
+    matrix_steps="fast: final steps with learned filters. [300; conv-csc: 16000]",
     batch="Crops per step. [4; conv-csc: 8]",
     validation="Validation crops. [16]",
     by_net=lambda net: CONV_NETWORKS[net].recipe,

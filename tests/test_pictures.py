@@ -664,7 +664,7 @@ def test_from_a_folder_to_a_denoiser_with_a_stride(run, folder):
     )
     assert "--size and --filters are for a dictionary of cosines" in run.errors
     run("train", "images.h5", "--net", "conv-csc", "--stride", 10, *TRAIN, "--force", fails=1)
-    assert "expected a number from 1 to the size of the filters, which are 8×8" in run.errors
+    assert "expected a number from 1 to the size of the filters, which are 7×7" in run.errors
 
 
 @pytest.mark.filterwarnings("ignore:training has ended at")

@@ -30,16 +30,16 @@ class ConvCsc(ConvListaCp):
     title = "Conv-CSC"
     matrices: tuple[str, ...] = ("weight", "synthesis", "output")
     last = ("output",)
-    usual_stride = 4
+    usual_stride = 2
     # The Conv-ALISTA that it contains is trained for a few steps only, because everything is learned after it.
-    recipe: ClassVar[Mapping[str, Any]] = {"batch": 8, "max_steps": 50, "matrix_steps": 10_000, "fine_rate": 2e-2}
+    recipe: ClassVar[Mapping[str, Any]] = {"batch": 8, "max_steps": 50, "matrix_steps": 16_000, "fine_rate": 2e-2}
 
     def __init__(
         self,
         operator: Convolution,
         W: Array,
         *,
-        layers: int = 8,
+        layers: int = 16,
         per_filter: bool = True,
         untied: bool = True,
         **options: Any,
@@ -59,8 +59,9 @@ class ConvCsc(ConvListaCp):
         return "output" if "output" in self.matrices and t == self.layers - 1 else "synthesis"
 
     def rate_of(self, name: str, nmse_db: float) -> float:
-        # The entries of the analysis are several times as small as those of the dictionaries.
-        return 1.6e-3 if name == "weight" else 4e-3
+        # The entries of the analysis are several times as small as those of the dictionaries. The more layers there are,
+        # the less each may change: at twice these rates, sixteen layers diverge.
+        return min(1.0, 8 / self.layers) * (1.6e-3 if name == "weight" else 4e-3)
 
     def adopt(self, precursor: Unrolled) -> None:
         """Reproduce a Conv-ALISTA: W is multiplied by its step sizes, and D and C are the dictionary."""
