@@ -6,6 +6,9 @@
 #pragma once
 #include "rows.h"
 
+// Up to this share of complex numbers, the backward pass goes to one after the other.
+constexpr double FEW_PAIRS = 0.25;
+
 // How the rows of a sample are divided into entries.
 struct Entries {
     long snapshots, size, count;
@@ -73,24 +76,35 @@ template <class Real> struct Choice {
     __forceinline__ void choose(
         const Shape& shape, Sample<const Real> z, Thresholds<Real> thresholds, unsigned k, Real window)
     {
-        typedef typename KeyOf<Real>::type Key;
-        const Real theta = *thresholds.theta, idle = idle_below(least_of(thresholds, shape.count), window);
+        const Real idle = idle_below(least_of(thresholds, shape.count), window);
         Real* const squares = factor;
         over_entries(shape, 0, shape.count, squares, [=](long row, long at) { return z(row, at) * z(row, at); });
-        // A root that exceeds `idle` is that of a square which exceeds this, whatever was rounded.
-        const Real bound = idle * idle * (1 - 8 * Format<Real>::ROUNDING) - Format<Real>::SMALLEST;
         List<Real> list = {index, magnitude, 0};
-        list.gather_from(squares, shape.count, bound > 0 ? key_of(bound) - (bound > Format<Real>::LARGEST) : 0);
+        list.gather_from(squares, shape.count, key_of_square(idle));
         length = list.length;
+        decide(thresholds, idle, k, window);
+    }
+
+    // A square whose root exceeds `idle` has a higher key than this, whatever was rounded.
+    static __forceinline__ typename KeyOf<Real>::type key_of_square(Real idle)
+    {
+        const Real bound = idle * idle * (1 - 8 * Format<Real>::ROUNDING) - Format<Real>::SMALLEST;
+        return bound > 0 ? key_of(bound) - (bound > Format<Real>::LARGEST) : 0;
+    }
+
+    // What becomes of the entries, of which the squares of the magnitudes are known.
+    __forceinline__ void decide(Thresholds<Real> thresholds, Real idle, unsigned k, Real window)
+    {
         INDEPENDENT
         for (long i = 0; i < length; ++i) magnitude[i] = sqrt(magnitude[i]);
         Alone team;
-        const Key low = key_of(idle), cut = cutoff(team, Row<Real>{magnitude, length}, k, low);
+        const auto low = key_of(idle), cut = cutoff(team, Row<Real>{magnitude, length}, k, low);
         auto shrink_one = [=](long i, Real theta) {
             int what;
             factor[i] = shrink_joint(magnitude[i], theta, cut, window, what);
             code[i] = what;
         };
+        const Real theta = *thresholds.theta;
         if (thresholds.per_coordinate) {
             for (long i = 0; i < length; ++i) shrink_one(i, thresholds.theta[index[i]]);
         } else {
@@ -120,6 +134,56 @@ template <class Real> __forceinline__ Real otherwise(Thresholds<Real> thresholds
     return theta == theta ? Real(0) : theta;  // passes on a NaN of θ
 }
 
+// Whether no threshold of E entries is NaN.
+template <class Real> __forceinline__ bool are_numbers(Thresholds<Real> thresholds, long E)
+{
+    int wrong = 0;
+    for (long e = 0; e < (thresholds.per_coordinate ? E : 1); ++e) wrong |= thresholds.theta[e] != thresholds.theta[e];
+    return !wrong;
+}
+
+// Thresholds E complex numbers, block by block, so that nothing of their length is written but the result. Those that may
+// live are gathered at its beginning, and then put in their places, from the last to the first. No θ is NaN.
+template <class Real>
+__forceinline__ void shrink_pairs(
+    const Real* __restrict__ x, const Real* __restrict__ u, Real alpha, Thresholds<Real> thresholds, unsigned k,
+    Real window, long E, Choice<Real> choice, Real* __restrict__ x_next, signed char* __restrict__ code)
+{
+    const long BLOCK = 512;
+    Real z[2 * BLOCK], squares[BLOCK];
+    const Real idle = idle_below(least_of(thresholds, E), window);
+    const auto low = Choice<Real>::key_of_square(idle);
+    choice.length = 0;
+    for (long first = 0; first < E; first += BLOCK, x += 2 * BLOCK, u += 2 * BLOCK) {
+        const long count = E - first < BLOCK ? E - first : BLOCK;
+        for (long j = 0; j < 2 * count; ++j) z[j] = x[j] + alpha * u[j];
+        INDEPENDENT
+        for (long e = 0; e < count; ++e) squares[e] = z[2 * e] * z[2 * e] + z[2 * e + 1] * z[2 * e + 1];
+        List<Real> list = {choice.index + choice.length, choice.magnitude + choice.length, 0};
+        list.gather_from(squares, count, low);
+        Real* const gathered = x_next + 2 * choice.length;
+        for (long i = 0; i < list.length; ++i) {
+            const long e = list.index[i];
+            gathered[2 * i] = z[2 * e];
+            gathered[2 * i + 1] = z[2 * e + 1];
+            list.index[i] = first + e;
+        }
+        choice.length += list.length;
+    }
+    choice.decide(thresholds, idle, k, window);
+    for (long e = 0; e < E; ++e) code[e] = OFF;
+    long end = E;
+    for (long i = choice.length; i-- > 0; end = choice.index[i]) {
+        const long e = choice.index[i];
+        const Real re = x_next[2 * i], im = x_next[2 * i + 1];
+        for (long j = 2 * (e + 1); j < 2 * end; ++j) x_next[j] = 0;
+        x_next[2 * e] = choice.factor[i] * re;
+        x_next[2 * e + 1] = choice.factor[i] * im;
+        code[e] = choice.code[i];
+    }
+    for (long j = 0; j < 2 * end; ++j) x_next[j] = 0;
+}
+
 // Samples of x and u. The threshold of entry e of sample i is threshold[i · per_sample + e · per_coordinate], and
 // support[i · support_per_sample] entries may pass. `factor` has place for all entries of a sample.
 template <class Real>
@@ -133,10 +197,15 @@ __forceinline__ void shrink_samples(
         for (long i = 0; i < samples; ++i) {
             const Thresholds<Real> thresholds = {threshold + i * per_sample, per_coordinate != 0};
             const long begin = i * numbers;
+            const unsigned k = limited(support[i * support_per_sample], E);
             Real* __restrict__ const row = x_next + begin;
+            if (shape.size == 2 && shape.snapshots == 1 && are_numbers(thresholds, E)) {
+                shrink_pairs(x + begin, u + begin, alpha, thresholds, k, window, E, choice, row, code + i * E);
+                continue;
+            }
             INDEPENDENT
             for (long j = 0; j < numbers; ++j) row[j] = x[begin + j] + alpha * u[begin + j];
-            choice.choose(shape, {row, N}, thresholds, limited(support[i * support_per_sample], E), window);
+            choice.choose(shape, {row, N}, thresholds, k, window);
             for (long e = 0; e < E; ++e) {
                 factor[e] = otherwise(thresholds, e);
                 code[i * E + e] = OFF;
@@ -188,6 +257,38 @@ __forceinline__ void shrink_sample_backward(
     if (!EACH) theta_sums.add_to(*d_threshold);
 }
 
+template <bool B> struct Flag {
+    static constexpr bool value = B;
+};
+
+// The backward pass of E complex numbers of which few are not OFF. With EACH, each has a threshold.
+template <bool EACH, class Real>
+__forceinline__ void shrink_pairs_backward(
+    const Real* __restrict__ delta, const signed char* __restrict__ code, const Real* __restrict__ x,
+    const Real* __restrict__ u, Real alpha, const Real* threshold, Real window, long E, Real* __restrict__ d_z,
+    double* d_step_size, double* d_threshold)
+{
+    double d_alpha = 0, d_theta = 0;
+    for (long j = 0; j < 2 * E; ++j) d_z[j] = 0;
+    for (long e = 0; e < E; ++e) {
+        if (!code[e]) continue;
+        const long j = 2 * e;
+        const Real re = x[j] + alpha * u[j], im = x[j + 1] + alpha * u[j + 1];
+        Real a, b, more = 0;
+        shrink_joint_backward(
+            sqrt(re * re + im * im), re * delta[j] + im * delta[j + 1], code[e], threshold[EACH ? e : 0], window, a, b, more);
+        d_z[j] = a * delta[j] + b * re;
+        d_z[j + 1] = a * delta[j + 1] + b * im;
+        d_alpha += d_z[j] * u[j] + d_z[j + 1] * u[j + 1];
+        if (EACH)
+            d_threshold[e] += more;
+        else
+            d_theta += more;
+    }
+    *d_step_size += d_alpha;
+    if (!EACH) *d_threshold += d_theta;
+}
+
 // The backward pass of samples. d_threshold is laid out like the threshold, and is added to, as is d_step_size.
 template <class Real>
 __forceinline__ void shrink_samples_backward(
@@ -200,6 +301,20 @@ __forceinline__ void shrink_samples_backward(
         for (long i = 0; i < samples; ++i) {
             const long begin = i * numbers;
             Real* const row = d_z + begin;
+            if (shape.size == 2 && shape.snapshots == 1) {
+                const signed char* const codes = code + i * shape.count;
+                int present = 0;
+                for (long e = 0; e < shape.count; ++e) present += codes[e] != OFF;
+                if (present <= FEW_PAIRS * shape.count) {
+                    auto run = [&](auto each) {
+                        shrink_pairs_backward<decltype(each)::value>(
+                            delta + begin, codes, x + begin, u + begin, alpha, threshold + i * per_sample, window,
+                            shape.count, row, d_step_size, d_threshold + i * per_sample);
+                    };
+                    per_coordinate ? run(Flag<true>{}) : run(Flag<false>{});
+                    continue;
+                }
+            }
             INDEPENDENT
             for (long j = 0; j < numbers; ++j) row[j] = x[begin + j] + alpha * u[begin + j];
             auto go_back = [&](auto run) {
