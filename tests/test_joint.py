@@ -145,6 +145,26 @@ def test_engines_agree_on_joint_entries(joint, dtype, window, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("level", [0.1, 1.5, 3.0, 9.0])
+@pytest.mark.parametrize("k", [0, 40, 10**6])
+def test_long_rows_of_complex_numbers_are_those_of_the_definition(dtype, level, k, rng):
+    x, u, delta = (numbers(rng, (2, 1301), dtype).astype(dtype) for _ in range(3))
+    close = {"rtol": 2e4 * np.finfo(dtype).eps, "atol": 2e4 * np.finfo(dtype).eps}
+    for theta in (level, level * rng.uniform(0.8, 1.2, 1301), level * rng.uniform(0.8, 1.2, (2, 1))):
+        for window in (0.0, 0.1):
+            step = (x, u, 0.7, theta, k, window)
+            defined = ReferenceOps().shrink_select(*step)
+            back = ReferenceOps().shrink_select_backward(delta, defined[1], *step[:4], window)
+            for fast in FAST.values():
+                found = fast.shrink_select(*step)
+                np.testing.assert_allclose(found[0], defined[0], **close)
+                np.testing.assert_array_equal(found[1], defined[1])
+                again = fast.shrink_select_backward(delta, defined[1], *step[:4], window)
+                for mine, expected in zip(again, back, strict=True):
+                    np.testing.assert_allclose(mine, expected, rtol=close["rtol"], atol=100 * close["atol"])
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 def test_a_complex_zero_and_a_nan_are_handed_on(dtype):
     z = np.array([[0, np.nan + 1j, 3j]], dtype)
     for ops in (ReferenceOps(), *FAST.values()):
