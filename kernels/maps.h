@@ -11,7 +11,7 @@
 constexpr int ABREAST = REGISTERS < 16 ? 2 : 4;
 constexpr int COLUMNS = 6;
 // The share of entries that are not 0 from which all are multiplied.
-constexpr double DENSE_MAPS = 0.4;
+constexpr double DENSE_MAPS = 0.25;
 
 // The numbers of a row that is padded to whole cache lines.
 template <class Real> __forceinline__ long padded(long count)
@@ -164,11 +164,16 @@ template <int MANY, class Real> __forceinline__ void add_numbers(const Real* fro
 template <class Real> __forceinline__ void add_patch(const ConvLayer<Real>& layer, const Real* patch, Real* image)
 {
     const long line = layer.line();
-    for (long i = 0; i < layer.s1; ++i, patch += line, image += layer.length) {
+    auto each = [=](auto add) {
+        for (long i = 0; i < layer.s1; ++i) add(patch + i * line, image + i * layer.length);
+    };
+    if (line == 4) return each([](const Real* from, Real* to) { add_numbers<4>(from, to); });
+    if (line == 8) return each([](const Real* from, Real* to) { add_numbers<8>(from, to); });
+    each([=](const Real* from, Real* to) {
         long j = 0;
-        for (; j + 8 <= line; j += 8) add_numbers<8>(patch + j, image + j);
-        if (j < line) add_numbers<4>(patch + j, image + j);
-    }
+        for (; j + 8 <= line; j += 8) add_numbers<8>(from + j, to + j);
+        if (j < line) add_numbers<4>(from + j, to + j);
+    });
 }
 
 // The sum of the filters in a list, times their entries.
