@@ -297,6 +297,19 @@ def test_some_rows_of_a_batch_have_the_bits_that_they_have_in_all(small_problem,
         source.close()
 
 
+def test_ranks_share_out_the_ridges_that_are_compared(small_problem):
+    def choose():
+        told = []
+        return cuista.choose_ridge(replace(small_problem, snr_db=20.0), layers=2, say=told.append), told
+
+    alone, told = choose()
+    assert len(told) == 7
+    for size in (2, 3, 8):
+        for weight, same in on_ranks(size, choose):
+            np.testing.assert_array_equal(weight.W, alone.W)
+            assert same == told
+
+
 def test_a_weight_has_the_same_bits_on_any_number_of_ranks(monkeypatch):
     monkeypatch.setattr("cuista.weights.dense.BLOCK", 32)
     monkeypatch.setattr("cuista.weights.dense.SMALL_PRODUCT", 0)

@@ -59,8 +59,8 @@ class ConvCsc(ConvListaCp):
         return "output" if "output" in self.matrices and t == self.layers - 1 else "synthesis"
 
     def rate_of(self, name: str, nmse_db: float) -> float:
-        # The entries of the analysis are several times as small as those of the dictionaries. The more layers there are,
-        # the less each may change: at twice these rates, sixteen layers diverge.
+        # The entries of the analysis are several times as small as those of the dictionaries. The more layers there
+        # are, the less each may change: at twice these rates, sixteen layers diverge.
         return min(1.0, 8 / self.layers) * (1.6e-3 if name == "weight" else 4e-3)
 
     def adopt(self, precursor: Unrolled) -> None:

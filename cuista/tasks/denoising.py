@@ -524,13 +524,14 @@ def choose_conv_ridge(
     recipe = PictureFastRecipe(max_steps=40)
     unit = mean_eigenvalue(dictionary, stride)
 
-    def fit(share: float) -> tuple[float, ConvWeight]:
-        weight = solve_conv(dictionary, ridge=share * unit, stride=stride)
-        denoiser = Denoiser.new(weight, sigma=sigma, ops=ops, **network)
-        return train(denoiser, recipe, task=task, seed=seed).training["validation_nmse_db"], weight
+    def weigh(share: float) -> ConvWeight:
+        return solve_conv(dictionary, ridge=share * unit, stride=stride)
 
-    found: ConvWeight = best_ridge(RIDGES, fit, say)
-    return found
+    def error_of(weight: ConvWeight) -> float:
+        denoiser = Denoiser.new(weight, sigma=sigma, ops=ops, **network)
+        return float(train(denoiser, recipe, task=task, seed=seed).training["validation_nmse_db"])
+
+    return best_ridge(RIDGES, weigh, error_of, say)
 
 
 def test_pictures(images: str | os.PathLike[str]) -> ImageSet:

@@ -406,13 +406,12 @@ def sensing_weight(
     say("Computing a noise-aware weight (ridge 0 gives the paper's weight).")
     seed, unit = options.pop("seed", 0), float(np.square(A).sum()) / len(A)
 
-    def fit(share: float) -> tuple[float, Weight]:
-        weight = solve_exact(A, ridge=share * unit)
+    def error_of(weight: Weight) -> float:
         model = Reconstructor.new(sensing, weight, **options)
-        return train(model, PatchFastRecipe(max_steps=40), task=task, seed=seed).training["validation_nmse_db"], weight
+        trained = train(model, PatchFastRecipe(max_steps=40), task=task, seed=seed)
+        return float(trained.training["validation_nmse_db"])
 
-    found: Weight = best_ridge(RIDGES, fit, say)
-    return found
+    return best_ridge(RIDGES, lambda share: solve_exact(A, ridge=share * unit), error_of, say)
 
 
 def learn_deblocking(

@@ -7,7 +7,8 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -25,11 +26,15 @@ from cuista.networks import NETWORKS, Network
 from cuista.ops import FusedStep, ReferenceOps, engine
 from cuista.ops.joint import ALONE
 from cuista.quality import ROWS, SIGNALS, Quality, Reference, intervals, statistics
+from cuista.ranks import ranks
 from cuista.storage import Record
 from cuista.training import FastRecipe, PaperRecipe, SearchRecipe, train
 from cuista.training.recipes import Recipe
 from cuista.training.task import Examples, Source, Task
+from cuista.weights.conv import ConvWeight
 from cuista.weights.dense import Weight, WeightReport, solve_exact
+
+AnyWeight = TypeVar("AnyWeight", Weight, ConvWeight)
 
 # With fewer signals held out than this, the validation is not precise.
 FEW = 100
@@ -566,27 +571,48 @@ def choose_ridge(
     if signals is not None:
         recipe = replace(recipe, batch=min(recipe.batch, len(signals.training)))
 
-    def fit(ridge: float) -> tuple[float, Weight]:
-        is_formed = problem.has_matrix
-        weight = solve_exact(problem.A, ridge=ridge) if is_formed else Weight.of_operator(problem.sha256, ridge)
+    def weigh(ridge: float) -> Weight:
+        if problem.has_matrix:
+            return solve_exact(problem.A, ridge=ridge)
+        return Weight.of_operator(problem.sha256, ridge)
+
+    def error_of(weight: Weight) -> float:
         model = Model.new(problem, weight, net, **schedule, untied=untied, ops=ops)
-        return train(model, recipe, data=signals, seed=seed).training["validation_nmse_db"], weight
+        return float(train(model, recipe, data=signals, seed=seed).training["validation_nmse_db"])
 
-    found: Weight = best_ridge(RIDGES, fit, say)
-    return found
+    return best_ridge(RIDGES, weigh, error_of, say)
 
 
-def best_ridge(ridges: tuple[float, ...], fit: Callable[[float], tuple[float, Any]], say: Callable[[str], None]) -> Any:
-    """The best of several ridges' weights; `fit` returns the error in dB and the weight for a ridge."""
-    fits = []
-    for ridge in ridges:
+def best_ridge(
+    ridges: tuple[float, ...],
+    weigh: Callable[[float], AnyWeight],
+    error_of: Callable[[AnyWeight], float],
+    say: Callable[[str], None],
+) -> AnyWeight:
+    """The best of several ridges' weights. `weigh` makes the weight of a ridge, and `error_of` returns its error in dB.
+
+    If there are several ranks, each does some of the ridges alone.
+    """
+    several, weights = ranks().size > 1, {}
+
+    def tried(ridge: float) -> tuple[float, str]:
+        weight = weigh(ridge)
         with trying():
-            error, weight = fit(ridge)
-        say(f"  ridge {weight.report.ridge:g}: {error:.2f} dB")
-        fits.append((error, ridge, weight))
-    best = min(fits, key=lambda found: found[:2])[2]
-    say(f"Ridge {best.report.ridge:g} is best.")
-    return best
+            error = error_of(weight)
+        result = f"  ridge {weight.report.ridge:g}: {error:.2f} dB"
+        if not several:
+            weights[ridge] = weight
+            say(result)
+        return error, result
+
+    found = ranks().spread([partial(tried, ridge) for ridge in ridges])
+    if several:
+        for _, result in found:
+            say(result)
+    best = min(zip(found, ridges, strict=True), key=lambda one: (one[0][0], one[1]))[1]
+    weight = weigh(best) if several else weights[best]
+    say(f"Ridge {weight.report.ridge:g} is best.")
+    return weight
 
 
 def evaluate(model: Model, x: Array, y: Array) -> Report:
