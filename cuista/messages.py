@@ -18,6 +18,7 @@ LOG.addHandler(logging.NullHandler())
 
 AnyLine = TypeVar("AnyLine", bound="ProgressLine")
 _trying: ContextVar[bool] = ContextVar("trying", default=False)
+_kept: ContextVar[list[str] | None] = ContextVar("kept", default=None)
 
 
 class CuistaWarning(UserWarning):
@@ -37,6 +38,10 @@ def warn(text: str, stacklevel: int = 1) -> None:
     if _trying.get():
         LOG.debug(text)
         return
+    kept = _kept.get()
+    if kept is not None:
+        kept.append(text)
+        return
     LOG.warning(text)
     warnings.warn(text, CuistaWarning, stacklevel=stacklevel + 1)
 
@@ -49,6 +54,17 @@ def trying() -> Iterator[None]:
         yield
     finally:
         _trying.reset(token)
+
+
+@contextlib.contextmanager
+def keeping_warnings() -> Iterator[list[str]]:
+    """Keep the warnings of this block in a list, for another process to issue them."""
+    kept: list[str] = []
+    token = _kept.set(kept)
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
 
 
 def step_level() -> int:

@@ -23,6 +23,7 @@ import numpy as np
 from cuista import parallel
 from cuista.checks import Array
 from cuista.errors import CuistaError, DivergedError, FileError, InputError, MissingLibraryError, NumericalError
+from cuista.messages import keeping_warnings, warn
 
 Result = TypeVar("Result")
 
@@ -274,11 +275,15 @@ class Several(Ranks):
 
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         def done() -> bytes:
-            with among(_ALONE):
-                return json.dumps([job() for job in jobs[self.rank :: self.size]]).encode()
+            with among(_ALONE), keeping_warnings() as kept:
+                results = [job() for job in jobs[self.rank :: self.size]]
+            return json.dumps([results, kept]).encode()
 
         found = [json.loads(bytes(each)) for each in self._exchanged(f"{len(jobs)} jobs", done)]
-        return [found[number % self.size][number // self.size] for number in range(len(jobs))]
+        if self.first:  # the others do not talk
+            for text in [text for _, kept in found for text in kept]:
+                warn(text, stacklevel=2)
+        return [found[number % self.size][0][number // self.size] for number in range(len(jobs))]
 
     def end(self, status: int) -> list[int] | None:
         return self.messages.end(status)

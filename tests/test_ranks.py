@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from cuista import parallel, ranks
 from cuista.counter import TRAINING, Key
 from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.errors import FileError, NumericalError
+from cuista.messages import warn
 from cuista.tasks.denoising import PictureFastRecipe
 from cuista.tasks.robust import Robust, RobustRecipe
 from cuista.tasks.sparse_coding import SparseCoding
@@ -197,6 +199,19 @@ def test_ranks_that_take_different_turns_are_told_so():
             several.any(False) if several.first else several.gathered(2, list)
 
     on_ranks(2, work)
+
+
+@pytest.mark.filterwarnings("ignore:job")
+def test_warnings_of_all_jobs_are_issued_by_the_first_rank(caplog):
+    def job(number):
+        warn(f"job {number}")
+        return number
+
+    def work():
+        return ranks.ranks().spread([partial(job, number) for number in range(5)])
+
+    assert on_ranks(3, work) == [list(range(5))] * 3
+    assert sorted(caplog.messages) == [f"job {number}" for number in range(5)]
 
 
 def test_work_of_a_rank_is_not_shared_out_again():
