@@ -24,7 +24,7 @@ SHARD = 32
 # The same where no sum over samples depends on it. A large matrix is read from memory once for so many samples.
 LARGE_SHARD = 128
 # The number of the native library's interface, which changes whenever the arguments of a function do.
-INTERFACE = 10
+INTERFACE = 11
 
 _CODES = {"OFF": OFF, "PASSED": PASSED, "SHRUNK_UP": SHRUNK_UP, "SHRUNK_DOWN": SHRUNK_DOWN}
 _FLAGS = {"KIND": KIND, "NEAR": NEAR}

@@ -303,3 +303,106 @@ void conv_layer_backward(
         if (d_dictionary) add_correlations(layer, d_picture + pixel, x, d_dictionary);
     }
 }
+
+// -- pictures: the residual has its border reflected -----------------------------------------------------------------
+
+// An image with a border of above×beside pixels on each side. See cuista/ops/borders.py.
+template <class Real> struct Bordered {
+    Real* pixels;
+    long lines, length, above, beside;
+
+    // Calls use(line, the first pixel inside it, how many there are) for each line inside the border.
+    template <class Use> __forceinline__ void each_line(Use use) const
+    {
+        for (long y = 0; y < lines - 2 * above; ++y) use(y, pixels + (y + above) * length + beside, length - 2 * beside);
+    }
+    void clear() const
+    {
+        for (long i = 0; i < lines * length; ++i) pixels[i] = 0;
+    }
+    // Fills the border by reflection, without repeating the edge.
+    void reflect() const
+    {
+        for (long y = 0; y < above; ++y)
+            for (long x = beside; x < length - beside; ++x) {
+                pixels[y * length + x] = pixels[(2 * above - y) * length + x];
+                pixels[(lines - 1 - y) * length + x] = pixels[(lines - 1 - 2 * above + y) * length + x];
+            }
+        for (long y = 0; y < lines; ++y) {
+            Real* const line = pixels + y * length;
+            for (long x = 0; x < beside; ++x) {
+                line[x] = line[2 * beside - x];
+                line[length - 1 - x] = line[length - 1 - 2 * beside + x];
+            }
+        }
+    }
+    // The adjoint: adds the border to the pixels that it comes from.
+    void fold() const
+    {
+        for (long y = 0; y < lines; ++y) {
+            Real* const line = pixels + y * length;
+            for (long x = 0; x < beside; ++x) {
+                line[2 * beside - x] += line[x];
+                line[length - 1 - 2 * beside + x] += line[length - 1 - x];
+            }
+        }
+        for (long y = 0; y < above; ++y)
+            for (long x = beside; x < length - beside; ++x) {
+                pixels[(2 * above - y) * length + x] += pixels[y * length + x];
+                pixels[(lines - 1 - 2 * above + y) * length + x] += pixels[(lines - 1 - y) * length + x];
+            }
+    }
+};
+
+// A layer on a picture f whose denoised version is so far `picture`. Writes x_next, the residual with its border, and the
+// synthesis of x_next without one. `image` is room for an image with a border, and four pixels.
+template <class Real>
+void conv_step(
+    const ConvLayer<Real>& layer, long lines, const Real* f, const Real* picture, const Real* W, const Real* D, Real alpha,
+    const Real* threshold, long per_filter, const Real* x, unsigned* index, Real* room, Real* image, Real* x_next,
+    Real* residual, Real* picture_next)
+{
+    const Bordered<Real> r = {residual, lines, layer.length, layer.s1 - 1, layer.s2 - 1};
+    r.each_line([=](long y, Real* line, long width) {
+        for (long j = 0; j < width; ++j) line[j] = f[y * width + j] - picture[y * width + j];
+    });
+    r.reflect();
+    const Bordered<Real> next = {image, r.lines, r.length, r.above, r.beside};
+    next.clear();
+    conv_layer(layer, residual, W, D, alpha, threshold, per_filter, x, index, room, x_next, image);
+    next.each_line([=](long y, const Real* line, long width) {
+        for (long j = 0; j < width; ++j) picture_next[y * width + j] = line[j];
+    });
+}
+
+// Its backward pass. `images` is room for two images with borders, and `sums` for two gradients as rows of filters.
+template <class Real>
+void conv_step_backward(
+    const ConvLayer<Real>& layer, long lines, const Real* residual, const Real* d_picture_next, const Real* W,
+    const Real* D, Real alpha, const Real* x_next, const Real* d_x, unsigned* index, Real* room, Real* images, Real* sums,
+    Real* d_z, Real* d_picture, double* d_step_size, double* d_threshold, Real* d_weight, Real* d_dictionary)
+{
+    const long pixels = lines * layer.length, size = layer.room_of_filters(), taps = layer.taps();
+    const Bordered<Real> around = {images, lines, layer.length, layer.s1 - 1, layer.s2 - 1};
+    const Bordered<Real> d_r = {images + pixels + 4, lines, layer.length, around.above, around.beside};
+    around.clear();
+    around.each_line([=](long y, Real* line, long width) {
+        for (long j = 0; j < width; ++j) line[j] = d_picture_next[y * width + j];
+    });
+    d_r.clear();
+    for (long i = 0; i < 2 * taps * size; ++i) sums[i] = 0;
+    Real* const by_dictionary = sums + taps * size;
+    conv_layer_backward(
+        layer, residual, around.pixels, W, D, x_next, d_x, index, room, d_z, d_r.pixels, d_threshold, d_weight ? sums : 0,
+        d_dictionary ? by_dictionary : 0);
+    *d_step_size = total(pixels, [=](long i) { return (double)d_r.pixels[i] * residual[i]; });
+    d_r.fold();
+    d_r.each_line([=](long y, const Real* line, long width) {
+        for (long j = 0; j < width; ++j) d_picture[y * width + j] = -alpha * line[j];
+    });
+    for (long tap = 0; d_weight && tap < taps; ++tap)
+        for (long f = 0; f < layer.filters; ++f) d_weight[tap * layer.filters + f] = alpha * sums[tap * size + f];
+    for (long tap = 0; d_dictionary && tap < taps; ++tap)
+        for (long f = 0; f < layer.filters; ++f)
+            d_dictionary[(taps - 1 - tap) * layer.filters + f] = by_dictionary[tap * size + f];
+}

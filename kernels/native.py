@@ -39,7 +39,8 @@ _FUNCTIONS = {
     "pack": "pillp",
     "analytic_layers": "ill pppplp idlllll ppp ppp p",
     "conv_layer": "ppprplpi lllllll ppppp",
-    "conv_layer_backward": "ppppppiii lllllll pppppppp",
+    "conv_step": "pppprplpi llllllll ppppppp",
+    "conv_step_backward": "pppprppiii llllllll ppppp pppppp",
     "proximal_iterations": "pprpll iiidllll pppp ppp",
     "alista_step": "ill pppp irrwirrl wwwddd ppppp ridll ll lll pppp ppp pppl p ppp p",
 }

@@ -127,16 +127,28 @@ template <class Real, class Run> void of_kind(int parts, long snapshots, long gr
         const ConvLayer<real> layer = {s1, s2, filters, stride, height, width, length, offset};                       \
         conv_layer(layer, residual, W, D, alpha, threshold, per_filter, has_x ? x : 0, index, room, x_next, image);   \
     }                                                                                                                 \
-    FUNCTION(conv_layer_backward, real)(                                                                              \
-        const real* residual, const real* d_picture, const real* W, const real* D, const real* x_next, const real* d_x,\
-        int has_d_x, int wants_weight, int wants_dictionary, long s1, long s2, long filters, long stride, long height,\
-        long width, long length, long* offset, unsigned* index, real* room, real* d_z, real* d_residual,              \
-        double* d_threshold, real* d_weight, real* d_dictionary)                                                      \
+    FUNCTION(conv_step, real)(                                                                                        \
+        const real* f, const real* picture, const real* W, const real* D, real alpha, const real* threshold,          \
+        long per_filter, const real* x, int has_x, long s1, long s2, long filters, long stride, long height, long width,\
+        long lines, long length, long* offset, unsigned* index, real* room, real* image, real* x_next, real* residual,\
+        real* picture_next)                                                                                           \
     {                                                                                                                 \
         const ConvLayer<real> layer = {s1, s2, filters, stride, height, width, length, offset};                       \
-        conv_layer_backward(                                                                                          \
-            layer, residual, d_picture, W, D, x_next, has_d_x ? d_x : 0, index, room, d_z, d_residual, d_threshold,   \
-            wants_weight ? d_weight : 0, wants_dictionary ? d_dictionary : 0);                                        \
+        conv_step(                                                                                                    \
+            layer, lines, f, picture, W, D, alpha, threshold, per_filter, has_x ? x : 0, index, room, image, x_next,  \
+            residual, picture_next);                                                                                  \
+    }                                                                                                                 \
+    FUNCTION(conv_step_backward, real)(                                                                               \
+        const real* residual, const real* d_picture_next, const real* W, const real* D, real alpha, const real* x_next,\
+        const real* d_x, int has_d_x, int wants_weight, int wants_dictionary, long s1, long s2, long filters, long stride,\
+        long height, long width, long lines, long length, long* offset, unsigned* index, real* room, real* images,    \
+        real* sums, real* d_z, real* d_picture, double* d_step_size, double* d_threshold, real* d_weight,             \
+        real* d_dictionary)                                                                                           \
+    {                                                                                                                 \
+        const ConvLayer<real> layer = {s1, s2, filters, stride, height, width, length, offset};                       \
+        conv_step_backward(                                                                                           \
+            layer, lines, residual, d_picture_next, W, D, alpha, x_next, has_d_x ? d_x : 0, index, room, images, sums, d_z,\
+            d_picture, d_step_size, d_threshold, wants_weight ? d_weight : 0, wants_dictionary ? d_dictionary : 0);   \
     }                                                                                                                 \
     FUNCTION(proximal_iterations, real)(                                                                              \
         const real* Ay, const real* packed, real step_size, const real* threshold, long per_sample,                   \

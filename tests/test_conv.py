@@ -248,7 +248,10 @@ def compare_engines(ops, threshold, k, shape, stride, first, rng, dtype=np.float
         x_next, picture, record = ops.conv_layer(before, padded, to(W), to(D), 0.3, theta, k, stride)
         d_x = None if first else to(0.7 * x)
         back = ops.conv_layer_backward(d_x, to(d_picture), record, wants_dictionary=True)
-        return [np.asarray(ops.to_numpy(array)) for array in (x_next, picture, *back)]
+        step = ops.conv_step(before, to(r), to(0.3 * d_picture), to(W), to(D), 0.3, theta, k, stride)
+        d_x = None if first else to(0.7 * x)
+        back_again = ops.conv_step_backward(d_x, to(d_picture), step[2], wants_dictionary=True)
+        return [np.asarray(ops.to_numpy(array)) for array in (x_next, picture, *back, *step[:2], *back_again)]
 
     for found, defined in zip(both(ops), both(ReferenceOps()), strict=True):
         assert found.shape == defined.shape

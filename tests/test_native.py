@@ -243,9 +243,14 @@ DESCENT, SHORT = (Descent(0.1, np.ones(layers), 1.0, False) for layers in (2, 1)
             {0: zeros((4, 7, 5), (4, 6, 6), (3, 7, 6), (168,)), 2: zeros((3, 2, 5), (2, 3, 4)), 5: zeros((3,), (4, 1))},
         ),
         (
-            "conv_layer_backward",
-            (MAPS, PICTURE, (MAPS, None, BORDERED, FILTERS, FILTERS, 1.0, True, 1), True, True),
-            {0: zeros((4, 7, 5), (4, 6, 6), (3, 7, 6)), 1: zeros((4, 5), (5, 4), (7, 6))},
+            "conv_step",
+            (MAPS, PICTURE, PICTURE, FILTERS, FILTERS, 1.0, np.ones(4)),
+            {
+                0: zeros((4, 7, 5), (3, 7, 6), (168,)),
+                2: zeros((5, 4), (25,)),
+                3: zeros((3, 2, 5)),
+                6: zeros((3,), (4, 1)),
+            },
         ),
         (
             "adam",
@@ -266,6 +271,18 @@ def test_arrays_that_the_library_would_read_beyond_their_end_are_refused(native_
         for value in values:
             with pytest.raises(ValueError, match=r"expected"):
                 function(*arguments[:place], value, *arguments[place + 1 :])
+
+
+@on_native_engines
+def test_the_backward_pass_of_a_layer_on_a_picture_refuses_what_is_none_of_its(native_ops):
+    _, _, record = native_ops.conv_step(MAPS, PICTURE, PICTURE, FILTERS, FILTERS, 1.0, 0.1)
+    native_ops.conv_step_backward(MAPS, PICTURE, record, True, True)
+    for wrong in zeros((4, 7, 5), (3, 7, 6), (168,)):
+        with pytest.raises(ValueError, match="expected"):
+            native_ops.conv_step_backward(wrong, PICTURE, record)
+    for wrong in zeros((5, 4), (7, 6)):
+        with pytest.raises(ValueError, match="expected"):
+            native_ops.conv_step_backward(None, wrong, record)
 
 
 @on_native_engines
@@ -418,10 +435,11 @@ for width in Library(path).widths:
         for threshold in (0.1, np.full(filters, 0.8)):
             passes = []
             for engine in (ops, reference):
-                x = engine.conv_layer(None, padded, W, D, 0.7, threshold, stride=stride)[0]
-                x_next, picture, record = engine.conv_layer(x, padded, W, D, 0.7, threshold, stride=stride)
-                back = engine.conv_layer_backward(x.copy(), picture.copy(), record, True, True)
-                passes.append((x_next, picture, *back))
+                x, picture, _ = engine.conv_layer(None, padded, W, D, 0.7, threshold, stride=stride)
+                f = np.sin(picture)
+                x_next, after, record = engine.conv_step(x, f, picture, W, D, 0.7, threshold, stride=stride)
+                back = engine.conv_step_backward(x.copy(), after.copy(), record, True, True)
+                passes.append((x, picture, x_next, after, *back))
             close = [np.allclose(a, b, rtol=1e-3, atol=1e-2) for a, b in zip(*passes)]
             assert all(close), (width, taps, filters, dtype)
     for m, n in ((1, 1), (3, 7), (7, 33), (40, 64), (33, 200)):

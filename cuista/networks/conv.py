@@ -19,7 +19,7 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, rows_of, support_schedule
 from cuista.operators import Convolution
-from cuista.ops.borders import fold_reflected, map_shape, pad_reflected
+from cuista.ops.borders import map_shape
 
 # The publication's initial λ, and the factor by which it scales the rotated dictionary.
 LAM, SCALE = 0.1, 0.1
@@ -127,7 +127,7 @@ class ConvNetwork(Unrolled):
         return ""
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, (pictures, maps, y, levels), shape, synthesis = self.ops, state, self.filter_shape, self.synthesis(t)
+        ops, (pictures, maps, y, levels), synthesis = self.ops, state, self.synthesis(t)
         W = self.parameter("weight", t) if "weight" in self.matrices else self.rotated
         D = self.parameter(synthesis, t) if synthesis else self.operator.filters
         alpha, analysis = self.step_size(t), W
@@ -139,19 +139,17 @@ class ConvNetwork(Unrolled):
             theta = [own + self.parameter("slope", t) * level for own, level in zip(theta, levels, strict=True)]
 
         def forward(picture: Array, x: Array | None, f: Array, theta: Array) -> tuple[Array, Array, Any]:
-            residual = pad_reflected(ops.xp, f - picture, shape)
-            return ops.conv_layer(x, residual, analysis, D, alpha, theta, self.selected(t, picture), self.stride)
+            return ops.conv_step(x, f, picture, analysis, D, alpha, theta, self.selected(t, picture), self.stride)
 
         after = list(map(forward, pictures, maps, y, theta))
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            # r = f − picture is padded by reflection, so ∂L/∂picture is −∂L/∂r after the borders are folded back.
             d_pictures, d_maps, *_ = d_state
             back = [
-                ops.conv_layer_backward(d_x, d_picture, record, wants_weight, bool(synthesis))
+                ops.conv_step_backward(d_x, d_picture, record, wants_weight, bool(synthesis))
                 for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
             ]
-            d_x, d_padded, *parts = zip(*back, strict=True)
+            d_x, d_pictures, *parts = zip(*back, strict=True)
             names = ("step_size", "threshold", "weight", synthesis)
             d = {name: sum(part) for name, part in zip(names, parts, strict=True) if part[0] is not None}
             if levels is not None:  # θ = θ₀ + θ₁ σ
@@ -160,9 +158,11 @@ class ConvNetwork(Unrolled):
                 d["step_size"] = (d["weight"].astype(np.float64) * W).sum(axis=(0, 1))
                 d["weight"] = d["weight"] * self.step_size(t).astype(W.dtype)
             gradients: Gradients = {name: value for name, value in d.items() if name in self.shapes}
-            return ([-fold_reflected(each, shape) for each in d_padded], list(d_x), None, None), gradients
+            return (d_pictures, list(d_x), None, None), gradients
 
-        return (ops.xp.stack([one[1] for one in after]), [one[0] for one in after], y, levels), backprop
+        denoised = [one[1] for one in after]
+        pictures = denoised[0][None] if len(denoised) == 1 else ops.xp.stack(denoised)
+        return (pictures, [one[0] for one in after], y, levels), backprop
 
     def output(self, y: Any, depth: int | None = None) -> Array:
         """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""

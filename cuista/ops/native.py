@@ -19,7 +19,7 @@ from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
 from cuista.kernels.constants import LARGE_SHARD, SHARD
-from cuista.ops.borders import map_shape, pad_zeros
+from cuista.ops.borders import map_shape
 from cuista.ops.cpu import LINE, CpuOps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Normal, OuterSums, Scalar, Scalars, Signals
@@ -275,7 +275,36 @@ class NativeOps(CpuOps):
         picture = image[s1 - 1 : s1 - 1 + height, s2 - 1 : s2 - 1 + width]
         return x_next, picture, (x_next, None, padded, W, D, step_size, theta.ndim > 0, stride)
 
-    def conv_layer_backward(
+    def conv_step(
+        self,
+        x: Array | None,
+        f: Array,
+        picture: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int = 0,
+        stride: int = 1,
+    ) -> tuple[Array, Array, Any]:
+        if k or not _alike(f, picture, W, D):
+            return super().conv_step(x, f, picture, W, D, step_size, threshold, k, stride)
+        (s1, s2, filters), dtype, empty = D.shape, f.dtype, self._pool.empty
+        theta, shape = np.asarray(threshold, dtype), (filters, *map_shape((f.shape[0], f.shape[1]), (s1, s2), stride))
+        _expect("the picture", picture, f.shape)
+        _expect("the filters of the analysis", W, D.shape)
+        _expect("the thresholds", theta, (), (filters,))
+        x_next, to = self._new_maps(shape, dtype)
+        before = to if x is None else self._by_place(x, shape, dtype)
+        residual = empty((f.shape[0] + 2 * (s1 - 1), f.shape[1] + 2 * (s2 - 1)), dtype)
+        f, picture, W, D = map(np.ascontiguousarray, (f, picture, W, D))
+        after, sizes = np.empty_like(f), (s1, s2, filters, stride, *shape[1:], *residual.shape)
+        run = self._library("conv_step", dtype)
+        given = (f, picture, W, D, float(step_size), theta, theta.ndim, before, x is not None)
+        run(*given, *sizes, *self._room_for_filters(D), empty((residual.size + 4,), dtype), to, residual, after)
+        return x_next, after, (x_next, to, residual, W, D, step_size, theta.ndim > 0, sizes)
+
+    def conv_step_backward(
         self,
         d_x: Array | None,
         d_picture: Array,
@@ -283,33 +312,26 @@ class NativeOps(CpuOps):
         wants_weight: bool = True,
         wants_dictionary: bool = False,
     ) -> tuple[Array, Array, Scalar, Scalars, Array | None, Array | None]:
-        x_next, passed, padded, W, D, step_size, by_filter, stride = record
-        if passed is not None or not _alike(padded, W, D, d_picture):
-            return super().conv_layer_backward(d_x, d_picture, record, wants_weight, wants_dictionary)
-        (s1, s2, filters), dtype, shape = D.shape, padded.dtype, x_next.shape
-        _expect("the picture's gradient", d_picture, (padded.shape[0] - 2 * (s1 - 1), padded.shape[1] - 2 * (s2 - 1)))
-        x = self._by_place(x_next, shape, dtype)
-        d_z, to = self._new_maps(shape, dtype)
-        later = to if d_x is None else self._by_place(d_x, shape, dtype)
-        given = (*map(np.ascontiguousarray, (padded, pad_zeros(np, d_picture, (s1, s2)), W, D)), x, later)
-        wanted = d_x is not None, wants_weight, wants_dictionary
-        sizes = (s1, s2, filters, stride, *shape[1:], padded.shape[1])
-        d_padded, d_threshold = _image(padded.shape, dtype), np.zeros(filters)
-        d_weight, d_rotated = (
-            np.zeros(s1 * s2 * _padded(filters, dtype), dtype) if want else to for want in wanted[1:]
-        )
-        run = self._library("conv_layer_backward", dtype)
-        run(*given, *wanted, *sizes, *self._room_for_filters(D), to, d_padded, d_threshold, d_weight, d_rotated)
-        d_step_size = float(np.vdot(d_padded, given[0]))
-        d_padded *= dtype.type(step_size)
-
-        def filters_of(rows: Array) -> Array:
-            return rows.reshape(s1, s2, -1)[:, :, :filters]
-
+        if len(record) == 2:  # from the CPU engine
+            return super().conv_step_backward(d_x, d_picture, record, wants_weight, wants_dictionary)
+        x_next, x, residual, W, D, step_size, by_filter, sizes = record
+        (s1, s2, filters), dtype, empty = D.shape, residual.dtype, self._pool.empty
+        size = (residual.shape[0] - 2 * (s1 - 1), residual.shape[1] - 2 * (s2 - 1))
+        _expect("the picture's gradient", d_picture, size)
+        d_z, to = self._new_maps(x_next.shape, dtype)
+        later = to if d_x is None else self._by_place(d_x, x_next.shape, dtype)
+        d_picture = self.asarray(d_picture, dtype)
+        room = (*self._room_for_filters(D), empty((2 * (residual.size + 4),), dtype))
+        sums = empty((2 * s1 * s2 * _padded(filters, dtype),), dtype)
+        before, d_step_size, d_threshold = np.empty_like(d_picture), np.zeros(1), np.zeros(filters)
+        d_weight, d_dictionary = (np.empty_like(D) if want else sums for want in (wants_weight, wants_dictionary))
+        run = self._library("conv_step_backward", dtype)
+        given = (residual, d_picture, W, D, float(step_size), x, later, d_x is not None, wants_weight, wants_dictionary)
+        run(*given, *sizes, *room, sums, to, before, d_step_size, d_threshold, d_weight, d_dictionary)
         return (
-            *(d_z, d_padded, d_step_size, d_threshold if by_filter else float(d_threshold.sum())),
-            dtype.type(step_size) * filters_of(d_weight) if wants_weight else None,
-            np.ascontiguousarray(filters_of(d_rotated)[::-1, ::-1]) if wants_dictionary else None,
+            *(d_z, before, float(d_step_size[0]), d_threshold if by_filter else float(d_threshold.sum())),
+            d_weight if wants_weight else None,
+            d_dictionary if wants_dictionary else None,
         )
 
     def _new_maps(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Array, Array]:

@@ -20,7 +20,17 @@ from cuista.counter import CODES, Key
 from cuista.errors import NumericalError
 from cuista.kernels.constants import BETA1, BETA2, EPSILON, KIND, NEAR, OFF, PASSED, SHRUNK_DOWN, SHRUNK_UP
 from cuista.ops import joint as entries
-from cuista.ops.borders import Shape, gather, map_shape, pad_zeros, picture_shape, spread, taps
+from cuista.ops.borders import (
+    Shape,
+    fold_reflected,
+    gather,
+    map_shape,
+    pad_reflected,
+    pad_zeros,
+    picture_shape,
+    spread,
+    taps,
+)
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ranks import ranks
 
@@ -706,6 +716,44 @@ class ReferenceOps:
         if wants_dictionary:
             d_dictionary = self.matmul(copies, x_next.reshape(filters, -1).T).reshape(D.shape)[::-1, ::-1]
         return d_z.reshape(x_next.shape), d_padded, d_step_size, d_threshold, d_weight, d_dictionary
+
+    def conv_step(
+        self,
+        x: Array | None,
+        f: Array,
+        picture: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        threshold: Scalars,
+        k: int = 0,
+        stride: int = 1,
+    ) -> tuple[Array, Array, Any]:
+        """A layer of a network that denoises f (H, W): `conv_layer` on the residual f − picture, padded by reflection.
+
+        The other parameters and the result are those of `conv_layer`.
+        """
+        shape = (D.shape[0], D.shape[1])
+        residual = pad_reflected(self.xp, f - picture, shape)
+        x_next, picture, record = self.conv_layer(x, residual, W, D, step_size, threshold, k, stride)
+        return x_next, picture, (record, shape)
+
+    def conv_step_backward(
+        self,
+        d_x: Array | None,
+        d_picture: Array,
+        record: Any,
+        wants_weight: bool = True,
+        wants_dictionary: bool = False,
+    ) -> tuple[Array, Array, Scalar, Scalars, Array | None, Array | None]:
+        """The backward pass of `conv_step`, like `conv_layer_backward`, with ∂L/∂picture (H, W) in place of d_padded.
+
+        As r = f − picture, ∂L/∂picture is −∂L/∂r after the borders are folded back.
+        """
+        of_layer, shape = record
+        d_z, d_padded, *parts = self.conv_layer_backward(d_x, d_picture, of_layer, wants_weight, wants_dictionary)
+        d_step_size, d_threshold, d_weight, d_dictionary = parts
+        return d_z, -fold_reflected(d_padded, shape), d_step_size, d_threshold, d_weight, d_dictionary
 
     def synthesize(self, x: Array, dictionary: Array, stride: int = 1, picture: Shape | None = None) -> Array:
         """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, h, w) with a stride, and filters (s₁, s₂, F).
