@@ -4,7 +4,7 @@
 // is the product of a patch of an image and the filters; the synthesis adds a patch to an image, the sum of those filters
 // whose entries are not 0. Rows of places are processed one after the other, so that what a row needs stays in the cache.
 #pragma once
-#include "sparse.h"
+#include "rows.h"
 
 // How many places, or taps, share each vector of filters that is read, and how many such vectors there are at a time. The
 // sums of all of them fill the registers.
