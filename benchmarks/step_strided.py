@@ -2,10 +2,10 @@
 
     pip install . torch==2.13.0 && python benchmarks/step_strided.py
 
-The step uses 8 crops of 128×128, and the default network: 32 filters of 7×7 with a stride of 2, and T = 16; and one
-that is half as deep, with 96 filters of 8×8 and a stride of 4. Everything is learned: the filters of analysis and
-synthesis of each layer, and a threshold for each of them. The results of both libraries are compared first. Times are
-those of the processor, as no other work should count.
+Two networks make steps on 8 crops of 128×128: the default, with 16 layers of 32 filters of 7×7 and a stride of 2, and
+one with 8 layers of 96 filters of 8×8 and a stride of 4. Everything is learned: the filters of analysis and synthesis
+of each layer, and a threshold for each of them. The results of both libraries are compared first. Times are those of
+the processor, as no other work should count.
 """
 
 # ruff: noqa: E402

@@ -90,9 +90,7 @@ class WeightSource:
     common.convention_option,
     click.option("--ridge", type=common.ridge, metavar="λ|auto", help="Ridge of a weight computed here. [auto]"),
     click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1; conv-csc: 2]"),
-    click.option(
-        "--size", type=common.filter_size, metavar="S|SxS", help="Without --dict: size of cosines. [conv-csc: 7]"
-    ),
+    click.option("--size", type=common.filter_size, metavar="S|SxS", help="Without --dict: size of cosines. [7]"),
     click.option(
         "--filters", type=common.AT_LEAST_1, metavar="N", help="Without --dict: how many cosines. [S·S; conv-csc: 32]"
     ),

@@ -114,6 +114,7 @@ class Ranks:
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         """The results of jobs, each of which one rank does alone: anything that JSON can express.
 
+        The first rank issues the warnings of all others' jobs when all are done.
         A rank that does one is not among others meanwhile: it may write files of its own.
         """
         return [job() for job in jobs]
@@ -275,12 +276,14 @@ class Several(Ranks):
 
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         def done() -> bytes:
-            with among(_ALONE), keeping_warnings() as kept:
+            # The others do not talk, so that the first rank issues their warnings.
+            keeping: Any = contextlib.nullcontext([]) if self.first else keeping_warnings()
+            with among(_ALONE), keeping as kept:
                 results = [job() for job in jobs[self.rank :: self.size]]
             return json.dumps([results, kept]).encode()
 
         found = [json.loads(bytes(each)) for each in self._exchanged(f"{len(jobs)} jobs", done)]
-        if self.first:  # the others do not talk
+        if self.first:
             for text in [text for _, kept in found for text in kept]:
                 warn(text, stacklevel=2)
         return [found[number % self.size][0][number // self.size] for number in range(len(jobs))]

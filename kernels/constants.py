@@ -23,6 +23,9 @@ DIGIT = 11
 SHARD = 32
 # The same where no sum over samples depends on it. A large matrix is read from memory once for so many samples.
 LARGE_SHARD = 128
+# The most places of a convolutional network's maps that the native code takes together, and the pixels after the end of
+# an image to which it may add 0.
+MOST_ABREAST, SPARE_PIXELS = 4, 4
 # The number of the native library's interface, which changes whenever the arguments of a function do.
 INTERFACE = 11
 
@@ -31,5 +34,6 @@ _FLAGS = {"KIND": KIND, "NEAR": NEAR}
 _DRAWN = {"CODES": CODES, "NOISE": NOISE, "HARD_STREAM": HARD_STREAM}
 _STEPS = {"BETA1": BETA1, "BETA2": BETA2, "EPSILON": EPSILON, "AT_ONCE": AT_ONCE, "DIGIT": DIGIT}
 _NATIVE = {"SHARD": SHARD, "LARGE_SHARD": LARGE_SHARD, "INTERFACE": INTERFACE}
+_NATIVE |= {"MOST_ABREAST": MOST_ABREAST, "SPARE_PIXELS": SPARE_PIXELS}
 # All of them as compiler options.
 DEFINITIONS = tuple(f"-D{name}={value}" for name, value in {**_CODES, **_FLAGS, **_DRAWN, **_STEPS, **_NATIVE}.items())

@@ -6,7 +6,7 @@
 #pragma once
 #include "rows.h"
 
-// Up to this share of complex numbers, the backward pass goes to one after the other.
+// If at most this share of complex numbers is not OFF, the backward pass visits only those, one by one.
 constexpr double FEW_PAIRS = 0.25;
 
 // How the rows of a sample are divided into entries.
@@ -273,10 +273,11 @@ __forceinline__ void shrink_pairs_backward(
     for (long e = 0; e < E; ++e) {
         if (!code[e]) continue;
         const long j = 2 * e;
+        const int what = window > 0 ? code[e] : code[e] & KIND;
         const Real re = x[j] + alpha * u[j], im = x[j + 1] + alpha * u[j + 1];
         Real a, b, more = 0;
         shrink_joint_backward(
-            sqrt(re * re + im * im), re * delta[j] + im * delta[j + 1], code[e], threshold[EACH ? e : 0], window, a, b, more);
+            sqrt(re * re + im * im), re * delta[j] + im * delta[j + 1], what, threshold[EACH ? e : 0], window, a, b, more);
         d_z[j] = a * delta[j] + b * re;
         d_z[j + 1] = a * delta[j + 1] + b * im;
         d_alpha += d_z[j] * u[j] + d_z[j + 1] * u[j + 1];

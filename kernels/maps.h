@@ -9,8 +9,9 @@
 // How many places, or taps, share each vector of filters that is read, and how many such vectors there are at a time. The
 // sums of all of them fill the registers.
 constexpr int ABREAST = REGISTERS < 16 ? 2 : 4;
+static_assert(ABREAST <= MOST_ABREAST, "cuista/ops/native.py makes room for so many patches");
 constexpr int COLUMNS = 6;
-// The share of entries that are not 0 from which all are multiplied.
+// The share of entries that are not 0 above which zeros are multiplied, too.
 constexpr double DENSE_MAPS = 0.25;
 
 // The numbers of a row that is padded to whole cache lines.
@@ -160,7 +161,7 @@ template <int MANY, class Real> __forceinline__ void add_numbers(const Real* fro
     __builtin_memcpy(to, &sum, sizeof sum);
 }
 
-// Adds a patch to an image, of which the last line is followed by room for the rest of a patch's line.
+// Adds a patch to an image, of which the last line is followed by SPARE_PIXELS for the zeros that end a patch's line.
 template <class Real> __forceinline__ void add_patch(const ConvLayer<Real>& layer, const Real* patch, Real* image)
 {
     const long line = layer.line();
@@ -216,7 +217,7 @@ __forceinline__ void synthesize(
     const long apart = (layer.s2 + layer.stride - 1) / layer.stride;
     int present = 0;
     for (long i = 0; i < entries; ++i) present += z[i] != 0;
-    const bool dense = present > DENSE_MAPS * entries;
+    const bool dense = present > DENSE_MAPS * layer.width * layer.filters;
     for (long phase = 0; phase < apart; ++phase) {
         long place = phase;
         for (; dense && place + (ABREAST - 1) * apart < layer.width; place += ABREAST * apart) {
@@ -268,9 +269,9 @@ void conv_layer(
     }
 }
 
-// From ∂L/∂x_next (null for 0) and ∂L/∂picture with a border of zeros: d_z; the gradient by the residual but for the factor α,
-// which is added; that by the thresholds of all filters; and, unless they are null, those by W but for α and by D with its
-// taps in reverse order, as rows of filters, which are added, too.
+// The backward pass, from ∂L/∂x_next (null for 0) and ∂L/∂picture with a border of zeros. Writes d_z. Adds to the others: to
+// d_residual, which is still without the factor α; to d_threshold, one number for each filter; and, unless they are null,
+// to d_weight, also without α, and to d_dictionary, whose taps are in reverse order, both as rows of filters.
 template <class Real>
 void conv_layer_backward(
     const ConvLayer<Real>& layer, const Real* residual, const Real* d_picture, const Real* W, const Real* D,
@@ -355,7 +356,7 @@ template <class Real> struct Bordered {
 };
 
 // A layer on a picture f whose denoised version is so far `picture`. Writes x_next, the residual with its border, and the
-// synthesis of x_next without one. `image` is room for an image with a border, and four pixels.
+// synthesis of x_next without one. `image` is room for an image with a border, and for SPARE_PIXELS more.
 template <class Real>
 void conv_step(
     const ConvLayer<Real>& layer, long lines, const Real* f, const Real* picture, const Real* W, const Real* D, Real alpha,
@@ -375,7 +376,7 @@ void conv_step(
     });
 }
 
-// Its backward pass. `images` is room for two images with borders, and `sums` for two gradients as rows of filters.
+// Its backward pass. `images` is room for two such images, and `sums` for two gradients as rows of filters.
 template <class Real>
 void conv_step_backward(
     const ConvLayer<Real>& layer, long lines, const Real* residual, const Real* d_picture_next, const Real* W,
@@ -384,7 +385,7 @@ void conv_step_backward(
 {
     const long pixels = lines * layer.length, size = layer.room_of_filters(), taps = layer.taps();
     const Bordered<Real> around = {images, lines, layer.length, layer.s1 - 1, layer.s2 - 1};
-    const Bordered<Real> d_r = {images + pixels + 4, lines, layer.length, around.above, around.beside};
+    const Bordered<Real> d_r = {images + pixels + SPARE_PIXELS, lines, layer.length, around.above, around.beside};
     around.clear();
     around.each_line([=](long y, Real* line, long width) {
         for (long j = 0; j < width; ++j) line[j] = d_picture_next[y * width + j];

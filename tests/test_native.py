@@ -274,8 +274,26 @@ def test_arrays_that_the_library_would_read_beyond_their_end_are_refused(native_
 
 
 @on_native_engines
-def test_the_backward_pass_of_a_layer_on_a_picture_refuses_what_is_none_of_its(native_ops):
-    _, _, record = native_ops.conv_step(MAPS, PICTURE, PICTURE, FILTERS, FILTERS, 1.0, 0.1)
+@pytest.mark.parametrize("shape", [(5, 7, 6), (16, 7, 6), (33, 300, 100)])
+def test_maps_are_copied_only_if_they_lie_in_memory_in_another_order(native_ops, shape):
+    dtype = np.dtype(np.float32)
+    maps, memory = native_ops._new_maps(shape, dtype)
+    assert maps.shape == shape
+    assert native_ops._by_place(maps, shape, dtype) is memory
+    maps[...] = np.random.default_rng(0).random(shape)
+    for other in (np.ascontiguousarray(maps), maps[:, ::-1]):
+        copy = native_ops._by_place(other, shape, dtype)
+        assert not np.shares_memory(copy, other)
+        np.testing.assert_array_equal(copy[:, :, : shape[0]].transpose(2, 0, 1), other)
+        assert not copy[:, :, shape[0] :].any()
+
+
+@on_native_engines
+def test_a_layer_on_a_picture_refuses_what_does_not_fit_it(native_ops):
+    with pytest.raises(ValueError, match="expected at least that of the filters, 3×2"):
+        native_ops.conv_step(None, PICTURE[:2], PICTURE[:2], FILTERS, FILTERS, 1.0, 0.1)
+    thresholds = np.zeros((4, 2))[:, 0]  # not contiguous
+    _, _, record = native_ops.conv_step(MAPS, PICTURE, PICTURE, FILTERS, FILTERS, 1.0, thresholds)
     native_ops.conv_step_backward(MAPS, PICTURE, record, True, True)
     for wrong in zeros((4, 7, 5), (3, 7, 6), (168,)):
         with pytest.raises(ValueError, match="expected"):

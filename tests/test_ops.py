@@ -458,6 +458,17 @@ def test_the_pool_never_hands_out_an_array_that_somebody_holds():
     assert pool.empty((3, 4), np.float32).ctypes.data == address
 
 
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5), (2, 2**21)])
+@pytest.mark.parametrize("dtype", [np.int8, np.float32, np.complex128])
+def test_arrays_of_the_pool_begin_with_a_cache_line_unless_they_are_large(shape, dtype):
+    array = _Pool().empty(shape, dtype)
+    assert (array.shape, array.dtype) == (shape, dtype)
+    assert array.flags.writeable
+    assert array.flags.c_contiguous
+    assert array[None].base is array  # its reference count tells that it is held
+    assert array.ctypes.data % 64 == 0 or array.nbytes >= 2**22
+
+
 def test_the_pool_forgets_shapes_of_long_ago():
     pool = _Pool()
     for size in range(1, 500):

@@ -339,6 +339,7 @@ def test_a_picture_is_denoised_at_some_places_of_the_grid_or_at_all(run, photos)
     for words in (("--shifts", 1), ("--shifts", 4), ()):
         result = json.loads(run("test", "strided.h5", "--images", "images.h5", *words, "--json"))
         psnr[words] = result["mean"]["conv-alista"]["psnr_db"]
+        assert result.get("shifts") == (words[1] if words else None)
     assert psnr["--shifts", 1] < psnr["--shifts", 4] == psnr[()]
     for words in (
         ("denoise", "strided.h5", "picture.tif", "-o", "out.tif"),

@@ -196,6 +196,45 @@ def test_nan_in_training_is_divergence(small_model):
         train(small_model, QUICK_PAPER)
 
 
+def test_a_run_that_diverges_goes_on_from_its_best_parameters_with_half_the_rate(
+    small_model, tmp_path, caplog, monkeypatch
+):
+    step, rates = Adam.step, []
+
+    def spoil(self, ops, parameters, gradients, given, *rest, **options):
+        rates.append(given["threshold"])
+        if len(rates) == 120:
+            gradients = {name: np.nan * value for name, value in gradients.items()}
+        return step(self, ops, parameters, gradients, given, *rest, **options)
+
+    def interrupt(progress):
+        if progress.step in (130, 160, 210):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    caplog.set_level("INFO", "cuista")
+    monkeypatch.setattr(Adam, "step", spoil)
+    recipe, trained, out = (
+        FastRecipe(batch=16, validation_batch=100, layerwise=False, max_steps=250),
+        [],
+        tmp_path / "m.h5",
+    )
+    for how in ({}, {"out": out, "resume": True, "progress": interrupt}):
+        rates.clear()
+        model, done = fresh(small_model), False
+        while not done:
+            with contextlib.suppress(KeyboardInterrupt):
+                train(model, recipe, seed=3, **how)
+                done = True
+            model = model if done else fresh(small_model)
+        trained.append(model)
+        (stage,) = recipe.stages(4)
+        expected = [0.03 * stage.rate_at(t) * (0.5 if t >= 150 else 1) for t in range(250)]
+        np.testing.assert_allclose(rates, expected)
+    assert same(*trained)
+    assert trained[0].history["nmse_db"][-1] < trained[0].history["nmse_db"][0] - 3
+    assert caplog.text.count("It goes on from the best parameters with half the learning rate.") == 2
+
+
 def test_recipes_that_cannot_be_are_refused(small_model):
     for recipe in (FastRecipe(learning_rate=0), FastRecipe(batch=0), PaperRecipe(decays=(0.2, -1))):
         with pytest.raises(InputError, match="greater than 0"):

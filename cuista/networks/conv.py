@@ -1,8 +1,8 @@
 """The base class of convolutional networks: x_{t+1} = η(x_t + α_t W_t ⋆ (f − Σ_m d_m ⋆ x_{t,m}); θ_t, k_t).
 
 Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. A noisy picture f with mean 0 is denoised as the synthesis Σ_m d_m ⋆ x_m
-of sparse maps x_m with a convolutional dictionary D. All products are valid correlations. Coupling and shrinkage are
-one primitive, `ReferenceOps.conv_layer`. The residual r is padded by reflection before its analysis W_t ⋆ r.
+of sparse maps x_m with a convolutional dictionary D. All products are valid correlations. The residual r is padded by
+reflection before its analysis W_t ⋆ r. A layer is one primitive, `ReferenceOps.conv_step`.
 
 With a stride q, maps have entries in every q-th row and column only. The atoms of a picture are then much less alike,
 so that sparse codes tell pictures from noise better (Simon, Elad, NeurIPS 2019).

@@ -128,7 +128,7 @@ class Convolution(Operator):
     ) -> tuple[Array, Array]:
         """The step of `Operator`, computed by the engine's `conv_layer` unless entries must be positive, or are joint.
 
-        On a CPU it is computed band by band, so that the maps stay in the cache.
+        On a CPU it is computed row by row, or in bands of rows, so that the maps stay in the cache.
         """
         if positive or joint != ALONE:
             return super().proximal_step(x, r, step_size, threshold, positive, joint)

@@ -18,7 +18,7 @@ from cuista import parallel
 from cuista.checks import Array
 from cuista.counter import Key
 from cuista.kernels import native
-from cuista.kernels.constants import LARGE_SHARD, SHARD
+from cuista.kernels.constants import LARGE_SHARD, MOST_ABREAST, SHARD, SPARE_PIXELS
 from cuista.ops.borders import map_shape
 from cuista.ops.cpu import LINE, CpuOps
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
@@ -35,8 +35,6 @@ WANTED_DENSITY = 0.15
 OUTER_DENSITY = 0.4
 # How many entries of a parameter a thread updates at a time.
 PART = 2**17
-# The largest number of places of a convolutional network's maps that the library takes together.
-ABREAST = 4
 # The length of the vectors by which products are timed.
 TRIAL = 500
 
@@ -262,7 +260,7 @@ class NativeOps(CpuOps):
             return super().conv_layer(x, padded, W, D, step_size, threshold, k, stride)
         (s1, s2, filters), dtype = D.shape, padded.dtype
         height, width = (padded.shape[0] - 2 * (s1 - 1), padded.shape[1] - 2 * (s2 - 1))
-        theta, shape = np.asarray(threshold, dtype), (filters, *map_shape((height, width), (s1, s2), stride))
+        theta, shape = self.asarray(threshold, dtype), (filters, *map_shape((height, width), (s1, s2), stride))
         _expect("the filters of the analysis", W, D.shape)
         _expect("the thresholds", theta, (), (filters,))
         x_next, to = self._new_maps(shape, dtype)
@@ -290,7 +288,9 @@ class NativeOps(CpuOps):
         if k or not _alike(f, picture, W, D):
             return super().conv_step(x, f, picture, W, D, step_size, threshold, k, stride)
         (s1, s2, filters), dtype, empty = D.shape, f.dtype, self._pool.empty
-        theta, shape = np.asarray(threshold, dtype), (filters, *map_shape((f.shape[0], f.shape[1]), (s1, s2), stride))
+        theta, shape = self.asarray(threshold, dtype), (filters, *map_shape((f.shape[0], f.shape[1]), (s1, s2), stride))
+        if f.shape[0] < s1 or f.shape[1] < s2:
+            raise ValueError(f"the shape of the picture is {f.shape}; expected at least that of the filters, {s1}×{s2}")
         _expect("the picture", picture, f.shape)
         _expect("the filters of the analysis", W, D.shape)
         _expect("the thresholds", theta, (), (filters,))
@@ -301,7 +301,15 @@ class NativeOps(CpuOps):
         after, sizes = np.empty_like(f), (s1, s2, filters, stride, *shape[1:], *residual.shape)
         run = self._library("conv_step", dtype)
         given = (f, picture, W, D, float(step_size), theta, theta.ndim, before, x is not None)
-        run(*given, *sizes, *self._room_for_filters(D), empty((residual.size + 4,), dtype), to, residual, after)
+        run(
+            *given,
+            *sizes,
+            *self._room_for_filters(D),
+            empty((residual.size + SPARE_PIXELS,), dtype),
+            to,
+            residual,
+            after,
+        )
         return x_next, after, (x_next, to, residual, W, D, step_size, theta.ndim > 0, sizes)
 
     def conv_step_backward(
@@ -321,7 +329,7 @@ class NativeOps(CpuOps):
         d_z, to = self._new_maps(x_next.shape, dtype)
         later = to if d_x is None else self._by_place(d_x, x_next.shape, dtype)
         d_picture = self.asarray(d_picture, dtype)
-        room = (*self._room_for_filters(D), empty((2 * (residual.size + 4),), dtype))
+        room = (*self._room_for_filters(D), empty((2 * (residual.size + SPARE_PIXELS),), dtype))
         sums = empty((2 * s1 * s2 * _padded(filters, dtype),), dtype)
         before, d_step_size, d_threshold = np.empty_like(d_picture), np.zeros(1), np.zeros(filters)
         d_weight, d_dictionary = (np.empty_like(D) if want else sums for want in (wants_weight, wants_dictionary))
@@ -357,7 +365,7 @@ class NativeOps(CpuOps):
         """The arrays in which the library places taps, the indices of a place's entries, and filters."""
         (s1, s2, filters), dtype, empty = D.shape, D.dtype, self._pool.empty
         row, patch = _padded(filters, dtype), _padded(s1 * (s2 + 3), dtype)
-        numbers = s1 * s2 * row + filters * patch + 2 * row + ABREAST * patch
+        numbers = s1 * s2 * row + filters * patch + 2 * row + MOST_ABREAST * patch
         return empty((s1 * s2,), np.dtype("l")), empty((row,), np.uint32), empty((numbers,), dtype)
 
     def adam(self, parameter: Array, gradient: Array, mean: Array, square: Array, descent: Descent) -> None:
@@ -591,8 +599,8 @@ def _strides(theta: Array, shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def _image(shape: tuple[int, int], dtype: np.dtype[Any]) -> Array:
-    """An image of zeros. The library may read a few numbers after its end."""
-    return np.zeros(shape[0] * shape[1] + 4, dtype)[: shape[0] * shape[1]].reshape(shape)
+    """An image of zeros, with spare pixels after its end, to which the library may add 0."""
+    return np.zeros(shape[0] * shape[1] + SPARE_PIXELS, dtype)[: shape[0] * shape[1]].reshape(shape)
 
 
 def _padded(entries: int, dtype: np.dtype[Any]) -> int:

@@ -30,6 +30,7 @@ from cuista.networks import CONV_NETWORKS, ConvNetwork
 from cuista.networks.base import rows_of
 from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
+from cuista.ops.cpu import LINE
 from cuista.solvers.conv import ConvFista, bm3d, non_local_means
 from cuista.storage import Record
 from cuista.tasks.sparse_coding import best_ridge
@@ -166,7 +167,7 @@ class Denoiser(Trained):
         tile
             The largest side of a tile in pixels, without its overlap; as large as memory allows if None.
         shifts
-            The number of places of the grid, from 1 to q², spread evenly; all if None. Fewer are faster, in proportion.
+            The number of places of the grid, from 1 to q², spread evenly; all if None. The work is in proportion.
 
         Raises
         ------
@@ -261,9 +262,10 @@ class Denoiser(Trained):
         """
         network = self.network
         maps = MAPS_SELECTING if network.selects else MAPS
-        bytes_per_entry: int = maps * network.filters * network.dtype.itemsize * AT_A_TIME
+        of_a_place = -(-network.filters * network.dtype.itemsize // LINE) * LINE  # as in the native engine
+        bytes_per_place: int = maps * of_a_place * AT_A_TIME
         overlap = max(2 * reach + s - 1 for reach, s in zip(network.reach, network.filter_shape, strict=True))
-        side: int = math.isqrt(TILE_BYTES * network.stride**2 // bytes_per_entry) - overlap
+        side: int = math.isqrt(TILE_BYTES * network.stride**2 // bytes_per_place) - overlap
         return max(side, LEAST_TILE)
 
     def store(self, record: Record) -> None:
@@ -649,7 +651,8 @@ def evaluate_denoisers(
         noisy = clean - mean + sigma / 255 * noise
         return lambda denoise: denoise(noisy) + mean
 
-    return report_on_pictures(pictures, prepare, methods, lambdas, progress, sigma=sigma)
+    about = {"sigma": sigma} if shifts is None else {"sigma": sigma, "shifts": shifts}
+    return report_on_pictures(pictures, prepare, methods, lambdas, progress, **about)
 
 
 def check_sigma(sigma: float) -> None:
@@ -674,9 +677,8 @@ def grid_places(stride: int, count: int | None = None) -> list[tuple[int, int]]:
     """
     count = stride**2 if count is None else count
     if not 1 <= count <= stride**2:
-        raise InputError(
-            f"shifts is {count}; expected a number from 1 to {stride**2}, the square of the stride", option="shifts"
-        )
+        expected = f"a number from 1 to {stride**2}, the square of the stride" if stride > 1 else "1, without a stride"
+        raise InputError(f"shifts is {count}; expected {expected}", option="shifts")
     row, column = (index.ravel() for index in np.indices((stride, stride)))
     # A sum over the places so far that grows as one of them comes near decides between places equally far away.
     distance, nearness, places = np.full(stride**2, np.inf), np.zeros(stride**2), []

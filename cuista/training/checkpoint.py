@@ -52,6 +52,8 @@ class TrainingState:
         The running mean of the loss per sample in the stage, an array of the engine; 0 before the first step.
     density
         The share of the iterates' entries that were non-zero at the last check.
+    setbacks
+        How often training has diverged in the stage, and gone on from the best parameters with half the learning rate.
     best_error_db, best_step, best
         The best validation of the stage, its step, and the parameters it was made with.
     history
@@ -65,6 +67,7 @@ class TrainingState:
     adam: Adam = field(default_factory=Adam)
     mean_loss: Array = field(default_factory=lambda: np.zeros(()))
     density: float = 1.0
+    setbacks: int = 0
     best_error_db: float = float("inf")
     best_step: int = 0
     best: Parameters = field(default_factory=dict)
@@ -76,7 +79,14 @@ class TrainingState:
         if not keeps_moments:
             self.adam = Adam()
         self.mean_loss[...] = 0
+        self.setbacks = 0
         self.best_error_db, self.best_step, self.best = float("inf"), 0, {}
+
+    def step_back(self) -> None:
+        """Forget the moments and the running mean of the loss, for the rest of the stage has half the learning rate."""
+        self.setbacks += 1
+        self.adam = Adam()
+        self.mean_loss[...] = 0
 
     def history_arrays(self, measure: str) -> dict[str, Array]:
         """The history with one array per column; the last column is named after the measure."""
@@ -191,6 +201,7 @@ def save_checkpoint(
         {
             "updates": state.adam.updates,
             "mean_loss": float(state.mean_loss),
+            "setbacks": state.setbacks,
             **{name: getattr(state, name) for name in _SCALARS},
         }
     )
@@ -232,6 +243,7 @@ def load_checkpoint(
             **{name: numbers[name] for name in _SCALARS},
             adam=Adam(mean, square, numbers["updates"]),
             mean_loss=ops.asarray(numbers["mean_loss"], np.float64),
+            setbacks=numbers.get("setbacks", 0),
             best=best,
             history=[(int(stage), int(step), error) for stage, step, error in record.arrays["state/history"].tolist()],
         )

@@ -47,6 +47,8 @@ STEPS = LOG.getChild("training")
 DENSITY_SIGNALS = 256
 # Training has diverged if a validation is this many dB above the first one or above 0, whichever is higher.
 DIVERGED_DB = 30.0
+# After diverging more often than this in a stage, a run by the fast recipe ends.
+MOST_SETBACKS = 3
 # How many steps apart ranks with GPUs look whether one of them was interrupted.
 LOOK = 10
 # The number of signals on which a layer's parameters are fitted.
@@ -96,8 +98,9 @@ def train(
     Raises
     ------
     DivergedError
-        If the loss is NaN or infinite, or a validation or the result is far too large. If `out` was given, the last
-        good parameters have been saved as `OUT.last-good.h5`.
+        If the loss is NaN or infinite, or a validation or the result is far too large; in the fast recipe, if this
+        happens a fourth time in a stage, where training has gone on from the best parameters with half the learning
+        rate. If `out` was given, the last good parameters have been saved as `OUT.last-good.h5`.
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint has been written.
     FileError
@@ -356,7 +359,7 @@ class _Run:
         state, ops = self.state, self.ops
         loss, gradients = self._loss_and_gradients(stage)
         scale = ops.track_loss(loss, stage.batch, state.mean_loss)
-        share = stage.rate_at(state.step)
+        share = stage.rate_at(state.step) * 0.5**state.setbacks
         state.adam.step(
             ops,
             self.learning.parameters,
@@ -421,7 +424,7 @@ class _Run:
     def _validate(self, stage: Stage) -> None:
         state = self.state
         if not np.isfinite(float(state.mean_loss)):
-            raise self._diverged(f"the loss became {float(state.mean_loss)}")
+            return self._step_back(f"the loss became {float(state.mean_loss)}")
         validation = self._validation()
         result = self.source.error_db(self.learning, validation, stage.depth)
         self._compare_ranks()
@@ -429,7 +432,7 @@ class _Run:
         earlier = [error for number, _, error in state.history if self.recipe.analytic or number == state.stage]
         start = max(earlier[0], 0.0) if earlier else np.inf
         if not result < start + DIVERGED_DB:
-            raise self._diverged(f"the validation {self.task.measure} became {result:.4g} dB")
+            return self._step_back(f"the validation {self.task.measure} became {result:.4g} dB")
         self.last_shown = self._displayed(result)
         self._log(logging.DEBUG, f"{self.task.shown} %.2f dB", result)
         self.last_good = _copy(self.learning.parameters)
@@ -462,10 +465,19 @@ class _Run:
         due = self.state.step % (10 * stage.validate_every) == 0
         return stage.patience is not None and due and self.state.step - self.state.best_step > stage.patience
 
-    def _diverged(self, what: str) -> DivergedError:
+    def _step_back(self, what: str) -> None:
+        """Go on from the best parameters of the stage with half the learning rate, as training has diverged.
+
+        Raises DivergedError if there are none, if this happens too often, and in the paper's recipe.
+        """
         state = self.state
         where = f"after step {state.step} of stage {state.stage + 1} ({self.stages[state.stage].title})"
-        return self._failed(f"training diverged {where}: {what}", "Lower the learning rate")
+        diverged = f"training diverged {where}: {what}"
+        if not self.recipe.analytic or not state.best or state.setbacks == MOST_SETBACKS:
+            raise self._failed(diverged, "Lower the learning rate")
+        self.learning.parameters = _copy(state.best)
+        state.step_back()
+        LOG.log(step_level(), "%s. It goes on from the best parameters with half the learning rate.", diverged)
 
     def _failed(self, what: str, advice: str) -> DivergedError:
         """The error for a run without a usable result. The last good parameters are saved if the run has an output."""
