@@ -217,19 +217,21 @@ class CpuOps(ReferenceOps):
 
         def analyse(rows: slice) -> Array:
             size = (rows.stop - rows.start) * width
-            copies = self._taps(padded, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
+            copies = _taps(padded, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
             z = np.matmul(scaled.reshape(-1, filters).T, copies, out=empty((filters, size), dtype))
             return z.reshape(filters, -1, width)
 
         def synthesize(rows: slice) -> None:
             band = x_next.reshape(filters, -1)[:, rows.start * width : rows.stop * width]
             copies = np.matmul(D.reshape(-1, filters), band, out=empty((s1 * s2, band.shape[1]), dtype))
-            self._gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start, stride)
+            _gather(copies.reshape(s1 * s2, -1, width), picture, (s1, s2), rows.start, stride)
 
         for rows in bands:
             z = analyse(rows)
             if passed is None:
-                self._shrink_maps(z, x, theta, rows, x_next)
+                if x is not None:
+                    z += x[:, rows]
+                _shrink(z, theta, x_next[:, rows], empty(z.shape, dtype))
                 synthesize(rows)
             else:  # the selection needs all bands first
                 x_next[:, rows] = z if x is None else np.add(z, x[:, rows], out=z)
@@ -270,78 +272,29 @@ class CpuOps(ReferenceOps):
         d_threshold: Any = np.zeros(filters) if by_filter else 0.0
         for rows in _bands(height, width, filters, dtype.itemsize):
             size = (rows.stop - rows.start) * width
-            copies = self._taps(around, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
+            copies = _taps(around, (s1, s2), rows, empty((s1 * s2, size), dtype), stride)
             delta = np.matmul(rotated, copies, out=empty((filters, size), dtype)).reshape(filters, -1, width)
             if d_rotated is not None:
                 d_rotated += np.matmul(copies, x_next[:, rows].reshape(filters, size).T)
-            d_threshold += self._shrink_maps_backward(delta, d_x, x_next, passed, rows, d_z, by_filter)
+            if d_x is not None:
+                delta += d_x[:, rows]
+            sign = np.sign(x_next[:, rows], out=empty(delta.shape, dtype))
+            delta *= sign
+            shrunk: Any = True if passed is None else ~passed[:, rows]
+            d_threshold -= np.sum(delta, axis=(1, 2) if by_filter else None, where=shrunk).astype(np.float64)
+            delta *= sign
+            d_z[:, rows] = delta
             flat = delta.reshape(filters, size)
             back = np.matmul(W.reshape(-1, filters), flat, out=empty((s1 * s2, size), dtype))
-            self._spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start, stride)
+            _spread(back.reshape(s1 * s2, -1, width), d_padded, (s1, s2), rows.start, stride)
             if d_weight is not None:
-                d_weight += np.matmul(self._taps(padded, (s1, s2), rows, copies, stride), flat.T)
+                d_weight += np.matmul(_taps(padded, (s1, s2), rows, copies, stride), flat.T)
         d_step_size = float(np.vdot(d_padded, padded))
         d_padded *= alpha
         if d_weight is not None:
             d_weight = (alpha * d_weight).reshape(W.shape)
         d_dictionary = None if d_rotated is None else d_rotated.reshape(D.shape)[::-1, ::-1]
         return d_z, d_padded, d_step_size, d_threshold, d_weight, d_dictionary
-
-    def _taps(self, image: Array, filter_shape: Shape, rows: slice, out: Array, stride: int) -> Array:
-        """`borders.taps`, in a single copy if there is a stride: then each tap's part is small."""
-        if stride == 1:
-            return taps(np, image, filter_shape, rows, out)
-        windows = np.lib.stride_tricks.sliding_window_view(image, filter_shape)[::stride, ::stride][rows]
-        parts = windows.transpose(2, 3, 0, 1)
-        out.reshape(parts.shape)[...] = parts
-        return out
-
-    def _gather(self, copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
-        """`borders.gather`. With a stride, it is the middle of what `_spread` makes of the taps in reverse order."""
-        if stride == 1:
-            return gather(copies, image, filter_shape, row)
-        (s1, s2), (_, height, width) = filter_shape, copies.shape
-        around = np.zeros(((height - 1) * stride + s1, (width - 1) * stride + s2), image.dtype)
-        _spread(copies[::-1], around, filter_shape, 0, stride)
-        first = row * stride - s1 + 1
-        part = around[max(-first, 0) :, s2 - 1 : s2 - 1 + image.shape[1]]
-        target = image[max(first, 0) :, : part.shape[1]][: len(part)]
-        target += part[: len(target)]
-        return None
-
-    def _spread(self, copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
-        """`borders.spread`."""
-        return (spread if stride == 1 else _spread)(copies, image, filter_shape, row, stride)
-
-    def _shrink_maps(self, z: Array, x: Array | None, theta: Array, rows: slice, x_next: Array) -> None:
-        """Threshold z + x in these rows of maps (F, h, w), where z is a band of them; θ is () or (F, 1, 1)."""
-        if x is not None:
-            z += x[:, rows]
-        _shrink(z, theta, x_next[:, rows], self._pool.empty(z.shape, z.dtype))
-
-    def _shrink_maps_backward(
-        self,
-        delta: Array,
-        d_x: Array | None,
-        x_next: Array,
-        passed: Array | None,
-        rows: slice,
-        d_z: Array,
-        by_filter: bool,
-    ) -> Any:
-        """Turn the band δ into d_z, write it to d_z, and return this band's part of ∂L/∂θ, a number or (F,)."""
-        if d_x is not None:
-            delta += d_x[:, rows]
-        sign = np.sign(x_next[:, rows], out=self._pool.empty(delta.shape, delta.dtype))
-        delta *= sign
-        axes = (1, 2) if by_filter else None
-        if passed is None:
-            d_threshold = -np.sum(delta, axis=axes).astype(np.float64)
-        else:
-            d_threshold = -np.sum(delta, axis=axes, where=~passed[:, rows]).astype(np.float64)
-        delta *= sign
-        d_z[:, rows] = delta
-        return d_threshold if by_filter else float(d_threshold)
 
     def in_units(self, y: Array, unit: float) -> tuple[Array, Array]:
         if y.dtype.kind == "c":
@@ -423,8 +376,34 @@ def _bands(height: int, width: int, filters: int, itemsize: int) -> list[slice]:
     return [slice(first, min(first + rows, height)) for first in range(0, height, rows)]
 
 
+def _taps(image: Array, filter_shape: Shape, rows: slice, out: Array, stride: int) -> Array:
+    """`borders.taps`, in a single copy if there is a stride: then each tap's part is small."""
+    if stride == 1:
+        return taps(np, image, filter_shape, rows, out)
+    windows = np.lib.stride_tricks.sliding_window_view(image, filter_shape)[::stride, ::stride][rows]
+    parts = windows.transpose(2, 3, 0, 1)
+    out.reshape(parts.shape)[...] = parts
+    return out
+
+
+def _gather(copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
+    """`borders.gather`. With a stride, it is the middle of what `_spread` makes of the taps in reverse order."""
+    if stride == 1:
+        return gather(copies, image, filter_shape, row)
+    (s1, s2), (_, height, width) = filter_shape, copies.shape
+    around = np.zeros(((height - 1) * stride + s1, (width - 1) * stride + s2), image.dtype)
+    _spread(copies[::-1], around, filter_shape, 0, stride)
+    first = row * stride - s1 + 1
+    part = around[max(-first, 0) :, s2 - 1 : s2 - 1 + image.shape[1]]
+    target = image[max(first, 0) :, : part.shape[1]][: len(part)]
+    target += part[: len(target)]
+    return None
+
+
 def _spread(copies: Array, image: Array, filter_shape: Shape, row: int, stride: int) -> None:
-    """`borders.spread` for up to q×q taps at a time, whose entries meet different pixels."""
+    """`borders.spread`; with a stride, for up to q×q taps at a time, whose entries meet different pixels."""
+    if stride == 1:
+        return spread(copies, image, filter_shape, row)
     (s1, s2), (_, height, width) = filter_shape, copies.shape
     parts = copies.reshape(s1, s2, height, width)
     for i in range(0, s1, stride):
