@@ -481,7 +481,7 @@ def test_the_cuda_engine_learns_the_same_matrix(cuda, patches, learned, net):
 
 
 def test_a_diverged_run_leaves_a_model_with_its_matrix(patches, learned, tmp_path):
-    recipe = PatchFastRecipe(max_steps=5, matrix_steps=100, matrix_rate=1e6)
+    recipe = PatchFastRecipe(max_steps=5, matrix_steps=300, matrix_rate=1e6)
     with pytest.raises(DivergedError, match="last good parameters are in"):
         train(learning(learned), recipe, task=CompressiveSensing(patches), out=tmp_path / "m.h5")
     saved = Reconstructor.load(tmp_path / "m.h5.last-good.h5")
