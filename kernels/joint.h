@@ -20,6 +20,9 @@ struct Pairs {
     long count;
 };
 
+template <class Shape> constexpr bool ARE_PAIRS = false;
+template <> constexpr bool ARE_PAIRS<const Pairs&> = true;
+
 // Calls run(entries) with these entries in the form that is faster.
 template <class Run> __forceinline__ void with_shape(Entries entries, Run run)
 {
@@ -199,10 +202,11 @@ __forceinline__ void shrink_samples(
             const long begin = i * numbers;
             const unsigned k = limited(support[i * support_per_sample], E);
             Real* __restrict__ const row = x_next + begin;
-            if (shape.size == 2 && shape.snapshots == 1 && are_numbers(thresholds, E)) {
-                shrink_pairs(x + begin, u + begin, alpha, thresholds, k, window, E, choice, row, code + i * E);
-                continue;
-            }
+            if constexpr (ARE_PAIRS<decltype(shape)>)
+                if (are_numbers(thresholds, E)) {
+                    shrink_pairs(x + begin, u + begin, alpha, thresholds, k, window, E, choice, row, code + i * E);
+                    continue;
+                }
             INDEPENDENT
             for (long j = 0; j < numbers; ++j) row[j] = x[begin + j] + alpha * u[begin + j];
             choice.choose(shape, {row, N}, thresholds, k, window);
@@ -257,10 +261,6 @@ __forceinline__ void shrink_sample_backward(
     if (!EACH) theta_sums.add_to(*d_threshold);
 }
 
-template <bool B> struct Flag {
-    static constexpr bool value = B;
-};
-
 // The backward pass of E complex numbers of which few are not OFF. With EACH, each has a threshold.
 template <bool EACH, class Real>
 __forceinline__ void shrink_pairs_backward(
@@ -302,17 +302,17 @@ __forceinline__ void shrink_samples_backward(
         for (long i = 0; i < samples; ++i) {
             const long begin = i * numbers;
             Real* const row = d_z + begin;
-            if (shape.size == 2 && shape.snapshots == 1) {
+            if constexpr (ARE_PAIRS<decltype(shape)>) {
                 const signed char* const codes = code + i * shape.count;
                 int present = 0;
                 for (long e = 0; e < shape.count; ++e) present += codes[e] != OFF;
                 if (present <= FEW_PAIRS * shape.count) {
-                    auto run = [&](auto each) {
-                        shrink_pairs_backward<decltype(each)::value>(
-                            delta + begin, codes, x + begin, u + begin, alpha, threshold + i * per_sample, window,
+                    auto go_back = [&](auto run) {
+                        run(delta + begin, codes, x + begin, u + begin, alpha, threshold + i * per_sample, window,
                             shape.count, row, d_step_size, d_threshold + i * per_sample);
                     };
-                    per_coordinate ? run(Flag<true>{}) : run(Flag<false>{});
+                    per_coordinate ? go_back([](auto... all) { shrink_pairs_backward<true>(all...); })
+                                   : go_back([](auto... all) { shrink_pairs_backward<false>(all...); });
                     continue;
                 }
             }

@@ -98,9 +98,9 @@ def train(
     Raises
     ------
     DivergedError
-        If the loss is NaN or infinite, or a validation or the result is far too large; in the fast recipe, if this
-        happens a fourth time in a stage, where training has gone on from the best parameters with half the learning
-        rate. If `out` was given, the last good parameters have been saved as `OUT.last-good.h5`.
+        If the loss is NaN or infinite, or a validation or the result is far too large. In the fast recipe, the loss and
+        validations may be so three times in a stage: training then goes on from the best parameters with half the
+        learning rate. If `out` was given, the last good parameters have been saved as `OUT.last-good.h5`.
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint has been written.
     FileError
