@@ -34,6 +34,7 @@ KERNELS = {
         *(f"{name}_{kind}" for name in ("select_digit", "shrink_parts") for kind in JOINT),
     ),
     "taps": ("taps", "sum_taps"),
+    "maps": ("shrink_maps", "shrink_maps_backward"),
     "backward": (
         *("backward_rows_1", "backward_rows_4", "backward_columns", "sum_rows"),
         *(f"{name}_{kind}" for name in ("backward", "backward_columns") for kind in KINDS),

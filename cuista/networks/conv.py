@@ -2,7 +2,7 @@
 
 Liu, Chen, Wang, Yin, ICLR 2019, section 4.2. A noisy picture f with mean 0 is denoised as the synthesis Σ_m d_m ⋆ x_m
 of sparse maps x_m with a convolutional dictionary D. All products are valid correlations. The residual r is padded by
-reflection before its analysis W_t ⋆ r. A layer is one primitive, `ReferenceOps.conv_step`.
+reflection before its analysis W_t ⋆ r. A layer is one primitive, `ReferenceOps.conv_steps`.
 
 With a stride q, maps have entries in every q-th row and column only. The atoms of a picture are then much less alike,
 so that sparse codes tell pictures from noise better (Simon, Elad, NeurIPS 2019).
@@ -26,7 +26,7 @@ LAM, SCALE = 0.1, 0.1
 
 
 class ConvNetwork(Unrolled):
-    """An unrolled network for a convolutional dictionary. It processes the pictures of a batch one by one.
+    """An unrolled network for a convolutional dictionary.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class ConvNetwork(Unrolled):
         return start
 
     def begin(self, y: Any) -> tuple[State, Backprop]:
-        """The initial state: pictures (batch, H, W), the maps of each (None for 0), y (batch, H, W), and σ or None."""
+        """The initial state: pictures (batch, H, W), their maps (None for 0), y (batch, H, W), and σ or None."""
         y, levels = y if isinstance(y, tuple) else (y, None)
         if (levels is None) != (self.noise is None):
             raise ValueError(f"the inputs of {self.title} are pictures{' and σ' if self.noise else ', without σ'}")
@@ -113,7 +113,7 @@ class ConvNetwork(Unrolled):
                 f"a picture of {y.shape[1]}×{y.shape[2]} pixels is smaller than the filters of "
                 f"{self.filter_shape[0]}×{self.filter_shape[1]}"
             )
-        return (self.ops.xp.zeros_like(y), [None] * len(y), y, levels), constant_start
+        return (self.ops.xp.zeros_like(y), None, y, levels), constant_start
 
     def selected(self, t: int, picture: Array) -> int:
         """How many entries of a picture's maps may pass unshrunk in layer t."""
@@ -134,44 +134,38 @@ class ConvNetwork(Unrolled):
         if alpha.ndim:  # one for each filter: the products are with the filters α_m w_m
             analysis, alpha = W * alpha.astype(W.dtype), self.one
         wants_weight = "weight" in self.matrices or analysis is not W
-        theta = [self.parameter("threshold", t)] * len(y)
-        if levels is not None:
-            theta = [own + self.parameter("slope", t) * level for own, level in zip(theta, levels, strict=True)]
-
-        def forward(picture: Array, x: Array | None, f: Array, theta: Array) -> tuple[Array, Array, Any]:
-            return ops.conv_step(x, f, picture, analysis, D, alpha, theta, self.selected(t, picture), self.stride)
-
-        after = list(map(forward, pictures, maps, y, theta))
+        theta = self.parameter("threshold", t)[None]
+        if levels is not None:  # θ = θ₀ + θ₁ σ
+            level = levels.reshape(-1, *[1] * (theta.ndim - 1))
+            theta = theta + self.parameter("slope", t)[None] * level
+        maps, pictures, record = ops.conv_steps(
+            maps, y, pictures, analysis, D, alpha, theta, self.selected(t, pictures[0]), self.stride
+        )
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
             d_pictures, d_maps, *_ = d_state
-            back = [
-                ops.conv_step_backward(d_x, d_picture, record, wants_weight, bool(synthesis))
-                for d_x, d_picture, (_, _, record) in zip(d_maps or [None] * len(y), d_pictures, after, strict=True)
-            ]
-            d_x, d_pictures, *parts = zip(*back, strict=True)
-            names = ("step_size", "threshold", "weight", synthesis)
-            d = {name: sum(part) for name, part in zip(names, parts, strict=True) if part[0] is not None}
-            if levels is not None:  # θ = θ₀ + θ₁ σ
-                d["slope"] = sum(level * part for level, part in zip(levels, parts[1], strict=True))
+            d_maps, d_pictures, d_alpha, d_theta, d_weight, d_synthesis = ops.conv_steps_backward(
+                d_maps, d_pictures, record, wants_weight, bool(synthesis)
+            )
+            d = {"step_size": d_alpha, "threshold": d_theta.sum(axis=0), "weight": d_weight, synthesis: d_synthesis}
+            if levels is not None:
+                d["slope"] = (level * d_theta).sum(axis=0)
             if analysis is not W:
-                d["step_size"] = (d["weight"].astype(np.float64) * W).sum(axis=(0, 1))
-                d["weight"] = d["weight"] * self.step_size(t).astype(W.dtype)
+                d["step_size"] = (d_weight.astype(np.float64) * W).sum(axis=(0, 1))
+                d["weight"] = d_weight * self.step_size(t).astype(W.dtype)
             gradients: Gradients = {name: value for name, value in d.items() if name in self.shapes}
-            return (d_pictures, list(d_x), None, None), gradients
+            return (d_pictures, d_maps, None, None), gradients
 
-        denoised = [one[1] for one in after]
-        pictures = denoised[0][None] if len(denoised) == 1 else ops.xp.stack(denoised)
-        return (pictures, [one[0] for one in after], y, levels), backprop
+        return (pictures, maps, y, levels), backprop
 
     def output(self, y: Any, depth: int | None = None) -> Array:
         """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""
         shape = (y[0] if isinstance(y, tuple) else y).shape
-        parts = self.ops.in_batches(shape, lambda rows: Unrolled.output(self, rows_of(y, rows), depth), 1)
+        parts = self.ops.in_batches(shape, lambda rows: Unrolled.output(self, rows_of(y, rows), depth), self.shard)
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 
     @property
     def shard(self) -> int:
-        """Single pictures, so that memory holds only the maps of those being processed."""
-        return 1
+        """As few pictures as suit the engine, so that memory holds only the maps of those being processed."""
+        return self.ops.pictures

@@ -20,7 +20,7 @@ from cuista.checks import Array
 from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
-from cuista.ops.borders import Shape, strided
+from cuista.ops.borders import Shape, map_shape, strided
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
@@ -66,7 +66,7 @@ class CudaOps(ReferenceOps):
         The device's name, for example `cuda:0`.
     """
 
-    shard, matrices = 1024, 32
+    shard, matrices, pictures = 1024, 32, 16
     engine = "cuda"
 
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
@@ -331,26 +331,110 @@ class CudaOps(ReferenceOps):
     # -- layers of convolutional networks ---------------------------------------------------------------------------
 
     def taps(self, image: Array, filter_shape: Shape, stride: int = 1) -> Array:
-        (s1, s2), image = filter_shape, self.asarray(image, image.dtype)
-        width = image.shape[1]
-        h, w = (strided(n - s + 1, stride) for n, s in zip(image.shape, filter_shape, strict=True))
-        copies: Array = self.xp.empty((s1 * s2, h * w), image.dtype)
-        sizes = map(np.int32, (s1, s2, stride, h, w, width))
-        self._launch("taps", image.dtype, copies.size, 256, image, *sizes, copies)
-        return copies
+        places = tuple(strided(n - s + 1, stride) for n, s in zip(image.shape, filter_shape, strict=True))
+        return self._taps(self.asarray(image, image.dtype)[None], None, filter_shape, places, stride)
 
     def gather(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
-        return self._sum_taps(copies, filter_shape, 1, shape, stride)
+        return self._sum_taps(copies[:, None], filter_shape, shape, stride)[0]
 
     def spread(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
-        return self._sum_taps(copies, filter_shape, -1, shape, stride)
+        return self._sum_taps(copies[:, None], filter_shape, shape, stride, sign=-1)[0]
 
-    def _sum_taps(self, copies: Array, filter_shape: Shape, sign: int, shape: Shape, stride: int) -> Array:
-        (s1, s2), copies = filter_shape, self.asarray(copies, copies.dtype)
-        image: Array = self.xp.empty(shape, copies.dtype)
-        sizes = map(np.int32, (s1, s2, sign, stride, *copies.shape[1:], *shape))
-        self._launch("sum_taps", copies.dtype, image.size, 256, copies, *sizes, image)
-        return image
+    def _taps(
+        self,
+        images: Array,
+        minus: Array | None,
+        filter_shape: Shape,
+        places: tuple[int, ...],
+        stride: int,
+        sign: int = 1,
+        border: Shape = (0, 0),
+        reflected: bool = False,
+    ) -> Array:
+        """The copies (s₁s₂, B·h·w) of images (B, H, W), less others, with places (h, w): see taps.cu."""
+        (s1, s2), count = filter_shape, len(images)
+        copies: Array = self.xp.empty((s1 * s2, count * math.prod(places)), images.dtype)
+        sizes = map(np.int32, (count, s1, s2, sign, *border, reflected, stride, *places, *images.shape[1:]))
+        self._launch("taps", images.dtype, copies.size, 256, images, minus, *sizes, copies)
+        return copies
+
+    def _sum_taps(
+        self,
+        copies: Array,
+        filter_shape: Shape,
+        shape: Shape,
+        stride: int,
+        sign: int = 1,
+        border: Shape = (0, 0),
+        reflected: bool = False,
+        scale: float = 1.0,
+    ) -> Array:
+        """Images (B, H, W) of this shape of copies (s₁s₂, B, h, w), times `scale`: see taps.cu."""
+        (s1, s2), copies, count = filter_shape, self.asarray(copies, copies.dtype), copies.shape[1]
+        images: Array = self.xp.empty((count, *shape), copies.dtype)
+        sizes = map(np.int32, (count, s1, s2, sign, *border, reflected, stride, *copies.shape[2:], *shape))
+        self._launch("sum_taps", copies.dtype, images.size, 256, copies, copies.dtype.type(scale), *sizes, images)
+        return images
+
+    def conv_steps(
+        self,
+        maps: Any,
+        f: Array,
+        pictures: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        thresholds: Array,
+        k: int = 0,
+        stride: int = 1,
+    ) -> tuple[Any, Array, Any]:
+        """Process all pictures at once, with maps (F, B, h, w), unless the largest entries of each are selected."""
+        if k > 0:
+            return super().conv_steps(maps, f, pictures, W, D, step_size, thresholds, k, stride)
+        (s1, s2, filters), dtype = D.shape, f.dtype
+        border, count = (s1 - 1, s2 - 1), len(f)
+        f, pictures = self.asarray(f, dtype), self.asarray(pictures, dtype)
+        places = map_shape((f.shape[1], f.shape[2]), (s1, s2), stride)
+        copies = self._taps(f, pictures, (s1, s2), places, stride, 1, border, True)
+        u = self.matmul(W.reshape(s1 * s2, filters).T, copies)
+        alpha, theta = self.asarray(step_size, np.float64), self.asarray(thresholds, np.float64)
+        width = math.prod(theta.shape[1:])
+        sizes = (np.int32(width > 1), np.int32(width if len(theta) > 1 else 0), np.int32(filters), np.int32(count))
+        x_next: Array = self.xp.empty((filters, count, *places), dtype)
+        self._launch("shrink_maps", dtype, u.size, 256, maps, u, alpha, theta, *sizes, np.int64(math.prod(places)), x_next)
+        copies = self.matmul(D.reshape(s1 * s2, filters), x_next.reshape(filters, -1)).reshape(-1, count, *places)
+        found = self._sum_taps(copies, (s1, s2), (f.shape[1], f.shape[2]), stride)
+        return x_next, found, (x_next, u, f, pictures, W, D, alpha, theta.ndim > 1, stride)
+
+    def conv_steps_backward(
+        self, d_maps: Any, d_pictures: Any, record: Any, wants_weight: bool = True, wants_dictionary: bool = False
+    ) -> tuple[Any, Any, Scalar, Array, Array | None, Array | None]:
+        """Go back through all pictures at once.
+
+        The adjoint of the synthesis correlates ∂L/∂picture, which is 0 beyond its borders, with the filters rotated by
+        180°: it multiplies the filters as they are by copies that are shifted in the other direction.
+        """
+        if isinstance(record, list):  # of single pictures
+            return super().conv_steps_backward(d_maps, d_pictures, record, wants_weight, wants_dictionary)
+        x_next, u, f, pictures, W, D, alpha, by_filter, stride = record
+        (s1, s2, filters), dtype, count, places = D.shape, f.dtype, len(f), x_next.shape[2:]
+        border, shape = (s1 - 1, s2 - 1), (f.shape[1], f.shape[2])
+        copies = self._taps(self.asarray(d_pictures, dtype), None, (s1, s2), places, stride, -1)
+        delta = self.matmul(D.reshape(s1 * s2, filters).T, copies)
+        d_z, sums = self.xp.empty(x_next.shape, dtype), self.xp.empty((2, filters, count), np.float64)
+        size = np.int64(math.prod(places))
+        arrays = (delta, d_maps, x_next, u, size, d_z, sums[0], sums[1])
+        self._launch("shrink_maps_backward", dtype, 256 * filters * count, 256, *arrays)
+        d_threshold = sums[1].T if by_filter else sums[1].sum(axis=0)
+        flat = d_z.reshape(filters, -1)
+        d_dictionary = self.matmul(copies, x_next.reshape(filters, -1).T).reshape(D.shape) if wants_dictionary else None
+        d_weight = None
+        if wants_weight:
+            copies = self._taps(f, pictures, (s1, s2), places, stride, 1, border, True)
+            d_weight = alpha.astype(dtype) * self.matmul(copies, flat.T).reshape(W.shape)
+        back = self.matmul(alpha.astype(dtype) * W.reshape(s1 * s2, filters), flat).reshape(-1, count, *places)
+        d_pictures = self._sum_taps(back, (s1, s2), shape, stride, -1, border, True, -1.0)
+        return d_z, d_pictures, sums[0].sum(), d_threshold, d_weight, d_dictionary
 
     # -- measurements and loss --------------------------------------------------------------------------------------
 

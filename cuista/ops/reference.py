@@ -755,6 +755,52 @@ class ReferenceOps:
         d_step_size, d_threshold, d_weight, d_dictionary = parts
         return d_z, -fold_reflected(d_padded, shape), d_step_size, d_threshold, d_weight, d_dictionary
 
+    # How many pictures are processed at a time, and are a shard of a training batch: see `Unrolled.shard`.
+    pictures = 1
+
+    def conv_steps(
+        self,
+        maps: Any,
+        f: Array,
+        pictures: Array,
+        W: Array,
+        D: Array,
+        step_size: Scalar,
+        thresholds: Array,
+        k: int = 0,
+        stride: int = 1,
+    ) -> tuple[Any, Array, Any]:
+        """`conv_step` for each of several pictures f (B, H, W), whose current estimates are `pictures` (B, H, W).
+
+        `thresholds` has a row for each picture, or a single one for all, with one threshold or (F,) of them. The maps,
+        in `maps` (None for 0) and in the result, are arranged as suits the engine.
+        """
+        of_picture = [thresholds[b if len(thresholds) > 1 else 0] for b in range(len(f))]
+        after = [
+            self.conv_step(x, own, picture, W, D, step_size, theta, k, stride)
+            for x, own, picture, theta in zip(maps or [None] * len(f), f, pictures, of_picture, strict=True)
+        ]
+        found = [picture for _, picture, _ in after]
+        return [x for x, *_ in after], found[0][None] if len(found) == 1 else self.xp.stack(found), after
+
+    def conv_steps_backward(
+        self, d_maps: Any, d_pictures: Any, record: Any, wants_weight: bool = True, wants_dictionary: bool = False
+    ) -> tuple[Any, Any, Scalar, Array, Array | None, Array | None]:
+        """The backward pass of `conv_steps`, as `conv_step_backward` for each picture.
+
+        ∂L/∂θ has a row for each picture; the gradients with respect to α, W and D are sums over the pictures.
+        """
+        back = [
+            self.conv_step_backward(d_x, d_picture, of_picture, wants_weight, wants_dictionary)
+            for d_x, d_picture, (_, _, of_picture) in zip(
+                d_maps or [None] * len(record), d_pictures, record, strict=True
+            )
+        ]
+        d_x, d_picture, d_step_size, d_threshold, d_weight, d_dictionary = zip(*back, strict=True)
+        rows = self.xp.stack([self.asarray(row, np.float64) for row in d_threshold])
+        d_weight, d_dictionary = (sum(parts) if parts[0] is not None else None for parts in (d_weight, d_dictionary))
+        return list(d_x), d_picture, sum(d_step_size), rows, d_weight, d_dictionary
+
     def synthesize(self, x: Array, dictionary: Array, stride: int = 1, picture: Shape | None = None) -> Array:
         """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, h, w) with a stride, and filters (s₁, s₂, F).
 
