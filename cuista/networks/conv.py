@@ -147,10 +147,11 @@ class ConvNetwork(Unrolled):
             d_maps, d_pictures, d_alpha, d_theta, d_weight, d_synthesis = ops.conv_steps_backward(
                 d_maps, d_pictures, record, wants_weight, bool(synthesis)
             )
-            d = {"step_size": d_alpha, "threshold": d_theta.sum(axis=0), "weight": d_weight, synthesis: d_synthesis}
+            d: dict[str, Any] = {"step_size": d_alpha, "threshold": d_theta.sum(axis=0)}
+            d |= {"weight": d_weight, synthesis: d_synthesis}
             if levels is not None:
                 d["slope"] = (level * d_theta).sum(axis=0)
-            if analysis is not W:
+            if d_weight is not None and analysis is not W:
                 d["step_size"] = (d_weight.astype(np.float64) * W).sum(axis=(0, 1))
                 d["weight"] = d_weight * self.step_size(t).astype(W.dtype)
             gradients: Gradients = {name: value for name, value in d.items() if name in self.shapes}
@@ -164,6 +165,10 @@ class ConvNetwork(Unrolled):
         parts = self.ops.in_batches(shape, lambda rows: Unrolled.output(self, rows_of(y, rows), depth), self.shard)
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
+
+    @property
+    def can_be_replayed(self) -> bool:
+        return not self.selects
 
     @property
     def shard(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
 from cuista.ops.borders import Shape, map_shape, strided
+from cuista.ops.graph import NotRecordableError, Recording, arrays_in
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
@@ -68,11 +69,17 @@ class CudaOps(ReferenceOps):
 
     shard, matrices, pictures = 1024, 32, 16
     engine = "cuda"
+    # Whether the array module can record CUDA graphs.
+    has_graphs = False
 
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
         super().__init__()
         self.xp, self.launch, self.name = xp, launch, name
         self._limits: dict[bytes, Array] = {}
+        # The latest setting of `replayed`, its recording, which its second call makes, and whether it can be made.
+        self._setting: Any = None
+        self._recording: Recording | None = None
+        self._recordable = True
 
     @classmethod
     def on(cls, device: Device) -> CudaOps:
@@ -81,7 +88,9 @@ class CudaOps(ReferenceOps):
 
         from cuista.kernels import CudaLauncher
 
-        return cls(cupy, CudaLauncher(device.index or 0), device.name)
+        ops = cls(cupy, CudaLauncher(device.index or 0), device.name)
+        ops.has_graphs = True
+        return ops
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).on, (Device(self.name),)
@@ -105,6 +114,25 @@ class CudaOps(ReferenceOps):
     ) -> list[Result]:
         with self.computing():
             return super().in_batches(shape, work, batch)
+
+    def replayed(
+        self, work: Callable[..., Result], inputs: tuple[Any, ...], setting: Hashable, reads: Iterable[Array]
+    ) -> Result:
+        """Record the work when it is called with a setting for the second time in succession."""
+        if not self.has_graphs:
+            return work(*inputs)
+        shapes = [(array.shape, array.dtype) for array in arrays_in(inputs)]
+        setting = (setting, shapes, [getattr(array.data, "ptr", 0) for array in reads])
+        if self._setting != setting:
+            self._setting, self._recording, self._recordable = setting, None, True
+            return work(*inputs)
+        if self._recording is None and self._recordable:
+            try:
+                self._recording = Recording(self.xp, work, inputs)
+            except NotRecordableError:
+                self._recordable = False
+        found: Result = self._recording.replay(inputs) if self._recording else work(*inputs)
+        return found
 
     def rows_at_a_time(self, shape: tuple[int, ...]) -> int:
         return max(ENTRIES // math.prod(shape[1:]), 1)
@@ -335,10 +363,12 @@ class CudaOps(ReferenceOps):
         return self._taps(self.asarray(image, image.dtype)[None], None, filter_shape, places, stride)
 
     def gather(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
-        return self._sum_taps(copies[:, None], filter_shape, shape, stride)[0]
+        image: Array = self._sum_taps(copies[:, None], filter_shape, shape, stride)[0]
+        return image
 
     def spread(self, copies: Array, filter_shape: Shape, shape: Shape, stride: int = 1) -> Array:
-        return self._sum_taps(copies[:, None], filter_shape, shape, stride, sign=-1)[0]
+        image: Array = self._sum_taps(copies[:, None], filter_shape, shape, stride, sign=-1)[0]
+        return image
 
     def _taps(
         self,
@@ -399,9 +429,10 @@ class CudaOps(ReferenceOps):
         u = self.matmul(W.reshape(s1 * s2, filters).T, copies)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(thresholds, np.float64)
         width = math.prod(theta.shape[1:])
-        sizes = (np.int32(width > 1), np.int32(width if len(theta) > 1 else 0), np.int32(filters), np.int32(count))
+        strides = np.int32(width > 1), np.int32(width if len(theta) > 1 else 0)
+        sizes = (*strides, np.int32(filters), np.int32(count), np.int64(math.prod(places)))
         x_next: Array = self.xp.empty((filters, count, *places), dtype)
-        self._launch("shrink_maps", dtype, u.size, 256, maps, u, alpha, theta, *sizes, np.int64(math.prod(places)), x_next)
+        self._launch("shrink_maps", dtype, u.size, 256, maps, u, alpha, theta, *sizes, x_next)
         copies = self.matmul(D.reshape(s1 * s2, filters), x_next.reshape(filters, -1)).reshape(-1, count, *places)
         found = self._sum_taps(copies, (s1, s2), (f.shape[1], f.shape[2]), stride)
         return x_next, found, (x_next, u, f, pictures, W, D, alpha, theta.ndim > 1, stride)

@@ -7,7 +7,7 @@ W are (M, N).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -226,6 +226,26 @@ class ReferenceOps:
     def to_numpy(self, array: Array) -> Array:
         """The array in host memory."""
         return np.asarray(array)
+
+    def replayed(
+        self, work: Callable[..., Result], inputs: tuple[Any, ...], setting: Hashable, reads: Iterable[Array]
+    ) -> Result:
+        """`work(*inputs)`, which an engine may record and replay as long as the setting is the same.
+
+        Parameters
+        ----------
+        work
+            A function that depends on its inputs, on `setting` and on `reads` only.
+        inputs
+            Arrays in nested tuples; None is allowed.
+        reads
+            Arrays that may be changed in place between calls.
+
+        Returns
+        -------
+        The results, which the next call may overwrite.
+        """
+        return work(*inputs)
 
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None
@@ -796,9 +816,9 @@ class ReferenceOps:
                 d_maps or [None] * len(record), d_pictures, record, strict=True
             )
         ]
-        d_x, d_picture, d_step_size, d_threshold, d_weight, d_dictionary = zip(*back, strict=True)
-        rows = self.xp.stack([self.asarray(row, np.float64) for row in d_threshold])
-        d_weight, d_dictionary = (sum(parts) if parts[0] is not None else None for parts in (d_weight, d_dictionary))
+        d_x, d_picture, d_step_size, d_threshold, *d_filters = zip(*back, strict=True)
+        rows: Array = self.xp.stack([self.asarray(row, np.float64) for row in d_threshold])
+        d_weight, d_dictionary = (None if parts[0] is None else sum(parts) for parts in d_filters)
         return list(d_x), d_picture, sum(d_step_size), rows, d_weight, d_dictionary
 
     def synthesize(self, x: Array, dictionary: Array, stride: int = 1, picture: Shape | None = None) -> Array:
