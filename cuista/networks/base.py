@@ -243,11 +243,6 @@ class Unrolled(ABC):
         return None
 
     @property
-    def can_be_replayed(self) -> bool:
-        """Whether a training step is the same work every time, and reads only arrays that stay in their places."""
-        return False
-
-    @property
     def shard(self) -> int:
         """How many examples of a batch are a shard, whose loss and gradients are computed at once.
 

@@ -167,10 +167,6 @@ class ConvNetwork(Unrolled):
         return denoised
 
     @property
-    def can_be_replayed(self) -> bool:
-        return not self.selects
-
-    @property
     def shard(self) -> int:
         """As few pictures as suit the engine, so that memory holds only the maps of those being processed."""
         return self.ops.pictures

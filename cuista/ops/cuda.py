@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from cuista.counter import Key
 from cuista.device import Device
 from cuista.kernels.constants import AT_ONCE, DIGIT
 from cuista.ops.borders import Shape, map_shape, strided
-from cuista.ops.graph import NotRecordableError, Recording, arrays_in
 from cuista.ops.joint import ALONE, Joint, is_plain, real_of
 from cuista.ops.reference import Descent, FusedStep, Law, Normal, ReferenceOps, Result, Scalar, Scalars, Signals
 
@@ -69,17 +68,11 @@ class CudaOps(ReferenceOps):
 
     shard, matrices, pictures = 1024, 32, 16
     engine = "cuda"
-    # Whether the array module can record CUDA graphs.
-    has_graphs = False
 
     def __init__(self, xp: Any, launch: Launcher, name: str = "cuda:0") -> None:
         super().__init__()
         self.xp, self.launch, self.name = xp, launch, name
         self._limits: dict[bytes, Array] = {}
-        # The latest setting of `replayed`, its recording, which its second call makes, and whether it can be made.
-        self._setting: Any = None
-        self._recording: Recording | None = None
-        self._recordable = True
 
     @classmethod
     def on(cls, device: Device) -> CudaOps:
@@ -88,9 +81,7 @@ class CudaOps(ReferenceOps):
 
         from cuista.kernels import CudaLauncher
 
-        ops = cls(cupy, CudaLauncher(device.index or 0), device.name)
-        ops.has_graphs = True
-        return ops
+        return cls(cupy, CudaLauncher(device.index or 0), device.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).on, (Device(self.name),)
@@ -114,25 +105,6 @@ class CudaOps(ReferenceOps):
     ) -> list[Result]:
         with self.computing():
             return super().in_batches(shape, work, batch)
-
-    def replayed(
-        self, work: Callable[..., Result], inputs: tuple[Any, ...], setting: Hashable, reads: Iterable[Array]
-    ) -> Result:
-        """Record the work when it is called with a setting for the second time in succession."""
-        if not self.has_graphs:
-            return work(*inputs)
-        shapes = [(array.shape, array.dtype) for array in arrays_in(inputs)]
-        setting = (setting, shapes, [getattr(array.data, "ptr", 0) for array in reads])
-        if self._setting != setting:
-            self._setting, self._recording, self._recordable = setting, None, True
-            return work(*inputs)
-        if self._recording is None and self._recordable:
-            try:
-                self._recording = Recording(self.xp, work, inputs)
-            except NotRecordableError:
-                self._recordable = False
-        found: Result = self._recording.replay(inputs) if self._recording else work(*inputs)
-        return found
 
     def rows_at_a_time(self, shape: tuple[int, ...]) -> int:
         return max(ENTRIES // math.prod(shape[1:]), 1)

@@ -7,7 +7,7 @@ W are (M, N).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -226,26 +226,6 @@ class ReferenceOps:
     def to_numpy(self, array: Array) -> Array:
         """The array in host memory."""
         return np.asarray(array)
-
-    def replayed(
-        self, work: Callable[..., Result], inputs: tuple[Any, ...], setting: Hashable, reads: Iterable[Array]
-    ) -> Result:
-        """`work(*inputs)`, which an engine may record and replay as long as the setting is the same.
-
-        Parameters
-        ----------
-        work
-            A function that depends on its inputs, on `setting` and on `reads` only.
-        inputs
-            Arrays in nested tuples; None is allowed.
-        reads
-            Arrays that may be changed in place between calls.
-
-        Returns
-        -------
-        The results, which the next call may overwrite.
-        """
-        return work(*inputs)
 
     def in_batches(
         self, shape: tuple[int, ...], work: Callable[[slice], Result], batch: int | None = None

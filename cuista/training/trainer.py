@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array
 from cuista.counter import FITTING, TRAINING, VALIDATION, Key
 from cuista.errors import DivergedError, FileError
 from cuista.messages import LOG, showing, step_level, warn
@@ -418,20 +417,8 @@ class _Run:
         if weights is not None:
             weights **= power
         formed = self.ranks.size > 1  # only what is formed can be summed over ranks
-        wanted = self._wanted
-
-        def step(y: Any, x: Array, weights: Array | None) -> tuple[Scalar, dict[str, Any]]:
-            result: tuple[Scalar, dict[str, Any]] = network.loss_and_gradients(
-                y, x, stage.depth, stage.window, weights, wanted, formed
-            )
-            return result
-
-        if not network.can_be_replayed:
-            return step(y, x, weights)
-        setting = (id(network), stage.depth, stage.window, formed, *wanted)
-        found: tuple[Scalar, dict[str, Any]] = self.ops.replayed(
-            step, (y, x, weights), setting, network.parameters.values()
-        )
+        arguments = (stage.depth, stage.window, weights, self._wanted, formed)
+        found: tuple[Scalar, dict[str, Any]] = network.loss_and_gradients(y, x, *arguments)
         return found
 
     def _validate(self, stage: Stage) -> None:
