@@ -35,6 +35,15 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def smooth_crops(count: int, side: int, sigma: float = 25 / 255) -> tuple[np.ndarray, np.ndarray]:
+    """Crops that are smooth as pictures are, (count, side, side) in float32, and the same with noise."""
+    rng = np.random.default_rng(0)
+    clean = rng.random((count, side, side)).astype(np.float32)
+    clean = np.cumsum(np.cumsum(clean - clean.mean(axis=(1, 2), keepdims=True), axis=1), axis=2)
+    clean *= 0.2 / clean.std()
+    return clean, clean + np.float32(sigma) * rng.standard_normal(clean.shape).astype(np.float32)
+
+
 def save(name: str, figures: dict[str, Any], *, by_width: bool = False) -> None:
     """Print the results and write them to results/NAME.json, together with the machine and the versions used.
 

@@ -22,7 +22,8 @@ if hasattr(os, "sched_setaffinity"):
 
 import numpy as np
 import torch
-from common import ratio, save, side_by_side
+from common import ratio, save, side_by_side, smooth_crops
+from reference_torch import denoised
 
 from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.tasks.denoising import Denoiser
@@ -33,31 +34,17 @@ CROPS, SIDE = 8, 128
 # The size of the filters, their number, their stride, and the number of layers.
 NETWORKS = ((7, 32, 2, 16), (8, 96, 4, 8))
 
-rng = np.random.default_rng(0)
-clean = rng.random((CROPS, SIDE, SIDE)).astype(np.float32)
-clean = np.cumsum(np.cumsum(clean - clean.mean(axis=(1, 2), keepdims=True), axis=1), axis=2)  # smooth, as pictures are
-clean *= 0.2 / clean.std()
-noisy = clean + np.float32(25 / 255) * rng.standard_normal(clean.shape).astype(np.float32)
+clean, noisy = smooth_crops(CROPS, SIDE)
 clean_torch, noisy_torch = torch.from_numpy(clean), torch.from_numpy(noisy)
 
 
 def torch_step(network: Any) -> tuple[float, dict[str, np.ndarray]]:
     """Autograd's loss and gradients."""
-    functional = torch.nn.functional
     parameters = {
         name: torch.tensor(value, dtype=torch.float32, requires_grad=True) for name, value in network.parameters.items()
     }
-    W, D = (parameters[name].permute(0, 3, 1, 2)[:, :, None] for name in ("weight", "synthesis"))
-    p = network.filter_shape[0] - 1
-    f, x, picture = noisy_torch[:, None], torch.zeros(()), torch.zeros_like(noisy_torch[:, None])
-    for t, theta in enumerate(parameters["threshold"]):
-        r = functional.pad(f - picture, (p, p, p, p), mode="reflect")
-        z = x + functional.conv2d(r, W[t], stride=network.stride)
-        x = torch.sign(z) * torch.relu(z.abs() - theta[:, None, None])
-        filters = D[t].flip(2, 3)  # a transposed convolution adds the filters rotated by 180°
-        whole = functional.conv_transpose2d(x, filters, stride=network.stride)
-        picture = whole[:, :, p : p + SIDE, p : p + SIDE]
-    loss = 0.5 * (picture[:, 0] - clean_torch).square().sum()
+    filters = parameters["weight"], parameters["synthesis"]
+    loss = 0.5 * (denoised(noisy_torch, *filters, parameters["threshold"], network.stride) - clean_torch).square().sum()
     loss.backward()
     return loss.item(), {name: value.grad.numpy() for name, value in parameters.items()}  # type: ignore[union-attr]
 

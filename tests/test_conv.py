@@ -232,6 +232,39 @@ def test_the_cuda_engine_gives_what_is_defined(cuda, threshold, k, stride, rng):
     compare_engines(cuda, threshold, k, (3, 2, 4), stride, False, rng)
 
 
+@pytest.mark.parametrize("per_picture", [False, True])
+@pytest.mark.parametrize("by_filter", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "size", "stride"), [((3, 2, 4), (13, 9), 1), ((5, 4, 3), (5, 11), 2), ((1, 7, 6), (8, 7), 3)]
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_the_cuda_engine_takes_pictures_together_as_one_by_one(
+    cuda, per_picture, by_filter, shape, size, stride, first, rng
+):
+    count, filters = 3, shape[2]
+    D, W = rng.standard_normal((2, *shape))
+    f, picture, d_picture = rng.standard_normal((3, count, *size))
+    x, d_x = rng.standard_normal((2, filters, count, *borders.map_shape(size, shape[:2], stride)))
+    theta = np.abs(rng.standard_normal((count if per_picture else 1, *[filters] * by_filter)))
+
+    def pictures(ops, to_maps, from_maps):
+        def to(array):
+            return ops.asarray(array, np.float64)
+
+        step = (to(f), to(picture), to(W), to(D), to(0.3), to(theta), 0, stride)
+        maps, found, record = ops.conv_steps(None if first else to_maps(to(x)), *step)
+        back = ops.conv_steps_backward(None if first else to_maps(to(d_x)), to(d_picture), record, True, True)
+        d_maps, d_pictures, *parts = back
+        return [
+            ops.to_numpy(a) for a in (from_maps(maps), found, from_maps(d_maps), ops.xp.stack(list(d_pictures)), *parts)
+        ]
+
+    together = pictures(cuda, lambda maps: maps, lambda maps: maps)
+    defined = pictures(ReferenceOps(), lambda maps: list(maps.swapaxes(0, 1)), lambda maps: np.stack(maps, axis=1))
+    for found, expected in zip(together, defined, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
 def compare_engines(ops, threshold, k, shape, stride, first, rng, dtype=np.float64):
     s1, s2, filters = shape
     D, W = rng.standard_normal((2, *shape))
