@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from conftest import FAST
@@ -262,6 +264,27 @@ def test_the_cuda_engine_takes_pictures_together_as_one_by_one(
     together = pictures(cuda, lambda maps: maps, lambda maps: maps)
     defined = pictures(ReferenceOps(), lambda maps: list(maps.swapaxes(0, 1)), lambda maps: np.stack(maps, axis=1))
     for found, expected in zip(together, defined, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-11)
+
+
+def test_layers_with_and_without_selection_follow_each_other_on_the_cuda_engine(cuda, rng):
+    D, W = rng.standard_normal((2, 3, 2, 4))
+    f, start, d_picture = rng.standard_normal((3, 2, 8, 9))
+
+    def through(ops):
+        to, maps, pictures, records = partial(ops.asarray, dtype=np.float64), None, start, []
+        for k in (0, 7, 0):
+            step = (to(f), to(pictures), to(W), to(D), to(0.3), to([0.1]), k, 2)
+            maps, pictures, record = ops.conv_steps(maps, *step)
+            records.append(record)
+        d_maps, d_pictures, found = None, d_picture, [pictures]
+        for record in reversed(records):
+            d_maps, d_pictures, *parts = ops.conv_steps_backward(d_maps, d_pictures, record, True, True)
+            d_pictures = ops.xp.stack(list(map(to, d_pictures)))
+            found += [d_pictures, *parts]
+        return [ops.to_numpy(array) for array in found]
+
+    for found, expected in zip(through(cuda), through(ReferenceOps()), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-11)
 
 

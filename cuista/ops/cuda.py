@@ -392,7 +392,8 @@ class CudaOps(ReferenceOps):
     ) -> tuple[Any, Array, Any]:
         """Process all pictures at once, with maps (F, B, h, w), unless the largest entries of each are selected."""
         if k > 0:
-            return super().conv_steps(maps, f, pictures, W, D, step_size, thresholds, k, stride)
+            return super().conv_steps(_apart(maps), f, pictures, W, D, step_size, thresholds, k, stride)
+        maps = self._together(maps)
         (s1, s2, filters), dtype = D.shape, f.dtype
         border, count = (s1 - 1, s2 - 1), len(f)
         f, pictures = self.asarray(f, dtype), self.asarray(pictures, dtype)
@@ -418,7 +419,8 @@ class CudaOps(ReferenceOps):
         180°: it multiplies the filters as they are by copies that are shifted in the other direction.
         """
         if isinstance(record, list):  # of single pictures
-            return super().conv_steps_backward(d_maps, d_pictures, record, wants_weight, wants_dictionary)
+            return super().conv_steps_backward(_apart(d_maps), d_pictures, record, wants_weight, wants_dictionary)
+        d_maps = self._together(d_maps)
         x_next, u, f, pictures, W, D, alpha, by_filter, stride = record
         (s1, s2, filters), dtype, count, places = D.shape, f.dtype, len(f), x_next.shape[2:]
         border, shape = (s1 - 1, s2 - 1), (f.shape[1], f.shape[2])
@@ -438,6 +440,11 @@ class CudaOps(ReferenceOps):
         back = self.matmul(alpha.astype(dtype) * W.reshape(s1 * s2, filters), flat).reshape(-1, count, *places)
         d_pictures = self._sum_taps(back, (s1, s2), shape, stride, -1, border, True, -1.0)
         return d_z, d_pictures, sums[0].sum(), d_threshold, d_weight, d_dictionary
+
+    def _together(self, maps: Any) -> Array | None:
+        """Maps (F, B, h, w) of lists of maps (F, h, w), which layers with selection return."""
+        together: Array | None = self.xp.stack(maps, axis=1) if isinstance(maps, list) else maps
+        return together
 
     # -- measurements and loss --------------------------------------------------------------------------------------
 
@@ -612,6 +619,11 @@ class _Fused:
             sums = xp.empty((batch, 1 + 2 * depth), np.float64)
             self._work = ((batch, depth, support), (self.ops.asarray(support, np.int32), z, u, code, sums))
         return self._work[1]
+
+
+def _apart(maps: Any) -> list[Array] | None:
+    """The opposite of `CudaOps._together`."""
+    return maps if maps is None or isinstance(maps, list) else [maps[:, b].copy() for b in range(maps.shape[1])]
 
 
 def _team_sums(columns: int, threads: int) -> int:
