@@ -176,7 +176,7 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
             read_back[step] = DeviceArray.waits
         DeviceArray.waits = 0
 
-    recipe = replace(QUICK, max_steps=20, matrix_steps=10)
+    recipe = replace(QUICK, layer_steps=3, max_steps=8, matrix_steps=5)
     complex_problem = replace(small_problem.in_complex(), snapshots=2)
     complex_weight = cuista.solve_exact(complex_problem.A)
     for net in ("alista", "complex", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
@@ -188,7 +188,7 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
         stages = recipe.stages(2, more=True)
         read_back.clear()
         train(model, recipe, progress=count)
-        assert len(read_back) > 15
+        assert len(read_back) > 5
         assert not any(read_back.values())
 
 
