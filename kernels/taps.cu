@@ -72,7 +72,8 @@ KERNEL __launch_bounds__(256, 1) sum_taps(
         for (int b = 0; b < 3; ++b) {
             const int x_before = mirrored(x, width, b);
             if (b && (!reflected || x_before == x || x_before < -border2 || x_before >= width + border2)) continue;
-            sum += sum_at(own, count * places, s1, s2, sign, stride, rows, columns, y_before + border1, x_before + border2);
+            const int place1 = y_before + border1, place2 = x_before + border2;
+            sum += sum_at(own, count * places, s1, s2, sign, stride, rows, columns, place1, place2);
         }
     }
     images[e] = scale * sum;
