@@ -400,7 +400,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", action="store_true", help="run the paper recipe to its end too")
     options = parser.parse_args()
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     ops = engine(parse_device("cuda:0"))
     problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500)))
     weight = cuista.solve_exact(problem.A)

@@ -168,5 +168,5 @@ class ConvNetwork(Unrolled):
 
     @property
     def shard(self) -> int:
-        """As few pictures as suit the engine, so that memory holds only the maps of those being processed."""
+        """One picture, or 8 on a GPU: memory holds only the maps of those being processed."""
         return self.ops.pictures

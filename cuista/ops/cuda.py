@@ -48,9 +48,9 @@ BACKWARD_WARPS = 4096
 # The fused step gathers a row of a matrix for every non-zero of every signal. It is faster than the hundred and more
 # launches that the step takes otherwise, as long as the batch has at most this many non-zeros for each entry of a code
 # (batch size × density). Each snapshot counts like a signal, and complex ones count twice, because a row of their
-# matrix is twice as long. On an H100, in a machine that is slow to launch kernels, it took a quarter of the time at 540
-# (complex) and a quarter to three fifths at 860 (real).
-FUSED_DENSE_ROWS = 1024
+# matrix is twice as long. On an H100, in a machine that is slow to launch kernels, it took a quarter of the time of two
+# shards at 540 (complex), and a quarter to three fifths at 860 (real). A faster host may gain less.
+FUSED_DENSE_ROWS = 864
 
 
 class CudaOps(ReferenceOps):
