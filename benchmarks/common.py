@@ -13,6 +13,11 @@ from typing import Any
 import numpy as np
 from cuista.kernels import native
 
+from cuista.data.dictionary import Dictionary, random_dictionary
+from cuista.ops import ReferenceOps
+from cuista.tasks.denoising import Denoiser
+from cuista.weights import solve_conv
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -42,6 +47,16 @@ def smooth_crops(count: int, side: int, sigma: float = 25 / 255) -> tuple[np.nda
     clean = np.cumsum(np.cumsum(clean - clean.mean(axis=(1, 2), keepdims=True), axis=1), axis=2)
     clean *= 0.2 / clean.std()
     return clean, clean + np.float32(sigma) * rng.standard_normal(clean.shape).astype(np.float32)
+
+
+def conv_csc(size: int, filters: int, stride: int, layers: int, ops: ReferenceOps | None = None) -> Any:
+    """A Conv-CSC that computes what the Conv-ALISTA does with which its training begins."""
+    weight = solve_conv(Dictionary(random_dictionary((size, size), filters)), stride=stride)
+    network = Denoiser.new(weight, "conv-csc", layers=layers, ops=ops).network
+    precursor = network.precursor()
+    precursor.parameters = precursor.fast_start()
+    network.adopt(precursor)
+    return network
 
 
 def save(name: str, figures: dict[str, Any], *, by_width: bool = False) -> None:

@@ -27,15 +27,13 @@ from typing import Any
 import cupy
 import numpy as np
 import torch
-from common import ratio, save, smooth_crops
+from common import conv_csc, ratio, save, smooth_crops
 from reference_torch import denoised, forward
 
 import cuista
 from cuista.counter import TRAINING, Key
-from cuista.data.dictionary import Dictionary, random_dictionary
 from cuista.device import describe_cuda, parse_device
 from cuista.ops import engine
-from cuista.tasks.denoising import Denoiser
 from cuista.training.adam import Adam
 
 LAYERS, BATCH, RECOVERED = 16, 64, 131_072
@@ -271,11 +269,7 @@ def pictures() -> dict[str, Any]:
     """Time the gradients of a Conv-CSC with its defaults, 16 layers of 32 filters of 7×7 and a stride of 2."""
     crops, side = 8, 128
     clean, noisy = smooth_crops(crops, side)
-    weight = cuista.solve_conv(Dictionary(random_dictionary((7, 7), 32)), stride=2)
-    network = Denoiser.new(weight, "conv-csc", layers=LAYERS, ops=ops).network
-    precursor = network.precursor()
-    precursor.parameters = precursor.fast_start()
-    network.adopt(precursor)
+    network = conv_csc(7, 32, 2, LAYERS, ops)
     arrays = ops.asarray(noisy, np.float32), ops.asarray(clean, np.float32)
     learned = {name: to_torch(value).float().requires_grad_() for name, value in network.parameters.items()}
     noisy_torch, clean_torch = (torch.from_numpy(array).to(DEVICE) for array in (noisy, clean))

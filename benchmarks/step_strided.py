@@ -22,12 +22,8 @@ if hasattr(os, "sched_setaffinity"):
 
 import numpy as np
 import torch
-from common import ratio, save, side_by_side, smooth_crops
+from common import conv_csc, ratio, save, side_by_side, smooth_crops
 from reference_torch import denoised
-
-from cuista.data.dictionary import Dictionary, random_dictionary
-from cuista.tasks.denoising import Denoiser
-from cuista.weights import solve_conv
 
 torch.set_num_threads(1)
 CROPS, SIDE = 8, 128
@@ -54,11 +50,7 @@ figures: dict[str, Any] = {
     "torch": torch.__version__,
 }
 for size, filters, stride, layers in NETWORKS:
-    weight = solve_conv(Dictionary(random_dictionary((size, size), filters)), stride=stride)
-    network = Denoiser.new(weight, "conv-csc", layers=layers).network
-    precursor = network.precursor()
-    precursor.parameters = precursor.fast_start()
-    network.adopt(precursor)
+    network = conv_csc(size, filters, stride, layers)
     loss, gradients = network.loss_and_gradients(noisy, clean, layers)
     loss_torch, gradients_torch = torch_step(network)
     assert abs(loss_torch - loss) < 1e-3 * loss

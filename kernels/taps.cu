@@ -30,7 +30,7 @@ KERNEL __launch_bounds__(256, 1) taps(
 }
 
 // The sum, over all taps (i, j), of the entry of the tap's copy that lies (i, j) further on from (y, x) if `sign` is 1,
-// or (i, j) before if it is −1. The tap's copy of this image begins at its place in `copies` times `step`.
+// or (i, j) before if it is −1. `copies` points to the first tap's copy of an image; the next tap's is `step` numbers on.
 __device__ __forceinline__ real sum_at(
     const real* __restrict__ copies, long long step, int s1, int s2, int sign, int stride, int rows, int columns, int y,
     int x)

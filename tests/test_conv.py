@@ -257,9 +257,7 @@ def test_the_cuda_engine_takes_pictures_together_as_one_by_one(
         maps, found, record = ops.conv_steps(None if first else to_maps(to(x)), *step)
         back = ops.conv_steps_backward(None if first else to_maps(to(d_x)), to(d_picture), record, True, True)
         d_maps, d_pictures, *parts = back
-        return [
-            ops.to_numpy(a) for a in (from_maps(maps), found, from_maps(d_maps), ops.xp.stack(list(d_pictures)), *parts)
-        ]
+        return [ops.to_numpy(a) for a in (from_maps(maps), found, from_maps(d_maps), d_pictures, *parts)]
 
     together = pictures(cuda, lambda maps: maps, lambda maps: maps)
     defined = pictures(ReferenceOps(), lambda maps: list(maps.swapaxes(0, 1)), lambda maps: np.stack(maps, axis=1))
@@ -280,7 +278,6 @@ def test_layers_with_and_without_selection_follow_each_other_on_the_cuda_engine(
         d_maps, d_pictures, found = None, d_picture, [pictures]
         for record in reversed(records):
             d_maps, d_pictures, *parts = ops.conv_steps_backward(d_maps, d_pictures, record, True, True)
-            d_pictures = ops.xp.stack(list(map(to, d_pictures)))
             found += [d_pictures, *parts]
         return [ops.to_numpy(array) for array in found]
 
@@ -406,6 +403,19 @@ def test_the_cuda_engine_trains_the_same_network(cuda, kind, form, rng):
     for name, gradient in gradients.items():
         np.testing.assert_allclose(cuda.to_numpy(of_device[name]), gradient, rtol=1e-9, atol=1e-10)
     np.testing.assert_allclose(cuda.to_numpy(net.output(on_device)), plain.output(inputs(plain, y)), atol=1e-10)
+
+
+def test_more_pictures_than_a_shard_are_summed_on_the_cuda_engine(cuda, rng):
+    kind, form = variants()[-1]  # which knows σ
+    y, clean = rng.standard_normal((2, cuda.pictures + 1, 5, 6))
+    results = []
+    for ops in (CpuOps(), cuda):
+        net = any_network(kind, form, ops)
+        known = inputs(net, ops.asarray(y, np.float64))
+        loss, gradients = net.loss_and_gradients(known, ops.asarray(clean, np.float64), 3)
+        results.append([ops.to_numpy(array) for array in (loss, *gradients.values(), net.output(known))])
+    for found, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize(

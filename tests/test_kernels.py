@@ -592,6 +592,13 @@ def work(ops):
     copies = ops.taps(x, (2, 3))
     copies_of = copies.reshape(6, 2, -1)
     results += [copies, ops.spread(copies_of, (2, 3), x.shape), ops.gather(copies_of, (2, 3), (1, x.shape[1] - 4))]
+    pictures, weight = (
+        ops.asarray(rng.standard_normal((3, 2, 9, 8)), np.float32),
+        ops.asarray(np.ones((3, 2, 4)), x.dtype),
+    )
+    step = (*pictures[:2], weight, weight, 1.0, ops.asarray(rng.random((2, 4)), np.float64), 0, 2)
+    maps, found, record = ops.conv_steps(None, *step)
+    results += [maps, found, *ops.conv_steps_backward(maps, pictures[2], record, True, True)]
     scaled, factors = ops.in_units(delta, 2.0)
     results += [scaled, factors, *ops.half_squared_error(x, delta, ops.asarray([0.5, 1, 2], np.float64))]
     for shape, unit in (((40, 150), 0.0), ((33, 200), 3.0)):  # products of all threads for each column, and of teams

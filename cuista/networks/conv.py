@@ -162,11 +162,13 @@ class ConvNetwork(Unrolled):
     def output(self, y: Any, depth: int | None = None) -> Array:
         """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""
         shape = (y[0] if isinstance(y, tuple) else y).shape
-        parts = self.ops.in_batches(shape, lambda rows: Unrolled.output(self, rows_of(y, rows), depth), self.shard)
+        rows, columns = map_shape((shape[1], shape[2]), self.filter_shape, self.stride)
+        at_once = min(self.shard, self.ops.rows_at_a_time((shape[0], self.filters, rows, columns)))
+        parts = self.ops.in_batches(shape, lambda part: Unrolled.output(self, rows_of(y, part), depth), at_once)
         denoised: Array = self.ops.xp.concatenate(parts)
         return denoised
 
     @property
     def shard(self) -> int:
-        """One picture, or 8 on a GPU: memory holds only the maps of those being processed."""
+        """One picture, or 8 on a GPU."""
         return self.ops.pictures

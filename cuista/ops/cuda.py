@@ -393,12 +393,13 @@ class CudaOps(ReferenceOps):
         """Process all pictures at once, with maps (F, B, h, w), unless the largest entries of each are selected."""
         if k > 0:
             return super().conv_steps(_apart(maps), f, pictures, W, D, step_size, thresholds, k, stride)
-        maps = self._together(maps)
+        maps = _together(self.xp, maps)
         (s1, s2, filters), dtype = D.shape, f.dtype
-        border, count = (s1 - 1, s2 - 1), len(f)
+        count = len(f)
+        borders: dict[str, Any] = {"border": (s1 - 1, s2 - 1), "reflected": True}
         f, pictures = self.asarray(f, dtype), self.asarray(pictures, dtype)
         places = map_shape((f.shape[1], f.shape[2]), (s1, s2), stride)
-        copies = self._taps(f, pictures, (s1, s2), places, stride, 1, border, True)
+        copies = self._taps(f, pictures, (s1, s2), places, stride, **borders)
         u = self.matmul(W.reshape(s1 * s2, filters).T, copies)
         alpha, theta = self.asarray(step_size, np.float64), self.asarray(thresholds, np.float64)
         width = math.prod(theta.shape[1:])
@@ -408,11 +409,11 @@ class CudaOps(ReferenceOps):
         self._launch("shrink_maps", dtype, u.size, 256, maps, u, alpha, theta, *sizes, x_next)
         copies = self.matmul(D.reshape(s1 * s2, filters), x_next.reshape(filters, -1)).reshape(-1, count, *places)
         found = self._sum_taps(copies, (s1, s2), (f.shape[1], f.shape[2]), stride)
-        return x_next, found, (x_next, u, f, pictures, W, D, alpha, theta.ndim > 1, stride)
+        return x_next, found, (x_next, u, f, pictures, W, D, alpha, theta.ndim > 1, stride, borders)
 
     def conv_steps_backward(
         self, d_maps: Any, d_pictures: Any, record: Any, wants_weight: bool = True, wants_dictionary: bool = False
-    ) -> tuple[Any, Any, Scalar, Array, Array | None, Array | None]:
+    ) -> tuple[Any, Array, Scalar, Array, Array | None, Array | None]:
         """Go back through all pictures at once.
 
         The adjoint of the synthesis correlates ∂L/∂picture, which is 0 beyond its borders, with the filters rotated by
@@ -420,11 +421,11 @@ class CudaOps(ReferenceOps):
         """
         if isinstance(record, list):  # of single pictures
             return super().conv_steps_backward(_apart(d_maps), d_pictures, record, wants_weight, wants_dictionary)
-        d_maps = self._together(d_maps)
-        x_next, u, f, pictures, W, D, alpha, by_filter, stride = record
+        d_maps = _together(self.xp, d_maps)
+        x_next, u, f, pictures, W, D, alpha, by_filter, stride, borders = record
         (s1, s2, filters), dtype, count, places = D.shape, f.dtype, len(f), x_next.shape[2:]
-        border, shape = (s1 - 1, s2 - 1), (f.shape[1], f.shape[2])
-        copies = self._taps(self.asarray(d_pictures, dtype), None, (s1, s2), places, stride, -1)
+        shape, alpha = (f.shape[1], f.shape[2]), alpha.astype(dtype)
+        copies = self._taps(self.asarray(d_pictures, dtype), None, (s1, s2), places, stride, sign=-1)
         delta = self.matmul(D.reshape(s1 * s2, filters).T, copies)
         d_z, sums = self.xp.empty(x_next.shape, dtype), self.xp.empty((2, filters, count), np.float64)
         size = np.int64(math.prod(places))
@@ -435,16 +436,11 @@ class CudaOps(ReferenceOps):
         d_dictionary = self.matmul(copies, x_next.reshape(filters, -1).T).reshape(D.shape) if wants_dictionary else None
         d_weight = None
         if wants_weight:
-            copies = self._taps(f, pictures, (s1, s2), places, stride, 1, border, True)
-            d_weight = alpha.astype(dtype) * self.matmul(copies, flat.T).reshape(W.shape)
-        back = self.matmul(alpha.astype(dtype) * W.reshape(s1 * s2, filters), flat).reshape(-1, count, *places)
-        d_pictures = self._sum_taps(back, (s1, s2), shape, stride, -1, border, True, -1.0)
+            copies = self._taps(f, pictures, (s1, s2), places, stride, **borders)
+            d_weight = alpha * self.matmul(copies, flat.T).reshape(W.shape)
+        back = self.matmul(alpha * W.reshape(s1 * s2, filters), flat).reshape(-1, count, *places)
+        d_pictures = self._sum_taps(back, (s1, s2), shape, stride, sign=-1, scale=-1.0, **borders)
         return d_z, d_pictures, sums[0].sum(), d_threshold, d_weight, d_dictionary
-
-    def _together(self, maps: Any) -> Array | None:
-        """Maps (F, B, h, w) of lists of maps (F, h, w), which layers with selection return."""
-        together: Array | None = self.xp.stack(maps, axis=1) if isinstance(maps, list) else maps
-        return together
 
     # -- measurements and loss --------------------------------------------------------------------------------------
 
@@ -621,8 +617,14 @@ class _Fused:
         return self._work[1]
 
 
+def _together(xp: Any, maps: Any) -> Array | None:
+    """Maps (F, B, h, w) of a list of maps (F, h, w), which layers with selection return."""
+    together: Array | None = xp.stack(maps, axis=1) if isinstance(maps, list) else maps
+    return together
+
+
 def _apart(maps: Any) -> list[Array] | None:
-    """The opposite of `CudaOps._together`."""
+    """The opposite of `_together`."""
     return maps if maps is None or isinstance(maps, list) else [maps[:, b].copy() for b in range(maps.shape[1])]
 
 

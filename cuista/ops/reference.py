@@ -7,7 +7,7 @@ W are (M, N).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
@@ -182,8 +182,8 @@ class ReferenceOps:
     name = "cpu"
     engine = "numpy"
     xp: Any = np
-    # How many samples, and how many perturbed matrices, are a shard of a training batch: see `Unrolled.shard`.
-    shard, matrices = 64, 2
+    # How many samples, perturbed matrices and pictures are a shard of a training batch: see `Unrolled.shard`.
+    shard, matrices, pictures = 64, 2, 1
     # Whether `proximal_iterations` is faster than iterations with products with A and Aᵀ, if N ≤ 2M.
     iterates_by_gram = False
 
@@ -755,9 +755,6 @@ class ReferenceOps:
         d_step_size, d_threshold, d_weight, d_dictionary = parts
         return d_z, -fold_reflected(d_padded, shape), d_step_size, d_threshold, d_weight, d_dictionary
 
-    # How many pictures are processed at a time, and are a shard of a training batch: see `Unrolled.shard`.
-    pictures = 1
-
     def conv_steps(
         self,
         maps: Any,
@@ -780,12 +777,11 @@ class ReferenceOps:
             self.conv_step(x, own, picture, W, D, step_size, theta, k, stride)
             for x, own, picture, theta in zip(maps or [None] * len(f), f, pictures, of_picture, strict=True)
         ]
-        found = [picture for _, picture, _ in after]
-        return [x for x, *_ in after], found[0][None] if len(found) == 1 else self.xp.stack(found), after
+        return [x for x, *_ in after], self._stacked([picture for _, picture, _ in after]), after
 
     def conv_steps_backward(
         self, d_maps: Any, d_pictures: Any, record: Any, wants_weight: bool = True, wants_dictionary: bool = False
-    ) -> tuple[Any, Any, Scalar, Array, Array | None, Array | None]:
+    ) -> tuple[Any, Array, Scalar, Array, Array | None, Array | None]:
         """The backward pass of `conv_steps`, as `conv_step_backward` for each picture.
 
         ∂L/∂θ has a row for each picture; the gradients with respect to α, W and D are sums over the pictures.
@@ -796,10 +792,15 @@ class ReferenceOps:
                 d_maps or [None] * len(record), d_pictures, record, strict=True
             )
         ]
-        d_x, d_picture, d_step_size, d_threshold, *d_filters = zip(*back, strict=True)
+        d_x, d_pictures, d_step_size, d_threshold, *d_filters = zip(*back, strict=True)
         rows: Array = self.xp.stack([self.asarray(row, np.float64) for row in d_threshold])
         d_weight, d_dictionary = (None if parts[0] is None else sum(parts) for parts in d_filters)
-        return list(d_x), d_picture, sum(d_step_size), rows, d_weight, d_dictionary
+        return list(d_x), self._stacked(d_pictures), sum(d_step_size), rows, d_weight, d_dictionary
+
+    def _stacked(self, pictures: Sequence[Array]) -> Array:
+        """Pictures (B, H, W) of single ones (H, W), without a copy of a single one."""
+        stacked: Array = pictures[0][None] if len(pictures) == 1 else self.xp.stack(pictures)
+        return stacked
 
     def synthesize(self, x: Array, dictionary: Array, stride: int = 1, picture: Shape | None = None) -> Array:
         """The picture Σ_m d_m ⋆ x_m (H, W) of maps (F, h, w) with a stride, and filters (s₁, s₂, F).

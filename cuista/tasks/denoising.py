@@ -429,7 +429,7 @@ class NoisyCrops(Source):
         def error(part: slice) -> Array:
             return _squares(ops, network.output(rows_of(noisy, part), depth) - clean[part])
 
-        errors = np.concatenate(ops.shared_out(clean.shape, error, 1))
+        errors = np.concatenate(ops.shared_out(clean.shape, error, network.shard))
         return float(decibels(errors, self._energy(network, clean)).mean())
 
     def _energy(self, network: Any, clean: Array) -> Array:

@@ -26,8 +26,8 @@ NOISELESS = 1e-4
 CHROMA = 1.5
 # The side in pixels of the blocks in which noise is estimated, and the share of blocks with a lower estimate.
 BLOCK, LOWER = 64, 0.25
-# The side in pixels of the windows in which the network is held to the level of the noise. Both numbers here were
-# chosen on the validation pictures of denoisers, not on those that results are reported for.
+# The side in pixels of the windows in which the network is held to the level of the noise. This number and the next
+# were chosen on validation pictures of denoisers.
 WINDOW = 13
 # The factor c by which the mean square of noise in a window may exceed its expected value: one standard deviation.
 FLUCTUATION = 1 + 2**0.5 / WINDOW
