@@ -29,10 +29,11 @@ from cuista.tasks.denoising import Denoiser
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sensing import Reconstructor
+from cuista.tasks.whole_pictures import PictureReconstructor
 from cuista.weights import ConvWeight, Weight, solve_conv, solve_exact
 
 FILTERS = ("cuista-dictionary", "cuista-conv-weight")
-SENSED = ("cuista-sensing", Reconstructor.kind)
+SENSED = ("cuista-sensing", Reconstructor.kind, PictureReconstructor.kind)
 BARE = ("cuista-problem", "cuista-weight", "cuista-perturbed", "cuista-sensing", *FILTERS)
 
 

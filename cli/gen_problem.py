@@ -12,7 +12,7 @@ from cuista.cli.problems import hidden_problem_options, load_problem, make_probl
 from cuista.cli.routing import Routed
 from cuista.cli.spellings import IN_DICTIONARIES, NOT_IN_DICTIONARIES, Command
 
-from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
+from cuista.data.dictionary import Dictionary, cosine_basis, normalize_filters, random_dictionary
 from cuista.data.images import PatchSet
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.sensing import Sensing, principal_sensing, random_sensing
@@ -145,7 +145,8 @@ def perturbed(
 
 
 @click.command("gen-problem", cls=Command)
-@click.option("--dict", "dictionary_file", type=common.INPUT_FILE, required=True, help="Dictionary of the blocks.")
+@click.option("--dict", "dictionary_file", type=common.INPUT_FILE, help="Dictionary of the blocks.")
+@click.option("--block", type=common.filter_size, metavar="S|SxS", help="Size of the blocks, instead of --dict.")
 @click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
 @click.option(
@@ -157,7 +158,8 @@ def perturbed(
 @click.option("--key", metavar="NAME", help="Which array to read from the file of --sensing or else of --dict.")
 @_target("sensing.h5")
 def sensing(
-    dictionary_file: Path,
+    dictionary_file: Path | None,
+    block: tuple[int, int] | None,
     rate: float | None,
     m: int | None,
     sensing: Path | None,
@@ -170,14 +172,23 @@ def sensing(
     Each block f is measured as y = Φ f; its size is that of the dictionary's atoms. The first row of Φ measures the
     mean of a block, and the others are Gaussian. With --principal they are the principal components of a file of
     patches, which tell more than random rows do. With --sensing, Φ comes from a file. The dictionary is a file of
-    cuista learn-dict, or atoms as columns (key D).
+    cuista learn-dict, or atoms as columns (key D). With --block, it is a basis of cosines; conv-csc, which has filters
+    of its own, needs no other.
     """
     given = [option for option, value in (("--rate", rate), ("--m", m), ("--sensing", sensing)) if value is not None]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} each say how many measurements there are: give one of them")
     if sensing is not None and principal is not None:
         raise click.UsageError("--sensing and --principal each give Φ: give one of them")
-    atoms = Dictionary.load_atoms(dictionary_file, key=key if sensing is None else None)
+    if (dictionary_file is None) == (block is None):
+        raise click.UsageError("give --dict, or the size of the blocks by --block: one of them")
+    if dictionary_file is not None:
+        atoms = Dictionary.load_atoms(dictionary_file, key=key if sensing is None else None)
+    elif key is not None and sensing is None:
+        raise click.UsageError("--key names an array in the file of --dict or --sensing: leave it out")
+    else:
+        assert block is not None
+        atoms = cosine_basis(block)
     count = m or round((rate or 0.25) * atoms.shape[0] * atoms.shape[1])
     if sensing is not None:
         Phi = load_array(sensing, "Phi", "phi", "A", key=key)

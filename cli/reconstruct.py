@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -14,8 +15,10 @@ from cuista.data.form import Form
 from cuista.data.pictures import Picture, check_ending, check_format, write_picture
 from cuista.data.sensing import Measurements, Sensing
 from cuista.errors import InputError
+from cuista.model import load
 from cuista.storage import is_cuista, load_array
 from cuista.tasks.sensing import Reconstructor
+from cuista.tasks.whole_pictures import PictureReconstructor
 
 # If more than this share of pixels is outside the range from 0 to 1 by more than this, the units are probably others.
 SHARE, BEYOND = 0.01, 0.05
@@ -65,7 +68,7 @@ def command(
     """
     check_ending(out)
     common.claim(out, force)
-    model = Reconstructor.load(model_file, ops=common.engine_on(device))
+    model: Any = load(model_file, Reconstructor, PictureReconstructor, ops=common.engine_on(device))
     common.warn_untrained(model, model_file)
     if is_cuista(measurements_file):
         given = {"--shape": shape, "--white": white, "--key": key, "--columns": columns or None}

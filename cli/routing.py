@@ -14,6 +14,7 @@ from cuista.cli.spellings import Command
 
 from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
 from cuista.tasks.sensing import SENSING_NETWORKS
+from cuista.tasks.whole_pictures import PICTURE_NETWORKS
 
 # The tasks as the help of a routed command describes them.
 TASKS = {
@@ -121,7 +122,7 @@ SENSING = "-cs"
 NETWORKS_OF = {
     "sc": [*NETWORKS],
     "denoise": [*CONV_NETWORKS],
-    "cs": [*SENSING_NETWORKS],
+    "cs": [*SENSING_NETWORKS, *PICTURE_NETWORKS],
     "encoder": [Encoder.name],
     "robust": [name for name, kind in NETWORKS.items() if kind.has_gradients],
 }

@@ -20,6 +20,9 @@ from cuista.training.checkpoint import continued, load_continued
 from cuista.training.recipes import Recipe
 from cuista.training.task import Task
 
+# The recipes by name for the network of --net, or for any if it is None.
+Recipes = Callable[[Any], Mapping[str, Callable[..., Recipe]]]
+
 resume_option = click.option("--resume", is_flag=True, help="Continue an interrupted run, bit for bit.")
 
 
@@ -39,21 +42,11 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def network_recipe_options(
-    task: type[Task[Any]],
-    *,
-    steps: str,
-    rate: str,
-    matrix_steps: str,
-    batch: str,
-    validation: str,
-    by_net: Callable[[str], Mapping[str, Any]] = lambda net: {},
+    recipes: Recipes, *, steps: str, rate: str, matrix_steps: str, batch: str, validation: str
 ) -> common.Decorator:
-    """The options for the recipes of networks; the given help texts state the task's defaults.
-
-    `by_net` gives the numbers of the fast recipe that are others for the network of --net.
-    """
+    """The options for the recipes of networks; the help texts state the defaults."""
     return recipe_options(
-        task,
+        recipes,
         recipe_option("max-steps", "max_steps", steps, common.AT_LEAST_0, "N"),
         recipe_option("learning-rate", "learning_rate", rate),
         recipe_option("matrix-steps", "matrix_steps", matrix_steps, common.AT_LEAST_0, "N"),
@@ -67,52 +60,45 @@ def network_recipe_options(
         recipe_option("decay-rate", "factor", "paper: gradient factor per later layer. [0.3]"),
         fast=("matrix_steps", "matrix_rate"),
         paper=("better_wait", "decays", "factor"),
-        by_net=by_net,
     )
 
 
 def recipe_options(
-    task: type[Task[Any]],
-    *decorators: common.Decorator,
-    fast: tuple[str, ...] = (),
-    paper: tuple[str, ...] = (),
-    by_net: Callable[[str], Mapping[str, Any]] = lambda net: {},
+    recipes: Recipes, *decorators: common.Decorator, fast: tuple[str, ...] = (), paper: tuple[str, ...] = ()
 ) -> common.Decorator:
     """The options that define a recipe; `fast` and `paper` name the fields that only that recipe has."""
     text = "Recipe. [fast, or paper if an option needs it]"
     name = click.option("--recipe", "name", type=click.Choice(["fast", "paper"]), help=text)
 
     def make(name: str | None, **given: Any) -> Recipe:
-        own = by_net(click.get_current_context().params.get("net", ""))
-        return choose_recipe(task.recipes, name, given, fast, paper, own)
+        net = click.get_current_context().params.get("net")
+        return choose_recipe(recipes(net), name, given, fast, paper)
 
     return common.bundled("recipe", make, name, *decorators)
 
 
 def choose_recipe(
-    recipes: Any,
+    recipes: Mapping[str, Callable[..., Recipe]],
     name: str | None,
     given: dict[str, Any],
     fast: tuple[str, ...],
     paper: tuple[str, ...],
-    own: Mapping[str, Any],
 ) -> Recipe:
-    """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe.
-
-    `own` are fields of the fast recipe for which there are other defaults.
-    """
+    """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe."""
     given = {field: value for field, value in given.items() if value is not None}
     others = [common.spelled(field) for field in given if field in paper]
     if others and name is None:
         common.say(f"Note: the paper recipe is used, because only it has {' and '.join(others)}.")
         name = "paper"
     name = name or "fast"
+    if name not in recipes:
+        raise click.UsageError(f"there is no {name} recipe for this network: leave --recipe and its options out")
     for field in given:
         if field in (paper if name == "fast" else fast):
             other = "paper" if name == "fast" else "fast"
             option = common.spelled(field)
             raise click.UsageError(f"{option}: only the {other} recipe has it; leave it out, or give --recipe {other}")
-    recipe: Recipe = recipes[name](**({**own, **given} if name == "fast" else given))
+    recipe = recipes[name](**given)
     recipe.stages(1)  # reports a wrong number before any work is done
     return recipe
 

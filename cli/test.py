@@ -12,9 +12,10 @@ from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
 from cuista.tasks.sensing import Reconstructor
 from cuista.tasks.sparse_coding import Model
+from cuista.tasks.whole_pictures import PictureReconstructor
 
 TASK_OF_KIND = {Model.kind: "sc", Denoiser.kind: "denoise", Reconstructor.kind: "cs"}
-TASK_OF_KIND |= {EncoderModel.kind: "encoder", RobustModel.kind: "robust"}
+TASK_OF_KIND |= {PictureReconstructor.kind: "cs", EncoderModel.kind: "encoder", RobustModel.kind: "robust"}
 
 
 TASKS = {

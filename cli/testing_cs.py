@@ -10,7 +10,9 @@ from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.data.images import PatchSet
+from cuista.model import load
 from cuista.tasks.sensing import Reconstructor, evaluate_reconstructors
+from cuista.tasks.whole_pictures import PictureReconstructor
 
 
 @click.command("test", cls=Command, tests=True)
@@ -29,7 +31,9 @@ def command(
     The PSNR and SSIM of each picture and their means are printed, beside those of the least-norm solution, which for a
     Φ with orthonormal rows is the adjoint. Several models for the same Φ are compared.
     """
-    models = {file: Reconstructor.load(file, ops=report.ops) for file in model_files}
+    models: dict[Path, Any] = {
+        file: load(file, Reconstructor, PictureReconstructor, ops=report.ops) for file in model_files
+    }
     for file, model in models.items():
         common.warn_untrained(model, file)
     named = {file.stem if len(models) > 1 else model.network.name: model for file, model in models.items()}

@@ -24,6 +24,7 @@ from cuista.tasks.sensing import (
     learn_deblocking,
     sensing_weight,
 )
+from cuista.tasks.whole_pictures import PICTURE_NETWORKS, PictureReconstructor, PictureSensing
 from cuista.weights import Weight
 
 # A network with an NMSE of 0 dB recovers nothing but the means.
@@ -50,7 +51,7 @@ class Measured:
 
 
 @click.command("train", cls=Command, ignored=NOT_FOR_PICTURES)
-@click.argument("patches", type=common.INPUT_FILE)
+@click.argument("examples", type=common.INPUT_FILE)
 @common.bundled(
     "measured",
     Measured,
@@ -63,35 +64,47 @@ class Measured:
 @click.option(
     "--deblock", type=common.INPUT_FILE, metavar="IMAGES", help="Then compute a map against seams from these."
 )
+@click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="conv-csc: side of the crops. [about 128]")
 @network_recipe_options(
-    CompressiveSensing,
+    lambda net: (PictureSensing if net in PICTURE_NETWORKS else CompressiveSensing).recipes,
     steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.02; paper: 0.0005]",
-    matrix_steps="fast: final steps with learned matrices. [1000]",
+    matrix_steps="fast: final steps with learned matrices. [1000; conv-csc: 4000]",
     batch="Patches per step. [fast: 256; paper: 64]",
     validation="Validation patches. [fast: 4000; paper: 1000]",
 )
 @run_options
 def command(
-    patches: Path,
+    examples: Path,
     measured: Measured,
     network: DenseNetwork,
     learn_sensing: bool,
     deblock: Path | None,
+    crop: int | None,
     recipe: Any,
     run: Run,
 ) -> None:
-    """Train a network to recover the blocks of pictures from their measurements.
+    """Train a network to recover pictures from the measurements of their blocks.
 
-    PATCHES is a file that cuista prepare-images --patches has written. Φ and the dictionary come from a --problem, or
-    from --sensing and --dict, as in the original. Networks with learned matrices also learn the dictionary with which
-    the last layer's code becomes a block, and with --learn-sensing they learn Φ. With --deblock, the model gets a map
-    that removes the seams between blocks, computed from the pictures of a file. Options marked fast or paper belong to
-    that recipe.
+    EXAMPLES is a file of cuista prepare-images, with patches for networks that recover one block at a time, or with
+    pictures for conv-csc, which recovers all blocks together. Networks with learned matrices also learn the dictionary
+    with which the last layer's code becomes a block, and with --learn-sensing Φ. With --deblock, the model gets a map
+    that removes the seams between blocks. Options marked fast or paper belong to that recipe. For conv-csc, other
+    defaults than those shown are those of --task denoise.
     """
+    by_block = {"--learn-sensing": learn_sensing or None, "--deblock": deblock}
+    if network.net in PICTURE_NETWORKS:
+        given = [option for option in network.given if option not in ("-T", "--untied")]
+        given += [option for option, value in by_block.items() if value is not None]
+        if given:
+            raise click.UsageError(f"{given[0]} is for networks that recover one block at a time: leave it out")
+        _train_on_pictures(examples, measured.load(), network, crop, recipe, run)
+        return
+    if crop is not None:
+        raise click.UsageError(f"--crop is for {' and '.join(PICTURE_NETWORKS)}: leave it out")
     network.check()
     recipe = network.suiting(recipe, CompressiveSensing)
-    sensing, task, begun = measured.load(), CompressiveSensing(patches), run.begun(Reconstructor)
+    sensing, task, begun = measured.load(), CompressiveSensing(examples), run.begun(Reconstructor)
     net = network.net or "alista"
     check_patches(task.training, sensing)
     if learn_sensing:
@@ -122,3 +135,14 @@ def command(
             common.say(f"Removing seams between blocks reduces the error of the validation pictures by {gain:.2f} dB.")
         else:
             common.say("Note: no map reduces the error of the validation pictures, so the model gets none.")
+
+
+def _train_on_pictures(
+    images: Path, sensing: Sensing, network: DenseNetwork, crop: int | None, recipe: Any, run: Run
+) -> None:
+    """Train a network that recovers all blocks of a picture together."""
+    task = PictureSensing(images, crop)
+    for pictures in task.pictures(sensing):
+        common.note_left_out(pictures)
+    form = {name: value for name in ("layers", "untied") if (value := getattr(network, name)) is not None}
+    run.train(PictureReconstructor.new(sensing, net=network.net or "", ops=run.ops, **form), recipe, task)

@@ -114,13 +114,12 @@ class WeightSource:
     ),
 )
 @network_recipe_options(
-    Denoising,
+    lambda net: Denoising.recipes_for(CONV_NETWORKS[net]),
     steps="Steps of the joint stage [fast: 300; conv-csc: 50], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.06; paper: 0.0005]",
     matrix_steps="fast: final steps with learned filters. [300; conv-csc: 16000]",
     batch="Crops per step. [4; conv-csc: 8]",
     validation="Validation crops. [16]",
-    by_net=lambda net: CONV_NETWORKS[net].recipe,
 )
 @run_options
 def command(

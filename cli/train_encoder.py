@@ -38,7 +38,7 @@ _START = (
 )
 @click.option("--loss-weights", type=common.INPUT_FILE, help="Matrix Q (N, N) for l1, l2, expl1 or expl2.")
 @recipe_options(
-    Encoding,
+    lambda net: Encoding.recipes,
     recipe_option("sigma", "sigma", "Level of perturbation. [0.01]", metavar="σ"),
     recipe_option("max-steps", "max_steps", "Number of steps. [fast: 300; paper: 200000]", common.AT_LEAST_0, "N"),
     recipe_option("learning-rate", "learning_rate", "Learning rate. [fast: 0.001; paper: 0.000001]"),

@@ -27,7 +27,7 @@ from cuista.training import checkpoint_path
 @click.option("--encoder", metavar="FILE|exact", help="Encoder file, or exact for the closed form.")
 @click.option("--decoder", "decoder_file", type=common.INPUT_FILE, help="Trained network. [trained here on PROBLEM]")
 @recipe_options(
-    Robust,
+    lambda net: Robust.recipes,
     recipe_option("psigma-max", "psigma_max", "Largest level of perturbation. [0.02]", float, "σ"),
     recipe_option("psteps", "psteps", "Number of levels with 0, which is skipped. [5]", int, "N"),
     recipe_option("msigma", "msigma", "Std. deviation of additional noise. [0]", float, "σ"),

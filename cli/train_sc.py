@@ -38,7 +38,7 @@ class DenseNetwork:
     layers: int | None
     percent: float | None
     max_percent: float | None
-    untied: bool
+    untied: bool | None
     coord: bool
     fixed_units: bool = False
 
@@ -61,7 +61,7 @@ class DenseNetwork:
             common.say(f"Note: --percent and --max-percent are ignored: {kind.title} has no support schedule.")
         if self.ridge is not None and self.weight_file is not None:
             raise click.UsageError("--ridge is for a weight computed here, and -W gives one: leave one of them out")
-        self.untied, self.coord = self.untied and kind.can_untie, self.coord and kind.can_coordinate
+        self.untied, self.coord = bool(self.untied) and kind.can_untie, self.coord and kind.can_coordinate
 
     def suiting(self, recipe: Any, task: type[Task[Any]]) -> Any:
         """The recipe, or None for a network without gradients, whose parameters are searched for."""
@@ -127,11 +127,11 @@ def network_options(task: str, default: str | None) -> common.Decorator:
             "--ridge",
             type=common.ridge,
             metavar="λ|auto",
-            help="Ridge of that weight. [auto, but 0 for sc without noise]",
+            help=f"Ridge of that weight. [auto{'' if task == 'cs' else ', but 0 without noise'}]",
         ),
         common.layers_option(None, " [16]"),
         common.percent_options(),
-        click.option("--untied/--tied", help="Learn a matrix for each layer, or a shared one."),
+        click.option("--untied/--tied", default=None, help="Learn a matrix for each layer, or a shared one."),
         click.option("--coord", is_flag=True, help="Learn a threshold for each coordinate."),
         # Networks for pictures never scale: the values of pictures have no other units.
         *([click.option("--fixed-units", is_flag=True, help="Do not scale measurements.")] if task != "cs" else []),
@@ -203,7 +203,7 @@ def note_size(recipe: FastRecipe, problem: Problem) -> FastRecipe:
 @given_option
 @network_options("sc", "alista")
 @network_recipe_options(
-    SparseCoding,
+    lambda net: SparseCoding.recipes,
     steps="Steps of the joint stage [fast: 1200], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.03; paper: 0.0005]",
     matrix_steps="fast: final steps with learned matrices. [600]",

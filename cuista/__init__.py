@@ -22,6 +22,7 @@ from cuista.tasks.photographs import denoise_picture
 from cuista.tasks.robust import Robust, RobustModel, RobustRecipe
 from cuista.tasks.sensing import CompressiveSensing, Reconstructor, learn_deblocking, sensing_weight
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight, choose_ridge, evaluate
+from cuista.tasks.whole_pictures import PictureReconstructor, PictureSensing
 from cuista.training import (
     AtomRecipe,
     FastRecipe,
@@ -60,6 +61,8 @@ __all__ = [
     "PaperRecipe",
     "PatchSet",
     "PerturbedSet",
+    "PictureReconstructor",
+    "PictureSensing",
     "Problem",
     "Reconstructor",
     "Report",

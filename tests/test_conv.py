@@ -16,6 +16,7 @@ from cuista.errors import InputError, NumericalError
 from cuista.networks import CONV_NETWORKS
 from cuista.networks.conv_alista import OneStepConvAlista
 from cuista.operators import Convolution
+from cuista.operators.blocks import BlockProjection
 from cuista.ops import CpuOps, ReferenceOps, borders
 from cuista.solvers.conv import ConvFista
 from cuista.tasks.denoising import Denoiser, grid_places
@@ -314,11 +315,16 @@ def compare_engines(ops, threshold, k, shape, stride, first, rng, dtype=np.float
 # -- networks -------------------------------------------------------------------------------------------------------
 
 
+PHI = np.random.default_rng(5).standard_normal((12, 33))
+
+
 def variants():
     kinds = {**CONV_NETWORKS, OneStepConvAlista.name: OneStepConvAlista}
     plain = [(kind, {"untied": untied}) for kind in kinds.values() for untied in (False, True)[: 1 + kind.can_untie]]
     strided = [(kinds[name], {"per_filter": True, "stride": 2}) for name in ("conv-alista", "conv-tilista", "conv-csc")]
-    return [*plain, *strided, (kinds["conv-csc"], {"per_filter": True, "stride": 2, "noise": (0.1, 0.5)})]
+    csc = {"per_filter": True, "stride": 2}
+    sensed = [(kinds["conv-alista"], {"sensing": True}), (kinds["conv-csc"], {**csc, "sensing": True})]
+    return [*plain, *strided, *sensed, (kinds["conv-csc"], {**csc, "noise": (0.1, 0.5)})]
 
 
 def any_network(kind, form, ops=None, threshold=0.02, seed=3):
@@ -326,6 +332,8 @@ def any_network(kind, form, ops=None, threshold=0.02, seed=3):
     rng, stride = np.random.default_rng(seed), form.get("stride", 1)
     operator = Convolution(SMALL.D, stride=stride, ops=ops, dtype=np.float64)
     options = {name: value for name, value in form.items() if name != "stride"}
+    if form.get("sensing"):  # of blocks of which 9×11 pixels have three
+        options["sensing"] = BlockProjection(PHI, (3, 11), ops=ops, dtype=np.float64)
     net = kind(operator, WEIGHT.W, layers=3, percent=3, **options)
     ranges = {
         "step_size": (0.1, 0.3),
@@ -337,7 +345,9 @@ def any_network(kind, form, ops=None, threshold=0.02, seed=3):
 
 
 def inputs(net, y):
-    """Pictures as the network takes them: it may have to know σ."""
+    """Pictures as the network takes them: it may have to know σ, or know only what is measured of them."""
+    if net.sensing:
+        return net.sensing(y)
     return (y, net.ops.asarray(np.linspace(0.2, 0.4, len(y)), np.float64)) if net.noise else y
 
 
@@ -374,6 +384,7 @@ def test_layers_are_the_formula(kind, form, rng):
     mask[:, :: net.stride, :: net.stride] = 1
     f = rng.standard_normal((9, 11))
     p, x, picture = net.parameters, np.zeros((5, 11, 12)), np.zeros_like(f)
+    seen = G if net.sensing else lambda picture: picture
     for t, found in enumerate(net.iterates(inputs(net, f[None]))):
         W = p["weight"][t if net.untied else 0] if "weight" in p else rotate(WEIGHT.W)
         alpha = p["step_size"][t if len(p["step_size"]) > 1 else 0] if "step_size" in p else np.ones(())
@@ -381,7 +392,7 @@ def test_layers_are_the_formula(kind, form, rng):
         D = p["output"][0] if "output" in p and t == 2 else D
         theta = p["threshold"][t] + (0.2 * p["slope"][t] if net.noise else 0)
         alpha, theta = alpha.reshape(-1, 1, 1), theta.reshape(-1, 1, 1)
-        r = np.pad(f - picture, ((2, 2), (1, 1)), mode="reflect")
+        r = np.pad(seen(f - picture), ((2, 2), (1, 1)), mode="reflect")
         z = x + mask * alpha * np.stack([correlate2d(r, W[..., m], mode="valid") for m in range(5)])
         x = np.sign(z) * np.maximum(np.abs(z) - theta, 0)
         if net.selects:
@@ -389,7 +400,13 @@ def test_layers_are_the_formula(kind, form, rng):
             passed = (np.abs(z) > np.sort(np.abs(z).ravel())[-k - 1]) & (np.abs(z) > theta)
             x = np.where(passed, z, x)
         picture = sum(correlate2d(x[m], D[..., m], mode="valid") for m in range(5))
-        np.testing.assert_allclose(found[0], picture, atol=1e-12)
+        np.testing.assert_allclose(found[0], picture + G(f - picture) if net.sensing else picture, atol=1e-12)
+
+
+def G(picture):
+    """What Φ tells of the three blocks of a picture, (9, 11)."""
+    blocks = [picture[top : top + 3].ravel() for top in (0, 3, 6)]
+    return np.concatenate([(np.linalg.pinv(PHI) @ PHI @ block).reshape(3, 11) for block in blocks])
 
 
 @pytest.mark.parametrize(("kind", "form"), variants())

@@ -18,6 +18,7 @@ from cuista.data.form import Form
 from cuista.data.images import PatchSet
 from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
+from cuista.operators.blocks import blocks_of, pictures_of
 from cuista.ops import CpuOps
 from cuista.summary import Described, counted
 
@@ -167,6 +168,17 @@ class Sensing(Described, storage.Portable):
         (H, W), (s1, s2) = shape, self.block
         return -(-H // s1), -(-W // s2)
 
+    def check_blocks(self, count: int, shape: tuple[int, int]) -> None:
+        """Raise InputError unless a picture of this shape (H, W) has so many blocks."""
+        n1, n2 = self.grid(shape)
+        if count != n1 * n2:
+            rows, columns = self.block
+            raise InputError(
+                f"there are measurements of {count} blocks; expected {n1}×{n2} = {n1 * n2}, because the picture has "
+                f"{shape[0]}×{shape[1]} pixels and a block {rows}×{columns}",
+                option="shape",
+            )
+
     def blocks(self, picture: Array) -> Array:
         """The blocks (n, P) of a picture (H, W), row by row.
 
@@ -174,14 +186,17 @@ class Sensing(Described, storage.Portable):
         """
         (n1, n2), (s1, s2) = self.grid(picture.shape), self.block
         missing = ((0, n1 * s1 - picture.shape[0]), (0, n2 * s2 - picture.shape[1]))
-        tiles = np.pad(picture, missing, mode="edge").reshape(n1, s1, n2, s2)
-        return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3)).reshape(n1 * n2, self.P)
+        return np.ascontiguousarray(blocks_of(np.pad(picture, missing, mode="edge"), self.block))
 
     def picture(self, blocks: Array, shape: tuple[int, int]) -> Array:
         """The picture of this shape (H, W) that consists of blocks (n, P): the inverse of `blocks`."""
+        whole = pictures_of(blocks, self.block, self.whole(shape))
+        return np.ascontiguousarray(whole[: shape[0], : shape[1]])
+
+    def whole(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """The shape of all blocks of a picture of this shape (H, W) together."""
         (n1, n2), (s1, s2) = self.grid(shape), self.block
-        tiles = blocks.reshape(n1, n2, s1, s2).transpose(0, 2, 1, 3).reshape(n1 * s1, n2 * s2)
-        return np.ascontiguousarray(tiles[: shape[0], : shape[1]])
+        return n1 * s1, n2 * s2
 
     def measure(self, picture: Array) -> Array:
         """The measurements (n, M) of the blocks of a picture (H, W) with values from 0 to 1.
@@ -220,14 +235,15 @@ class Sensing(Described, storage.Portable):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Sensing:
-        """Read a `cuista-sensing` file, or a `cuista-reconstructor` file, which carries one.
+        """Read a `cuista-sensing` file, or the file of a model that was trained for one.
 
         Raises
         ------
         FileError
             If the file is missing, damaged or of another kind.
         """
-        return cls.from_record(storage.read(path, "cuista-sensing", "cuista-reconstructor"), path)
+        models = ("cuista-reconstructor", "cuista-picture-reconstructor")
+        return cls.from_record(storage.read(path, cls.kind, *models), path)
 
     @classmethod
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Sensing:

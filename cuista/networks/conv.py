@@ -6,6 +6,10 @@ reflection before its analysis W_t ⋆ r. A layer is one primitive, `ReferenceOp
 
 With a stride q, maps have entries in every q-th row and column only. The atoms of a picture are then much less alike,
 so that sparse codes tell pictures from noise better (Simon, Elad, NeurIPS 2019).
+
+A network can also recover a picture f of whose blocks only measurements with a matrix Φ are known. Its input is then
+y = G f, where G = Φ⁺Φ is applied to each block, and the residual is y − G(Σ_m d_m ⋆ x_{t,m}). This is the gradient step
+of ISTA-Net (Zhang, Ghanem, CVPR 2018) with Φ⁺ in place of Φᵀ. What the network returns agrees with the measurements.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.networks.base import Backprop, Gradients, State, Unrolled, constant_start, rows_of, support_schedule
 from cuista.operators import Convolution
+from cuista.operators.blocks import BlockProjection
 from cuista.ops.borders import map_shape
 
 # The publication's initial λ, and the factor by which it scales the rotated dictionary.
@@ -41,6 +46,8 @@ class ConvNetwork(Unrolled):
         its inputs are tuples of pictures (batch, H, W) and of σ (batch,), and a threshold θ is learned as θ₀ + θ₁ σ, by
         `threshold` θ₀ and `slope` θ₁ (Janjušević, Khalilian-Gourtani, Wang, IEEE Open J. Signal Processing 2022). If
         None, inputs are pictures, and all have noise of the same σ.
+    sensing
+        The projection G if only measurements of a picture's blocks are known. The inputs are then pictures G f.
     layers, options
         As in `Unrolled`. The percentages refer to all entries of a picture's maps.
 
@@ -73,9 +80,11 @@ class ConvNetwork(Unrolled):
         layers: int = 5,
         per_filter: bool = False,
         noise: tuple[float, float] | None = None,
+        sensing: BlockProjection | None = None,
         **options: Any,
     ) -> None:
-        self.operator, self.W, self.per_filter, self.noise = operator, W, per_filter, noise
+        self.operator, self.W, self.per_filter = operator, W, per_filter
+        self.noise, self.sensing = noise, sensing
         self.filter_shape = rows, columns = operator.filter_shape
         self.filters, self.stride = operator.D.shape[2], operator.stride
         self.rotated = operator.ops.asarray(W[::-1, ::-1], operator.dtype)
@@ -104,7 +113,10 @@ class ConvNetwork(Unrolled):
         return start
 
     def begin(self, y: Any) -> tuple[State, Backprop]:
-        """The initial state: pictures (batch, H, W), their maps (None for 0), y (batch, H, W), and σ or None."""
+        """The initial state: pictures (batch, H, W), their maps (None for 0), y (batch, H, W), σ or None, and G f̂.
+
+        The residual is y − G f̂, where f̂ are the pictures that the maps stand for. Without Φ, G f̂ is f̂.
+        """
         y, levels = y if isinstance(y, tuple) else (y, None)
         if (levels is None) != (self.noise is None):
             raise ValueError(f"the inputs of {self.title} are pictures{' and σ' if self.noise else ', without σ'}")
@@ -113,7 +125,8 @@ class ConvNetwork(Unrolled):
                 f"a picture of {y.shape[1]}×{y.shape[2]} pixels is smaller than the filters of "
                 f"{self.filter_shape[0]}×{self.filter_shape[1]}"
             )
-        return (self.ops.xp.zeros_like(y), None, y, levels), constant_start
+        zeros = self.ops.xp.zeros_like(y)
+        return (zeros, None, y, levels, zeros), constant_start
 
     def selected(self, t: int, picture: Array) -> int:
         """How many entries of a picture's maps may pass unshrunk in layer t."""
@@ -127,7 +140,7 @@ class ConvNetwork(Unrolled):
         return ""
 
     def layer(self, t: int, state: State, window: float = 0.0) -> tuple[State, Backprop]:
-        ops, (pictures, maps, y, levels), synthesis = self.ops, state, self.synthesis(t)
+        ops, (_, maps, y, levels, seen), synthesis = self.ops, state, self.synthesis(t)
         W = self.parameter("weight", t) if "weight" in self.matrices else self.rotated
         D = self.parameter(synthesis, t) if synthesis else self.operator.filters
         alpha, analysis = self.step_size(t), W
@@ -138,14 +151,15 @@ class ConvNetwork(Unrolled):
         if levels is not None:  # θ = θ₀ + θ₁ σ
             level = levels.reshape(-1, *[1] * (theta.ndim - 1))
             theta = theta + self.parameter("slope", t)[None] * level
-        maps, pictures, record = ops.conv_steps(
-            maps, y, pictures, analysis, D, alpha, theta, self.selected(t, pictures[0]), self.stride
+        maps, found, record = ops.conv_steps(
+            maps, y, seen, analysis, D, alpha, theta, self.selected(t, y[0]), self.stride
         )
+        pictures, seen = self._compared(found, y)
 
         def backprop(d_state: State) -> tuple[State, Gradients]:
-            d_pictures, d_maps, *_ = d_state
-            d_maps, d_pictures, d_alpha, d_theta, d_weight, d_synthesis = ops.conv_steps_backward(
-                d_maps, d_pictures, record, wants_weight, bool(synthesis)
+            d_pictures, d_maps, _, _, d_seen = d_state
+            d_maps, d_seen, d_alpha, d_theta, d_weight, d_synthesis = ops.conv_steps_backward(
+                d_maps, self._d_found(d_pictures, d_seen), record, wants_weight, bool(synthesis)
             )
             d: dict[str, Any] = {"step_size": d_alpha, "threshold": d_theta.sum(axis=0)}
             d |= {"weight": d_weight, synthesis: d_synthesis}
@@ -155,9 +169,31 @@ class ConvNetwork(Unrolled):
                 d["step_size"] = (d_weight.astype(np.float64) * W).sum(axis=(0, 1))
                 d["weight"] = d_weight * self.step_size(t).astype(W.dtype)
             gradients: Gradients = {name: value for name, value in d.items() if name in self.shapes}
-            return (d_pictures, d_maps, None, None), gradients
+            return (None, d_maps, None, None, d_seen), gradients
 
-        return (pictures, maps, y, levels), backprop
+        return (pictures, maps, y, levels, seen), backprop
+
+    def _compared(self, found: Array, y: Array) -> tuple[Array, Array]:
+        """The pictures that layers return for the f̂ that they found, and what is compared with y: both f̂ without Φ.
+
+        With Φ, it is G f̂, and the pictures are f̂ + y − G f̂, which agree with the measurements.
+        """
+        if self.sensing is None:
+            return found, found
+        seen = self.sensing(found)
+        return found + (y - seen), seen
+
+    def _d_found(self, d_pictures: Array | None, d_seen: Array | None) -> Array:
+        """∂L/∂f̂ from the derivatives with respect to the two results of `_compared`, of which one can be None for 0.
+
+        With Φ, as G is its own adjoint, ∂L/∂f̂ = ∂L/∂pictures + G(∂L/∂seen − ∂L/∂pictures). Only the last layer's
+        pictures are in the loss, and it has no following layer that compares.
+        """
+        if d_pictures is None:
+            assert d_seen is not None
+            return d_seen if self.sensing is None else self.sensing(d_seen)
+        assert d_seen is None
+        return d_pictures if self.sensing is None else d_pictures - self.sensing(d_pictures)
 
     def output(self, y: Any, depth: int | None = None) -> Array:
         """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""

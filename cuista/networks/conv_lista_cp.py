@@ -6,6 +6,8 @@ W_t and θ_t. Conv-LISTA-CPSS selects the support among all entries of a picture
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from cuista.checks import Array
@@ -25,7 +27,8 @@ class ConvListaCp(ConvNetwork):
 
     def precursor(self) -> Unrolled:
         kind = ConvAlista if self.untied or self.step_sizes else OneStepConvAlista
-        return kind(self.operator, self.W, layers=self.layers, per_filter=self.per_filter, noise=self.noise)
+        form: dict[str, Any] = {"layers": self.layers, "per_filter": self.per_filter}
+        return kind(self.operator, self.W, **form, noise=self.noise, sensing=self.sensing)
 
     def analytic_weights(self, step_sizes: Array) -> Array:
         """The rotated analytic weight multiplied by each of the step sizes, (T or 1, s₁, s₂, F)."""

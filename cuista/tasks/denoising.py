@@ -6,7 +6,6 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice, product
@@ -17,25 +16,26 @@ from numpy.typing import DTypeLike
 
 from cuista import storage
 from cuista.checks import LARGEST, Array
-from cuista.counter import CODES, NOISE, TEST, TRAINING, TUNING, Key
+from cuista.counter import CODES, NOISE, TEST, TUNING, Key
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.perturbed import random_levels
 from cuista.data.pictures import check_grey
 from cuista.errors import InputError
 from cuista.messages import say
-from cuista.metrics import SSIM_WINDOW, PictureReport, decibels, report_on_pictures
+from cuista.metrics import SSIM_WINDOW, PictureReport, report_on_pictures
 from cuista.model import Trained
 from cuista.networks import CONV_NETWORKS, ConvNetwork
-from cuista.networks.base import rows_of
 from cuista.operators import Convolution
 from cuista.ops import CpuOps, ReferenceOps
 from cuista.ops.cpu import LINE
 from cuista.solvers.conv import ConvFista, bm3d, non_local_means
 from cuista.storage import Record
+from cuista.tasks.crops import Crops
 from cuista.tasks.sparse_coding import best_ridge
 from cuista.training import FastRecipe, PaperRecipe, train
-from cuista.training.task import Baseline, Examples, Source, Task
+from cuista.training.recipes import Recipe
+from cuista.training.task import Examples, Source, Task
 from cuista.weights.conv import ConvWeight, ConvWeightReport, mean_eigenvalue, solve_conv
 
 # The ridges that are tried, in units of Σ‖d_m‖², the mean eigenvalue of H.
@@ -335,8 +335,13 @@ class Denoising(Task[Denoiser]):
     def __init__(self, images: str | os.PathLike[str], crop: int | None = None) -> None:
         self.images, self.crop = images, crop
 
-    def recipe(self, model: Denoiser) -> PictureFastRecipe:
-        return PictureFastRecipe(**model.network.recipe)
+    @classmethod
+    def recipes_for(cls, network: type[ConvNetwork]) -> dict[str, Callable[..., Recipe]]:
+        """`recipes` with the numbers of the fast one that suit the network."""
+        return {**cls.recipes, "fast": partial(cls.recipes["fast"], **network.recipe)}
+
+    def recipe(self, model: Denoiser) -> Recipe:
+        return self.recipes_for(type(model.network))["fast"]()
 
     def crop_of(self, recipe: Any) -> int:
         """The side of the crops in pixels when training by a recipe."""
@@ -362,10 +367,8 @@ class Denoising(Task[Denoiser]):
         return {"images": training.sha256, "crop": self.crop_of(recipe), "sigma": sigma}
 
 
-class NoisyCrops(Source):
+class NoisyCrops(Crops):
     """Random crops of pictures with Gaussian noise, after removal of their means.
-
-    The crops of the next step are read while the current step is computed.
 
     Parameters
     ----------
@@ -378,10 +381,11 @@ class NoisyCrops(Source):
         drawn uniformly.
     """
 
+    baseline_name = "the noisy pictures"
+
     def __init__(self, training: ImageSet, validation: ImageSet, crop: int, sigma: float | tuple[float, float]) -> None:
-        self.training, self.validation, self.crop, self.sigma = training, validation, crop, sigma
-        self._reader = ThreadPoolExecutor(1)
-        self._ahead: dict[tuple[Key, int, int | None], Future[Array]] = {}
+        super().__init__(training, validation, crop)
+        self.sigma = sigma
 
     def sample(
         self,
@@ -397,15 +401,8 @@ class NoisyCrops(Source):
         They are without weights if σ is one for all. Otherwise, the noisy versions are a tuple with their σ (batch,).
         The weights are in proportion to 1/σ: squared errors grow about like σ, so that all σ then count alike in dB.
         """
-        images = self.validation if validate else self.training
-        which = (batch, self.crop, rows)
-        ahead = self._ahead.pop((key, batch, rows.start), None)
-        crops = images.crops(key, *which) if ahead is None else ahead.result()
-        if key.stream == TRAINING:
-            following = key._replace(step=key.step + 1)
-            self._ahead = {(following, batch, rows.start): self._reader.submit(images.crops, following, *which)}
-        clean = ops.asarray(crops - crops.mean(axis=(1, 2), keepdims=True, dtype=np.float64), dtype)
-        noise = ops.normal(key, NOISE, (len(crops), self.crop**2), dtype, rows.start or 0).reshape(clean.shape)
+        clean = self.clean(ops, dtype, batch, key, validate, rows)
+        noise = ops.normal(key, NOISE, (len(clean), self.crop**2), dtype, rows.start or 0).reshape(clean.shape)
         if not isinstance(self.sigma, tuple):
             return clean, clean + noise.dtype.type(self.sigma / 255) * noise, None
         low, high = self.sigma
@@ -416,52 +413,6 @@ class NoisyCrops(Source):
             (clean + levels[:, None, None] * noise, levels),
             ops.asarray((low + high) / 2 / sigmas, np.float64),
         )
-
-    def error_db(self, network: Any, validation: Examples, depth: int) -> float:
-        """The NMSE in dB after `depth` layers, averaged over crops from `sample`.
-
-        It falls by as much as the mean PSNR rises. The energy of a crop is taken to be at least 1/255² per pixel, for
-        the sake of crops with a single colour.
-        """
-        clean, noisy, _ = validation
-        ops = network.ops
-
-        def error(part: slice) -> Array:
-            return _squares(ops, network.output(rows_of(noisy, part), depth) - clean[part])
-
-        errors = np.concatenate(ops.shared_out(clean.shape, error, network.shard))
-        return float(decibels(errors, self._energy(network, clean)).mean())
-
-    def _energy(self, network: Any, clean: Array) -> Array:
-        """The energies of clean crops by which their errors are divided."""
-        energy: Array = np.maximum(_squares(network.ops, clean), clean[0].size / 255**2)
-        return energy
-
-    def displayed(self, network: Any, validation: Examples, error_db: float) -> float:
-        """The PSNR in dB, averaged over the crops. The two add up to the PSNR of an error as large as the picture."""
-        clean = validation[0]
-        return -float(decibels(self._energy(network, clean), clean[0].size).mean()) - error_db
-
-    def baseline(self, network: Any, validation: Examples) -> Baseline:
-        """The noisy crops themselves."""
-        clean, noisy, _ = validation
-        noisy = noisy[0] if isinstance(noisy, tuple) else noisy
-        error = decibels(_squares(network.ops, noisy - clean), self._energy(network, clean)).mean()
-        return Baseline(float(error), 0.0, "the noisy pictures")
-
-    def advice(self) -> str:
-        return "Give it more steps, or a dictionary and pictures that are more alike"
-
-    def blank(self) -> InputError:
-        return InputError("each crop of the pictures has a single colour; expected pictures with some content")
-
-    def close(self) -> None:
-        self._reader.shutdown(cancel_futures=True)
-
-
-def _squares(ops: ReferenceOps, crops: Array) -> Array:
-    """The sum of squares (batch,) of each crop, in host memory."""
-    return ops.to_numpy(ops.xp.square(crops).reshape(len(crops), -1).sum(axis=1, dtype=np.float64))
 
 
 def denoising_weight(

@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -191,14 +191,8 @@ class Reconstructor(Trained):
         InputError
             As `recover_blocks`; also if there are more or fewer blocks than a picture of this shape has.
         """
-        blocks, (n1, n2) = self.recover_blocks(y), self.sensing.grid(shape)
-        if len(blocks) != n1 * n2:
-            rows, columns = self.sensing.block
-            raise InputError(
-                f"there are measurements of {len(blocks)} blocks; expected {n1}×{n2} = {n1 * n2}, because the picture "
-                f"has {shape[0]}×{shape[1]} pixels and a block {rows}×{columns}",
-                option="shape",
-            )
+        blocks = self.recover_blocks(y)
+        self.sensing.check_blocks(len(blocks), shape)
         picture = self.sensing.picture(blocks, shape)
         return picture if self.deblocking is None else deblocked(self.sensing, self.deblocking, picture)
 
@@ -486,8 +480,20 @@ class BlockFista:
         return self.lam
 
 
+class Reconstructs(Protocol):
+    """A model that reconstructs pictures from the measurements of their blocks."""
+
+    sensing: Sensing
+
+    @property
+    def network(self) -> Any: ...
+
+    def reconstruct(self, y: ArrayLike, shape: tuple[int, int]) -> Array:
+        """The picture of this shape (H, W), not clipped, from measurements y (n, M)."""
+
+
 def evaluate_reconstructors(
-    reconstructors: Mapping[str, Reconstructor],
+    reconstructors: Mapping[str, Reconstructs],
     images: str | os.PathLike[str],
     *,
     baselines: PatchSet | None = None,

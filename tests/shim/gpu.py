@@ -84,7 +84,7 @@ class DeviceArray(NDArrayOperatorsMixin):
             return DeviceArray(getattr(_unwrapped(self), name))
         if name == "data":
             return SimpleNamespace(ptr=self.host.ctypes.data)
-        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any", "max", "conj", "view"):
+        if name in ("astype", "copy", "reshape", "sum", "mean", "std", "any", "max", "conj", "view", "swapaxes"):
             return _on_device(getattr(_unwrapped(self), name))
         raise AttributeError(f"a device's array has no {name} in this shim")
 

@@ -1,0 +1,58 @@
+"""What a matrix Φ tells of the blocks of pictures: their orthogonal projection to the row space of Φ."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from cuista.checks import Array
+from cuista.ops import ReferenceOps, engine
+
+
+def blocks_of(pictures: Array, block: tuple[int, int]) -> Array:
+    """The blocks (…, n, P) of pictures (…, H, W), row by row, where a block of (s₁, s₂) has P = s₁·s₂ pixels."""
+    *batch, H, W = pictures.shape
+    s1, s2 = block
+    tiles = pictures.reshape(*batch, H // s1, s1, W // s2, s2).swapaxes(-3, -2)
+    blocks: Array = tiles.reshape(*batch, -1, s1 * s2)
+    return blocks
+
+
+def pictures_of(blocks: Array, block: tuple[int, int], shape: tuple[int, int]) -> Array:
+    """The pictures (…, H, W) of this shape that consist of blocks (…, n, P): the inverse of `blocks_of`."""
+    batch, (s1, s2), (H, W) = blocks.shape[:-2], block, shape
+    tiles = blocks.reshape(*batch, H // s1, W // s2, s1, s2).swapaxes(-3, -2)
+    pictures: Array = tiles.reshape(*batch, H, W)
+    return pictures
+
+
+class BlockProjection:
+    """G = Φ⁺Φ on each block of pictures: what measurements with Φ (M, P) tell of them.
+
+    G is its own adjoint, and G G = G.
+
+    Parameters
+    ----------
+    Phi
+        The matrix Φ.
+    block
+        The size (s₁, s₂) of a block in pixels, with s₁·s₂ = P.
+    ops, dtype
+        The engine (the CPU engine if None), and the precision in which it computes.
+    """
+
+    def __init__(
+        self, Phi: Array, block: tuple[int, int], *, ops: ReferenceOps | None = None, dtype: DTypeLike = np.float32
+    ) -> None:
+        self.ops, self.block = ops or engine("cpu"), block
+        _, scales, rows = np.linalg.svd(Phi, full_matrices=False)
+        rows = rows[scales > 1e-10 * scales[0]]
+        # Both are kept because products of arrays in C order are the fastest.
+        self._rows, self._columns = (self.ops.asarray(each, dtype) for each in (rows, rows.T))
+
+    def __call__(self, pictures: Array) -> Array:
+        """G on the blocks of pictures (batch, H, W), whose sides are multiples of the block's."""
+        batch, H, W = pictures.shape
+        blocks = blocks_of(pictures, self.block).reshape(-1, self._columns.shape[0])
+        seen = self.ops.matmul(self.ops.matmul(blocks, self._columns), self._rows)
+        return self.ops.asarray(pictures_of(seen.reshape(batch, -1, seen.shape[1]), self.block, (H, W)), seen.dtype)

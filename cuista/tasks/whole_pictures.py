@@ -1,0 +1,231 @@
+"""Compressive sensing with a convolutional network, which recovers a whole picture from its blocks' measurements."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from cuista import storage
+from cuista.checks import Array, as_real, check_rows
+from cuista.counter import Key
+from cuista.data.dictionary import Dictionary, cosine_dictionary
+from cuista.data.images import ImageSet
+from cuista.data.sensing import Sensing
+from cuista.errors import InputError
+from cuista.model import Trained, group
+from cuista.networks import CONV_NETWORKS, ConvNetwork
+from cuista.networks.conv_csc import ConvCsc
+from cuista.operators import Convolution
+from cuista.operators.blocks import BlockProjection
+from cuista.ops import ReferenceOps
+from cuista.storage import Record
+from cuista.tasks.crops import Crops
+from cuista.tasks.denoising import PictureFastRecipe
+from cuista.training.task import Examples, Source, Task
+from cuista.weights.conv import ConvWeight, mean_eigenvalue, solve_conv
+
+# The networks for this task. The others learn too little: with the same filters for all layers, or with none.
+PICTURE_NETWORKS = ("conv-csc",)
+# The side of crops in pixels, as nearly as blocks allow.
+CROP = 128
+# The numbers of the fast recipe.
+NUMBERS: Mapping[str, Any] = {**ConvCsc.recipe, "matrix_steps": 4000}
+# The size and the number of the filters from which training starts.
+SIZE, FILTERS = (7, 7), 32
+
+
+@dataclass(repr=False)
+class PictureReconstructor(Trained):
+    """A convolutional network that recovers pictures from the measurements of their blocks, and its training.
+
+    Attributes
+    ----------
+    sensing
+        How blocks are measured. Its dictionary is not used.
+    weight
+        The analytic weight of the convolutional dictionary from which training starts, which it contains.
+    """
+
+    kind: ClassVar[str] = "cuista-picture-reconstructor"
+
+    network: ConvNetwork
+    sensing: Sensing
+    weight: ConvWeight
+
+    @classmethod
+    def new(
+        cls,
+        sensing: Sensing,
+        weight: ConvWeight | None = None,
+        net: str = "conv-csc",
+        *,
+        ops: ReferenceOps | None = None,
+        dtype: Any = np.float32,
+        **options: Any,
+    ) -> PictureReconstructor:
+        """An untrained network for a sensing matrix.
+
+        Parameters
+        ----------
+        weight
+            The analytic weight of a convolutional dictionary; if None, that of 32 cosines of 7×7 pixels.
+        net
+            The network's name, one of `PICTURE_NETWORKS`.
+        ops, dtype, options
+            As in `ConvNetwork`.
+
+        Raises
+        ------
+        InputError
+            If an option is out of range, or there is no such network.
+        """
+        if net not in PICTURE_NETWORKS:
+            known = ", ".join(PICTURE_NETWORKS)
+            raise InputError(f"{net!r} is not a network for whole pictures; expected one of {known}", option="net")
+        kind = CONV_NETWORKS[net]
+        if weight is None:
+            dictionary, stride = Dictionary(cosine_dictionary(SIZE, FILTERS)), kind.usual_stride
+            weight = solve_conv(dictionary, ridge=mean_eigenvalue(dictionary, stride), stride=stride)
+        operator = Convolution(weight.dictionary.D, stride=weight.stride, ops=ops, dtype=dtype)
+        projection = BlockProjection(sensing.Phi, sensing.block, ops=operator.ops, dtype=dtype)
+        return cls(kind(operator, weight.W, sensing=projection, **options), sensing, weight)
+
+    def made_for(self) -> dict[str, str]:
+        return {"measurements": f"for {self.sensing.facts()['measurements']}"}
+
+    def task(self) -> Any:
+        raise InputError("this network is trained on pictures: give task=PictureSensing(images)", option="task")
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "sensing": self.sensing.sha256,
+            "dictionary": self.weight.dictionary.sha256,
+            "weight": storage.sha256(self.weight.W),
+            "stride": self.weight.stride,
+            "per_filter": self.network.per_filter,
+        }
+
+    def reconstruct(self, y: ArrayLike, shape: tuple[int, int]) -> Array:
+        """The picture (H, W), not clipped, from the measurements y (n, M) of its blocks, row by row.
+
+        Raises
+        ------
+        InputError
+            If y has another shape, or a NaN or infinite entry.
+        """
+        network, name = self.network, "the measurements"
+        y = check_rows(as_real(y, name), self.sensing.M, name)
+        self.sensing.check_blocks(len(y), shape)
+        whole = self.sensing.whole(shape)
+        mean = self.sensing.means(y).mean()
+        centred = self.sensing.picture(self.sensing.least_norm(y), whole) - mean
+        known = self.sensed(network.ops.asarray(centred[None], network.dtype))
+        found = network.ops.to_numpy(network.output(known))[0]
+        return np.asarray(found[: shape[0], : shape[1]] + mean)
+
+    def sensed(self, pictures: Array) -> Array:
+        """What the measurements of pictures (batch, H, W) tell of them, as pictures: the inputs of the network."""
+        assert self.network.sensing is not None
+        return self.network.sensing(pictures)
+
+    def store(self, record: Record) -> None:
+        self.sensing.store(record)
+        weight = self.weight.to_record()
+        record.arrays |= {f"weight/{name}": array for name, array in weight.arrays.items()}
+        record.attributes["weight"] = json.dumps(weight.attributes)
+
+    @classmethod
+    def restore(
+        cls, record: Record, path: str | os.PathLike[str], options: dict[str, Any], place: dict[str, Any]
+    ) -> PictureReconstructor:
+        held = Record(ConvWeight.kind, group(record, "weight/"), json.loads(record.attributes["weight"]))
+        weight = ConvWeight.from_record(held, path)
+        options["per_filter"] = record.arrays["parameters/threshold"].ndim == 2
+        return cls.new(Sensing.from_record(record, path), weight, record.attributes["net"], **options, **place)
+
+
+class PictureSensing(Task[PictureReconstructor]):
+    """Training on random crops of pictures, which consist of blocks that are measured.
+
+    Parameters
+    ----------
+    images
+        A `cuista-images` file.
+    crop
+        The side of a crop in pixels; about 128 if None.
+    """
+
+    name = "cs"
+    display = "PSNR"
+    models = (PictureReconstructor,)
+    kinds = (PictureFastRecipe,)
+    recipes: ClassVar[Any] = {"fast": partial(PictureFastRecipe, **NUMBERS)}
+
+    def __init__(self, images: str | os.PathLike[str], crop: int | None = None) -> None:
+        self.images, self.crop = images, crop
+
+    def crop_of(self, sensing: Sensing) -> int:
+        """The side of the crops in pixels.
+
+        Raises
+        ------
+        InputError
+            If it is not a multiple of the sides of a block.
+        """
+        of_blocks = math.lcm(*sensing.block)
+        crop = self.crop or max(round(CROP / of_blocks), 1) * of_blocks
+        if crop % of_blocks:
+            rows, columns = sensing.block
+            raise InputError(
+                f"the crop has a side of {crop} pixels; expected a multiple of {of_blocks}, because a block has "
+                f"{rows}×{columns}",
+                option="crop",
+            )
+        return crop
+
+    def pictures(self, sensing: Sensing) -> tuple[ImageSet, ImageSet]:
+        """The pictures for training and for validation that are at least as large as a crop.
+
+        Raises
+        ------
+        FileError, InputError
+            As `ImageSet` and `crop_of`.
+        """
+        crop = self.crop_of(sensing)
+        return ImageSet(self.images, "train", crop), ImageSet(self.images, "validation", crop)
+
+    def source(self, model: PictureReconstructor, recipe: Any) -> Source:
+        return SensedCrops(*self.pictures(model.sensing), self.crop_of(model.sensing), model)
+
+    def identity(self, model: PictureReconstructor, recipe: Any) -> dict[str, Any]:
+        return {"images": self.pictures(model.sensing)[0].sha256, "crop": self.crop_of(model.sensing)}
+
+
+class SensedCrops(Crops):
+    """Random crops of pictures, and what the measurements of their blocks tell of them."""
+
+    baseline_name = "the least-norm solution"
+
+    def __init__(self, training: ImageSet, validation: ImageSet, crop: int, model: PictureReconstructor) -> None:
+        super().__init__(training, validation, crop)
+        self.model = model
+
+    def sample(
+        self,
+        ops: ReferenceOps,
+        dtype: DTypeLike,
+        batch: int,
+        key: Key,
+        validate: bool = False,
+        rows: slice = slice(None),
+    ) -> Examples:
+        clean = self.clean(ops, dtype, batch, key, validate, rows)
+        return clean, self.model.sensed(clean), None
