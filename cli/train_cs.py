@@ -69,7 +69,7 @@ class Measured:
     lambda net: (PictureSensing if net in PICTURE_NETWORKS else CompressiveSensing).recipes,
     steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.02; paper: 0.0005]",
-    matrix_steps="fast: final steps with learned matrices. [1000; conv-csc: 4000]",
+    matrix_steps="fast: final steps with learned matrices. [1000; conv-csc: 3000]",
     batch="Patches per step. [fast: 256; paper: 64]",
     validation="Validation patches. [fast: 4000; paper: 1000]",
 )

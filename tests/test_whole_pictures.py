@@ -23,6 +23,7 @@ from cuista.tasks.denoising import Denoising, PictureFastRecipe, PicturePaperRec
 from cuista.tasks.sensing import evaluate_reconstructors
 from cuista.tasks.whole_pictures import PictureReconstructor, PictureSensing
 from cuista.training import train
+from cuista.training.adam import Adam
 
 QUICK = PictureFastRecipe(batch=2, validation_batch=4, max_steps=4, matrix_steps=20, fine_rate=1e-2)
 
@@ -131,6 +132,26 @@ def test_an_interrupted_run_is_resumed_to_the_bit(images, tmp_path):
     resumed = train(untrained(), QUICK, task=task(images), seed=3, out=tmp_path / "m.h5", resume=True)
     for name, value in whole.network.parameters.items():
         np.testing.assert_array_equal(resumed.network.parameters[name], value)
+
+
+def test_a_run_that_falls_back_goes_on_from_its_best_parameters(images, monkeypatch, caplog):
+    step, rates = Adam.step, []
+
+    def spoil(self, ops, parameters, gradients, given, *rest, **options):
+        found = step(self, ops, parameters, gradients, given, *rest, **options)
+        rates.append(given["threshold"])
+        if len(rates) == 100:
+            parameters["weight"] *= 0  # nothing is added to what is measured
+        return found
+
+    caplog.set_level("INFO", "cuista")
+    monkeypatch.setattr(Adam, "step", spoil)
+    recipe = PictureFastRecipe(batch=2, validation_batch=4, max_steps=0, matrix_steps=200)
+    model = train(untrained(), recipe, task=task(images))
+    (_, stage), errors = recipe.stages(2, more=True), model.history["nmse_db"]
+    np.testing.assert_allclose(rates, [0.003 * stage.rate_at(t) * (0.5 if t >= 100 else 1) for t in range(200)])
+    assert "the validation PSNR became worse by" in caplog.text
+    assert model.training["validation_nmse_db"] == errors.min() == errors[-1]
 
 
 def test_a_run_has_the_same_bits_on_any_number_of_workers(images, monkeypatch):

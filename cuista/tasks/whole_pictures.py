@@ -36,8 +36,9 @@ from cuista.weights.conv import ConvWeight, mean_eigenvalue, solve_conv
 PICTURE_NETWORKS = ("conv-csc",)
 # The side of crops in pixels, as nearly as blocks allow.
 CROP = 128
-# The numbers of the fast recipe.
-NUMBERS: Mapping[str, Any] = {**ConvCsc.recipe, "matrix_steps": 4000}
+# The numbers of the fast recipe. With 4000 final steps instead of 500, the validation PSNR was 0.6 dB higher, and the
+# last 1000 gained nothing. At a `fine_rate` of 0.02, which suits denoising, a run diverged.
+NUMBERS: Mapping[str, Any] = {**ConvCsc.recipe, "matrix_steps": 3000, "fine_rate": 1e-2}
 # The size and the number of the filters from which training starts.
 SIZE, FILTERS = (7, 7), 32
 

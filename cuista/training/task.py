@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -37,9 +38,12 @@ class Source(ABC):
     ----------
     weight_power
         The power to which the weights of examples are raised in training.
+    fall_db
+        A run by the fast recipe has diverged if a validation is worse than the best one of its stage by more than this.
     """
 
     weight_power: float = 1.0
+    fall_db: float = math.inf
 
     @abstractmethod
     def sample(
