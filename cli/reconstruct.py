@@ -80,7 +80,7 @@ def command(
         measured = _from_elsewhere(measurements_file, model.sensing, shape, white, key, columns)
     height, width = measured.shape
     check_format(out, Picture(np.broadcast_to(0.0, (len(measured.y), height, width)), measured.form))
-    channels = np.stack([model.reconstruct(y, measured.shape) for y in measured.y])
+    channels = model.reconstruct(measured.y, measured.shape)
     low, high = measured.form.span
     outside = float(((channels < low - BEYOND) | (channels > high + BEYOND)).mean())
     if outside > SHARE:

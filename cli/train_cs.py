@@ -67,7 +67,7 @@ class Measured:
 @click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="conv-csc: side of the crops. [about 128]")
 @network_recipe_options(
     lambda net: (PictureSensing if net in PICTURE_NETWORKS else CompressiveSensing).recipes,
-    steps="Steps of the joint stage [fast: 300], or of each stage [paper: 200000].",
+    steps="Steps of the joint stage [fast: 300; conv-csc: 0], or of each stage [paper: 200000].",
     rate="Learning rate. [fast: 0.02; paper: 0.0005]",
     matrix_steps="fast: final steps with learned matrices. [1000; conv-csc: 3000]",
     batch="Patches per step. [fast: 256; paper: 64]",
@@ -89,8 +89,8 @@ def command(
     EXAMPLES is a file of cuista prepare-images, with patches for networks that recover one block at a time, or with
     pictures for conv-csc, which recovers all blocks together. Networks with learned matrices also learn the dictionary
     with which the last layer's code becomes a block, and with --learn-sensing Φ. With --deblock, the model gets a map
-    that removes the seams between blocks. Options marked fast or paper belong to that recipe. For conv-csc, other
-    defaults than those shown are those of --task denoise.
+    that removes the seams between blocks. Options marked fast or paper belong to that recipe. By default, conv-csc has
+    8 crops per step, and 16 for validation.
     """
     by_block = {"--learn-sensing": learn_sensing or None, "--deblock": deblock}
     if network.net in PICTURE_NETWORKS:

@@ -75,6 +75,13 @@ def test_what_is_measured_is_a_projection_which_is_its_own_adjoint(M, seed):
     assert np.vdot(seen, g) == pytest.approx(np.vdot(f, G(g)))
 
 
+def test_what_is_measured_of_a_picture_does_not_depend_on_the_others(rng):
+    pictures, G = rng.random((7, 32, 48)).astype(np.float32), BlockProjection(rng.random((50, 256)), (16, 16))
+    whole = G(pictures)
+    for part in (slice(0, 1), slice(2, 5), slice(6, 7)):
+        np.testing.assert_array_equal(G(pictures[part]), whole[part])
+
+
 def test_cosines_are_an_orthonormal_basis_of_blocks_without_means():
     D = cosine_basis((3, 4)).atoms
     assert D.shape == (12, 11)
@@ -98,6 +105,14 @@ def test_what_is_recovered_agrees_with_the_measurements(shape, measures_means, r
     whole = tuple(size // 4 for size in shape)  # the blocks that lie inside of the picture entirely
     inside = slice(0, 4 * whole[0]), slice(0, 4 * whole[1])
     np.testing.assert_allclose(sensing.measure(found[inside]), sensing.measure(picture[inside]), atol=1e-9)
+
+
+@pytest.mark.parametrize("model", [untrained(), cuista.Reconstructor.new(sensed(), layers=2)], ids=lambda m: m.kind)
+def test_channels_are_recovered_together(model, rng):
+    y = rng.random((3, 9, 6))
+    found = model.reconstruct(y, (9, 11))
+    for channel, picture in zip(y, found, strict=True):
+        np.testing.assert_array_equal(model.reconstruct(channel, (9, 11)), picture)
 
 
 def test_training_recovers_pictures_and_a_file_brings_all_back(images, tmp_path):

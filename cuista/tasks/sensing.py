@@ -186,11 +186,15 @@ class Reconstructor(Trained):
     def reconstruct(self, y: ArrayLike, shape: tuple[int, int]) -> Array:
         """The picture (H, W), not clipped, from the measurements y (n, M) of its blocks, row by row.
 
+        The channels of a picture can be given together, (channels, n, M), for the result (channels, H, W).
+
         Raises
         ------
         InputError
             As `recover_blocks`; also if there are more or fewer blocks than a picture of this shape has.
         """
+        if np.ndim(y) == 3:
+            return np.stack([self.reconstruct(channel, shape) for channel in np.asarray(y)])
         blocks = self.recover_blocks(y)
         self.sensing.check_blocks(len(blocks), shape)
         picture = self.sensing.picture(blocks, shape)
