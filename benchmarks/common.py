@@ -14,6 +14,7 @@ import numpy as np
 from cuista.kernels import native
 
 from cuista.data.dictionary import Dictionary, random_dictionary
+from cuista.metrics import PictureReport
 from cuista.ops import ReferenceOps
 from cuista.tasks.denoising import Denoiser
 from cuista.weights import solve_conv
@@ -38,6 +39,12 @@ def side_by_side(
 def ratio(slow: list[float], fast: list[float]) -> float:
     """How many times faster `fast` is than `slow`: the median over the runs of the ratio of their times."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def of_size(report: PictureReport, side: int) -> dict[str, float]:
+    """The mean PSNR in dB by method over the pictures of side×side pixels."""
+    chosen = [shape == (side, side) for shape in report.shapes]
+    return dict(zip(report.methods, report.psnr_db[chosen].mean(axis=0).round(2).tolist(), strict=True))
 
 
 def smooth_crops(count: int, side: int, sigma: float = 25 / 255) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,10 @@
 """Compressive sensing of pictures at several rates into results/sensing.json.
 
-    python benchmarks/sensing.py random|learned patches.h5 dictionary.h5 images.h5 test.h5 [RATE …]
+    python benchmarks/sensing.py random|learned|published patches.h5 dictionary.h5 images.h5 test.h5 [RATE …]
 
-Random and learned matrices Φ are measured in separate runs, whose results are merged in the file. Each network is
-tested without and with a map that removes the seams between blocks (`--deblock`).
+Random and learned matrices Φ are measured in separate runs, whose results are merged in the file; `published` is for
+the network with the published figures alone, and a random Φ. Each network is tested without and with a map that removes
+the seams between blocks (`--deblock`).
 
 patches.h5, images.h5 and dictionary.h5 are made from 400 pictures of the Berkeley segmentation data set for training
 and 32 for validation, and test.h5 from twelve other pictures:
@@ -22,7 +23,7 @@ import json
 import sys
 from typing import Any
 
-from common import RESULTS, save
+from common import RESULTS, of_size, save
 
 import cuista
 from cuista.data.sensing import Sensing, principal_sensing, random_sensing
@@ -54,6 +55,7 @@ def measured(models: dict[str, Reconstructor], baselines: cuista.PatchSet | None
             }
             for measure, digits in (("psnr_db", 2), ("ssim", 3))
         },
+        "psnr_db_of_512x512": {name: value for report in reports for name, value in of_size(report, 512).items()},
         "parameters": {name: sum(p.size for p in m.network.parameters.values()) for name, m in models.items()},
         "validation_nmse_db": {name: round(m.training["validation_nmse_db"], 2) for name, m in models.items()},
     }
@@ -73,6 +75,8 @@ for rate in rates:
     if kind == "random":
         models = {"alista": alista, "lista-cpss:untied": trained("lista-cpss", untied=True)}
         figures["random"] = measured(models, cuista.PatchSet(patches_file, "validation"))
+    elif kind == "published":
+        figures["published"] = measured({"lista-cpss:untied": trained("lista-cpss", untied=True)}, None)
     else:
         figures["principal"] = measured({"alista": alista}, None)
         learned = trained("lista-cpss", untied=True, learn_sensing=True)

@@ -52,6 +52,5 @@ class BlockProjection:
 
     def __call__(self, pictures: Array) -> Array:
         """G on the blocks of pictures (batch, H, W), whose sides are multiples of the block's."""
-        # One product for each picture: its bits do not depend on the others, which another worker may have.
         seen = self.ops.matmul(self.ops.matmul(blocks_of(pictures, self.block), self._columns), self._rows)
         return self.ops.asarray(pictures_of(seen, self.block, pictures.shape[1:]), seen.dtype)

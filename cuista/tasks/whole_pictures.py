@@ -142,8 +142,12 @@ class PictureReconstructor(Trained):
 
     def sensed(self, pictures: Array) -> Array:
         """What the measurements of pictures (batch, H, W) tell of them, as pictures: the inputs of the network."""
-        assert self.network.sensing is not None
-        return self.network.sensing(pictures)
+        network, project = self.network, self.network.sensing
+        assert project is not None
+        # Shard by shard, so that the bits are the same whoever computes them.
+        parts = network.ops.in_batches(pictures.shape, lambda part: project(pictures[part]), network.shard)
+        sensed: Array = network.ops.xp.concatenate(parts)
+        return sensed
 
     def store(self, record: Record) -> None:
         self.sensing.store(record)
