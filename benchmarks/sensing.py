@@ -64,7 +64,7 @@ def measured(models: dict[str, Reconstructor], baselines: cuista.PatchSet | None
 path = RESULTS / "sensing.json"
 for rate in rates:
     M = round(rate * rows * columns)
-    Phi = random_sensing(dictionary.shape, M) if kind == "random" else principal_sensing(patches, M)
+    Phi = principal_sensing(patches, M) if kind == "learned" else random_sensing(dictionary.shape, M)
     sensing, task = Sensing(Phi, dictionary), cuista.CompressiveSensing(patches_file)
     weight = cuista.sensing_weight(sensing, task)
 

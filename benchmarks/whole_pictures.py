@@ -15,7 +15,6 @@ from pathlib import Path
 from common import RESULTS, of_size, save
 
 import cuista
-from cuista.data.dictionary import cosine_basis
 from cuista.data.sensing import Sensing, random_sensing
 from cuista.tasks.sensing import evaluate_reconstructors
 
@@ -26,7 +25,7 @@ path = RESULTS / "sensing.json"
 for each in chosen or CHOSEN:
     side, rate = each.split(":")
     block = int(side), int(side)
-    sensing = Sensing(random_sensing(block, round(float(rate) * block[0] * block[1])), cosine_basis(block))
+    sensing = Sensing(random_sensing(block, round(float(rate) * block[0] * block[1])), block)
     model = cuista.PictureReconstructor.new(sensing)
     out = Path(folder) / f"{side}-{rate}.h5"
     cuista.train(model, task=cuista.PictureSensing(images), out=out, resume=True, progress=True)

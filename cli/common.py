@@ -271,14 +271,23 @@ convention_option = click.option(
 
 def filter_size(value: str | tuple[int, int]) -> tuple[int, int]:
     """The option type of a filter's size, such as 7 or 7x5."""
+    return _size(value, "a filter", "7 or 7x5", 1)
+
+
+def block_size(value: str | tuple[int, int]) -> tuple[int, int]:
+    """The option type of a block's size, such as 16 or 16x8."""
+    return _size(value, "a block", "16 or 16x8, of 2 pixels or more", 2)
+
+
+def _size(value: str | tuple[int, int], what: str, example: str, least: int) -> tuple[int, int]:
     if isinstance(value, tuple):
         return value
     try:
         sizes = [int(part) for part in value.lower().replace("×", "x").split("x")]
     except ValueError:
         sizes = []
-    if len(sizes) not in (1, 2) or min(sizes) < 1:
-        raise click.BadParameter(f"{value!r} is not the size of a filter; expected a value like 7 or 7x5")
+    if len(sizes) not in (1, 2) or min(sizes) < 1 or sizes[0] * sizes[-1] < least:
+        raise click.BadParameter(f"{value!r} is not the size of {what}; expected a value like {example}")
     return sizes[0], sizes[-1]
 
 

@@ -12,7 +12,7 @@ from cuista.cli.problems import hidden_problem_options, load_problem, make_probl
 from cuista.cli.routing import Routed
 from cuista.cli.spellings import IN_DICTIONARIES, NOT_IN_DICTIONARIES, Command
 
-from cuista.data.dictionary import Dictionary, cosine_basis, normalize_filters, random_dictionary
+from cuista.data.dictionary import Dictionary, normalize_filters, random_dictionary
 from cuista.data.images import PatchSet
 from cuista.data.perturbed import PerturbedSet
 from cuista.data.sensing import Sensing, principal_sensing, random_sensing
@@ -146,7 +146,7 @@ def perturbed(
 
 @click.command("gen-problem", cls=Command)
 @click.option("--dict", "dictionary_file", type=common.INPUT_FILE, help="Dictionary of the blocks.")
-@click.option("--block", type=common.filter_size, metavar="S|SxS", help="Size of the blocks, instead of --dict.")
+@click.option("--block", type=common.block_size, metavar="S|SxS", help="Size of the blocks, instead of --dict.")
 @click.option("--rate", type=common.positive, metavar="R", help="Measurements per pixel, up to 1. [0.25]")
 @click.option("--m", type=common.AT_LEAST_2, metavar="M", help="Measurements per block, instead of --rate.")
 @click.option(
@@ -172,8 +172,7 @@ def sensing(
     Each block f is measured as y = Φ f; its size is that of the dictionary's atoms. The first row of Φ measures the
     mean of a block, and the others are Gaussian. With --principal they are the principal components of a file of
     patches, which tell more than random rows do. With --sensing, Φ comes from a file. The dictionary is a file of
-    cuista learn-dict, or atoms as columns (key D). With --block, it is a basis of cosines; conv-csc, which has filters
-    of its own, needs no other.
+    cuista learn-dict, or atoms as columns (key D). conv-csc learns filters of its own, so --block is enough for it.
     """
     given = [option for option, value in (("--rate", rate), ("--m", m), ("--sensing", sensing)) if value is not None]
     if len(given) > 1:
@@ -182,33 +181,31 @@ def sensing(
         raise click.UsageError("--sensing and --principal each give Φ: give one of them")
     if (dictionary_file is None) == (block is None):
         raise click.UsageError("give --dict, or the size of the blocks by --block: one of them")
-    if dictionary_file is not None:
-        atoms = Dictionary.load_atoms(dictionary_file, key=key if sensing is None else None)
-    elif key is not None and sensing is None:
+    if dictionary_file is None and key is not None and sensing is None:
         raise click.UsageError("--key names an array in the file of --dict or --sensing: leave it out")
-    else:
-        assert block is not None
-        atoms = cosine_basis(block)
-    count = m or round((rate or 0.25) * atoms.shape[0] * atoms.shape[1])
+    within: Any = block
+    if dictionary_file is not None:
+        within = Dictionary.load_atoms(dictionary_file, key=key if sensing is None else None)
+    rows, columns = block or within.shape
+    count = m or round((rate or 0.25) * rows * columns)
     if sensing is not None:
         Phi = load_array(sensing, "Phi", "phi", "A", key=key)
     elif principal is not None:
         patches = PatchSet(principal, "train")
-        if patches.shape != atoms.shape:
-            (p1, p2), (s1, s2) = patches.shape, atoms.shape
+        if patches.shape != (rows, columns):
+            p1, p2 = patches.shape
             raise InputError(
-                f"{principal} has patches of {p1}×{p2} pixels, and the atoms have {s1}×{s2}; expected the same size",
-                option=("principal", "dict"),
+                f"{principal} has patches of {p1}×{p2} pixels, and a block has {rows}×{columns}; expected the same "
+                "size",
+                option=("principal", "block" if block else "dict"),
             )
         Phi = principal_sensing(patches, count, seed=target.seed)
     else:
-        Phi = random_sensing(atoms.shape, count, seed=target.seed)
-    made = Sensing(Phi, atoms)
+        Phi = random_sensing((rows, columns), count, seed=target.seed)
+    made = Sensing(Phi, within)
     if not made.measures_means:
         common.say("Note: the means of blocks do not follow from this Φ exactly, so they are estimated.")
-    rows, columns = made.block
-    what = f"{made.M} measurements of each block of {rows}×{columns} ({100 * made.rate:.3g} %)"
-    target.write(made, f"{what}, {counted(atoms.filters, 'atom')}")
+    target.write(made, ", ".join(filter(None, made.facts().values())))
 
 
 def _natural(words: list[str]) -> str | None:

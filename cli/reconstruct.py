@@ -103,4 +103,4 @@ def _from_elsewhere(
     y = check_rows(y.T if columns else y, sensing.M, f"the array in {path}")
     if shape is None:
         raise InputError(f"{path} has {len(y)} blocks, but not the shape of the picture: give it", option="shape")
-    return Measurements(y[None] / (white or 1.0), shape, Form(), sensing.sha256)
+    return Measurements(y[None] / (white or 1.0), shape, Form(), sensing.measuring_sha256)

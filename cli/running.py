@@ -87,12 +87,14 @@ def choose_recipe(
     """The recipe with this name and these fields. Without a name, a field that only paper has selects that recipe."""
     given = {field: value for field, value in given.items() if value is not None}
     others = [common.spelled(field) for field in given if field in paper]
+    if others and "paper" not in recipes:
+        raise click.UsageError(f"{others[0]} is for the paper recipe, which this network does not have: leave it out")
     if others and name is None:
         common.say(f"Note: the paper recipe is used, because only it has {' and '.join(others)}.")
         name = "paper"
     name = name or "fast"
     if name not in recipes:
-        raise click.UsageError(f"there is no {name} recipe for this network: leave --recipe and its options out")
+        raise click.UsageError(f"this network has no {name} recipe: leave --recipe out")
     for field in given:
         if field in (paper if name == "fast" else fast):
             other = "paper" if name == "fast" else "fast"

@@ -36,6 +36,6 @@ def command(problem_file: Path, picture_file: Path, out: Path, white: float | No
         common.say("Note: the picture has transparency, which is not measured.")
     _, height, width = picture.channels.shape
     y = np.stack([sensing.measure(channel) for channel in picture.channels])
-    Measurements(y, (height, width), picture.form, sensing.sha256).save(out, overwrite=force)
+    Measurements(y, (height, width), picture.form, sensing.measuring_sha256).save(out, overwrite=force)
     channels = "" if len(y) == 1 else f" in each of {len(y)} channels"
     common.say(f"Wrote {out}: {sensing.M} measurements of a block, {counted(y.shape[1], 'block')}{channels}.")

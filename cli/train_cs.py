@@ -15,7 +15,8 @@ from cuista.cli.train_sc import DenseNetwork, network_options
 from cuista.data.dictionary import Dictionary
 from cuista.data.images import ImageSet
 from cuista.data.sensing import Sensing
-from cuista.storage import load_array
+from cuista.errors import InputError
+from cuista.storage import is_cuista, kind_of, load_array
 from cuista.tasks.sensing import (
     CompressiveSensing,
     Reconstructor,
@@ -68,10 +69,10 @@ class Measured:
 @network_recipe_options(
     lambda net: (PictureSensing if net in PICTURE_NETWORKS else CompressiveSensing).recipes,
     steps="Steps of the joint stage [fast: 300; conv-csc: 0], or of each stage [paper: 200000].",
-    rate="Learning rate. [fast: 0.02; paper: 0.0005]",
+    rate="Learning rate. [0.02; conv-csc: 0.01; paper: 5e-4]",
     matrix_steps="fast: final steps with learned matrices. [1000; conv-csc: 3000]",
-    batch="Patches per step. [fast: 256; paper: 64]",
-    validation="Validation patches. [fast: 4000; paper: 1000]",
+    batch="Examples a step. [256; conv-csc: 8; paper: 64]",
+    validation="To validate. [4000; conv-csc: 16; paper: 1000]",
 )
 @run_options
 def command(
@@ -86,14 +87,21 @@ def command(
 ) -> None:
     """Train a network to recover pictures from the measurements of their blocks.
 
-    EXAMPLES is a file of cuista prepare-images, with patches for networks that recover one block at a time, or with
+    EXAMPLES is a file of cuista prepare-images: of --patches for networks that recover one block at a time, or of
     pictures for conv-csc, which recovers all blocks together. Networks with learned matrices also learn the dictionary
     with which the last layer's code becomes a block, and with --learn-sensing Φ. With --deblock, the model gets a map
-    that removes the seams between blocks. Options marked fast or paper belong to that recipe. By default, conv-csc has
-    8 crops per step, and 16 for validation.
+    that removes the seams between blocks. Options marked fast or paper belong to that recipe.
     """
+    whole = network.net in PICTURE_NETWORKS
+    held = kind_of(examples) if is_cuista(examples) else None
+    if held == ("cuista-patches" if whole else "cuista-images"):
+        found, advice = ("patches", "prepare pictures") if whole else ("pictures", "prepare patches with --patches")
+        other = "" if whole else f", or train {PICTURE_NETWORKS[0]}"
+        raise InputError(
+            f"{examples} has {found}, on which {network.net} is not trained: {advice}{other}", option="net"
+        )
     by_block = {"--learn-sensing": learn_sensing or None, "--deblock": deblock}
-    if network.net in PICTURE_NETWORKS:
+    if whole:
         given = [option for option in network.given if option not in ("-T", "--untied")]
         given += [option for option, value in by_block.items() if value is not None]
         if given:

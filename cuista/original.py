@@ -94,9 +94,11 @@ def write_sensing(sensing: Sensing) -> dict[str, Array]:
     """The arrays of a sensing matrix and a dictionary for the original, and Φ itself.
 
     The original measures blocks without their means. Its sensing matrix A (M′, P) is therefore Φ without what measures
-    the mean. It reads the dictionary D (P, N) from a .npy file of its own. `block` is the size of a block in pixels.
+    the mean. It reads the dictionary D (P, N), if there is one, from a .npy file of its own. `block` is the size of a
+    block in pixels.
     """
-    return {"A": sensing.reduced, "D": sensing.dictionary.atoms, "Phi": sensing.Phi, "block": np.array(sensing.block)}
+    arrays = {"A": sensing.reduced, "Phi": sensing.Phi, "block": np.array(sensing.block)}
+    return {**arrays, "D": sensing.dictionary.atoms} if sensing.has_dictionary else arrays
 
 
 def has_levels(arrays: Mapping[str, Array]) -> bool:
@@ -106,13 +108,12 @@ def has_levels(arrays: Mapping[str, Array]) -> bool:
 
 def read_sensing(arrays: Mapping[str, Array]) -> Sensing | None:
     """The sensing matrix and the dictionary in the arrays of `write_sensing`; None if they are other arrays."""
-    if not {"Phi", "D"} <= arrays.keys():
+    if "Phi" not in arrays or not {"D", "block"} & arrays.keys():
         return None
-    D = as_real(arrays["D"], "D")
-    side = math.isqrt(len(D))
-    return Sensing(
-        arrays["Phi"], Dictionary.from_atoms(D, tuple(arrays["block"]) if "block" in arrays else (side, side))
-    )
+    side = math.isqrt(np.shape(arrays["Phi"])[-1])
+    rows, columns = arrays.get("block", (side, side))
+    block = int(rows), int(columns)
+    return Sensing(arrays["Phi"], Dictionary.from_atoms(as_real(arrays["D"], "D"), block) if "D" in arrays else block)
 
 
 def read_perturbed(arrays: Mapping[str, Array], problem: Problem, samples: int = 1000, seed: int = 0) -> PerturbedSet:

@@ -690,7 +690,7 @@ def test_a_network_for_compressive_sensing_is_trained_as_there(run, tmp_path):
         "--train_file train.tfrecords, --val_file val.tfrecords are ignored: give the file of cuista prepare"
         in run.errors
     )
-    assert "Missing argument 'PATCHES'" in run.errors
+    assert "Missing argument 'EXAMPLES'" in run.errors
     run("train", *words.split(), "patches.h5")
     model = Reconstructor.load("CS_3.h5")
     assert (model.network.name, model.training["recipe"], model.sensing.M) == ("lista-cpss", "paper", 8)

@@ -797,14 +797,14 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
         (
             "gen-problem --task cs --dict wide.npy --principal patches.h5 -o p.h5",
             1,
-            "has patches of 4×4 pixels, and the",
+            "has patches of 4×4 pixels, and a block has 6×6",
         ),
         (
             "train patches.h5 --problem sensing.h5 --deblock pictures -o n.h5",
             1,
             "pictures: it is a folder; give a file",
         ),
-        ("test model.h5 other-model.h5 --images test.h5", 1, "different Φ"),
+        ("test model.h5 other-model.h5 --images test.h5", 1, "the models are for different Φ"),
         ("gen-problem --task cs --dict D.npz --key B -o p.h5", 1, "D.npz"),
         ("gen-problem --task cs -o p.h5", 2, "give --dict, or the size of the blocks by --block"),
         ("gen-problem --task cs --dict D.npz --block 4 -o p.h5", 2, "one of them"),
@@ -845,7 +845,7 @@ def test_mistakes_are_said_in_one_line(prepared, words, status, text):
 
 def test_measurements_are_a_file_of_their_own(tmp_path, rng):
     sensing, form = sensed(), Form(12, white=3000.0, profile=bytes(range(256)) * 300, resolution=(300.0, 150.0, 2))
-    measured = Measurements(rng.standard_normal((1, 6, 8)), (8, 12), form, sensing.sha256)
+    measured = Measurements(rng.standard_normal((1, 6, 8)), (8, 12), form, sensing.measuring_sha256)
     measured.save(tmp_path / "y.h5")
     loaded = Measurements.load(tmp_path / "y.h5", sensing)
     assert (loaded.shape, loaded.form) == ((8, 12), form)

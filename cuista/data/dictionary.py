@@ -216,14 +216,6 @@ def cosine_dictionary(shape: tuple[int, int], filters: int) -> Array:
     return normalize_filters(np.stack([np.outer(waves[0][:, k], waves[1][:, m]) for k, m in frequencies], axis=-1))
 
 
-def cosine_basis(block: tuple[int, int]) -> Dictionary:
-    """The dictionary whose atoms are the two-dimensional DCT, an orthonormal basis of blocks with mean 0."""
-    from scipy.fft import dct
-
-    rows, columns = (dct(np.eye(size), axis=0, norm="ortho").T for size in block)
-    return Dictionary.from_atoms(np.kron(rows, columns)[:, 1:], block)
-
-
 def normalize_filters(D: Array) -> Array:
     """Scale each of the filters (s₁, s₂, F) to unit norm; filters that have it already keep their bits."""
     small, exponents = scaled(check_filters(D, "the dictionary").astype(np.float64), axis=(0, 1))

@@ -195,6 +195,8 @@ class ImageSet(Described):
         The smallest side in pixels; pictures with a shorter side are left out.
     least_of
         What needs sides of `least` pixels, for the error message.
+    multiple
+        What the side of a crop is a multiple of.
 
     Attributes
     ----------
@@ -213,7 +215,9 @@ class ImageSet(Described):
         If the split has no picture, or none that is large enough.
     """
 
-    def __init__(self, path: str | os.PathLike[str], split: str, least: int = 1, least_of: str = "the crop") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], split: str, least: int = 1, least_of: str = "the crop", *, multiple: int = 1
+    ) -> None:
         self.path, self.split, self.least, self.least_of = path, split, least, least_of
         with storage.opened(path, "cuista-images") as file:
             if split not in file or "sha256" not in file.attrs:
@@ -229,8 +233,9 @@ class ImageSet(Described):
             )
         if not self.keys:
             largest = max(min(shape) for shape in shapes.values())
-            is_crop = least_of == "the crop"
-            advice = "give a crop up to that" if is_crop else "prepare the images again with larger ones"
+            possible = largest // multiple * multiple
+            is_crop = least_of == "the crop" and possible > 0
+            advice = f"give a crop of {possible} or less" if is_crop else "prepare the images again with larger ones"
             raise InputError(
                 f"no {split} picture of {path} is as large as {least_of} of {least}×{least}: "
                 f"the largest has {largest} pixels on its shorter side; {advice}",

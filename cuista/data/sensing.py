@@ -18,7 +18,7 @@ from cuista.data.form import Form
 from cuista.data.images import PatchSet
 from cuista.data.pictures import check_grey
 from cuista.errors import FileError, InputError
-from cuista.operators.blocks import blocks_of, pictures_of
+from cuista.operators.blocks import DEPENDENT, blocks_of, pictures_of
 from cuista.ops import CpuOps
 from cuista.summary import Described, counted
 
@@ -34,34 +34,35 @@ class Sensing(Described, storage.Portable):
 
     Blocks have the size (s₁, s₂) of the dictionary's atoms, and P = s₁·s₂ pixels with values from 0 to 1. The mean m of
     a block follows from y exactly if 1 is in the row space of Φ. Otherwise it is estimated by generalised least squares
-    with the covariance D Dᵀ. What y says about D x is `without_mean`, y − Φ1 m in coordinates that leave out the
-    direction of y that gives the mean. The networks see A x, with A (M′, N) as `A`.
+    with the covariance D Dᵀ, or that of white blocks without a dictionary. What y says about D x is `without_mean`,
+    y − Φ1 m in coordinates that leave out the direction of y that gives the mean. The networks see A x, with A (M′, N)
+    as `A`.
 
     Parameters
     ----------
     Phi
         The matrix Φ (M, P), kept in float64.
-    dictionary
-        The dictionary, whose N atoms are D (P, N).
+    within
+        The dictionary, whose N atoms are D (P, N). For networks that need none, only the size (s₁, s₂) of a block.
 
     Raises
     ------
     InputError
-        If Φ does not fit the dictionary, is not finite, has fewer than two rows or more rows than columns, or measures
-        nothing of the mean.
+        If Φ does not fit the size of a block, is not finite, has fewer than two rows or more rows than columns, or
+        measures nothing of the mean.
     """
 
     kind: ClassVar[str] = "cuista-sensing"
 
     Phi: Array
-    dictionary: Dictionary
+    within: Dictionary | tuple[int, int]
 
     def __post_init__(self) -> None:
         Phi, (rows, columns) = as_real(self.Phi, "Φ"), self.block
         if Phi.ndim != 2 or Phi.shape[1] != self.P or not 2 <= len(Phi) <= self.P:
             raise InputError(
-                f"Φ has shape {Phi.shape}; expected (M, {self.P}) with M from 2 to {self.P}, because the atoms of the "
-                f"dictionary have {rows}×{columns} pixels",
+                f"Φ has shape {Phi.shape}; expected (M, {self.P}) with M from 2 to {self.P}, because a block has "
+                f"{rows}×{columns} pixels",
                 option=("sensing", "dictionary"),
             )
         check_finite(Phi, "Φ")
@@ -77,13 +78,34 @@ class Sensing(Described, storage.Portable):
         rows, columns = self.block
         return {
             "measurements": f"{self.M} measurements of each block of {rows}×{columns} ({100 * self.rate:.3g} %)",
-            "dictionary": counted(self.dictionary.filters, "atom"),
+            "dictionary": counted(self.dictionary.filters, "atom") if self.has_dictionary else "",
         }
 
     @property
     def block(self) -> tuple[int, int]:
         """The size (s₁, s₂) of a block in pixels."""
-        return self.dictionary.shape
+        return self.within.shape if isinstance(self.within, Dictionary) else self.within
+
+    @property
+    def has_dictionary(self) -> bool:
+        """Whether there is a dictionary."""
+        return isinstance(self.within, Dictionary)
+
+    @property
+    def dictionary(self) -> Dictionary:
+        """The dictionary.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if not isinstance(self.within, Dictionary):
+            raise InputError(
+                "this problem has no dictionary, which only conv-csc does without: make one with a dictionary",
+                option="problem",
+            )
+        return self.within
 
     @property
     def M(self) -> int:
@@ -103,7 +125,15 @@ class Sensing(Described, storage.Portable):
     @cached_property
     def sha256(self) -> str:
         """The hash of Φ and the dictionary."""
+        if not self.has_dictionary:
+            return self.measuring_sha256
         return hashlib.sha256(f"{storage.sha256(self.Phi)} {self.dictionary.sha256}".encode()).hexdigest()
+
+    @cached_property
+    def measuring_sha256(self) -> str:
+        """The hash of Φ and the size of a block, by which measurements know what measured them."""
+        rows, columns = self.block
+        return hashlib.sha256(f"{storage.sha256(self.Phi)} {rows}x{columns}".encode()).hexdigest()
 
     # -- the mean ---------------------------------------------------------------------------------------------------
 
@@ -122,7 +152,10 @@ class Sensing(Described, storage.Portable):
         """The c (M,) with which the mean of a block is cᵀy."""
         if self.measures_means:
             return self._mean_in_rows
-        of_ones, spread = self.Phi.sum(axis=1), self.Phi @ self.dictionary.atoms
+        of_ones = self.Phi.sum(axis=1)
+        spread = self.Phi - of_ones[:, None] / self.P
+        if self.has_dictionary:
+            spread = self.Phi @ self.dictionary.atoms
         covariance = spread @ spread.T
         covariance += 1e-8 * np.trace(covariance) / self.M * np.eye(self.M)  # a direction may hardly see the atoms
         solution = np.linalg.solve(covariance, of_ones)
@@ -214,7 +247,7 @@ class Sensing(Described, storage.Portable):
         If Φ has orthonormal rows and measures the mean, this is the zero-filled adjoint Φᵀy.
         """
         reduced, means = self.without_mean(y)
-        return np.asarray(reduced @ np.linalg.pinv(self.reduced).T + means)
+        return np.asarray(reduced @ np.linalg.pinv(self.reduced, rcond=DEPENDENT).T + means)
 
     # -- its file ---------------------------------------------------------------------------------------------------
 
@@ -229,7 +262,10 @@ class Sensing(Described, storage.Portable):
 
     def store(self, record: storage.Record) -> None:
         """Add Φ and the dictionary to a file's record."""
-        self.dictionary.store(record)
+        if self.has_dictionary:
+            self.dictionary.store(record)
+        else:
+            record.attributes["block"] = list(self.block)
         record.arrays["Phi"] = self.Phi
         record.attributes["sensing_sha256"] = self.sha256
 
@@ -249,7 +285,9 @@ class Sensing(Described, storage.Portable):
     def from_record(cls, record: storage.Record, path: str | os.PathLike[str]) -> Sensing:
         """Φ and the dictionary in a file's record; error messages name `path`."""
         with storage.complete(path):
-            sensing = cls(record.arrays["Phi"], Dictionary.from_record(record, path))
+            rows, columns = record.attributes.get("block", (0, 0))
+            within = (int(rows), int(columns)) if rows else Dictionary.from_record(record, path)
+            sensing = cls(record.arrays["Phi"], within)
             if record.attributes["sensing_sha256"] != sensing.sha256:
                 raise FileError(f"{path} is damaged: its Φ does not have the hash that the file states")
             return sensing
@@ -268,7 +306,7 @@ class Measurements:
     form
         How the picture was stored in its file.
     sensing_sha256
-        The hash of the `Sensing` that measured.
+        The `measuring_sha256` of the `Sensing` that measured.
     """
 
     y: Array
@@ -299,10 +337,10 @@ class Measurements:
             attributes, (H, W) = record.attributes, record.attributes["shape"]
             form = Form.from_json(record.arrays["form"].tobytes().decode())
             found = cls(record.arrays["y"], (int(H), int(W)), form, attributes["sensing_sha256"])
-        if found.sensing_sha256 != sensing.sha256:
+        if found.sensing_sha256 != sensing.measuring_sha256:
             raise InputError(
-                f"{path} was measured with another Φ or for another dictionary than the model is for: give the model "
-                "that was trained for them, or measure with the model in place of the problem",
+                f"{path} was measured with another Φ than the model is for: give the model that was trained for it, or "
+                "measure with the model in place of the problem",
                 option="model",
             )
         return found

@@ -519,13 +519,11 @@ def _filters_in(content: Any) -> dict[str, Array]:
     """The filters (s₁, s₂, F) that something holds, as they are stored, by what they are; empty if it holds none."""
     if isinstance(content, Dictionary):
         return {"": content.D}
-    if isinstance(content, Sensing):
-        return {"": content.dictionary.D}
+    sensing = content if isinstance(content, Sensing) else getattr(content, "sensing", None)
     weight = content if isinstance(content, ConvWeight) else getattr(content, "weight", None)
     if isinstance(weight, ConvWeight):
         return {"dictionary": weight.dictionary.D, "weight": weight.W}
-    sensing = getattr(content, "sensing", None)
-    return {"": sensing.dictionary.D} if isinstance(sensing, Sensing) else {}
+    return {"": sensing.dictionary.D} if isinstance(sensing, Sensing) and sensing.has_dictionary else {}
 
 
 def _filters(given: Sequence[Given], size: Size, say: Say) -> Any:

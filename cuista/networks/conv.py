@@ -196,7 +196,7 @@ class ConvNetwork(Unrolled):
         return d_pictures if self.sensing is None else d_pictures - self.sensing(d_pictures)
 
     def output(self, y: Any, depth: int | None = None) -> Array:
-        """The denoised pictures (batch, H, W) after all layers, or after `depth`, for pictures y with mean 0."""
+        """The pictures (batch, H, W) that are found after all layers, or after `depth`, for pictures y with mean 0."""
         shape = (y[0] if isinstance(y, tuple) else y).shape
         rows, columns = map_shape((shape[1], shape[2]), self.filter_shape, self.stride)
         at_once = min(self.shard, self.ops.rows_at_a_time((shape[0], self.filters, rows, columns)))

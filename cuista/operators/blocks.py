@@ -1,4 +1,4 @@
-"""What a matrix Φ tells of the blocks of pictures: their orthogonal projection to the row space of Φ."""
+"""The part of pictures that a matrix Φ measures block by block: their orthogonal projection to its row space."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from numpy.typing import DTypeLike
 
 from cuista.checks import Array
 from cuista.ops import ReferenceOps, engine
+
+# Rows of Φ whose singular values are below this share of the largest one are taken to depend on the others.
+DEPENDENT = 1e-10
 
 
 def blocks_of(pictures: Array, block: tuple[int, int]) -> Array:
@@ -27,9 +30,9 @@ def pictures_of(blocks: Array, block: tuple[int, int], shape: tuple[int, int]) -
 
 
 class BlockProjection:
-    """G = Φ⁺Φ on each block of pictures: what measurements with Φ (M, P) tell of them.
+    """G = Φ⁺Φ on each block of pictures: the part of them that Φ (M, P) measures.
 
-    G is its own adjoint, and G G = G.
+    G is its own adjoint and G G = G, so that a function is all there is to it.
 
     Parameters
     ----------
@@ -46,7 +49,7 @@ class BlockProjection:
     ) -> None:
         self.ops, self.block = ops or engine("cpu"), block
         _, scales, rows = np.linalg.svd(Phi, full_matrices=False)
-        rows = rows[scales > 1e-10 * scales[0]]
+        rows = rows[scales > DEPENDENT * scales[0]]
         # Both are kept because products of arrays in C order are the fastest.
         self._rows, self._columns = (self.ops.asarray(each, dtype) for each in (rows, rows.T))
 

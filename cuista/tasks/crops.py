@@ -38,8 +38,6 @@ class Crops(Source):
     """
 
     baseline_name: ClassVar[str]
-    # The error on crops varies little from one validation to the next. A network that falls back takes long to return.
-    fall_db = 1.0
 
     def __init__(self, training: ImageSet, validation: ImageSet, crop: int) -> None:
         self.training, self.validation, self.crop = training, validation, crop
@@ -102,9 +100,6 @@ class Crops(Source):
         given = given[0] if isinstance(given, tuple) else given
         error = decibels(_squares(network.ops, given - clean), self._energy(network, clean)).mean()
         return Baseline(float(error), 0.0, self.baseline_name)
-
-    def advice(self) -> str:
-        return "Give it more steps, or a dictionary and pictures that are more alike"
 
     def blank(self) -> InputError:
         return InputError("each crop of the pictures has a single colour; expected pictures with some content")

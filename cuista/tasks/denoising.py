@@ -414,6 +414,9 @@ class NoisyCrops(Crops):
             ops.asarray((low + high) / 2 / sigmas, np.float64),
         )
 
+    def advice(self) -> str:
+        return "Give it more steps, or a dictionary and pictures that are more alike"
+
 
 def denoising_weight(
     dictionary: Dictionary,

@@ -512,7 +512,7 @@ def evaluate_reconstructors(
     Parameters
     ----------
     reconstructors
-        One or more reconstructors by name, for the same Φ and dictionary.
+        One or more reconstructors by name, for the same Φ.
     images
         A `cuista-images` file.
     baselines
@@ -526,12 +526,14 @@ def evaluate_reconstructors(
     Raises
     ------
     FileError, InputError
-        As `ImageSet`; InputError also if the reconstructors are for different Φ or dictionaries.
+        As `ImageSet`; InputError also if the reconstructors are for different Φ, or if FISTA is to be tested and none
+        has a dictionary.
     """
-    first = next(iter(reconstructors.values()))
+    models = list(reconstructors.values())
+    first = next((model for model in models if model.sensing.has_dictionary), models[0])  # of which FISTA has need
     sensing = first.sensing
-    if any(each.sensing.sha256 != sensing.sha256 for each in reconstructors.values()):
-        raise InputError("the models are for different Φ or dictionaries: test them one by one")
+    if any(each.sensing.measuring_sha256 != sensing.measuring_sha256 for each in models):
+        raise InputError("the models are for different Φ: test them one by one")
     pictures = ImageSet(images, "test", SSIM_WINDOW, "SSIM's window")
 
     def by_blocks(recover: Callable[[Array], Array]) -> Recover:

@@ -435,7 +435,7 @@ class _Run:
             return self._step_back(f"the validation {self.task.measure} became {result:.4g} dB")
         fall = result - state.best_error_db
         if self.recipe.analytic and fall > self.source.fall_db and state.setbacks < MOST_SETBACKS:
-            return self._step_back(f"the validation {self.task.shown} became worse by {fall:.2g} dB")
+            return self._step_back(f"the validation {self.task.shown} is worse than before by {fall:.2g} dB")
         self.last_shown = self._displayed(result)
         self._log(logging.DEBUG, f"{self.task.shown} %.2f dB", result)
         self.last_good = _copy(self.learning.parameters)
