@@ -12,9 +12,10 @@ from cuista.storage import is_cuista, kind_of
 
 
 def _natural(words: list[str]) -> str | None:
-    """The task of a file of patches or of the network that --net names; sparse coding for any other argument."""
+    """The task of a file of patches or of Φ, or of the network that --net names; sparse coding for other arguments."""
     files = [word for word in words if not word.startswith("-")]
-    if any(is_cuista(word) and kind_of(word) == "cuista-patches" for word in files if not Path(word).is_dir()):
+    of_cs = ("cuista-patches", "cuista-sensing")
+    if any(is_cuista(word) and kind_of(word) in of_cs for word in files if not Path(word).is_dir()):
         return "cs"
     return task_of_net(words) or ("sc" if files else None)
 

@@ -246,7 +246,7 @@ def test_from_pictures_to_a_reconstructed_picture(prepared, images):
     run = prepared
     run("train", "--task", "cs", "images.h5", "--problem", "sensing.h5", *SHORT, "-o", "m.h5")
     assert "Wrote m.h5: validation PSNR" in run.errors
-    run("train", "--task", "cs", "images.h5", "--problem", "sensing.h5", *SHORT, "-o", "m.h5", "--resume")
+    run("train", "images.h5", "--problem", "sensing.h5", *SHORT, "-o", "m.h5", "--resume")  # the problem names the task
     assert "m.h5 is complete: nothing to resume." in run.errors
     result = json.loads(run("test", "m.h5", "--images", "images.h5", "--json"))
     assert result["mean"]["conv-csc"]["psnr_db"] > result["mean"]["least norm"]["psnr_db"] + 0.5
