@@ -78,7 +78,9 @@ for rate in rates:
     elif kind == "published":
         figures["published"] = measured({"lista-cpss:untied": trained("lista-cpss", untied=True)}, None)
     else:
-        figures["principal"] = measured({"alista": alista}, None)
+        figures["principal"] = measured(
+            {"alista": alista, "lista-cpss:untied": trained("lista-cpss", untied=True)}, None
+        )
         learned = trained("lista-cpss", untied=True, learn_sensing=True)
         figures["learned"] = measured({"lista-cpss:untied": learned}, None)
     results = json.loads(path.read_text()) if path.exists() else {"work": WORK, "rates": {}}

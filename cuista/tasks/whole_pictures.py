@@ -31,7 +31,7 @@ from cuista.training.recipes import Stage
 from cuista.training.task import Examples, Source, Task
 from cuista.weights.conv import ConvWeight, mean_eigenvalue, solve_conv
 
-# The networks for this task. The others learn too little: with the same filters for all layers, or with none.
+# The networks for this task. Others, which do not learn with which filters pictures are synthesised, were not tried.
 PICTURE_NETWORKS = ("conv-csc",)
 # What y is in error messages.
 MEASUREMENTS = "the measurements"
@@ -190,7 +190,7 @@ class WholePictureRecipe(FastRecipe):
     matrix_steps: int = 3000
 
     def stages(self, layers: int, more: bool = False) -> tuple[Stage, ...]:
-        """One stage for thresholds alone, of no steps by default, and one for everything."""
+        """One stage for the Conv-ALISTA that the network contains, of no steps by default, and one for everything."""
         factor = self.matrix_rate * self.learning_rate / type(self).learning_rate
         first, everything = super().stages(layers, more=True)
         return first, replace(everything, learning_rate=self.learning_rate, matrix_rate=factor)
