@@ -280,6 +280,7 @@ def block_size(value: str | tuple[int, int]) -> tuple[int, int]:
 
 
 def _size(value: str | tuple[int, int], what: str, example: str, least: int) -> tuple[int, int]:
+    """The size of something with at least so many pixels; for the error message, what it is and an example."""
     if isinstance(value, tuple):
         return value
     try:
