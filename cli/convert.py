@@ -272,7 +272,8 @@ def exported(source: Path, target: Path, convention: Any, scope: str | None) -> 
         return original.write_model(model.Trained.kinds[record.kind].from_record(record, source), scope)
     if positive:
         common.say("Note: the network thresholds one-sidedly (positive): it shrinks max(z, 0) where others shrink z.")
-    more = {"unit": np.array(unit)} if unit else {}
+    more = {"Phi": record.arrays["Phi"]} if record.kind in SENSED else {}
+    more |= {"unit": np.array(unit)} if unit else {}
     return {**model.group(record, "parameters/"), **more, **({"positive": np.array(True)} if positive else {})}
 
 

@@ -725,6 +725,7 @@ def test_seams_are_removed_after_training(prepared, folder):
     assert "model SSIM" in table
     run("convert", "smooth.h5", "a.mat")
     assert "the map against seams between blocks is not exported" in run.errors
+    np.testing.assert_array_equal(storage.load_array("a.mat", "Phi"), Reconstructor.load("smooth.h5").sensing.Phi)
 
 
 def test_a_map_that_gains_nothing_is_left_out(prepared, folder, monkeypatch):

@@ -14,9 +14,11 @@ import cuista
 from cuista import FastRecipe, PaperRecipe, train
 from cuista.counter import VALIDATION
 from cuista.errors import DivergedError, FileError, InputError
+from cuista.messages import CuistaWarning
 from cuista.metrics import nmse_db
 from cuista.networks import NETWORKS
 from cuista.ops import CpuOps
+from cuista.tasks.sparse_coding import SignalSource
 from cuista.training import SearchRecipe, checkpoint_path
 from cuista.training.adam import Adam
 
@@ -233,6 +235,18 @@ def test_a_run_that_diverges_goes_on_from_its_best_parameters_with_half_the_rate
     assert same(*trained)
     assert trained[0].history["nmse_db"][-1] < trained[0].history["nmse_db"][0] - 3
     assert caplog.text.count("It goes on from the best parameters with half the learning rate.") == 2
+
+
+def test_a_network_that_falls_back_goes_on_from_its_best_parameters_three_times(small_model, caplog, monkeypatch):
+    errors = iter([-20.0, -18.5, -18.0, -17.5, -17.0, -16.5])  # of the start, and of a validation after every 50 steps
+    monkeypatch.setattr(SignalSource, "fall_db", 1.0)
+    monkeypatch.setattr(SignalSource, "error_db", lambda *_: next(errors))
+    caplog.set_level("INFO", "cuista")
+    recipe = FastRecipe(batch=16, validation_batch=100, layerwise=False, max_steps=250)
+    with pytest.warns(CuistaWarning, match=r"no step of the last stage was better .* Lower the learning rate"):
+        model = train(fresh(small_model), recipe)
+    assert caplog.text.count("training fell back after step") == 3
+    assert list(model.history["nmse_db"]) == [-20, -17, -16.5]  # the fourth fall is no reason to go back any more
 
 
 def test_recipes_that_cannot_be_are_refused(small_model):

@@ -306,6 +306,8 @@ class _Run:
                 raise self._failed(useless, "Lower the learning rate, or use another recipe")
             if useless:
                 warn(f"{useless}. {self.source.advice()}", stacklevel=3)
+        if state.setbacks and not state.best_step:
+            warn("no step of the last stage was better than what it began with. Lower the learning rate", stacklevel=3)
         self.network.parameters, self.model.training_seconds = state.best, state.seconds
         result = {f"validation_{self.task.measure.lower()}_db": state.best_error_db}
         self._describe(result | {f"validation_{self.task.shown.lower()}_db": self._displayed(state.best_error_db)})
@@ -435,7 +437,8 @@ class _Run:
             return self._step_back(f"the validation {self.task.measure} became {result:.4g} dB")
         fall = result - state.best_error_db
         if self.recipe.analytic and fall > self.source.fall_db and state.setbacks < MOST_SETBACKS:
-            return self._step_back(f"the validation {self.task.shown} is worse than before by {fall:.2g} dB")
+            worse = f"the validation {self.task.shown} is worse than before by {fall:.2g} dB"
+            return self._step_back(worse, event="fell back")
         self.last_shown = self._displayed(result)
         self._log(logging.DEBUG, f"{self.task.shown} %.2f dB", result)
         self.last_good = _copy(self.learning.parameters)
@@ -468,19 +471,19 @@ class _Run:
         due = self.state.step % (10 * stage.validate_every) == 0
         return stage.patience is not None and due and self.state.step - self.state.best_step > stage.patience
 
-    def _step_back(self, what: str) -> None:
-        """Go on from the best parameters of the stage with half the learning rate, as training has diverged.
+    def _step_back(self, what: str, event: str = "diverged") -> None:
+        """Go on from the best parameters of the stage with half the learning rate, for training diverged or fell back.
 
         Raises DivergedError if there are none, if this happens too often, and in the paper's recipe.
         """
         state = self.state
         where = f"after step {state.step} of stage {state.stage + 1} ({self.stages[state.stage].title})"
-        diverged = f"training diverged {where}: {what}"
+        happened = f"training {event} {where}: {what}"
         if not self.recipe.analytic or not state.best or state.setbacks == MOST_SETBACKS:
-            raise self._failed(diverged, "Lower the learning rate")
+            raise self._failed(happened, "Lower the learning rate")
         self.learning.parameters = _copy(state.best)
         state.step_back()
-        LOG.log(step_level(), "%s. It goes on from the best parameters with half the learning rate.", diverged)
+        LOG.log(step_level(), "%s. It goes on from the best parameters with half the learning rate.", happened)
 
     def _failed(self, what: str, advice: str) -> DivergedError:
         """The error for a run without a usable result. The last good parameters are saved if the run has an output."""
