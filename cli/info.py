@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ def command(file: Path, as_json: bool) -> None:
         if isinstance(value, dict):
             common.out(f"{name}:")
             for inner, item in value.items():
-                common.out(f"    {inner}: {item}")
+                common.out(f"    {inner}: {_shown(item)}")
         else:
-            common.out(f"{name}: {value}")
+            common.out(f"{name}: {_shown(value)}")
     if splits is not None:
         for name, split in splits.items():
             common.out(f"{name}: {_described(split)}")
@@ -90,6 +91,11 @@ def _described(split: dict[str, Any]) -> str:
     if "patches" in split:
         return f"{counted(split['patches'], 'patch', 'patches')} of {smallest} {kinds}, of {pictures}"
     return f"{pictures} of {smallest}{'' if smallest == largest else f' to {largest}'} {kinds}"
+
+
+def _shown(value: object) -> object:
+    """The value of an attribute, with a word for NaN: of an operator's weight, which is not formed, little is known."""
+    return "unknown" if isinstance(value, float) and math.isnan(value) else value
 
 
 def _size(shape: Iterable[object]) -> str:

@@ -12,7 +12,7 @@ import click
 import numpy as np
 from cuista.cli import common
 
-from cuista.checks import Array, as_real, check_matrix
+from cuista.checks import Array, as_real, check_matrix, in_columns
 from cuista.data.coefficients import coefficients, holds_pictures
 from cuista.data.problem import Problem, normalize_columns, random_matrix, with_condition_number
 from cuista.data.signals import SignalSet
@@ -227,6 +227,19 @@ def codes_of_pictures(path: Path, problem: Problem, key: str | None, columns: bo
     return codes
 
 
+def load_codes(path: Path, problem: Problem, key: str | None, columns: bool, pairs: bool) -> Array:
+    """The codes in a file, (samples, N) or (samples, L, N), or those of the pictures in a file or folder."""
+    codes = codes_of_pictures(path, problem, key, columns, pairs)
+    return load_samples(path, "x", problem, key, columns, pairs) if codes is None else codes
+
+
+def load_samples(path: Path, name: str, problem: Problem, key: str | None, columns: bool, pairs: bool) -> Array:
+    """The codes x or the measurements y of a problem in a file: (samples, N or M), or (samples, L, N or M)."""
+    array, length = load_array(path, name, key=key, pairs=pairs), problem.N if name == "x" else problem.M
+    rows = array.T if in_columns(array.shape, length, columns) else array
+    return problem.checked(rows, length, f"{path}", codes=name == "x")
+
+
 def note_law(problem: Problem, signals: SignalSet) -> Problem:
     """The problem with the law of given signals. The user is told how they are split and what the law is."""
     fitted = problem.fitted(signals)
@@ -266,9 +279,12 @@ def choose_problem(path: Path | None, seed: int, options: dict[str, Any]) -> Pro
         asked["pnz"] = probability(asked["pnz"])
     law = magnitude_law(asked) if any(asked[name] is not None for name in MAGNITUDE) else None
     found: dict[str, Any] = {"m": problem.M, "n": problem.N, "pnz": problem.pnz, "snr": problem.snr_db}
-    if asked["operator"] is not None:
-        asked["operator"] = Problem(read_operator(asked["operator"])).sha256
-    found |= {"normalize": problem.normalized, "operator": problem.sha256}
+    if asked["operator"] is not None and Problem(read_operator(asked["operator"])).sha256 != problem.sha256:
+        raise InputError(
+            f"{asked['operator']} (--operator) describes another operator than that of {path}: leave it out, or make "
+            "another problem"
+        )
+    found |= {"normalize": problem.normalized}
     found |= {"positive": problem.positive, "complex": problem.is_complex}
     found |= {name: getattr(problem, name) for name in JOINT}
     pairs = [(name, asked[name], value) for name, value in found.items()]

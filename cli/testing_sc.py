@@ -6,16 +6,13 @@ from pathlib import Path
 
 import click
 from cuista.cli import common
-from cuista.cli.problems import codes_of_pictures, law_options, note_other_law, with_law
+from cuista.cli.problems import law_options, load_codes, load_samples, note_other_law, with_law
 from cuista.cli.spellings import Command
 
 from cuista import metrics
-from cuista.checks import Array, in_columns
 from cuista.counter import TEST, Key
-from cuista.data.problem import Problem
 from cuista.metrics import report_on
 from cuista.solvers import SOLVERS
-from cuista.storage import load_array
 from cuista.tasks.sparse_coding import Model, evaluate
 
 # With an operator, signals have no more numbers than this together unless --samples is given.
@@ -80,13 +77,11 @@ def command(
         x, y = problem.sample(count, stream=TEST, seed=seed)
     else:
         keys = common.keys_of(key, measured is not None)
-        codes = codes_of_pictures(signals, problem, keys[0], columns, pairs)
-        codes = _load(signals, "x", keys[0], columns, pairs, problem, problem.N) if codes is None else codes
-        x = codes.astype(model.network.dtype)
+        x = load_codes(signals, problem, keys[0], columns, pairs).astype(model.network.dtype)
         if measured is None:
             y = problem.measure(x, Key(seed, TEST))
         else:
-            y = _load(measured, "y", keys[1], columns, pairs, problem, problem.M)
+            y = load_samples(measured, "y", problem, keys[1], columns, pairs)
             if len(x) == len(y):
                 problem.check_pairs(x, y, f"{signals} and {measured}")
     reports = {model.network.name: evaluate(model, x, y)}
@@ -103,13 +98,6 @@ def command(
         common.out(layer_table(reports))
         for name, lam in lambdas.items():
             common.say(f"{name.upper()} uses λ = {lam:.3g}, the best of 24 values for the NMSE of its last iterate.")
-
-
-def _load(path: Path, name: str, key: str | None, columns: bool, pairs: bool, problem: Problem, length: int) -> Array:
-    """The samples of a problem in a file, (samples, length), or (samples, L, length) with several snapshots."""
-    array = load_array(path, name, key=key, pairs=pairs)
-    rows = array.T if in_columns(array.shape, length, columns) else array
-    return problem.checked(rows, length, f"{path}", codes=name == "x")
 
 
 def layer_table(reports: dict[str, metrics.Report]) -> str:

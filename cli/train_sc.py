@@ -193,6 +193,10 @@ def note_size(recipe: FastRecipe, problem: Problem) -> FastRecipe:
     sized = recipe.sized(math.prod(problem.shape_of_code), kept=given)
     numbers = {name: getattr(sized, name) for name in ("batch", "validation_batch", "max_steps")}
     changed = [f"{common.spelled(name)} {value}" for name, value in numbers.items() if value != getattr(recipe, name)]
+    if sized.layer_steps != recipe.layer_steps:
+        changed.append(f"{sized.layer_steps} steps for each layer before that")
+    if sized.hard != recipe.hard:
+        changed.append("no share of harder signals")
     if changed:
         common.say(f"For signals of {problem.N} entries by an operator, the defaults are {', '.join(changed)}.")
     return sized

@@ -61,6 +61,19 @@ def test_gen_problem_takes_probabilities_from_a_file_and_bernoulli_magnitudes(ru
     assert problem.magnitude == cuista.Bernoulli(0.1, 1.0, 4.0)
 
 
+def test_codes_of_ones_own_are_measured_at_the_snr_of_the_problem(run, rng):
+    run("gen-problem", "--m", 20, "--n", 40, "--no-normalize", "-o", "p.h5")
+    x = rng.standard_normal((500, 40))
+    np.savez("codes.npz", codes=x.T, other=x)
+    words = ("simulate", "p.h5", "--signals", "codes.npz", "--key", "codes", "--columns")
+    run(*words, "-o", "exact.h5")
+    exact, A = cuista.storage.load_array("exact.h5", "y"), cuista.Problem.load("p.h5").given
+    np.testing.assert_allclose(exact, x @ A.T)
+    run(*words, "--snr", 20, "-o", "noisy.h5")
+    noise = cuista.storage.load_array("noisy.h5", "y") - exact
+    assert 10 * np.log10((exact**2).sum() / (noise**2).sum()) == pytest.approx(20, abs=0.5)
+
+
 def test_codes_without_negative_entries_are_asked_for_in_the_problem(run):
     shape = ("--m", 20, "--n", 40, "--pnz", 0.05)
     run("gen-problem", *shape, "--positive", "-o", "p.h5")

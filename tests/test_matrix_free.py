@@ -276,10 +276,13 @@ def test_the_command_line_from_pictures_to_pictures(tmp_path, rng, run):
     assert "are converted to their coefficients" in run.errors
     run("gen-problem", "--operator", "mri.json", "-o", "problem.h5")
     assert "operator fourier of wavelet" in run("info", "problem.h5")
+    assert "coherence: unknown" in run("info", "model.h5")
     problem = Problem.load("model.h5")
     codes = coefficients(pictures, problem.basis)
     y = problem.operator(dtype=np.float32).apply(codes.astype(np.float32))
     np.save("y.npy", y)
+    run("simulate", "problem.h5", "--signals", "pictures.npy", "-o", "signals.h5")
+    np.testing.assert_allclose(load_array("signals.h5", "y"), y, atol=1e-5)
     run("recover", "model.h5", "y.npy", "-o", "x.h5")
     assert "coefficients in the basis" in run.errors
     error = load_array("x.h5", "signal") - pictures
@@ -316,7 +319,10 @@ def test_a_solver_without_lambda_goes_on_until_every_sample_has_converged():
         (("train", "--operator", "cosine.json", "--signals", "."), 1, "holds pictures, and codes are needed"),
         (("solve-w", "problem.h5"), 1, "needs a measurement matrix"),
         (("solve", "problem.h5", "y.npy", "--method", "omp"), 1, "omp needs a measurement matrix"),
-        (("train", "problem.h5", "--operator", "cosine.json"), 1, "make another problem"),
+        (("train", "problem.h5", "--operator", "cosine.json"), 1, "describes another operator than that of problem.h5"),
+        (("simulate", "problem.h5", "--signals", "a.npy"), 1, "a.npy"),
+        (("simulate", "problem.h5", "--signals", "a.npy", "--samples", 3), 2, "--signals gives some"),
+        (("simulate", "problem.h5", "--columns"), 2, "give that file too"),
     ],
 )
 def test_a_wrong_use_is_explained(words, fails, message, tmp_path, run):
