@@ -6,8 +6,9 @@
 The first command compares, step by step of whole training runs, two ranks of one thread each with one rank of two
 threads, and with two ranks of PyTorch's DistributedDataParallel (gloo) if torch is installed. The second one predicts
 the efficiency for up to 1,024 GPUs from measured steps on one of them and from the assumptions below, and checks the
-prediction by running cuista's own exchange on that many simulated ranks, whose clocks count latency and bytes. Both
-write to benchmarks/results/ranks.json, each its own part.
+prediction by running cuista's own exchange on that many simulated ranks, whose clocks count latency and bytes. For
+every network, it says how many bytes a message has, and how long a step must take for an efficiency of 90 %. Both
+commands write to benchmarks/results/ranks.json, each its own part.
 """
 
 # ruff: noqa: E402
@@ -33,7 +34,8 @@ from common import RESULTS, save
 
 import cuista
 from cuista import parallel, ranks
-from cuista.data.dictionary import Dictionary, random_dictionary
+from cuista.data.dictionary import Dictionary, cosine_dictionary, random_dictionary
+from cuista.networks import CONV_NETWORKS, NETWORKS
 from cuista.tasks.denoising import Denoiser
 from cuista.weights import solve_conv
 
@@ -259,13 +261,15 @@ class Boxes(dict[tuple[int, int], Any]):
 
 def predict() -> None:
     """Predict how efficient many GPUs are, with a step's share of the batch as large as it was measured on one."""
-    gpu = json.loads((RESULTS / "gpu.json").read_text())["training_step"]
+    results = json.loads((RESULTS / "gpu.json").read_text())
+    gpu, pictures = results["training_step"], results["pictures"]
     # The time of a step on one GPU, and the bytes of its gradients and of the two numbers that go with them.
     alista = {"step_size": 8 * LAYERS, "threshold": 8 * LAYERS, "numbers": 16}
     steps = {
         f"alista, {state}": (1e-6 * gpu[state][f"{gpu[state]['chosen']}_us"], alista)
         for state in ("trained, batch 128", "trained, batch 2048", "untrained, batch 2048")
     }
+    steps["conv-csc, 8 crops of 128x128"] = 1e-6 * pictures["cuista_us"], {"all": volumes()["conv-csc"]}
     predicted: dict[str, Any] = {}
     for name, (seconds, parts) in steps.items():
         volume, predicted[name] = sum(parts.values()), {}
@@ -274,17 +278,44 @@ def predict() -> None:
             model = rounds * (LATENCY + volume / BANDWIDTH)
             assert abs(simulated(size, parts) / model - 1) < 1e-2, (name, size)
             predicted[name][str(size)] = round(seconds / (seconds + model), 3)
-    networks = {
-        name: sum(value.nbytes for value in make().network.parameters.values()) + 16 for name, make in models().items()
-    }
     about = {
         "efficiency": "time of a step on one GPU / time of a step of as many signals a GPU on many, by model",
         "latency_seconds": LATENCY,
         "bytes_per_second": BANDWIDTH,
-        "bytes_a_message": networks,
         "messages_a_step": "log2 of the number of ranks",
     }
-    save("ranks", {**read(), "predicted": {**about, **predicted}})
+    networks = {
+        name: {
+            "bytes_a_message": volume,
+            "step_ms_for_90_percent": {
+                str(size): round(9e3 * (size.bit_length() - 1) * (LATENCY + volume / BANDWIDTH), 3)
+                for size in (2, 32, 1024)
+            },
+        }
+        for name, volume in volumes().items()
+    }
+    save("ranks", {**read(), "predicted": {**about, **predicted, "networks": networks}})
+
+
+def volumes() -> dict[str, int]:
+    """The bytes that a rank sends in a message of training, for every network: T = 16, or the defaults for pictures.
+
+    They are the gradients, the loss, and whether a rank was interrupted.
+    """
+    problem = cuista.Problem(cuista.normalize_columns(cuista.random_matrix(250, 500, seed=1)), seed=1)
+    weight = cuista.solve_exact(problem.A)
+    made: dict[str, Any] = {}
+    for name, net in NETWORKS.items():
+        for untied in (False, True) if net.can_untie else (False,):
+            if net.has_gradients:
+                variant = f"{name}, untied" if untied else name
+                made[variant] = cuista.Model.new(problem, weight, name, layers=LAYERS, untied=untied).network
+    for name, conv in CONV_NETWORKS.items():
+        stride, filters = conv.usual_stride, 32 if name == "conv-csc" else 49
+        dictionary = Dictionary(cosine_dictionary((7, 7), filters))
+        made[name] = Denoiser.new(solve_conv(dictionary, stride=stride), name).network
+    made["encoder"] = cuista.EncoderModel.new(problem).network
+    return {name: sum(value.nbytes for value in net.parameters.values()) + 16 for name, net in made.items()}
 
 
 def read() -> dict[str, Any]:
