@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 import click
@@ -55,6 +54,8 @@ def command(as_json: bool) -> None:
 
 def examine() -> dict[str, Any]:
     """Everything that the command reports."""
+    from importlib import metadata
+
     import numpy  # noqa: F401  (loads the BLAS that threadpool_info reports)
     from cuista.kernels import native
     from threadpoolctl import threadpool_info

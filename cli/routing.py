@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
@@ -10,8 +11,9 @@ import click
 from click.shell_completion import CompletionItem
 from cuista.cli import common
 from cuista.cli.spellings import TASKS as SPELLED_TASK
-from cuista.cli.spellings import Command
+from cuista.cli.spellings import Command, positional
 
+from cuista.errors import FileError
 from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
 from cuista.tasks.sensing import SENSING_NETWORKS
 from cuista.tasks.whole_pictures import PICTURE_NETWORKS
@@ -58,7 +60,7 @@ class Routed(Command):
             ctx, tasks = click.Context(self, parent, info_name), ", ".join(self.tasks)
             what = "needs a value" if task.startswith("-") or not task else f"{task} is not a task of this command"
             raise click.UsageError(f"--task {what}; expected one of {tasks}", ctx)
-        task = task or self.natural(words)
+        named, task = task, task or self.natural(words)
         if task is None and {"-h", "--help"} & set(words):
             return super().make_context(info_name, words, parent, **extra)
         if task is None or task not in self.tasks:
@@ -69,6 +71,9 @@ class Routed(Command):
             others = [other for other, command in self.tasks.items() if error.option_name in command.known]
             if not others:
                 raise
+            absent = [file for file in positional(words, self.tasks.values()) if not os.path.exists(file)]
+            if absent and not named:  # it would have told the task
+                raise FileError(f"{absent[0]} does not exist") from None
             raise click.UsageError(
                 f"{error.option_name} is for --task {' or '.join(others)}, and the task here is {task}: leave it out, "
                 "or give another --task",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from cuista.errors import DeviceError
@@ -128,6 +129,10 @@ def why_not(index: int) -> str | None:
 
 def cupy_packages() -> list[str]:
     """The installed CuPy packages, with their versions. There should be at most one."""
+    if "cupy" not in sys.modules and find_spec("cupy") is None:
+        return []  # to read what is known of all packages takes longer than most commands need to start
+    from importlib import metadata
+
     found = ((item.metadata["Name"] or "", item.version) for item in metadata.distributions())
     return sorted({f"{name} {version}" for name, version in found if re.fullmatch(r"cupy(-cuda\d+x|-rocm.*)?", name)})
 

@@ -61,6 +61,12 @@ def test_gen_problem_takes_probabilities_from_a_file_and_bernoulli_magnitudes(ru
     assert problem.magnitude == cuista.Bernoulli(0.1, 1.0, 4.0)
 
 
+@pytest.mark.parametrize("words", [("test", "absent.h5", "--images", "p.h5"), ("train", "absent.h5", "--sigma", 25)])
+def test_a_file_that_is_absent_and_would_have_told_the_task_is_named(run, words):
+    run(*words, fails=1)
+    assert "absent.h5 does not exist" in run.errors
+
+
 def test_codes_of_ones_own_are_measured_at_the_snr_of_the_problem(run, rng):
     run("gen-problem", "--m", 20, "--n", 40, "--no-normalize", "-o", "p.h5")
     x = rng.standard_normal((500, 40))

@@ -49,12 +49,14 @@ def cuda(watched_cuda: CudaOps) -> CudaOps:
 
 
 COMPILED = [
-    pytest.param(file, f"sm_{n}", marks=() if n == 90 else slow) for file in kernels.KERNELS for n in (75, 80, 90, 120)
+    pytest.param(file, f"sm_{n}", real, marks=() if (n, real) == (90, "float") else slow)
+    for file in kernels.KERNELS
+    for n in (75, 80, 90, 120)
+    for real in kernels.REALS
 ]
 
 
-@pytest.mark.parametrize("real", kernels.REALS)
-@pytest.mark.parametrize(("file", "architecture"), COMPILED)
+@pytest.mark.parametrize(("file", "architecture", "real"), COMPILED)
 def test_every_kernel_compiles_for_every_architecture_and_keeps_to_its_registers(file, architecture, real):
     if nvrtc.library() is None:
         pytest.skip("NVRTC is not installed (pip install nvidia-cuda-nvrtc-cu12)")
