@@ -179,7 +179,8 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
     recipe = replace(QUICK, layer_steps=3, max_steps=8, matrix_steps=5)
     complex_problem = replace(small_problem.in_complex(), snapshots=2)
     complex_weight = cuista.solve_exact(complex_problem.A)
-    for net in ("alista", "complex", "not fused", "lista-cpss", "lista", "lamp", "alista-ebt", "alista-momentum"):
+    more = ("lista", "lamp", "alista-ebt") if request.config.getoption("--slow") else ()
+    for net in ("alista", "complex", "not fused", "lista-cpss", "alista-momentum", *more):
         problem, weight = (complex_problem, complex_weight) if net == "complex" else (small_problem, small_weight)
         if net == "not fused":
             monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)
@@ -205,7 +206,7 @@ def test_an_engine_enters_its_device_and_leaves_the_threads_current_one_alone(sm
         return Gpu.current(), model.recover(y).shape
 
     with ThreadPoolExecutor(1) as other_thread:
-        for net in ("alista", "lista", "alista-ebt"):
+        for net in ("alista", "lista"):
             assert work(net) == other_thread.submit(work, net).result() == (0, (20, 40))
     with pytest.raises(ValueError, match="device 0 is the current one"):
         ops.matmul(ops.asarray(x, np.float32), ops.asarray(y, np.float32))

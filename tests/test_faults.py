@@ -277,10 +277,10 @@ main()
 @pytest.mark.parametrize(
     ("words", "out"),
     [
-        ("gen-problem --m 50 --n 100 -o o.h5", "o.h5"),
-        ("solve-w problem.h5 -o o.h5", "o.h5"),
+        pytest.param("gen-problem --m 50 --n 100 -o o.h5", "o.h5", marks=pytest.mark.slow),
+        pytest.param("solve-w problem.h5 -o o.h5", "o.h5", marks=pytest.mark.slow),
         ("recover model.h5 y.npy -o o.npy", "o.npy"),
-        ("recover model.h5 y.npy -o o.h5", "o.h5"),
+        pytest.param("recover model.h5 y.npy -o o.h5", "o.h5", marks=pytest.mark.slow),
         ("prepare-images pictures -o o.h5", "o.h5"),
         ("train problem.h5 -T 2 --max-steps 5 -o o.h5", "o.h5"),
         ("plot model.h5 -o o.png", "o.png"),
@@ -660,7 +660,7 @@ def written_together(folder):
     return check
 
 
-@pytest.mark.parametrize("overwrite", [False, True], ids=["new", "over-a-file"])
+@pytest.mark.parametrize("overwrite", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["new", "over-a-file"])
 def test_two_processes_write_one_file_in_every_order(written_together, overwrite):
     assert in_every_order(lambda choose: written_together(choose, 2, overwrite)) > 50
 
@@ -826,7 +826,9 @@ STREAMS = {
 }
 
 
-@pytest.mark.parametrize("case", STREAMS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case.startswith("closed") else ()) for case in STREAMS]
+)
 def test_a_stream_that_fails_costs_no_result(run, case):
     run("gen-problem", "--m", 20, "--n", 40)
     redirected, status, said = STREAMS[case]

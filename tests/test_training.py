@@ -277,7 +277,12 @@ TRAINED = [name for name, kind in NETWORKS.items() if kind.has_gradients]
 
 
 @pytest.mark.parametrize(
-    ("net", "untied"), [(net, untied) for net in TRAINED for untied in [False, True][: 1 + NETWORKS[net].can_untie]]
+    ("net", "untied"),
+    [
+        pytest.param(net, untied, marks=pytest.mark.slow if untied and net not in ("lista-cpss", "lamp") else ())
+        for net in TRAINED
+        for untied in [False, True][: 1 + NETWORKS[net].can_untie]
+    ],
 )
 def test_every_network_trains_by_both_recipes_and_resumes_to_the_same_bits(
     small_problem, small_weight, quick_recipe, tmp_path, net, untied
