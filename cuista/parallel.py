@@ -252,27 +252,46 @@ def batch_for(length: int) -> int:
 def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -> list[Result]:
     """Cut `rows` rows into slices of at most `batch`, and return the results of `work` on them, in order.
 
-    The work is done on all processors, except when this is called from within such work. The threads compute in the
-    caller's context, which includes NumPy's error state. BLAS uses one thread for each slice, so that the bits of the
-    results depend neither on the number of processors nor on what other threads of the process compute meanwhile.
+    The work is done on all processors, except when this is called from within such work. The calling thread takes part,
+    for to wake up another one takes about as long as a small slice. All compute in the caller's context, which includes
+    NumPy's error state. BLAS uses one thread for each slice, so that the bits of the results depend neither on the
+    number of processors nor on what other threads of the process compute meanwhile.
     """
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     if is_shared_out():
         return [work(part) for part in slices]
+    guard, waiting, results = threading.Lock(), [*enumerate(slices)][::-1], dict[int, Result]()
+
+    def take_turns() -> None:
+        while True:
+            with guard:
+                if not waiting:
+                    return
+                number, part = waiting.pop()
+            try:
+                results[number] = work(part)
+            except BaseException:
+                waiting.clear()  # the others need not go on
+                raise
+
     with one_blas_thread():
-        if min(processors(), len(slices)) < 2:
-            return [work(part) for part in slices]
-        pool = _workers(processors())
-        parts: list[Future[Result]] = []
+        others = min(processors(), len(slices)) - 1
+        helpers: list[Future[None]] = []
         try:
-            for piece in slices:
-                parts.append(pool.submit(contextvars.copy_context().run, work, piece))
-            return [part.result() for part in parts]
+            for _ in range(others):
+                helpers.append(_workers(processors() - 1).submit(contextvars.copy_context().run, take_turns))
+            _worker.busy = others > 0
+            take_turns()
+            for helper in helpers:
+                if not helper.cancel():  # one that has not begun, for other callers keep it waiting, has nothing to do
+                    helper.result()
         except BaseException:  # nobody may change the arrays that are still read or written, or lift BLAS's limit
-            for part in parts:
-                part.cancel()
-            wait(parts)
+            waiting.clear()
+            wait(helpers)
             raise
+        finally:
+            _worker.busy = False
+    return [results[number] for number in range(len(slices))]
 
 
 def summed(parts: list[Result], add: Callable[[Result, Result], Result]) -> Result:
@@ -302,7 +321,7 @@ _worker = threading.local()
 
 @cache
 def _workers(threads: int) -> ThreadPoolExecutor:
-    """A pool of threads that is kept, because the threads keep the arrays that they recycle (see `CpuOps`).
+    """A pool of threads that work beside the calling one, kept because they keep arrays to recycle (see `CpuOps`).
 
     A thread that no signal interrupts starts them all. An interruption between the start of a thread and its entry in
     Python's list of those that are to end with the process would leave a process that never ends.
