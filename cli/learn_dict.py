@@ -19,7 +19,7 @@ from cuista.summary import counted
 from cuista.training import AtomRecipe, LearningRecipe, learn_atoms, learn_dictionary
 
 # What is learned from patches, and from whole pictures: options that only this has.
-ONLY = {"cuista-images": ("size", "filters", "stride", "crop"), "cuista-patches": ("atoms",)}
+ONLY = {"cuista-images": ("size", "filters", "stride", "crop"), "cuista-patches": ("atoms", "constant")}
 
 
 @click.command("learn-dict", cls=Command)
@@ -29,6 +29,7 @@ ONLY = {"cuista-images": ("size", "filters", "stride", "crop"), "cuista-patches"
 @click.option("--stride", type=common.AT_LEAST_1, metavar="Q", help="Stride of the maps. [1]")
 @click.option("--crop", type=common.AT_LEAST_1, metavar="PIXELS", help="Side of the crops. [96]")
 @click.option("--atoms", type=common.AT_LEAST_1, metavar="N", help="Patches: number of atoms. [512]")
+@click.option("--constant", is_flag=True, default=None, help="Patches: make one atom constant, for --task denoise.")
 @common.bundled(
     "recipe",
     dict,
@@ -48,7 +49,7 @@ def command(
 
     IMAGES is a file that cuista prepare-images has written, whose training pictures are used. From whole pictures, the
     filters of a convolutional dictionary are learned (for --task denoise); from patches (prepare-images --patches), the
-    atoms of a dictionary for patches of this size (for --task cs).
+    atoms of a dictionary for patches of this size (for --task cs, or with --constant and a stride for denoising).
     """
     is_complete = check_resume(out, resume, force) == out
     numbers = {name: value for name, value in recipe.items() if value is not None}
@@ -61,7 +62,8 @@ def command(
     learn: Callable[..., Dictionary]
     if kind == "cuista-patches":
         patches = PatchSet(images_file, "train")
-        learn, what = partial(learn_atoms, patches, form["atoms"] or 512, AtomRecipe(**numbers)), "atom"
+        atoms, constant = form["atoms"] or 512, bool(form["constant"])
+        learn, what = partial(learn_atoms, patches, atoms, AtomRecipe(**numbers), constant=constant), "atom"
     else:
         own = LearningRecipe(**numbers, **({} if form["crop"] is None else {"crop": form["crop"]}))
         images = ImageSet(images_file, "train", own.crop)

@@ -888,6 +888,7 @@ def test_mistakes_are_said_in_one_line(prepared):
         (("gen-problem", "--load-dict", "d.npy"), 2, "--task denoise"),
         (("gen-problem", "--conv", "--size", "3x", "--force"), 2, "--size"),
         (("learn-dict", "images.h5", "--crop", 100, "-o", "d.h5"), 1, "--crop"),
+        (("learn-dict", "images.h5", "--constant", "-o", "d.h5"), 2, "--constant: images.h5 has whole pictures"),
         (("learn-dict", "problem.h5", "-o", "d.h5"), 1, "expected cuista-images"),
         (("prepare-images", "nowhere", "-o", "i.h5"), 1, "not a folder"),
         (("prepare-images", ".", "--split", "1,2", "-o", "i.h5"), 2, "400,50,50"),

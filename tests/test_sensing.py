@@ -276,6 +276,17 @@ def test_learned_atoms_code_patches_better_and_resume_to_the_bit(patches, tmp_pa
     np.testing.assert_array_equal(resumed.D, learned.D)
 
 
+def test_one_atom_can_be_constant(patches, tmp_path):
+    training, recipe = PatchSet(patches, "train"), AtomRecipe(steps=5, batch=64)
+    with_constant = {"constant": True, "out": tmp_path / "d.h5"}
+    for _ in ("learned", "read again"):
+        atoms = learn_atoms(training, 6, recipe, **with_constant, resume=True).atoms
+        np.testing.assert_allclose(atoms[:, 0], 1 / np.sqrt(len(atoms)))
+        np.testing.assert_array_equal(atoms[:, 1:], learn_atoms(training, 5, recipe).atoms)
+    with pytest.raises(InputError, match="the number of atoms is 1; expected 2 or more"):
+        learn_atoms(training, 1, constant=True)
+
+
 def test_an_atom_that_no_patch_uses_is_replaced(patches):
     from cuista.training import dictionary as module
 

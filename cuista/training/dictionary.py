@@ -148,6 +148,7 @@ def learn_atoms(
     atoms: int,
     recipe: AtomRecipe | None = None,
     *,
+    constant: bool = False,
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -167,6 +168,9 @@ def learn_atoms(
         The patches to learn from.
     atoms
         The number of atoms.
+    constant
+        Whether the first atom is constant, and the others are learned. Compressive sensing keeps the means of blocks by
+        itself, but as the filters of a convolutional network, atoms have to synthesise them too.
     seed
         The seed of the random numbers.
     out, resume, overwrite
@@ -180,15 +184,16 @@ def learn_atoms(
     FileError
         If `out` cannot be written, or its checkpoint belongs to another run.
     InputError
-        If the number of atoms is less than 1.
+        If the number of atoms to learn is less than 1.
     KeyboardInterrupt
         On SIGINT or SIGTERM, after the checkpoint was written.
     """
-    if atoms < 1:
-        raise InputError(f"{atoms} atoms were asked for; expected 1 or more", option="atoms")
+    if atoms < 1 + constant:
+        raise InputError(f"the number of atoms is {atoms}; expected {1 + constant} or more", option="atoms")
     how: dict[str, Any] = {"seed": seed, "out": out, "resume": resume, "overwrite": overwrite, "progress": progress}
-    learner = _Atoms(patches, atoms, recipe or AtomRecipe())
-    return _learn(learner, {"atoms": atoms, "patches": patches.sha256}, **how)
+    learner = _Atoms(patches, atoms - constant, recipe or AtomRecipe(), constant)
+    run = {"atoms": atoms, "patches": patches.sha256, **({"constant": True} if constant else {})}
+    return _learn(learner, run, **how)
 
 
 class _Learner(ABC):
@@ -300,8 +305,8 @@ class _Atoms(_Learner):
     # The number of patches whose codes are computed at a time.
     AT_A_TIME = 64
 
-    def __init__(self, patches: PatchSet, atoms: int, recipe: AtomRecipe) -> None:
-        self.patches, self.atoms, self.recipe, self.ops = patches, atoms, recipe, engine("cpu")
+    def __init__(self, patches: PatchSet, atoms: int, recipe: AtomRecipe, constant: bool = False) -> None:
+        self.patches, self.atoms, self.recipe, self.constant, self.ops = patches, atoms, recipe, constant, engine("cpu")
 
     def begin(self, seed: int) -> dict[str, Array]:
         """Random patches as atoms, and noise in place of patches of a single colour."""
@@ -345,8 +350,9 @@ class _Atoms(_Learner):
         return float(objective / f.size)
 
     def result(self, D: Array) -> Dictionary:
-        D = normalize_filters(D[None])[0]
-        return Dictionary.from_atoms(D, self.patches.shape)
+        if self.constant:
+            D = np.concatenate([np.ones((len(D), 1)), D], axis=1)
+        return Dictionary.from_atoms(normalize_filters(D[None])[0], self.patches.shape)
 
 
 def _descent(
