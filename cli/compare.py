@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from cuista.cli.problems import load_problem
 from cuista.cli.running import resume_option, show
 from cuista.cli.spellings import Command
 
+from cuista.errors import CuistaError
 from cuista.evaluation.comparison import Comparison, Variant, compare, measured_on
 from cuista.networks import NETWORKS
 from cuista.solvers import SOLVERS
@@ -99,6 +101,10 @@ def command(
         with common.ProgressLine() as line:
             how["progress"] = lambda name, at: show(line, at, f"{name}: ")
             found = compare(problem, *methods, **how)
+    except CuistaError:
+        with contextlib.suppress(OSError):  # it stays if there is a network in it
+            folder.rmdir()
+        raise
     except KeyboardInterrupt:
         if variants:
             common.say(

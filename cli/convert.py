@@ -128,6 +128,12 @@ def variables_of(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: array for name, array in arrays.items() if original.VARIABLE.fullmatch(name)}
 
 
+def holds_filters(arrays: dict[str, Array]) -> bool:
+    """Whether arrays are filters (s, s, F). The samples beside a matrix A may have three axes, too."""
+    has_matrix = "A" in arrays and arrays["A"].ndim == 2
+    return not has_matrix and any(array.ndim == 3 for array in arrays.values())
+
+
 @click.command("convert", cls=Command)
 @click.argument("source", type=common.INPUT_FILE)
 @click.argument("target", type=common.output_file(".h5", ".npy", ".npz", ".mat"))
@@ -219,7 +225,12 @@ def command(
         trained.note_schedule(made.network, arrays)
     elif (made := original.read_sensing(arrays)) is not None:
         what = f"{made.M} measurements of each block of {made.block[0]}×{made.block[1]}"
-    elif dictionary_file is not None or any(array.ndim == 3 for array in arrays.values()):
+    elif "threshold" in arrays:
+        raise FileError(
+            f"{source} holds a network in the form that cuista exports for other software, which is not read back: "
+            "export the model to .npz"
+        )
+    elif dictionary_file is not None or holds_filters(arrays):
         if problem_file is not None:
             raise click.UsageError(f"--problem is for matrices and networks, and {source} holds filters: leave it out")
         made, what = filters_in(source, list(arrays), dictionary_file, convention, key)

@@ -183,6 +183,8 @@ def make_problem(
 
 def read_operator(path: Path) -> Operator:
     """The operator that a JSON file describes. Files of arrays that it names are beside it."""
+    if not path.exists():
+        raise FileError(f"{path} does not exist", option="operator")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -217,6 +219,9 @@ def codes_of_pictures(path: Path, problem: Problem, key: str | None, columns: bo
     if not are_pictures and problem.snapshots == 1 and len(basis.shape[1]) == 2:
         with opened_array(path, "x", key=key, pairs=pairs) as stored:
             are_pictures = len(stored.shape) == 3
+            if stored.shape == basis.shape[0] and stored.shape[1] != problem.N:
+                expected = ", ".join(map(str, ("samples", *stored.shape)))
+                raise FileError(f"{path} has the shape {stored.shape}, of a single picture; expected ({expected})")
     if not are_pictures:
         common.say(f"{path} holds codes, which are coefficients in the basis of the operator.")
         return None

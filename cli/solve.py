@@ -131,7 +131,7 @@ def report(solver: Solver, quality: Quality) -> None:
         common.warn(f"all codes of {counted(zero, 'sample')} are zero: {cause} is too large for anything else")
     M, N, count = solver.problem.M, solver.problem.N, len(quality.statistics)
     samples = counted(count, "sample")
-    full = int(np.count_nonzero(quality.support_size >= FULL * M))
+    full = int(np.count_nonzero(quality.support_size * solver.problem.group >= FULL * M))
     if N > M and full > count / 2:
         lam = " or a larger λ" if solver.has_lam else ""
         advice = f" If there is noise, give --noise-level{lam}." if solver.noise_level is None else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cuista.checks import Array, as_real, check_finite
+from cuista.checks import Array, as_numbers, as_real, check_finite
 from cuista.counter import TEST, VALIDATION
 from cuista.data.dictionary import Dictionary, rotate
 from cuista.data.perturbed import PerturbedSet
@@ -31,6 +31,8 @@ from cuista.tasks.sparse_coding import Model
 from cuista.training import PaperRecipe
 from cuista.weights import ConvWeight, Weight
 
+# What makes entries of a problem joint.
+JOINT = ("snapshots", "group")
 LEVEL = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
 VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B|D)(?:_(?P<layer>[1-9]\d*))?:0")
 
@@ -39,8 +41,8 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     """Make a problem from the arrays of a `prob.npz`.
 
     The arrays are A (or D, or a single array of any name), pnz (by default 0.1), SNR (by default no noise), and what
-    only `write_problem` adds: `positive` and `column_norms`. A matrix with pnz or SNR is kept as it is, because the
-    original computes so; a matrix alone, or with `column_norms`, may have columns of any norms.
+    only `write_problem` adds: `positive`, `column_norms`, `snapshots` and `group`. A matrix with pnz or SNR is kept as
+    it is, because the original computes so; a matrix alone, or with `column_norms`, may have columns of any norms.
 
     Raises
     ------
@@ -54,15 +56,17 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     snr = float(as_real(arrays["SNR"], "SNR").ravel()[0]) if "SNR" in arrays else np.inf
     norms = 1.0 if {"pnz", "SNR"} & set(arrays) and "column_norms" not in arrays else None
     probability = float(pnz[0]) if pnz.size == 1 else pnz
-    return Problem(matrices[0], probability, snr, norms=norms, positive="positive" in arrays)
+    joint: dict[str, Any] = {name: int(as_real(arrays[name], name).ravel()[0]) for name in JOINT if name in arrays}
+    return Problem(matrices[0], probability, snr, norms=norms, positive="positive" in arrays, **joint)
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
     """The arrays of a `prob.npz` for a problem, with the validation set x (N, samples), y (M, samples).
 
-    The matrix is as the user gave it; if its columns are scaled for networks, their norms are `column_norms`. A problem
-    without negative entries has `positive`. The original ignores both. The matrix is stored under the name `D` too,
-    which the original's `CalculateW.m` reads.
+    The matrix is as the user gave it; if its columns are scaled for networks, their norms are `column_norms`. A
+    problem without negative entries has `positive`, and one of joint entries `snapshots` or `group`. The original
+    ignores these. The matrix is stored under the name `D` too, which the original's `CalculateW.m` reads. With L
+    snapshots, x and y are (N, L, samples) and (M, L, samples).
     """
     x, y = problem.sample(samples, stream=VALIDATION)
     numbers = {"M": problem.M, "N": problem.N, "L": samples, "con_num": problem.condition_number}
@@ -76,6 +80,7 @@ def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
         "x": x.T,
         "y": y.T,
         **({"positive": np.asarray(True)} if problem.positive else {}),
+        **{name: np.asarray(getattr(problem, name)) for name in JOINT if getattr(problem, name) > 1},
     }
 
 
@@ -130,7 +135,8 @@ def read_perturbed(arrays: Mapping[str, Array], problem: Problem, samples: int =
         raise InputError(
             f"the matrices have the shapes {shapes} by σ; expected (count, {problem.M}, {problem.N}), the same for all"
         )
-    matrices = np.stack([as_real(arrays[name], f"the matrices of σ = {name}") for name in sigmas]).astype(np.float32)
+    numbers, single = (as_numbers, np.complex64) if problem.is_complex else (as_real, np.float32)
+    matrices = np.stack([numbers(arrays[name], f"the matrices of σ = {name}") for name in sigmas]).astype(single)
     check_finite(matrices, "the matrices")
     problem = problem.standard
     x, _ = problem.sample(samples, stream=TEST, seed=seed)
@@ -334,7 +340,7 @@ def read_reconstructor(
 
 
 def write_model(model: Trained, scope: str | None = None) -> dict[str, Array]:
-    """A trained network's parameters as the original's saved variables, float32, and its support schedule.
+    """A trained network's parameters as the original's saved variables, in single precision, and its support schedule.
 
     The original does not save the schedule, and ignores these two numbers, `percent` and `max_percent`. A robust model
     has two scopes, `AtoW` for its encoder and `ALISTA` for its decoder. The original reads each from a file of its own,
@@ -476,12 +482,14 @@ def _filled(model: AnyTrained, found: Variables, scope: str, source: str) -> Any
                 "its network",
                 option="net",
             )
-        parts = [as_real(found[names[name], t], name) for t in numbers]
+        is_complex = network.parameters[name].dtype.kind == "c"
+        parts = [(as_numbers if is_complex else as_real)(found[names[name], t], name) for t in numbers]
         expected = _stored(np.empty(shape)).shape
         if any(part.size != np.prod(shape) or (len(shape) > 1 and part.shape != expected) for part in parts):
             shapes = ", ".join(map(str, sorted({part.shape for part in parts})))
             raise FileError(f"{source}: {names[name]} has the shape {shapes}; expected {expected}")
-        parameters[name] = np.stack([part.reshape(shape) for part in parts]).astype(np.float64)
+        double = np.complex128 if is_complex else np.float64
+        parameters[name] = np.stack([part.reshape(shape) for part in parts]).astype(double)
         check_finite(parameters[name], f"{names[name]} in {source}")
     network.parameters = parameters
     model.training = {"imported": scope or "no scope"}
@@ -495,7 +503,8 @@ def _written(net: str, parameters: Mapping[str, Array], scope: str, untied: bool
     for name, stack in parameters.items():
         shared = _shared(name, untied)
         for t, part in enumerate(stack):
-            variables[prefix + _spelled(names[name], 0 if shared else t + 1)] = _stored(np.asarray(part, np.float32))
+            single = np.complex64 if np.iscomplexobj(part) else np.float32
+            variables[prefix + _spelled(names[name], 0 if shared else t + 1)] = _stored(np.asarray(part, single))
     return variables
 
 

@@ -21,6 +21,7 @@ from test_pictures import save, scene
 
 import cuista
 from cuista import original, storage
+from cuista.data.perturbed import PerturbedSet
 from cuista.evaluation.comparison import Comparison
 from cuista.messages import CuistaWarning, warn
 from cuista.networks import NETWORKS
@@ -540,6 +541,27 @@ def test_every_network_of_the_original_survives_conversion(run, problem, net):
             assert "name its network (--net)" in run.errors
         run("convert", "trained.h5", "parameters.mat", "--force")
         assert set(storage.load_arrays("parameters.mat")) == set(trained.network.parameters)
+
+
+def test_complex_and_joint_problems_and_their_networks_survive_conversion(run):
+    run("gen-problem", "--complex", "--m", 12, "--n", 24, "--snapshots", 2, "--group", 3, "-o", "p.h5")
+    run("convert", "p.h5", "p.npz")
+    run("convert", "p.npz", "again.h5")
+    problems = [cuista.Problem.load(file) for file in ("p.h5", "again.h5")]
+    assert [(p.snapshots, p.group, p.is_complex) for p in problems] == 2 * [(2, 3, True)]
+    run("train", "p.h5", "--net", "lista-cpss", *FAST, "-o", "m.h5")
+    run("convert", "m.h5", "m.npz")
+    run("convert", "m.npz", "m2.h5", "--problem", "again.h5", "--net", "lista-cpss")
+    found, expected = (cuista.Model.load(file).network.parameters["weight"] for file in ("m2.h5", "m.h5"))
+    assert np.abs(expected.imag).max() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    run("gen-problem", "--task", "robust", "--problem", "p.h5", "--count", 2, "--samples", 5, "-o", "r.h5")
+    run("convert", "r.h5", "r.npz")
+    run("convert", "r.npz", "r2.h5", "--problem", "p.h5")
+    np.testing.assert_allclose(PerturbedSet.load("r2.h5").matrices, PerturbedSet.load("r.h5").matrices)
+    run("convert", "m.h5", "m.mat")
+    run("convert", "m.mat", "n.h5", "--problem", "p.h5", fails=1)
+    assert "not read back: export the model to .npz" in run.errors
 
 
 def test_networks_survive_conversion_to_the_originals_variables(run, model):

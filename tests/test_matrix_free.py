@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 
 import numpy as np
@@ -293,6 +294,12 @@ def test_the_command_line_from_pictures_to_pictures(tmp_path, rng, run):
     run("recover", "model.h5", "y.npy", "--refine", 3, "-o", "r.npy")
 
 
+def test_a_comparison_that_fails_leaves_no_empty_folder(run):
+    Problem(mri(), pnz=0.05).save("problem.h5")
+    run("compare", "problem.h5", "--net", "lista", "-T", 2, "--samples", 20, "-o", "c.h5", fails=1)
+    assert os.listdir() == ["problem.h5"]
+
+
 @pytest.mark.slow
 def test_networks_and_solvers_are_compared(run):
     Problem(mri(), pnz=0.05).save("problem.h5")
@@ -314,7 +321,14 @@ def test_a_solver_without_lambda_goes_on_until_every_sample_has_converged():
     [
         (("gen-problem", "--operator", "mri.json", "--m", 4), 2, "--m is about a matrix"),
         (("gen-problem", "--operator", "mri.json", "--load-a", "a.npy"), 2, "--load-a gives a matrix"),
-        (("gen-problem", "--operator", "no.json"), 1, "no.json is no description of an operator"),
+        (("gen-problem", "--operator", "no.json"), 1, "no.json does not exist"),
+        (("gen-problem", "--operator", "complex.json"), 1, "the circular is complex"),
+        (
+            ("gen-problem", "--operator", "mask.json"),
+            1,
+            "the mask has values from 0.25 to 0.5; expected zeros and ones",
+        ),
+        (("simulate", "problem.h5", "--signals", "one.npy"), 1, "of a single picture; expected (samples, 16, 16)"),
         (("gen-problem", "--operator", "bad.json"), 1, "'radon' is not a kind of operator"),
         (("train", "--operator", "cosine.json", "--signals", "."), 1, "holds pictures, and codes are needed"),
         (("solve-w", "problem.h5"), 1, "needs a measurement matrix"),
@@ -332,5 +346,12 @@ def test_a_wrong_use_is_explained(words, fails, message, tmp_path, run):
     Problem(mri()).save("problem.h5")
     np.save("y.npy", np.ones((1, Problem(mri()).M)))
     np.save("a.npy", np.ones((2, 3)))
+    np.save("one.npy", np.ones((16, 16)))
+    np.save("kernel.npy", np.array([1, 1j]))
+    np.save("density.npy", np.linspace(0.25, 0.5, 64))
+    (tmp_path / "complex.json").write_text(
+        '{"kind": "circular", "signals": "real", "kernel": "kernel.npy", "shape": 8}'
+    )
+    (tmp_path / "mask.json").write_text('{"kind": "cosine", "shape": 64, "mask": "density.npy"}')
     run(*words, "-o", "out.npy" if words[0] == "solve" else "out.h5", fails=fails)
     assert message in run.errors

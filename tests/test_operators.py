@@ -14,6 +14,7 @@ from scipy.sparse.linalg import aslinearoperator
 from cuista.data.dictionary import random_dictionary
 from cuista.data.problem import random_matrix
 from cuista.errors import FileError, InputError, MissingLibraryError, NumericalError
+from cuista.messages import CuistaWarning
 from cuista.operators import (
     Circular,
     Composition,
@@ -300,23 +301,49 @@ def test_conjugate_gradients_solve_each_sample_to_the_precision_of_the_type(rng)
     assert not solution[3].any()
 
 
-def test_a_singular_gram_matrix_is_refused(rng):
-    A, r = random_matrix(4, 8, seed=1), rng.standard_normal((2, 4))
+def test_a_singular_gram_matrix_is_refused_where_there_is_a_matrix(rng):
+    A = random_matrix(4, 8, seed=1)
     A[3] = 0
-    for operator in (Dense(A, dtype=np.float64), External(aslinearoperator(A), dtype=np.float64)):
-        with pytest.raises(NumericalError, match="singular"):
-            operator.solve_gram(r)
+    with pytest.raises(NumericalError, match="singular"):
+        Dense(A, dtype=np.float64).solve_gram(rng.standard_normal((2, 4)))
 
 
-def test_the_inverse_that_is_formed_drops_nothing(rng):
-    """Where rounding would hide a small eigenvalue of G, conjugate gradients solve instead."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_measurements_that_depend_on_each_other_give_the_solution_of_least_norm(dtype, rng):
+    A = random_matrix(30, 60, seed=1)
+    A[20:] = rng.standard_normal((10, 20)) @ A[:20]
+    operator, r = External(aslinearoperator(A), dtype=dtype), rng.standard_normal((2, 30))  # r has no exact solution
+    with pytest.warns(CuistaWarning, match="the 30 measurements .* their rank is 20"):
+        found = operator.adjoint(operator.solve_gram(r.astype(dtype)))
+    np.testing.assert_allclose(found, r @ np.linalg.pinv(A).T, atol=1e-4 if dtype == np.float32 else 1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-2), (np.float64, 1e-6)])
+def test_small_eigenvalues_are_not_taken_for_zero(dtype, tolerance, rng):
     A, r = random_matrix(30, 60, con_num=3000.0, seed=1), rng.standard_normal((2, 30))
     expected = np.linalg.solve(A @ A.T, r.T).T
-    for dtype, is_formed in ((np.float64, True), (np.float32, False)):
-        operator = External(aslinearoperator(A), dtype=dtype)
-        assert (operator._inverse(0.0) is not None) == is_formed
-        if is_formed:
-            np.testing.assert_allclose(operator.solve_gram(r), expected, rtol=1e-6)
+    found = External(aslinearoperator(A), dtype=dtype).solve_gram(r.astype(dtype))
+    np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+def test_what_follows_a_transform_of_real_signals_has_the_weight_of_its_matrix(rng):
+    B = rng.standard_normal((20, 64)) + 1j * rng.standard_normal((20, 64))
+    operator = Composition(Dense(B, dtype=np.complex128), Fourier(64, dtype=np.float64))
+    columns = operator.apply(np.eye(64)).T
+    A, r = (
+        np.concatenate([columns.real, columns.imag]),
+        rng.standard_normal((3, 20)) + 1j * rng.standard_normal((3, 20)),
+    )
+    W = solve_exact(A)
+    expected = np.concatenate([r.real, r.imag], axis=1) @ W.W
+    np.testing.assert_allclose(operator.correction(r), expected, rtol=1e-6, atol=1e-9)
+    assert np.linalg.norm(A, 2) ** 2 <= operator.norm_squared <= 1.06 * np.linalg.norm(A, 2) ** 2
+
+
+@pytest.mark.parametrize("picture", [(0, 6), (6.5, 6), (6, 6, 6)])
+def test_pictures_of_a_convolution_have_two_sides(picture):
+    with pytest.raises(InputError, match="expected two positive whole numbers"):
+        Convolution(random_dictionary((3, 3), 4), picture)
 
 
 def test_a_coordinate_that_is_not_measured_is_refused(rng):

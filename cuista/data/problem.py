@@ -21,7 +21,8 @@ from cuista.errors import FileError, InputError
 from cuista.messages import warn
 from cuista.operators import Composition, Dense, Operator, from_description
 from cuista.operators.base import NUMBERS
-from cuista.operators.unformed import Unformed, external_of
+from cuista.operators.description import external_of
+from cuista.operators.unformed import Unformed
 from cuista.ops import Bernoulli, CpuOps, Normal, ReferenceOps, Signals, joint
 from cuista.ops.joint import ALONE, Joint, dtype_for
 from cuista.summary import Described, size_of, span

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista.checks import Array, in_double
+from cuista.checks import Array
 from cuista.counter import MATRIX, PROBES, Key
 from cuista.errors import InputError, NumericalError
+from cuista.messages import warn
 from cuista.ops import ReferenceOps, engine
 from cuista.ops.joint import ALONE, Joint, real_of
 
@@ -49,7 +50,7 @@ class Operator(ABC):
     def __init__(self, ops: ReferenceOps | None, dtype: DTypeLike) -> None:
         self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self._gains: dict[float, Array] = {}
-        self._gram_inverses: dict[float, Array | None] = {}
+        self._gram_inverses: dict[float, Array] = {}
         self._norm_squared: float | None = None
 
     @property
@@ -182,10 +183,11 @@ class Operator(ABC):
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r for a batch of measurements r, where G = A Aᴴ + λI.
 
-        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements and G is not
-        singular to working precision. Otherwise, or if A is linear over ℝ only, conjugate gradients (Hestenes, Stiefel,
-        J. Res. Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine
-        epsilon of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
+        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements. If G is
+        singular to working precision, it is the pseudo-inverse, as for the solution of least norm, and the user is told
+        so. If there are more measurements, or A is linear over ℝ only, conjugate gradients (Hestenes, Stiefel, J. Res.
+        Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine epsilon
+        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
 
         Raises
         ------
@@ -195,9 +197,7 @@ class Operator(ABC):
         if self.rows_norm_squared is not None:
             return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
         if self.M <= FORMED and self.measured_dtype == self.dtype:
-            inverse = self._inverse(ridge)
-            if inverse is not None:
-                return self.ops.matmul(r.reshape(len(r), -1), inverse).reshape(r.shape)
+            return self.ops.matmul(r.reshape(len(r), -1), self._inverse(ridge)).reshape(r.shape)
         xp, axes = self.ops.xp, tuple(range(1, r.ndim))
 
         def inner(a: Array, b: Array) -> Array:
@@ -222,25 +222,38 @@ class Operator(ABC):
         found: Array = solution
         return found
 
-    def _inverse(self, ridge: float) -> Array | None:
+    def _inverse(self, ridge: float) -> Array:
         """The transpose of G⁻¹, (M, M), which rows of measurements are multiplied by. It is kept for each λ.
 
-        None if G has eigenvalues that are lost in the rounding of A: none are dropped.
+        It is computed in double precision, so that few eigenvalues are too small to tell from 0. These count as 0, and
+        the user is told so.
         """
         if ridge not in self._gram_inverses:
-            columns, (measured, _) = [], self.shape
+            precise, columns, (measured, _) = self._in_double(), [], self.shape
             for part in self._parts(np.arange(self.M)):
-                units = self.ops.xp.zeros((len(part), self.M), self.dtype)
-                units[self.ops.xp.arange(len(part)), self.ops.asarray(part, np.intp)] = 1
-                images = self.apply(self.adjoint(units.reshape(-1, *measured)))
-                columns.append(self.ops.to_numpy(images).reshape(len(part), -1))
-            gram = in_double(np.concatenate(columns).T) + ridge * np.eye(self.M)
+                units = np.zeros((len(part), self.M), precise.dtype)
+                units[np.arange(len(part)), part] = 1
+                images = precise.apply(precise.adjoint(units.reshape(-1, *measured)))
+                columns.append(images.reshape(len(part), -1))
+            gram = np.concatenate(columns).T + ridge * np.eye(self.M)
             values, vectors = np.linalg.eigh(gram)
-            inverse = None
-            if values[0] > self.M * float(np.finfo(self.dtype).eps) * values[-1]:
-                inverse = self.ops.asarray(((vectors / values) @ vectors.conj().T).T, self.dtype)
-            self._gram_inverses[ridge] = inverse
+            sure = values > self.M * float(np.finfo(np.float64).eps) * values[-1]
+            if not sure.all():
+                warn(
+                    f"the {self.M} measurements of the operator depend on each other: their rank is "
+                    f"{np.count_nonzero(sure)}. What contradicts this is left out, as in solutions of least norm"
+                )
+            vectors = vectors[:, sure]
+            inverse = ((vectors / values[sure]) @ vectors.conj().T).T
+            self._gram_inverses[ridge] = self.ops.asarray(inverse, self.dtype)
         return self._gram_inverses[ridge]
+
+    def _in_double(self) -> Operator:
+        """The same operator on the CPU, in double precision."""
+        from cuista.operators.description import describe, external_of, from_description
+
+        arrays: dict[str, Array] = {}
+        return from_description(describe(self, arrays), arrays, external=external_of(self), dtype=np.float64)
 
     def gains(self, ridge: float = 0.0) -> Array:
         """The gain h_i = a_iᴴG⁻¹a_i of each entry of a signal, where G = A Aᴴ + λI. Gains are kept for each λ.

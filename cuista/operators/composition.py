@@ -59,8 +59,13 @@ class Composition(Operator):
 
     @property
     def rows_norm_squared(self) -> float | None:
-        outer, inner = self.outer.rows_norm_squared, self.inner.rows_norm_squared
+        outer, inner = self.outer.rows_norm_squared, self._inner_energy
         return None if outer is None or inner is None else outer * inner
+
+    @property
+    def _inner_energy(self) -> float | None:
+        """The c with C Cᴴ = c I. It is not known if C is linear over ℝ only: that holds for what C gives alone."""
+        return self.inner.rows_norm_squared if self.inner.measured_dtype == self.inner.dtype else None
 
     @property
     def shift_invariant(self) -> bool:
@@ -79,7 +84,7 @@ class Composition(Operator):
 
     @property
     def norm_squared(self) -> float:
-        c = self.inner.rows_norm_squared
+        c = self._inner_energy
         return super().norm_squared if c is None else c * self.outer.norm_squared
 
     def apply(self, x: Array) -> Array:
@@ -94,7 +99,7 @@ class Composition(Operator):
 
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r. With C Cᴴ = c I, A Aᴴ + λI = c (B Bᴴ + λ/c I)."""
-        c = self.inner.rows_norm_squared
+        c = self._inner_energy
         if c is None:
             return super().solve_gram(r, ridge)
         return self.outer.solve_gram(r, ridge / c) / real_of(r.dtype).type(c)  # type: ignore[no-any-return]

@@ -38,7 +38,8 @@ class Convolution(Operator):
     Raises
     ------
     InputError
-        If D is not an array of finite numbers with this shape, if a filter is zero, or if the stride is out of range.
+        If D is not an array of finite numbers with this shape, if a filter is zero, if the size of pictures is not two
+        positive whole numbers, or if the stride is out of range.
     """
 
     kind = "convolution"
@@ -54,7 +55,7 @@ class Convolution(Operator):
     ) -> None:
         super().__init__(ops, dtype)
         self.D: Array = check_filters(D, "the dictionary").astype(np.float64, copy=False)
-        self.picture = None if picture is None else (picture[0], picture[1])
+        self.picture = None if picture is None else checked_picture(picture)
         rows, columns, _ = self.D.shape
         self.filter_shape, self.stride = (rows, columns), check_stride(stride, (rows, columns))
         self.filters, self._rotated = (self.ops.asarray(each, self.dtype) for each in (self.D, self.D[::-1, ::-1]))
@@ -67,7 +68,7 @@ class Convolution(Operator):
     @property
     def shape(self) -> tuple[Shape, Shape]:
         if self.picture is None:
-            raise InputError("the operator is for pictures of any size: give it one to have a shape")
+            raise InputError("the convolution is for pictures of any size: give it a `picture` to have a shape")
         return self.picture, (self.D.shape[2], *map_shape(self.picture, self.filter_shape, self.stride))
 
     @cached_property
@@ -146,6 +147,13 @@ class Convolution(Operator):
         """Stack the arrays into a batch. A single array is not copied."""
         stacked: Array = arrays[0][None] if len(arrays) == 1 else self.ops.xp.stack(arrays)
         return stacked
+
+
+def checked_picture(picture: Sequence[int]) -> tuple[int, int]:
+    """The size of pictures. Raises InputError unless it is two positive whole numbers."""
+    if len(picture) != 2 or any(size != int(size) or size < 1 for size in picture):
+        raise InputError(f"the size of pictures is {tuple(picture)}; expected two positive whole numbers")
+    return int(picture[0]), int(picture[1])
 
 
 def check_stride(stride: int, filter_shape: tuple[int, int]) -> int:

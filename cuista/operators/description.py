@@ -104,7 +104,13 @@ def from_description(
     place = {"ops": ops, "dtype": np.result_type(dtype, np.complex64) if signals == "complex" else np.dtype(dtype)}
     described = {name: value for name, value in description.items() if name != "signals"}
     try:
-        return _operator(described, source, external, place)
+        made = _operator(described, source, external, place)
+        if signals == "real" and made.dtype.kind == "c":
+            raise InputError(
+                f"the {made.kind} is complex, so that signals are complex too: the description says that they are real",
+                option="operator",
+            )
+        return made
     except CuistaError:
         raise
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
@@ -112,6 +118,20 @@ def from_description(
             f"a value in the description of the operator has a wrong kind: {error}. The description is {described}",
             option="operator",
         ) from error
+
+
+def external_of(operator: Any) -> External | None:
+    """The operator of SciPy or PyLops that an operator is, or is made of; None if there is none."""
+    if isinstance(operator, External):
+        return operator
+    if hasattr(operator, "matvec"):
+        return External(operator, dtype=np.float64)
+    if isinstance(operator, list):
+        found = list(filter(None, map(external_of, operator)))
+        if len(found) > 1:
+            raise InputError("an operator is made of several of SciPy or PyLops; expected one: combine them there")
+        return found[0] if found else None
+    return external_of(list(operator.form.values())) if isinstance(operator, Operator) else None
 
 
 def _encoded(value: Any, arrays: MutableMapping[str, Array]) -> Any:

@@ -152,17 +152,22 @@ MASKS: dict[str, Callable[..., Mask]] = {"random": random_mask, "radial": radial
 
 
 def as_mask(mask: Mask | ArrayLike | None, shape: tuple[int, ...]) -> Mask:
-    """The mask for a transform of this shape. None measures all coefficients; an array holds zeros and others.
+    """The mask for a transform of this shape. None measures all coefficients; an array holds zeros and ones.
+
+    The ones may be any other number, the same for all, as in masks that are pictures.
 
     Raises
     ------
     InputError
-        If it has another shape, or measures nothing.
+        If it has another shape or other values, or measures nothing.
     """
     if mask is None:
         return Mask(np.ones(shape, np.bool_))
     if not isinstance(mask, Mask):
         check_finite(np.asarray(mask), "the mask")
+        values = np.unique(np.asarray(mask)[np.asarray(mask) != 0])
+        if len(values) > 1:
+            raise InputError(f"the mask has values from {values[0]:g} to {values[-1]:g}; expected zeros and ones")
     found = mask if isinstance(mask, Mask) else Mask(np.asarray(mask) != 0)
     if found.shape != shape:
         raise InputError(f"the mask has shape {found.shape}; expected that of the transform, {shape}")

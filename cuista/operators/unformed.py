@@ -12,7 +12,7 @@ from cuista.checks import Array
 from cuista.errors import InputError
 from cuista.operators.base import Operator, Shape
 from cuista.operators.composition import Composition
-from cuista.operators.description import describe, description_sha256, from_description
+from cuista.operators.description import describe, description_sha256, external_of, from_description
 from cuista.operators.external import External
 from cuista.ops import ReferenceOps
 from cuista.ops.joint import real_of
@@ -137,20 +137,6 @@ class Flat(Operator):
 
     def gains_error(self, ridge: float = 0.0) -> float:
         return self.operator.gains_error(ridge)
-
-
-def external_of(operator: Any) -> External | None:
-    """The operator of SciPy or PyLops that an operator is, or is made of; None if there is none."""
-    if isinstance(operator, External):
-        return operator
-    if hasattr(operator, "matvec"):
-        return External(operator, dtype=np.float64)
-    if isinstance(operator, list):
-        found = list(filter(None, map(external_of, operator)))
-        if len(found) > 1:
-            raise InputError("an operator is made of several of SciPy or PyLops; expected one: combine them there")
-        return found[0] if found else None
-    return external_of(list(operator.form.values())) if isinstance(operator, Operator) else None
 
 
 def _title(operator: Operator) -> str:
