@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 from cuista.cli import (
@@ -42,7 +42,7 @@ from cuista.cli import (
 )
 
 from cuista import parallel, ranks
-from cuista.errors import CuistaError
+from cuista.errors import CuistaError, InputError
 from cuista.summary import counted
 from cuista.version import __version__
 
@@ -72,6 +72,8 @@ for module in (
 FLAGS = ("--quiet", "--verbose", "--log-json", "--debug")
 # How much a rank that fails alone repeats of what it would have said, in letters.
 TOLD = 1000
+# The options that may differ from rank to rank.
+OWN = ("--device", "--workers")
 # The commands whose work the ranks of an MPI job share out; the first rank runs any other command alone.
 SHARED_OUT = ("train", "test", "solve-w", "compare", "recover", "solve", "denoise", "reconstruct")
 
@@ -113,7 +115,10 @@ def _run_together(words: list[str], flags: set[str], level: int) -> int:
             threads = counted(parallel.processors(), "thread")
             common.say(f"{size} ranks compute, with {threads} each on this machine.")
             try:
+                job.check_alike({"the command line": " ".join(_of_all(words))})
                 return _run(words, flags)
+            except InputError as error:
+                return _fail(str(error), 1)
             except Exception:  # --debug
                 traceback.print_exc()
                 return 1
@@ -127,12 +132,24 @@ def _run_together(words: list[str], flags: set[str], level: int) -> int:
         sys.stdout, sys.stderr = stdout, stderr
     statuses = job.end(status)
     if rank and (statuses is None or statuses[0] == 0 != status):
+        text = said.getvalue()[-TOLD:]
+        text = text if "--debug" in flags else text[max(text.rfind("Error: "), 0) :]  # what it did before is no news
         with contextlib.suppress(OSError):
-            stderr.write(f"rank {rank} of {size}, on {socket.gethostname()}: {said.getvalue()[-TOLD:]}\n")
+            stderr.write(f"rank {rank} of {size}, on {socket.gethostname()}: {text}\n")
             stderr.flush()
     if statuses is None:
         job.abort(status)
     return status
+
+
+def _of_all(words: list[str]) -> Iterator[str]:
+    """The arguments that all ranks must have alike: without those that may suit the machine of each."""
+    rest = iter(words)
+    for word in rest:
+        if word in OWN:
+            next(rest, None)
+        elif word.partition("=")[0] not in OWN:
+            yield word
 
 
 def _run(words: list[str], flags: set[str]) -> int:

@@ -30,14 +30,23 @@ from cuista.errors import FileError
 from cuista.metrics import PictureReport
 from cuista.model import Trained
 from cuista.ops import ReferenceOps, engine
+from cuista.ranks import ranks
 from cuista.storage import check_writable, claimed, is_cuista
 from cuista.summary import counted
 
 
 def claim(out: Path, overwrite: bool) -> None:
-    """Check that the output can be written, and claim it until the command ends."""
-    click.get_current_context().with_resource(claimed(out))
-    check_writable(out, overwrite=overwrite)
+    """Check that the output can be written, and claim it until the command ends.
+
+    Of several ranks, the first does so for all, and all fail together.
+    """
+    context = click.get_current_context()
+
+    def first_claims() -> None:
+        context.with_resource(claimed(out))
+        check_writable(out, overwrite=overwrite)
+
+    ranks().agreed(first_claims)
 
 
 def output_file(*endings: str, advice: str = "") -> Callable[[str], Path]:

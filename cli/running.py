@@ -14,6 +14,7 @@ from cuista.cli import common
 
 from cuista.model import AnyTrained, Trained
 from cuista.ops import ReferenceOps
+from cuista.ranks import ranks
 from cuista.storage import claimed
 from cuista.training import Progress, checkpoint_path, train
 from cuista.training.checkpoint import continued, load_continued
@@ -176,8 +177,8 @@ def check_resume(out: Path, resume: bool, force: bool) -> Path | None:
     """The file from which a run that writes `out` continues (see `continued`). The user is told if there is none."""
     if resume and force:
         raise click.UsageError("--resume continues a run, and --force starts it afresh: give only one of them")
-    before = continued(out, resume, force)
-    click.get_current_context().with_resource(claimed(out))
+    before, context = continued(out, resume, force), click.get_current_context()
+    ranks().agreed(lambda: context.with_resource(claimed(out)))
     if resume and before is None:
         common.say(f"There is no checkpoint {checkpoint_path(out)} to continue from.")
     return before

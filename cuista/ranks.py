@@ -126,6 +126,9 @@ class Ranks:
     def compare(self, digest: str, what: str) -> None:
         """Raise NumericalError if this digest of `what` is not the same in all ranks."""
 
+    def check_alike(self, given: dict[str, Any]) -> None:
+        """Raise InputError if the ranks were not given the same, by name: anything that can be written as text."""
+
     def end(self, status: int) -> list[int] | None:
         """The exit statuses of all ranks, each of which calls this at its end: see `Messages.end`."""
         return [status]
@@ -273,6 +276,18 @@ class Several(Ranks):
                 f"{'rank' if len(others) == 1 else 'ranks'} {', '.join(others)} of {self.size}. Use the same kind of "
                 "processor and the same libraries everywhere, and test the memory of these machines"
             )
+
+    def check_alike(self, given: dict[str, Any]) -> None:
+        texts = {name: str(value) for name, value in given.items()}
+        found = [json.loads(bytes(each)) for each in self._exchanged("what is given", json.dumps(texts).encode)]
+        for rank, other in enumerate(found):
+            for name in sorted(other.keys() | found[0].keys()):
+                if other.get(name) != found[0].get(name):
+                    raise InputError(
+                        f"rank {rank} was given something else than rank 0: {name} is {other.get(name)} there, and "
+                        f"{found[0].get(name)} here. Give all ranks of a job the same arguments and the same files; "
+                        "runs that differ are jobs of their own"
+                    )
 
     def spread(self, jobs: Sequence[Callable[[], Result]]) -> list[Result]:
         def done() -> bytes:

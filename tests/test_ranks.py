@@ -24,7 +24,8 @@ import cuista
 from cuista import parallel, ranks
 from cuista.counter import TRAINING, Key
 from cuista.data.dictionary import Dictionary, random_dictionary
-from cuista.errors import FileError, NumericalError
+from cuista.data.sensing import random_sensing
+from cuista.errors import FileError, InputError, NumericalError
 from cuista.messages import warn
 from cuista.tasks.denoising import PictureFastRecipe
 from cuista.tasks.robust import Robust, RobustRecipe
@@ -242,6 +243,15 @@ def test_a_rank_that_computes_something_else_is_named():
     on_ranks(4, work)
 
 
+def test_ranks_that_are_given_something_else_are_named(small_problem):
+    def work():
+        seed = 4 if ranks.ranks().rank == 1 else 3
+        with pytest.raises(InputError, match=r"rank 1 was .* seed is 4 there, and 3 here"):
+            cuista.train(cuista.Model.new(small_problem, layers=1), seed=seed)
+
+    on_ranks(3, work)
+
+
 def trained(make, recipe, task=None):
     """The parameters of a network that is trained in the current context."""
     model = make()
@@ -275,8 +285,9 @@ def sources(small_problem, tmp_path):
     plain = cuista.Model.new(small_problem, layers=2)
     robust = cuista.RobustModel.new(plain)
     few = RobustRecipe(matrices=3, batch=4, msigma=0.1)
-    pictures(tmp_path)
-    cuista.prepare_images(tmp_path, tmp_path / "pictures.h5")
+    (tmp_path / "photos").mkdir()
+    pictures(tmp_path / "photos")
+    cuista.prepare_images(tmp_path / "photos", tmp_path / "pictures.h5")
     weight = solve_conv(Dictionary(random_dictionary((3, 3), 4)))
     denoiser = cuista.Denoiser.new(weight, layers=2)
     yield model, SparseCoding().source(model, recipe), 9
@@ -284,6 +295,10 @@ def sources(small_problem, tmp_path):
     yield plain, SparseCoding(cuista.SignalSet(x)).source(plain, recipe), 9
     yield robust, Robust().source(robust, few), 3
     yield plain, Robust().source(plain, few), 12
+    cuista.prepare_images(tmp_path / "photos", tmp_path / "patches.h5", patches=8, per_image=40)
+    sensing = cuista.Sensing(random_sensing((8, 8), 24), Dictionary(random_dictionary((8, 8), 80)))
+    reconstructor = cuista.Reconstructor.new(sensing, layers=2)
+    yield reconstructor, cuista.CompressiveSensing(tmp_path / "patches.h5").source(reconstructor, recipe), 200
     yield denoiser, cuista.Denoising(tmp_path / "pictures.h5", crop=20).source(denoiser, PictureFastRecipe()), 5
 
 

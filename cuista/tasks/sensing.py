@@ -26,6 +26,7 @@ from cuista.networks.base import rms_of
 from cuista.networks.couplings import without_means
 from cuista.operators import Dense
 from cuista.ops import ReferenceOps
+from cuista.parallel import in_batches
 from cuista.solvers.proximal import proximal_gradient
 from cuista.solvers.tuning import tune_unimodal
 from cuista.storage import Record
@@ -38,6 +39,8 @@ from cuista.weights.dense import Weight, WeightReport, solve_exact
 
 # The ridges that are tried, in units of the mean eigenvalue of A Aᵀ.
 RIDGES = (0.0, 0.1, 1.0)
+# The number of patches that are measured at a time in training, a divisor of all networks' shards.
+AT_A_TIME = 64
 # FISTA is tested with as many iterations as the network has layers, and with this many, after which nothing changes.
 ITERATIONS = 1000
 # The number of patches on which FISTA's λ is tuned, and of the values from which it is chosen.
@@ -334,7 +337,9 @@ class PatchSource(Source):
         if self.measured_by_network:  # by a Φ from which the means follow exactly
             f = ops.asarray(f - f.mean(axis=1, keepdims=True, dtype=np.float64), dtype)
             return f, f, None
-        reduced, means = self.sensing.without_mean(f @ self.sensing.Phi.T)
+        # A few at a time, so that the bits do not depend on how many of them this rank has.
+        measured = in_batches(len(f), lambda part: self.sensing.without_mean(f[part] @ self.sensing.Phi.T), AT_A_TIME)
+        reduced, means = (np.concatenate(each) for each in zip(*measured, strict=True))
         return ops.asarray(f - means, dtype), ops.asarray(reduced, dtype), None
 
     def adapt(self, network: Network, seed: int) -> None:

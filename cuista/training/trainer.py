@@ -112,6 +112,7 @@ def train(
     task = task if data is None else task.on(data)
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
+    ranks().check_alike({**run_identity, "out": out})
     with storage.claimed(out), showing(progress, lambda at: (at.fraction, str(at))) as shown:
         before = None if out is None else continued(out, resume, overwrite)
         if before is not None and before.suffix != CHECKPOINT_ENDING:
