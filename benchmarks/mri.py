@@ -71,6 +71,7 @@ def measured(folder: Path, rate: int, layers: int, steps: int, batch: int, wavel
     )
     return {
         "rate": rate,
+        "steps": steps,
         "zero_filled_psnr_db": psnr(operator.adjoint(y), tested),
         "fista_psnr_db": at_end,
         "fista_iterations": iterations,
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--net", default="alista")
     given = parser.parse_args()
     how = (given.layers, given.steps, given.batch, given.wavelet, given.net)
-    about = {"training_slices": TRAINING, "steps": given.steps, "batch": given.batch, "wavelet": given.wavelet}
+    about = {"training_slices": TRAINING, "batch": given.batch, "wavelet": given.wavelet}
     file = common.RESULTS / "mri.json"
     earlier = json.loads(file.read_text())["rates"] if file.exists() else []
     results = {run["rate"]: run for run in earlier}
