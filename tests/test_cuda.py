@@ -179,8 +179,8 @@ def test_nothing_is_read_back_between_validations(small_problem, small_weight, r
     recipe = replace(QUICK, layer_steps=3, max_steps=8, matrix_steps=5)
     complex_problem = replace(small_problem.in_complex(), snapshots=2)
     complex_weight = cuista.solve_exact(complex_problem.A)
-    more = ("lista", "lamp", "alista-ebt") if request.config.getoption("--slow") else ()
-    for net in ("alista", "complex", "not fused", "lista-cpss", "alista-momentum", *more):
+    more = ("not fused", "lista", "lamp", "alista-ebt") if request.config.getoption("--slow") else ()
+    for net in ("alista", "complex", "lista-cpss", "alista-momentum", *more):
         problem, weight = (complex_problem, complex_weight) if net == "complex" else (small_problem, small_weight)
         if net == "not fused":
             monkeypatch.setattr(Alista, "fuse", lambda self, signals: None)

@@ -278,7 +278,7 @@ def test_the_commands_run_on_a_gpu(gpu, run, monkeypatch):
     run("train", "problem.h5", "-W", "w.h5", *small, "--coord", "--device", gpu, "-o", "coord.h5")
     for model in ("model.h5", "paper.h5", "coord.h5"):
         on_gpu, on_cpu = (
-            json.loads(run("test", model, "--samples", 300, "--baselines", "--json", "--device", name))["layers"]
+            json.loads(run("test", model, "--samples", 100, "--baselines", "--json", "--device", name))["layers"]
             for name in (gpu, "cpu")
         )
         for net in ("alista", "ista", "fista"):

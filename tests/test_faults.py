@@ -450,7 +450,10 @@ def start_command(words):
     return child
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(each, marks=pytest.mark.slow if each in ("solve-w", "recover-h5") else ()) for each in SCENARIOS],
+)
 def test_killed_commands_leave_whole_files_and_end_as_if_they_had_not_been_killed(run, tmp_path, scenario, request):
     kills = 200 if request.config.getoption("--slow") else 3
     run("gen-problem", "--m", 20, "--n", 40)
@@ -877,7 +880,9 @@ cli.main()
     assert (process.returncode, process.stderr) == (130, "Error: interrupted\n")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("cp1252", "latin-1"))]
+)
 def test_an_encoding_without_our_letters_prints_escapes(run, encoding):
     for words in ("solve-w -h", "doctor"):
         code = ["-c", "from cuista.cli import main; main()", *words.split()]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista.checks import Array
+from cuista.checks import Array, in_double
 from cuista.counter import MATRIX, PROBES, Key
 from cuista.errors import InputError, NumericalError
 from cuista.messages import warn
@@ -225,19 +225,19 @@ class Operator(ABC):
     def _inverse(self, ridge: float) -> Array:
         """The transpose of G⁻¹, (M, M), which rows of measurements are multiplied by. It is kept for each λ.
 
-        It is computed in double precision, so that few eigenvalues are too small to tell from 0. These count as 0, and
-        the user is told so.
+        It is computed in double precision if it can be, so that few eigenvalues are too small to tell from 0. These
+        count as 0, and the user is told so.
         """
         if ridge not in self._gram_inverses:
             precise, columns, (measured, _) = self._in_double(), [], self.shape
             for part in self._parts(np.arange(self.M)):
                 units = np.zeros((len(part), self.M), precise.dtype)
                 units[np.arange(len(part)), part] = 1
-                images = precise.apply(precise.adjoint(units.reshape(-1, *measured)))
-                columns.append(images.reshape(len(part), -1))
-            gram = np.concatenate(columns).T + ridge * np.eye(self.M)
+                given = precise.ops.asarray(units.reshape(-1, *measured), precise.dtype)
+                columns.append(precise.ops.to_numpy(precise.apply(precise.adjoint(given))).reshape(len(part), -1))
+            gram = in_double(np.concatenate(columns).T) + ridge * np.eye(self.M)
             values, vectors = np.linalg.eigh(gram)
-            sure = values > self.M * float(np.finfo(np.float64).eps) * values[-1]
+            sure = values > self.M * float(np.finfo(precise.dtype).eps) * values[-1]
             if not sure.all():
                 warn(
                     f"the {self.M} measurements of the operator depend on each other: their rank is "
@@ -249,11 +249,14 @@ class Operator(ABC):
         return self._gram_inverses[ridge]
 
     def _in_double(self) -> Operator:
-        """The same operator on the CPU, in double precision."""
+        """The same operator on the CPU, in double precision; this one if it cannot be described."""
         from cuista.operators.description import describe, external_of, from_description
 
         arrays: dict[str, Array] = {}
-        return from_description(describe(self, arrays), arrays, external=external_of(self), dtype=np.float64)
+        try:
+            return from_description(describe(self, arrays), arrays, external=external_of(self), dtype=np.float64)
+        except NotImplementedError:
+            return self
 
     def gains(self, ridge: float = 0.0) -> Array:
         """The gain h_i = a_iᴴG⁻¹a_i of each entry of a signal, where G = A Aᴴ + λI. Gains are kept for each λ.
