@@ -116,9 +116,10 @@ def _run_together(words: list[str], flags: set[str], level: int) -> int:
             common.say(f"{size} ranks compute, with {threads} each on this machine.")
             try:
                 job.check_alike({"the command line": " ".join(_of_all(words))})
-                return _run(words, flags)
             except InputError as error:
                 return _fail(str(error), 1)
+            try:
+                return _run(words, flags)
             except Exception:  # --debug
                 traceback.print_exc()
                 return 1
@@ -133,7 +134,7 @@ def _run_together(words: list[str], flags: set[str], level: int) -> int:
     statuses = job.end(status)
     if rank and (statuses is None or statuses[0] == 0 != status):
         text = said.getvalue()[-TOLD:]
-        text = text if "--debug" in flags else text[max(text.rfind("Error: "), 0) :]  # what it did before is no news
+        text = text if "--debug" in flags else text[text.rfind("\nError: ") + 1 :]  # what it did before is no news
         with contextlib.suppress(OSError):
             stderr.write(f"rank {rank} of {size}, on {socket.gethostname()}: {text}\n")
             stderr.flush()

@@ -17,6 +17,7 @@ from cuista.cli.spellings import Command
 from cuista.errors import CuistaError
 from cuista.evaluation.comparison import Comparison, Variant, compare, measured_on
 from cuista.networks import NETWORKS
+from cuista.ranks import ranks
 from cuista.solvers import SOLVERS
 from cuista.storage import complete, replacing
 from cuista.training import FastRecipe, PaperRecipe
@@ -95,6 +96,7 @@ def command(
         check_same(out, about)
     ops = common.engine_on(device)
     folder = Path(f"{out}.models")
+    was_there = folder.exists()
     how |= {"folder": folder, "ops": ops, "resume": resume, "overwrite": force, "say": common.say}
     methods = variants, models, list(dict.fromkeys(classical)), list(dict.fromkeys(snrs))
     try:
@@ -102,8 +104,9 @@ def command(
             how["progress"] = lambda name, at: show(line, at, f"{name}: ")
             found = compare(problem, *methods, **how)
     except CuistaError:
-        with contextlib.suppress(OSError):  # it stays if there is a network in it
-            folder.rmdir()
+        if ranks().first and not was_there:
+            with contextlib.suppress(OSError):  # it stays if there is anything in it
+                folder.rmdir()
         raise
     except KeyboardInterrupt:
         if variants:

@@ -225,7 +225,7 @@ def command(
         trained.note_schedule(made.network, arrays)
     elif (made := original.read_sensing(arrays)) is not None:
         what = f"{made.M} measurements of each block of {made.block[0]}×{made.block[1]}"
-    elif "threshold" in arrays:
+    elif "threshold" in arrays and {"step_size", "weight", "input_weight"} & arrays.keys() and "A" not in arrays:
         raise FileError(
             f"{source} holds a network in the form that cuista exports for other software, which is not read back: "
             "export the model to .npz"

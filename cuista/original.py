@@ -56,8 +56,15 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     snr = float(as_real(arrays["SNR"], "SNR").ravel()[0]) if "SNR" in arrays else np.inf
     norms = 1.0 if {"pnz", "SNR"} & set(arrays) and "column_norms" not in arrays else None
     probability = float(pnz[0]) if pnz.size == 1 else pnz
-    joint: dict[str, Any] = {name: int(as_real(arrays[name], name).ravel()[0]) for name in JOINT if name in arrays}
+    joint: dict[str, Any] = {name: _count(arrays[name], name, source) for name in JOINT if name in arrays}
     return Problem(matrices[0], probability, snr, norms=norms, positive="positive" in arrays, **joint)
+
+
+def _count(array: Array, name: str, source: str) -> int:
+    """The whole number that an array holds."""
+    if array.size != 1 or array.ravel()[0] != int(array.ravel()[0].real):
+        raise FileError(f"{source}: {name} is an array of the shape {array.shape}; expected one whole number")
+    return int(array.ravel()[0].real)
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:

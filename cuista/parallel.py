@@ -260,14 +260,14 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
     slices = [slice(first, min(first + batch, rows)) for first in range(0, rows, batch)]
     if is_shared_out():
         return [work(part) for part in slices]
-    guard, waiting, results = threading.Lock(), [*enumerate(slices)][::-1], dict[int, Result]()
+    count, waiting, results = processors(), [*enumerate(slices)][::-1], dict[int, Result]()
 
     def take_turns() -> None:
         while True:
-            with guard:
-                if not waiting:
-                    return
+            try:
                 number, part = waiting.pop()
+            except IndexError:
+                return
             try:
                 results[number] = work(part)
             except BaseException:
@@ -275,11 +275,11 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
                 raise
 
     with one_blas_thread():
-        others = min(processors(), len(slices)) - 1
         helpers: list[Future[None]] = []
+        others = min(count, len(slices)) - 1
         try:
             for _ in range(others):
-                helpers.append(_workers(processors() - 1).submit(contextvars.copy_context().run, take_turns))
+                helpers.append(_workers(count - 1).submit(contextvars.copy_context().run, take_turns))
             _worker.busy = others > 0
             take_turns()
             for helper in helpers:
@@ -287,7 +287,7 @@ def in_batches(rows: int, work: Callable[[slice], Result], batch: int = BATCH) -
                     helper.result()
         except BaseException:  # nobody may change the arrays that are still read or written, or lift BLAS's limit
             waiting.clear()
-            wait(helpers)
+            wait([helper for helper in helpers if not helper.cancel()])
             raise
         finally:
             _worker.busy = False

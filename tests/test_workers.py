@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import h5py
 import numpy as np
@@ -146,6 +149,41 @@ def test_work_that_fails_ends_before_the_error_is_raised():
     time.sleep(0.3)
     assert len(running) == ended
     assert parallel._limit.holders == 0
+
+
+def test_the_calling_thread_takes_part_and_is_free_afterwards():
+    together = threading.Barrier(3, timeout=20)
+
+    def work(part):
+        together.wait()  # three threads are at work at once
+        return parallel.is_shared_out(), threading.current_thread()
+
+    with parallel.workers(3):
+        shared, threads = zip(*parallel.in_batches(3, work, 1), strict=True)
+    assert all(shared)
+    assert not parallel.is_shared_out()
+    assert threading.current_thread() in threads
+
+
+def test_an_error_of_another_thread_is_raised_and_work_of_other_callers_is_not_waited_for():
+    begun, end = threading.Event(), threading.Event()
+
+    def long_work(part):
+        begun.set()
+        assert end.wait(20)
+
+    def work(part):
+        raise ValueError("in vain")
+
+    with parallel.workers(2), ThreadPoolExecutor(1) as other:
+        busy = other.submit(copy_context().run, parallel.in_batches, 4, long_work, 1)  # it keeps the pool
+        assert begun.wait(20)
+        time.sleep(0.1)
+        with pytest.raises(ValueError, match="in vain"):
+            parallel.in_batches(4, work, 1)
+        assert not busy.done()
+        end.set()
+        busy.result()
 
 
 def test_the_option_is_checked_and_holds_for_its_command_only(run, small_model, monkeypatch):

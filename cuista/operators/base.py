@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cuista.checks import Array, in_double
+from cuista.checks import Array
+from cuista.checks import in_double as double
 from cuista.counter import MATRIX, PROBES, Key
 from cuista.errors import InputError, NumericalError
 from cuista.messages import warn
@@ -50,7 +51,7 @@ class Operator(ABC):
     def __init__(self, ops: ReferenceOps | None, dtype: DTypeLike) -> None:
         self.ops, self.dtype = ops or engine("cpu"), np.dtype(dtype)
         self._gains: dict[float, Array] = {}
-        self._gram_inverses: dict[float, Array] = {}
+        self._gram_inverses: dict[float, Array | None] = {}
         self._norm_squared: float | None = None
 
     @property
@@ -183,21 +184,26 @@ class Operator(ABC):
     def solve_gram(self, r: Array, ridge: float = 0.0) -> Array:
         """G⁻¹ r for a batch of measurements r, where G = A Aᴴ + λI.
 
-        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements. If G is
-        singular to working precision, it is the pseudo-inverse, as for the solution of least norm, and the user is told
-        so. If there are more measurements, or A is linear over ℝ only, conjugate gradients (Hestenes, Stiefel, J. Res.
+        Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements, A is not
+        linear over ℝ only, and it is certain what is 0 in G. Otherwise, conjugate gradients (Hestenes, Stiefel, J. Res.
         Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine epsilon
-        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32).
+        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32). If G is singular, the pseudo-inverse takes the place
+        of G⁻¹, as for solutions of least norm, and the user is told so.
 
         Raises
         ------
         NumericalError
-            If ten iterations per measurement of a sample are not enough, as may happen if G is singular.
+            If ten iterations per measurement of a sample are not enough, as may happen if G is singular, and no
+            pseudo-inverse can be formed.
         """
         if self.rows_norm_squared is not None:
             return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
-        if self.M <= FORMED and self.measured_dtype == self.dtype:
-            return self.ops.matmul(r.reshape(len(r), -1), self._inverse(ridge)).reshape(r.shape)
+        can_form = self.M <= FORMED and self.measured_dtype == self.dtype
+        if can_form and ridge not in self._gram_inverses:
+            self._gram_inverses[ridge] = self._inverse(ridge)
+        inverse = self._gram_inverses.get(ridge)
+        if inverse is not None:
+            return self.ops.matmul(r.reshape(len(r), -1), inverse).reshape(r.shape)
         xp, axes = self.ops.xp, tuple(range(1, r.ndim))
 
         def inner(a: Array, b: Array) -> Array:
@@ -218,45 +224,41 @@ class Operator(ABC):
                 before, energy = energy, inner(residual, residual)
                 direction = residual + xp.where(left, energy, 0) / xp.where(left, before, 1) * direction
             else:
-                raise NumericalError("conjugate gradients do not converge, as if A Aᴴ were singular: give a ridge")
+                if not can_form:
+                    raise NumericalError("conjugate gradients do not converge, as if A Aᴴ were singular: give a ridge")
+                self._gram_inverses[ridge] = self._inverse(ridge, uncertain_too=True)
+                return self.solve_gram(r, ridge)
         found: Array = solution
         return found
 
-    def _inverse(self, ridge: float) -> Array:
-        """The transpose of G⁻¹, (M, M), which rows of measurements are multiplied by. It is kept for each λ.
+    def _inverse(self, ridge: float, uncertain_too: bool = False) -> Array | None:
+        """The transpose of G⁻¹, or of its pseudo-inverse, (M, M), which rows of measurements are multiplied by.
 
-        It is computed in double precision if it can be, so that few eigenvalues are too small to tell from 0. These
-        count as 0, and the user is told so.
+        It is computed in double precision if this operator is certain to be the same there. Eigenvalues of G that are
+        lost in its rounding then count as 0, and the user is told so. Otherwise they might be small but matter: None is
+        returned if there are any, unless they are to count as 0 all the same (`uncertain_too`).
         """
-        if ridge not in self._gram_inverses:
-            precise, columns, (measured, _) = self._in_double(), [], self.shape
-            for part in self._parts(np.arange(self.M)):
-                units = np.zeros((len(part), self.M), precise.dtype)
-                units[np.arange(len(part)), part] = 1
-                given = precise.ops.asarray(units.reshape(-1, *measured), precise.dtype)
-                columns.append(precise.ops.to_numpy(precise.apply(precise.adjoint(given))).reshape(len(part), -1))
-            gram = in_double(np.concatenate(columns).T) + ridge * np.eye(self.M)
-            values, vectors = np.linalg.eigh(gram)
-            sure = values > self.M * float(np.finfo(precise.dtype).eps) * values[-1]
-            if not sure.all():
-                warn(
-                    f"the {self.M} measurements of the operator depend on each other: their rank is "
-                    f"{np.count_nonzero(sure)}. What contradicts this is left out, as in solutions of least norm"
-                )
-            vectors = vectors[:, sure]
-            inverse = ((vectors / values[sure]) @ vectors.conj().T).T
-            self._gram_inverses[ridge] = self.ops.asarray(inverse, self.dtype)
-        return self._gram_inverses[ridge]
+        from cuista.operators.description import in_double
 
-    def _in_double(self) -> Operator:
-        """The same operator on the CPU, in double precision; this one if it cannot be described."""
-        from cuista.operators.description import describe, external_of, from_description
-
-        arrays: dict[str, Array] = {}
-        try:
-            return from_description(describe(self, arrays), arrays, external=external_of(self), dtype=np.float64)
-        except NotImplementedError:
-            return self
+        precise, columns, (measured, _) = in_double(self), [], self.shape
+        operator = precise or self
+        for part in self._parts(np.arange(self.M)):
+            units = np.zeros((len(part), self.M), operator.dtype)
+            units[np.arange(len(part)), part] = 1
+            given = operator.ops.asarray(units.reshape(-1, *measured), operator.dtype)
+            columns.append(operator.ops.to_numpy(operator.apply(operator.adjoint(given))).reshape(len(part), -1))
+        gram = double(np.concatenate(columns).T) + ridge * np.eye(self.M)
+        values, vectors = np.linalg.eigh(gram)
+        sure = values > self.M * float(np.finfo(operator.dtype).eps) * values[-1]
+        if not sure.all():
+            if precise is None and not uncertain_too:
+                return None
+            warn(
+                f"the {self.M} measurements of the operator depend on each other: their rank is "
+                f"{np.count_nonzero(sure)}. What contradicts this is left out, as in solutions of least norm"
+            )
+        vectors = vectors[:, sure]
+        return self.ops.asarray(((vectors / values[sure]) @ vectors.conj().T).T, self.dtype)
 
     def gains(self, ridge: float = 0.0) -> Array:
         """The gain h_i = a_iᴴG⁻¹a_i of each entry of a signal, where G = A Aᴴ + λI. Gains are kept for each λ.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -151,9 +152,13 @@ class Convolution(Operator):
 
 def checked_picture(picture: Sequence[int]) -> tuple[int, int]:
     """The size of pictures. Raises InputError unless it is two positive whole numbers."""
-    if len(picture) != 2 or any(size != int(size) or size < 1 for size in picture):
-        raise InputError(f"the size of pictures is {tuple(picture)}; expected two positive whole numbers")
-    return int(picture[0]), int(picture[1])
+    try:
+        rows, columns = map(operator.index, picture)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if min(rows, columns) < 1:
+        raise InputError(f"the size of pictures is {picture}; expected two positive whole numbers")
+    return rows, columns
 
 
 def check_stride(stride: int, filter_shape: tuple[int, int]) -> int:

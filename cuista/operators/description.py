@@ -107,7 +107,8 @@ def from_description(
         made = _operator(described, source, external, place)
         if signals == "real" and made.dtype.kind == "c":
             raise InputError(
-                f"the {made.kind} is complex, so that signals are complex too: the description says that they are real",
+                f'the {made.kind} is complex, so that signals are complex, too: add "signals": "complex" to the '
+                "description",
                 option="operator",
             )
         return made
@@ -118,6 +119,23 @@ def from_description(
             f"a value in the description of the operator has a wrong kind: {error}. The description is {described}",
             option="operator",
         ) from error
+
+
+def in_double(operator: Operator) -> Operator | None:
+    """The same operator on the CPU in double precision.
+
+    None if it is, or is made of, one that is not cuista's own, of which nobody knows what it does in double precision.
+    """
+    if not _is_own(operator):
+        return None
+    arrays: dict[str, Array] = {}
+    return from_description(describe(operator, arrays), arrays, dtype=np.float64)
+
+
+def _is_own(part: Any) -> bool:
+    if isinstance(part, Operator):
+        return type(part) is KINDS.get(part.kind) and all(map(_is_own, part.form.values()))
+    return all(map(_is_own, part)) if isinstance(part, list) else True
 
 
 def external_of(operator: Any) -> External | None:

@@ -53,7 +53,8 @@ class TrainingState:
     density
         The share of the iterates' entries that were non-zero at the last check.
     setbacks
-        How often training has diverged in the stage, and gone on from the best parameters with half the learning rate.
+        How often training has diverged or fallen back in the stage, and gone on from the best parameters with half the
+        learning rate.
     best_error_db, best_step, best
         The best validation of the stage, its step, and the parameters it was made with.
     history

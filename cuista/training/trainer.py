@@ -112,7 +112,9 @@ def train(
     task = task if data is None else task.on(data)
     recipe = recipe or task.recipe(model)
     run_identity = identity(model, recipe, seed, task)
-    ranks().check_alike({**run_identity, "out": out})
+    # Not what each rank has computed itself, on processors that may differ.
+    given = {name: value for name, value in run_identity.items() if name not in ("weight", "unit", "device")}
+    ranks().check_alike({**given, "out": out})
     with storage.claimed(out), showing(progress, lambda at: (at.fraction, str(at))) as shown:
         before = None if out is None else continued(out, resume, overwrite)
         if before is not None and before.suffix != CHECKPOINT_ENDING:
