@@ -42,7 +42,7 @@ from cuista.cli import (
 )
 
 from cuista import parallel, ranks
-from cuista.errors import CuistaError, InputError
+from cuista.errors import CuistaError
 from cuista.summary import counted
 from cuista.version import __version__
 
@@ -116,7 +116,7 @@ def _run_together(words: list[str], flags: set[str], level: int) -> int:
             common.say(f"{size} ranks compute, with {threads} each on this machine.")
             try:
                 job.check_alike({"the command line": " ".join(_of_all(words))})
-            except InputError as error:
+            except CuistaError as error:
                 return _fail(str(error), 1)
             try:
                 return _run(words, flags)

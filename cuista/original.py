@@ -23,6 +23,7 @@ from cuista.data.sensing import Sensing
 from cuista.errors import FileError, InputError
 from cuista.model import AnyTrained, Trained
 from cuista.networks import CONV_NETWORKS, NETWORKS, Encoder
+from cuista.ops.joint import Joint
 from cuista.tasks.denoising import Denoiser
 from cuista.tasks.encoder import EncoderModel
 from cuista.tasks.robust import RobustModel
@@ -31,8 +32,6 @@ from cuista.tasks.sparse_coding import Model
 from cuista.training import PaperRecipe
 from cuista.weights import ConvWeight, Weight
 
-# What makes entries of a problem joint.
-JOINT = ("snapshots", "group")
 LEVEL = re.compile(r"\d+(\.\d*)?(e-?\d+)?")
 VARIABLE = re.compile(r"(?:(?P<scope>.+)/)?(?P<name>alpha|theta|lam|W|B|D)(?:_(?P<layer>[1-9]\d*))?:0")
 
@@ -56,15 +55,16 @@ def read_problem(arrays: Mapping[str, Array], source: str) -> Problem:
     snr = float(as_real(arrays["SNR"], "SNR").ravel()[0]) if "SNR" in arrays else np.inf
     norms = 1.0 if {"pnz", "SNR"} & set(arrays) and "column_norms" not in arrays else None
     probability = float(pnz[0]) if pnz.size == 1 else pnz
-    joint: dict[str, Any] = {name: _count(arrays[name], name, source) for name in JOINT if name in arrays}
+    joint: dict[str, Any] = {name: _count(arrays[name], name, source) for name in Joint._fields if name in arrays}
     return Problem(matrices[0], probability, snr, norms=norms, positive="positive" in arrays, **joint)
 
 
 def _count(array: Array, name: str, source: str) -> int:
     """The whole number that an array holds."""
-    if array.size != 1 or array.ravel()[0] != int(array.ravel()[0].real):
-        raise FileError(f"{source}: {name} is an array of the shape {array.shape}; expected one whole number")
-    return int(array.ravel()[0].real)
+    values = as_real(array, name).ravel()
+    if len(values) != 1 or values[0] % 1:  # NaN and infinity, too
+        raise FileError(f"{source}: {name} has the values {values}; expected one whole number")
+    return int(values[0])
 
 
 def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
@@ -87,7 +87,7 @@ def write_problem(problem: Problem, samples: int = 1000) -> dict[str, Array]:
         "x": x.T,
         "y": y.T,
         **({"positive": np.asarray(True)} if problem.positive else {}),
-        **{name: np.asarray(getattr(problem, name)) for name in JOINT if getattr(problem, name) > 1},
+        **{name: np.asarray(getattr(problem, name)) for name in Joint._fields if getattr(problem, name) > 1},
     }
 
 

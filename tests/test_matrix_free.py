@@ -334,7 +334,7 @@ def test_a_solver_without_lambda_goes_on_until_every_sample_has_converged():
         (("solve-w", "problem.h5"), 1, "needs a measurement matrix"),
         (("solve", "problem.h5", "y.npy", "--method", "omp"), 1, "omp needs a measurement matrix"),
         (("train", "problem.h5", "--operator", "cosine.json"), 1, "describes another operator than that of problem.h5"),
-        (("simulate", "problem.h5", "--signals", "a.npy"), 1, "a.npy"),
+        (("simulate", "problem.h5", "--signals", "a.npy"), 1, "a.npy has shape (2, 3)"),
         (("simulate", "problem.h5", "--signals", "a.npy", "--samples", 3), 2, "--signals gives some"),
         (("simulate", "problem.h5", "--columns"), 2, "give that file too"),
     ],

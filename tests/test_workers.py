@@ -165,7 +165,7 @@ def test_the_calling_thread_takes_part_and_is_free_afterwards():
     assert threading.current_thread() in threads
 
 
-def test_an_error_of_another_thread_is_raised_and_work_of_other_callers_is_not_waited_for():
+def test_an_error_is_raised_without_waiting_for_the_work_of_other_callers():
     begun, end = threading.Event(), threading.Event()
 
     def long_work(part):
