@@ -287,6 +287,10 @@ def test_codes_are_drawn_against_the_true_ones(rng, tmp_path):
     assert {"only recovered", "only true", "zero in both", "true value x"} <= words_of(figure)
     single = plot([good[:1], x[:1]], say=silent)
     assert {"entry", "value", "recovered"} <= words_of(single)
+    turned = plot([x * np.exp(1j * rng.uniform(0, 6, x.shape)), x], say=silent)  # the moduli agree, the phases do not
+    assert {"true modulus |x|", "recovered modulus"} <= words_of(turned)
+    assert "NMSE −" not in turned.axes[0].get_title()
+    assert {"entry", "modulus"} <= words_of(plot([1j * good[:1], 1j * x[:1]], say=silent))
     for wrong, said in (([good, x.T], "looks transposed"), ([x], "and then the file of the true ones")):
         with pytest.raises(InputError, match=said):
             plot(wrong)

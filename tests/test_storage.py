@@ -570,6 +570,8 @@ def test_numbers_of_other_precisions_become_double(tmp_path):
         "1 + 2i   0 - 3i   2 + 0i  # a comment\n0.5 - 1.5i   1.5e-3 - 2e-4i   0 - 1i\n",
         "1.0D+00+2.0D+00i,-3i,2\n5D-1-1.5i,1.5D-3-2D-4i,-1i\n",
         '"1+2i","-3i","2"\n"0.5-1.5i","1.5e-3-2e-4i","-1i"\n',
+        "1+2i,-3i,2\n0.5-1.5i,1.5e-3-2e-4i,0-i\n",
+        "1 + 2i  0 - 3i  2\n0.5 - 1.5i  1.5e-3 - 2e-4i  0 - i  # a comment\n",
         "# a b c\n1+2I,-3J,2\n0.5 - 1.5i,1.5e-3 -2e-4i,- 1i\n",
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cuista import storage
-from cuista.checks import Array, as_real, check_finite, library
+from cuista.checks import Array, as_numbers, as_real, check_finite, in_double, library
 from cuista.data.dictionary import Dictionary
 from cuista.data.sensing import Sensing
 from cuista.errors import InputError
@@ -175,7 +175,7 @@ def _opened(files: Sequence[Any], kind: Kind | None) -> list[Given]:
     given = []
     for number, file in enumerate(files, 1):
         if isinstance(file, np.ndarray):
-            given.append(Given(f"array {number}", as_real(file, f"array {number}"), f"an array of shape {file.shape}"))
+            given.append(Given(f"array {number}", as_numbers(file, f"array {number}"), f"an array of shape {file.shape}"))
         elif not isinstance(file, str | os.PathLike):
             given.append(Given(f"{type(file).__name__} {number}", file, f"a {type(file).__name__}"))
         elif storage.is_cuista(file):
@@ -186,7 +186,7 @@ def _opened(files: Sequence[Any], kind: Kind | None) -> list[Given]:
             given.append(Given(os.fspath(file), content, what))
         else:
             names = ("D", "d", "fs") if kind == "filters" else ("x",)
-            array = as_real(storage.load_array(file, *names), os.fspath(file))
+            array = as_numbers(storage.load_array(file, *names), os.fspath(file))
             given.append(Given(os.fspath(file), array, "a file of arrays"))
     given = [replace(each, what=f"{each.name} is {each.what}") for each in given]
     stems = _short([each.name for each in given])
@@ -485,7 +485,10 @@ def _history(given: Sequence[Given], size: Size, say: Say) -> Any:
 
 
 def _codes(given: Sequence[Given], size: Size, say: Say) -> Any:
-    """Recovered codes against the true ones, which are the last: by value, or by entry if there is one sample only."""
+    """Recovered codes against the true ones, which are the last: by value, or by entry if there is one sample only.
+
+    Of complex codes, the moduli are drawn. The NMSE above them counts errors of the phase, too.
+    """
     *estimates, truth = given
     if not estimates:
         raise InputError(
@@ -493,7 +496,7 @@ def _codes(given: Sequence[Given], size: Size, say: Say) -> Any:
             "filters is drawn as such only if that is asked for",
             option="kind",
         )
-    x = np.asarray(truth.content, np.float64)
+    x = in_double(truth.content)
     for each in given:
         if each.content.shape != x.shape:
             turned = "; it looks transposed" if each.content.shape == x.shape[::-1] else ""
@@ -502,16 +505,20 @@ def _codes(given: Sequence[Given], size: Size, say: Say) -> Any:
             raise InputError(f"{each.what} without entries; expected codes")
         check_finite(each.content, each.name)
     is_single = x.size in x.shape
+    are_complex = any(np.iscomplexobj(each.content) for each in given)
     sheet = Sheet(len(estimates), size, aspect=0.75 if is_single else 0.95)
     handles: list[tuple[Any, str]] = []
     for panel, each in zip(sheet.panels, estimates, strict=True):
-        estimate = np.asarray(each.content, np.float64)
+        estimate = in_double(each.content)
         nmse = f"NMSE {estimate_nmse_db(estimate, x):.1f} dB".replace("-", "−") if x.any() else "the truth is zero"
         sheet.title(panel, f"{each.name}: {nmse}")
         draw = drawing.draw_stems if is_single else drawing.draw_scatter
-        handles = draw(panel, estimate.ravel(), x.ravel()) or handles
+        values = (np.abs(codes) if are_complex else codes for codes in (estimate, x))
+        handles = draw(panel, *(each.ravel() for each in values)) or handles
     if is_single:
-        return sheet.finish("entry", "value", handles, say)
+        return sheet.finish("entry", "modulus" if are_complex else "value", handles, say)
+    if are_complex:
+        return sheet.finish("true modulus |x|", "recovered modulus", handles, say)
     return sheet.finish("true value x", "recovered value", handles, say)
 
 
@@ -546,7 +553,7 @@ def _filters(given: Sequence[Given], size: Size, say: Say) -> Any:
 
 def _bare_filters(each: Given) -> Array:
     """The filters in an array (s₁, s₂, F), or (P, F) with the square filters as columns."""
-    D: Array = each.content
+    D = as_real(each.content, each.name)
     side = round(len(D) ** 0.5) if D.ndim else 0
     if D.ndim == 2 and side * side == len(D):
         D = D.reshape(side, side, -1)

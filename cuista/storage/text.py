@@ -21,13 +21,15 @@ ENDINGS = (".csv", ".txt", ".tsv", ".dat")
 # How lines begin that are comments.
 COMMENTS = ("#", "%")
 # A line of numbers with a comment after them.
-_COMMENTED = re.compile(r"([-+0-9.,;eEdDijmIJ()\s]*\d(?:im|[ijIJ])?\)?[,;\s]*)[#%].*", re.DOTALL)
+_COMMENTED = re.compile(r"([-+0-9.,;eEdDijmIJ()\s]*(?:\d|[-+]\s*(?=[ijIJ]))(?:im|[ijIJ])?\)?[,;\s]*)[#%].*", re.DOTALL)
 # A number as Fortran writes it in double precision.
 _FORTRAN = re.compile(r"([-+]?(?:\d+[.,]?\d*|[.,]\d+))[dD]([-+]?\d+)")
 # The imaginary unit as Julia, MATLAB and Python write it, and what comes before it.
 UNITS, BEFORE_UNITS = ("im", "i", "j", "I", "J"), (*"0123456789.", "inf", "nan")
 # The sign before an imaginary part, with the blanks around it that do not separate columns.
-_SIGN = re.compile(r"\s*([-+])\s+(?=[\d.][\d.,eEdD+-]*(?:im|[ijIJ])(?![A-Za-z]))")
+_SIGN = re.compile(r"\s*([-+])\s+(?=(?:[\d.][\d.,eEdD+-]*)?(?:im|[ijIJ])(?![A-Za-z]))")
+# A real part and the sign after it, where the imaginary part is the unit alone.
+_WITHOUT_FACTOR = re.compile(r".*[\d.]\s*[-+]\s*$")
 # What says in the name of a column that it has the real or the imaginary parts of complex numbers.
 _PART = re.compile(r"(?<![A-Za-z])(?:(re|real)|im|imag|imaginary)(?![A-Za-z])", re.IGNORECASE)
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", None: "blanks"}
@@ -60,12 +62,16 @@ class _Form:
             return float(fortran.expand(r"\1e\2"))
 
     def complex_number(self, cell: str) -> complex:
-        """The complex number in a cell, such as 1.5-2i or (1.5-2j), or the real one. Raises ValueError without one."""
+        """The complex number in a cell, such as 1.5-2i, (1.5-2j) or 3-i, or the real one. Raises ValueError without one.
+
+        A unit alone is none, because it can be the name of a column.
+        """
         bare = cell[1:-1] if cell.startswith("(") and cell.endswith(")") else cell
         unit = next((unit for unit in UNITS if bare.endswith(unit)), "")
         if not unit:
             return complex(self.number(cell))
         text = bare.removesuffix(unit).replace("+-", "-")  # NumPy writes +-
+        text = _WITHOUT_FACTOR.sub(r"\g<0>1", text)
         if "_" in cell or (self.mark == "," and "." in cell) or not text.lower().endswith(BEFORE_UNITS):
             raise ValueError
         text = text.replace(",", ".") if self.mark == "," else text
