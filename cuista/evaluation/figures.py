@@ -175,7 +175,9 @@ def _opened(files: Sequence[Any], kind: Kind | None) -> list[Given]:
     given = []
     for number, file in enumerate(files, 1):
         if isinstance(file, np.ndarray):
-            given.append(Given(f"array {number}", as_numbers(file, f"array {number}"), f"an array of shape {file.shape}"))
+            given.append(
+                Given(f"array {number}", as_numbers(file, f"array {number}"), f"an array of shape {file.shape}")
+            )
         elif not isinstance(file, str | os.PathLike):
             given.append(Given(f"{type(file).__name__} {number}", file, f"a {type(file).__name__}"))
         elif storage.is_cuista(file):

@@ -62,9 +62,9 @@ class _Form:
             return float(fortran.expand(r"\1e\2"))
 
     def complex_number(self, cell: str) -> complex:
-        """The complex number in a cell, such as 1.5-2i, (1.5-2j) or 3-i, or the real one. Raises ValueError without one.
+        """The complex number in a cell, such as 1.5-2i, (1.5-2j) or 3-i, or the real one; a unit alone may be a name.
 
-        A unit alone is none, because it can be the name of a column.
+        Raises ValueError if it has none.
         """
         bare = cell[1:-1] if cell.startswith("(") and cell.endswith(")") else cell
         unit = next((unit for unit in UNITS if bare.endswith(unit)), "")
