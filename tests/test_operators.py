@@ -542,6 +542,22 @@ def test_a_linear_operator_with_a_wrong_adjoint_is_refused():
     assert External(aslinearoperator(np.eye(3, dtype=np.complex64))).dtype == np.complex64
 
 
+def test_a_linear_operator_that_measures_nothing_or_has_results_of_a_wrong_shape_is_refused(rng):
+    from scipy.sparse.linalg import LinearOperator, aslinearoperator
+
+    A = rng.standard_normal((3, 5))
+    for empty in (0 * A, np.nan * A):
+        with pytest.raises(InputError, match="into zeros, or into numbers that are not finite"):
+            External(aslinearoperator(empty))
+    with pytest.raises(InputError, match="expected 3 numbers from its matvec and 5 from its rmatvec"):
+        External(LinearOperator((3, 5), matvec=lambda x: A @ x, rmatvec=lambda y: y, dtype=float))
+    short = LinearOperator(
+        (3, 5), matmat=lambda x: A[:2] @ x, matvec=lambda x: A @ x, rmatvec=lambda y: A.T @ y, dtype=float
+    )
+    with pytest.raises(InputError, match=r"matmat of the linear operator of shape 3×5 .* \(2, 2\); expected \(3, 2\)"):
+        External(short)
+
+
 def test_operators_of_pylops_are_operators(rng):
     pylops = pytest.importorskip("pylops")
     real = External(pylops.signalprocessing.FFT(16, real=True, dtype=np.float64), dtype=np.float64)

@@ -34,7 +34,8 @@ class External(Operator):
     Raises
     ------
     InputError
-        If it is no such operator, has no adjoint, or its adjoint is not one.
+        If it is no such operator, has no adjoint, its adjoint is not one, or results have the wrong shape, a NaN or
+        nothing but zeros.
     """
 
     kind = "external"
@@ -47,17 +48,34 @@ class External(Operator):
         self._shape = (int(M),), (int(N),)
         # An operator that is linear over ℝ only says what it is by the types of its results.
         try:
-            measured = np.asarray(operator.matmat(np.zeros((N, 1), own))).dtype
-            signals = np.asarray(operator.rmatmat(np.zeros((M, 1), measured))).dtype
+            measured = np.asarray(operator.matmat(np.ones((N, 2), own)))
+            signals = np.asarray(operator.rmatmat(np.ones((M, 2), measured.dtype)))
         except (NotImplementedError, TypeError) as error:
             raise InputError(
                 f"the linear operator has no adjoint, or cannot be applied to several columns ({error}): give it "
                 "matvec and rmatvec, or matmat and rmatmat"
             ) from None
-        self._own = own if signals.kind == "c" else real_of(own)
-        super().__init__(ops, np.result_type(dtype, np.complex64) if signals.kind == "c" else dtype)
-        self._measured = np.result_type(self.dtype, np.complex64) if measured.kind == "c" else self.dtype
-        difference = dot_test(self)
+        except ValueError as error:  # SciPy's, if a result of matvec or rmatvec has the wrong length
+            raise InputError(
+                f"the linear operator of shape {M}×{N} cannot be applied ({error}); expected {M} numbers from its "
+                f"matvec and {N} from its rmatvec"
+            ) from None
+        for shape, found, name in (((M, 2), measured, "matmat"), ((N, 2), signals, "rmatmat")):
+            if found.shape != shape:
+                raise InputError(
+                    f"{name} of the linear operator of shape {M}×{N} turns two columns into an array of shape "
+                    f"{found.shape}; expected {shape}"
+                )
+        self._own = own if signals.dtype.kind == "c" else real_of(own)
+        super().__init__(ops, np.result_type(dtype, np.complex64) if signals.dtype.kind == "c" else dtype)
+        self._measured = np.result_type(self.dtype, np.complex64) if measured.dtype.kind == "c" else self.dtype
+        with np.errstate(invalid="ignore"):
+            difference = dot_test(self)
+        if np.isnan(difference):
+            raise InputError(
+                "the linear operator turns random signals into zeros, or into numbers that are not finite; expected "
+                "one that measures something"
+            )
         if not difference <= TOLERANCE:
             raise InputError(
                 f"the adjoint of the linear operator is not its adjoint: ⟨A x, y⟩ and ⟨x, Aᴴ y⟩ differ by a share of "
