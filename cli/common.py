@@ -485,7 +485,7 @@ def warn(text: str) -> None:
 
 
 class Talking(logging.Handler):
-    """Shows the log `cuista` on stderr.
+    """Shows the log `cuista` on stderr, and each warning once, although a file may be read twice.
 
     If stderr is closed or full, messages are lost; the work goes on.
 
@@ -501,11 +501,17 @@ class Talking(logging.Handler):
         super().__init__(level)
         self.as_json = as_json
         self.line: ProgressLine | None = None
+        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         # The progress line shows the steps of training.
         if record.levelno == logging.INFO and record.name == "cuista.training" and self.level == logging.INFO:
             return
+        if record.levelno == logging.WARNING:
+            text = record.getMessage()
+            if text in self._warned:
+                return
+            self._warned.add(text)
         try:
             if self.line is not None:
                 self.line.erase()

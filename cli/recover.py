@@ -60,20 +60,25 @@ class Codes:
         """The engine."""
         return common.engine_on(self.device)
 
+    @cached_property
+    def stored(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """The shape and the dtype of the measurements."""
+        with opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
+            return tuple(map(int, stored.shape)), np.dtype(stored.dtype)
+
+    @property
     def is_complex(self) -> bool:
         """Whether the measurements are complex."""
-        with opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
-            return bool(stored.dtype.kind == "c")
+        return self.stored[1].kind == "c"
 
     def check(self, problem: Problem) -> None:
         """Raise InputError if the measurements do not have the shape that the problem needs, before any long work."""
-        with opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
-            shape = tuple(map(int, stored.shape))
-            columns = in_columns(shape, problem.M, self.columns)
-            size: dict[str, Any] = {"signals": problem.N, "snapshots": problem.snapshots}
-            size["parts"] = problem.is_complex and stored.dtype.kind != "c"
-            check_layout(shape, problem.M, f"{self.measurements}", columns=columns, **size)
-            problem.check_kind(stored.dtype, f"{self.measurements}")
+        shape, dtype = self.stored
+        columns = in_columns(shape, problem.M, self.columns)
+        size: dict[str, Any] = {"signals": problem.N, "snapshots": problem.snapshots}
+        size["parts"] = problem.is_complex and not self.is_complex
+        check_layout(shape, problem.M, f"{self.measurements}", columns=columns, **size)
+        problem.check_kind(dtype, f"{self.measurements}")
 
     def write(self, recoverer: Any, level: float | None = None, steps: int | None = None) -> Quality:
         """Recover the codes, write them, show progress, and say how good they are.
@@ -86,6 +91,9 @@ class Codes:
         parts: list[Quality] = []
         names = () if level is None else names_of_intervals(recoverer.problem)
         basis, in_hdf5 = recoverer.problem.basis, self.out.suffix.lower() == ".h5"
+        self.check(recoverer.problem)
+        if recoverer.problem.measures_complex and not self.is_complex:
+            common.say(f"Note: {self.measurements} is real, and is taken as complex with imaginary parts of zero.")
 
         def inspect(y: Array, x: Array) -> dict[str, Array]:
             parts.append(method.quality(y, x))

@@ -67,7 +67,7 @@ def command(problem_file: Path, method: str, positive: bool, codes: Codes, **how
         note_norms(problem, problem_file)
     if positive:
         problem = replace(problem, positive=True)
-    if codes.is_complex() and not problem.measures_complex:
+    if codes.is_complex and not problem.measures_complex:
         common.say(f"Note: {codes.measurements} is complex, and so are the codes, although the matrix is real.")
         if codes.pairs and not is_cuista(problem_file):
             common.say(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -454,6 +455,18 @@ def test_the_commands_take_a_problem_from_its_making_to_its_codes(run, options):
     assert np.linalg.norm(found - x) < 0.5 * np.linalg.norm(x)
     text = run("info", "problem.h5")
     assert ("complex" in text) == ("--complex" in options)
+
+
+def test_real_measurements_for_a_complex_matrix_are_taken_as_such_with_a_note(run):
+    run("gen-problem", "--complex", "--m", 4, "--n", 6, "-o", "p.h5")
+    Path("real.csv").write_text("1,2,3,4\n")
+    run("solve", "p.h5", "real.csv", "--lam", 0.1, "-o", "x.npy")
+    assert "real.csv is real, and is taken as complex with imaginary parts of zero" in run.errors
+    Path("pairs.csv").write_text("re,im,re,im,re,im,re,im\n1,2,3,4,5,6,7,8\n")
+    with pytest.warns(UserWarning, match="pairs of columns"):
+        run("solve", "p.h5", "pairs.csv", "--lam", 0.1, "-o", "x2.npy")
+    assert run.errors.count("pairs of columns are read as complex numbers") == 1
+    assert "is real" not in run.errors
 
 
 def test_a_complex_matrix_from_a_file_makes_a_complex_problem(run):

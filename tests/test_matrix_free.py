@@ -329,6 +329,7 @@ def test_a_solver_without_lambda_goes_on_until_every_sample_has_converged():
             "the mask has values from 0.25 to 0.5; expected zeros and ones",
         ),
         (("simulate", "problem.h5", "--signals", "one.npy"), 1, "of a single picture; expected (samples, 16, 16)"),
+        (("gen-problem", "--operator", "several.json"), 1, '"mask": {"file": "several.npz", "key": "its name"}'),
         (("gen-problem", "--operator", "bad.json"), 1, "'radon' is not a kind of operator"),
         (("train", "--operator", "cosine.json", "--signals", "."), 1, "holds pictures, and codes are needed"),
         (("solve-w", "problem.h5"), 1, "needs a measurement matrix"),
@@ -353,5 +354,30 @@ def test_a_wrong_use_is_explained(words, fails, message, tmp_path, run):
         '{"kind": "circular", "signals": "real", "kernel": "kernel.npy", "shape": 8}'
     )
     (tmp_path / "mask.json").write_text('{"kind": "cosine", "shape": 64, "mask": "density.npy"}')
+    np.savez("several.npz", a=np.ones(64), b=np.arange(64) < 30)
+    (tmp_path / "several.json").write_text('{"kind": "cosine", "shape": 64, "mask": "several.npz"}')
     run(*words, "-o", "out.npy" if words[0] == "solve" else "out.h5", fails=fails)
     assert message in run.errors
+
+
+def test_an_array_of_a_description_is_chosen_by_its_name_in_a_file_of_several(tmp_path, run):
+    np.savez("several.npz", a=np.ones(64), b=np.arange(64) < 30)
+    (tmp_path / "b.json").write_text('{"kind": "cosine", "shape": 64, "mask": {"file": "several.npz", "key": "b"}}')
+    run("gen-problem", "--operator", "b.json", "-o", "p.h5")
+    assert Problem.load("p.h5").M == 30
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("rate", "0.5", '"rate" in the description of the operator is "0.5"; expected a number'),
+        ("seed", 1.5, '"seed" in the description of the operator is 1.5; expected a whole number'),
+        ("seed", -1, "expected a whole number from 0 to 2⁶⁴ − 1"),
+        ("shape", [64, "64"], '"shape" in the description of the operator is \\[64, "64"\\]; expected a whole number'),
+    ],
+)
+def test_a_number_in_a_description_that_is_none_or_out_of_range_is_named(part, value, message):
+    mask = {"kind": "random", "rate": 0.5, part: value}
+    with pytest.raises(InputError, match=message) as error:
+        from_description({"kind": "cosine", "shape": 64, "mask": mask})
+    assert error.value.options == ("operator",)

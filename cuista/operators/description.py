@@ -8,7 +8,8 @@ whether `signals` are real or complex. It may also be written by hand, for examp
      "inner": {"kind": "wavelet", "shape": [256, 256], "wavelet": "db4", "level": 4}}
 
 A mask is described by how it was made, or is an array. Arrays are not part of a description, which has their hash, as
-{"array": SHA-256}. In one that is written by hand, the name of a file may stand in place of an array.
+{"array": SHA-256}. In one that is written by hand, the name of a file may stand in place of an array, or for one array
+of several {"file": "arrays.mat", "key": "h"}.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ KINDS: dict[str, type[Operator]] = {
 }
 # The arguments that are arrays.
 ARRAYS = ("A", "D", "kernel", "mask")
+# Those that are numbers, of operators and of masks.
+NUMBERS = {
+    **dict.fromkeys(("shape", "picture"), "a whole number, or a list of them"),
+    **dict.fromkeys(("stride", "level", "seed"), "a whole number"),
+    **dict.fromkeys(("rate", "power", "centre"), "a number"),
+    "factor": "a number, or the list of its real and its imaginary part",
+}
 
 
 def describe(operator: Operator, arrays: MutableMapping[str, Array] | None = None) -> dict[str, Any]:
@@ -112,6 +120,8 @@ def from_description(
                 option="operator",
             )
         return made
+    except InputError as error:  # the option is about the description, and not about what is named in it
+        raise InputError(str(error), option="operator") from error
     except CuistaError:
         raise
     except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
@@ -201,6 +211,7 @@ def _decoded(
     name: str, value: Any, given: Mapping[str, Any], source: Any, external: Operator | None, place: dict[str, Any]
 ) -> Any:
     """An argument of an operator, from its description."""
+    _check_number(name, value)
     if name == "operators" and isinstance(value, list):
         return [_operator(part, source, external, place) for part in value]
     if name in ("operator", "outer", "inner"):
@@ -208,10 +219,21 @@ def _decoded(
     if name == "factor" and isinstance(value, list):
         return complex(*value)
     if name in ARRAYS and isinstance(value, str):
-        return storage.load_array(Path(source or ".") / value)
+        value = {"file": value}
+    if name in ARRAYS and isinstance(value, Mapping) and "file" in value:
+        return _in_file(name, value, source)
     if name in ARRAYS and isinstance(value, Mapping):
         return _mask(value, given) if "kind" in value else _array(str(value.get("array")), source)
     return value
+
+
+def _check_number(name: str, value: Any) -> None:
+    """Raise InputError if an argument that must be a number, or a list of numbers, is something else, such as text."""
+    expected = NUMBERS.get(name, "")
+    kinds = (int,) if "whole" in expected else (int, float)
+    values = value if isinstance(value, list) and "list" in expected else [value]
+    if expected and value is not None and any(type(each) not in kinds for each in values):
+        raise InputError(f'"{name}" in the description of the operator is {json.dumps(value)}; expected {expected}')
 
 
 def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
@@ -220,6 +242,8 @@ def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
     if kind not in MASKS:
         raise InputError(f"{kind!r} is not a kind of mask; expected one of {', '.join(MASKS)}", option="operator")
     shape = given.get("shape")
+    for name, value in made.items():
+        _check_number(name, value)
     arguments = {
         "shape": [shape] if isinstance(shape, int) else shape,
         **{name: value for name, value in made.items() if name not in ("kind", "sha256")},
@@ -235,6 +259,18 @@ def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
             "the mask as an array"
         )
     return mask
+
+
+def _in_file(name: str, value: Mapping[str, Any], source: Any) -> Array:
+    """The array in a file that is named in place of the argument `name`."""
+    path = Path(source or ".") / str(value["file"])
+    try:
+        return storage.load_array(path, name, key=value.get("key"))
+    except FileError as error:
+        if error.options != ("key",):
+            raise
+        how = f'write "{name}": {{"file": "{value["file"]}", "key": "its name"}} in the description'
+        raise FileError(f"{error}; to choose one, {how}") from None
 
 
 def _array(name: str, source: Any) -> Array:
