@@ -19,6 +19,7 @@ from cuista.evaluation.integrity import check_file, describe_file
 from cuista.operators import (
     Circular,
     Composition,
+    Convolution,
     Cosine,
     Dense,
     External,
@@ -31,6 +32,7 @@ from cuista.operators import (
     radial_mask,
     random_mask,
 )
+from cuista.operators.description import describe
 from cuista.operators.masks import MASKS
 from cuista.solvers import SOLVERS
 from cuista.storage import load_array
@@ -381,3 +383,16 @@ def test_a_number_in_a_description_that_is_none_or_out_of_range_is_named(part, v
     with pytest.raises(InputError, match=message) as error:
         from_description({"kind": "cosine", "shape": 64, "mask": mask})
     assert error.value.options == ("operator",)
+
+
+def test_numbers_of_numpy_are_numbers_in_a_description():
+    mask = MASKS["random"](np.array([8, 8]), np.float32(0.5), np.int64(3))
+    fourier, picture = Fourier(np.array([8, 8]), mask), (np.int64(9), 9)
+    for operator in (
+        fourier,
+        Scaled(fourier, np.float32(2)),
+        Convolution(np.ones((3, 3, 2)), picture, stride=np.int8(2)),
+    ):
+        arrays = {}
+        text = json.dumps(describe(operator, arrays))
+        assert describe(from_description(json.loads(text), arrays)) == json.loads(text)

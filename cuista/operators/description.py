@@ -168,11 +168,15 @@ def _encoded(value: Any, arrays: MutableMapping[str, Array]) -> Any:
         return {"kind": value.kind, **{name: _encoded(part, arrays) for name, part in value.form.items()}}
     if isinstance(value, Mask):
         # A mask is drawn again, by functions that may round otherwise elsewhere, so that its hash goes with it.
-        return _encoded(value.sampled, arrays) if value.made is None else {**value.made, "sha256": value.sha256}
+        if value.made is None:
+            return _encoded(value.sampled, arrays)
+        return {**{name: _encoded(part, arrays) for name, part in value.made.items()}, "sha256": value.sha256}
     if isinstance(value, np.ndarray):
         name = storage.sha256(value)
         arrays[name] = value
         return {"array": name}
+    if isinstance(value, np.generic):
+        return value.item()
     return [_encoded(part, arrays) for part in value] if isinstance(value, list) else value
 
 

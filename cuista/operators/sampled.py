@@ -153,7 +153,7 @@ class Hadamard(Sampled):
 
 def checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:
     """The shape of signals as a tuple. Raises InputError unless it has one or two axes."""
-    given = shape if isinstance(shape, Sequence) else (shape,)
+    given = shape if isinstance(shape, Sequence) else np.atleast_1d(shape)
     checked = tuple(operator.index(size) for size in given)
     if len(checked) not in (1, 2) or min(checked) < 1:
         raise InputError(f"the shape of signals is {checked}; expected one or two positive numbers")
