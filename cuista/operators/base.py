@@ -187,14 +187,16 @@ class Operator(ABC):
         Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements, A is not
         linear over ℝ only, and it is certain what is 0 in G. Otherwise, conjugate gradients (Hestenes, Stiefel, J. Res.
         Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine epsilon
-        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32). If G is singular, the pseudo-inverse takes the place
-        of G⁻¹, as for solutions of least norm, and the user is told so.
+        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32). Without a ridge, they reduce ‖Aᴴ(r − G u)‖ instead,
+        for the solution u, to at most ε^⅚ ‖Aᴴr‖, or to the rounding error ε ‖A‖ ‖r − G u‖ if that is larger.
+
+        If G is singular, Aᴴu is the solution of least norm, A⁺r. The user is told so if G⁻¹ would be formed, and the
+        pseudo-inverse takes its place.
 
         Raises
         ------
         NumericalError
-            If ten iterations per measurement of a sample are not enough, as may happen if G is singular, and no
-            pseudo-inverse can be formed.
+            If ten iterations per measurement of a sample are not enough.
         """
         if self.rows_norm_squared is not None:
             return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
@@ -204,39 +206,53 @@ class Operator(ABC):
         inverse = self._gram_inverses.get(ridge)
         if inverse is not None:
             return self.ops.matmul(r.reshape(len(r), -1), inverse).reshape(r.shape)
-        xp, axes = self.ops.xp, tuple(range(1, r.ndim))
+        return self._by_conjugate_gradients(r, ridge)
+
+    def _by_conjugate_gradients(self, r: Array, ridge: float) -> Array:
+        """The u of `solve_gram`.
+
+        Without a ridge, they solve AᴴA x = Aᴴr, which has a solution even if r has parts that no signal causes. Each
+        direction p for x is Aᴴv, and the v sum up to the u with Aᴴu = x. With a ridge, they solve G u = r, and p is v.
+        """
+        xp, least_norm, eps = self.ops.xp, ridge == 0, float(np.finfo(self.dtype).eps)
 
         def inner(a: Array, b: Array) -> Array:
-            product: Array = xp.sum((a.conj() * b).real, axis=axes, keepdims=True)
-            return product
+            products: Array = xp.sum((a.conj() * b).real.reshape(len(a), -1), axis=1)
+            return products
 
-        solution, residual, direction, energy = xp.zeros_like(r), r, r, inner(r, r)
-        enough = float(np.finfo(self.dtype).eps) ** (4 / 3) * energy
-        with np.errstate(over="ignore", invalid="ignore"):  # if G is singular, values may overflow
+        def times(factors: Array, a: Array) -> Array:
+            scaled: Array = factors.reshape(-1, *[1] * (a.ndim - 1)) * a
+            return scaled
+
+        solution, residual, v = xp.zeros_like(r), r, r
+        s = self.adjoint(r) if least_norm else r
+        p, energy = s, inner(s, s)
+        enough = eps ** (5 / 3 if least_norm else 4 / 3) * energy
+        rounding = eps**2 * self.norm_squared if least_norm else 0.0
+        with np.errstate(over="ignore", invalid="ignore"):  # where there is no convergence
             for _ in range(10 * math.prod(r.shape[1:])):
-                left = ~(energy <= enough)  # samples that are already solved do not change
+                left = ~(energy <= xp.maximum(enough, rounding * inner(residual, residual)))
                 if not bool(left.any()):
-                    break
-                image = self.apply(self.adjoint(direction)) + ridge * direction
-                curvature = inner(direction, image)
+                    found: Array = solution
+                    return found
+                # Samples that are already solved do not change.
+                image = self.apply(p) if least_norm else self.apply(self.adjoint(p)) + ridge * p
+                curvature = inner(image if least_norm else p, image)
                 length = xp.where(left, energy, 0) / xp.where(curvature > 0, curvature, 1)
-                solution, residual = solution + length * direction, residual - length * image
-                before, energy = energy, inner(residual, residual)
-                direction = residual + xp.where(left, energy, 0) / xp.where(left, before, 1) * direction
-            else:
-                if not can_form:
-                    raise NumericalError("conjugate gradients do not converge, as if A Aᴴ were singular: give a ridge")
-                self._gram_inverses[ridge] = self._inverse(ridge, uncertain_too=True)
-                return self.solve_gram(r, ridge)
-        found: Array = solution
-        return found
+                solution, residual = solution + times(length, v), residual - times(length, image)
+                s = self.adjoint(residual) if least_norm else residual
+                before, energy = energy, inner(s, s)
+                share = xp.where(left, energy, 0) / xp.where(left, before, 1)
+                v = residual + times(share, v)
+                p = s + times(share, p) if least_norm else v
+        raise NumericalError("conjugate gradients do not converge, as if A Aᴴ were singular: give a ridge")
 
-    def _inverse(self, ridge: float, uncertain_too: bool = False) -> Array | None:
+    def _inverse(self, ridge: float) -> Array | None:
         """The transpose of G⁻¹, or of its pseudo-inverse, (M, M), which rows of measurements are multiplied by.
 
         It is computed in double precision if this operator is certain to be the same there. Eigenvalues of G that are
         lost in its rounding then count as 0, and the user is told so. Otherwise they might be small but matter: None is
-        returned if there are any, unless they are to count as 0 all the same (`uncertain_too`).
+        returned if there are any.
         """
         from cuista.operators.description import in_double
 
@@ -251,7 +267,7 @@ class Operator(ABC):
         values, vectors = np.linalg.eigh(gram)
         sure = values > self.M * float(np.finfo(operator.dtype).eps) * values[-1]
         if not sure.all():
-            if precise is None and not uncertain_too:
+            if precise is None:
                 return None
             warn(
                 f"the {self.M} measurements of the operator depend on each other: their rank is "
