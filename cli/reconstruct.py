@@ -17,6 +17,8 @@ from cuista.data.sensing import Measurements, Sensing
 from cuista.errors import InputError
 from cuista.model import load
 from cuista.storage import is_cuista, load_array
+from cuista.tasks.denoising import Denoiser
+from cuista.tasks.plug_and_play import PlugAndPlay
 from cuista.tasks.sensing import Reconstructor
 from cuista.tasks.whole_pictures import PictureReconstructor
 
@@ -43,6 +45,7 @@ def picture_shape(value: str | tuple[int, int]) -> tuple[int, int]:
 @click.argument("model_file", metavar="MODEL", type=common.INPUT_FILE)
 @click.argument("measurements_file", metavar="MEASUREMENTS", type=common.INPUT_FILE)
 @click.option("-o", "--out", type=common.INPUT_FILE, required=True, help="Output picture (.png, .tif, .jpg, …).")
+@click.option("--problem", type=common.INPUT_FILE, help="For a denoiser: file of Φ, of gen-problem --task cs.")
 @click.option("--shape", type=picture_shape, metavar="HxW", help="Picture of measurements from elsewhere.")
 @click.option("--white", type=common.positive, metavar="V", help="Its value of white, such as 255. [1]")
 @common.key_option
@@ -53,6 +56,7 @@ def command(
     model_file: Path,
     measurements_file: Path,
     out: Path,
+    problem: Path | None,
     shape: tuple[int, int] | None,
     white: float | None,
     key: str | None,
@@ -62,14 +66,23 @@ def command(
 ) -> None:
     """Reconstruct a picture from the measurements of its blocks.
 
-    MODEL was trained with --task cs. MEASUREMENTS is a file of cuista sense. It can also be a .npy, .npz, .mat, .h5,
-    .csv or .txt file (key y) with the measurements of one block per row, blocks row by row, of a grey picture. This
-    needs --shape.
+    MODEL was trained with --task cs, or is a denoiser, which recovers pictures from any Φ. MEASUREMENTS is a file of
+    cuista sense. It can also be a .npy, .npz, .mat, .h5, .csv or .txt file (key y) with the measurements of one block
+    per row, blocks row by row, of a grey picture. This needs --shape.
     """
     check_ending(out)
     common.claim(out, force)
-    model: Any = load(model_file, Reconstructor, PictureReconstructor, ops=common.engine_on(device))
+    model: Any = load(model_file, Reconstructor, PictureReconstructor, Denoiser, ops=common.engine_on(device))
     common.warn_untrained(model, model_file)
+    if isinstance(model, Denoiser):
+        if problem is None:
+            raise click.UsageError(
+                f"{model_file} is a denoiser, which does not know Φ: give --problem, the file of cuista gen-problem "
+                "--task cs with which the picture was measured"
+            )
+        model = PlugAndPlay(model, Sensing.load(problem))
+    elif problem is not None:
+        raise click.UsageError(f"--problem is for a denoiser: {model_file} contains its Φ, so leave it out")
     if is_cuista(measurements_file):
         given = {"--shape": shape, "--white": white, "--key": key, "--columns": columns or None}
         for option, value in given.items():
@@ -80,7 +93,9 @@ def command(
         measured = _from_elsewhere(measurements_file, model.sensing, shape, white, key, columns)
     height, width = measured.shape
     check_format(out, Picture(np.broadcast_to(0.0, (len(measured.y), height, width)), measured.form))
-    channels = model.reconstruct(measured.y, measured.shape)
+    with common.ProgressLine() as line:
+        how = {"progress": line.show} if isinstance(model, PlugAndPlay) else {}
+        channels = model.reconstruct(measured.y, measured.shape, **how)
     low, high = measured.form.span
     outside = float(((channels < low - BEYOND) | (channels > high + BEYOND)).mean())
     if outside > SHARE:

@@ -33,7 +33,10 @@ def _natural(words: list[str]) -> str | None:
         return "robust"
     files = positional(words, TASKS.values())
     tasks = [TASK_OF_KIND[kind] for kind in map(kind_of, filter(is_cuista, files)) if kind in TASK_OF_KIND]
-    if len(tasks) > 1 and set(tasks) != {"cs"}:  # of the others, only a test on perturbed matrices takes several models
+    measuring = "cs" in tasks or any(word.startswith("--problem") for word in words)
+    if tasks and measuring and set(tasks) <= {"cs", "denoise"}:  # denoisers recover pictures from measurements, too
+        return "cs"
+    if len(tasks) > 1:  # only a test on perturbed matrices takes several models
         return "robust"
     return tasks[0] if tasks else ("sc" if files else None)
 

@@ -10,7 +10,11 @@ from cuista.cli import common
 from cuista.cli.spellings import Command
 
 from cuista.data.images import PatchSet
+from cuista.data.sensing import Sensing
+from cuista.errors import InputError
 from cuista.model import load
+from cuista.tasks.denoising import Denoiser
+from cuista.tasks.plug_and_play import PlugAndPlay
 from cuista.tasks.sensing import Reconstructor, evaluate_reconstructors
 from cuista.tasks.whole_pictures import PictureReconstructor
 
@@ -21,21 +25,34 @@ from cuista.tasks.whole_pictures import PictureReconstructor
 @click.option(
     "--baselines", metavar="PATCHES", type=common.INPUT_FILE, help="Also test FISTA, tuned on these validation patches."
 )
+@click.option("--problem", type=common.INPUT_FILE, help="For denoisers: file of Φ. [that of the other models]")
 @common.seed_option
 @common.report_options
 def command(
-    model_files: tuple[Path, ...], images: Path, baselines: Path | None, seed: int, report: common.Report
+    model_files: tuple[Path, ...],
+    images: Path,
+    baselines: Path | None,
+    problem: Path | None,
+    seed: int,
+    report: common.Report,
 ) -> None:
     """Test compressive sensing on the test pictures of a file.
 
     The PSNR and SSIM of each picture and their means are printed, beside those of the least-norm solution, which for a
-    Φ with orthonormal rows is the adjoint. Several models for the same Φ are compared.
+    Φ with orthonormal rows is the adjoint. Several models for the same Φ are compared. Denoisers, which recover
+    pictures from any Φ, can be among them.
     """
-    models: dict[Path, Any] = {
-        file: load(file, Reconstructor, PictureReconstructor, ops=report.ops) for file in model_files
-    }
+    kinds = Reconstructor, PictureReconstructor, Denoiser
+    models: dict[Path, Any] = {file: load(file, *kinds, ops=report.ops) for file in model_files}
     for file, model in models.items():
         common.warn_untrained(model, file)
+    known = [model.sensing for model in models.values() if not isinstance(model, Denoiser)]
+    sensing = known[0] if problem is None and known else problem and Sensing.load(problem)
+    if sensing is None:
+        raise InputError("denoisers do not know Φ: name a file of cuista gen-problem --task cs", option="problem")
+    models = {
+        file: PlugAndPlay(model, sensing) if isinstance(model, Denoiser) else model for file, model in models.items()
+    }
     named = {file.stem if len(models) > 1 else model.network.name: model for file, model in models.items()}
     patches = None if baselines is None else PatchSet(baselines, "validation")
     with common.ProgressLine() as line:

@@ -24,6 +24,8 @@ from cuista.summary import Described, counted
 
 # Up to this relative error, the mean follows from the measurements exactly. Matrices are often stored in float32.
 EXACT = 1e-5
+# What y is in error messages.
+MEASUREMENTS = "the measurements"
 # The number of patches whose principal components are computed, in parts of equal size.
 PARTS, PART = 10, 5000
 
@@ -339,8 +341,8 @@ class Measurements:
             found = cls(record.arrays["y"], (int(H), int(W)), form, attributes["sensing_sha256"])
         if found.sensing_sha256 != sensing.measuring_sha256:
             raise InputError(
-                f"{path} was measured with another Φ than the model is for: give the model that was trained for it, or "
-                "measure with the model in place of the problem",
+                f"{path} was measured with another Φ than that of the given model or problem: give the one with its "
+                "Φ, or measure with this one",
                 option="model",
             )
         return found

@@ -16,7 +16,7 @@ from cuista import storage
 from cuista.checks import Array, as_real, check_rows
 from cuista.counter import FITTING, TUNING, Key
 from cuista.data.images import ImageSet, PatchSet
-from cuista.data.sensing import Sensing
+from cuista.data.sensing import MEASUREMENTS, Sensing
 from cuista.errors import FileError, InputError
 from cuista.messages import say
 from cuista.metrics import SSIM_WINDOW, PictureReport, nmse_db, report_on_pictures
@@ -181,7 +181,7 @@ class Reconstructor(Trained):
         """
         if self.learns_sensing:
             raise InputError("Φ is still being learned: train the model first")
-        network, name = self.network, "the measurements"
+        network, name = self.network, MEASUREMENTS
         reduced, means = self.sensing.without_mean(check_rows(as_real(y, name), self.sensing.M, name))
         found = network.ops.apply(network.output, reduced.astype(network.dtype), self.sensing.P, network.dtype)
         return np.asarray(found + means)

@@ -17,7 +17,7 @@ from cuista.checks import Array, as_real, check_rows
 from cuista.counter import Key
 from cuista.data.dictionary import Dictionary, cosine_dictionary
 from cuista.data.images import ImageSet
-from cuista.data.sensing import Sensing
+from cuista.data.sensing import MEASUREMENTS, Sensing
 from cuista.errors import InputError
 from cuista.model import Trained, group
 from cuista.networks import CONV_NETWORKS, ConvNetwork
@@ -33,8 +33,6 @@ from cuista.weights.conv import ConvWeight, mean_eigenvalue, solve_conv
 
 # The networks for this task. Others, which do not learn with which filters pictures are synthesised, were not tried.
 PICTURE_NETWORKS = ("conv-csc",)
-# What y is in error messages.
-MEASUREMENTS = "the measurements"
 # The side of crops in pixels, as nearly as blocks allow.
 CROP = 128
 # The size and the number of the filters from which training starts.
@@ -268,8 +266,6 @@ class SensedCrops(Crops):
     """
 
     baseline_name = "the least-norm solution"
-    # The error varies little from one validation to the next, and a network that has fallen back takes long to return.
-    fall_db = 1.0
 
     def __init__(self, training: ImageSet, validation: ImageSet, crop: int, model: PictureReconstructor) -> None:
         super().__init__(training, validation, crop)
