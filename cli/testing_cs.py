@@ -47,11 +47,12 @@ def command(
     for file, model in models.items():
         common.warn_untrained(model, file)
     known = [model.sensing for model in models.values() if not isinstance(model, Denoiser)]
-    sensing = known[0] if problem is None and known else problem and Sensing.load(problem)
-    if sensing is None:
+    if problem is not None:
+        known = [Sensing.load(problem)]
+    elif not known:
         raise InputError("denoisers do not know Φ: name a file of cuista gen-problem --task cs", option="problem")
     models = {
-        file: PlugAndPlay(model, sensing) if isinstance(model, Denoiser) else model for file, model in models.items()
+        file: PlugAndPlay(model, known[0]) if isinstance(model, Denoiser) else model for file, model in models.items()
     }
     named = {file.stem if len(models) > 1 else model.network.name: model for file, model in models.items()}
     patches = None if baselines is None else PatchSet(baselines, "validation")

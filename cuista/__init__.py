@@ -19,6 +19,7 @@ from cuista.ops import Bernoulli, Normal, engine
 from cuista.tasks.denoising import Denoiser, Denoising, choose_conv_ridge, denoising_weight
 from cuista.tasks.encoder import EncoderModel, EncoderRecipe, Encoding
 from cuista.tasks.photographs import denoise_picture
+from cuista.tasks.plug_and_play import PlugAndPlay
 from cuista.tasks.robust import Robust, RobustModel, RobustRecipe
 from cuista.tasks.sensing import CompressiveSensing, Reconstructor, learn_deblocking, sensing_weight
 from cuista.tasks.sparse_coding import Model, SparseCoding, analytic_weight, choose_ridge, evaluate
@@ -63,6 +64,7 @@ __all__ = [
     "PerturbedSet",
     "PictureReconstructor",
     "PictureSensing",
+    "PlugAndPlay",
     "Problem",
     "Reconstructor",
     "Report",
