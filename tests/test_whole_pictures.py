@@ -20,7 +20,7 @@ from cuista.errors import FileError, InputError
 from cuista.metrics import psnr_db
 from cuista.operators.blocks import BlockProjection, blocks_of, pictures_of
 from cuista.ops import CpuOps
-from cuista.tasks.denoising import Denoising, PictureFastRecipe
+from cuista.tasks.denoising import Denoiser, Denoising, PictureFastRecipe
 from cuista.tasks.sensing import evaluate_reconstructors
 from cuista.tasks.whole_pictures import PictureReconstructor, PictureSensing, WholePictureRecipe
 from cuista.training import train
@@ -167,6 +167,26 @@ def test_a_run_that_falls_back_goes_on_from_its_best_parameters(images, monkeypa
     np.testing.assert_allclose(rates, [0.01 * stage.rate_at(t) * (0.5 if t >= 100 else 1) for t in range(200)])
     assert "the validation PSNR is worse than before by" in caplog.text
     assert model.training["validation_nmse_db"] == errors.min() == errors[-1]
+
+
+def test_the_training_of_a_denoiser_goes_back_too(images, monkeypatch, caplog):
+    step, rates = Adam.step, []
+
+    def spoil(self, ops, parameters, gradients, given, *rest, **options):
+        found = step(self, ops, parameters, gradients, given, *rest, **options)
+        rates.append(given["threshold"])
+        if len(rates) == 100:
+            parameters["synthesis"] *= 0
+        return found
+
+    caplog.set_level("INFO", "cuista")
+    monkeypatch.setattr(Adam, "step", spoil)
+    model = Denoiser.new(untrained().weight, "conv-csc", layers=2, sigma=25.0)
+    train(
+        model, PictureFastRecipe(batch=2, validation_batch=4, max_steps=0, matrix_steps=200), task=Denoising(images, 24)
+    )
+    assert "the validation PSNR is worse than before by" in caplog.text
+    assert rates[100] == pytest.approx(0.5 * rates[99], rel=0.05)
 
 
 def test_a_run_has_the_same_bits_on_any_number_of_workers(images, monkeypatch):
