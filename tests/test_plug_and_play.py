@@ -142,6 +142,15 @@ def test_any_number_of_workers_gives_the_same_bits(denoiser):
     np.testing.assert_array_equal(*pictures)
 
 
+def test_the_cuda_engine_recovers_the_same(cuda, files):
+    y = sensed().measure(rectangles((16, 24)))
+    plain, other = (
+        PlugAndPlay(Denoiser.load(files / "denoiser.h5", ops=ops, dtype=np.float64), sensed()) for ops in (None, cuda)
+    )
+    found = other.reconstruct(y, (16, 24), iterations=2)
+    np.testing.assert_allclose(found, plain.reconstruct(y, (16, 24), iterations=2), atol=1e-9)
+
+
 def test_wrong_measurements_are_refused(denoiser):
     method = PlugAndPlay(denoiser, sensed())
     for y, shape, message in (
