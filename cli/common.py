@@ -33,6 +33,7 @@ from cuista.ops import ReferenceOps, engine
 from cuista.ranks import ranks
 from cuista.storage import check_writable, claimed, is_cuista
 from cuista.summary import counted
+from cuista.tasks.denoising import Denoiser
 
 
 def claim(out: Path, overwrite: bool) -> None:
@@ -301,6 +302,12 @@ def _size(value: str | tuple[int, int], what: str, example: str, least: int) -> 
     return sizes[0], sizes[-1]
 
 
+def note_one_level(denoiser: Denoiser, file: Path) -> None:
+    """Tell the user of a denoiser that is to recover pictures from measurements, and is for one level of noise."""
+    if denoiser.sigmas is None:
+        say(f"Note: {file} was trained for σ = {denoiser.levels}; one for a range from about 1 is usually better here.")
+
+
 def warn_untrained(model: Trained, file: Path) -> None:
     """Warn the user of a model without the parameters that make it useful."""
     diverged = model.training.get("diverged")
@@ -485,7 +492,7 @@ def warn(text: str) -> None:
 
 
 class Talking(logging.Handler):
-    """Shows the log `cuista` on stderr, and each warning once, although a file may be read twice.
+    """Shows the log `cuista` on stderr.
 
     If stderr is closed or full, messages are lost; the work goes on.
 
@@ -501,17 +508,11 @@ class Talking(logging.Handler):
         super().__init__(level)
         self.as_json = as_json
         self.line: ProgressLine | None = None
-        self._warned: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         # The progress line shows the steps of training.
         if record.levelno == logging.INFO and record.name == "cuista.training" and self.level == logging.INFO:
             return
-        if record.levelno == logging.WARNING:
-            text = record.getMessage()
-            if text in self._warned:
-                return
-            self._warned.add(text)
         try:
             if self.line is not None:
                 self.line.erase()

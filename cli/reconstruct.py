@@ -80,6 +80,7 @@ def command(
                 f"{model_file} is a denoiser, which does not know Φ: give --problem, the file of cuista gen-problem "
                 "--task cs with which the picture was measured"
             )
+        common.note_one_level(model, model_file)
         model = PlugAndPlay(model, Sensing.load(problem))
     elif problem is not None:
         raise click.UsageError(f"--problem is for a denoiser: {model_file} contains its Φ, so leave it out")

@@ -16,6 +16,7 @@ from cuista.cli.spellings import Command
 from cuista.checks import Array, check_layout, in_columns
 from cuista.data.problem import Problem
 from cuista.errors import FileError
+from cuista.messages import trying
 from cuista.model import load
 from cuista.ops import ReferenceOps
 from cuista.quality import FALSE_ALARMS, Quality, names_of_intervals
@@ -62,8 +63,8 @@ class Codes:
 
     @cached_property
     def stored(self) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        """The shape and the dtype of the measurements."""
-        with opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
+        """The shape and the dtype of the measurements. Warnings about the file come when it is read for good."""
+        with trying(), opened_array(self.measurements, "y", key=self.key, pairs=self.pairs) as stored:
             return tuple(map(int, stored.shape)), np.dtype(stored.dtype)
 
     @property

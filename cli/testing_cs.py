@@ -42,19 +42,28 @@ def command(
     Φ with orthonormal rows is the adjoint. Several models for the same Φ are compared. Denoisers, which recover
     pictures from any Φ, can be among them.
     """
+    if len(set(model_files)) < len(model_files):
+        raise click.UsageError("a model is named twice: name each once")
     kinds = Reconstructor, PictureReconstructor, Denoiser
     models: dict[Path, Any] = {file: load(file, *kinds, ops=report.ops) for file in model_files}
     for file, model in models.items():
         common.warn_untrained(model, file)
-    known = [model.sensing for model in models.values() if not isinstance(model, Denoiser)]
+    denoisers = [file for file, model in models.items() if isinstance(model, Denoiser)]
+    known = [model.sensing for file, model in models.items() if file not in denoisers]
     if problem is not None:
+        if not denoisers:
+            raise click.UsageError("--problem is for denoisers: these models contain their Φ, so leave it out")
         known = [Sensing.load(problem)]
     elif not known:
         raise InputError("denoisers do not know Φ: name a file of cuista gen-problem --task cs", option="problem")
-    models = {
-        file: PlugAndPlay(model, known[0]) if isinstance(model, Denoiser) else model for file, model in models.items()
-    }
-    named = {file.stem if len(models) > 1 else model.network.name: model for file, model in models.items()}
+    for file in denoisers:
+        common.note_one_level(models[file], file)
+        models[file] = PlugAndPlay(models[file], known[0])
+    stems = [file.stem for file in models]
+    names = stems if len(set(stems)) == len(stems) else list(map(str, models))
+    named = dict(
+        zip(names if len(models) > 1 else [each.network.name for each in models.values()], models.values(), strict=True)
+    )
     patches = None if baselines is None else PatchSet(baselines, "validation")
     with common.ProgressLine() as line:
         how: dict[str, Any] = {"baselines": patches, "seed": seed, "say": common.say, "progress": line.show}

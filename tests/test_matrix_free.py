@@ -331,7 +331,11 @@ def test_a_solver_without_lambda_goes_on_until_every_sample_has_converged():
             "the mask has values from 0.25 to 0.5; expected zeros and ones",
         ),
         (("simulate", "problem.h5", "--signals", "one.npy"), 1, "of a single picture; expected (samples, 16, 16)"),
-        (("gen-problem", "--operator", "several.json"), 1, '"mask": {"file": "several.npz", "key": "its name"}'),
+        (
+            ("gen-problem", "--operator", "several.json"),
+            1,
+            '"mask": {"file": "several.npz", "key": NAME} with one of these names',
+        ),
         (("gen-problem", "--operator", "bad.json"), 1, "'radon' is not a kind of operator"),
         (("train", "--operator", "cosine.json", "--signals", "."), 1, "holds pictures, and codes are needed"),
         (("solve-w", "problem.h5"), 1, "needs a measurement matrix"),

@@ -336,7 +336,7 @@ def test_measurements_that_depend_on_each_other_give_the_solution_of_least_norm(
     with pytest.warns(CuistaWarning, match="rank is 20") if is_formed else contextlib.nullcontext():
         found = operator.adjoint(operator.solve_gram(r.astype(dtype)))
     expected = r @ np.linalg.pinv(A, rcond=1e-5).T
-    np.testing.assert_allclose(found, expected, atol=1e-3 if dtype == np.float32 else 1e-10)
+    np.testing.assert_allclose(found, expected, atol=3e-3 if dtype == np.float32 else 1e-10)
     assert operator.solve_gram(r.astype(dtype)).shape == r.shape  # without another warning
 
 
@@ -563,9 +563,13 @@ def test_a_linear_operator_that_measures_nothing_or_has_results_of_a_wrong_shape
 
     A = rng.standard_normal((3, 5))
     for empty in (0 * A, np.nan * A):
-        with pytest.raises(InputError, match="into zeros, or into numbers that are not finite"):
+        with pytest.raises(InputError, match="into zeros, or into numbers that are not"):
             External(aslinearoperator(empty))
-    with pytest.raises(InputError, match="expected 3 numbers from its matvec and 5 from its rmatvec"):
+    wrong = LinearOperator((3, 5), matvec=lambda x: 1e30 * (A @ x), rmatvec=lambda y: -1e30 * (A.T @ y), dtype=float)
+    with pytest.raises(InputError, match="not its adjoint"):
+        External(wrong)
+    assert External(aslinearoperator(1e-30 * A)).M == 3
+    with pytest.raises(InputError, match="Its matvec must return 3 numbers, and its rmatvec 5"):
         External(LinearOperator((3, 5), matvec=lambda x: A @ x, rmatvec=lambda y: y, dtype=float))
     short = LinearOperator(
         (3, 5), matmat=lambda x: A[:2] @ x, matvec=lambda x: A @ x, rmatvec=lambda y: A.T @ y, dtype=float

@@ -87,7 +87,9 @@ def test_the_iteration_is_that_of_its_formula():
         x = d + plug_and_play.RELAXATION * missing
         results.append(d + missing)
         misfits.append(np.linalg.norm(missing))
-    with pytest.warns(CuistaWarning, match="from iteration 2 of 3 on"):
+    with pytest.warns(
+        CuistaWarning, match="that of iteration 2 instead of 3: it may be poor. A denoiser for a range of σ"
+    ):
         found = PlugAndPlay(model, sensing).reconstruct(y, clean.shape, iterations=3)
     np.testing.assert_allclose(found, results[np.argmin(misfits)], atol=1e-12)
     np.testing.assert_allclose(sensing.measure(found), y, atol=1e-12)
@@ -116,9 +118,37 @@ def test_a_denoiser_that_amplifies_is_stopped_in_time_and_named(denoiser, monkey
 
     good = PlugAndPlay(denoiser, sensing).reconstruct(y, clean.shape)
     monkeypatch.setattr(denoiser, "denoise_at", amplify)
-    with pytest.warns(CuistaWarning, match="of 40 on, denoised pictures depart from the measurements: Conv-ALISTA"):
+    with pytest.warns(CuistaWarning, match="instead of 40: it may be poor$"):
         found = PlugAndPlay(denoiser, sensing).reconstruct(y, clean.shape)
     assert psnr_db(good, clean) - 4 < psnr_db(found, clean)
+
+
+def test_a_denoiser_that_explodes_ends_the_iteration(denoiser, monkeypatch):
+    sensing, clean = sensed(M=24), rectangles((48, 64))
+    y, right, calls = sensing.measure(clean), denoiser.denoise_at, []
+
+    def explode(noisy, sigma, **options):
+        calls.append(sigma)
+        return right(noisy, sigma, **options) * (1 if sigma > 20 else 1e6)
+
+    monkeypatch.setattr(denoiser, "denoise_at", explode)
+    channels = np.stack([y, y])
+    with pytest.warns(CuistaWarning, match="of iteration 9 for channel 1 of 2, iteration 9 for channel 2 of 2 instead"):
+        found = PlugAndPlay(denoiser, sensing).reconstruct(channels, clean.shape)
+    assert len(calls) == 2 * 10
+    np.testing.assert_allclose(sensing.measure(found[1]), y, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["invertible", "positive"])
+def test_the_result_agrees_with_any_measurements(denoiser, rng, kind):
+    Phi = rng.standard_normal((64, 64)) if kind == "invertible" else np.vstack([np.ones(64), rng.random((20, 64))])
+    sensing, clean = Sensing(Phi, (8, 8)), rectangles((16, 24))
+    y = sensing.measure(clean)
+    found = PlugAndPlay(denoiser, sensing).reconstruct(y, clean.shape)
+    np.testing.assert_allclose(sensing.measure(found), y, atol=1e-8)
+    np.testing.assert_allclose(sensing.measure(sensing.picture(sensing.least_norm(y), clean.shape)), y, atol=1e-8)
+    if kind == "invertible":
+        np.testing.assert_allclose(found, clean, atol=1e-8)
 
 
 def test_channels_are_recovered_one_by_one_with_progress(denoiser):
@@ -157,9 +187,14 @@ def test_wrong_measurements_are_refused(denoiser):
         (np.ones((6, 19)), (16, 24), "expected"),
         (np.ones((5, 20)), (16, 24), "measurements of 5 blocks; expected 2×3 = 6"),
         (np.full((6, 20), np.nan), (16, 24), "is nan; expected finite numbers"),
+        (np.ones((0, 6, 20)), (16, 24), "expected at least one channel"),
+        (np.ones((6, 20)), (-16, -24), "expected positive numbers"),
     ):
         with pytest.raises(InputError, match=message):
             method.reconstruct(y, shape)
+    small = Sensing(random_sensing((3, 3), 4), (3, 3))
+    with pytest.raises(InputError, match="5×7 pixels, and its blocks together 6×9; Conv-ALISTA needs at least the 8×8"):
+        PlugAndPlay(denoiser, small).reconstruct(np.ones((6, 4)), (5, 7))
     with pytest.raises(InputError, match="0 iterations; expected 1 or more"):
         method.reconstruct(np.ones((6, 20)), (16, 24), iterations=0)
 
@@ -187,7 +222,7 @@ def test_a_picture_is_reconstructed_by_a_denoiser_and_the_file_of_its_matrix(pre
     assert "denoiser.h5 is a denoiser, which does not know Φ: give --problem" in run.errors
     run("gen-problem", "--task", "cs", "--block", 8, "--m", 24, "--seed", 1, "-o", "other.h5")
     run("reconstruct", "denoiser.h5", "y.h5", "--problem", "other.h5", "-o", "no.png", fails=1)
-    assert "y.h5 was measured with another Φ than that of the given model or problem" in run.errors
+    assert "y.h5 was measured with another Φ: give the model or the problem with which it was measured" in run.errors
     np.save("y.npy", Sensing.load("sensing.h5").measure(clean[..., 0]))
     run("reconstruct", "denoiser.h5", "y.npy", "--shape", "30x41", "--problem", "sensing.h5", "-o", "grey.png")
     np.testing.assert_allclose(np.asarray(Image.open("grey.png")) / 255, found[..., 0], atol=1.01 / 255)
@@ -208,5 +243,12 @@ def test_denoisers_are_tested_beside_networks_for_compressive_sensing(prepared, 
     assert "denoisers do not know Φ: name a file of cuista gen-problem --task cs (--problem)" in run.errors
     save("in.png", rectangles((30, 41)))
     run("sense", "sensing.h5", "in.png", "-o", "y.h5")
+    run("test", "m.h5", "--images", "images.h5", "--problem", "sensing.h5", fails=2)
+    assert "--problem is for denoisers: these models contain their Φ" in run.errors
+    run("test", "m.h5", "m.h5", "--images", "images.h5", fails=2)
+    assert "a model is named twice" in run.errors
+    untrained().save("one.h5")
+    run("test", "one.h5", "--images", "images.h5", "--problem", "sensing.h5")
+    assert "Note: one.h5 was trained for σ = 25; one for a range from about 1 is usually better here" in run.errors
     run("reconstruct", "m.h5", "y.h5", "--problem", "sensing.h5", "-o", "no.png", fails=2)
     assert "--problem is for a denoiser: m.h5 contains its Φ" in run.errors

@@ -816,7 +816,7 @@ def test_a_matrix_of_your_own_measures(prepared, rng):
             1,
             "pictures: it is a folder; give a file",
         ),
-        ("test model.h5 other-model.h5 --images test.h5", 1, "the models are for different Φ"),
+        ("test model.h5 other-model.h5 --images test.h5", 1, "other-model and the other models are for different Φ"),
         ("gen-problem --task cs --dict D.npz --key B -o p.h5", 1, "D.npz"),
         ("gen-problem --task cs -o p.h5", 2, "give --dict, or the size of the blocks by --block"),
         ("gen-problem --task cs --dict D.npz --block 4 -o p.h5", 2, "one of them"),

@@ -572,6 +572,7 @@ def test_numbers_of_other_precisions_become_double(tmp_path):
         '"1+2i","-3i","2"\n"0.5-1.5i","1.5e-3-2e-4i","-1i"\n',
         "1+2i,-3i,2\n0.5-1.5i,1.5e-3-2e-4i,0-i\n",
         "1 + 2i  0 - 3i  2\n0.5 - 1.5i  1.5e-3 - 2e-4i  0 - i  # a comment\n",
+        "1+2i,-3i,2\n0.5-1.5i,1.5e-3-2e-4i,-i\n",
         "# a b c\n1+2I,-3J,2\n0.5 - 1.5i,1.5e-3 -2e-4i,- 1i\n",
     ],
 )
@@ -580,6 +581,11 @@ def test_complex_numbers_in_text_are_read_as_programs_write_them(tmp_path, text)
     found = storage.load_array(tmp_path / "a.csv")
     assert found.dtype == np.complex128
     np.testing.assert_array_equal(found, [[1 + 2j, -3j, 2], [0.5 - 1.5j, 1.5e-3 - 2e-4j, -1j]])
+
+
+def test_signed_units_alone_are_numbers_in_every_line(tmp_path):
+    (tmp_path / "a.csv").write_text("-i,+i\ninf-i,3+i\n")
+    np.testing.assert_array_equal(storage.load_array(tmp_path / "a.csv"), [[-1j, 1j], [complex(np.inf, -1), 3 + 1j]])
 
 
 PAIRS = np.array([[1 + 2j, 3 - 4j], [5 + 6.5j, 7 + 8j]])

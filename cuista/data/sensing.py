@@ -205,6 +205,8 @@ class Sensing(Described, storage.Portable):
 
     def check_blocks(self, count: int, shape: tuple[int, int]) -> None:
         """Raise InputError unless a picture of this shape (H, W) has so many blocks."""
+        if min(shape) < 1:
+            raise InputError(f"the shape of the picture is {shape}; expected positive numbers", option="shape")
         n1, n2 = self.grid(shape)
         if count != n1 * n2:
             rows, columns = self.block
@@ -249,7 +251,13 @@ class Sensing(Described, storage.Portable):
         If Φ has orthonormal rows and measures the mean, this is the zero-filled adjoint Φᵀy.
         """
         reduced, means = self.without_mean(y)
-        return np.asarray(reduced @ np.linalg.pinv(self.reduced, rcond=DEPENDENT).T + means)
+        return np.asarray(reduced @ self._spread_of.T + means)
+
+    @cached_property
+    def _spread_of(self) -> Array:
+        """The matrix (P, M′) that makes of `without_mean` what deviates from the mean, which has no mean of its own."""
+        deviating = self.reduced - self.reduced.mean(axis=1, keepdims=True)
+        return np.asarray(np.linalg.pinv(deviating, rcond=DEPENDENT))
 
     # -- its file ---------------------------------------------------------------------------------------------------
 
@@ -341,8 +349,8 @@ class Measurements:
             found = cls(record.arrays["y"], (int(H), int(W)), form, attributes["sensing_sha256"])
         if found.sensing_sha256 != sensing.measuring_sha256:
             raise InputError(
-                f"{path} was measured with another Φ than that of the given model or problem: give the one with its "
-                "Φ, or measure with this one",
+                f"{path} was measured with another Φ: give the model or the problem with which it was measured, or "
+                "measure the picture again with this one",
                 option="model",
             )
         return found

@@ -555,7 +555,7 @@ def _filters(given: Sequence[Given], size: Size, say: Say) -> Any:
 
 def _bare_filters(each: Given) -> Array:
     """The filters in an array (s₁, s₂, F), or (P, F) with the square filters as columns."""
-    D = as_real(each.content, each.name)
+    D = as_real(each.content, f"the array of {each.name}")
     side = round(len(D) ** 0.5) if D.ndim else 0
     if D.ndim == 2 and side * side == len(D):
         D = D.reshape(side, side, -1)

@@ -26,6 +26,9 @@ FORMED = 2**11
 EXACT = 2**12
 # The number of random signals by which they are estimated otherwise.
 PROBING = 256
+# Conjugate gradients: a residual stays if in so many iterations its energy falls by less than a factor, and if that of
+# the best one does so in many more, they end. Rounding errors of Aᴴr are up to so many times ε ‖A‖ ‖r‖.
+STAYING, STAYS, PATIENCE, ROUNDING = 10, 0.98, 500, 16
 # How far Lanczos' estimate of ‖A‖₂² may be too small, and how likely it is to be smaller still.
 SHORT, UNLIKELY = 0.05, 1e-6
 
@@ -187,8 +190,9 @@ class Operator(ABC):
         Unless `rows_norm_squared` is known, G⁻¹ is formed and kept if there are at most 2048 measurements, A is not
         linear over ℝ only, and it is certain what is 0 in G. Otherwise, conjugate gradients (Hestenes, Stiefel, J. Res.
         Nat. Bur. Standards 1952) reduce each sample's residual norm to at most ε^⅔ ‖r‖, where ε is the machine epsilon
-        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32). Without a ridge, they reduce ‖Aᴴ(r − G u)‖ instead,
-        for the solution u, to at most ε^⅚ ‖Aᴴr‖, or to the rounding error ε ‖A‖ ‖r − G u‖ if that is larger.
+        of the dtype (ε^⅔ is 4e-11 for float64, 2e-5 for float32). Without a ridge, they also stop where that norm does
+        not fall any more, because r has parts that no signal causes, if ‖Aᴴ(r − G u)‖ ≤ ε^⅚ ‖Aᴴr‖, or is a rounding
+        error, for the solution u.
 
         If G is singular, Aᴴu is the solution of least norm, A⁺r. The user is told so if G⁻¹ would be formed, and the
         pseudo-inverse takes its place.
@@ -196,7 +200,7 @@ class Operator(ABC):
         Raises
         ------
         NumericalError
-            If ten iterations per measurement of a sample are not enough.
+            If ten iterations per measurement of a sample are not enough, or many have gained nothing.
         """
         if self.rows_norm_squared is not None:
             return r * real_of(r.dtype).type(1 / (self.rows_norm_squared + ridge))  # type: ignore[no-any-return]
@@ -226,12 +230,15 @@ class Operator(ABC):
 
         solution, residual, v = xp.zeros_like(r), r, r
         s = self.adjoint(r) if least_norm else r
-        p, energy = s, inner(s, s)
-        enough = eps ** (5 / 3 if least_norm else 4 / 3) * energy
-        rounding = eps**2 * self.norm_squared if least_norm else 0.0
+        p, energy, left_over = s, inner(s, s), inner(r, r)
+        enough, enough_of_s = eps ** (4 / 3) * left_over, eps ** (5 / 3) * energy
+        rounding = (ROUNDING * eps) ** 2 * self.norm_squared if least_norm else 0.0
+        compared, stays, best, least = left_over, xp.zeros(len(r), bool), energy, energy
         with np.errstate(over="ignore", invalid="ignore"):  # where there is no convergence
-            for _ in range(10 * math.prod(r.shape[1:])):
-                left = ~(energy <= xp.maximum(enough, rounding * inner(residual, residual)))
+            for k in range(1, 1 + 10 * math.prod(r.shape[1:])):
+                left = ~(left_over <= enough)
+                if least_norm:
+                    left &= ~((stays & (energy <= enough_of_s)) | (energy <= rounding * left_over))
                 if not bool(left.any()):
                     found: Array = solution
                     return found
@@ -241,11 +248,20 @@ class Operator(ABC):
                 length = xp.where(left, energy, 0) / xp.where(curvature > 0, curvature, 1)
                 solution, residual = solution + times(length, v), residual - times(length, image)
                 s = self.adjoint(residual) if least_norm else residual
-                before, energy = energy, inner(s, s)
+                before, energy, left_over = energy, inner(s, s), inner(residual, residual)
                 share = xp.where(left, energy, 0) / xp.where(left, before, 1)
                 v = residual + times(share, v)
                 p = s + times(share, p) if least_norm else v
-        raise NumericalError("conjugate gradients do not converge, as if A Aᴴ were singular: give a ridge")
+                least = xp.minimum(least, energy)
+                if k % STAYING == 0:
+                    stays, compared = left_over > STAYS * compared, left_over
+                if k % PATIENCE == 0:
+                    if bool((left & ~(least < STAYS * best)).any()):
+                        break
+                    best = least
+        raise NumericalError(
+            "conjugate gradients do not converge, because the measurements nearly depend on each other: give a ridge"
+        )
 
     def _inverse(self, ridge: float) -> Array | None:
         """The transpose of G⁻¹, or of its pseudo-inverse, (M, M), which rows of measurements are multiplied by.
@@ -399,7 +415,7 @@ def dot_test(operator: Operator, samples: int = 3, seed: int = 0) -> float:
         return ops.asarray(numbers[0] + 1j * numbers[1] if dtype.kind == "c" else numbers[0], dtype)
 
     y, x = map(random, operator.shape, (operator.measured_dtype, operator.dtype))
-    forward, back, x, y = (ops.to_numpy(array) for array in (operator.apply(x), operator.adjoint(y), x, y))
+    forward, back, x, y = (double(ops.to_numpy(array)) for array in (operator.apply(x), operator.adjoint(y), x, y))
     difference = complex(np.vdot(forward, y)) - complex(np.vdot(x, back))
     if operator.dtype.kind != "c":
         difference = complex(difference.real)

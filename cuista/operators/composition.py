@@ -191,8 +191,14 @@ class Scaled(Operator):
 
     def __init__(self, operator: Operator, factor: complex) -> None:
         super().__init__(operator.ops, operator.dtype)
-        if factor == 0 or not np.isfinite(factor) or (complex(factor).imag and self.dtype.kind != "c"):
-            raise InputError(f"the factor of an operator is {factor}; expected a number that fits, and is not 0")
+        with np.errstate(over="ignore"):
+            square = np.square(np.abs(np.asarray(factor)).astype(real_of(self.dtype)))
+        if not 0 < square < np.inf or (complex(factor).imag and self.dtype.kind != "c"):
+            expected = "a complex number" if self.dtype.kind == "c" else "a real number"
+            raise InputError(
+                f"the factor of an operator is {factor}; expected {expected} whose square is neither 0 nor infinite in "
+                f"{self.dtype}"
+            )
         self.operator, self.factor = operator, complex(factor) if complex(factor).imag else float(factor.real)
 
     @property

@@ -183,6 +183,7 @@ def _encoded(value: Any, arrays: MutableMapping[str, Array]) -> Any:
 def _operator(description: Any, source: Any, external: Operator | None, place: dict[str, Any]) -> Operator:
     """The operator with a description, or a part of one."""
     kind = description.get("kind") if isinstance(description, Mapping) else None
+    kind = kind if isinstance(kind, str) else json.dumps(kind)
     if kind == External.kind:
         if not isinstance(external, External):
             raise FileError(
@@ -216,7 +217,9 @@ def _decoded(
 ) -> Any:
     """An argument of an operator, from its description."""
     _check_number(name, value)
-    if name == "operators" and isinstance(value, list):
+    if name == "operators":
+        if not isinstance(value, list):
+            raise InputError(f'"operators" in the description is {json.dumps(value)}; expected a list of descriptions')
         return [_operator(part, source, external, place) for part in value]
     if name in ("operator", "outer", "inner"):
         return _operator(value, source, external, place)
@@ -224,9 +227,11 @@ def _decoded(
         return complex(*value)
     if name in ARRAYS and isinstance(value, str):
         value = {"file": value}
-    if name in ARRAYS and isinstance(value, Mapping) and "file" in value:
+    if name in ARRAYS and isinstance(value, Mapping) and ("file" in value or "key" in value):
         return _in_file(name, value, source)
     if name in ARRAYS and isinstance(value, Mapping):
+        if not {"kind", "array"} & set(value):
+            raise InputError(f'"{name}" in the description is {json.dumps(value)}; expected a kind, a file or an array')
         return _mask(value, given) if "kind" in value else _array(str(value.get("array")), source)
     return value
 
@@ -236,7 +241,8 @@ def _check_number(name: str, value: Any) -> None:
     expected = NUMBERS.get(name, "")
     kinds = (int,) if "whole" in expected else (int, float)
     values = value if isinstance(value, list) and "list" in expected else [value]
-    if expected and value is not None and any(type(each) not in kinds for each in values):
+    is_right = all(type(each) in kinds for each in values) and (name != "factor" or len(values) in (1, 2))
+    if expected and not is_right and not (name in ("level", "picture") and value is None):
         raise InputError(f'"{name}" in the description of the operator is {json.dumps(value)}; expected {expected}')
 
 
@@ -267,14 +273,17 @@ def _mask(made: Mapping[str, Any], given: Mapping[str, Any]) -> Mask:
 
 def _in_file(name: str, value: Mapping[str, Any], source: Any) -> Array:
     """The array in a file that is named in place of the argument `name`."""
-    path = Path(source or ".") / str(value["file"])
+    file, key = value.get("file"), value.get("key")
+    texts = [file] if key is None else [file, key]
+    if set(value) - {"file", "key"} or not all(isinstance(text, str) for text in texts):
+        raise InputError(f'"{name}" in the description is {json.dumps(value)}; expected {{"file": TEXT, "key": TEXT}}')
     try:
-        return storage.load_array(path, name, key=value.get("key"))
+        return storage.load_array(Path(source or ".") / str(file), name, key=key)
     except FileError as error:
         if error.options != ("key",):
             raise
-        how = f'write "{name}": {{"file": "{value["file"]}", "key": "its name"}} in the description'
-        raise FileError(f"{error}; to choose one, {how}") from None
+        held, how = str(error).partition(". Choose")[0], f'{{"file": "{file}", "key": NAME}}'
+        raise FileError(f'{held}. Write "{name}": {how} with one of these names', option="operator") from None
 
 
 def _array(name: str, source: Any) -> Array:

@@ -48,18 +48,19 @@ class External(Operator):
         self._shape = (int(M),), (int(N),)
         # An operator that is linear over ℝ only says what it is by the types of its results.
         try:
-            measured = np.asarray(operator.matmat(np.ones((N, 2), own)))
-            signals = np.asarray(operator.rmatmat(np.ones((M, 2), measured.dtype)))
+            with np.errstate(all="ignore"):
+                measured = np.asarray(operator.matmat(np.ones((N, 2), own)))
+                signals = np.asarray(operator.rmatmat(np.ones((M, 2), measured.dtype)))
         except (NotImplementedError, TypeError) as error:
             raise InputError(
                 f"the linear operator has no adjoint, or cannot be applied to several columns ({error}): give it "
                 "matvec and rmatvec, or matmat and rmatmat"
             ) from None
-        except ValueError as error:  # SciPy's, if a result of matvec or rmatvec has the wrong length
+        except ValueError as error:  # SciPy's, if a result of matvec or rmatvec has the wrong length, or the user's
             raise InputError(
-                f"the linear operator of shape {M}×{N} cannot be applied ({error}); expected {M} numbers from its "
-                f"matvec and {N} from its rmatvec"
-            ) from None
+                f"the linear operator of shape {M}×{N} cannot be applied: {error}. Its matvec must return {M} numbers, "
+                f"and its rmatvec {N}"
+            ) from error
         for shape, found, name in (((M, 2), measured, "matmat"), ((N, 2), signals, "rmatmat")):
             if found.shape != shape:
                 raise InputError(
@@ -69,12 +70,12 @@ class External(Operator):
         self._own = own if signals.dtype.kind == "c" else real_of(own)
         super().__init__(ops, np.result_type(dtype, np.complex64) if signals.dtype.kind == "c" else dtype)
         self._measured = np.result_type(self.dtype, np.complex64) if measured.dtype.kind == "c" else self.dtype
-        with np.errstate(invalid="ignore"):
+        with np.errstate(all="ignore"):
             difference = dot_test(self)
-        if np.isnan(difference):
+        if not np.isfinite(difference):
             raise InputError(
-                "the linear operator turns random signals into zeros, or into numbers that are not finite; expected "
-                "one that measures something"
+                "the linear operator, or its adjoint, turns random numbers into zeros, or into numbers that are not "
+                "finite; expected one that measures something"
             )
         if not difference <= TOLERANCE:
             raise InputError(

@@ -28,8 +28,8 @@ _FORTRAN = re.compile(r"([-+]?(?:\d+[.,]?\d*|[.,]\d+))[dD]([-+]?\d+)")
 UNITS, BEFORE_UNITS = ("im", "i", "j", "I", "J"), (*"0123456789.", "inf", "nan")
 # The sign before an imaginary part, with the blanks around it that do not separate columns.
 _SIGN = re.compile(r"\s*([-+])\s+(?=(?:[\d.][\d.,eEdD+-]*)?(?:im|[ijIJ])(?![A-Za-z]))")
-# A real part and the sign after it, where the imaginary part is the unit alone.
-_WITHOUT_FACTOR = re.compile(r".*[\d.]\s*[-+]\s*$")
+# A sign, and the real part before it if there is one, where the imaginary part is the unit alone.
+_WITHOUT_FACTOR = re.compile(r"(?:.*(?:[\d.]|inf|nan)\s*)?[-+]\s*$", re.IGNORECASE)
 # What says in the name of a column that it has the real or the imaginary parts of complex numbers.
 _PART = re.compile(r"(?<![A-Za-z])(?:(re|real)|im|imag|imaginary)(?![A-Za-z])", re.IGNORECASE)
 SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", None: "blanks"}
@@ -62,7 +62,7 @@ class _Form:
             return float(fortran.expand(r"\1e\2"))
 
     def complex_number(self, cell: str) -> complex:
-        """The complex number in a cell, such as 1.5-2i, (1.5-2j) or 3-i, or the real one; a unit alone may be a name.
+        """The complex number in a cell, such as 1.5-2i, (1.5-2j) or 3-i, or the real one; i alone may be a name.
 
         Raises ValueError if it has none.
         """

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,14 +26,16 @@ from cuista.messages import warn
 from cuista.networks import ConvNetwork
 from cuista.operators.blocks import BlockProjection
 from cuista.tasks.denoising import Denoiser
+from cuista.tasks.whole_pictures import check_size
 
 # The number of iterations, and the first and the last σ, for grey values from 0 to 255. These numbers and the next were
 # chosen on validation pictures.
 ITERATIONS, FIRST, LAST = 40, 40.0, 1.5
 # ρ, by which the iteration goes further than to a picture with the measurements y, which is 1.
 RELAXATION = 1.8
-# If the last picture is so many times as far from the measurements as the nearest one, users are told.
-AMPLIFIED = 1.5
+# If the last picture is so many times as far from the measurements as the nearest one, users are told. One that is so
+# many times as far is the last.
+AMPLIFIED, HOPELESS = 1.5, 10.0
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class PlugAndPlay:
     Attributes
     ----------
     denoiser
-        The denoiser. One that was trained for a range of σ down to about 1 is the best.
+        The denoiser. It should be for a range of σ from about 1; another one is used at other levels than its own.
     sensing
         How blocks are measured. If it has a dictionary, no use is made of it.
     """
@@ -55,6 +58,11 @@ class PlugAndPlay:
         """The denoiser's network."""
         return self.denoiser.network
 
+    @cached_property
+    def measured(self) -> BlockProjection:
+        """Φ⁺Φ on the blocks of pictures."""
+        return BlockProjection(self.sensing.Phi, self.sensing.block, dtype=np.float64)
+
     def reconstruct(
         self,
         y: ArrayLike,
@@ -65,7 +73,8 @@ class PlugAndPlay:
     ) -> Array:
         """The picture (H, W), not clipped, from the measurements y (n, M) of its blocks, row by row.
 
-        The channels of a picture can be given together, (channels, n, M), for the result (channels, H, W).
+        The channels of a picture can be given together, (channels, n, M), for the result (channels, H, W). A warning
+        says if the denoiser leads away from the measurements.
 
         Parameters
         ----------
@@ -84,42 +93,51 @@ class PlugAndPlay:
             raise InputError(f"there are {iterations} iterations; expected 1 or more", option="iterations")
         y = as_real(y, MEASUREMENTS)
         channels = y if y.ndim == 3 else y[None]
-        found = []
-        for number, channel in enumerate(channels):
+        if not len(channels):
+            raise InputError(f"{MEASUREMENTS} have shape {y.shape}; expected at least one channel")
+        found, ends = [], []
+        for number, channel in enumerate(channels, 1):
+            which = f"channel {number} of {len(channels)}" if len(channels) > 1 else ""
+            before = (number - 1) / len(channels)
 
-            def show(done: int, before: int = number) -> None:
-                share = (before + done / iterations) / len(channels)
-                progress(share, f"channel {before + 1} of {len(channels)}" if len(channels) > 1 else "iterations")
+            def show(done: int, before: float = before, which: str = which) -> None:
+                progress(before + done / iterations / len(channels), which or f"iteration {done} of {iterations}")
 
-            found.append(self._recovered(channel, shape, iterations, show))
+            picture, reached, amplified = self._recovered(channel, shape, iterations, show)
+            found.append(picture)
+            ends += [f"iteration {reached}{which and f' for {which}'}"] if amplified else []
+        if ends:
+            advice = "" if self.denoiser.sigmas else ". A denoiser for a range of σ from about 1 is usually better"
+            warn(
+                f"{self.network.title} amplifies some of what it should remove, so that pictures depart from the "
+                f"measurements. The result is that of {', '.join(ends)} instead of {iterations}: it may be poor{advice}"
+            )
         return np.stack(found) if y.ndim == 3 else found[0]
 
-    def _recovered(self, y: Array, shape: tuple[int, int], iterations: int, show: Callable[[int], None]) -> Array:
-        """One channel."""
-        sensing = self.sensing
+    def _recovered(
+        self, y: Array, shape: tuple[int, int], iterations: int, show: Callable[[int], None]
+    ) -> tuple[Array, int, bool]:
+        """One channel, the number of the iteration that it is from, and whether later ones depart from y."""
+        sensing, measured = self.sensing, self.measured
         y = check_rows(y, sensing.M, MEASUREMENTS)
         sensing.check_blocks(len(y), shape)
-        measured = BlockProjection(sensing.Phi, sensing.block, dtype=np.float64)
+        check_size(self.network, sensing, shape)
         x = sensing.picture(sensing.least_norm(y), sensing.whole(shape))
         known = measured(x[None])[0]
-        best, misfit, least, reached = x, np.inf, np.inf, 0
+        best, least, misfit, reached = x, np.inf, 0.0, 0
         for k, sigma in enumerate(np.geomspace(FIRST, LAST, iterations).tolist()):
             # A network treats a picture and its mirror images a little differently. With another of the eight each
             # time, its errors do not add up. For the same reason, one place of the grid is enough.
             denoised = turned_back(self.denoiser.denoise_at(turned(x, k), sigma, shifts=1), k).astype(np.float64)
             missing = known - measured(np.ascontiguousarray(denoised)[None])[0]
             misfit = float(np.linalg.norm(missing))
+            show(k + 1)
             if misfit < least:
                 best, least, reached = denoised + missing, misfit, k + 1
+            elif not misfit < HOPELESS * least:
+                break
             x = denoised + RELAXATION * missing
-            show(k + 1)
-        if misfit > AMPLIFIED * least:
-            warn(
-                f"from iteration {reached} of {iterations} on, denoised pictures depart from the measurements: "
-                f"{self.network.title} amplifies some of what it should remove. The result is that of iteration "
-                f"{reached}, and may be poor; a denoiser for a range of σ is usually better"
-            )
-        return np.ascontiguousarray(best[: shape[0], : shape[1]])
+        return np.ascontiguousarray(best[: shape[0], : shape[1]]), reached, not misfit <= AMPLIFIED * least
 
 
 def turned(picture: Array, k: int) -> Array:

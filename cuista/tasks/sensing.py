@@ -537,8 +537,11 @@ def evaluate_reconstructors(
     models = list(reconstructors.values())
     first = next((model for model in models if model.sensing.has_dictionary), models[0])  # of which FISTA has need
     sensing = first.sensing
-    if any(each.sensing.measuring_sha256 != sensing.measuring_sha256 for each in models):
-        raise InputError("the models are for different Φ: test them one by one")
+    others = [
+        name for name, each in reconstructors.items() if each.sensing.measuring_sha256 != sensing.measuring_sha256
+    ]
+    if others:
+        raise InputError(f"{', '.join(others)} and the other models are for different Φ: test them one by one")
     pictures = ImageSet(images, "test", SSIM_WINDOW, "SSIM's window")
 
     def by_blocks(recover: Callable[[Array], Array]) -> Recover:

@@ -39,6 +39,16 @@ CROP = 128
 SIZE, FILTERS = (7, 7), 32
 
 
+def check_size(network: ConvNetwork, sensing: Sensing, shape: tuple[int, int]) -> None:
+    """Raise InputError if the blocks of a picture of this shape (H, W) are together smaller than a filter."""
+    (rows, columns), whole = network.filter_shape, sensing.whole(shape)
+    if whole[0] < rows or whole[1] < columns:
+        raise InputError(
+            f"the picture has {shape[0]}×{shape[1]} pixels, and its blocks together {whole[0]}×{whole[1]}; "
+            f"{network.title} needs at least the {rows}×{columns} of its filters"
+        )
+
+
 @dataclass(repr=False)
 class PictureReconstructor(Trained):
     """A convolutional network that recovers pictures from the measurements of their blocks, and its training.
@@ -125,12 +135,7 @@ class PictureReconstructor(Trained):
             If y has another shape, or a NaN or infinite entry, or if the picture is smaller than a filter.
         """
         y, network = as_real(y, MEASUREMENTS), self.network
-        (rows, columns), whole = network.filter_shape, self.sensing.whole(shape)
-        if whole[0] < rows or whole[1] < columns:
-            raise InputError(
-                f"the picture has {shape[0]}×{shape[1]} pixels, and its blocks together {whole[0]}×{whole[1]}; "
-                f"{network.title} needs at least the {rows}×{columns} of its filters"
-            )
+        check_size(network, self.sensing, shape)
         known, means = zip(*map(partial(self._known, shape=shape), y if y.ndim == 3 else [y]), strict=True)
         found = network.ops.to_numpy(network.output(self.sensed(network.ops.asarray(np.stack(known), network.dtype))))
         pictures: Array = found[:, : shape[0], : shape[1]] + np.array(means)[:, None, None]

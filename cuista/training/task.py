@@ -39,7 +39,8 @@ class Source(ABC):
     weight_power
         The power to which the weights of examples are raised in training.
     fall_db
-        A run by the fast recipe has diverged if a validation is worse than the best one of its stage by more than this.
+        A run by the fast recipe goes back to its best parameters if a validation is worse than theirs by more than
+        this.
     """
 
     weight_power: float = 1.0
