@@ -92,9 +92,6 @@ class Codes:
         parts: list[Quality] = []
         names = () if level is None else names_of_intervals(recoverer.problem)
         basis, in_hdf5 = recoverer.problem.basis, self.out.suffix.lower() == ".h5"
-        self.check(recoverer.problem)
-        if recoverer.problem.measures_complex and not self.is_complex:
-            common.say(f"Note: {self.measurements} is real, and is taken as complex with imaginary parts of zero.")
 
         def inspect(y: Array, x: Array) -> dict[str, Array]:
             parts.append(method.quality(y, x))
@@ -110,6 +107,8 @@ class Codes:
             more = (*names, "signal") if basis is not None and in_hdf5 else names
             samples = recover_file(method, self.measurements, self.out, more=more, **how)
         common.say(f"Wrote {self.out}: {counted(samples, 'sample')}.")
+        if recoverer.problem.measures_complex and not self.is_complex:
+            common.say(f"Note: {self.measurements} is real, and was taken as complex with imaginary parts of zero.")
         if basis is not None:
             where = "The signals are beside them (signal)." if in_hdf5 else "Name an .h5 file for the signals."
             common.say(f"The codes (x) are coefficients in the basis of the operator. {where}")

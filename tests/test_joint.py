@@ -461,7 +461,7 @@ def test_real_measurements_for_a_complex_matrix_are_taken_as_such_with_a_note(ru
     run("gen-problem", "--complex", "--m", 4, "--n", 6, "-o", "p.h5")
     Path("real.csv").write_text("1,2,3,4\n")
     run("solve", "p.h5", "real.csv", "--lam", 0.1, "-o", "x.npy")
-    assert "real.csv is real, and is taken as complex with imaginary parts of zero" in run.errors
+    assert "real.csv is real, and was taken as complex with imaginary parts of zero" in run.errors
     Path("pairs.csv").write_text("re,im,re,im,re,im,re,im\n1,2,3,4,5,6,7,8\n")
     with pytest.warns(UserWarning, match="pairs of columns"):
         run("solve", "p.h5", "pairs.csv", "--lam", 0.1, "-o", "x2.npy")
