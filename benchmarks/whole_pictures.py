@@ -29,7 +29,9 @@ CHOSEN = ("16:0.1", "16:0.2", "16:0.25", "16:0.3", "16:0.4", "16:0.5", "16:0.6",
 
 first, test, *chosen = sys.argv[1:]
 denoiser = cuista.Denoiser.load(first) if kind_of(first) == "cuista-denoiser" else None
-folder = None if denoiser else chosen.pop(0) if chosen else sys.exit(__doc__)
+if not denoiser and not chosen:
+    sys.exit(__doc__)
+folder = "" if denoiser else chosen.pop(0)
 path = RESULTS / "sensing.json"
 for each in chosen or CHOSEN:
     side, rate = each.split(":")

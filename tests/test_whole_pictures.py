@@ -149,18 +149,25 @@ def test_an_interrupted_run_is_resumed_to_the_bit(images, tmp_path):
         np.testing.assert_array_equal(resumed.network.parameters[name], value)
 
 
-def test_a_run_that_falls_back_goes_on_from_its_best_parameters(images, monkeypatch, caplog):
-    step, rates = Adam.step, []
+@pytest.fixture
+def rates(monkeypatch, caplog):
+    """The learning rates of thresholds at each step of a training, which loses its filters at the hundredth one."""
+    step, found = Adam.step, []
 
     def spoil(self, ops, parameters, gradients, given, *rest, **options):
-        found = step(self, ops, parameters, gradients, given, *rest, **options)
-        rates.append(given["threshold"])
-        if len(rates) == 100:
+        result = step(self, ops, parameters, gradients, given, *rest, **options)
+        found.append(given["threshold"])
+        if len(found) == 100:
             parameters["weight"] *= 0  # nothing is added to what is measured
-        return found
+            parameters["synthesis"] *= 0
+        return result
 
     caplog.set_level("INFO", "cuista")
     monkeypatch.setattr(Adam, "step", spoil)
+    return found
+
+
+def test_a_run_that_falls_back_goes_on_from_its_best_parameters(images, rates, caplog):
     recipe = WholePictureRecipe(batch=2, validation_batch=4, matrix_steps=200)
     model = train(untrained(), recipe, task=task(images))
     (_, stage), errors = recipe.stages(2, more=True), model.history["nmse_db"]
@@ -169,22 +176,10 @@ def test_a_run_that_falls_back_goes_on_from_its_best_parameters(images, monkeypa
     assert model.training["validation_nmse_db"] == errors.min() == errors[-1]
 
 
-def test_the_training_of_a_denoiser_goes_back_too(images, monkeypatch, caplog):
-    step, rates = Adam.step, []
-
-    def spoil(self, ops, parameters, gradients, given, *rest, **options):
-        found = step(self, ops, parameters, gradients, given, *rest, **options)
-        rates.append(given["threshold"])
-        if len(rates) == 100:
-            parameters["synthesis"] *= 0
-        return found
-
-    caplog.set_level("INFO", "cuista")
-    monkeypatch.setattr(Adam, "step", spoil)
+def test_the_training_of_a_denoiser_goes_back_too(images, rates, caplog):
     model = Denoiser.new(untrained().weight, "conv-csc", layers=2, sigma=25.0)
-    train(
-        model, PictureFastRecipe(batch=2, validation_batch=4, max_steps=0, matrix_steps=200), task=Denoising(images, 24)
-    )
+    recipe = PictureFastRecipe(batch=2, validation_batch=4, max_steps=0, matrix_steps=200)
+    train(model, recipe, task=Denoising(images, 24))
     assert "the validation PSNR is worse than before by" in caplog.text
     assert rates[100] == pytest.approx(0.5 * rates[99], rel=0.05)
 
